@@ -1,0 +1,353 @@
+"""The whole configuration of a reproduction, one section a stage.
+
+Every default is the paper's and names its source, or says "not given in the paper".
+`flows/configs/*.yaml` hold only what differs from the defaults.
+
+A field marked `operational()` changes how a stage runs, never what comes out (paths, concurrency, time-outs,
+environment variable names); it is left out of the stage's identity, so changing it reruns nothing.
+This module holds no logic that results depend on, and is therefore left out of the code digests too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
+
+
+class UserError(Exception):
+    """A mistake of the user's: the message says what was wrong, where, and what to do. Shown without traceback."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def operational(default: Any = ..., **kwargs: Any) -> Any:
+    """A field that is no part of a stage's identity."""
+    return Field(default, json_schema_extra={"operational": True}, **kwargs)
+
+
+class Scenes(Section):
+    """Rendered scenes with exact boxes and depth: the embedded input where no data set is at hand."""
+
+    rows: int = Field(48, ge=1, description="questions written for training")
+    benchmark_rows: int = Field(
+        24, ge=2, description="questions per benchmark; other scenes than the training's"
+    )
+    seed: int = Field(0, description="same seed, same files")
+    width: int = Field(224, ge=64, le=1024, description="pixels")
+    height: int = Field(168, ge=64, le=1024, description="pixels")
+
+
+class Source(Section):
+    """A file of annotations with the folder of its images."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", description="unique; the `source` column of the data set"
+    )
+    format: Literal["viscot", "tallyqa"] = Field(description="viscot: conversations .json or metadata .jsonl")
+    path: Path = operational(description="the annotation file")
+    images: Path | None = operational(
+        None, description="folder of the images; none: images are not opened and sizes come from the file"
+    )
+    sizes: Path | None = operational(
+        None, description="viscot only, without images: a benchmark_det .jsonl that gives width and height"
+    )
+    frame: Literal["padded", "release"] = Field(
+        "padded",
+        description="viscot conversations: boxes are on the square-padded canvas; 'release' reads them as the "
+        "authors' code does (release_defects E2-3), for comparison only",
+    )
+
+
+class Ingest(Section):
+    exclude: tuple[str, ...] = Field(
+        ("docvqa", "dude", "textvqa", "sroie", "infographicsvqa", "textcap"),
+        description="data sets left out: text documents (release, filter_and_save_json)",
+    )
+    cap: int = Field(10_000, ge=1, description="most rows of one data set (release, filter_and_save_json)")
+    total: int = Field(50_000, ge=1, description="most rows in all (SIF-50K)")
+    seed: int = Field(0, description="of the sampling under the caps; not given in the paper")
+    max_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are rejected unopened")
+    shards: int = Field(64, ge=1, le=200, description="parts that the following data stages work in")
+
+
+class Expand(Section):
+    variant: Literal["release", "progressive"] = Field(
+        "release", description="release: the only complete definition; progressive: our reading of Fig. 1b"
+    )
+    distractor_share: float = Field(
+        0.5, ge=0, le=1, description="chains given a distractor (release, produce.py)"
+    )
+    seed: int = Field(0, description="with the sample's id it decides the distractor; not given in the paper")
+
+
+class Depth(Section):
+    weights: str = Field(
+        "depth-anything/Depth-Anything-V2-Small-hf",
+        description="'tiny' (random, built on the spot), a local folder, or a hub id. Large is CC-BY-NC-4.0",
+    )
+    revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
+    size: int = Field(518, ge=14, description="shorter side of the model's input, pixels, multiple of 14")
+    batch: int = operational(8, ge=1, description="images of one size a forward pass")
+    workers: int = operational(2, ge=1, description="threads that read and resize ahead of the model")
+
+
+class Prices(Section):
+    """Money per million tokens; 0 = not counted."""
+
+    currency: str = "USD"
+    prompt: float = Field(0, ge=0)
+    cached_prompt: float = Field(0, ge=0)
+    completion: float = Field(0, ge=0)
+    batch_discount: float = Field(0.5, ge=0, le=1, description="factor on all prices in batch mode")
+
+
+class Api(Section):
+    """An OpenAI-compatible endpoint."""
+
+    base_url: str = Field(STANDIN, description="'standin' starts the embedded stand-in server")
+    model: str = "standin"
+    mode: Literal["chat", "batch", "batch_chat"] = Field(
+        "chat", description="batch: OpenAI Batch API; batch_chat: a provider's online batch endpoint"
+    )
+    batch_chat_path: str = "/batch/chat/completions"
+    api_key_env: str = operational("OPENAI_API_KEY", description="environment variable that holds the key")
+    requests_per_minute: int | None = operational(None, ge=1)
+    tokens_per_minute: int | None = operational(None, ge=1)
+    concurrency: int = operational(64, ge=1, description="most requests in flight; adapts below it")
+    timeout: float = operational(120.0, gt=0, description="seconds for one request")
+    retries: int = operational(8, ge=0, description="of the transport: 408, 409, 429, 5xx, time-outs, resets")
+    budget_tokens: int | None = operational(None, ge=0, description="hard stop; none = no limit")
+    budget_money: float | None = operational(None, ge=0, description="hard stop in the prices' currency")
+    prices: Prices = operational(Prices())
+
+
+class Annotate(Section):
+    api: Api = Api(model="doubao-1.5-vision-pro")  # paper: Doubao-1.5-vision-pro
+    attempts: int = Field(
+        3, ge=1, description="calls a sample may take, the reason fed back (release: 3 tries)"
+    )
+    temperature: float = Field(0.7, ge=0, description="not given in the paper")
+    max_tokens: int = Field(2048, ge=64)
+    max_pixels: int = Field(589_824, ge=3136, description="images are sized down to this before sending")
+    jpeg_quality: int = Field(90, ge=1, le=100)
+
+
+class Publish(Section):
+    rl_samples: int = Field(200, ge=1, description="of the RL subset, stratified by data set (paper: 200)")
+    seed: int = Field(0, description="of the RL subset")
+
+
+class Model(Section):
+    """The policy: base weights and what every stage that feeds it must agree on."""
+
+    weights: str = Field(
+        "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', a local folder, or a hub id (paper)"
+    )
+    revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
+    family: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"] = "qwen2_5_vl"
+    max_pixels: int = Field(
+        262_144,
+        ge=784,
+        description="image pixel budget in SFT, GRPO, evaluation and serving (release: SFT's)",
+    )
+    depth_input: bool = Field(True, description="show the depth picture too; false is the paper's ablation")
+    seed: int = Field(0, description="of a tiny model's random weights")
+
+
+class Lora(Section):
+    r: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Train(Section):
+    """What SFT and GRPO have in common."""
+
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(gt=0)
+    max_steps: int = Field(-1, description="stop after so many optimiser steps; -1 = by epochs")
+    batch: int = Field(ge=1, description="samples (SFT) or completions (GRPO) a rank and forward pass")
+    accumulation: int = Field(ge=1, description="forward passes an optimiser step")
+    ranks: int = Field(8, ge=1, description="processes = GPUs (paper: 8)")
+    deepspeed: Literal["none", "zero2", "zero3", "zero2_offload", "zero3_offload"] = "zero3"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = True
+    seed: int = Field(0, description="not given in the paper")
+    save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
+    timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
+
+
+class Sft(Train):
+    learning_rate: float = Field(1e-4, gt=0)  # paper, implementation details
+    epochs: float = Field(3, gt=0)  # paper
+    batch: int = Field(2, ge=1)  # release, train_sft.yaml
+    accumulation: int = Field(8, ge=1)  # release, train_sft.yaml
+    lora: Lora = Lora(r=8, alpha=16, dropout=0.0)  # r: paper; alpha, dropout: LLaMA-Factory's defaults
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)  # release, train_sft.yaml
+    held_out: float = Field(0.0, ge=0, lt=1, description="share kept for a validation loss (release: 0.1)")
+    max_length: int = Field(4096, ge=64, description="tokens; release cut at 2048, silently")
+    too_long: Literal["error", "reject"] = Field(
+        "error", description="for a chain that does not fit; never cut"
+    )
+
+
+class Rewards(Section):
+    variant: Literal["paper", "release"] = "paper"
+    # Unit weights: release code, no weights stated in the paper. 0 = logged, not optimised.
+    format: float = 1.0
+    answer: float = 1.0
+    grounding: float = 1.0
+    depth: float = 1.0
+    progress: bool = Field(
+        True, description="r_ans with the last epoch's mean; false is the paper's ablation"
+    )
+    depth_tolerance: float = Field(0.1, gt=0)  # paper, T
+    max_absent: float = Field(
+        0.5, ge=0, le=1, description="share of absent judge scores in a step that stops the run"
+    )
+
+
+class Grpo(Train):
+    learning_rate: float = Field(1e-5, gt=0)  # paper
+    epochs: float = Field(20, gt=0)  # paper; release: 1
+    batch: int = Field(1, ge=1)  # release, train_grpo_sif.sh
+    accumulation: int = Field(2, ge=1)  # release
+    lora: Lora = Lora(r=64, alpha=128, dropout=0.05)  # r: paper; alpha, dropout: release
+    generations: int = Field(8, ge=2)  # paper, N
+    beta: float = Field(0.04, ge=0)  # paper
+    temperature: float = Field(1.0, gt=0)  # release, hard-coded
+    max_completion: int = Field(2048, ge=16)  # release 2048, paper "2028"
+    rewards: Rewards = Rewards()
+    judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
+    generation: Literal["transformers", "vllm_colocate", "vllm_server"] = operational("transformers")
+
+
+class Merge(Section):
+    precision: Literal["bf16", "fp32"] = "bf16"
+    tolerance: float = Field(
+        0.05, gt=0, description="largest allowed difference of logits, adapter against merged"
+    )
+
+
+class Benchmark(Section):
+    """A benchmark's files."""
+
+    name: str = Field(description="one of sifthinker.benchmarks.BENCHMARKS")
+    path: Path = operational(description="annotation file or folder, as published")
+    images: Path = operational(description="folder of the images")
+    split: str = Field("", description="where a benchmark has several, e.g. refcoco+_testB")
+
+
+class Evaluate(Section):
+    benchmarks: tuple[Benchmark, ...] = ()
+    limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
+    seed: int = 0
+    think: bool = Field(True, description="ask for the chain; false asks the plain question")
+    max_tokens: int = Field(2048, ge=16)
+    temperature: float = Field(0.0, ge=0, description="not given in the paper; 0 is reproducible")
+    server: Literal["transformers", "vllm"] | str = operational(
+        "vllm", description="server the stage starts, or the base URL of one that runs"
+    )
+    concurrency: int = operational(64, ge=1)
+    timeout: float = operational(600.0, gt=0, description="seconds for one request")
+
+
+class Report(Section):
+    examples: int = Field(8, ge=0, description="chains drawn in the report")
+
+
+class Config(Section):
+    """One reproduction."""
+
+    name: str = Field("reproduction", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")
+    store: Path = operational(Path("artifacts"), description="folder of all artifacts, cache and logs")
+    scenes: Scenes | None = None
+    sources: tuple[Source, ...] = ()
+    ingest: Ingest = Ingest()
+    expand: Expand = Expand()
+    depth: Depth = Depth()
+    annotate: Annotate = Annotate()
+    publish: Publish = Publish()
+    model: Model = Model()
+    sft: Sft = Sft()
+    merge: Merge = Merge()
+    grpo: Grpo = Grpo()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources: names must be unique, found {names}")
+        if not self.sources and self.scenes is None:
+            raise ValueError("no input: give `sources` (VisCoT, TallyQA files) or `scenes` (rendered)")
+        world = self.grpo.ranks * self.grpo.batch * self.grpo.accumulation
+        if world % self.grpo.generations:
+            raise ValueError(
+                f"grpo: ranks x batch x accumulation = {world} completions a step is no multiple of "
+                f"generations = {self.grpo.generations}"
+            )
+        return self
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """The configuration of a YAML file, with dotted `overrides` ({"grpo.learning_rate": 2e-5}) on top.
+
+    Relative paths in the file are relative to the working directory.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or a field is unknown or has a wrong value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
+    for dotted, value in (overrides or {}).items():
+        *parents, leaf = dotted.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {dotted}: {parent} is not a section")
+        target[leaf] = value
+    return parse(values, str(path))
+
+
+def parse(values: dict[str, Any], origin: str) -> Config:
+    """`Config` of plain values; `origin` names them in errors.
+
+    Raises:
+        UserError: a field is unknown or has a wrong value; every one is listed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join([f"{origin}: the configuration is not valid:", *lines])) from error
+
+
+def identity(value: Any) -> Any:
+    """A section as plain values without its operational fields: what a stage's identity is made from."""
+    if isinstance(value, BaseModel):
+        return {
+            name: identity(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"))
+        }
+    if isinstance(value, (tuple, list)):
+        return [identity(item) for item in value]
+    if isinstance(value, dict):
+        return {key: identity(item) for key, item in value.items()}
+    return value
