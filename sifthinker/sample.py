@@ -230,23 +230,44 @@ SIF = pa.schema(
 )
 
 
-def rows(records: Iterable[Any]) -> list[dict[str, Any]]:
-    """The dataclass records as plain dicts, the way Arrow takes them."""
-    return [dataclasses.asdict(record) for record in records]
-
-
-def write(path: Path, schema: pa.Schema, records: Iterable[Any], batch: int = 1000) -> int:
-    """Streams dataclass records or dicts into a Parquet file, `batch` rows a row group; returns how many.
+class Writer:
+    """Streams dataclass records or dicts into a Parquet file, `batch` rows a row group.
 
     Equal records give equal bytes: no clock and no path enters the file.
     """
-    written = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for chunk in _chunks(records, batch):
-            plain = [r if isinstance(r, dict) else dataclasses.asdict(r) for r in chunk]
-            writer.write_table(pa.Table.from_pylist(plain, schema=schema))
-            written += len(chunk)
-    return written
+
+    def __init__(self, path: Path, schema: pa.Schema, batch: int = 1000) -> None:
+        self.written = 0
+        self._schema = schema
+        self._batch = batch
+        self._chunk: list[dict[str, Any]] = []
+        self._file = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._file.close()
+
+    def add(self, record: Any) -> None:
+        self._chunk.append(record if isinstance(record, dict) else dataclasses.asdict(record))
+        self.written += 1
+        if len(self._chunk) == self._batch:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._chunk:
+            self._file.write_table(pa.Table.from_pylist(self._chunk, schema=self._schema))
+            self._chunk = []
+
+
+def write(path: Path, schema: pa.Schema, records: Iterable[Any], batch: int = 1000) -> int:
+    """Writes records into a Parquet file, see `Writer`; returns how many."""
+    with Writer(path, schema, batch) as writer:
+        for record in records:
+            writer.add(record)
+    return writer.written
 
 
 def read(paths: Path | Iterable[Path], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -278,14 +299,3 @@ def annotation(row: Mapping[str, Any]) -> Annotation:
 def boxes(values: Iterable[Iterable[float]]) -> tuple[Box, ...]:
     """Lists of four numbers as boxes."""
     return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in values)
-
-
-def _chunks(records: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

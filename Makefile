@@ -1,0 +1,41 @@
+# Two commands matter: `make demo` reproduces the pipeline at CPU scale, `make test` passes the tests.
+PYTHON ?= python3.11
+VENV ?= .venv
+STORE ?= artifacts
+BIN := $(VENV)/bin
+export DS_BUILD_OPS := 0
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow lint format stop clean
+demo: $(VENV)/ready ## the whole reproduction with rendered scenes and tiny models; leaves the UI running
+	$(BIN)/sif run --config smoke --set store=$(STORE)
+
+test: $(VENV)/ready ## quick tests, then the end-to-end ones
+	$(BIN)/python -m pytest -q -m "not slow and not e2e"
+	$(BIN)/python -m pytest -q -m "e2e and not slow"
+
+test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with faults, twenty kills
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+stop: ## stops the Prefect server that `make demo` started
+	-kill $$(cat $(STORE)/prefect/server.pid) && rm $(STORE)/prefect/server.pid
+
+clean: stop
+	rm -rf $(STORE)
+
+# torch is named on the line itself: any other torch drags in several GB of CUDA packages.
+# Made under its final name last, so that an interrupted installation is done again.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel ninja torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[train,dev]' -c constraints.txt
+	touch $@

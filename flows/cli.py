@@ -1,0 +1,253 @@
+"""The `sif` command. Exit codes: 0 ok, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from flows import server
+from sifthinker import config as configuration
+from sifthinker.config import Config, UserError
+from sifthinker.store import Store
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+console = Console()
+CONFIGS = Path(__file__).parent / "configs"
+
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", help="smoke, paper, or the path of a YAML file", metavar="NAME|FILE")
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", "-s", help="one field, e.g. grpo.learning_rate=2e-5", metavar="FIELD=VALUE"),
+]
+StartAt = Annotated[str | None, typer.Option(help="take all earlier stages from the store", metavar="STAGE")]
+StopAfter = Annotated[str | None, typer.Option(help="last stage that runs", metavar="STAGE")]
+Refresh = Annotated[list[str], typer.Option(help="make this stage again; may be repeated", metavar="STAGE")]
+ReuseRun = Annotated[
+    str | None, typer.Option(help="take the stages before --start-at from this earlier run", metavar="RUN")
+]
+
+
+def main() -> None:
+    """Runs the command; a user's mistake ends with its message and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        console.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    config: ConfigOption = "smoke",
+    set_: SetOption = [],  # noqa: B006 (typer copies it)
+    start_at: StartAt = None,
+    stop_after: StopAfter = None,
+    refresh: Refresh = [],  # noqa: B006
+    reuse_run: ReuseRun = None,
+) -> None:
+    """Runs the reproduction, or the part of it that is not in the store."""
+    resolved = _load(config, set_)
+    server.settings(resolved.store)
+    _planned(
+        resolved, start_at, stop_after, refresh, reuse_run
+    )  # a user's mistake shows before anything starts
+    ui = server.ensure()
+    from flows.reproduce import reproduce
+
+    state: Any = reproduce(
+        resolved,
+        start_at=start_at,
+        stop_after=stop_after,
+        refresh=refresh,
+        reuse_run=reuse_run,
+        return_state=True,
+    )
+    if not state.is_completed():
+        console.print(f"[bold red]failed:[/] {_plain(state.message or '')}", highlight=False, soft_wrap=True)
+        console.print(f"UI: {ui}", soft_wrap=True)
+        raise typer.Exit(1)
+    _where(resolved, state.result(), ui)
+
+
+@app.command()
+def plan(
+    config: ConfigOption = "smoke",
+    set_: SetOption = [],  # noqa: B006
+    start_at: StartAt = None,
+    stop_after: StopAfter = None,
+    refresh: Refresh = [],  # noqa: B006
+    reuse_run: ReuseRun = None,
+) -> None:
+    """Shows which stages would run, and why, without running any."""
+    resolved = _load(config, set_)
+    server.settings(resolved.store)
+    table = Table("stage", "", "why", "rows", "last time", box=None, pad_edge=False)
+    for p in _planned(resolved, start_at, stop_after, refresh, reuse_run):
+        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
+        colour = "yellow" if p.verdict == "runs" else "green"
+        why = "\n".join(map(_plain, p.reasons))
+        table.add_row(p.label, f"[{colour}]{p.verdict}[/]", why, str(p.rows or ""), seconds)
+    console.print(table)
+
+
+@app.command()
+def status(store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts")) -> None:
+    """Lists the runs of a store, and what the latest one made."""
+    from tasks import run as tasks
+
+    found = tasks.runs(_existing(store))
+    if not found:
+        console.print("no runs yet")
+        return
+    table = Table("run", "state", "stages", "id", box=None, pad_edge=False)
+    for record in found[:10]:
+        table.add_row(record["name"], record["state"], str(len(record["stages"])), record["id"])
+    console.print(table)
+    rows = Table("stage", "rows in", "kept", "rejected", "seconds", "artifact", box=None, pad_edge=False)
+    for label, ref in found[0]["stages"].items():
+        path = store / ref["stage"] / ref["key"] / "manifest.json"
+        if not path.exists():
+            rows.add_row(label, "", "", "", "", "[red]gone[/]")
+            continue
+        m = json.loads(path.read_text(encoding="utf-8"))
+        rejected = ", ".join(f"{reason} {count}" for reason, count in m["rows"]["rejected"].items())
+        rows.add_row(
+            label,
+            str(m["rows"]["in"]),
+            str(m["rows"]["kept"]),
+            rejected,
+            f"{m['seconds']:.1f}",
+            f"{ref['stage']}/{ref['key']}",
+        )
+    console.print(rows)
+
+
+@app.command()
+def accept(
+    stage: Annotated[str, typer.Argument(help="label of the stage, as in `sif plan`")],
+    why: Annotated[str, typer.Option(help="the reason, for the record")],
+    config: ConfigOption = "smoke",
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Records that a stage's latest artifact stands for the present code: a refactoring costs no night."""
+    resolved = _load(config, set_)
+    server.settings(resolved.store)
+    from flows.reproduce import reproduction
+    from tasks import run as tasks
+
+    recorded = tasks.accept(reproduction, resolved, Store(resolved.store), stage, why, getpass.getuser())
+    console.print(recorded, soft_wrap=True)
+
+
+@app.command()
+def scenes(
+    rows: Annotated[int, typer.Option(help="questions for training")],
+    out: Annotated[Path, typer.Option(help="folder that is made")],
+    seed: Annotated[int, typer.Option(help="same seed, same files")] = 0,
+    benchmark_rows: Annotated[int, typer.Option(help="questions per benchmark")] = 24,
+) -> None:
+    """Renders scenes with exact boxes and depth in the formats of VisCoT, TallyQA and the benchmarks."""
+    from sifthinker import scenes as domain
+
+    made = domain.write(out, configuration.Scenes(rows=rows, seed=seed, benchmark_rows=benchmark_rows))
+    console.print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in made.items()), soft_wrap=True)
+
+
+@app.command()
+def frame(
+    file: Annotated[Path, typer.Argument(help="VisCoT conversations .json")],
+    sizes: Annotated[Path, typer.Option(help="benchmark_det .jsonl with the images' sizes")],
+) -> None:
+    """Compares a VisCoT file's boxes with its own pixel boxes, read rightly and as the release reads them."""
+    from sifthinker.sources import viscot
+
+    for name, value in viscot.frame_report(file, sizes).items():
+        console.print(f"{name}: {value}", highlight=False)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="folder that is made")],
+    store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts"),
+    run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
+) -> None:
+    """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
+    from sifthinker import export as domain
+    from sifthinker.store import Ref
+    from tasks import run as tasks
+
+    opened = _existing(store)
+    for record in tasks.runs(opened):
+        if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
+            refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
+            domain.export(
+                opened.open(refs["publish"]).parts("sif"),
+                opened.open(refs["subset"]).path / "rl.parquet",
+                out,
+            )
+            console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
+            return
+    raise UserError(
+        f"export: {store} has no run {run or ''} with a published data set; `sif status` lists the runs"
+    )
+
+
+def _load(name: str, overrides: list[str]) -> Config:
+    path = CONFIGS / f"{name}.yaml"
+    fields = {}
+    for text in overrides:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text}: write FIELD=VALUE, e.g. grpo.learning_rate=2e-5")
+        fields[field] = _value(value)
+    return configuration.load(path if path.exists() else Path(name), fields)
+
+
+def _value(text: str) -> Any:
+    """A value as YAML writes it; YAML 1.1 takes 2e-5 for a string, people for a number."""
+    try:
+        return float(text) if "e" in text.lower() and "." not in text else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _planned(
+    config: Config, start_at: str | None, stop_after: str | None, refresh: list[str], reuse_run: str | None
+) -> list[Any]:
+    from flows.reproduce import reproduction
+    from tasks.run import Partial, plan
+
+    return plan(
+        reproduction, config, Partial(start_at, stop_after, tuple(refresh), reuse_run), Store(config.store)
+    )
+
+
+def _existing(store: Path) -> Store:
+    if not store.is_dir():
+        raise UserError(f"--store {store}: no such folder; give the folder that the runs used")
+    return Store(store)
+
+
+def _where(config: Config, made: dict[str, str], ui: str) -> None:
+    """Where the things are that people look for."""
+    places = {"data set": ("publish", ""), "model": ("merge-grpo", ""), "report": ("report", "report.html")}
+    console.print()
+    for name, (label, file) in places.items():
+        if label in made:
+            console.print(f"{name:9} {config.store / made[label] / file}", highlight=False, soft_wrap=True)
+    console.print(f"{'UI':9} {ui}", highlight=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Text in which rich finds no markup."""
+    return text.replace("[", r"\[")

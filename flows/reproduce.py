@@ -1,0 +1,99 @@
+"""The reproduction, from annotation files to a table against the paper."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from sifthinker.config import Config
+from tasks.annotate import annotate
+from tasks.depth import depth
+from tasks.evaluate import evaluate
+from tasks.expand import expand
+from tasks.grpo import grpo
+from tasks.ingest import ingest
+from tasks.merge import merge
+from tasks.publish import publish, subset
+from tasks.report import report
+from tasks.run import Partial, Run, run_flow
+from tasks.scenes import scenes
+from tasks.sft import sft
+from tasks.weights import depth_weights, policy_weights
+
+# The stages of `reproduction` by the names that partial reruns use; a test compares the two.
+Label = Literal[
+    "scenes",
+    "depth-weights",
+    "policy-weights",
+    "ingest",
+    "expand",
+    "depth",
+    "annotate",
+    "publish",
+    "subset",
+    "sft",
+    "merge-sft",
+    "grpo",
+    "merge-grpo",
+    "evaluate",
+    "report",
+]
+
+
+def reproduction(run: Run) -> None:
+    """What happens, in order."""
+    if run.config.scenes:
+        run.provide(run(scenes))
+    estimator = run(depth_weights)
+    base = run(policy_weights)
+
+    samples = run(ingest)
+    focus = run(expand, samples=samples)
+    maps = run(depth, samples=samples, weights=estimator)
+    chains = run(annotate, samples=samples, focus=focus, maps=maps)
+    dataset = run(publish, samples=samples, chains=chains, maps=maps)
+    chosen = run(subset, sif=dataset)
+
+    warm = run(sft, base=base, sif=dataset)
+    warm_model = run(merge, "merge-sft", base=base, adapter=warm)
+    policy = run(grpo, base=warm_model, subset=chosen)
+    model = run(merge, "merge-grpo", base=warm_model, adapter=policy)
+
+    scores = run(evaluate, model=model, weights=estimator)
+    run(
+        report,
+        samples=samples,
+        focus=focus,
+        maps=maps,
+        chains=chains,
+        sif=dataset,
+        subset=chosen,
+        sft=warm,
+        warm=warm_model,
+        grpo=policy,
+        model=model,
+        evaluate=scores,
+    )
+
+
+@flow(name="reproduce", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
+def reproduce(
+    config: Config,
+    start_at: Label | None = None,
+    stop_after: Label | None = None,
+    refresh: list[Label] | None = None,
+    reuse_run: str | None = None,
+) -> State[dict[str, str]]:
+    """Reproduces SIFThinker: data set, SFT, GRPO-SIF, evaluation, report.
+
+    Args:
+        config: what differs from the paper's configuration
+        start_at: take all earlier stages from the store; refused if they are not there
+        stop_after: last stage that runs
+        refresh: stages to make again although they are in the store
+        reuse_run: take the stages before start_at from this earlier run (its name or id)
+    """
+    return run_flow(reproduction, config, Partial(start_at, stop_after, tuple(refresh or ()), reuse_run))

@@ -1,0 +1,78 @@
+"""A Prefect server on loopback, started when none answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from sifthinker.config import UserError
+
+START = 180.0  # seconds; a first start on a busy machine takes about 20
+
+
+def settings(store: Path) -> None:
+    """Environment for Prefect, before it is imported: its home beside the artifacts, our logs shown, no telemetry."""
+    home = store.resolve() / "prefect"
+    defaults = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "sifthinker",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def ensure() -> str:
+    """The address of the server's UI; starts a server, in a session of its own, when none answers on loopback.
+
+    Raises:
+        UserError: PREFECT_API_URL names another host and nothing answers there, or the server does not start.
+    """
+    api = os.environ["PREFECT_API_URL"]
+    ui = api.removesuffix("/api")
+    if answers(api):
+        return ui
+    host, _, port = ui.removeprefix("http://").partition(":")
+    if host not in ("127.0.0.1", "localhost"):
+        raise UserError(
+            f"PREFECT_API_URL: no Prefect server answers at {api}; start it, or unset the variable"
+        )
+    home = Path(os.environ["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "server.log"
+    with log.open("ab") as output:
+        command = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            host,
+            "--port",
+            port or "4200",
+        ]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    (home / "server.pid").write_text(str(process.pid), encoding="utf-8")
+    deadline = time.monotonic() + START
+    while not answers(api):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise UserError(f"the Prefect server did not start at {ui}; its log: {log}")
+        time.sleep(0.5)
+    return ui
+
+
+def answers(api: str) -> bool:
+    """Whether a Prefect server is healthy at this address."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=5) as response:
+            return bool(response.read().strip() == b"true")
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False

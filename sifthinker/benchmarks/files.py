@@ -1,0 +1,132 @@
+"""Reading the files of benchmarks: what is missing, what is broken, row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sifthinker import config
+from sifthinker.benchmarks.question import Missing
+from sifthinker.sample import Reject
+
+
+class BadRow(ValueError):
+    """A row that cannot be a question; becomes a `Reject`."""
+
+    def __init__(self, reason: str, detail: str, field: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.field = field
+
+
+def find(source: config.Benchmark, name: str, published: str) -> Path:
+    """The file `name` of a benchmark: `source.path` itself when that is a file, else inside that folder.
+
+    Raises:
+        Missing: it is not there.
+    """
+    path = source.path if source.path.is_file() else source.path / name
+    if not path.is_file():
+        raise Missing(f"{source.name}: wants {name} at {source.path}; published at {published}")
+    return path
+
+
+def images(source: config.Benchmark, published: str) -> None:
+    """Checks that the image folder is there.
+
+    Raises:
+        Missing: it is not.
+    """
+    if not source.images.is_dir():
+        raise Missing(f"{source.name}: wants its images in {source.images}; published at {published}")
+
+
+def jsonl(path: Path, benchmark: str) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+    """The objects of a JSON-lines file with their line numbers (from 1); a line that is none is a `Reject`."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)  # bytes: UnicodeDecodeError and JSONDecodeError are both ValueErrors
+            except ValueError as error:
+                yield number, reject(benchmark, path, number, BadRow("not-json", str(error)))
+                continue
+            yield number, row if isinstance(row, dict) else _no_object(benchmark, path, number, row)
+
+
+def json_array(path: Path, benchmark: str) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+    """The objects of a JSON array with their indices (from 0).
+
+    Raises:
+        config.UserError: the file is no JSON array.
+    """
+    rows = json_document(path)
+    if not isinstance(rows, list):
+        raise config.UserError(f"{path}: a JSON array of questions is wanted, found {type(rows).__name__}")
+    for index, row in enumerate(rows):
+        yield index, row if isinstance(row, dict) else _no_object(benchmark, path, index, row)
+
+
+def json_document(path: Path) -> Any:
+    """The value of a whole JSON file.
+
+    Raises:
+        config.UserError: it is not JSON; the message names the byte.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise config.UserError(
+            f"{path}: not JSON at character {error.pos}: {error.msg}; fetch it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise config.UserError(f"{path}: not UTF-8 at byte {error.start}; fetch it again") from error
+
+
+def text(row: dict[str, Any], field: str) -> str:
+    """A text field that is not empty.
+
+    Raises:
+        BadRow: it is missing, of another type or empty.
+    """
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise BadRow("bad-field", f"{field}: wanted a text that is not empty, found {value!r:.80}", field)
+    return value
+
+
+def integer(row: dict[str, Any], field: str) -> int:
+    """A whole-number field, or a text of digits as some files have it.
+
+    Raises:
+        BadRow: it is neither.
+    """
+    value = row.get(field)
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadRow("bad-field", f"{field}: wanted a whole number, found {value!r:.80}", field)
+    return value
+
+
+def reject(benchmark: str, path: Path, row: int, error: BadRow) -> Reject:
+    """The `Reject` of a bad row."""
+    return Reject(
+        "evaluate",
+        error.reason,
+        f"{path.name}, row {row}: {error.detail}",
+        source=benchmark,
+        file=path.name,
+        row=row,
+        field=error.field,
+    )
+
+
+def _no_object(benchmark: str, path: Path, row: int, value: object) -> Reject:
+    return reject(
+        benchmark, path, row, BadRow("not-an-object", f"wanted an object, found {type(value).__name__}")
+    )

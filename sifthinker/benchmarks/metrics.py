@@ -1,0 +1,59 @@
+"""Aggregations that several benchmarks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from sifthinker import statistics
+from sifthinker.benchmarks.question import Measure, Result
+from sifthinker.statistics import Weights
+
+Statistic = Callable[[Weights], float]
+
+
+def groups(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each group, groups in order of appearance."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result[0].group, []).append(result)
+    return found
+
+
+def unparsable(results: Sequence[Result]) -> int:
+    """How many replies could not be read."""
+    return sum(bool(verdict.unparsable) for _, verdict in results)
+
+
+def accuracy(metric: str, results: Sequence[Result]) -> Measure:
+    """Share of right answers with its Wilson interval."""
+    right = sum(verdict.score for _, verdict in results)
+    n = len(results)
+    low, high = statistics.wilson(right, n)
+    return Measure(metric, right / n if n else 0.0, n, unparsable(results), low, high, "share")
+
+
+def clustered(
+    metric: str,
+    results: Sequence[Result],
+    statistic: Statistic,
+    unit: Literal["share", "points"],
+) -> Measure:
+    """A score that is no plain share: `statistic` of all rows, with a bootstrap over images."""
+    low, high = statistics.bootstrap(statistic, [cluster(result) for result in results])
+    value = statistic(np.ones(len(results)))
+    return Measure(metric, value, len(results), unparsable(results), low, high, unit)
+
+
+def cluster(result: Result) -> str:
+    """The image that a result's question is about."""
+    question = result[0]
+    return question.cluster or (question.image if isinstance(question.image, str) else question.id)
+
+
+def mean(values: Weights, weights: Weights) -> float:
+    """Weighted mean; NaN without weight, so that the bootstrap leaves such a draw out."""
+    total = float(weights.sum())
+    return float(values @ weights) / total if total else float("nan")

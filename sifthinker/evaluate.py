@@ -1,0 +1,372 @@
+"""Asks a served model the questions of benchmarks and scores its replies, officially and strictly.
+
+Reads the benchmarks' files; writes `predictions.parquet` (`PREDICTIONS`, one row a question), `rejects.parquet`
+(questions that could not be asked, with the reason) and `scores.json`.
+
+* The model sees what it saw in training: the prompt of `prompts.policy_messages`, the image file as it is and,
+  with `model.depth_input`, the Spectral_r picture of its depth. Images are not sized down here: training lets the
+  processor apply the pixel budget to the original file, so does the server, and a second resizing would differ.
+* Nothing of a question but its text and image is sent; the reference never leaves this process.
+* A request that fails in transport stops the evaluation (asked again, it continues from the ledger); it is never
+  scored. A refusal or a reply cut off is what the model gave: unparsable, wrong and counted.
+* No clock enters the files, so an evaluation that was killed and continued gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from sifthinker import config as configuration
+from sifthinker import images, prompts, sample, vlm
+from sifthinker.benchmarks import BENCHMARKS, replies
+from sifthinker.benchmarks.question import Answer, Benchmark, Missing, Question, Verdict
+from sifthinker.sample import Reject
+
+logger = logging.getLogger(__name__)
+
+DepthPictures = Callable[[Iterable[tuple[str, bytes]]], Iterable[tuple[str, bytes]]]
+MAX_PIXELS = configuration.Ingest().max_pixels  # an image beyond is rejected unopened, as in ingest
+
+PREDICTIONS = pa.schema(
+    [
+        ("benchmark", pa.string()),
+        ("id", pa.string()),
+        ("group", pa.string()),
+        ("question", pa.string()),
+        ("reference", pa.string()),
+        ("image_sha256", pa.string()),
+        ("prompt_sha256", pa.string()),  # of the messages as sent, pictures included
+        ("reply", pa.string()),  # whole
+        ("answer", pa.string()),  # the part that is scored
+        ("boxes", pa.list_(pa.list_(pa.float64(), 4))),  # of the last area, 0..1
+        ("read_as", pa.string()),  # by the strict rule: "B", "yes", "3"
+        ("official", pa.float64()),
+        ("strict", pa.float64()),
+        ("unparsable", pa.string()),  # by the strict rule: the reason, "" when it was read
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+    ]
+)
+
+
+class NotAnswered(Exception):
+    """The server gave no reply to a question; nothing was scored. Asked again, answered questions are not repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question on its way, with what is needed to judge its reply."""
+
+    question: Question  # without embedded image bytes
+    image_sha256: str
+    prompt_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    source: configuration.Benchmark
+    benchmark: Benchmark
+    chosen: frozenset[int]  # positions in what `load` yields
+
+
+def evaluate(
+    benchmarks: Sequence[configuration.Benchmark],
+    base_url: str,
+    model_name: str,
+    label: str,
+    weights_digest: str,
+    ledger: Path,
+    depth: DepthPictures | None,
+    model: configuration.Model,
+    config: configuration.Evaluate,
+    out: Path,
+) -> dict[str, Any]:
+    """Scores of a served model on benchmarks; what is returned is what `scores.json` holds.
+
+    Args:
+        benchmarks: the benchmarks' files. One whose files are not there is reported as missing, the others run.
+        base_url: of the OpenAI-compatible server.
+        model_name: as the server knows it.
+        label: as reports show it.
+        weights_digest: of the served weights; replies are remembered under it.
+        ledger: file of remembered replies.
+        depth: Spectral_r PNGs of (image digest, image) pairs, in any order; None only without `depth_input`.
+        model: what training and evaluation agree on.
+        config: how to ask.
+        out: folder for the files.
+
+    Raises:
+        config.UserError: an unknown benchmark, or a file that is not what it should be.
+        NotAnswered: the server did not answer a question.
+    """
+    assert depth is not None or not model.depth_input
+    rejects: list[Reject] = []
+    scores: list[dict[str, Any]] = []
+    jobs: list[_Job] = []
+    for source in benchmarks:
+        if source.name not in BENCHMARKS:
+            raise configuration.UserError(
+                f"evaluate.benchmarks: no benchmark {source.name!r}; known: {', '.join(BENCHMARKS)}"
+            )
+        try:
+            jobs.append(_job(source, config, rejects))
+        except Missing as error:
+            logger.warning("%s", error)
+            scores.append(_missing(source.name, str(error), config.limit))
+    api = configuration.Api(
+        base_url=base_url, model=model_name, concurrency=config.concurrency, timeout=config.timeout
+    )
+    client = vlm.Client(api, ledger, base_url, scope=weights_digest)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
+        pictures = Path(folder)
+        if model.depth_input and depth is not None:
+            for digest, png in depth(_distinct_images(jobs)):
+                (pictures / digest).write_bytes(png)
+
+        def predictions() -> Iterator[dict[str, Any]]:
+            for job in jobs:
+                lost: list[Reject] = []
+                results: list[tuple[Question, Verdict, Verdict]] = []
+                for asked, reply in _ask(job, client, pictures, model, config, lost):
+                    answer = _answer(reply, config.think)
+                    official = job.benchmark.official(asked.question, answer)
+                    strict = job.benchmark.strict(asked.question, answer)
+                    results.append((asked.question, official, strict))
+                    yield _row(job.source.name, asked, reply, answer, official, strict)
+                scores.extend(_scores(job, results, len(lost), config.limit))
+                rejects.extend(lost)
+
+        sample.write(out / "predictions.parquet", PREDICTIONS, predictions())
+    sample.write(out / "rejects.parquet", sample.REJECTS, rejects)
+    summary = {
+        "model": label,
+        "limit": config.limit,
+        "think": config.think,
+        "depth_input": model.depth_input,
+        "scores": scores,
+    }
+    (out / "scores.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def select(questions: Sequence[tuple[str, str]], limit: int | None, seed: int) -> frozenset[int]:
+    """The positions of at most `limit` of the (group, unit) pairs: a seeded sample with every group in proportion.
+
+    Questions of one unit are taken together, because they are scored together.
+    """
+    if limit is None:
+        return frozenset(range(len(questions)))
+    strata: dict[str, dict[str, list[int]]] = {}
+    for position, (group, unit) in enumerate(questions):
+        strata.setdefault(group, {}).setdefault(unit, []).append(position)
+    # Each group's units, shuffled, are spread evenly over 0..1: any beginning of that line is in proportion.
+    line: list[tuple[float, str, list[int]]] = []
+    for group, units in strata.items():
+        keys = {unit: hashlib.sha256(f"{seed}/{group}/{unit}".encode()).hexdigest() for unit in units}
+        for rank, unit in enumerate(sorted(units, key=keys.__getitem__)):
+            line.append(((rank + 0.5) / len(units), keys[unit], units[unit]))
+    chosen: list[int] = []
+    for _, _, members in sorted(line, key=lambda item: item[:2]):
+        if len(chosen) + len(members) <= limit:
+            chosen.extend(members)
+    return frozenset(chosen)
+
+
+def _job(source: configuration.Benchmark, config: configuration.Evaluate, rejects: list[Reject]) -> _Job:
+    """Reads the benchmark once to see that its files are there and which questions to ask."""
+    benchmark = BENCHMARKS[source.name]
+    positions: list[int] = []
+    found: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for position, item in enumerate(benchmark.load(source)):
+        if isinstance(item, Reject):
+            rejects.append(item)
+        elif item.id in seen:
+            rejects.append(
+                _reject(source, item, "duplicate-id", "the id occurs before in the same files; ask it once")
+            )
+        else:
+            seen.add(item.id)
+            positions.append(position)
+            found.append((item.group, item.unit or item.id))
+    chosen = select(found, config.limit, config.seed)
+    logger.info("%s: %d of %d questions", source.name, len(chosen), len(found))
+    return _Job(source, benchmark, frozenset(positions[i] for i in chosen))
+
+
+def _questions(job: _Job) -> Iterator[tuple[Question, bytes, str] | Reject]:
+    """The chosen questions with their images and the images' digests, or why one cannot be asked."""
+    last: tuple[str, tuple[bytes, int, int, str]] | None = None
+    for position, item in enumerate(job.benchmark.load(job.source)):
+        if position not in job.chosen:
+            continue
+        assert isinstance(item, Question), "a benchmark's file changed while it was read"
+        if isinstance(item.image, bytes):
+            yield item, item.image, hashlib.sha256(item.image).hexdigest()
+            continue
+        try:
+            # Most benchmarks ask several questions in a row about one image.
+            if last is None or last[0] != item.image:
+                last = item.image, images.read(job.source.images, item.image, MAX_PIXELS)
+        except images.BadImage as error:
+            yield _reject(job.source, item, error.reason, error.detail)
+            continue
+        yield item, last[1][0], last[1][3]
+
+
+def _distinct_images(jobs: Sequence[_Job]) -> Iterator[tuple[str, bytes]]:
+    seen: set[str] = set()
+    for item in itertools.chain.from_iterable(map(_questions, jobs)):
+        if not isinstance(item, Reject) and item[2] not in seen:
+            seen.add(item[2])
+            yield item[2], item[1]
+
+
+def _ask(
+    job: _Job,
+    client: vlm.Client,
+    pictures: Path,
+    model: configuration.Model,
+    config: configuration.Evaluate,
+    lost: list[Reject],
+) -> Iterator[tuple[_Asked, vlm.Reply | vlm.Failure]]:
+    """Every chosen question with its reply, in the benchmark's order; `lost` gets those that could not be asked."""
+
+    def requests(
+        items: Iterable[tuple[Question, bytes, str] | Reject], asked: list[_Asked]
+    ) -> Iterator[vlm.Request]:
+        for item in items:
+            if isinstance(item, Reject):
+                lost.append(item)
+                continue
+            question, image, digest = item
+            shown = [image]
+            if model.depth_input:
+                if not (pictures / digest).is_file():
+                    lost.append(_reject(job.source, question, "depth-missing", "no depth map could be made"))
+                    continue
+                shown.append((pictures / digest).read_bytes())
+            messages = prompts.with_images(
+                prompts.policy_messages(question.text, model.depth_input, config.think),
+                [_data_url(picture) for picture in shown],
+            )
+            prompt = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+            light = dataclasses.replace(question, image="", cluster=question.cluster or digest)
+            asked.append(_Asked(light, digest, prompt))
+            yield vlm.Request(messages, config.temperature, config.max_tokens, config.seed)
+
+    questions = _questions(job)
+    # In large pieces, so that replies are judged and written as they come and few are held at once.
+    for first in questions:
+        asked: list[_Asked] = []
+        piece = itertools.chain([first], itertools.islice(questions, 32 * config.concurrency - 1))
+        replied = client.ask_all(requests(piece, asked))
+        for item, reply in zip(asked, replied, strict=True):
+            if isinstance(reply, vlm.Failure) and reply.kind not in _REFUSALS:
+                raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
+            yield item, reply
+
+
+def _answer(reply: vlm.Reply | vlm.Failure, think: bool) -> Answer:
+    if isinstance(reply, vlm.Failure):
+        return Answer("", absent=_REFUSALS[reply.kind])
+    return replies.read(reply.text, think, reply.finish_reason)
+
+
+def _row(
+    name: str,
+    asked: _Asked,
+    reply: vlm.Reply | vlm.Failure,
+    answer: Answer,
+    official: Verdict,
+    strict: Verdict,
+) -> dict[str, Any]:
+    question = asked.question
+    got = reply if isinstance(reply, vlm.Reply) else None
+    return {
+        "benchmark": name,
+        "id": question.id,
+        "group": question.group,
+        "question": question.text,
+        "reference": question.reference,
+        "image_sha256": asked.image_sha256,
+        "prompt_sha256": asked.prompt_sha256,
+        "reply": got.text if got else "",
+        "answer": answer.text,
+        "boxes": [list(box) for box in answer.boxes],
+        "read_as": strict.reading,
+        "official": official.score,
+        "strict": strict.score,
+        "unparsable": strict.unparsable,
+        "finish_reason": got.finish_reason if got else answer.absent,
+        "prompt_tokens": got.prompt_tokens if got else 0,
+        "completion_tokens": got.completion_tokens if got else 0,
+    }
+
+
+def _scores(
+    job: _Job, results: Sequence[tuple[Question, Verdict, Verdict]], rejected: int, limit: int | None
+) -> list[dict[str, Any]]:
+    """One entry a metric: both scores, and n, unparsable and the 95 % interval of the strict one."""
+    if not results:
+        return [_missing(job.source.name, f"none of its {rejected} questions could be asked", limit)]
+    official = {m.metric: m for m in job.benchmark.score([(q, o) for q, o, _ in results])}
+    return [
+        {
+            "benchmark": job.source.name,
+            "metric": measure.metric,
+            "official": official[measure.metric].value,
+            "strict": measure.value,
+            "n": measure.n,
+            "unparsable": measure.unparsable,
+            "rejected": rejected,
+            "low": measure.low,
+            "high": measure.high,
+            "unit": measure.unit,
+            "limit": limit,
+            "missing": None,
+        }
+        for measure in job.benchmark.score([(q, s) for q, _, s in results])
+    ]
+
+
+def _missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
+    return {
+        "benchmark": name,
+        "metric": "",
+        "official": None,
+        "strict": None,
+        "n": 0,
+        "unparsable": 0,
+        "rejected": 0,
+        "low": None,
+        "high": None,
+        "unit": "share",
+        "limit": limit,
+        "missing": why,
+    }
+
+
+def _reject(source: configuration.Benchmark, question: Question, reason: str, detail: str) -> Reject:
+    return Reject("evaluate", reason, f"{question.id}: {detail}", id=question.id, source=source.name)
+
+
+def _data_url(data: bytes) -> str:
+    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
+        kind = Image.MIME[str(image.format)]
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

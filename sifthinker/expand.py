@@ -1,0 +1,30 @@
+"""Stage expand: where the chain of each sample will look (reverse expansion, paper Algorithm 1).
+
+Reads `SAMPLES`, writes `FOCUS`. The geometry is `boxes.focus`; here it meets the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sifthinker import boxes, config
+from sifthinker.sample import Focus, Reject, Sample
+
+
+def expand(samples: Iterable[Sample], settings: config.Expand) -> Iterator[Focus | Reject]:
+    """The focus of every sample, in order; one row out for each row in."""
+    for sample in samples:
+        try:
+            steps, distractor = boxes.focus(
+                sample.id,
+                sample.boxes,
+                sample.width,
+                sample.height,
+                settings.variant,
+                settings.distractor_share,
+                settings.seed,
+            )
+        except ValueError as error:
+            yield Reject("expand", "box-invalid", str(error), sample.id, sample.source, field="boxes")
+            continue
+        yield Focus(sample.id, sample.image_sha256, tuple(map(tuple, steps)), distractor)

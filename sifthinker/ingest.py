@@ -1,0 +1,170 @@
+"""Ingest: the users' files become samples, chosen by seed, with their images opened.
+
+Reads `sources`, writes `sample.SAMPLES`. Every row of every file ends as one sample or one reject:
+
+1. Rows are read and checked as far as that goes without images (`sources`); text-document data sets go.
+2. The rest is ordered by SHA-256 of seed and id, whatever the order of the files (and of the rows, where they
+   have a question_id).
+3. In that order a row is taken while its data set is under `cap` and all are under `total`: per data set and in
+   all a uniform sample without replacement. The image of a row is opened when it is its turn; one that is missing,
+   broken or of another size is a reject, and the next row in line takes the place.
+
+Departures from the release (release_defects E2-11), which takes the first `cap` rows of a data set in file order
+and then the first `total` of those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from sifthinker import config, sample
+from sifthinker.images import BadImage
+from sifthinker.sample import Reject, Sample
+from sifthinker.sources import READERS
+from sifthinker.sources._row import BadRow, Picture, Row, finish, look, place, reject
+
+log = logging.getLogger(__name__)
+
+BATCH = 256  # images looked at together
+_REPORT_EVERY = 5_000  # rows
+
+
+def ingest(sources: Sequence[config.Source], config: config.Ingest) -> Iterator[Sample | Reject]:
+    """Samples and rejects of all sources: rejects as they are found, then the samples sorted by id.
+
+    Memory does not grow with the files but for the ids: rows wait for their turn in a temporary SQLite file,
+    which the system removes with the process.
+
+    Raises:
+        UserError: a file cannot be read, is not JSON or is cut off.
+    """
+    folders = {source.name: source.images for source in sources}
+    with closing(sqlite3.connect("")) as waiting:
+        waiting.execute("CREATE TABLE waiting (turn BLOB, row TEXT)")
+        for source in sources:
+            for row in READERS[source.format](source.path, source.images, source):
+                if isinstance(row, Reject):
+                    yield row
+                elif (wrong := _unfit(row, config)) is not None:
+                    yield reject(row, wrong)
+                else:
+                    waiting.execute(
+                        "INSERT INTO waiting VALUES (?, ?)", (_turn(row.id, config.seed), _pack(row))
+                    )
+        in_line = (_unpack(packed) for (packed,) in waiting.execute("SELECT row FROM waiting ORDER BY turn"))
+        yield from _choose(in_line, folders, config)
+
+
+def part(sample: Sample, shards: int) -> int:
+    """The part, 0 to shards - 1, that a sample is worked in: all samples of one image are in one part."""
+    digest = sample.image_sha256 or hashlib.sha256(f"{sample.source}\0{sample.image}".encode()).hexdigest()
+    return int(digest[:16], 16) % shards
+
+
+def _unfit(row: Row, config: config.Ingest) -> BadRow | None:
+    """What keeps a row from the sampling that can be told without its image."""
+    if row.dataset in config.exclude:
+        detail = f"{row.dataset} is in ingest.exclude = {list(config.exclude)}"
+        return BadRow("excluded", detail, "dataset")
+    try:
+        if row.width:
+            place(row, None)
+    except BadRow as error:
+        return error
+    return None
+
+
+def _choose(
+    in_line: Iterable[Row], folders: Mapping[str, Path | None], config: config.Ingest
+) -> Iterator[Sample | Reject]:
+    """Takes rows in turn under the caps; rejects at once, samples at the end by id."""
+    kept: list[Sample] = []
+    count: Counter[str] = Counter()  # of the kept, by data set
+    batch: list[Row] = []
+    planned: Counter[str] = Counter()  # of the kept and the batch: what the caps allow if every image is good
+
+    def full(row: Row, taken: Counter[str]) -> str:
+        if taken[row.dataset] >= config.cap:
+            return f"ingest.cap = {config.cap} rows of {row.dataset}"
+        return f"ingest.total = {config.total} rows" if taken.total() >= config.total else ""
+
+    with ThreadPoolExecutor() as pool:
+        pictures = _Pictures(folders, config.max_pixels, pool)
+
+        def settle() -> Iterator[Reject]:
+            for row, picture in zip(batch, pictures.of(batch), strict=True):
+                result = finish(row, picture)
+                if isinstance(result, Reject):
+                    yield result
+                    continue
+                kept.append(result)
+                count[row.dataset] += 1
+            batch.clear()
+            planned.clear()
+            planned.update(count)
+
+        for number, row in enumerate(in_line, 1):
+            if number % _REPORT_EVERY == 0:
+                log.info("%d rows decided, %d samples of at most %d", number, len(kept), config.total)
+            # A row that only the batch stands in the way of waits until the batch's images are known.
+            if len(batch) == BATCH or (batch and full(row, planned) and not full(row, count)):
+                yield from settle()
+            if by := full(row, count):
+                yield reject(row, BadRow("not-sampled", f"{by} are taken; raise it to take more", "id"))
+            else:
+                batch.append(row)
+                planned[row.dataset] += 1
+        yield from settle()
+    log.info("%d samples: %s", len(kept), dict(sorted(count.items())))
+    yield from sorted(kept, key=lambda one: one.id)
+
+
+_Key = tuple[Path, tuple[str, ...]]  # image folder, where the image may lie in it
+
+
+class _Pictures:
+    """What is known of images; one that several rows show is read once."""
+
+    def __init__(self, folders: Mapping[str, Path | None], max_pixels: int, pool: ThreadPoolExecutor) -> None:
+        self.folders = folders
+        self.max_pixels = max_pixels
+        self.pool = pool
+        self.known: dict[_Key, Picture | BadImage] = {}
+
+    def of(self, rows: Sequence[Row]) -> list[Picture | BadImage | None]:
+        """One a row; None where its source has no image folder."""
+        unknown: dict[_Key, Row] = {}
+        for row in rows:
+            if (key := self._key(row)) is not None and key not in self.known:
+                unknown.setdefault(key, row)
+        found = self.pool.map(lambda item: look(item[0][0], item[1], self.max_pixels), unknown.items())
+        self.known.update(zip(unknown, found, strict=True))
+        return [None if (key := self._key(row)) is None else self.known[key] for row in rows]
+
+    def _key(self, row: Row) -> _Key | None:
+        folder = self.folders[row.source]
+        return None if folder is None else (folder, row.images)
+
+
+def _turn(id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\0{id}".encode()).digest()
+
+
+def _pack(row: Row) -> str:
+    return json.dumps({name: getattr(row, name) for name in Row.__slots__})
+
+
+def _unpack(packed: str) -> Row:
+    row = json.loads(packed)
+    row["images"] = tuple(row["images"])
+    row["boxes"] = sample.boxes(row["boxes"])
+    row["canvas"] = row["canvas"] and tuple(row["canvas"])
+    return Row(**row)

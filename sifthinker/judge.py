@@ -1,0 +1,70 @@
+"""The judge: how close an answer comes to the standard answer, 0..1 (paper, Fig. 7).
+
+Two pure functions around one call: `request` out, `score` in. The model's answer is data: it stands between two
+lines with a marker that it cannot contain (release_defects E3-15).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+
+from sifthinker import prompts
+from sifthinker.vlm import Request
+
+MAX_TOKENS = 64  # {"score": 0.8} and a fence around it
+_SALT = "sifthinker judge"
+_FENCED = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
+
+
+def request(question: str, reference: str, answer: str, image_url: str | None = None, seed: int | None = None) -> Request:
+    """The question to the judge; `image_url` is the photograph as a data URL.
+
+    The same arguments give the same request, so that it is paid once.
+    """
+    marker = fence(question, reference, answer)
+    text = prompts.JUDGE_USER.format(question=question, reference=reference, answer=answer, fence=marker)
+    content = [{"type": "text", "text": text}]
+    picture = [{"type": "image_url", "image_url": {"url": image_url}}] if image_url else []
+    return Request(
+        messages=[
+            {"role": "system", "content": prompts.JUDGE_SYSTEM.format(fence=marker)},
+            {"role": "user", "content": [*picture, *content]},
+        ],
+        temperature=0.0,  # not given in the paper; 0 is reproducible
+        max_tokens=MAX_TOKENS,
+        seed=seed,
+    )
+
+
+def fence(question: str, reference: str, answer: str) -> str:
+    """A marker that none of the texts contains, the same for the same texts.
+
+    A model cannot write it into its answer: the answer decides the digest.
+    """
+    texts = (question, reference, answer)
+    number = 0
+    while True:
+        content = "\x00".join((_SALT, str(number), *texts))
+        marker = f"=={hashlib.sha256(content.encode()).hexdigest()[:24]}=="
+        if not any(marker in text for text in texts):
+            return marker
+        number += 1
+
+
+def score(text: str) -> float | None:
+    """The judge's number, brought into 0..1: `{"score": x}`, the same in a fence, or a bare number; else None."""
+    text = text.strip()
+    if match := _FENCED.match(text):
+        text = match[1]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(value, dict):
+        value = value.get("score")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return min(1.0, max(0.0, float(value)))

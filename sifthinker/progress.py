@@ -1,0 +1,75 @@
+"""How far a stage that calls a model has come, and a bar in the terminal that shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What an engine has done since it started. Rows are a stage's, calls are requests."""
+
+    rows_total: int  # 0 = not known
+    rows_kept: int
+    rows_rejected: int
+    calls: int  # answered by the server
+    cached: int  # answered by the ledger
+    failed: int  # without an answer
+    in_flight: int
+    prompt_tokens: int  # bought by this process
+    completion_tokens: int
+    money: float
+    currency: str
+    per_minute: float  # rows, or calls where no rows are counted
+    seconds_left: float | None  # none: not known (yet)
+
+    @property
+    def rows_done(self) -> int:
+        return self.rows_kept + self.rows_rejected
+
+    def line(self) -> str:
+        """One line for a person."""
+        parts = []
+        if self.rows_total:
+            parts = [f"{self.rows_done}/{self.rows_total} rows", f"{self.rows_rejected} rejected"]
+        parts += [f"{self.calls} calls", f"{self.cached} from the ledger", f"{self.in_flight} in flight"]
+        parts.append(f"{self.per_minute:,.0f}/min")
+        parts.append(f"{self.prompt_tokens + self.completion_tokens:,} tokens")
+        if self.money:
+            parts.append(f"{self.money:,.2f} {self.currency}")
+        if self.seconds_left is not None:
+            minutes, seconds = divmod(round(self.seconds_left), 60)
+            parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+        return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def bar(progress: Callable[[], Counts], label: str, every: float = 0.5) -> Iterator[None]:
+    """A bar in the terminal while the block runs, redrawn from `progress()`; `every` in seconds."""
+    done = threading.Event()
+    with Progress(TextColumn(label), BarColumn(), TextColumn("{task.description}")) as display:
+        task = display.add_task("", total=None)
+
+        def draw() -> None:
+            counts = progress()
+            display.update(
+                task, description=counts.line(), completed=counts.rows_done, total=counts.rows_total or None
+            )
+
+        def redraw() -> None:
+            while not done.wait(every):
+                draw()
+
+        thread = threading.Thread(target=redraw, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            draw()

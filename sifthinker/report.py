@@ -1,0 +1,251 @@
+"""The report of a reproduction: one HTML file that needs nothing else, no network and no script.
+
+Everything that comes from data (questions, chains, completions, names) is untrusted text: Jinja escapes all of
+it, and the page's own policy forbids scripts and every address but `data:`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from PIL import Image
+
+from sifthinker import chain, draw, paper, publish
+from sifthinker.sample import Region, boxes
+from sifthinker.sample import read as read_table
+
+COMPLETIONS = 6  # shown, spread over the training
+CLIP = 2000  # characters of a completion shown
+REWARDS = ("format", "answer", "grounding", "depth")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report is made from."""
+
+    stages: Sequence[Mapping[str, Any]]  # manifests in order: stage, label, key, digest, seconds, rows, notes
+    title: str = "reproduction"
+    dataset: Sequence[Path] = ()  # SIF parts
+    examples: int = 8  # chains drawn
+    histories: Mapping[str, Path] = field(default_factory=dict)  # by stage, see draw.curves
+    completions: Path | None = None  # JSON lines or Parquet: step, question, completion, the four rewards
+    scores: Sequence[
+        Mapping[str, Any]
+    ] = ()  # model, benchmark, metric, official, strict, n, unparsable, low, high, unit, limit
+    config: Mapping[str, Any] = field(default_factory=dict)  # resolved, without keys
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    standins: Sequence[str] = ()  # statements at the top: what was not the real thing, and what that means
+
+
+def write(out: Path, facts: Facts) -> None:
+    """Writes the report to the file `out`; equal facts give equal bytes."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    statistics = publish.statistics(facts.dataset)
+    html = environment.get_template("report.html.jinja").render(
+        facts=facts,
+        stages=[_stage(manifest) for manifest in facts.stages],
+        seconds=_duration(sum(manifest["seconds"] for manifest in facts.stages)),
+        statistics=statistics,
+        charts=_charts(statistics),
+        examples=[_example(row) for row in _examples(facts)],
+        curves=_curves(facts.histories),
+        completions=_completions(facts.completions),
+        benchmarks=_scores(facts.scores),
+        config=yaml.safe_dump(
+            json.loads(json.dumps(facts.config, default=str)), sort_keys=False, allow_unicode=True
+        ),
+    )
+    out.write_text(html, encoding="utf-8")
+
+
+def _stage(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    rows = manifest["rows"]
+    rejected = dict(sorted(rows["rejected"].items(), key=lambda item: (-item[1], item[0])))
+    lost = sum(rejected.values())
+    return {
+        "label": manifest.get("label") or manifest["stage"],
+        "key": manifest["key"],
+        "digest": manifest["digest"],
+        "seconds": _duration(manifest["seconds"]),
+        "in": rows["in"],
+        "kept": rows["kept"],
+        "rejected": rejected,
+        "lost": lost,
+        "adds_up": rows["in"] == rows["kept"] + lost,
+        "notes": _notes(manifest.get("notes") or {}),
+    }
+
+
+def _notes(notes: Mapping[str, Any]) -> list[str]:
+    """What a stage noted in single values; tables it noted stay in its manifest."""
+    return [
+        f"{name}: {f'{value:.4g}' if isinstance(value, float) else value}"
+        for name, value in notes.items()
+        if isinstance(value, (str, int, float)) and value != ""
+    ]
+
+
+def _charts(statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Bar lists: a title and (name, count, share of the longest bar in percent) each."""
+    titles = {
+        "dataset": "Rows by data set",
+        "source": "Rows by source",
+        "answers": "Kind of answer",
+        "chain_steps": "Steps in a chain",
+        "boxes_per_step": "Boxes in a step",
+        "truth_boxes": "Ground-truth boxes",
+        "attempts": "Annotator calls a chain took",
+        "model": "Written by",
+    }
+    return [
+        {"title": title, "bars": _bars(statistics[key])} for key, title in titles.items() if key in statistics
+    ]
+
+
+def _bars(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
+    names = sorted(
+        counts, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, -counts[name], name)
+    )
+    return [(name, counts[name], 100 * counts[name] / max(counts.values())) for name in names]
+
+
+def _examples(facts: Facts) -> Iterator[dict[str, Any]]:
+    """Rows spread over the data sets, the same ones every time."""
+    if facts.dataset and facts.examples:
+        yield from publish.read(facts.dataset, publish.subset(facts.dataset, facts.examples, seed=0))
+
+
+def _example(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A chain on its picture; its texts one by one where the chain can be read, else the text as it is."""
+    with Image.open(io.BytesIO(row["image"]["bytes"])) as opened:
+        photo = opened.convert("RGB")
+    with Image.open(io.BytesIO(row["depth_image"]["bytes"])) as opened:
+        relief = opened.convert("RGB")
+    regions = [[Region(tuple(r["box"]), r["depth"]) for r in step] for step in row["steps"]]
+    steps, truth = [boxes(region.box for region in step) for step in regions], boxes(row["boxes"])
+    try:
+        parsed = chain.parse(row["chain"])
+        texts, answer = [step.text for step in parsed.steps], parsed.answer
+    except chain.Malformed:
+        texts, answer = [], ""
+    return {
+        "id": row["id"],
+        "question": row["question"],
+        "reference": row["answer"],
+        "answer": answer,
+        "raw": row["chain"],
+        "pictures": [_uri(draw.encode(p), "jpeg") for p in draw.overview(photo, relief, steps, truth)],
+        "steps": [
+            {
+                "panel": _uri(draw.encode(panel, quality=80), "jpeg"),
+                "colour": draw.colour(number),
+                "regions": regions[number],
+                "text": texts[number] if number < len(texts) else "",
+            }
+            for number, panel in enumerate(draw.panels(photo, steps, truth, side=400))
+        ],
+    }
+
+
+def _curves(histories: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """A stage's name and its plots; no picture where nothing was logged."""
+    out = []
+    for stage, path in histories.items():
+        logged = {key for row in draw.read_history(path) for key, value in row.items() if value is not None}
+        rewards = [f"rewards/{name}/mean" for name in REWARDS]
+        lengths = ["kl", "completions/mean_length", "mean_token_accuracy"]
+        keys = [key for key in ["loss", "eval_loss", "reward", *rewards, *lengths] if key in logged]
+        png = draw.curves(path, keys) if keys else b""
+        width = Image.open(io.BytesIO(png)).width * 96 // draw.DPI if png else 0  # one scale for all plots
+        out.append({"stage": stage, "picture": _uri(png, "png") if png else "", "width": width})
+    return out
+
+
+def _completions(path: Path | None) -> list[dict[str, Any]]:
+    """Some completions from the beginning to the end of the training."""
+    if path is None:
+        return []
+    rows = list(read_table(path)) if path.suffix == ".parquet" else draw.read_history(path)
+    if not rows:
+        return []
+    count = min(COMPLETIONS, len(rows))
+    picked = [rows[round(n * (len(rows) - 1) / max(1, count - 1))] for n in range(count)]
+    return [
+        {
+            "step": row.get("step", ""),
+            "question": row.get("question", ""),
+            "text": row["completion"][:CLIP],
+            "clipped": max(0, len(row["completion"]) - CLIP),
+            "rewards": [(name, row.get(name)) for name in REWARDS],
+        }
+        for row in picked
+    ]
+
+
+def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """By benchmark, its metrics, each with our models' scores and the paper's numbers; all of 100."""
+    grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for score in scores:
+        factor = 100 if score["unit"] == "share" else 1
+        grouped[score["benchmark"]][score["metric"]].append(
+            {
+                **score,
+                **{key: _scaled(score[key], factor) for key in ("official", "strict", "low", "high")},
+                "unparsable_rate": 100 * score["unparsable"] / score["n"] if score["n"] else 0.0,
+            }
+        )
+    return {
+        benchmark: [
+            {
+                "metric": metric,
+                "rows": rows,
+                "paper": [_number(n) for n in paper.published(benchmark, metric)],
+            }
+            for metric, rows in metrics.items()
+        ]
+        for benchmark, metrics in grouped.items()
+    }
+
+
+def _number(number: paper.Number) -> dict[str, Any]:
+    factor = 100 if number.unit == "share" else 1
+    return {
+        "model": number.model,
+        "table": number.table,
+        "value": number.value * factor,
+        "baselines": [(name, value * factor) for name, value in number.baselines],
+        "note": number.note,
+    }
+
+
+def _scaled(value: float | None, factor: int) -> float | None:
+    """None stays None (no such reading), and so does what is no number."""
+    return None if value is None or not math.isfinite(value) else value * factor
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

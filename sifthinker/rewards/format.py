@@ -1,0 +1,19 @@
+"""r_format: 1 where the completion is a chain, else 0 (paper, section GRPO-SIF, "format reward").
+
+Departures from the release (release_defects E3-8): the whole completion must be the chain, with one answer and
+no empty area (`chain.parse`, strict). `release` accepts what the authors' validate_format accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sifthinker import chain
+from sifthinker.rewards.variant import Variant
+
+READINGS = {"paper": "strict", "release": "release"}  # reward variant: how chain.parse reads
+
+
+def reward(completions: Sequence[str], variant: Variant = "paper") -> list[float]:
+    """1.0 or 0.0 for each completion; `variant` is "paper" or "release"."""
+    return [float(chain.is_valid(completion, READINGS[variant])) for completion in completions]

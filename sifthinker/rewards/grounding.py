@@ -1,0 +1,67 @@
+"""r_bbox = s_end + (s_end - s_init), s = HIoU with the ground truth (paper, section GRPO-SIF).
+
+s_init is of the first area that is not exactly the whole image (the whole image where there is no other), s_end of
+the last area. `paper`: signed. `release`: the progress is clipped, s_end + max(0, s_end - s_init) (facts.md 2.20).
+
+1. A completion that is no chain is wrong, 0.0. A chain with bad boxes can score less (down to -1), but it has
+   r_format = 1 on top, so with unit weights breaking the format never pays.
+2. `release` reads the areas alone (`chain.areas`), as the authors' code does: the rest of the format may be broken.
+   Where an area cannot be read the completion gets 0.0.
+3. The paper's formula itself rewards a bad first box: s_end = 0.9 gives 0.9 after s_init = 0.9 and 1.8 after
+   s_init = 0 (release_defects E3-6). It is kept as the paper has it; `scores` gives both parts, so that a falling
+   s_init shows in the logs.
+4. Spam boxes: pair IoU counts matched pairs only (the paper's 1/|M|, E3-5), so they do not lower that half of
+   HIoU; they do lower union IoU, the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sifthinker import boxes, chain
+from sifthinker.rewards.variant import Variant
+from sifthinker.sample import WHOLE, Box, Region
+
+
+def reward(
+    completions: Sequence[str], truths: Sequence[Sequence[Box]], variant: Variant = "paper"
+) -> list[float]:
+    """r_bbox of each completion.
+
+    Args:
+        completions: texts of the model.
+        truths: ground-truth boxes of each one's sample, 0..1 of the image.
+        variant: "paper" (-1..2) or "release" (0..2).
+    """
+    rewards = []
+    for completion, truth in zip(completions, truths, strict=True):
+        parts = scores(completion, truth, variant)
+        if parts is None:
+            rewards.append(0.0)
+            continue
+        first, last = parts
+        progress = last - first
+        rewards.append(last + (max(0.0, progress) if variant == "release" else progress))
+    return rewards
+
+
+def scores(completion: str, truth: Sequence[Box], variant: Variant = "paper") -> tuple[float, float] | None:
+    """(s_init, s_end) of a completion; None where it cannot be read."""
+    looks = _looks(completion, variant)
+    if not looks:
+        return None
+    first = next((look for look in looks if look != [WHOLE]), [WHOLE])
+    return boxes.hiou(first, truth), boxes.hiou(looks[-1], truth)
+
+
+def _looks(completion: str, variant: Variant) -> list[list[Box]] | None:
+    """The boxes of each area, in order."""
+    areas: Sequence[Sequence[Region]] | None
+    if variant == "release":
+        areas = chain.areas(completion)
+    else:
+        try:
+            areas = [step.regions for step in chain.parse(completion).steps]
+        except chain.Malformed:
+            areas = None
+    return None if areas is None else [[region.box for region in area] for area in areas]

@@ -1,0 +1,327 @@
+"""The store of artifacts: one immutable folder an artifact, named by the key of what it was made from.
+
+    <root>/<stage>/<key>/            data files and manifest.json; the folder's existence means "done"
+    <root>/<stage>/<key>.work/       what a resumable stage keeps between tries (checkpoints, logs)
+    <root>/accepted/<stage>/<key>    an older artifact that stands for this key (`sif accept`)
+    <root>/runs/<id>.json            which artifact every stage of a run made or took
+    <root>/digests.sqlite            digests of files, remembered by size, modification time and inode
+
+A folder is written under a temporary name, synced, and renamed; a kill at any moment leaves either the whole
+artifact or none. A hit is verified before it is used: every file is there with its size and digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
+
+from sifthinker.config import UserError
+
+logger = logging.getLogger(__name__)
+KEY_LENGTH = 20  # hex digits: 80 bits
+
+
+class Ref(BaseModel):
+    """What passes between tasks: names an artifact, holds no data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    key: str
+    digest: str  # of the content; equal content made from other inputs has an equal digest
+
+
+class Damaged(Exception):
+    """An artifact that is not what its manifest says; the message says how."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact in a store, opened for reading."""
+
+    ref: Ref
+    folder: Path
+    manifest: Mapping[str, Any]
+    shards: tuple[Artifact, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """Where the data is: the folder, or for weights kept outside the store the user's own folder."""
+        external = self.manifest.get("external")
+        return Path(external["path"]) if external else self.folder
+
+    def parts(self, table: str) -> list[Path]:
+        """The files of a table that comes in parts, in part order."""
+        if self.shards:
+            return [shard.folder / f"{table}.parquet" for shard in self.shards]
+        return sorted(self.folder.glob(f"{table}-*.parquet"))
+
+    def part_digests(self, table: str) -> list[str]:
+        """The digest of each part; for a shard that of its whole output."""
+        if self.shards:
+            return [shard.ref.digest for shard in self.shards]
+        return [self.manifest["files"][path.name]["sha256"] for path in self.parts(table)]
+
+    def rejects(self) -> list[Path]:
+        """The files of rejected rows, its shards' included."""
+        folders = [self.folder, *(shard.folder for shard in self.shards)]
+        return [path for folder in folders if (path := folder / "rejects.parquet").exists()]
+
+
+@dataclass
+class Draft:
+    """An artifact that is being made: write into `out`, set what the manifest shall say."""
+
+    out: Path
+    manifest: dict[str, Any]  # what is known of it before
+    rows: dict[str, Any] = field(default_factory=lambda: {"in": 0, "kept": 0, "rejected": {}})
+    notes: dict[str, Any] = field(default_factory=dict)
+    shards: list[Ref] = field(default_factory=list)
+    external: Path | None = None
+    aside: set[str] = field(
+        default_factory=set
+    )  # files with clocks in them: verified, but no part of the digest
+
+
+class Store:
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"store {self.root}: cannot be created: {error.strerror}; set `store` to a folder you can write"
+            ) from error
+        self.digests = Digests(self.root / "digests.sqlite")
+
+    def folder(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    def work(self, stage: str, key: str) -> Path:
+        """The folder that survives a failed try of this very artifact."""
+        path = self.root / stage / f"{key}.work"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def lock(self, stage: str, key: str) -> FileLock:
+        """Held while an artifact is made, so that two runs that want the same one make it once."""
+        (self.root / stage).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / stage / f"{key}.lock")
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The verified artifact of a key, or the one accepted for it; None when there is none.
+
+        Raises:
+            Damaged: there is one, but a file is missing or is not what the manifest says.
+        """
+        accepted = self.root / "accepted" / stage / key
+        if not self.folder(stage, key).exists() and accepted.exists():
+            key = json.loads(accepted.read_text(encoding="utf-8"))["key"]
+        folder = self.folder(stage, key)
+        if not folder.exists():
+            return None
+        return self._open(folder)
+
+    def open(self, ref: Ref) -> Artifact:
+        """The artifact of a reference.
+
+        Raises:
+            Damaged: it is gone, or not what its manifest says.
+        """
+        folder = self.folder(ref.stage, ref.key)
+        if not folder.exists():
+            raise Damaged(f"{ref.stage}/{ref.key} is not in the store")
+        return self._open(folder)
+
+    def discard(self, stage: str, key: str) -> None:
+        """Removes an artifact: out of its name first, so that no half of it is ever taken for whole."""
+        folder = self.folder(stage, key)
+        if folder.exists():
+            trash = folder.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
+            folder.rename(trash)
+            shutil.rmtree(trash)
+
+    @contextmanager
+    def making(self, stage: str, key: str, manifest: Mapping[str, Any]) -> Iterator[Draft]:
+        """Yields a draft; on a clean exit it becomes the artifact, otherwise nothing remains of it."""
+        started = time.time()
+        parent = self.root / stage
+        parent.mkdir(parents=True, exist_ok=True)
+        for stale in parent.glob(f"{key}.tmp-*"):  # a killed run's; the lock says nobody writes there now
+            shutil.rmtree(stale)
+        draft = Draft(parent / f"{key}.tmp-{uuid.uuid4().hex}", {"stage": stage, "key": key, **manifest})
+        draft.out.mkdir()
+        try:
+            yield draft
+            self._seal(draft, started)
+            self.discard(stage, key)
+            draft.out.rename(self.folder(stage, key))
+            _sync(parent)
+        finally:
+            shutil.rmtree(draft.out, ignore_errors=True)
+
+    def manifests(self, stage: str) -> list[dict[str, Any]]:
+        """The readable manifests of a stage's artifacts, latest first."""
+        found = []
+        for path in (self.root / stage).glob("*/manifest.json"):
+            try:
+                found.append(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:  # whoever wants this artifact finds it damaged and makes it again
+                logger.warning("%s is damaged: %s", path, error)
+        return sorted(found, key=lambda m: float(m["made"]), reverse=True)
+
+    def accept(self, stage: str, key: str, instead: str, why: str, who: str) -> Path:
+        """Records that the artifact `instead` stands for `key` from now on."""
+        path = self.root / "accepted" / stage / key
+        write_json(path, {"key": instead, "why": why, "who": who, "when": time.time()})
+        return path
+
+    def _open(self, folder: Path) -> Artifact:
+        name = f"{folder.parent.name}/{folder.name}"
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{name}: manifest.json cannot be read: {error}") from error
+        for relative, expected in manifest["files"].items():
+            path = folder / relative
+            if not path.is_file():
+                raise Damaged(f"{name}: {relative} is missing")
+            if path.stat().st_size != expected["size"]:
+                raise Damaged(f"{name}: {relative} has {path.stat().st_size} bytes, not {expected['size']}")
+            if self.digests.file(path) != expected["sha256"]:
+                raise Damaged(f"{name}: {relative} was changed: its digest differs")
+        if external := manifest.get("external"):
+            path = Path(external["path"])
+            if not path.exists() or self.digests.tree(path) != external["digest"]:
+                raise Damaged(f"{name}: {path} is gone or was changed")
+        shards = tuple(self.open(Ref(**shard)) for shard in manifest["shards"])
+        ref = Ref(stage=manifest["stage"], key=manifest["key"], digest=manifest["digest"])
+        return Artifact(ref, folder, manifest, shards)
+
+    def _seal(self, draft: Draft, started: float) -> None:
+        files = {
+            str(path.relative_to(draft.out)): {"size": path.stat().st_size, "sha256": self.digests.file(path)}
+            for path in sorted(draft.out.rglob("*"))
+            if path.is_file()
+        }
+        content: dict[str, Any] = {
+            "files": files,
+            "shards": [shard.model_dump() for shard in draft.shards],
+            "rows": draft.rows,
+        }
+        if draft.external:
+            content["external"] = {
+                "path": str(draft.external.resolve()),
+                "digest": self.digests.tree(draft.external),
+            }
+        digest = sha256(
+            {
+                "files": {name: entry["sha256"] for name, entry in files.items() if name not in draft.aside},
+                "shards": [shard.digest for shard in draft.shards],
+                "external": content.get("external", {}).get("digest"),
+            }
+        )
+        for name in files:
+            _sync(draft.out / name)
+        write_json(
+            draft.out / "manifest.json",
+            {
+                **draft.manifest,
+                "digest": digest,
+                **content,
+                "notes": draft.notes,
+                "made": started,
+                "seconds": round(time.time() - started, 3),
+            },
+        )
+
+
+class Digests:
+    """sha256 of files, remembered by size, modification time and inode: unchanged files are read once, ever."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with closing(self._connect()) as db, db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE IF NOT EXISTS digests (stat TEXT PRIMARY KEY, sha256 TEXT NOT NULL)")
+
+    def file(self, path: Path) -> str:
+        """The sha256 of a file's bytes."""
+        return self._files([path])[0]
+
+    def tree(self, path: Path) -> str:
+        """The digest of a file, or of a folder's files with their names (hidden ones left out)."""
+        if path.is_file():
+            return self.file(path)
+        files = sorted(
+            p
+            for p in path.rglob("*")
+            if p.is_file() and not any(x[0] == "." for x in p.relative_to(path).parts)
+        )
+        names = [p.relative_to(path).as_posix() for p in files]
+        return sha256(list(zip(names, self._files(files), strict=True)))
+
+    def _files(self, paths: list[Path]) -> list[str]:
+        stats = [_stat_key(path) for path in paths]
+        with closing(self._connect()) as db:
+            known = {
+                stat: row[0]
+                for stat in stats
+                if (row := db.execute("SELECT sha256 FROM digests WHERE stat = ?", (stat,)).fetchone())
+            }
+            unknown = [(path, stat) for path, stat in zip(paths, stats, strict=True) if stat not in known]
+            for start in range(0, len(unknown), 500):  # one transaction for many: a commit costs a sync
+                for path, stat in unknown[start : start + 500]:
+                    with path.open("rb") as file:
+                        known[stat] = hashlib.file_digest(file, "sha256").hexdigest()
+                with db:
+                    db.executemany(
+                        "INSERT OR REPLACE INTO digests VALUES (?, ?)",
+                        [(stat, known[stat]) for _, stat in unknown[start : start + 500]],
+                    )
+        return [known[stat] for stat in stats]
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60)
+
+
+def sha256(value: Any) -> str:
+    """The digest of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON under a temporary name, syncs, renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _sync(temporary)
+    temporary.rename(path)
+
+
+def _stat_key(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

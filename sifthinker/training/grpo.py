@@ -1,0 +1,216 @@
+"""GRPO-SIF (paper, section 3.4; facts 1.3 and 1.4), by TRL's GRPOTrainer with this project's four rewards.
+
+    python -m sifthinker.training.grpo CONFIG.yaml
+
+    model: <folder of the merged SFT model>
+    dataset: [<the RL subset, SIF Parquet>]
+    work: <folder of checkpoints, and of progress.jsonl>
+    out: <folder of the results: adapter/, history.jsonl, completions.parquet, book.json, summary.json>
+    ledger: <file of the judge's calls>
+    judge_base_url: <the judge's endpoint; without it settings.grpo.judge.base_url>
+    settings: {model: <config.Model>, grpo: <config.Grpo>}
+
+Departures from TRL's defaults:
+
+1. `loss_type="grpo"`: the mean over the tokens of each completion, then over completions (the paper's 1/N sum 1/|o|);
+   TRL's default is a mean over all tokens of the batch. Advantage = (r - mean) / (std + 1e-4), one iteration, clip
+   0.2: TRL's defaults already, written out here.
+2. `beta` 0.04 (paper; TRL 0): the reference is the same model with its adapter off, so no second copy is loaded.
+3. Dropout of the LoRA layers is off while completions are sampled, and on in the loss. TRL and the release sample
+   with dropout (release_defects E3-10).
+4. Tokens that stand for pictures are never sampled: a text with one no longer fits its images.
+5. A score the judge could not give takes no part in the advantage: in the sum it stands for the mean of its group.
+   TRL would sum it as 0 (release_defects E3-4). A share above `rewards.max_absent` in a step stops the run.
+6. The order of samples is a function of seed and epoch alone; TRL's sampler starts again with the first epoch's order
+   when a run is resumed.
+
+Departures from the release: RGB and depth picture are both shown, in the SFT's prompt (E3-1); 20 epochs; the rewards
+(see sifthinker.rewards).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from sifthinker import models
+from sifthinker.config import Grpo, Model, Section, UserError
+from sifthinker.training import rows, run
+from sifthinker.training.scoring import Scorer, epoch_of
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(Section):
+    model: Model
+    grpo: Grpo
+
+
+class GrpoRun(Section):
+    model: Path
+    dataset: tuple[Path, ...]
+    work: Path
+    out: Path
+    ledger: Path
+    judge_base_url: str | None = None
+    settings: Settings
+
+
+def main(path: Path) -> None:
+    """Trains the LoRA adapter of the GRPO stage."""
+    train(run.load(path, GrpoRun))
+
+
+def train(task: GrpoRun) -> None:
+    """Trains, or goes on training, and writes the results.
+
+    Raises:
+        UserError: see `check_groups`, `run.check_world`, `run.check_identity`, `rows.open_parquet`; or the judge
+            left too many completions without a score.
+    """
+    started = time.monotonic()
+    settings = task.settings.grpo
+    run.check_world(settings)
+    check_groups(settings)
+    task.work.mkdir(parents=True, exist_ok=True)
+    task.out.mkdir(parents=True, exist_ok=True)
+    columns = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
+    arguments = GRPOConfig(**run.arguments(settings, task.work), **grpo_arguments(settings))
+    run.start_deepspeed(settings)
+    run.check_identity(task.work, task.settings)
+    dataset = rows.open_parquet(task.dataset, columns, task.work)
+    check_size(settings, len(dataset))
+    processor = models.load_processor(task.model, task.settings.model.max_pixels)
+    arguments.generation_kwargs = suppression(settings, models.picture_tokens(processor))
+    resumed = run.last_complete(task.work)
+    run.barrier()
+    with Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer:
+        trainer = Trainer(
+            model=models.load_policy(task.model, settings.precision),
+            reward_funcs=scorer.functions,
+            args=arguments,
+            train_dataset=examples(dataset, task.settings.model.depth_input),
+            processing_class=processor,
+            peft_config=run.lora(settings.lora),
+            callbacks=[run.Progress(task.work), run.Checkpoints(scorer.save)],
+        )
+        scorer.restore(resumed)
+        run.fit(trainer, resumed)
+        run.save_adapter(trainer, task.out / "adapter")
+        if run.rank() == 0:
+            history = run.write_history(trainer, task.out)
+            completions = scorer.write_results(task.out)
+            summary = {
+                "in": len(dataset),
+                "kept": len(dataset),
+                "rejected": {},
+                "notes": {**run.notes(trainer, history, resumed, started), "completions": completions},
+            }
+            run.write_json(task.out / "summary.json", summary)
+
+
+def grpo_arguments(settings: Grpo) -> dict[str, Any]:
+    rewards = settings.rewards
+    return {
+        "num_generations": settings.generations,
+        "max_completion_length": settings.max_completion,
+        "temperature": settings.temperature,
+        "beta": settings.beta,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "num_iterations": 1,
+        "epsilon": 0.2,
+        "reward_weights": [rewards.format, rewards.answer, rewards.grounding, rewards.depth],
+        "use_vllm": settings.generation != "transformers",
+        "vllm_mode": settings.generation.removeprefix("vllm_") if "vllm" in settings.generation else "colocate",
+    }
+
+
+def suppression(settings: Grpo, tokens: list[int]) -> dict[str, Any]:
+    """Keeps `tokens` from being sampled, in the words of the generation back end."""
+    if settings.generation == "transformers":
+        return {"suppress_tokens": tokens}
+    return {"logit_bias": dict.fromkeys(tokens, -100.0)}  # vLLM's SamplingParams
+
+
+def check_groups(settings: Grpo) -> None:
+    """Before anything is loaded: whole groups in each step.
+
+    Raises:
+        UserError: ranks x batch x accumulation is no multiple of the group size.
+    """
+    completions = settings.ranks * settings.batch * settings.accumulation
+    if completions % settings.generations:
+        raise UserError(
+            f"grpo: ranks {settings.ranks} x batch {settings.batch} x accumulation {settings.accumulation} = "
+            f"{completions} completions a step is no multiple of generations = {settings.generations}"
+        )
+
+
+def check_size(settings: Grpo, samples: int) -> None:
+    """Raises:
+    UserError: there are fewer samples than one step takes.
+    """
+    prompts = settings.ranks * settings.batch * settings.accumulation // settings.generations
+    if samples < prompts:
+        raise UserError(
+            f"grpo: a step takes {prompts} different samples (ranks x batch x accumulation / generations) and the "
+            f"data set has {samples}; lower batch or accumulation"
+        )
+    if samples % prompts:
+        logger.warning("%d of %d samples are left out of each epoch, another choice each", samples % prompts, samples)
+
+
+def examples(dataset: Dataset, depth_input: bool) -> Dataset:
+    """Rows as the trainer takes them: prompt, images, sample_id; made when a batch is made."""
+
+    def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        named = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        made = [{**rows.conversation(row, depth_input), "sample_id": row["id"]} for row in named]
+        return {name: [example[name] for example in made] for name in ("prompt", "images", "sample_id")}
+
+    return dataset.select_columns(["id", "question", *rows.image_columns(depth_input)]).with_transform(transform)
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's sampler of repeated prompts with an order that depends on the epoch, not on how often it was asked."""
+
+    def __init__(self, *args: Any, state: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.state = state
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed * 1_000_003 + epoch_of(self.state()))
+        return super().__iter__()
+
+
+class Trainer(GRPOTrainer):
+    """TRL's trainer with departures 3 and 6."""
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        self.model.eval()
+        try:
+            return super()._generate_single_turn(*args, **kwargs)
+        finally:
+            self.model.train()
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
+        return EpochSampler(
+            dataset if dataset is not None else self.train_dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            seed=self.args.seed,
+            state=lambda: self.state,
+        )
+
+
+if __name__ == "__main__":
+    run.main(main)

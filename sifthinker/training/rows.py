@@ -1,0 +1,74 @@
+"""Rows of SIF-50K as the trainers take them: messages with place-holders, and pictures decoded when a batch is made."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Image
+from PIL import Image as Pillow
+
+from sifthinker import prompts
+from sifthinker.config import UserError
+
+
+def open_parquet(paths: tuple[Path, ...], columns: list[str], work: Path) -> Dataset:
+    """The rows of SIF Parquet files; the pictures stay on disk (memory-mapped, in `work/dataset`) as file bytes.
+
+    Raises:
+        UserError: a file is missing, is not Parquet, lacks a column, or there are no rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 0
+    for path in paths:
+        try:
+            schema, count = pq.read_schema(path), pq.read_metadata(path).num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"dataset: {path}: not a readable Parquet file: {error}") from error
+        if missing := sorted(set(columns) - set(schema.names)):
+            raise UserError(f"dataset: {path}: lacks the columns {missing}; give the output of the publish stage")
+        rows += count
+    if not rows:
+        raise UserError(f"dataset: {', '.join(map(str, paths))}: no rows to train on")
+    dataset = Dataset.from_parquet([str(path) for path in paths], columns=columns, cache_dir=str(work / "dataset"))
+    for name in {"image", "depth_image"} & set(columns):
+        dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
+
+
+def image_columns(depth_input: bool) -> list[str]:
+    """The picture columns that the policy sees, in the order of the prompt's place-holders."""
+    return ["image", "depth_image"] if depth_input else ["image"]
+
+
+def conversation(row: Mapping[str, Any], depth_input: bool) -> dict[str, Any]:
+    """The prompt of a row (one user's turn, as in evaluation and serving) and its pictures."""
+    return {
+        "prompt": prompts.policy_messages(row["question"], depth_input),
+        "images": [picture(row[name]["bytes"]) for name in image_columns(depth_input)],
+    }
+
+
+@lru_cache(maxsize=32)  # a group of completions asks for the same two pictures again and again
+def picture(data: bytes) -> Pillow.Image:
+    """The picture of a file's bytes, RGB."""
+    return Pillow.open(io.BytesIO(data)).convert("RGB")
+
+
+def count_tokens(processor: Any, rows: list[Mapping[str, Any]], depth_input: bool) -> list[int]:
+    """Tokens of each row, prompt and chain, without opening a picture: both have the row's `width` and `height`."""
+    texts, pictures = [], []
+    for row in rows:
+        messages = prompts.policy_messages(row["question"], depth_input, chain=row["chain"])
+        texts.append(processor.apply_chat_template(messages, tokenize=False))
+        size = (row["height"], row["width"])
+        sizes = [size] * len(image_columns(depth_input))
+        pictures.append(sum(processor._get_num_multimodal_tokens(sizes)["num_image_tokens"]))
+    tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    holders = len(image_columns(depth_input))  # each place-holder is one token of the text
+    return [len(ids) - holders + extra for ids, extra in zip(tokens, pictures, strict=True)]

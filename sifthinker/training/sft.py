@@ -1,0 +1,167 @@
+"""The warm-up: LoRA on whole chains (paper, section 3.3 and implementation details), by TRL's SFTTrainer.
+
+    python -m sifthinker.training.sft CONFIG.yaml
+
+    model: <folder of the base model>
+    dataset: [<SIF Parquet files>]
+    work: <folder of checkpoints, and of progress.jsonl>
+    out: <folder of the results: adapter/, history.jsonl, summary.json, rejects.parquet>
+    settings: {model: <config.Model>, sft: <config.Sft>}
+
+Departures from the release, and from TRL's defaults:
+
+1. The whole data set is trained on; the release holds 10 % out (`held_out: 0.1` does so too, seeded).
+2. A chain that does not fit `max_length` is an error or a reject; the release cuts it at 2,048 tokens, TRL cuts
+   what its `max_length` says. Nothing is cut here: TRL gets none.
+3. The loss is on the assistant's text and its end of turn. Prompt and chain are tokenised apart, as when the model
+   writes the chain itself.
+4. The vision tower and its projector stay frozen.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from sifthinker import models, prompts, sample
+from sifthinker.config import Model, Section, Sft, UserError
+from sifthinker.sample import Reject
+from sifthinker.training import rows, run
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(Section):
+    model: Model
+    sft: Sft
+
+
+class SftRun(Section):
+    model: Path
+    dataset: tuple[Path, ...]
+    work: Path
+    out: Path
+    settings: Settings
+
+
+def main(path: Path) -> None:
+    """Trains the LoRA adapter of the warm-up stage."""
+    train(run.load(path, SftRun))
+
+
+def train(task: SftRun) -> None:
+    """Trains, or goes on training, and writes the results.
+
+    Raises:
+        UserError: see `run.check_world`, `run.check_identity`, `rows.open_parquet`; or a chain does not fit.
+    """
+    from trl import SFTConfig
+
+    started = time.monotonic()
+    settings = task.settings.sft
+    run.check_world(settings)
+    task.work.mkdir(parents=True, exist_ok=True)
+    task.out.mkdir(parents=True, exist_ok=True)
+    arguments = SFTConfig(
+        **run.arguments(settings, task.work),
+        max_length=None,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        eval_strategy="epoch" if settings.held_out else "no",
+        per_device_eval_batch_size=settings.batch,
+    )
+    run.start_deepspeed(settings)
+    run.check_identity(task.work, task.settings)
+    processor = models.load_processor(task.model, task.settings.model.max_pixels)
+    dataset, rejects = fitting(task, processor)
+    trainer, held_out = build(task, arguments, processor, dataset)
+    resumed = run.last_complete(task.work)
+    run.barrier()
+    run.fit(trainer, resumed)
+    run.save_adapter(trainer, task.out / "adapter")
+    if run.rank() == 0:
+        history = run.write_history(trainer, task.out)
+        sample.write(task.out / "rejects.parquet", sample.REJECTS, rejects)
+        run.write_json(
+            task.out / "summary.json",
+            {
+                "in": len(dataset) + len(rejects),
+                "kept": len(dataset),
+                "rejected": {"too-long": len(rejects)} if rejects else {},
+                "notes": {**run.notes(trainer, history, resumed, started), "held_out": held_out},
+            },
+        )
+
+
+def build(task: SftRun, arguments: Any, processor: Any, dataset: Dataset) -> tuple[Any, int]:
+    """The trainer, and how many rows are held out for its validation loss."""
+    from trl import SFTTrainer
+
+    settings, held_out = task.settings.sft, None
+    if settings.held_out:
+        parts = dataset.train_test_split(settings.held_out, seed=settings.seed)
+        dataset, held_out = parts["train"], parts["test"]
+    trainer = SFTTrainer(
+        model=models.load_policy(task.model, settings.precision),
+        args=arguments,
+        train_dataset=examples(dataset, task.settings.model.depth_input),
+        eval_dataset=examples(held_out, task.settings.model.depth_input) if held_out else None,
+        processing_class=processor,
+        peft_config=run.lora(settings.lora),
+        callbacks=[run.Progress(task.work), run.Checkpoints()],
+    )
+    return trainer, len(held_out or ())
+
+
+def fitting(task: SftRun, processor: Any) -> tuple[Dataset, list[Reject]]:
+    """The rows whose prompt and chain fit `max_length`, and the rejects.
+
+    Raises:
+        UserError: one does not fit and `too_long` is "error", or none fits.
+    """
+    settings, depth_input = task.settings.sft, task.settings.model.depth_input
+    columns = ["id", "question", "chain", "width", "height", *rows.image_columns(depth_input)]
+    dataset = rows.open_parquet(task.dataset, columns, task.work)
+    kept, rejects = [], []
+    texts = dataset.select_columns(["id", "question", "chain", "width", "height"])
+    for start in range(0, len(texts), 1000):
+        batch = texts.select(range(start, min(start + 1000, len(texts)))).to_list()
+        for index, (row, tokens) in enumerate(
+            zip(batch, rows.count_tokens(processor, batch, depth_input), strict=True), start
+        ):
+            if tokens <= settings.max_length:
+                kept.append(index)
+                continue
+            detail = f"{tokens} tokens with its images, sft.max_length is {settings.max_length}"
+            rejects.append(Reject("sft", "too-long", detail, id=row["id"], row=index, field="chain"))
+    if rejects and settings.too_long == "error":
+        first = rejects[0]
+        raise UserError(
+            f"{len(rejects)} of {len(dataset)} chains do not fit and are never cut; the first is {first.id}: "
+            f"{first.detail}. Raise sft.max_length, lower model.max_pixels, or set sft.too_long: reject"
+        )
+    if not kept:
+        raise UserError(f"sft.max_length: none of {len(dataset)} chains fits {settings.max_length} tokens")
+    return dataset.select(kept), rejects
+
+
+def examples(dataset: Dataset, depth_input: bool) -> Dataset:
+    """Rows as TRL's collator takes them: prompt, completion, images; made when a batch is made."""
+
+    def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        made = []
+        for values in zip(*batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            turn = prompts.policy_messages(row["question"], depth_input, chain=row["chain"])[1:]
+            made.append({**rows.conversation(row, depth_input), "completion": turn})
+        return {name: [example[name] for example in made] for name in ("prompt", "completion", "images")}
+
+    return dataset.with_transform(transform)
+
+
+if __name__ == "__main__":
+    run.main(main)

@@ -1,0 +1,23 @@
+"""depth: the depth map of every image."""
+
+from sifthinker import images
+from sifthinker.config import identity
+from sifthinker.sample import MAPS, read, sample
+from tasks.stage import Job, stage
+
+
+@stage(
+    config=lambda c: {"depth": identity(c.depth)},
+    code=("sifthinker.estimate", "sifthinker.images"),
+    parts=("samples",),
+    in_turn=True,
+)
+def depth(job: Job) -> None:
+    """Runs Depth Anything V2 once on each image of the part."""
+    from sifthinker import estimate  # imports torch
+
+    samples = map(sample, read(job.table("samples")))
+    pictures = job.counted(images.distinct(samples, job.config.sources, job.config.ingest.max_pixels))
+    job.keep(
+        "maps", MAPS, estimate.estimate(pictures, job.inputs["weights"].path, job.config.depth), batch=64
+    )

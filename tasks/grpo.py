@@ -1,0 +1,28 @@
+"""grpo: GRPO-SIF on the reinforcement-learning samples."""
+
+from sifthinker.config import identity
+from tasks.endpoint import endpoint
+from tasks.process import train, training_outcome
+from tasks.stage import Job, stage
+
+
+@stage(
+    config=lambda c: {"model": identity(c.model), "grpo": identity(c.grpo)},
+    code=("sifthinker.training.grpo",),
+    around=endpoint(lambda c: c.grpo.judge),
+    retries=2,  # resumes from its last checkpoint
+)
+def grpo(job: Job) -> None:
+    """Reinforcement learning with the four rewards, in processes of its own."""
+    settings = {
+        "model": str(job.inputs["base"].path),
+        "dataset": [str(job.inputs["subset"].path / "rl.parquet")],
+        "ledger": job.context["ledger"],
+        "judge_base_url": job.context["base_url"],
+        "settings": {
+            "model": job.config.model.model_dump(mode="json"),
+            "grpo": job.config.grpo.model_dump(mode="json"),
+        },
+    }
+    train(job, "grpo", settings, job.config.grpo)
+    training_outcome(job)

@@ -1,0 +1,34 @@
+"""ingest: the users' annotation files as samples."""
+
+from pathlib import Path
+
+from sifthinker import ingest as domain
+from sifthinker.config import Config, identity
+from sifthinker.sample import SAMPLES
+from tasks.stage import Job, stage
+
+
+def _files(config: Config) -> dict[str, Path]:
+    return {
+        f"{source.name}.{field}": path
+        for source in config.sources
+        for field in ("path", "images", "sizes")
+        if (path := getattr(source, field)) is not None
+    }
+
+
+@stage(
+    config=lambda c: {"ingest": identity(c.ingest), "sources": identity(c.sources)},
+    code=("sifthinker.ingest",),
+    files=_files,
+)
+def ingest(job: Job) -> None:
+    """Reads, checks, samples and un-pads; splits the samples into parts by image."""
+    shards = job.config.ingest.shards
+    job.keep(
+        "samples",
+        SAMPLES,
+        domain.ingest(job.config.sources, job.config.ingest),
+        route=lambda sample: domain.part(sample, shards),
+        parts=shards,
+    )

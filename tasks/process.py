@@ -1,0 +1,151 @@
+"""Programs of ours in their own process group: started, followed, and ended with the run that started them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from sifthinker.config import Train
+from tasks.stage import Job
+
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+
+
+class ProgramFailed(Exception):
+    """A program ended with an error; the message has the end of its log."""
+
+
+def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | None = None) -> None:
+    """Runs `python -m sifthinker.training.<module>`, under torchrun with several ranks, and waits for it.
+
+    The program reads its settings from a YAML file in the stage's work folder, which it also keeps its
+    checkpoints in: a retried stage finds them there and resumes.
+    """
+    config = job.work / "config.yaml"
+    folders = {"work": str(job.work), "out": str(job.out)}
+    config.write_text(yaml.safe_dump({**settings, **folders}, sort_keys=False), encoding="utf-8")
+    program = ["-m", f"sifthinker.training.{module}", str(config)]
+    command = [sys.executable, *program]
+    if options and options.ranks > 1:
+        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
+        command = [sys.executable, *run, *program]
+    follow(job, command, job.work / "progress.jsonl", options.timeout if options else None)
+
+
+def training_outcome(job: Job) -> None:
+    """Takes the rows and notes of a training program's summary into the manifest."""
+    summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
+    job.draft.rows = {"in": summary["in"], "kept": summary["kept"], "rejected": summary["rejected"]}
+    job.notes.update(summary["notes"])
+    job.draft.aside |= {"history.jsonl", "summary.json"}  # seconds and tokens per second
+
+
+def follow(job: Job, command: list[str], progress: Path, timeout: float | None) -> None:
+    """Runs a command to its end, passing on what it appends to its progress file.
+
+    Raises:
+        ProgramFailed: it ended with an error or ran past `timeout` seconds.
+    """
+    reap(job.work / "pid.json")
+    log = job.work / "log.txt"
+    seen = progress.stat().st_size if progress.exists() else 0
+    started = time.monotonic()
+    job.log.info("%s: %s (log: %s)", job.order.label, " ".join(command), log)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+        )
+    try:
+        (job.work / "pid.json").write_text(json.dumps(_identify(process.pid)), encoding="utf-8")
+        while process.poll() is None:
+            time.sleep(0.5)
+            seen = _pass_on(job, progress, seen)
+            if timeout and time.monotonic() - started > timeout:
+                raise ProgramFailed(f"{job.order.label}: ended after its time limit of {timeout:.0f} s")
+    except BaseException:  # the run is cancelled: nothing of the group may outlive it
+        end(process.pid)
+        raise
+    finally:
+        end(process.pid)
+        (job.work / "pid.json").unlink(missing_ok=True)
+    _pass_on(job, progress, seen)
+    if process.returncode:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
+        raise ProgramFailed(
+            f"{job.order.label}: the program ended with status {process.returncode}; whole log: {log}\n{tail}"
+        )
+
+
+def reap(pid_file: Path) -> None:
+    """Ends the process group that an earlier, killed run left behind, if it is still that very process."""
+    try:
+        left = json.loads(pid_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    if left == _identify(left["pid"]):
+        end(left["pid"])
+    pid_file.unlink(missing_ok=True)
+
+
+def end(group: int) -> None:
+    """SIGTERM to a process group, and SIGKILL to what is left of it after a grace period."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(group, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline and _alive(group):
+            time.sleep(0.05)
+
+
+def environment() -> dict[str, str]:
+    """Ours, offline for libraries that would otherwise look for updates, and with one thread a rank on the CPU."""
+    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of the group still runs (a zombie does not)."""
+    for process in psutil.process_iter(["pid", "status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return False
+
+
+def _identify(pid: int) -> dict[str, float]:
+    """A process id with its start time: ids are reused."""
+    try:
+        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+    except psutil.NoSuchProcess:
+        return {"pid": pid, "started": 0.0}
+
+
+def _pass_on(job: Job, progress: Path, seen: int) -> int:
+    """Shows the whole lines that were appended since `seen` bytes; returns the new position."""
+    if not progress.exists():
+        return seen
+    with progress.open("rb") as file:
+        file.seek(seen)
+        new = file.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    for line in whole.splitlines()[-1:]:
+        step = json.loads(line)
+        job.progress.total = step["total"]
+        shown = {
+            k: v for k, v in step.items() if k in ("loss", "reward", "kl", "eta_seconds") and v is not None
+        }
+        job.progress.at(step["step"], " ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+    return seen + len(whole)

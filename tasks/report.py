@@ -1,0 +1,38 @@
+"""report: everything on one page."""
+
+import json
+from pathlib import Path
+
+from sifthinker import report as domain
+from tasks.stage import Job, stage
+
+
+@stage(
+    config=lambda c: {"report": c.report.model_dump(), "name": c.name},
+    code=("sifthinker.report",),
+    files=lambda c: {"template": Path(domain.__file__).with_name("report.html.jinja")},
+)
+def report(job: Job) -> None:
+    """Writes the self-contained HTML page."""
+    manifests = [artifact.manifest for artifact in job.inputs.values()]
+    notes = [
+        f"{m['label']}: {m['notes'][kind]}"
+        for m in manifests
+        for kind in ("standin", "toy")
+        if m["notes"].get(kind)
+    ]
+    scores = json.loads((job.inputs["evaluate"].path / "scores.json").read_text(encoding="utf-8"))
+    facts = domain.Facts(
+        stages=manifests,
+        title=job.config.name,
+        dataset=job.inputs["sif"].parts("sif"),
+        examples=job.config.report.examples,
+        histories={name: job.inputs[name].path / "history.jsonl" for name in ("sft", "grpo")},
+        completions=job.inputs["grpo"].path / "completions.parquet",
+        scores=[{"model": scores["model"], **score} for score in scores["scores"]],
+        config=job.config.model_dump(mode="json"),
+        versions=job.manifest["versions"],
+        standins=notes,
+    )
+    domain.write(job.out / "report.html", facts)
+    job.draft.rows = {"in": len(manifests), "kept": len(manifests), "rejected": {}}

@@ -1,0 +1,264 @@
+"""A pipeline, planned or carried out: the same function of stages, called with a `Run` that acts or only looks.
+
+Partial reruns are decided here, before anything runs: `start_at`, `stop_after`, `refresh`, `reuse_run`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from sifthinker import scenes
+from sifthinker.config import Config, UserError
+from sifthinker.store import Damaged, Ref, Store, write_json
+from tasks.identity import differences
+from tasks.stage import Decision, Stage, StageFailed, decide, execute
+
+Pipeline = Callable[["Run"], None]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Which part of a pipeline runs."""
+
+    start_at: str | None = None  # earlier stages are taken from the store, never run
+    stop_after: str | None = None
+    refresh: tuple[str, ...] = ()  # made again though they are there
+    reuse_run: str | None = (
+        None  # the stages before `start_at` are this earlier run's, whatever the configuration
+    )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of a plan."""
+
+    label: str
+    verdict: str  # "cached", "pinned" or "runs"
+    reasons: tuple[str, ...] = ()
+    seconds: float | None = None  # that it took the last time
+    rows: int | None = None
+
+
+class Stopped(Exception):
+    """`stop_after` is reached: the rest of the pipeline is left out."""
+
+
+class Run:
+    """Calls `act` once a stage, in the pipeline's order; the result is the stage's artifact, None if it is not made."""
+
+    def __init__(
+        self,
+        config: Config,
+        partial: Partial,
+        store: Store,
+        act: Callable[[Decision, Store], Ref | None],
+        record: Callable[[Mapping[str, Ref]], None] = lambda made: None,
+    ) -> None:
+        self.config, self.store, self.partial = config, store, partial
+        self.plan: list[Planned] = []
+        self.decisions: dict[str, Decision] = {}
+        self.made: dict[str, Ref] = {}
+        self._act, self._record = act, record
+        self._reached = partial.start_at is None
+        self._pinned = _pinned(store, partial) if partial.reuse_run else None
+
+    def __call__(self, stage: Stage, label: str = "", **inputs: Ref | None) -> Ref | None:
+        """The artifact of a stage from those of its inputs."""
+        label = label or stage.name.replace("_", "-")
+        self._reached = self._reached or label == self.partial.start_at
+        given = {name: ref for name, ref in inputs.items() if ref}
+        pending = tuple(name for name in inputs if name not in given)
+        made: Ref | None = None
+        if self._pinned is not None and not self._reached:
+            made = self._take_pinned(label, self._pinned)
+        elif pending:  # only ever in a plan
+            self.plan.append(Planned(label, "runs", (f"after {', '.join(pending)}",)))
+        else:
+            decision = decide(self.store, stage, label, self.config, given, label in self.partial.refresh)
+            self.decisions[label] = decision
+            self.plan.append(_planned(label, decision))
+            if decision.cached or self._reached:
+                made = self._act(decision, self.store)
+        if made:
+            self.made[label] = made
+            self._record(self.made)
+        if label == self.partial.stop_after:
+            raise Stopped
+        return made
+
+    def provide(self, rendered: Ref | None) -> None:
+        """Adds the files of rendered scenes to the configuration, as if the user had given them."""
+        if rendered:
+            folder = self.store.open(rendered).path / "data"
+            benchmarks = (*scenes.benchmarks(folder), *self.config.evaluate.benchmarks)
+            self.config = self.config.model_copy(
+                update={
+                    "sources": (*scenes.sources(folder), *self.config.sources),
+                    "evaluate": self.config.evaluate.model_copy(update={"benchmarks": benchmarks}),
+                }
+            )
+
+    def _take_pinned(self, label: str, pinned: Mapping[str, Ref]) -> Ref:
+        if label not in pinned:
+            raise UserError(f"reuse_run: run {self.partial.reuse_run} has no artifact of {label}")
+        try:
+            self.store.open(pinned[label])
+        except Damaged as damage:
+            raise UserError(f"reuse_run: {label} of run {self.partial.reuse_run}: {damage}") from damage
+        self.plan.append(Planned(label, "pinned", (f"of run {self.partial.reuse_run}",)))
+        return pinned[label]
+
+
+def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> list[Planned]:
+    """What a run would do, without doing it.
+
+    Raises:
+        UserError: the partial rerun asks for what cannot be: unknown stages, or a start whose inputs are not there.
+    """
+    looking = _look(pipeline, config, partial, store)
+    labels = [planned.label for planned in looking.plan]
+    for field, named in (("start_at", partial.start_at), ("stop_after", partial.stop_after)):
+        if named and named not in labels:
+            why = (
+                "stands before start_at"
+                if field == "start_at" and partial.stop_after
+                else "is no stage of this flow"
+            )
+            raise UserError(f"{field}: {named} {why}; stages: {', '.join(labels)}")
+    if partial.start_at:
+        before = looking.plan[: labels.index(partial.start_at)]
+        missing = [f"  {p.label}: {'; '.join(p.reasons)}" for p in before if p.verdict == "runs"]
+        if missing:
+            raise UserError(
+                f"start_at: {partial.start_at} cannot start, its earlier stages are not in the store as configured:\n"
+                + "\n".join(missing)
+                + "\nRun without start_at, or pin the artifacts of an earlier run with reuse_run."
+            )
+    return looking.plan
+
+
+def accept(pipeline: Pipeline, config: Config, store: Store, label: str, why: str, who: str) -> str:
+    """Records that the latest artifact of a stage that differs only in code stands for the present code.
+
+    Returns:
+        What was recorded, in a sentence.
+
+    Raises:
+        UserError: the stage is unknown, needs no acceptance, cannot be looked up yet, or differs in more than code.
+    """
+    looking = _look(pipeline, config, Partial(), store)
+    labels = [planned.label for planned in looking.plan]
+    if label not in labels:
+        raise UserError(f"accept: {label} is no stage; stages: {', '.join(labels)}")
+    decision = looking.decisions.get(label)
+    if decision is None:
+        raise UserError(
+            f"accept: {label} waits for stages that would run themselves; accept or run those first"
+        )
+    if decision.artifact:
+        raise UserError(f"accept: {label} is cached already")
+    order = decision.order
+    for manifest in store.manifests(order.stage.name):
+        earlier = {**manifest["identity"], "code": order.identity["code"]}
+        if manifest["label"] == label and earlier == dict(order.identity):
+            changes = "; ".join(differences(manifest["identity"], dict(order.identity)))
+            store.accept(order.stage.name, order.key, manifest["key"], f"{why} ({changes})", who)
+            return f"{label}: {manifest['key']} stands for {order.key} from now on ({changes})"
+    raise UserError(
+        f"accept: {label} has no earlier artifact that differs in code alone: {'; '.join(decision.reasons)}"
+    )
+
+
+def _look(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> Run:
+    looking = Run(
+        config, partial, store, lambda decision, _: decision.artifact.ref if decision.artifact else None
+    )
+    with suppress(Stopped):
+        pipeline(looking)
+    return looking
+
+
+def carry_out(
+    pipeline: Pipeline, config: Config, partial: Partial, store: Store, run_id: str, name: str
+) -> dict[str, Ref]:
+    """Runs a pipeline and returns the artifact of every stage it reached; keeps a record for `reuse_run`."""
+    path = store.root / "runs" / f"{run_id}.json"
+    record = {"id": run_id, "name": name, "started": time.time(), "config": config.model_dump(mode="json")}
+
+    def keep(made: Mapping[str, Ref], state: str = "running") -> None:
+        stages = {label: ref.model_dump() for label, ref in made.items()}
+        write_json(path, {**record, "state": state, "stages": stages})
+
+    acting = Run(config, partial, store, execute, keep)
+    state = "failed"
+    try:
+        pipeline(acting)
+        state = "finished"
+    except Stopped:
+        state = f"stopped after {partial.stop_after}"
+    finally:
+        keep(acting.made, state)
+    return acting.made
+
+
+def runs(store: Store) -> list[dict[str, Any]]:
+    """The records of a store's runs, latest first."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (store.root / "runs").glob("*.json")]
+    return sorted(found, key=lambda run: run["started"], reverse=True)
+
+
+def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str, str]]:
+    """Plans, shows the plan, and carries it out; a user's mistake or a failed stage ends the run with its message."""
+    context = FlowRunContext.get()
+    assert context and context.flow_run
+    try:
+        store = Store(config.store)
+        planned = plan(pipeline, config, partial, store)
+        create_markdown_artifact(plan_table(planned), key="plan", description="What runs, and why")
+        made = carry_out(pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name)
+    except (UserError, StageFailed) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+    return Completed(
+        message=f"{len(made)} stages", data={label: f"{r.stage}/{r.key}" for label, r in made.items()}
+    )
+
+
+def plan_table(planned: list[Planned]) -> str:
+    """A plan in Markdown."""
+    lines = ["| stage | | why | rows | last time |", "|---|---|---|---|---|"]
+    for p in planned:
+        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
+        lines.append(f"| {p.label} | {p.verdict} | {'; '.join(p.reasons)} | {p.rows or ''} | {seconds} |")
+    return "\n".join(lines)
+
+
+def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:
+    if not partial.start_at:
+        raise UserError("reuse_run: needs start_at, the first stage that is not taken from that run")
+    named = partial.reuse_run
+    for run in runs(store):
+        if named in (run["id"], run["name"]):
+            return {label: Ref(**ref) for label, ref in run["stages"].items()}
+    known = ", ".join(f"{run['name']} ({run['id']})" for run in runs(store)[:5])
+    raise UserError(f"reuse_run: no run {named} in {store.root}; latest: {known or 'none'}")
+
+
+def _planned(label: str, decision: Decision) -> Planned:
+    if found := decision.artifact:
+        accepted = (
+            () if found.ref.key == decision.order.key else (f"accepted for this code: {found.ref.key}",)
+        )
+        return Planned(label, "cached", accepted, rows=found.manifest["rows"]["kept"])
+    return Planned(label, "runs", decision.reasons, decision.estimate)

@@ -1,0 +1,24 @@
+"""sft: the warm-up on the whole data set."""
+
+from sifthinker.config import identity
+from tasks.process import train, training_outcome
+from tasks.stage import Job, stage
+
+
+@stage(
+    config=lambda c: {"model": identity(c.model), "sft": identity(c.sft)},
+    code=("sifthinker.training.sft",),
+    retries=2,  # resumes from its last checkpoint
+)
+def sft(job: Job) -> None:
+    """Supervised fine-tuning of LoRA adapters, in processes of its own."""
+    settings = {
+        "model": str(job.inputs["base"].path),
+        "dataset": [str(path) for path in job.table("sif")],
+        "settings": {
+            "model": job.config.model.model_dump(mode="json"),
+            "sft": job.config.sft.model_dump(mode="json"),
+        },
+    }
+    train(job, "sft", settings, job.config.sft)
+    training_outcome(job)

@@ -1,0 +1,428 @@
+"""A stage as a Prefect task: its identity, its verified cache, its shards, its summary.
+
+`@stage(...)` turns a thin function over a `Job` into a `Stage`; `make` is the one Prefect task that runs any of
+them. Whether it runs is decided before it starts (`decide`), by the same code that `sif plan` prints from: the
+key is computed, the artifact of that key is looked up in the store and verified, and only then Prefect's own
+cache is allowed to answer (state `Cached`), so that a deleted or damaged output is never taken for a result.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import Timeout
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from sifthinker.config import Config, UserError
+from sifthinker.sample import REJECTS, Reject, Writer
+from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
+from tasks import identity
+
+VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
+
+
+class StageFailed(Exception):
+    """A stage ended without its artifact; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one step of the reproduction is made of."""
+
+    name: str
+    run: Callable[[Job], None]
+    config: Callable[[Config], Any]  # its section, without operational fields
+    code: tuple[str, ...]  # the domain modules that it runs
+    parts: tuple[str, ...]  # input tables that it works through part by part; none: all at once
+    files: Callable[[Config], Mapping[str, Path]]  # the user's files that it reads
+    around: Callable[[Job], AbstractContextManager[dict[str, str]]]  # a server that must run meanwhile
+    in_turn: bool  # shards one after another in the flow's process: they share a GPU
+    retries: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """One artifact to be made: what the Prefect task is given."""
+
+    stage: Stage
+    label: str  # of the stage in the flow: "merge-sft"
+    config: Config
+    inputs: Mapping[str, Ref]
+    identity: Mapping[str, Any]
+    key: str
+    refresh: bool = False
+    part: int | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """The folder of the store: a stage's shards have one of their own."""
+        return self.stage.name if self.part is None else f"{self.stage.name}.parts"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a stage runs, and why."""
+
+    order: Order
+    artifact: Artifact | None  # the verified hit
+    reasons: tuple[str, ...]  # why there is none
+    estimate: float | None  # seconds it took the last time
+
+    @property
+    def cached(self) -> bool:
+        return self.artifact is not None
+
+
+@dataclass
+class Job:
+    """What a stage's function works with."""
+
+    order: Order
+    store: Store
+    inputs: Mapping[str, Artifact]
+    draft: Draft
+    context: Mapping[str, str]  # of `around`, e.g. the base URL of a server
+    log: logging.Logger | logging.LoggerAdapter[Any]
+    progress: Progress
+
+    @property
+    def config(self) -> Config:
+        return self.order.config
+
+    @property
+    def out(self) -> Path:
+        return self.draft.out
+
+    @property
+    def work(self) -> Path:
+        """Survives a failed or killed try of this very artifact."""
+        return self.store.work(self.order.place, self.order.key)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is known of this artifact before it is made."""
+        return self.draft.manifest
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return self.draft.notes
+
+    def table(self, name: str) -> list[Path]:
+        """The Parquet files of an input table: this shard's part of it, or all parts."""
+        files = self.inputs[name].parts(name)
+        return files if self.order.part is None else [files[self.order.part]]
+
+    def keep(
+        self,
+        table: str,
+        schema: pa.Schema,
+        records: Iterable[Any],
+        route: Callable[[Any], int] | None = None,
+        parts: int = 1,
+        batch: int = 1000,
+    ) -> None:
+        """Streams records into the table (`route` says into which part) and rejects into `rejects.parquet`."""
+        names = [f"{table}-{i:05}.parquet" for i in range(parts)] if route else [f"{table}.parquet"]
+        rejected: Counter[str] = Counter()
+        kept = 0
+        with ExitStack() as stack:
+            writers = [stack.enter_context(Writer(self.out / name, schema, batch)) for name in names]
+            rejects = stack.enter_context(Writer(self.out / "rejects.parquet", REJECTS))
+            for record in records:
+                if isinstance(record, Reject):
+                    rejects.add(record)
+                    rejected[record.reason] += 1
+                else:
+                    writers[route(record) if route else 0].add(record)
+                    kept += 1
+                self.progress.add(1)
+        total = kept + sum(rejected.values())
+        self.draft.rows = {"in": total, "kept": kept, "rejected": dict(sorted(rejected.items()))}
+
+    def counted(self, rows: Iterable[Any]) -> Iterator[Any]:
+        """Passes the input rows on and counts them, so that none can get lost between in and out."""
+        self.draft.notes["read"] = 0
+        for row in rows:
+            self.draft.notes["read"] += 1
+            yield row
+
+
+class Progress:
+    """Rows done, rate and time left: a line in the log and a progress artifact in the UI, at most every 2 s."""
+
+    def __init__(
+        self, label: str, total: int | None, log: logging.Logger | logging.LoggerAdapter[Any]
+    ) -> None:
+        self.label, self.total, self.log = label, total, log
+        self.done = 0
+        self._started = self._shown = time.monotonic()
+        self._artifact: Any = None
+
+    def add(self, rows: int, note: str = "") -> None:
+        self.at(self.done + rows, note)
+
+    def at(self, done: float, note: str = "") -> None:
+        """Says that `done` of `total` is done."""
+        self.done = int(done)
+        now = time.monotonic()
+        if now - self._shown < 2:
+            return
+        self._shown = now
+        rate = done / (now - self._started)
+        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
+        of = f" of {self.total}" if self.total else ""
+        self.log.info("%s: %d%s, %.1f/s%s%s", self.label, done, of, rate, left, f" | {note}" if note else "")
+        if self.total:
+            percent = min(100.0, 100.0 * done / self.total)
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, description=f"Progress of {self.label}")
+            else:
+                update_progress_artifact(self._artifact, percent)
+
+
+@contextmanager
+def _alone(_: Job) -> Iterator[dict[str, str]]:
+    yield {}
+
+
+def stage(
+    *,
+    config: Callable[[Config], Any],
+    code: tuple[str, ...],
+    parts: tuple[str, ...] = (),
+    files: Callable[[Config], Mapping[str, Path]] = lambda config: {},
+    around: Callable[[Job], AbstractContextManager[dict[str, str]]] = _alone,
+    in_turn: bool = False,
+    retries: int = 0,
+) -> Callable[[Callable[[Job], None]], Stage]:
+    """Makes a stage of a function, named after it."""
+
+    def wrap(run: Callable[[Job], None]) -> Stage:
+        return Stage(run.__name__, run, config, code, parts, files, around, in_turn, retries)
+
+    return wrap
+
+
+def decide(
+    store: Store, stage: Stage, label: str, config: Config, inputs: Mapping[str, Ref], refresh: bool
+) -> Decision:
+    """Whether the stage's artifact is in the store, whole; and if not, why not."""
+    files = stage.files(config)
+    for name, path in files.items():
+        if not path.exists():
+            raise UserError(f"{label}: {name}: {path} does not exist; correct the path in the configuration")
+    of = identity.identity(
+        stage.name,
+        stage.code,
+        stage.config(config),
+        {name: ref.digest for name, ref in inputs.items()},
+        {name: store.digests.tree(path) for name, path in files.items()},
+    )
+    order = Order(stage, label, config, inputs, of, identity.key(of), refresh)
+    return _look_up(store, order)
+
+
+def _look_up(store: Store, order: Order) -> Decision:
+    history = store.manifests(order.place) if order.part is None else []  # nobody asks why a shard runs
+    earlier = [m for m in history if m["label"] == order.label]
+    same_name = [m for m in earlier if m["name"] == order.config.name] or earlier
+    estimate = same_name[0]["seconds"] if same_name else None
+    if order.refresh:
+        return Decision(order, None, ("asked for by `refresh`",), estimate)
+    try:
+        found = store.find(order.place, order.key)
+    except Damaged as damage:
+        return Decision(order, None, (f"damaged: {damage}",), estimate)
+    if found:
+        return Decision(order, found, (), estimate)
+    if not same_name:
+        return Decision(order, None, ("never made",), None)
+    reasons = identity.differences(same_name[0]["identity"], dict(order.identity))
+    return Decision(order, None, tuple(reasons) or ("its output is gone from the store",), estimate)
+
+
+def execute(decision: Decision, store: Store) -> Ref:
+    """Runs the Prefect task of a decision, or has Prefect's cache answer; waits for it."""
+    state = _task(decision, store)(decision.order, str(store.root), return_state=True)
+    return _result(decision, state)
+
+
+def _result(decision: Decision, state: State[Ref]) -> Ref:
+    if not state.is_completed():
+        raise StageFailed(f"{decision.order.label}: {state.message}")
+    return decision.artifact.ref if decision.artifact else Ref.model_validate(state.result())
+
+
+def _task(decision: Decision, store: Store) -> Any:
+    order = decision.order
+    return make.with_options(
+        name=order.label,
+        task_run_name=order.label if order.part is None else f"{order.label} part {order.part + 1}",
+        retries=order.stage.retries,
+        retry_delay_seconds=10,
+        cache_policy=CachePolicy.from_cache_key_fn(lambda *_: f"{order.place}-{order.key}"),
+        result_storage=store.root / "prefect" / "results",
+        refresh_cache=not decision.cached,
+    )
+
+
+@task(persist_result=True, result_serializer="json")
+def make(order: Order, root: str) -> Ref | State[Ref]:
+    """Makes one artifact (of a stage or of one of its shards), unless it is there by now."""
+    log = get_run_logger()
+    store = Store(Path(root))
+    with ExitStack() as stack:
+        lock = store.lock(order.place, order.key)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("another run is making %s %s: waiting for it", order.label, order.key)
+            lock.acquire()
+        stack.callback(lock.release)
+        if found := _made_meanwhile(store, order):
+            return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store", data=found)
+        try:
+            _make(order, store, log)
+        except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
+            log.error("%s", error)
+            return Failed(message=str(error))
+    artifact = store.find(order.place, order.key)
+    assert artifact, "the artifact was just made"
+    if order.part is None:
+        create_markdown_artifact(
+            summary(order.label, artifact.manifest), key=order.label, description=order.label
+        )
+    return artifact.ref
+
+
+def _made_meanwhile(store: Store, order: Order) -> Ref | None:
+    if order.refresh:
+        return None
+    try:
+        found = store.find(order.place, order.key)
+    except Damaged as damage:
+        get_run_logger().warning("%s is made again: %s", order.label, damage)
+        store.discard(order.place, order.key)
+        return None
+    return found.ref if found else None
+
+
+def _make(order: Order, store: Store, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    inputs = {name: store.open(ref) for name, ref in order.inputs.items()}
+    manifest = {
+        "label": order.label,
+        "name": order.config.name,
+        "identity": order.identity,
+        "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed()}},
+    }
+    with store.making(order.place, order.key, manifest) as draft:
+        fan_out = bool(order.stage.parts) and order.part is None
+        progress = Progress(order.label, None if fan_out else _rows(order, inputs), log)
+        job = Job(order, store, inputs, draft, order.context, log, progress)
+        around = order.stage.around(job) if order.part is None else nullcontext(dict(order.context))
+        with around as context:
+            job.context = context
+            if fan_out:
+                _fan_out(job)
+            else:
+                order.stage.run(job)
+        rows = draft.rows
+        read = draft.notes.pop("read", rows["in"])
+        lost = read - rows["kept"] - sum(rows["rejected"].values())
+        assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
+
+
+def _fan_out(job: Job) -> None:
+    """Makes the shards, each a cached task of its own, and adds up their rows."""
+    order, store = job.order, job.store
+    digests = {name: job.inputs[name].part_digests(name) for name in order.stage.parts}
+    count = len(next(iter(digests.values())))
+    assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
+    job.progress.total = count
+    decisions = []
+    for index in range(count):
+        of = {
+            **order.identity,
+            "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
+            "stage": f"{order.stage.name}.parts",
+        }
+        part = replace(order, identity=of, key=identity.key(of), part=index, context=dict(job.context))
+        decisions.append(_look_up(store, part))
+    if order.stage.in_turn:
+        shards = []
+        for decision in decisions:
+            shards.append(execute(decision, store))
+            job.progress.add(1)
+    else:
+        futures = [_task(decision, store).submit(decision.order, str(store.root)) for decision in decisions]
+        shards = []
+        for decision, future in zip(decisions, futures, strict=True):
+            future.wait()
+            shards.append(_result(decision, future.state))
+            job.progress.add(1)
+    job.draft.shards = shards
+    totals: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    for shard in shards:
+        manifest = store.open(shard).manifest
+        totals.update({name: manifest["rows"][name] for name in ("in", "kept")})
+        rejected.update(manifest["rows"]["rejected"])
+        for name, value in manifest["notes"].items():
+            if isinstance(value, (int, float)):
+                job.notes[name] = job.notes.get(name, 0) + value
+            else:
+                job.notes[name] = value
+    job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
+
+
+def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
+    """How many rows will come in, where that is known before: the first part-wise input's."""
+    if order.part is None or not order.stage.parts:
+        return None
+    import pyarrow.parquet as pq
+
+    first = order.stage.parts[0]
+    return int(pq.read_metadata(inputs[first].parts(first)[order.part]).num_rows)
+
+
+def _installed() -> list[str]:
+    from importlib.util import find_spec
+
+    return [name for name in VERSIONS if find_spec(name)]
+
+
+def summary(label: str, manifest: Mapping[str, Any]) -> str:
+    """A stage's outcome in Markdown."""
+    rows = manifest["rows"]
+    lines = [
+        f"### {label}",
+        "",
+        "| rows in | kept | rejected | seconds | key | digest |",
+        "|---|---|---|---|---|---|",
+        f"| {rows['in']} | {rows['kept']} | {sum(rows['rejected'].values())} | {manifest['seconds']:.1f} "
+        f"| `{manifest['key']}` | `{manifest['digest'][:12]}` |",
+    ]
+    if rows["rejected"]:
+        lines += ["", "| rejected because | rows |", "|---|---|"]
+        lines += [f"| {reason} | {count} |" for reason, count in rows["rejected"].items()]
+    notes = {name: value for name, value in manifest["notes"].items() if not isinstance(value, (dict, list))}
+    if notes:
+        lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in notes.items())]
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""A tiny model and a few SIF rows, for the training programs."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from sifthinker import chain, depth, models, sample
+
+WIDTH, HEIGHT = 56, 42
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    models.build_tiny("qwen2_5_vl", 0, folder)
+    return folder
+
+
+def row(index: int) -> dict[str, Any]:
+    """A coloured patch left or right on grey; the patch is near."""
+    colour = list(COLOURS)[index % 4]
+    left = 4 if index % 2 else 32
+    image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    image[12:30, left : left + 20] = COLOURS[colour]
+    near = np.tile(np.linspace(1, 0.4, HEIGHT, dtype=np.float32)[:, None], (1, WIDTH))
+    near[12:30, left : left + 20] = 0.1
+    x1, y1, x2, y2 = (round(v, 3) for v in (left / WIDTH, 12 / HEIGHT, (left + 20) / WIDTH, 30 / HEIGHT))
+    regions = depth.regions([[sample.WHOLE], [(x1, y1, x2, y2)]], near)
+    texts = ("A grey wall with a patch.", f"The patch is {colour}.")
+    looks = tuple(chain.Step(*pair) for pair in zip(regions, texts, strict=True))
+    return {
+        "id": f"toy/patches/{index}",
+        "source": "toy",
+        "dataset": "patches",
+        "split": "train",
+        "question": f"What color is patch {index}?",
+        "answer": colour,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "boxes": [[x1, y1, x2, y2]],
+        "image": {"bytes": _png(image), "path": f"{index}.png"},
+        "depth_image": {"bytes": depth.picture(near), "path": f"{index}_d.png"},
+        "depth_map": depth.encode(near),
+        "steps": [[{"box": list(r.box), "depth": r.depth} for r in step] for step in regions],
+        "chain": chain.render(chain.Chain(looks, colour)),
+        "model": "toy",
+        "attempts": 1,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+    }
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def sif(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight rows in the SIF schema."""
+    path = tmp_path_factory.mktemp("sif") / "train.parquet"
+    sample.write(path, sample.SIF, (row(i) for i in range(8)))
+    return path
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, base: Path, sif: Path) -> Callable[..., Path]:
+    """Writes a program's configuration: `stage` sft or grpo, its settings, and what differs at the top."""
+
+    def write(stage: str, name: str, settings: dict[str, Any], **top: Any) -> Path:
+        common = {
+            "learning_rate": 1e-3,
+            "ranks": 1,
+            "deepspeed": "none",
+            "precision": "fp32",
+            "save_steps": 2,
+        }
+        model = {"weights": "tiny", "max_pixels": 3136, **top.pop("model_settings", {})}
+        values = {
+            "model": str(base),
+            "dataset": [str(sif)],
+            "work": str(tmp_path / name / "work"),
+            "out": str(tmp_path / name / "out"),
+            "settings": {
+                "model": model,
+                stage: {**common, "gradient_checkpointing": False, **settings},
+            },
+            **top,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
