@@ -110,18 +110,21 @@ def is_valid(text: str, variant: str = "strict") -> bool:
 
 
 def render(chain: Chain) -> str:
-    """The canonical text of a chain, in the release's layout; `parse` reads the same chain from it.
+    """The canonical text of a chain, in the release's layout, numbers rounded to 3 decimals.
+
+    `parse` reads the same chain from it.
 
     Raises:
-        ValueError: no text says this chain: an empty or tagged text or answer, white space around it, no step, a
-            step without regions, or a region that is invalid or has more than 3 decimals.
+        ValueError: no text says this chain: an empty or tagged text or answer, white space around one, no step, a
+            step without regions, or a region that is invalid with 3 decimals.
     """
     pairs = "".join(
         f"<area>{regions_json(step.regions)}</area>\n<text>{step.text}</text>\n" for step in chain.steps
     )
     text = f"<think>\n{pairs}</think>\n<answer>\n{chain.answer}\n</answer>"
-    if parse(text) != chain:
-        raise ValueError("the chain cannot be written: white space around a text, or more than 3 decimals")
+    read = parse(text)
+    if read.answer != chain.answer or [s.text for s in read.steps] != [s.text for s in chain.steps]:
+        raise ValueError("the chain cannot be written: there is white space around its answer or a text")
     return text
 
 

@@ -7,7 +7,6 @@ The stand-in server is tested against the official client as well.
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import json
 import os
@@ -22,7 +21,14 @@ from sifthinker.ledger import Failure, Reply, Usage
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 REFUSED = {401, 402, 403, 404}  # the next request would fare no better
-_FILTER_WORDS = ("content_filter", "content_policy", "contentfilter", "moderation", "sensitive", "data_inspection")
+_FILTER_WORDS = (
+    "content_filter",
+    "content_policy",
+    "contentfilter",
+    "moderation",
+    "sensitive",
+    "data_inspection",
+)
 _ACCOUNT_EMPTY = ("insufficient_quota", "billing_hard_limit", "accountoverdue", "insufficient_balance")
 
 
@@ -54,7 +60,9 @@ def address(api: Api, base_url: str | None) -> str:
         UserError: the stand-in is configured and nobody started it.
     """
     if base_url is None and api.base_url == STANDIN:
-        raise UserError("base_url is 'standin': start the stand-in (sifthinker.standin.running) and pass its URL")
+        raise UserError(
+            "base_url is 'standin': start the stand-in (sifthinker.standin.running) and pass its URL"
+        )
     return (base_url or api.base_url).rstrip("/")
 
 
@@ -128,7 +136,7 @@ class Endpoint:
             async with self._session.request(method, self.url + path, data=body, headers=headers) as response:
                 raw = await response.read()
                 return response.status, {name.lower(): value for name, value in response.headers.items()}, raw
-        except (TimeoutError, asyncio.TimeoutError) as error:
+        except TimeoutError as error:
             raise Transient("timeout", f"no answer within {self.api.timeout:g} s") from error
         except aiohttp.ClientError as error:  # its text names the host, never a header
             raise Transient("connection", self.redact(f"{type(error).__name__}: {error}")) from error

@@ -151,7 +151,7 @@ def _prepare(image: tuple[str, bytes], size: int) -> _Prepared | Reject:
             rgb = opened.convert("RGB")
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise all sorts on broken bytes
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise all sorts on broken bytes
         what = type(error).__name__  # its text holds a memory address, and rejects are compared by digest
         detail = f"image {sha256} ({len(data)} bytes) cannot be decoded: {what}; fetch the file again"
         return Reject("depth", "image-broken", detail)

@@ -14,13 +14,13 @@ Reads the benchmarks' files; writes `predictions.parquet` (`PREDICTIONS`, one ro
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import io
 import itertools
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,14 +32,15 @@ from PIL import Image
 
 from sifthinker import config as configuration
 from sifthinker import images, prompts, sample, vlm
-from sifthinker.benchmarks import BENCHMARKS, replies
+from sifthinker.benchmarks import BENCHMARKS, files, replies
 from sifthinker.benchmarks.question import Answer, Benchmark, Missing, Question, Verdict
 from sifthinker.sample import Reject
 
 logger = logging.getLogger(__name__)
 
 DepthPictures = Callable[[Iterable[tuple[str, bytes]]], Iterable[tuple[str, bytes]]]
-MAX_PIXELS = configuration.Ingest().max_pixels  # an image beyond is rejected unopened, as in ingest
+# What the model or its provider gave instead of a reply; every other failure is the transport's or the set-up's.
+_REFUSALS = {"content-filter": "refused"}
 
 PREDICTIONS = pa.schema(
     [
@@ -128,11 +129,14 @@ def evaluate(
         except Missing as error:
             logger.warning("%s", error)
             scores.append(_missing(source.name, str(error), config.limit))
+    # Replies are remembered by the weights' digest, not by the port that the server happens to have.
     api = configuration.Api(
-        base_url=base_url, model=model_name, concurrency=config.concurrency, timeout=config.timeout
+        base_url="served", model=model_name, concurrency=config.concurrency, timeout=config.timeout
     )
-    client = vlm.Client(api, ledger, base_url, scope=weights_digest)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder,
+        vlm.Client(api, ledger, base_url, scope=weights_digest) as client,
+    ):
         pictures = Path(folder)
         if model.depth_input and depth is not None:
             for digest, png in depth(_distinct_images(jobs)):
@@ -158,6 +162,9 @@ def evaluate(
         "limit": config.limit,
         "think": config.think,
         "depth_input": model.depth_input,
+        "temperature": config.temperature,
+        "seed": config.seed,
+        "max_tokens": config.max_tokens,
         "scores": scores,
     }
     (out / "scores.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -222,7 +229,7 @@ def _questions(job: _Job) -> Iterator[tuple[Question, bytes, str] | Reject]:
         try:
             # Most benchmarks ask several questions in a row about one image.
             if last is None or last[0] != item.image:
-                last = item.image, images.read(job.source.images, item.image, MAX_PIXELS)
+                last = item.image, images.read(job.source.images, item.image, files.MAX_PIXELS)
         except images.BadImage as error:
             yield _reject(job.source, item, error.reason, error.detail)
             continue
@@ -263,7 +270,7 @@ def _ask(
                 shown.append((pictures / digest).read_bytes())
             messages = prompts.with_images(
                 prompts.policy_messages(question.text, model.depth_input, config.think),
-                [_data_url(picture) for picture in shown],
+                [vlm.image_url(picture, _media_type(picture)) for picture in shown],
             )
             prompt = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
             light = dataclasses.replace(question, image="", cluster=question.cluster or digest)
@@ -330,19 +337,24 @@ def _scores(
         {
             "benchmark": job.source.name,
             "metric": measure.metric,
-            "official": official[measure.metric].value,
-            "strict": measure.value,
+            "official": _finite(official[measure.metric].value),
+            "strict": _finite(measure.value),
             "n": measure.n,
             "unparsable": measure.unparsable,
             "rejected": rejected,
-            "low": measure.low,
-            "high": measure.high,
+            "low": _finite(measure.low),
+            "high": _finite(measure.high),
             "unit": measure.unit,
             "limit": limit,
             "missing": None,
         }
         for measure in job.benchmark.score([(q, s) for q, _, s in results])
     ]
+
+
+def _finite(value: float) -> float | None:
+    """None for a score that is not defined: of a pair rule without a whole pair, say. JSON knows no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
@@ -366,7 +378,6 @@ def _reject(source: configuration.Benchmark, question: Question, reason: str, de
     return Reject("evaluate", reason, f"{question.id}: {detail}", id=question.id, source=source.name)
 
 
-def _data_url(data: bytes) -> str:
+def _media_type(data: bytes) -> str:
     with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        kind = Image.MIME[str(image.format)]
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        return Image.MIME[str(image.format)]

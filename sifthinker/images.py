@@ -12,9 +12,13 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
+
+from sifthinker.config import UserError
+from sifthinker.sample import Sample
 
 # What the data sets hold. Pillow knows more, some of which start other programs (EPS) or have no pixels (WMF).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -59,7 +63,7 @@ def find(root: Path, relative: str) -> Path:
         BadImage: "path-outside", "image-missing" or "image-unreadable".
     """
     folder = os.path.realpath(root)
-    path = Path(os.path.realpath(os.path.join(folder, confined(relative))))  # noqa: PTH118 - same form as above
+    path = Path(os.path.realpath(f"{folder}/{confined(relative)}"))
     if not path.is_relative_to(folder):
         raise BadImage(
             "path-outside",
@@ -113,6 +117,44 @@ def read(root: Path, relative: str, max_pixels: int) -> tuple[bytes, int, int, s
             "image-broken", f"{relative} ({len(data)} bytes) cannot be decoded: {error}; fetch the file again"
         ) from error
     return data, width, height, hashlib.sha256(data).hexdigest()
+
+
+def of(sample: Sample, folders: Mapping[str, Path], max_pixels: int) -> bytes:
+    """The bytes of a sample's image file, which must be those that were ingested; `folders` by source name.
+
+    Raises:
+        UserError: the source has no image folder, or the file changed since ingest.
+    """
+    if sample.source not in folders:
+        raise UserError(f"sources.{sample.source}.images: {sample.id} needs its image; give the image folder")
+    hint = "restore the file, or run again with refresh: ingest"
+    try:
+        data, _, _, sha256 = read(folders[sample.source], sample.image, max_pixels)
+    except BadImage as error:
+        raise UserError(
+            f"image {sample.image} of {sample.id} changed since ingest: {error}; {hint}"
+        ) from error
+    if sha256 != sample.image_sha256:
+        was, now = sample.image_sha256[:12], sha256[:12]
+        raise UserError(
+            f"image {sample.image} of {sample.id} changed since ingest: sha256 {was}, now {now}; {hint}"
+        )
+    return data
+
+
+def distinct(
+    samples: Iterable[Sample], folders: Mapping[str, Path], max_pixels: int
+) -> Iterator[tuple[str, bytes]]:
+    """SHA-256 and bytes of the samples' images, each image once, in the order of its first sample.
+
+    Raises:
+        UserError: as `of`.
+    """
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.image_sha256 not in seen:
+            seen.add(sample.image_sha256)
+            yield sample.image_sha256, of(sample, folders, max_pixels)
 
 
 def _unusable(relative: str, error: OSError) -> BadImage:

@@ -19,7 +19,9 @@ _SALT = "sifthinker judge"
 _FENCED = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
 
-def request(question: str, reference: str, answer: str, image_url: str | None = None, seed: int | None = None) -> Request:
+def request(
+    question: str, reference: str, answer: str, image_url: str | None = None, seed: int | None = None
+) -> Request:
     """The question to the judge; `image_url` is the photograph as a data URL.
 
     The same arguments give the same request, so that it is paid once.
@@ -57,6 +59,8 @@ def fence(question: str, reference: str, answer: str) -> str:
 def score(text: str) -> float | None:
     """The judge's number, brought into 0..1: `{"score": x}`, the same in a fence, or a bare number; else None."""
     text = text.strip()
+    if len(text) > 200:  # neither a number nor a small object; also keeps the JSON parser from deep nesting
+        return None
     if match := _FENCED.match(text):
         text = match[1]
     try:
@@ -65,6 +69,6 @@ def score(text: str) -> float | None:
         return None
     if isinstance(value, dict):
         value = value.get("score")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         return None
-    return min(1.0, max(0.0, float(value)))
+    return float(min(1, max(0, value)))

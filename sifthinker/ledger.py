@@ -131,7 +131,9 @@ class Ledger:
     def close(self) -> None:
         """Gives back what is still reserved."""
         with self.transaction():
-            self._db.execute("UPDATE calls SET state = 'failed' WHERE state = 'reserved' AND owner = ?", [self.owner])
+            self._db.execute(
+                "UPDATE calls SET state = 'failed' WHERE state = 'reserved' AND owner = ?", [self.owner]
+            )
             self._db.execute("DELETE FROM owners WHERE owner = ?", [self.owner])
         self._db.close()
 
@@ -250,7 +252,8 @@ class Ledger:
     def open_batches(self, account: str) -> dict[str, tuple[str, list[str]]]:
         """State and keys of the batches not yet collected, by name."""
         rows = self._db.execute(
-            "SELECT id, state, keys FROM batches WHERE account = ? AND state != 'done' ORDER BY at, id", [account]
+            "SELECT id, state, keys FROM batches WHERE account = ? AND state != 'done' ORDER BY at, id",
+            [account],
         )
         return {name: (state, zlib.decompress(keys).decode().split("\n")) for name, state, keys in rows}
 

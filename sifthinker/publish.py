@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 
 from sifthinker import depth
 from sifthinker.config import UserError
-from sifthinker.images import BadImage
-from sifthinker.images import read as read_image
+from sifthinker.images import of as photograph
 from sifthinker.sample import SIF, Annotation, DepthMap, Reject, Sample
 from sifthinker.sample import read as read_columns
 from sifthinker.sample import write as write_rows
@@ -62,7 +61,7 @@ def rows(
         group = by_image.pop(depth_map.image_sha256, [])
         if not group:
             continue
-        photo = _photo(group[0], images, max_pixels)
+        photo = photograph(group[0], images, max_pixels)
         picture = depth.picture(depth.decode_bytes(depth_map.png))
         for sample in group:
             yield _row(sample, waiting.pop(sample.id), photo, picture, depth_map.png)
@@ -175,27 +174,6 @@ def answer_type(answer: str) -> str:
     if text.isdecimal():
         return "number"
     return "short" if len(text.split()) <= 3 else "sentence"
-
-
-def _photo(sample: Sample, images: Mapping[str, Path], max_pixels: int) -> bytes:
-    """The bytes of a sample's image file, which must be those that were ingested."""
-    if sample.source not in images:
-        raise UserError(
-            f"publish: source {sample.source!r} of {sample.id} has no image folder (sources.images)"
-        )
-    hint = "restore the file, or run again from ingest (refresh: ingest)"
-    try:
-        data, _, _, sha256 = read_image(images[sample.source], sample.image, max_pixels)
-    except BadImage as error:
-        raise UserError(
-            f"publish: image {sample.image} of {sample.id} changed since ingest: {error}; {hint}"
-        ) from error
-    if sha256 != sample.image_sha256:
-        raise UserError(
-            f"publish: image {sample.image} of {sample.id} changed since ingest: its sha256 was "
-            f"{sample.image_sha256[:12]}, now it is {sha256[:12]}; {hint}"
-        )
-    return data
 
 
 def _row(sample: Sample, chain: Annotation, photo: bytes, picture: bytes, depth_map: bytes) -> dict[str, Any]:

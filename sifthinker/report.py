@@ -31,21 +31,34 @@ REWARDS = ("format", "answer", "grounding", "depth")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a report is made from."""
+    """What a report is made from.
 
-    stages: Sequence[Mapping[str, Any]]  # manifests in order: stage, label, key, digest, seconds, rows, notes
+    Attributes:
+        stages: manifests in order: stage, label, key, digest, seconds, rows, notes.
+        title: name of the reproduction.
+        dataset: parts of SIF-50K.
+        examples: chains drawn.
+        histories: history.jsonl of the training stages, by stage; see `draw.curves`.
+        completions: completions.parquet of GRPO: step, id, text and the four rewards.
+        scores: model, benchmark, metric, official, strict, n, unparsable, low and high (of the 95 % interval of
+            the strict score), unit ("share" or "points"), limit, and missing: why it was not run, or None.
+        config: resolved; holds names of environment variables, never keys.
+        versions: of what ran, by name.
+        commit: of the checkout, where it is known.
+        standins: statements at the top: what was not the real thing, and what that means.
+    """
+
+    stages: Sequence[Mapping[str, Any]]
     title: str = "reproduction"
-    dataset: Sequence[Path] = ()  # SIF parts
-    examples: int = 8  # chains drawn
-    histories: Mapping[str, Path] = field(default_factory=dict)  # by stage, see draw.curves
-    completions: Path | None = None  # JSON lines or Parquet: step, question, completion, the four rewards
-    scores: Sequence[
-        Mapping[str, Any]
-    ] = ()  # model, benchmark, metric, official, strict, n, unparsable, low, high, unit, limit
-    config: Mapping[str, Any] = field(default_factory=dict)  # resolved, without keys
+    dataset: Sequence[Path] = ()
+    examples: int = 8
+    histories: Mapping[str, Path] = field(default_factory=dict)
+    completions: Path | None = None
+    scores: Sequence[Mapping[str, Any]] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
-    standins: Sequence[str] = ()  # statements at the top: what was not the real thing, and what that means
+    standins: Sequence[str] = ()
 
 
 def write(out: Path, facts: Facts) -> None:
@@ -66,7 +79,7 @@ def write(out: Path, facts: Facts) -> None:
         charts=_charts(statistics),
         examples=[_example(row) for row in _examples(facts)],
         curves=_curves(facts.histories),
-        completions=_completions(facts.completions),
+        completions=_completions(facts),
         benchmarks=_scores(facts.scores),
         config=yaml.safe_dump(
             json.loads(json.dumps(facts.config, default=str)), sort_keys=False, allow_unicode=True
@@ -178,22 +191,23 @@ def _curves(histories: Mapping[str, Path]) -> list[dict[str, Any]]:
     return out
 
 
-def _completions(path: Path | None) -> list[dict[str, Any]]:
+def _completions(facts: Facts) -> list[dict[str, Any]]:
     """Some completions from the beginning to the end of the training."""
-    if path is None:
+    if facts.completions is None:
         return []
-    rows = list(read_table(path)) if path.suffix == ".parquet" else draw.read_history(path)
-    if not rows:
-        return []
+    rows = list(read_table(facts.completions, columns=["step", "id", "text", *REWARDS]))
     count = min(COMPLETIONS, len(rows))
     picked = [rows[round(n * (len(rows) - 1) / max(1, count - 1))] for n in range(count)]
+    wanted = {row["id"] for row in picked}
+    light = read_table(facts.dataset, columns=["id", "question"])
+    questions = {row["id"]: row["question"] for row in light if row["id"] in wanted}
     return [
         {
-            "step": row.get("step", ""),
-            "question": row.get("question", ""),
-            "text": row["completion"][:CLIP],
-            "clipped": max(0, len(row["completion"]) - CLIP),
-            "rewards": [(name, row.get(name)) for name in REWARDS],
+            "step": row["step"],
+            "question": questions.get(row["id"], row["id"]),
+            "text": row["text"][:CLIP],
+            "clipped": max(0, len(row["text"]) - CLIP),
+            "rewards": [(name, row[name]) for name in REWARDS],
         }
         for row in picked
     ]
@@ -206,6 +220,7 @@ def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any
         factor = 100 if score["unit"] == "share" else 1
         grouped[score["benchmark"]][score["metric"]].append(
             {
+                "missing": None,
                 **score,
                 **{key: _scaled(score[key], factor) for key in ("official", "strict", "low", "high")},
                 "unparsable_rate": 100 * score["unparsable"] / score["n"] if score["n"] else 0.0,

@@ -24,7 +24,7 @@ def annotate(job: Job) -> None:
             map(sample, job.counted(read(job.table("samples")))),
             map(focus, read(job.table("focus"))),
             (DepthMap(**row) for row in read(job.table("maps"))),
-            {source.name: source.images for source in job.config.sources if source.images},
+            job.folders,
             client,
             config,
         )

@@ -17,7 +17,7 @@ def depth(job: Job) -> None:
     from sifthinker import estimate  # imports torch
 
     samples = map(sample, read(job.table("samples")))
-    pictures = job.counted(images.distinct(samples, job.config.sources, job.config.ingest.max_pixels))
+    pictures = job.counted(images.distinct(samples, job.folders, job.config.ingest.max_pixels))
     job.keep(
         "maps", MAPS, estimate.estimate(pictures, job.inputs["weights"].path, job.config.depth), batch=64
     )

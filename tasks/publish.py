@@ -12,7 +12,6 @@ from tasks.stage import Job, stage
 @stage(config=lambda c: {}, code=("sifthinker.publish",))
 def publish(job: Job) -> None:
     """Joins samples, chains and depth maps, part by part, with the pictures."""
-    images = {source.name: source.images for source in job.config.sources if source.images}
     parts = list(zip(*(job.table(name) for name in ("samples", "chains", "maps")), strict=True))
     part_of: dict[str, int] = {}
 
@@ -22,7 +21,7 @@ def publish(job: Job) -> None:
                 map(sample, read(samples)),
                 map(annotation, job.counted(read(chains))),
                 (DepthMap(**row) for row in read(maps)),
-                images,
+                job.folders,
                 job.config.ingest.max_pixels,
             ):
                 if isinstance(row, dict):

@@ -115,6 +115,11 @@ class Job:
         return self.store.work(self.order.place, self.order.key)
 
     @property
+    def folders(self) -> dict[str, Path]:
+        """The image folder of each source by its name."""
+        return {source.name: source.images for source in self.config.sources if source.images}
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """What is known of this artifact before it is made."""
         return self.draft.manifest

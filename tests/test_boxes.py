@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sifthinker import boxes
@@ -90,6 +90,7 @@ def test_overlap_by_hand(pred: list[Box], gt: list[Box], union: float, pair: flo
 grid_boxes = st.lists(some_box(decimals=1), min_size=1, max_size=6)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(grid_boxes, grid_boxes)
 def test_union_iou_counts_the_cells_of_a_grid(pred: list[Box], gt: list[Box]) -> None:
     def cells(found: list[Box]) -> np.ndarray:
@@ -102,6 +103,7 @@ def test_union_iou_counts_the_cells_of_a_grid(pred: list[Box], gt: list[Box]) ->
     assert boxes.union_iou(pred, gt) == pytest.approx((p & g).sum() / (p | g).sum(), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(some_boxes, some_boxes)
 def test_overlap_is_symmetric_within_0_and_1_and_1_with_itself(pred: list[Box], gt: list[Box]) -> None:
     for overlap in (boxes.union_iou, boxes.pair_iou, boxes.hiou):
@@ -110,6 +112,7 @@ def test_overlap_is_symmetric_within_0_and_1_and_1_with_itself(pred: list[Box], 
         assert overlap(gt, gt) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(some_box(), side, side)
 def test_conversions_come_back(box: Box, width: int, height: int) -> None:
     assert boxes.from_pixels(boxes.to_pixels(box, width, height), width, height) == pytest.approx(box)
@@ -133,6 +136,7 @@ def test_merging_goes_on_until_nothing_overlaps() -> None:
     assert boxes.merge(touching) == touching
 
 
+@settings(deadline=None)
 @given(some_boxes, side, side, variant)
 def test_expansion_only_grows_up_to_the_whole_image(
     found: list[Box], width: int, height: int, variant: str
@@ -189,6 +193,7 @@ def test_an_unknown_expansion_names_the_known_ones() -> None:
         boxes.expand([A], 100, 100, "authors")
 
 
+@settings(deadline=None)
 @given(some_boxes, side, side, variant, st.text(max_size=8), st.integers(0, 9))
 def test_a_distractor_is_valid_and_shares_nothing_with_the_target(
     found: list[Box], width: int, height: int, variant: str, sample_id: str, seed: int
@@ -219,7 +224,7 @@ def test_half_of_the_small_targets_get_a_distractor_at_any_corner() -> None:
     beside = Counter((steps[1][0][0] < 0.45, steps[1][0][1] < 0.45) for steps in given_one)
     assert len(beside) == 4 and min(beside.values()) > 180  # of about 250 a corner
     widths = [steps[1][0][2] - steps[1][0][0] for steps in given_one]
-    assert 0.117 < min(widths) and max(widths) < 0.219  # (0.1 + 2 * 0.02 expanded) * 1.2 * 0.7..1.3
+    assert min(widths) > 0.117 and max(widths) < 0.219  # (0.1 + 2 * 0.02 expanded) * 1.2 * 0.7..1.3
 
 
 def test_a_wide_target_gets_its_distractor_above_or_below() -> None:

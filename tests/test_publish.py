@@ -67,7 +67,7 @@ def test_an_image_that_changed_since_ingest_is_an_error_that_names_it(tmp_path, 
 def test_a_source_without_image_folder_is_an_error(tmp_path):
     made = part(tmp_path, (1,))
     made.images = {"other": tmp_path}
-    with pytest.raises(UserError, match=r"'photos'.*no image folder"):
+    with pytest.raises(UserError, match=r"sources\.photos\.images: .*give the image folder"):
         made.rows()
 
 

@@ -3,9 +3,11 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from sifthinker import paper, report
+from sifthinker import paper, report, sample
 from tests.publish_helpers import part
 
 HOSTILE = '<img src=x onerror="alert(1)"><script src=//evil.example>'
@@ -38,6 +40,7 @@ FACTS = report.Facts(
     ],
     scores=[
         _score(metric="direct_attributes", official=0.391),
+        _score(benchmark="sat", metric="", official=None, n=0, missing="SAT_static.parquet is not there"),
         _score(benchmark="refcoco", metric="refcoco+_testB", limit=8),
         _score(benchmark="spatialbench", metric="counting", official=-12.5, low=-30.0, unit="points"),
         _score(benchmark="spatialbench", metric="average", official=31.5, low=20.0, high=40.0, unit="points"),
@@ -59,10 +62,10 @@ def _full(tmp_path, **kwargs):
     parquet = part(tmp_path / "photos", **kwargs).write(tmp_path / "part.parquet")
     history = tmp_path / "history.jsonl"
     history.write_text(json.dumps({"step": 1, "loss": 1.0, "rewards/format/mean": 0.5}) + "\n")
-    completions = tmp_path / "completions.jsonl"
+    completions = tmp_path / "completions.parquet"
     rewards = {"format": 1.0, "answer": None, "grounding": 0.25, "depth": 0.0}
-    rows = [{"step": n, "question": "Q?", "completion": f"said {n} {HOSTILE}", **rewards} for n in range(9)]
-    completions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"step": n, "id": "photos/gqa/0.0", "text": f"said {n} {HOSTILE}", **rewards} for n in range(9)]
+    pq.write_table(pa.Table.from_pylist(rows), completions)
     return dataclasses.replace(
         FACTS, dataset=[parquet], histories={"sft": history}, completions=completions, examples=2
     )
@@ -95,18 +98,19 @@ def test_rows_that_do_not_add_up_are_pointed_out(tmp_path):
 def test_scores_stand_beside_the_papers_numbers(tmp_path):
     _, text = _text(tmp_path, FACTS)
     for expected in (
-        "direct_attributes tiny 39.1 10.0 – 50.0 20.0 8 25.0 % 79.1 Qwen2.5-VL-7B Table 2; SEAL 74.8",
+        "direct_attributes tiny 39.1 20.0 10.0 – 50.0 8 25.0 % 79.1 Qwen2.5-VL-7B Table 2; SEAL 74.8",
         "limited to 8 25.0 % not published",
-        "counting tiny -12.5 -30.0 – 0.5",
-        "average tiny 31.5 20.0 – 40.0 0.2 8 25.0 % 64.3 Bunny-LLaMA3-8B Table 1; SpatialBot 59.6",
+        "counting tiny -12.5 0.2 -30.0 – 0.5",
+        "average tiny 31.5 0.2 20.0 – 40.0 8 25.0 % 64.3 Bunny-LLaMA3-8B Table 1; SpatialBot 59.6",
         "74.6 Qwen2.5-VL-7B",
+        "Not run. SAT_static.parquet is not there",
     ):
         assert expected in text
 
 
 def test_examples_curves_and_completions_are_shown(tmp_path):
     html, text = _text(tmp_path, _full(tmp_path, text="A cat sits here."))
-    assert text.count("What is it?") == 2
+    assert text.count("What is it?") == 2 + report.COMPLETIONS
     assert text.count("A cat sits here.") == 4, "two steps in each of two examples"
     assert html.count("data:image/png;base64,") == 1
     assert html.count("data:image/jpeg;base64,") == 2 * (2 + 2), "photograph, depth, a panel a step"
@@ -146,8 +150,6 @@ def test_a_chain_that_cannot_be_read_is_shown_as_it_is(tmp_path):
     facts = _full(tmp_path)
     rows = part(tmp_path / "photos", (1,)).rows()
     rows[0]["chain"] = "<think><script>alert(1)</script>"
-    from sifthinker import sample
-
     sample.write(facts.dataset[0], sample.SIF, rows)
     html, text = _text(tmp_path, facts)
     assert "cannot be read as one" in text

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sifthinker import config
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from sifthinker import config, images
 from sifthinker.benchmarks.question import Missing
 from sifthinker.sample import Reject
+
+MAX_PIXELS = config.Ingest().max_pixels  # an image beyond is rejected unopened, as in ingest
 
 
 class BadRow(ValueError):
@@ -34,7 +41,7 @@ def find(source: config.Benchmark, name: str, published: str) -> Path:
     return path
 
 
-def images(source: config.Benchmark, published: str) -> None:
+def image_folder(source: config.Benchmark, published: str) -> None:
     """Checks that the image folder is there.
 
     Raises:
@@ -85,6 +92,43 @@ def json_document(path: Path) -> Any:
         ) from error
     except UnicodeDecodeError as error:
         raise config.UserError(f"{path}: not UTF-8 at byte {error.start}; fetch it again") from error
+
+
+def parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a Parquet file with their indices (from 0), few in memory at once.
+
+    Raises:
+        config.UserError: the file is not Parquet.
+    """
+    index = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                for row in batch.to_pylist():
+                    yield index, row
+                    index += 1
+    except pa.ArrowInvalid as error:
+        raise config.UserError(f"{path}: not a Parquet file: {error}; fetch it again") from error
+
+
+def picture(row: dict[str, Any], field: str) -> bytes:
+    """An embedded image file: bytes, or the struct of bytes and path that `datasets` writes.
+
+    Raises:
+        BadRow: there is none, or it is not an image within `MAX_PIXELS`.
+    """
+    value = row.get(field)
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes) or not data:
+        raise BadRow("image-missing", f"{field}: wanted an embedded image, found {type(data).__name__}", field)
+    try:
+        with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
+            width, height = image.size
+    except (OSError, Image.DecompressionBombError) as error:
+        raise BadRow("image-broken", f"{field}: {error}", field) from error
+    if width * height > MAX_PIXELS:
+        raise BadRow("image-too-large", f"{field}: {width} x {height} pixels", field)
+    return data
 
 
 def text(row: dict[str, Any], field: str) -> str:

@@ -47,7 +47,7 @@ THRESHOLD = 0.5
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The expressions of the wanted splits; see `question.Benchmark`."""
-    files.images(source, PUBLISHED)
+    files.image_folder(source, PUBLISHED)
     for split, path in _files(source):
         for line, row in files.jsonl(path, source.name):
             if isinstance(row, Reject):

@@ -280,3 +280,9 @@ def judged_choice(question: Question, answer: Answer) -> Verdict:
         return Verdict(0.0, unparsable=read.problem)
     letter = question.options[int(read.value)][0]
     return Verdict(float(letter == question.reference), letter)
+
+
+def judged_yes_no(question: Question, answer: Answer) -> Verdict:
+    """The strict verdict of a question whose reference is "yes" or "no", in any case."""
+    read = Reading(problem=answer.absent) if answer.absent else yes_no(answer.text)
+    return Verdict(float(read.value == question.reference.lower()), read.value, read.problem)

@@ -38,7 +38,7 @@ CATEGORIES = ("positional", "existence", "counting", "size")  # paper, Table 1
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of the wanted categories; see `question.Benchmark`."""
-    files.images(source, PUBLISHED)
+    files.image_folder(source, PUBLISHED)
     wanted = (source.split,) if source.split else CATEGORIES
     if not set(wanted) <= {*CATEGORIES, "reach"}:
         raise config.UserError(
@@ -80,8 +80,7 @@ def strict(question: Question, answer: Answer) -> Verdict:
     letters = {letter for letter, _ in question.options}
     if question.reference in letters:
         return replies.judged_choice(question, answer)
-    read = replies.yes_no(answer.text)
-    return Verdict(float(read.value == question.reference.lower()), read.value, read.problem)
+    return replies.judged_yes_no(question, answer)
 
 
 def score(results: Sequence[Result]) -> list[Measure]:

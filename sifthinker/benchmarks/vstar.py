@@ -37,7 +37,7 @@ _PATTERNS = (
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of `test_questions.jsonl`; see `question.Benchmark`."""
     path = files.find(source, "test_questions.jsonl", PUBLISHED)
-    files.images(source, PUBLISHED)
+    files.image_folder(source, PUBLISHED)
     for line, row in files.jsonl(path, source.name):
         if isinstance(row, Reject):
             yield row

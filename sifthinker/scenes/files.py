@@ -332,11 +332,11 @@ def _spatialbench(folder: _Folder) -> dict[str, int]:
         scene, rng = next(
             (scene, rng) for scene, rng in scenes if next(ask[category](scene), None) is not None
         )
-        groups = {group[0]: group for group in ask[category](scene)}
-        first = questions.pick(tuple(groups), used, rng)
-        assert first is not None
+        groups = list(ask[category](scene))
+        first = questions.pick([group[0] for group in groups], used, rng)
+        fitting = [group for group in groups if group[0] == first]
         image = f"scene_{number:06d}"
-        for question in groups[first]:
+        for question in fitting[rng.integers(len(fitting))]:
             rows[category].append(_spatialbench_row(category, question, f"{category}/{image}.jpg", rng))
         folder.save(scene, "spatialbench", f"spatialbench/{category}/{image}.jpg")
         millimetres = (scene.view.distance * _MM).round().astype(np.uint16)

@@ -38,11 +38,11 @@ COLORS = {  # sRGB
     "purple": (130, 50, 165),
     "white": (245, 245, 245),
 }
+_GAMMA = (np.linspace(0, 1, 65536) ** (1 / 2.2) * 255).round().astype(np.uint8)  # linear -> sRGB
 _TILES = (np.array([0.36, 0.33, 0.29]), np.array([0.45, 0.42, 0.37]))  # linear RGB
 _WALL = np.array([0.40, 0.46, 0.52])
 _SUN = np.array([-0.55, 1.0, -0.6])  # towards the light: above, from the left and from behind the viewer
-# Two unit vectors across the sun's direction.
-_ACROSS = np.linalg.svd(_SUN[None, :])[2][1:]
+_ACROSS = np.linalg.svd(_SUN[None, :])[2][1:]  # (2, 3): unit vectors across the sun's direction
 _SUN_RADIUS = 0.10  # makes the shadows' edges soft
 _SUN_SAMPLES = 3
 _EDGE = 0.03  # smallest difference of linear brightness between neighbours that is sampled again
@@ -63,6 +63,7 @@ class Solid:
 
     @property
     def scale(self) -> float:
+        """Half of its width, in tiles."""
         return SIZES[self.size]
 
 
@@ -240,7 +241,8 @@ def _shade(solids: Sequence[Solid], hits: Hits) -> Floats:
     albedo = palette[:, ids]  # WALL_ID and FLOOR_ID count from the end
     floor = np.flatnonzero(ids == FLOOR_ID)
     x, z = points[0, floor], points[2, floor]
-    albedo[:, floor[(np.floor(x) + np.floor(z)) % 2 == 1]] = _TILES[1][:, None]
+    odd = (np.floor(x).astype(int) + np.floor(z).astype(int)) & 1 == 1
+    albedo[:, floor[odd]] = _TILES[1][:, None]
 
     sun = _SUN / np.linalg.norm(_SUN)
     lit = _dot(sun, normals).clip(0, None)
@@ -303,4 +305,4 @@ def _linear(srgb: tuple[int, int, int]) -> Floats:
 
 
 def _srgb(linear: Floats) -> npt.NDArray[np.uint8]:
-    return np.asarray((linear.clip(0, 1) ** (1 / 2.2) * 255).round(), np.uint8)
+    return _GAMMA[(linear.clip(0, 1) * 65535).astype(np.uint16)]

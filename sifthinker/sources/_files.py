@@ -182,8 +182,8 @@ class _Window:
                 raise self.wrong(row, error.msg, error.pos) from error
             except (ValueError, RecursionError) as error:  # an integer of thousands of digits, ...
                 raise self.wrong(row, str(error), self.at) from error
-            if end == len(self.text) and self.more():
-                continue  # 12 may have been the beginning of 123
+            if len(self.text) - end < 3 and self.more():
+                continue  # 12 may be the beginning of 123, 1.5e+ of 1.5e+3
             self.at = end
             return value
 

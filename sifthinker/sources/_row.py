@@ -111,19 +111,17 @@ def complete(rows: Iterable[Row | Reject], root: Path | None, max_pixels: int) -
 
 def look(root: Path, row: Row, max_pixels: int) -> Picture | images.BadImage:
     """Finds, reads and decodes the image of a row; what is wrong with it is returned, for others to see too."""
-    missing = images.BadImage("image-missing", "")
     for relative in row.images:
         try:
             _, width, height, sha256 = images.read(root, relative, max_pixels)
         except images.BadImage as error:
             if error.reason != "image-missing":
                 return error
-            missing = error
         else:
             return Picture(relative, width, height, sha256)
     looked = " nor ".join(row.images)
     return images.BadImage(
-        missing.reason, f"no file {looked} in the image folder; check the source's `images`"
+        "image-missing", f"no file {looked} in the image folder; check the source's `images`"
     )
 
 
@@ -184,15 +182,15 @@ def place(row: Row, picture: Picture | None) -> Sample:
 def _check_canvas(canvas: Box, pixels: tuple[Box, ...], width: int, height: int) -> None:
     """Compares a VisCoT conversation's box with the hull of its pixel boxes.
 
-    The converter writes the true edge t twice: int(t), which is in (t - 1, t], and (t + pad) / s to three
-    decimals, s the longer side, which un-padded is within s * 0.0005 of t. Their difference therefore is in
-    [-0.0005 s, 1 + 0.0005 s) pixels.
+    The converter writes the true edge t twice: int(t), which is in (t - 1, t] (in [t, t + 1) for t < 0), and
+    (t + pad) / s to three decimals, s the longer side, which un-padded is within s * 0.0005 of t. Their difference
+    therefore is in [-0.0005 s, 1 + 0.0005 s] pixels, and may be 1 lower where int(t) <= 0.
     """
     half = 0.0005 * max(width, height) + 1e-6
     x1, y1, x2, y2 = boxes.from_padded(canvas, width, height)
     read = (x1 * width, y1 * height, x2 * width, y2 * height)
     written = boxes.hull(pixels)
-    if not all(-half <= a - b <= 1 + half for a, b in zip(read, written, strict=True)):
+    if not all(-half - (b <= 0) <= a - b <= 1 + half for a, b in zip(read, written, strict=True)):
         raise BadRow(
             "box-mismatch",
             f"conversation box {list(canvas)} is {[round(v, 1) for v in read]} in pixels of a {width}x{height} "

@@ -5,6 +5,7 @@
     model: <folder of the base model>
     adapter: <folder of the adapter>
     out: <folder of the merged model; summary.json lies with it>
+    work: <not used; every program is given one>
     dataset: [<SIF Parquet files>]   # optional: the prompts that both are compared on; else a made-up picture
     settings: {model: <config.Model>, merge: <config.Merge>}
 
@@ -43,6 +44,7 @@ class MergeRun(Section):
     model: Path
     adapter: Path
     out: Path
+    work: Path | None = None
     dataset: tuple[Path, ...] = ()
     settings: Settings
 

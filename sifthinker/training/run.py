@@ -127,7 +127,6 @@ def arguments(settings: Train, work: Path) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "dataloader_num_workers": 4 if cuda else 0,
     }
 
 

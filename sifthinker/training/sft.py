@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 
 from sifthinker import models, prompts, sample
@@ -69,6 +70,7 @@ def train(task: SftRun) -> None:
     arguments = SFTConfig(
         **run.arguments(settings, task.work),
         max_length=None,
+        dataloader_num_workers=4 if torch.cuda.is_available() else 0,  # they decode and resize the pictures
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         eval_strategy="epoch" if settings.held_out else "no",

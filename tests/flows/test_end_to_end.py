@@ -1,0 +1,185 @@
+"""The real flow with tiny models: a real Prefect server, a real HTTP endpoint, real training processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from flows.reproduce import Label
+from sifthinker.store import Store
+from tasks.run import runs
+
+pytestmark = pytest.mark.e2e
+SIF = str(Path(sys.executable).with_name("sif"))
+# Smaller than the smoke configuration where that takes time and shows nothing more.
+SMALL = [
+    "scenes.rows=16",
+    "scenes.benchmark_rows=4",
+    "sft.max_steps=2",
+    "grpo.max_steps=2",
+    "evaluate.max_tokens=32",
+]
+DATA = [
+    "scenes",
+    "depth-weights",
+    "policy-weights",
+    "ingest",
+    "expand",
+    "depth",
+    "annotate",
+    "publish",
+    "subset",
+]
+
+
+def sif(store: Path, command: str, *arguments: str, settings: list[str] | None = None) -> str:
+    """Runs a `sif` command on the smoke configuration and returns what it printed."""
+    done = subprocess.run(
+        line(store, command, arguments, settings), capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def line(
+    store: Path, command: str, arguments: tuple[str, ...] = (), settings: list[str] | None = None
+) -> list[str]:
+    fields = [f"store={store}", *SMALL, *(settings or [])]
+    return [SIF, command, "--config", "smoke", *(x for field in fields for x in ("--set", field)), *arguments]
+
+
+def states(store: Path) -> dict[str, str]:
+    """The state of each task run of the store's latest flow run, from the server."""
+    run = runs(Store(store))[0]
+    with get_client(sync_client=True) as client:
+        of_flow = FlowRunFilter(id=FlowRunFilterId(any_=[run["id"]]))
+        return {task.name: str(task.state_name) for task in client.read_task_runs(flow_run_filter=of_flow)}
+
+
+def manifests(store: Path) -> dict[str, dict[str, Any]]:
+    """The manifests of the latest run by label."""
+    refs = runs(Store(store))[0]["stages"]
+    paths = {label: store / ref["stage"] / ref["key"] / "manifest.json" for label, ref in refs.items()}
+    return {label: json.loads(path.read_text()) for label, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def store(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of one whole reproduction."""
+    path = tmp_path_factory.mktemp("reproduction")
+    print(sif(path, "run"))
+    return path
+
+
+def test_every_stage_ran_and_lost_no_row(store: Path) -> None:
+    assert list(manifests(store)) == list(get_args(Label))
+    for label, manifest in manifests(store).items():
+        rows = manifest["rows"]
+        assert rows["in"] == rows["kept"] + sum(rows["rejected"].values()), label
+    assert manifests(store)["publish"]["rows"]["kept"] > 0
+
+
+def test_the_data_set_opens_with_pictures(store: Path, tmp_path: Path) -> None:
+    import datasets
+
+    files = [str(path) for path in sorted((store / "publish").glob("*/sif-*.parquet"))]
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert loaded.num_rows == manifests(store)["publish"]["rows"]["kept"]
+    assert (
+        loaded[0]["image"].size == loaded[0]["depth_image"].size == (loaded[0]["width"], loaded[0]["height"])
+    )
+
+
+def test_the_report_names_the_stand_ins_and_the_random_models(store: Path) -> None:
+    [report] = store.glob("report/*/report.html")
+    text = report.read_text()
+    assert "stand-in" in text
+    assert "random" in text
+    assert "<script" not in text
+
+
+def test_an_unchanged_rerun_runs_nothing(store: Path) -> None:
+    plan = sif(store, "plan")
+    assert "runs" not in plan.split()
+    sif(store, "run")
+    assert set(states(store).values()) == {"Cached"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "runs_from", "reason"),
+    [
+        ("grpo.learning_rate=2e-5", "grpo", "config grpo.learning_rate: 1e-05 -> 2e-05"),
+        ("expand.seed=5", "expand", "config expand.seed: 0 -> 5"),
+        ("evaluate.limit=1", "evaluate", "config evaluate.limit: None -> 1"),
+    ],
+)
+def test_the_plan_foretells_a_change_with_its_reason(
+    store: Path, setting: str, runs_from: str, reason: str
+) -> None:
+    plan = sif(store, "plan", settings=[setting])
+    verdicts = {words[0]: words[1] for words in map(str.split, plan.splitlines()) if len(words) > 1}
+    labels = list(get_args(Label))
+    assert reason in plan
+    assert verdicts[runs_from] == "runs"
+    upstream = labels[: labels.index(runs_from)]
+    assert {verdicts[label] for label in upstream} == {"cached"}
+
+
+def test_a_changed_grpo_rate_runs_grpo_and_what_follows(store: Path) -> None:
+    sif(store, "run", settings=["grpo.learning_rate=2e-5"])
+    labels = list(get_args(Label))
+    ran = {name for name, state in states(store).items() if state == "Completed"}
+    assert ran == set(labels[labels.index("grpo") :])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--start-at", "nonsense"], "start_at: nonsense is no stage of this flow"),
+        (["--set", "grpo.learning_rat=1"], "grpo.learning_rat: Extra inputs are not permitted"),
+        (["--start-at", "grpo", "--set", "expand.seed=77"], "start_at: grpo cannot start"),
+    ],
+)
+def test_a_mistake_is_explained_and_ends_with_2(store: Path, arguments: list[str], message: str) -> None:
+    done = subprocess.run(line(store, "run", tuple(arguments)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_run_killed_in_its_data_stages_ends_with_the_same_artifacts(store: Path, tmp_path: Path) -> None:
+    expected = {label: manifests(store)[label]["digest"] for label in DATA}
+    pause = random.Random(0)
+    environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "WARNING"}
+    kills = 0
+    for _ in range(4):
+        command = line(tmp_path, "run", ("--stop-after", "subset"))
+        process = subprocess.Popen(
+            command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL
+        )
+        time.sleep(pause.uniform(6, 14))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills, "every run ended before its kill"
+    sif(tmp_path, "run", "--stop-after", "subset")
+    assert {label: manifest["digest"] for label, manifest in manifests(tmp_path).items()} == expected
+
+
+def test_the_export_is_what_the_release_reads(store: Path, tmp_path: Path) -> None:
+    subprocess.run([SIF, "export", str(tmp_path / "release"), "--store", str(store)], check=True, timeout=120)
+    rows = json.loads((tmp_path / "release" / "SIF-50K.json").read_text())
+    assert Counter(len(row["images"]) for row in rows) == {2: manifests(store)["publish"]["rows"]["kept"]}

@@ -1,0 +1,96 @@
+"""The shape of the reproduction: which stages there are, in which order, fed by what."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any, get_args
+
+from flows.reproduce import Label, reproduction
+from sifthinker.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GRAPH = {
+    "scenes": "",
+    "depth-weights": "",
+    "policy-weights": "",
+    "ingest": "",
+    "expand": "samples=ingest",
+    "depth": "samples=ingest weights=depth-weights",
+    "annotate": "samples=ingest focus=expand maps=depth",
+    "publish": "samples=ingest chains=annotate maps=depth",
+    "subset": "sif=publish",
+    "sft": "base=policy-weights sif=publish",
+    "merge-sft": "base=policy-weights adapter=sft",
+    "grpo": "base=merge-sft subset=subset",
+    "merge-grpo": "base=merge-sft adapter=grpo",
+    "evaluate": "model=merge-grpo weights=depth-weights",
+    "report": "samples=ingest focus=expand maps=depth chains=annotate sif=publish subset=subset sft=sft "
+    "warm=merge-sft grpo=grpo model=merge-grpo evaluate=evaluate",
+}
+
+
+class Drawing:
+    """Stands for a run: writes down who is fed by whom."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.graph: dict[str, str] = {}
+        self.stages: dict[str, Any] = {}
+
+    def __call__(self, stage: Any, label: str = "", **inputs: str) -> str:
+        label = label or stage.name.replace("_", "-")
+        self.graph[label] = " ".join(f"{name}={ref}" for name, ref in inputs.items())
+        self.stages[label] = stage
+        return label
+
+    def provide(self, rendered: str) -> None:
+        assert rendered == "scenes"
+
+
+def drawn(**config: Any) -> Drawing:
+    drawing = Drawing(Config.model_validate(config))
+    reproduction(drawing)  # type: ignore[arg-type]
+    return drawing
+
+
+def test_the_graph_of_the_reproduction() -> None:
+    assert drawn(scenes={}).graph == GRAPH
+
+
+def test_without_scenes_the_users_files_are_all_there_is() -> None:
+    sources = [{"name": "a", "format": "viscot", "path": "a.json"}]
+    assert drawn(sources=sources).graph == {k: v for k, v in GRAPH.items() if k != "scenes"}
+
+
+def test_the_form_of_the_ui_offers_exactly_the_stages() -> None:
+    assert list(get_args(Label)) == list(GRAPH)
+
+
+def test_a_change_in_rewards_reaches_grpo_and_no_other_stage() -> None:
+    from tasks.identity import identity
+
+    code = {
+        label: set(identity(stage.name, stage.code, {}, {}, {})["code"])
+        for label, stage in drawn(scenes={}).stages.items()
+    }
+    assert {label for label, modules in code.items() if "sifthinker.rewards.grounding" in modules} == {"grpo"}
+    assert {label for label, modules in code.items() if "sifthinker.benchmarks.vstar" in modules} == {
+        "evaluate"
+    }
+
+
+def test_tasks_have_no_loops_over_rows_and_fit_on_a_page() -> None:
+    thin = [p for p in (ROOT / "tasks").glob("*.py") if p.stem not in ("stage", "run", "identity", "process")]
+    for path in thin:
+        lines = [x for x in path.read_text().splitlines() if x.strip()]
+        assert len(lines) <= 60, (
+            f"{path.name}: {len(lines)} lines; what a stage means belongs into sifthinker/"
+        )
+        conditions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.While)]
+        assert not conditions, path.name
+
+
+def test_the_shards_of_the_depth_stage_share_one_gpu() -> None:
+    assert drawn(scenes={}).stages["depth"].in_turn

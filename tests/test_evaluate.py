@@ -1,0 +1,284 @@
+"""Evaluation end to end, against a small server that really listens."""
+
+import base64
+import hashlib
+import http.server
+import io
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from PIL import Image
+
+from sifthinker import config, evaluate, sample
+from sifthinker.benchmarks import BENCHMARKS
+
+OPTIONS = "\n(A) red\n(B) blue\nAnswer with the option's letter from the given choices directly."
+CHAIN = (
+    '<think><area>[{{"bbox_2d": [0.1, 0.2, 0.6, 0.8], "depth": 0.5}}]</area><text>Here.</text></think>'
+    "<answer>{answer}</answer>"
+)
+
+
+@contextmanager
+def serving(answer):
+    """A chat completions server; `answer(question text, request)` gives a reply, or (status, reply)."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append(body)
+            said = answer(body["messages"][0]["content"][-1]["text"], body)
+            status, text = said if isinstance(said, tuple) else (200, said)
+            reply = {
+                "model": "test",
+                "choices": [{"message": {"content": text}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+            }
+            data = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def png(colour) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def depth_pictures(pairs):
+    """In another order than asked, as the depth stage may give them."""
+    return reversed([(digest, png((int(digest[:2], 16), 0, 0))) for digest, _ in pairs])
+
+
+def vstar(folder, rows=6, labels="AB"):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(rows):
+        (folder / f"{i // 2}.png").write_bytes(png((i // 2, 9, 9)))
+        category = ("direct_attributes", "relative_position")[i % 2]
+        text = f"What is thing {i}?{OPTIONS}"
+        lines.append(
+            {
+                "image": f"{i // 2}.png",
+                "text": text,
+                "category": category,
+                "label": labels[i % 2],
+                "question_id": i,
+            }
+        )
+    (folder / "test_questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return config.Benchmark(name="vstar", path=folder, images=folder)
+
+
+def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, **options):
+    out.mkdir(parents=True, exist_ok=True)
+    return evaluate.evaluate(
+        benchmarks,
+        url,
+        "served-model",
+        "ours",
+        "digest-of-weights",
+        ledger or out / "ledger.sqlite",
+        depth,
+        model or config.Model(),
+        config.Evaluate(concurrency=4, **options),
+        out,
+    )
+
+
+def test_a_benchmark_is_asked_with_both_pictures_and_scored(tmp_path):
+    source = vstar(tmp_path / "data")
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+        summary = run([source], url, tmp_path / "out")
+    assert {s["metric"]: (s["strict"], s["official"], s["n"]) for s in summary["scores"]} == {
+        "direct_attributes": (1.0, 1.0, 3),
+        "relative_position": (0.0, 0.0, 3),
+        "overall": (0.5, 0.5, 6),
+    }
+    assert summary == json.loads((tmp_path / "out" / "scores.json").read_text())
+    body = next(r for r in requests if "thing 2?" in r["messages"][0]["content"][-1]["text"])
+    first, rgb, second, depth, question = body["messages"][0]["content"]
+    assert (first["text"], second["text"]) == ("Original image: ", "\nDepth image: ")
+    original = (tmp_path / "data" / "1.png").read_bytes()
+    assert base64.b64decode(rgb["image_url"]["url"].removeprefix("data:image/png;base64,")) == original
+    shown = Image.open(io.BytesIO(base64.b64decode(depth["image_url"]["url"].split(",")[1])))
+    assert shown.getpixel((0, 0))[0] == int(hashlib.sha256(original).hexdigest()[:2], 16)
+    assert question["text"].startswith("\nWhat is thing 2?") and "<think>" in question["text"]
+    assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.0, 0, 2048)
+    rows = list(sample.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["id"] for row in rows] == [f"{row['group']}/{i}" for i, row in enumerate(rows)]
+    assert rows[0]["answer"] == rows[0]["read_as"] == "A" and rows[0]["boxes"] == [[0.1, 0.2, 0.6, 0.8]]
+    assert (rows[0]["prompt_tokens"], rows[0]["completion_tokens"]) == (7, 3)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if "ledger" not in p.name) == [
+        "predictions.parquet",
+        "rejects.parquet",
+        "scores.json",
+    ]
+
+
+def test_the_ablations_show_one_picture_and_ask_plainly(tmp_path):
+    source = vstar(tmp_path / "data", rows=1)
+    with serving(lambda text, _: "A") as (url, requests):
+        summary = run(
+            [source], url, tmp_path / "out", model=config.Model(depth_input=False), depth=None, think=False
+        )
+    (content,) = [message["content"] for message in requests[0]["messages"]]
+    assert [part["type"] for part in content] == ["text", "image_url", "text"]
+    assert content[-1]["text"] == f"\nWhat is thing 0?{OPTIONS}"
+    assert summary["scores"][-1]["strict"] == 1.0
+
+
+def test_ground_truth_never_enters_a_request(tmp_path):
+    bodies = []
+    for name, labels in (("right", "AB"), ("garbage", "BA")):
+        source = vstar(tmp_path / name, labels=labels)
+        with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+            run([source], url, tmp_path / f"out-{name}")
+        bodies.append(sorted(json.dumps(request, sort_keys=True) for request in requests))
+    assert bodies[0] == bodies[1]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from sifthinker import config, evaluate
+url, data, out, ledger = sys.argv[1:]
+Path(out).mkdir()
+source = config.Benchmark(name="vstar", path=Path(data), images=Path(data))
+model, options = config.Model(depth_input=False), config.Evaluate(concurrency=2)
+evaluate.evaluate([source], url, "served-model", "ours", "digest-of-weights", Path(ledger), None, model, options, Path(out))
+"""
+
+
+def test_a_killed_evaluation_asks_no_question_twice_and_gives_the_same_files(tmp_path):
+    source = vstar(tmp_path / "data", rows=30)
+    model = config.Model(depth_input=False)
+    answered, halfway = [], threading.Event()
+
+    def answer(text, _):
+        if len(answered) >= 15:
+            halfway.set()
+            threading.Event().wait(0.2)  # still under way when the kill comes
+        answered.append(text)
+        return CHAIN.format(answer="B")
+
+    with serving(answer) as (url, _):
+        arguments = [url, str(tmp_path / "data"), str(tmp_path / "killed"), str(tmp_path / "ledger.sqlite")]
+        child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments])
+        assert halfway.wait(60)
+        child.kill()
+        child.wait()
+        answered.clear()
+        run([source], url, tmp_path / "continued", ledger=tmp_path / "ledger.sqlite", model=model, depth=None)
+        assert len(answered) <= 30 - 13  # at most the two in flight were lost
+        answered.clear()
+        run([source], url, tmp_path / "again", ledger=tmp_path / "ledger.sqlite", model=model, depth=None)
+        assert not answered, "a repeated evaluation asks nothing"
+        run([source], url, tmp_path / "undisturbed", model=model, depth=None)
+    for name in ("predictions.parquet", "rejects.parquet", "scores.json"):
+        whole = (tmp_path / "undisturbed" / name).read_bytes()
+        assert (
+            (tmp_path / "continued" / name).read_bytes() == (tmp_path / "again" / name).read_bytes() == whole
+        )
+
+
+def test_a_request_that_the_server_cannot_serve_stops_the_evaluation(tmp_path):
+    source = vstar(tmp_path / "data", rows=8)
+    with serving(lambda text, _: (400, "too long") if "thing 5" in text else CHAIN.format(answer="B")) as (
+        url,
+        _,
+    ):
+        with pytest.raises(evaluate.NotAnswered, match=r"relative_position/5.*bad-request.*too long"):
+            run([source], url, tmp_path / "out")
+        assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_missing_files_are_said_and_the_other_benchmarks_run(tmp_path):
+    lost = config.Benchmark(name="spatialbench", path=tmp_path, images=tmp_path)
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, _):
+        summary = run([lost, vstar(tmp_path / "data")], url, tmp_path / "out")
+    first, *others = summary["scores"]
+    assert first["benchmark"] == "spatialbench" and first["strict"] is None
+    assert "positional.json" in first["missing"] and "RussRobin/SpatialBench" in first["missing"]
+    assert len(others) == 3 and all(s["missing"] is None for s in others)
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(config.UserError, match="no benchmark 'vstat'; known: vstar"):
+        run([config.Benchmark(name="vstat", path=tmp_path, images=tmp_path)], "http://x", tmp_path)
+
+
+def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
+    def answer(text, _):
+        if "thing 0" in text:
+            return 400, "stopped by content_filter"
+        return {"1": "no tags", "2": CHAIN.format(answer="A or B"), "3": CHAIN.format(answer="B")}[text[15]]
+
+    with serving(answer) as (url, _):
+        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
+    overall = summary["scores"][-1]
+    assert (overall["n"], overall["unparsable"], overall["strict"]) == (4, 3, 0.25)
+    rows = list(sample.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["unparsable"] for row in rows] == ["refused", "no-answer", "several-named", ""]
+
+
+def test_questions_without_a_usable_image_or_depth_map_are_rejected_by_name(tmp_path):
+    source = vstar(tmp_path / "data", rows=6)
+    (tmp_path / "data" / "0.png").unlink()
+    (tmp_path / "data" / "1.png").write_bytes(b"no picture")
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+        summary = run([source], url, tmp_path / "out")
+        assert (summary["scores"][-1]["n"], summary["scores"][-1]["rejected"]) == (2, 4)
+        run([source], url, tmp_path / "without", depth=lambda pairs: [])
+    reasons = [row["reason"] for row in sample.read(tmp_path / "out" / "rejects.parquet")]
+    assert reasons == ["image-missing"] * 2 + ["image-broken"] * 2
+    reasons = [row["reason"] for row in sample.read(tmp_path / "without" / "rejects.parquet")]
+    assert reasons[4:] == ["depth-missing"] * 2
+    assert len(requests) == 2
+
+
+def test_a_limit_asks_so_many_and_is_marked(tmp_path):
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+        summary = run([vstar(tmp_path / "data", rows=20)], url, tmp_path / "out", limit=6)
+    assert len(requests) == 6 and summary["limit"] == 6
+    assert {s["metric"]: s["n"] for s in summary["scores"]} == {
+        "direct_attributes": 3,
+        "relative_position": 3,
+        "overall": 6,
+    }
+
+
+def test_the_sample_under_a_limit_is_seeded_in_proportion_and_keeps_units_together():
+    questions = [("big", f"b{i // 2}") for i in range(80)] + [("small", f"s{i}") for i in range(20)]
+    chosen = evaluate.select(questions, 20, 0)
+    assert len(chosen) == 20
+    assert sum(questions[i][0] == "big" for i in chosen) == 16
+    assert all((i ^ 1) in chosen for i in chosen if i < 80)
+    assert chosen == evaluate.select(questions, 20, 0) != evaluate.select(questions, 20, 1)
+    assert evaluate.select(questions, None, 0) == evaluate.select(questions, 1000, 0) == frozenset(range(100))
+
+
+def test_every_registered_benchmark_says_where_its_files_are_published():
+    assert all(benchmark.PUBLISHED.startswith("https://") for benchmark in BENCHMARKS.values())

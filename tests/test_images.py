@@ -1,0 +1,127 @@
+"""images: confined to the folder, limited in size, decoded once."""
+
+import errno
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sifthinker import images
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 6), **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (200, 30, 60)).save(path, **options)
+    return path
+
+
+def test_read_gives_the_bytes_the_stored_size_and_the_digest_of_the_bytes(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a" / "b.png")
+    data, width, height, sha256 = images.read(tmp_path, "a/b.png", 48)
+    assert (data, width, height) == (path.read_bytes(), 8, 6)
+    assert sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_an_exif_orientation_does_not_turn_the_size(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees to show"
+    picture(tmp_path / "a.jpg", exif=exif)
+    assert images.read(tmp_path, "a.jpg", 48)[1:3] == (8, 6)
+
+
+def bad_files(root: Path) -> None:
+    picture(root.parent / "outside.png")
+    whole = picture(root / "good.png", (64, 64)).read_bytes()
+    picture(root / "many_pixels.png", (200, 200))
+    (root / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "text.jpg").write_text("no image")
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "page.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (root / "folder.png").mkdir()
+    (root / "link.png").symlink_to(root.parent / "outside.png")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    (root / "long.png").write_bytes(bytes(8 * 10_000 + 2**24 + 1))
+
+
+@pytest.mark.parametrize(
+    ("relative", "reason"),
+    [
+        ("../outside.png", "path-outside"),
+        ("a/../../outside.png", "path-outside"),
+        ("/etc/hostname", "path-outside"),
+        ("", "path-outside"),
+        ("a\0.png", "path-outside"),
+        ("link.png", "path-outside"),  # a link that leaves the folder
+        ("loop.png", "image-missing"),  # a link to itself
+        ("none.png", "image-missing"),
+        ("good.png/x.png", "image-missing"),  # a file taken for a folder
+        ("folder.png", "image-missing"),
+        ("x" * 300 + ".png", "image-missing"),  # longer than a file name can be
+        ("cut.png", "image-broken"),
+        ("text.jpg", "image-broken"),
+        ("empty.jpg", "image-broken"),
+        ("page.eps", "image-broken"),  # Pillow would start Ghostscript
+        ("many_pixels.png", "image-too-large"),
+        ("long.png", "image-too-large"),  # bytes no image within the limit needs
+    ],
+)
+def test_a_bad_image_has_a_reason(tmp_path: Path, relative: str, reason: str) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    bad_files(root)
+    with pytest.raises(images.BadImage) as error:
+        images.read(root, relative, 10_000)
+    assert error.value.reason == reason
+    assert error.value.detail
+
+
+def test_an_image_over_the_limit_is_refused_before_a_pixel_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a.png", (20, 20))
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(images.BadImage, match="20x20"):
+        images.read(tmp_path, "a.png", 399)
+
+
+def test_the_image_folder_may_itself_be_a_link(tmp_path: Path) -> None:
+    picture(tmp_path / "disk" / "a.png")
+    (tmp_path / "images").symlink_to(tmp_path / "disk")
+    assert images.find(tmp_path / "images", "a.png") == (tmp_path / "disk" / "a.png").resolve()
+
+
+def test_an_error_of_the_machine_is_raised_so_that_no_row_is_lost_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a.png")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        images.read(tmp_path, "a.png", 48)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_damaged_bytes_are_read_or_refused_but_never_crash(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((12, 9)).convert("RGB").save(buffer, kind)
+    damaged = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    root = tmp_path_factory.mktemp("damaged")
+    (root / "a").write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        images.read(root, "a", 10_000)
+    except images.BadImage as error:
+        assert error.reason in ("image-broken", "image-too-large")

@@ -1,0 +1,213 @@
+"""Fetching and loading models, with tiny ones of the real architectures."""
+
+import json
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from PIL import Image
+
+from sifthinker import models, prompts
+from sifthinker.config import UserError
+
+FAMILIES = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"]
+IMAGES = [Image.linear_gradient("L").resize((224, 168)), Image.radial_gradient("L").resize((224, 168))]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("tiny")
+    for family in FAMILIES:
+        models.build_tiny(family, 0, root / family)
+    return {family: root / family for family in FAMILIES}
+
+
+@pytest.fixture
+def tiny(folders: dict[str, Path]) -> Path:
+    return folders["qwen2_5_vl"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_loads_through_the_auto_classes_and_takes_two_images(
+    family: str, folders: dict[str, Path]
+) -> None:
+    processor = models.load_processor(folders[family], 224 * 168)
+    model = models.load_policy(folders[family], "fp32")
+    assert model.config.model_type == family
+    assert 0.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 2e6
+    inputs = models.encode(processor, prompts.policy_messages("What is it?"), IMAGES)
+    pictures = inputs["input_ids"] == model.config.image_token_id
+    if family == "llava":
+        assert inputs["pixel_values"].shape == (2, 3, 56, 56)
+    else:
+        assert inputs["image_grid_thw"].shape == (2, 3)
+        assert int(pictures.sum()) == int(inputs["image_grid_thw"].prod(1).sum()) // 4
+    text = processor.decode(inputs["input_ids"][0])
+    assert text.index("Original image: ") < text.index("\nDepth image: ") < text.index("\nWhat is it?")
+    with torch.inference_mode():
+        both = model(**inputs).logits
+        changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(0)}
+        assert not torch.equal(both, model(**changed).logits)  # it looks at them
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_seed_gives_the_same_files(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    models.build_tiny(family, 0, tmp_path / "again")
+    models.build_tiny(family, 1, tmp_path / "other")
+    for file in folders[family].iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+    weights = [folder / "model.safetensors" for folder in (folders[family], tmp_path / "other")]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+
+
+def test_building_a_toy_leaves_torch_s_random_state_alone(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    models.build_tiny_depth(0, tmp_path)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_conversation_ends_with_the_end_of_turn(family: str, folders: dict[str, Path]) -> None:
+    processor = models.load_processor(folders[family])
+    chain = "<think>\n<area>[]</area>\n<text>t</text>\n</think>\n<answer>\nred\n</answer>"
+    inputs = models.encode(processor, prompts.policy_messages("Which?", chain=chain), IMAGES)
+    text = processor.decode(inputs["input_ids"][0])
+    assert text.rstrip().endswith(chain + processor.tokenizer.eos_token)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("max_pixels", [784, 9_408, 262_144])
+def test_the_pixel_budget_holds_and_is_saved_with_the_processor(
+    family: str, max_pixels: int, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    processor = models.load_processor(folders[family], max_pixels)
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes((folders[family] / "config.json").read_bytes())
+    large = [Image.new("RGB", (1600, 1200)), Image.new("RGB", (300, 900))]
+    messages = prompts.policy_messages("What is it?")
+    grids = models.encode(processor, messages, large)["image_grid_thw"]
+    patch = processor.image_processor.patch_size
+    least = (2 * patch) ** 2  # one token
+    assert (grids.prod(1) * patch**2 <= max(max_pixels, least)).all()
+    again = models.encode(models.load_processor(tmp_path), messages, large)["image_grid_thw"]
+    assert torch.equal(grids, again)
+
+
+def test_llava_sees_the_whole_image_where_its_stock_processor_cuts_the_sides_off(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for file in folders["llava"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    saved["image_processor"] |= {"image_processor_type": "CLIPImageProcessor", "do_pad": None}
+    (tmp_path / "processor_config.json").write_text(json.dumps(saved))
+    processor = models.load_processor(tmp_path)
+    wide = Image.new("RGB", (400, 100), "black")
+    wide.paste("white", (0, 0, 20, 100))  # only the left edge tells this image from a black one
+    plain = Image.new("RGB", (400, 100), "black")
+    pixels = models.encode(processor, prompts.policy_messages("What is it?"), [wide, plain])["pixel_values"]
+    assert pixels.shape == (2, 3, 56, 56)
+    assert not torch.equal(pixels[0], pixels[1])
+
+
+def test_a_random_model_never_samples_a_picture_token(tiny: Path) -> None:
+    processor, model = models.load_processor(tiny, 9_408), models.load_policy(tiny, "fp32")
+    inputs = models.encode(processor, prompts.policy_messages("What is it?"), IMAGES)
+    torch.manual_seed(0)
+    tokens = model.generate(**inputs, do_sample=True, num_return_sequences=8, max_new_tokens=60)
+    assert not torch.isin(
+        tokens[:, inputs["input_ids"].shape[1] :], torch.tensor(models.picture_tokens(processor))
+    ).any()
+
+
+def test_chains_survive_the_tokenizer(tiny: Path) -> None:
+    text = 'Füße 漢字 \t<think>\n<area>[{"bbox_2d": [0.12, 0.0, 1.0, 0.5], "depth": 0.304}]</area>'
+    tokenizer = models.load_processor(tiny).tokenizer
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_fetch_builds_a_toy_that_says_so(tmp_path: Path) -> None:
+    found = models.fetch("tiny", None, "policy", "qwen2_5_vl", 3, tmp_path)
+    assert found == {
+        "folder": str(tmp_path),
+        "origin": "tiny",
+        "revision": "",
+        "model_type": "qwen2_5_vl",
+        "toy": "tiny-random-qwen2_5_vl-seed3",
+    }
+    assert "tiny-random-qwen2_5_vl-seed3" in (tmp_path / "README.md").read_text()
+    again = models.fetch(str(tmp_path), None, "policy", "qwen2_5_vl", 0, tmp_path / "unused")
+    assert (again["folder"], again["origin"], again["toy"]) == (str(tmp_path), "folder", found["toy"])
+    assert not (tmp_path / "unused").exists()
+
+
+def test_fetch_builds_a_toy_depth_model(tmp_path: Path) -> None:
+    found = models.fetch("tiny", None, "depth", "qwen2_5_vl", 0, tmp_path)
+    assert found["model_type"] == "depth_anything"
+    assert type(models.load_depth(tmp_path)).__name__ == "DepthAnythingForDepthEstimation"
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "family", "message"),
+    [
+        ("/nowhere/at/all", "policy", "llava", "neither 'tiny', nor an existing folder, nor a hub id"),
+        ("tiny", "policy", "bunny", "known are qwen2_5_vl, qwen2_vl, qwen3_vl, llava"),
+        ("FOLDER", "policy", "llava", "model_type is 'qwen2_5_vl', expected 'llava'"),
+        ("FOLDER", "depth", "llava", "expected 'depth_anything'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    weights: str, kind: str, family: str, message: str, tiny: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        models.fetch(weights.replace("FOLDER", str(tiny)), None, kind, family, 0, tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "not a model folder"),
+        ({"config.json": "{"}, "its config cannot be read"),
+        ({"config.json": '{"model_type": "llava"}'}, "model.safetensors is missing"),
+        # pickled weights are never opened
+        ({"config.json": '{"model_type": "llava"}', "pytorch_model.bin": ""}, "pickled and is never opened"),
+        # a shard was not copied
+        (
+            {
+                "config.json": '{"model_type": "llava"}',
+                "model.safetensors.index.json": '{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}',
+                "1.safetensors": "",
+            },
+            r"2\.safetensors is missing",
+        ),
+    ],
+)
+def test_a_folder_without_whole_safetensors_is_refused(
+    files: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        models.fetch(str(tmp_path), None, "policy", "llava", 0, tmp_path / "out")
+
+
+def test_a_hub_that_cannot_be_reached_is_said_clearly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"owner/name \(revision main\): cannot be downloaded.*Offline\?"):
+        models.fetch("owner/name", None, "policy", "llava", 0, tmp_path)
+
+
+def test_a_folder_whose_processor_is_unknown_is_refused_instead_of_half_loaded(
+    tiny: Path, tmp_path: Path
+) -> None:
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps({**saved, "processor_class": "Unknown"}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="holds no image processor that transformers knows"):
+        models.load_processor(tmp_path)

@@ -1,0 +1,35 @@
+"""The GRPO program with canned completions: a random model never writes a chain, so nothing would be rewarded.
+
+Which of them is sampled is drawn from torch's global generator, as real sampling is. Run as a program it takes the
+place of `python -m sifthinker.training.grpo`.
+"""
+
+import torch
+
+from sifthinker.training import grpo, run
+
+CHAIN = (
+    '<think>\n<area>[{{"bbox_2d": [0.0, 0.0, 1.0, 1.0], "depth": {whole}}}]</area>\n<text>A wall.</text>\n'
+    '<area>[{{"bbox_2d": {box}, "depth": {depth}}}]</area>\n<text>A patch.</text>\n</think>\n'
+    "<answer>\n{answer}\n</answer>"
+)
+WHOLE = 0.59  # mean depth of the test's pictures
+TEXTS = [
+    CHAIN.format(whole=WHOLE, box=[0.071, 0.286, 0.429, 0.714], depth=0.1, answer="green"),
+    CHAIN.format(whole=WHOLE, box=[0.571, 0.286, 0.929, 0.714], depth=0.1, answer="red"),
+    CHAIN.format(whole=0.2, box=[0.1, 0.1, 0.5, 0.5], depth=0.9, answer="blue"),
+    "<answer>yellow</answer>",  # no chain, but an answer for the judge
+    "nothing of use",
+]
+
+
+def sample(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+    assert not images or all(len(pictures) == 2 for pictures in images)
+    tokenizer = self.processing_class.tokenizer
+    picks = torch.randint(len(TEXTS), (len(prompt_ids),)).tolist()
+    return [tokenizer(TEXTS[pick])["input_ids"] + [tokenizer.eos_token_id] for pick in picks], None
+
+
+if __name__ == "__main__":
+    grpo.Trainer._generate_single_turn = sample
+    run.main(grpo.main)

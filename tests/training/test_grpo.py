@@ -1,0 +1,246 @@
+"""The GRPO program on a tiny model, with a judge of a few lines behind real HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tests.training.canned_grpo import TEXTS
+from tests.training.canned_grpo import sample as canned
+from safetensors.torch import load_file
+
+from sifthinker import models, prompts, rewards, sample
+from sifthinker.config import Grpo, UserError
+from sifthinker.training import grpo, rows, run, scoring
+
+SMALL = {
+    "batch": 8,
+    "accumulation": 1,
+    "generations": 4,
+    "max_completion": 16,
+    "epochs": 1,
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+    "judge": {"base_url": "standin", "model": "fake", "retries": 0},
+}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SCORES = {"red": 1.0, "green": 0.6, "blue": 0.3, "yellow": 0.1}
+
+
+class Judge(ThreadingHTTPServer):
+    """Scores an answer by its colour; with `broken` it answers no score."""
+
+    broken = False
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[dict[str, Any]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Judge
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        text = body["messages"][1]["content"][-1]["text"]
+        answer = text.splitlines()[-2]
+        reply = "I would rather not say" if self.server.broken else json.dumps({"score": SCORES[answer]})
+        message = {"role": "assistant", "content": reply}
+        content = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "fake",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def judge() -> Iterator[Judge]:
+    server = Judge()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def grpo_file(config_file, judge, tmp_path):
+    def write(name: str, settings: dict[str, Any]) -> Path:
+        url = f"http://127.0.0.1:{judge.server_port}/v1"
+        return config_file(
+            "grpo", name, {**SMALL, **settings}, judge_base_url=url, ledger=str(tmp_path / f"{name}.sqlite")
+        )
+
+    return write
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, judge, tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
+    grpo.main(grpo_file("run", {"max_steps": 2}))
+    out = tmp_path / "run/out"
+    history = lines(out / "history.jsonl")
+    assert [entry["step"] for entry in history] == [1, 2]
+    for entry in history:
+        for name in rewards.REWARDS:
+            assert {f"rewards/{name}/{what}" for what in ("mean", "std", "absent")} <= entry.keys()
+        assert {"kl", "completion_length", "tokens_per_second", "learning_rate", "judge/score"} <= entry.keys()
+    completions = pq.read_table(out / "completions.parquet").to_pylist()
+    assert len(completions) == 16
+    assert {entry["text"] for entry in completions} <= set(TEXTS)
+    for entry in completions:
+        answered = "<answer>" in entry["text"]
+        assert entry["judge"] == (SCORES[entry["text"].split("<answer>")[1].split("<")[0].strip()] if answered else 0)
+        assert entry["answer"] == entry["judge"], "the first epoch has no progress"
+        assert entry["format"] == float("<think>" in entry["text"])
+    assert {entry["depth"] for entry in completions} == {0.0, 1.0}
+    # The judge saw the picture and the whole question, first letter included (release_defects E3-3).
+    picture, text = judge.asked[0]["messages"][1]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+    assert text["text"].startswith("Question: What color is patch")
+    adapter = load_file(out / "adapter/adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "it learned something"
+    assert not [name for name in adapter if "visual" in name]
+
+
+def test_a_real_sampled_step_writes_no_picture_tokens_and_samples_without_dropout(grpo_file, tmp_path, monkeypatch):
+    seen = []
+    generate = grpo.GRPOTrainer._generate_single_turn
+
+    def watched(self, *args, **kwargs):
+        assert not self.model.training
+        ids, _ = made = generate(self, *args, **kwargs)
+        seen.extend(ids)
+        return made
+
+    monkeypatch.setattr(grpo.GRPOTrainer, "_generate_single_turn", watched)
+    grpo.main(grpo_file("real", {"max_steps": 1}))
+    processor = models.load_processor(run.load(tmp_path / "real.yaml", grpo.GrpoRun).model)
+    assert len(seen) == 8
+    assert not {token for ids in seen for token in ids} & set(models.picture_tokens(processor))
+
+
+def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file, grpo_file, base):
+    task = run.load(grpo_file("prompt", {}), grpo.GrpoRun)
+    processor = models.load_processor(base, 3136)
+    task.work.mkdir(parents=True)
+    dataset = rows.open_parquet(task.dataset, ["id", "question", "image", "depth_image"], task.work)
+    example = grpo.examples(dataset, True)[0]
+    row = next(iter(sample.read(task.dataset)))
+    fake = type("", (), {"_is_vlm": True, "processing_class": processor, "tools": None, "chat_template": None})()
+    fake.environment_factories, fake.chat_template_kwargs = None, {}
+    prompt = grpo.GRPOTrainer._generate_and_score_completions.__globals__["prepare_multimodal_messages"](
+        example["prompt"], images=example["images"]
+    )
+    ids, _, fields = grpo.GRPOTrainer._tokenize_prompts(fake, [prompt])
+    pictures = [rows.picture(row[name]["bytes"]) for name in ("image", "depth_image")]
+    wanted = models.encode(processor, prompts.policy_messages(row["question"]), pictures)
+    assert list(ids[0]) == wanted["input_ids"][0].tolist()
+    assert torch.equal(torch.as_tensor(fields["pixel_values"]), wanted["pixel_values"])
+
+
+def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo_file, tmp_path):
+    """SIGKILL in the second epoch. CPU and fp32: sampling continues from the checkpoint's random state and the judge's
+    replies are the same, so everything is equal to the bit."""
+    settings = {"epochs": 2, "save_steps": 2}
+    program = str(Path(__file__).with_name("canned_grpo.py"))
+    quiet = {"env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([sys.executable, program, str(grpo_file("straight", settings))], check=True, **quiet)
+
+    killed = str(grpo_file("killed", settings))
+    process = subprocess.Popen([sys.executable, program, killed], **quiet)
+    deadline = time.monotonic() + 120
+    marker = tmp_path / "killed/work/checkpoint-6" / run.COMPLETE
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed/out/summary.json").exists(), "killed too late to show anything"
+    subprocess.run([sys.executable, program, killed], check=True, **quiet)
+
+    one, two = (tmp_path / name / "out" for name in ("straight", "killed"))
+    assert json.loads((two / "summary.json").read_text())["notes"]["resumed_from"] == "checkpoint-6"
+    assert (one / "book.json").read_bytes() == (two / "book.json").read_bytes()
+    completions = pq.read_table(one / "completions.parquet").to_pylist()
+    assert completions == pq.read_table(two / "completions.parquet").to_pylist()
+    left, right = (load_file(out / "adapter/adapter_model.safetensors") for out in (one, two))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    # And the second epoch's progress is against the first epoch's mean score of the same sample.
+    book = json.loads((one / "book.json").read_text())
+    second = [entry for entry in completions if entry["epoch"] == 1]
+    assert len(second) == 32
+    for entry in second:
+        mean = sum(book[entry["id"]]["0"]) / 4
+        assert entry["answer"] == pytest.approx(2 * entry["judge"] - mean)
+    orders = [list(dict.fromkeys(e["id"] for e in completions if e["epoch"] == epoch)) for epoch in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1], "each epoch has an order of its own"
+
+
+def test_a_judge_without_scores_stops_the_run_before_it_poisons_the_policy(grpo_file, judge, monkeypatch):
+    judge.broken = True
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
+    with pytest.raises(UserError, match=r"step 1: the judge gave no score for \d of 8 completions, more than"):
+        grpo.main(grpo_file("broken", {"rewards": {"max_absent": 0.1}}))
+
+
+def test_an_absent_score_is_neutral_in_its_group():
+    everyone = [{"id": "a", "answer": 1.0}, {"id": "a", "answer": 0.0}, {"id": "a", "answer": None}]
+    everyone += [{"id": "b", "answer": None}]
+    assert scoring.neutral(everyone, everyone) == [1.0, 0.0, 0.5, None]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 3}, "3 completions a step is no multiple of generations = 4"),
+        ({"batch": 40}, "takes 10 different samples .* the data set has 8"),
+    ],
+)
+def test_batches_that_do_not_fit_the_groups_are_refused_before_anything_loads(
+    grpo_file, settings, message, monkeypatch
+):
+    monkeypatch.setattr(models, "load_policy", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(UserError, match=message):
+        grpo.main(grpo_file("wrong", settings))
+
+
+def test_the_paper_is_the_default():
+    """Facts 1.4 and 2.25; the numbers that decide the loss."""
+    made = grpo.grpo_arguments(Grpo())
+    assert made | {
+        "num_generations": 8,
+        "beta": 0.04,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "num_iterations": 1,
+        "epsilon": 0.2,
+        "temperature": 1.0,
+        "reward_weights": [1.0, 1.0, 1.0, 1.0],
+    } == made
+    assert list(rewards.REWARDS) == ["format", "answer", "grounding", "depth"], "the order of the weights"
