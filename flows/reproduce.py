@@ -58,9 +58,9 @@ def reproduction(run: Run) -> None:
     chosen = run(subset, sif=dataset)
 
     warm = run(sft, base=base, sif=dataset)
-    warm_model = run(merge, "merge-sft", base=base, adapter=warm)
+    warm_model = run(merge, "merge-sft", base=base, adapter=warm, subset=chosen)
     policy = run(grpo, base=warm_model, subset=chosen)
-    model = run(merge, "merge-grpo", base=warm_model, adapter=policy)
+    model = run(merge, "merge-grpo", base=warm_model, adapter=policy, subset=chosen)
 
     scores = run(evaluate, model=model, weights=estimator)
     run(

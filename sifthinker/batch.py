@@ -31,7 +31,7 @@ POLL = 30.0  # seconds between two looks at a batch
 _OVER = {"completed", "failed", "expired", "cancelled"}
 _METADATA = "sifthinker_batch"
 
-Do = Callable[[Callable[[], Any]], Awaitable[Any]]  # runs an operation in the ledger's thread
+Do = Callable[..., Awaitable[Any]]  # Engine.ledger_do: runs an operation in the ledger's thread
 Outcome = tuple[Reply, Usage]
 
 
@@ -50,7 +50,7 @@ class BatchEndpoint(Endpoint):
     async def open(self, ledger: Ledger, do: Do, account: str) -> None:
         """Takes up the batches that an earlier run left."""
         self._ledger, self._do, self._account = ledger, do, account
-        left: dict[str, tuple[str, list[str]]] = await do(lambda: ledger.open_batches(account))
+        left: dict[str, tuple[str, list[str]]] = await do(partial(ledger.open_batches, account))
         if any(state == "planned" for state, _ in left.values()):
             arrived = await self._arrived()
         for name, (state, keys) in left.items():
@@ -108,7 +108,7 @@ class BatchEndpoint(Endpoint):
             form.add_field("file", b"".join(lines.values()), filename=f"{name}.jsonl")
             lines.clear()
             file = await self._json("POST", "/files", form)
-            await self._do(lambda: self._ledger.plan_batch(name, self._account, keys))
+            await self._do(partial(self._ledger.plan_batch, name, self._account, keys), durable=True)
             order = {
                 "input_file_id": file["id"],
                 "endpoint": "/v1/chat/completions",
@@ -120,9 +120,9 @@ class BatchEndpoint(Endpoint):
             except Transient:  # its answer may have been lost after it was accepted
                 batch = (await self._arrived()).get(name)
                 if batch is None:
-                    await self._do(lambda: self._ledger.set_batch(name, "done"))
+                    await self._do(partial(self._ledger.set_batch, name, "done"))
                     raise
-            await self._do(lambda: self._ledger.set_batch(name, f"sent {batch}"))
+            await self._do(partial(self._ledger.set_batch, name, f"sent {batch}"), durable=True)
         except Exception as error:  # noqa: BLE001 - handed to each of those who wait
             self._give_up(keys, error)
             return
@@ -141,7 +141,7 @@ class BatchEndpoint(Endpoint):
                 await self._deliver(
                     key, answers.get(key), f"batch {batch}: {state['status']} {state.get('errors') or ''}"
                 )
-            await self._do(lambda: self._ledger.set_batch(name, "done"))
+            await self._do(partial(self._ledger.set_batch, name, "done"))
         except Exception as error:  # noqa: BLE001 - handed to each of those who wait
             self._give_up(keys, error)
 
@@ -150,7 +150,7 @@ class BatchEndpoint(Endpoint):
         waiting = self._waiting.get(key)
         try:
             if line is None:
-                raise Transient("server-error", f"{missing}: no answer to this request", overload=False)
+                raise Transient("server-error", f"{missing}: no answer to this request")
             response = line.get("response") or {"status_code": 500, "body": line.get("error")}
             if response["status_code"] != 200:
                 raise self.trouble(response["status_code"], {}, json.dumps(response["body"]).encode())
@@ -159,12 +159,12 @@ class BatchEndpoint(Endpoint):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(error)
             elif isinstance(error, Dead):
-                await self._do(partial(self._keep, key, error))
+                await self._do(partial(self._keep, key, error), durable=True)
             return
         if waiting is not None and not waiting.done():
             waiting.set_result(outcome)
         else:  # bought by an earlier run, which nobody has asked for again yet
-            await self._do(partial(self._keep, key, outcome))
+            await self._do(partial(self._keep, key, outcome), durable=True)
 
     def _keep(self, key: str, outcome: Outcome | Dead) -> None:
         if self._ledger.claim(key, self._account, b"") != "mine":

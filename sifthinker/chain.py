@@ -199,44 +199,48 @@ def _steps(text: str, start: int, end: int, strict: bool) -> Iterator[Step]:
     _only_space(text, last, end, "before </think>")
 
 
+def _number(literal: str) -> float:
+    if len(literal) > _LONGEST_NUMBER:
+        raise ValueError(f"a number has {len(literal)} characters")
+    return float(literal)
+
+
+def _no_number(literal: str) -> NoReturn:
+    raise ValueError(f"{literal} is not a number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is repeated")
+    return found
+
+
+_DECODERS = {  # by strict
+    False: json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=_no_number),
+    True: json.JSONDecoder(
+        parse_int=_number, parse_float=_number, parse_constant=_no_number, object_pairs_hook=_unique
+    ),
+}
+
+
 def _json(text: str, start: int, end: int, strict: bool, name: str) -> list[Any]:
     """The JSON list between `start` and `end`."""
-
-    def fail(reason: str) -> NoReturn:
-        raise Malformed(f"{name}: {reason}", start)
-
-    def number(literal: str) -> float:
-        if len(literal) > _LONGEST_NUMBER:
-            fail(f"a number has {len(literal)} characters")
-        return float(literal)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if strict and len({key for key, _ in pairs}) < len(pairs):
-            fail("a key is repeated")
-        return dict(pairs)
-
-    def constant(literal: str) -> NoReturn:
-        fail(f"{literal} is not a number")
-
     if end - start > _LONGEST_AREA:
-        fail(f"{end - start} characters are too long")
+        raise Malformed(f"{name}: {end - start} characters are too long", start)
     depth = 0
-    for bracket in _BRACKET.finditer(text, start, end):
-        depth += 1 if bracket.group() in "[{" else -1
+    for bracket in _BRACKET.findall(text, start, end):
+        depth += 1 if bracket in "[{" else -1
         if depth > _DEEPEST:
-            fail("brackets are nested too deeply")
+            raise Malformed(f"{name}: brackets are nested too deeply", start)
     try:
-        items = json.loads(
-            text[start:end],
-            parse_int=number,
-            parse_float=number,
-            parse_constant=constant,
-            object_pairs_hook=unique,
-        )
+        items = _DECODERS[strict].decode(text[start:end])
     except json.JSONDecodeError as error:
         raise Malformed(f"{name} is not JSON: {error.msg}", start + error.pos) from None
+    except ValueError as error:
+        raise Malformed(f"{name}: {error}", start) from None
     if not isinstance(items, list):
-        fail("not a JSON list")
+        raise Malformed(f"{name}: not a JSON list", start)
     return items
 
 

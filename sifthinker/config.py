@@ -234,6 +234,9 @@ class Merge(Section):
     tolerance: float = Field(
         0.05, gt=0, description="largest allowed difference of logits, adapter against merged"
     )
+    unchanged: Literal["error", "note"] = Field(
+        "error", description="for a merge that changes nothing; 'note' for random models, which earn no reward"
+    )
 
 
 class Benchmark(Section):
@@ -243,6 +246,11 @@ class Benchmark(Section):
     path: Path = operational(description="annotation file or folder, as published")
     images: Path = operational(description="folder of the images")
     split: str = Field("", description="where a benchmark has several, e.g. refcoco+_testB")
+    labels: Literal["listed", "each"] = Field(
+        "listed",
+        description="ovdeval only, whose labels the authors do not say how to attach: 'listed' gives the boxes the "
+        "targets in the order in which the answer names them, 'each' every named target",
+    )
 
 
 class Evaluate(Section):

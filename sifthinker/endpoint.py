@@ -20,6 +20,7 @@ from sifthinker.config import STANDIN, Api, Prices, UserError
 from sifthinker.ledger import Failure, Reply, Usage
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
+OVERLOADED = {429, 503, 529}
 REFUSED = {401, 402, 403, 404}  # the next request would fare no better
 _FILTER_WORDS = (
     "content_filter",
@@ -39,7 +40,7 @@ class Unauthorized(UserError):
 class Transient(Exception):
     """Worth another try."""
 
-    def __init__(self, kind: str, detail: str, after: float | None = None, overload: bool = True) -> None:
+    def __init__(self, kind: str, detail: str, after: float | None = None, overload: bool = False) -> None:
         super().__init__(detail)
         self.kind, self.detail, self.overload = kind, detail, overload
         self.after = after  # seconds, of a Retry-After
@@ -75,7 +76,8 @@ def key(api: Api, url: str) -> str:
     value = os.environ.get(api.api_key_env, "").strip()
     if not value and (urlsplit(url).hostname or "") not in ("localhost", "127.0.0.1", "::1"):
         raise UserError(
-            f"{url}: no API key: set the environment variable {api.api_key_env}, or name another one in api_key_env"
+            f"{url}: no API key: set the environment variable {api.api_key_env}, or name another one in "
+            "api_key_env; any value does for a server that asks for none"
         )
     return value
 
@@ -120,7 +122,7 @@ class Endpoint:
         try:
             answer = json.loads(raw)
         except ValueError as error:
-            raise Transient("unreadable", f"the answer is not JSON: {error}", overload=False) from error
+            raise Transient("unreadable", f"the answer is not JSON: {error}") from error
         return self.read(answer, time.monotonic() - began)
 
     async def send(
@@ -137,7 +139,7 @@ class Endpoint:
                 raw = await response.read()
                 return response.status, {name.lower(): value for name, value in response.headers.items()}, raw
         except TimeoutError as error:
-            raise Transient("timeout", f"no answer within {self.api.timeout:g} s") from error
+            raise Transient("timeout", f"no answer within {self.api.timeout:g} s", overload=True) from error
         except aiohttp.ClientError as error:  # its text names the host, never a header
             raise Transient("connection", self.redact(f"{type(error).__name__}: {error}")) from error
 
@@ -155,7 +157,7 @@ class Endpoint:
             usage = money(answer.get("usage") or {}, self.api.prices, self.api.mode != "chat")
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             detail = f"the answer is no chat completion: {type(error).__name__}: {error}"
-            raise Transient("unreadable", detail, overload=False) from error
+            raise Transient("unreadable", detail) from error
         if reason == "content_filter":
             raise Dead(Failure("content-filter", f"finish_reason content_filter: {text[:200]}"), usage)
         return Reply(text, reason, model, usage.prompt_tokens, usage.completion_tokens, False, seconds), usage
@@ -175,7 +177,7 @@ class Endpoint:
             return Unauthorized(f"{self.url}: {detail}\nNothing more was asked: {todo}, then start again.")
         if status in RETRIED or status >= 500:
             kind = "rate-limit" if status == 429 else "server-error"
-            return Transient(kind, detail, retry_after(headers), overload=status != 409)
+            return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)
         filtered = any(word in lower for word in _FILTER_WORDS)
         return Dead(Failure("content-filter" if filtered else "bad-request", detail), Usage())
 

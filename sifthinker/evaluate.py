@@ -1,7 +1,8 @@
 """Asks a served model the questions of benchmarks and scores its replies, officially and strictly.
 
 Reads the benchmarks' files; writes `predictions.parquet` (`PREDICTIONS`, one row a question), `rejects.parquet`
-(questions that could not be asked, with the reason) and `scores.json`.
+(questions that could not be asked, with the reason), `scores.json`, and a submission file for every benchmark whose
+answers are hidden.
 
 * The model sees what it saw in training: the prompt of `prompts.policy_messages`, the image file as it is and,
   with `model.depth_input`, the Spectral_r picture of its depth. Images are not sized down here: training lets the
@@ -32,7 +33,7 @@ from PIL import Image
 
 from sifthinker import config as configuration
 from sifthinker import images, prompts, sample, vlm
-from sifthinker.benchmarks import BENCHMARKS, files, replies
+from sifthinker.benchmarks import BENCHMARKS, SUBMISSIONS, files, replies
 from sifthinker.benchmarks.question import Answer, Benchmark, Missing, Question, Verdict
 from sifthinker.sample import Reject
 
@@ -146,13 +147,23 @@ def evaluate(
             for job in jobs:
                 lost: list[Reject] = []
                 results: list[tuple[Question, Verdict, Verdict]] = []
+                hidden: list[tuple[Question, str]] = []
                 for asked, reply in _ask(job, client, pictures, model, config, lost):
                     answer = _answer(reply, config.think)
                     official = job.benchmark.official(asked.question, answer)
                     strict = job.benchmark.strict(asked.question, answer)
-                    results.append((asked.question, official, strict))
+                    if asked.question.reference:
+                        results.append((asked.question, official, strict))
+                    else:
+                        hidden.append((asked.question, strict.reading))
                     yield _row(job.source.name, asked, reply, answer, official, strict)
-                scores.extend(_scores(job, results, len(lost), config.limit))
+                if hidden:
+                    name, content = SUBMISSIONS[job.source.name](job.source, hidden)
+                    (out / name).write_bytes(content)
+                    why = f"the answers to {len(hidden)} questions are hidden: submit {name}"
+                    scores.append(_missing(job.source.name, why, config.limit))
+                if results or not hidden:
+                    scores.extend(_scores(job, results, len(lost), config.limit))
                 rejects.extend(lost)
 
         sample.write(out / "predictions.parquet", PREDICTIONS, predictions())
@@ -317,8 +328,8 @@ def _row(
         "answer": answer.text,
         "boxes": [list(box) for box in answer.boxes],
         "read_as": strict.reading,
-        "official": official.score,
-        "strict": strict.score,
+        "official": official.score if question.reference else None,
+        "strict": strict.score if question.reference else None,
         "unparsable": strict.unparsable,
         "finish_reason": got.finish_reason if got else answer.absent,
         "prompt_tokens": got.prompt_tokens if got else 0,

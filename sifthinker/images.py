@@ -114,7 +114,8 @@ def read(root: Path, relative: str, max_pixels: int) -> tuple[bytes, int, int, s
         raise BadImage("image-too-large", f"{relative}: {error}") from error
     except Exception as error:  # Pillow's decoders raise all sorts on broken bytes
         raise BadImage(
-            "image-broken", f"{relative} ({len(data)} bytes) cannot be decoded: {error}; fetch the file again"
+            "image-broken",  # without Pillow's own words, which hold a memory address: rejects are compared by digest
+            f"{relative} ({len(data)} bytes) cannot be decoded: {type(error).__name__}; fetch the file again",
         ) from error
     return data, width, height, hashlib.sha256(data).hexdigest()
 

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -83,6 +83,15 @@ class Usage:
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.money + other.money,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -119,7 +128,6 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise UserError(
@@ -138,9 +146,14 @@ class Ledger:
         self._db.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside is committed together, at the end of the outermost `with`."""
+    def transaction(self, durable: bool = True) -> Iterator[None]:
+        """Everything inside is committed together, at the end of the outermost `with`.
+
+        What is not `durable` (a reservation) may be lost with the machine's power, never with a killed process;
+        it costs no wait for the disk.
+        """
         if self._depth == 0:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
         self._depth += 1
         try:
@@ -156,7 +169,7 @@ class Ledger:
 
     def beat(self) -> None:
         """Says that this owner is alive; due several times per lease."""
-        with self.transaction():
+        with self.transaction(durable=False):
             self._db.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", [self.owner, time.time()])
 
     def claim(self, key: str, account: str, request: bytes, budget: Budget | None = None) -> Claim:
@@ -165,7 +178,7 @@ class Ledger:
         "mine": reserved for the caller, who then calls `settle`, `fail` or `release`. "busy": somebody alive
         is asking it; claim again later. "spent": it would have to be paid for, and the budget is used up.
         """
-        with self.transaction():
+        with self.transaction(durable=False):
             row = self._db.execute(
                 "SELECT state, owner, reply, finish_reason, model, prompt_tokens, completion_tokens, seconds, kind,"
                 " detail FROM calls WHERE key = ?",
@@ -191,20 +204,20 @@ class Ledger:
 
     def settle(self, key: str, reply: Reply, usage: Usage) -> None:
         """Records a reply that was paid for."""
-        with self.transaction():
-            self._finish(key, "ok", usage)
-            self._db.execute(
-                "UPDATE calls SET reply = ?, finish_reason = ?, model = ?, seconds = ? WHERE key = ?",
-                [zlib.compress(reply.text.encode(), 1), reply.finish_reason, reply.model, reply.seconds, key],
-            )
+        text = zlib.compress(reply.text.encode(), 1)
+        self._finish(
+            key,
+            usage,
+            "state = 'ok', reply = ?, finish_reason = ?, model = ?, seconds = ?",
+            [text, reply.finish_reason, reply.model, reply.seconds],
+        )
 
     def fail(self, key: str, failure: Failure, dead: bool, usage: Usage | None = None) -> None:
         """Records that there is no answer; `dead` for good. A refusal can cost tokens too."""
-        with self.transaction():
-            self._finish(key, "dead" if dead else "failed", usage)
-            self._db.execute(
-                "UPDATE calls SET kind = ?, detail = ? WHERE key = ?", [failure.kind, failure.detail, key]
-            )
+        state = "dead" if dead else "failed"
+        self._finish(
+            key, usage or Usage(), "state = ?, kind = ?, detail = ?", [state, failure.kind, failure.detail]
+        )
 
     def release(self, key: str) -> None:
         """Gives a reservation back unasked."""
@@ -257,22 +270,26 @@ class Ledger:
         )
         return {name: (state, zlib.decompress(keys).decode().split("\n")) for name, state, keys in rows}
 
-    def _finish(self, key: str, state: str, usage: Usage | None) -> None:
-        usage = usage or Usage()
-        cost = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.money)
-        row = self._db.execute(
-            "UPDATE calls SET state = ?, at = ?, prompt_tokens = prompt_tokens + ?, cached_tokens = cached_tokens + ?,"
-            " completion_tokens = completion_tokens + ?, money = money + ? WHERE key = ? RETURNING account",
-            [state, time.time(), *cost, key],
-        ).fetchone()
-        assert row is not None, "only a claimed request can be finished"
-        self._db.execute(
-            "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET"
-            " calls = calls + excluded.calls, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
-            " cached_tokens = cached_tokens + excluded.cached_tokens,"
-            " completion_tokens = completion_tokens + excluded.completion_tokens, money = money + excluded.money",
-            [row[0], usage.calls, *cost],
-        )
+    def _finish(self, key: str, usage: Usage, outcome: str, values: list[Any]) -> None:
+        """Writes `outcome` (a SET clause of `values`) and the cost into the row and adds the cost to the account."""
+        cost = [usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.money]
+        with self.transaction():
+            row = self._db.execute(
+                "UPDATE calls SET at = ?, prompt_tokens = prompt_tokens + ?, cached_tokens = cached_tokens + ?,"
+                f" completion_tokens = completion_tokens + ?, money = money + ?, {outcome} WHERE key = ?"
+                " RETURNING account",
+                [time.time(), *cost, *values, key],
+            ).fetchone()
+            assert row is not None, "only a claimed request can be finished"
+            if usage.calls:
+                self._db.execute(
+                    "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET"
+                    " calls = calls + excluded.calls, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+                    " cached_tokens = cached_tokens + excluded.cached_tokens,"
+                    " completion_tokens = completion_tokens + excluded.completion_tokens,"
+                    " money = money + excluded.money",
+                    [row[0], usage.calls, *cost],
+                )
 
     def _is_alive(self, owner: str) -> bool:
         """Whether a reservation's owner still lives: its process on this host, its heartbeat elsewhere."""

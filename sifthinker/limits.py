@@ -61,6 +61,8 @@ class Quota:
 
     def reserve(self, tokens: float) -> Ticket | float:
         """A ticket for a request of about `tokens`, or the seconds to wait before asking again."""
+        if self.requests is None and self.tokens is None and self._state[2] <= time.monotonic():
+            return Ticket(0, 0.0)  # nothing to count and no pause: no lock
         with self._locked():
             now = time.monotonic()  # one clock for all processes of a host; starts anew with the host:
             for i in range(_RING):
@@ -145,9 +147,9 @@ class Quota:
 class Gate:
     """How many requests may be in flight: additive increase, multiplicative decrease.
 
-    Begins at `most`, since that is what the user asked for; 429s, broken connections and time-outs cut it by 0.7,
-    a median latency over twice the best one seen by 0.9, each at most once per latency; a window of replies
-    without trouble adds a sixteenth of `most`. Used within one event loop.
+    Begins at `most`, since that is what the user asked for. An overloaded server (429, 503, 529, a time-out) cuts it
+    by 0.7, a median latency over twice the best one seen by 0.9, at most once in two latencies; as many replies as
+    are in flight add a sixteenth of `most`. Used within one event loop.
     """
 
     def __init__(self, most: int) -> None:
@@ -190,15 +192,14 @@ class Gate:
         self._wake()
 
     def bad(self) -> None:
-        """The server was overloaded, or gone."""
+        """The server was overloaded."""
         self._cut(0.7)
 
     def _cut(self, factor: float) -> None:
         now = time.monotonic()
-        if now - self._cut_at >= max(0.1, self._latency):
+        if now - self._cut_at >= max(0.5, 2 * self._latency):
             self._cut_at = now
             self.limit = max(1.0, self.limit * factor)
-            self._seconds.clear()
 
     def _allowed(self) -> int:
         return max(1, int(min(self.limit, self.most / self.peers)))

@@ -54,6 +54,7 @@ CONTENT = (
 )
 FAULTS = TRANSPORT + CONTENT
 _IMAGE_TOKENS = 300
+_OTHER = '[{"bbox_2d": [0.1, 0.1, 0.9, 0.9], "depth": 0.5}]'
 _REGIONS = re.compile(
     re.escape(prompts.ANNOTATOR_REGION).replace(re.escape("{regions}"), r"(\[.*?\])"), re.DOTALL
 )
@@ -102,7 +103,6 @@ class Server:
         self._minutes: dict[int, Counter[str]] = {}
         self._window: deque[tuple[float, int]] = deque()  # arrivals and their tokens, for the quota
         self._in_flight = self._most_in_flight = 0
-        self._last_reply = ""
         self._files: dict[str, bytes] = {}
         self._batches: dict[str, dict[str, Any]] = {}
 
@@ -224,35 +224,29 @@ class Server:
         """Status and body of a request that meets no fault of the transport."""
         try:
             asked = json.loads(body)
-            messages = [(message["role"], _text(message["content"])) for message in asked["messages"]]
+            texts = [_texts(message["content"]) for message in asked["messages"]]
             images = sum(_images(message["content"]) for message in asked["messages"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return 400, _error_body(
-                f"not a chat completion request: {type(error).__name__}", "invalid_request"
-            )
+            system, user = texts[0][0], texts[1]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            return 400, _error_body(f"no request of ours: {type(error).__name__}: {error}", "invalid_request")
         fault = self._fault(CONTENT, name)
-        prompt = sum(len(text) for _, text in messages) // 4 + _IMAGE_TOKENS * images
-        fence = _FENCE.match(messages[0][1])
+        prompt = sum(len(text) for parts in texts for text in parts) // 4 + _IMAGE_TOKENS * images
+        fence = _FENCE.match(system)
         if fence is not None:
-            text = json.dumps({"score": judged(messages[-1][1], fence[1])})
+            text = json.dumps({"score": judged(user[-1], fence[1])})
         else:
-            asked_text = "\n".join(text for role, text in messages if role == "user")
-            question, steps = (
-                _ASKED.search(messages[1][1] if len(messages) > 1 else ""),
-                _REGIONS.findall(asked_text),
-            )
+            question = _ASKED.fullmatch(user[0])
+            steps = [match[1] for match in map(_REGIONS.fullmatch, user) if match]
             if question is None or not steps:
                 return 400, _error_body(
                     "the stand-in knows the annotator's and the judge's prompts only", "unknown"
                 )
             if fault is not None:
                 self._counts[fault] += 1
-            answer = question["answer"].split("\n\n")[0]
+            answer = question["answer"]
+            if fault == "duplicate":  # the reply to another request
+                steps, answer = [_OTHER, _OTHER], "a red coat"
             text = chain(steps, answer, name, fault)
-            if fault == "duplicate" and self._last_reply:
-                text = self._last_reply  # the reply to another request
-            elif fault is None:
-                self._last_reply = text
         reason = "stop"
         if fault == "content-filter" and fence is None:
             text, reason = "", "content_filter"
@@ -450,10 +444,12 @@ def judged(text: str, fence: str) -> float:
     return 1.0 if a == b else round(difflib.SequenceMatcher(None, a, b, autojunk=False).ratio(), 3)
 
 
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part["type"] == "text")
+def _texts(content: Any) -> list[str]:
+    return (
+        [content]
+        if isinstance(content, str)
+        else [part["text"] for part in content if part["type"] == "text"]
+    )
 
 
 def _images(content: Any) -> int:

@@ -1,11 +1,13 @@
 """evaluate: the benchmarks, asked through a server of the merged model."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sifthinker import evaluate as domain
 from sifthinker import serve
 from sifthinker.config import Config, identity
+from sifthinker.sample import read
 from tasks.stage import Job, stage
 
 
@@ -38,13 +40,14 @@ def evaluate(job: Job) -> None:
     def depth_pictures(images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
         from sifthinker import estimate  # imports torch
 
-        return estimate.pictures(images, job.inputs["weights"].path, job.config.depth)
+        yield from estimate.pictures(images, job.inputs["weights"].path, job.config.depth)
 
     with serve.serving(model.path, config.server, job.work / "server.log") as url:
-        outcome = domain.evaluate(
+        domain.evaluate(
             config.benchmarks,
             url,
-            "policy",
+            serve.MODEL_NAME,
+            f"{job.config.name} {model.manifest['label']}",
             model.ref.digest,
             job.store.root / "calls.sqlite",
             depth_pictures,
@@ -52,5 +55,6 @@ def evaluate(job: Job) -> None:
             config,
             job.out,
         )
-    job.draft.rows = outcome["rows"]
-    job.notes.update(outcome["notes"])
+    rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
+    kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))
+    job.draft.rows = {"in": kept + rejected.total(), "kept": kept, "rejected": dict(sorted(rejected.items()))}

@@ -14,6 +14,7 @@ def merge(job: Job) -> None:
     settings = {
         "model": str(job.inputs["base"].path),
         "adapter": str(job.inputs["adapter"].path / "adapter"),
+        "dataset": [str(job.inputs["subset"].path / "rl.parquet")],  # both are compared on real prompts
         "settings": {
             "model": job.config.model.model_dump(mode="json"),
             "merge": job.config.merge.model_dump(mode="json"),

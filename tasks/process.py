@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import yaml
 
-from sifthinker.config import Train
+from sifthinker.config import Train, UserError
 from tasks.stage import Job
 
+USER_ERROR = 2  # exit status of our programs for a mistake of the user's, explained on their last lines
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -54,7 +55,8 @@ def follow(job: Job, command: list[str], progress: Path, timeout: float | None) 
     """Runs a command to its end, passing on what it appends to its progress file.
 
     Raises:
-        ProgramFailed: it ended with an error or ran past `timeout` seconds.
+        UserError: it ended with the explanation of a user's mistake.
+        ProgramFailed: it ended with another error or ran past `timeout` seconds.
     """
     reap(job.work / "pid.json")
     log = job.work / "log.txt"
@@ -79,6 +81,9 @@ def follow(job: Job, command: list[str], progress: Path, timeout: float | None) 
         end(process.pid)
         (job.work / "pid.json").unlink(missing_ok=True)
     _pass_on(job, progress, seen)
+    if process.returncode == USER_ERROR:
+        said = log.read_text(encoding="utf-8", errors="replace").rpartition("error: ")[2]
+        raise UserError(f"{job.order.label}: {said.strip()}")
     if process.returncode:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
         raise ProgramFailed(

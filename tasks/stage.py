@@ -162,7 +162,7 @@ class Job:
 
     def counted(self, rows: Iterable[Any]) -> Iterator[Any]:
         """Passes the input rows on and counts them, so that none can get lost between in and out."""
-        self.draft.notes["read"] = 0
+        self.draft.notes.setdefault("read", 0)
         for row in rows:
             self.draft.notes["read"] += 1
             yield row

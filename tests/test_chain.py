@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sifthinker import chain
 from sifthinker.chain import Chain, Malformed, Step
+from sifthinker.prompts import ANNOTATOR_SYSTEM
 from sifthinker.sample import WHOLE, Region
 
 AREA = '[{"bbox_2d": [0.1, 0.2, 0.3, 0.4], "depth": 0.5}]'
@@ -383,6 +384,11 @@ def test_the_answer_of_a_reply(text: str, found: str | None) -> None:
 )
 def test_the_areas_of_a_reply(text: str, found: list[list[Region]] | None) -> None:
     assert chain.areas(text) == found
+
+
+def test_the_example_that_the_annotator_is_shown_is_a_chain() -> None:
+    example = ANNOTATOR_SYSTEM.split("```")[1]
+    assert chain.render(chain.parse(example)) == example.strip()
 
 
 def test_an_unknown_variant_names_the_known_ones() -> None:

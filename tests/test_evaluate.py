@@ -280,5 +280,24 @@ def test_the_sample_under_a_limit_is_seeded_in_proportion_and_keeps_units_togeth
     assert evaluate.select(questions, None, 0) == evaluate.select(questions, 1000, 0) == frozenset(range(100))
 
 
+def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
+    folder = tmp_path / "vqa"
+    folder.mkdir()
+    (folder / "COCO_test2015_000000000009.jpg").write_bytes(png("red"))
+    questions = [{"image_id": 9, "question": f"What is {n}?", "question_id": n} for n in (1, 2)]
+    (folder / "v2_OpenEnded_mscoco_test2015_questions.json").write_text(json.dumps({"questions": questions}))
+    part = json.dumps({"questions": questions[:1]})
+    (folder / "v2_OpenEnded_mscoco_test-dev2015_questions.json").write_text(part)
+    source = config.Benchmark(name="vqav2", path=folder, images=folder, split="test-dev2015")
+    with serving(lambda text, _: CHAIN.format(answer="A dog.")) as (url, _):
+        summary = run([source], url, tmp_path / "out")
+    (entry,) = summary["scores"]
+    assert entry["strict"] is None and "submit vqav2_submission.json" in entry["missing"]
+    submitted = json.loads((tmp_path / "out" / "vqav2_submission.json").read_text())
+    assert submitted == [{"question_id": 1, "answer": "dog"}, {"question_id": 2, "answer": ""}]
+    (row,) = sample.read(tmp_path / "out" / "predictions.parquet")
+    assert row["official"] is None and row["strict"] is None
+
+
 def test_every_registered_benchmark_says_where_its_files_are_published():
     assert all(benchmark.PUBLISHED.startswith("https://") for benchmark in BENCHMARKS.values())

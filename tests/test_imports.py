@@ -22,8 +22,8 @@ def imported(file: Path) -> set[str]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").split(".")[0] if node.level == 0 else file.parent.name)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:  # relative ones stay in the package
+            found.add((node.module or "").split(".")[0])
     return found
 
 

@@ -108,7 +108,8 @@ def test_a_server_that_does_not_answer_is_ended_with_its_children(
 
 def test_a_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     child = (
-        "import os; from sifthinker import serve; print(os.getpid(), flush=True); serve._follow(os.getppid())"
+        "import os; from sifthinker import serve; parent = os.getppid(); "
+        "print(os.getpid(), flush=True); serve._follow(parent)"
     )
     start = (
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
@@ -117,7 +118,7 @@ def test_a_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     os.kill(parent.pid, signal.SIGKILL)
-    parent.communicate()
+    parent.wait()
     deadline = time.monotonic() + 10
     while running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -5,11 +5,37 @@ Every benchmark gives two scores: `official`, the published rule to the letter, 
 chain's answer block, the box that of its last area.
 """
 
-from sifthinker.benchmarks import refcoco, spatialbench, vstar
-from sifthinker.benchmarks.question import Benchmark
+from collections.abc import Callable, Sequence
+
+from sifthinker import config
+from sifthinker.benchmarks import (
+    cvbench,
+    mmbench,
+    mme,
+    pope,
+    refcoco,
+    sat,
+    seed,
+    spatialbench,
+    vqav2,
+    vstar,
+)
+from sifthinker.benchmarks.question import Benchmark, Question
 
 BENCHMARKS: dict[str, Benchmark] = {
     "vstar": vstar,
     "refcoco": refcoco,
     "spatialbench": spatialbench,
+    "cvbench": cvbench,
+    "sat": sat,
+    "pope": pope,
+    "mme": mme,
+    "seed": seed,
+    "mmbench": mmbench,
+    "vqav2": vqav2,
+}
+# Where a split's answers are hidden: the file for the server that has them, from what the replies were read as.
+SUBMISSIONS: dict[str, Callable[[config.Benchmark, Sequence[tuple[Question, str]]], tuple[str, bytes]]] = {
+    "mmbench": mmbench.submission,
+    "vqav2": vqav2.submission,
 }

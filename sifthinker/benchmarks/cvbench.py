@@ -18,23 +18,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sifthinker import config
 from sifthinker.benchmarks import files, metrics, replies
 from sifthinker.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
 from sifthinker.sample import Reject
 
 PUBLISHED = "https://huggingface.co/datasets/nyu-visionx/CV-Bench"
-INSTRUCTION = "\nAnswer with the option's letter from the given choices directly."  # cambrian's question files
-_PARTS = (("ADE20K", 0.25), ("COCO", 0.25), ("Omni3D", 0.5))  # source, its weight in the average
+INSTRUCTION = (
+    "\nAnswer with the option's letter from the given choices directly."  # cambrian's question files
+)
+_2D = {"ADE20K": 0.5, "COCO": 0.5}  # source, its factor
+_ALL = {"ADE20K": 0.25, "COCO": 0.25, "Omni3D": 0.5}
 
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of both files; see `question.Benchmark`. `split` names one, "2d" or "3d"."""
     for part in [source.split] if source.split else ["2d", "3d"]:
         path = _file(source, part)
-        for index, row in files.parquet(path) if path.suffix == ".parquet" else files.jsonl(path, source.name):
+        for index, row in (
+            files.parquet(path) if path.suffix == ".parquet" else files.jsonl(path, source.name)
+        ):
             if isinstance(row, Reject):
                 yield row
                 continue
@@ -63,11 +66,12 @@ def score(results: Sequence[Result]) -> list[Measure]:
     """Accuracy of each source, and the official averages of those that were asked."""
     by_source = metrics.groups(results)
     measures = [metrics.accuracy(source, rows) for source, rows in by_source.items()]
-    averages = {"2D": _PARTS[:2], "average": _PARTS}
-    for name, parts in averages.items():
-        if {source for source, _ in parts} <= set(by_source):
-            rows = [row for source, _ in parts for row in by_source[source]]
-            measures.append(metrics.weighted(name, rows, dict(parts)))
+    for name, members in (("2D", _2D), ("average", _ALL)):
+        if set(members) <= set(by_source):
+            parts = [
+                (by_source[part], metrics.share(by_source[part]), factor) for part, factor in members.items()
+            ]
+            measures.append(metrics.combined(name, parts, "share"))
     return measures
 
 

@@ -120,7 +120,9 @@ def picture(row: dict[str, Any], field: str) -> bytes:
     value = row.get(field)
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes) or not data:
-        raise BadRow("image-missing", f"{field}: wanted an embedded image, found {type(data).__name__}", field)
+        raise BadRow(
+            "image-missing", f"{field}: wanted an embedded image, found {type(data).__name__}", field
+        )
     try:
         with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
             width, height = image.size

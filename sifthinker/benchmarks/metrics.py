@@ -40,11 +40,34 @@ def clustered(
     results: Sequence[Result],
     statistic: Statistic,
     unit: Literal["share", "points"],
+    draws: int = 1000,
 ) -> Measure:
     """A score that is no plain share: `statistic` of all rows, with a bootstrap over images."""
-    low, high = statistics.bootstrap(statistic, [cluster(result) for result in results])
+    low, high = statistics.bootstrap(statistic, [cluster(result) for result in results], draws)
     value = statistic(np.ones(len(results)))
     return Measure(metric, value, len(results), unparsable(results), low, high, unit)
+
+
+def combined(
+    metric: str,
+    parts: Sequence[tuple[Sequence[Result], Statistic, float]],
+    unit: Literal["share", "points"],
+    draws: int = 1000,
+) -> Measure:
+    """The sum of several parts' statistics, each times its factor: a macro average, or a total."""
+    edges = np.cumsum([len(rows) for rows, _, _ in parts])[:-1]
+
+    def total(weights: Weights) -> float:
+        shares = np.split(weights, edges)
+        return sum(factor * of(part) for (_, of, factor), part in zip(parts, shares, strict=True))
+
+    return clustered(metric, [row for rows, _, _ in parts for row in rows], total, unit, draws)
+
+
+def share(results: Sequence[Result]) -> Statistic:
+    """The mean score of rows that count `weights` times each."""
+    scores = np.array([verdict.score for _, verdict in results])
+    return lambda weights: mean(scores, weights)
 
 
 def cluster(result: Result) -> str:

@@ -26,7 +26,6 @@ from sifthinker import config
 from sifthinker.benchmarks import files, metrics, replies
 from sifthinker.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
 from sifthinker.sample import Reject
-from sifthinker.statistics import Weights
 
 PUBLISHED = "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation"
 PERCEPTION = (
@@ -80,7 +79,7 @@ def score(results: Sequence[Result]) -> list[Measure]:
     for name, members in (("perception", PERCEPTION), ("cognition", COGNITION)):
         parts = [tasks[task] for task in members if task in tasks]
         if len(parts) == len(members):
-            measures.append(_sum(name, parts))
+            measures.append(metrics.combined(name, [(rows, _points(rows), 1) for rows in parts], "points"))
     return measures
 
 
@@ -100,8 +99,10 @@ def _file(
         label = label.strip().lower()
         if not text.strip() or label not in ("yes", "no") or picture is None:
             wanted = "question<tab>Yes or No" if picture else "a picture of the same name"
-            error = files.BadRow("bad-line" if picture else "image-missing", f"wanted {wanted}: {line!r:.80}")
-            yield files.reject(source.name, path, number, error)
+            problem = files.BadRow(
+                "bad-line" if picture else "image-missing", f"wanted {wanted}: {line!r:.80}"
+            )
+            yield files.reject(source.name, path, number, problem)
             continue
         yield Question(
             id=f"{task}/{path.stem}/{number}",
@@ -121,14 +122,3 @@ def _points(rows: Sequence[Result]) -> metrics.Statistic:
     np.minimum.at(both, unit, hits)
     first = np.unique(unit, return_index=True)[1]
     return lambda weights: 100 * metrics.mean(hits, weights) + 100 * metrics.mean(both, weights[first])
-
-
-def _sum(name: str, parts: Sequence[Sequence[Result]]) -> Measure:
-    points = [_points(rows) for rows in parts]
-    edges = np.cumsum([len(rows) for rows in parts])[:-1]
-
-    def total(weights: Weights) -> float:
-        # A bootstrap draw may leave a small task empty; it then says nothing about the sum.
-        return sum(of(part) for of, part in zip(points, np.split(weights, edges), strict=True))
-
-    return metrics.clustered(name, [row for rows in parts for row in rows], total, "points")

@@ -74,14 +74,8 @@ def score(results: Sequence[Result]) -> list[Measure]:
         measures.append(metrics.accuracy(f"{category} accuracy", rows))
     if len(parts) < len(CATEGORIES):
         return measures
-    statistics = [_f1(rows) for rows in parts.values()]
-    edges = np.cumsum([len(rows) for rows in parts.values()])[:-1]
-
-    def average(weights: Weights) -> float:
-        return float(np.mean([f1(w) for f1, w in zip(statistics, np.split(weights, edges), strict=True)]))
-
-    rows = [row for part in parts.values() for row in part]
-    return [*measures, metrics.clustered("average", rows, average, "share")]
+    thirds = [(rows, _f1(rows), 1 / len(CATEGORIES)) for rows in parts.values()]
+    return [*measures, metrics.combined("average", thirds, "share")]
 
 
 def _f1(rows: Sequence[Result]) -> metrics.Statistic:

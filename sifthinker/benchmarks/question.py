@@ -22,7 +22,7 @@ class Question:
     group: str  # category, source or split, as the published tables have it
     text: str  # as the model gets it, before the prompt's suffix
     image: str | bytes  # path relative to the image folder, or the file itself where it is embedded
-    reference: str  # the right answer, in the benchmark's own form
+    reference: str  # the right answer, in the benchmark's own form; "" where it is hidden
     options: tuple[tuple[str, str], ...] = ()  # (letter, text), in the order of the question
     unit: str = ""  # questions of one unit are drawn and scored together (a pair); "" = on its own
     cluster: str = ""  # the image, for intervals; "" = its path

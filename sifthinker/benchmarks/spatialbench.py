@@ -30,7 +30,6 @@ from sifthinker import config
 from sifthinker.benchmarks import files, metrics, replies
 from sifthinker.benchmarks.question import Answer, Measure, Question, Result, Verdict
 from sifthinker.sample import Reject
-from sifthinker.statistics import Weights
 
 PUBLISHED = "https://huggingface.co/datasets/RussRobin/SpatialBench"
 CATEGORIES = ("positional", "existence", "counting", "size")  # paper, Table 1
@@ -86,20 +85,14 @@ def strict(question: Question, answer: Answer) -> Verdict:
 def score(results: Sequence[Result]) -> list[Measure]:
     """Each category in points of 100 with its pair rule, and their plain mean (paper, Table 1)."""
     parts = metrics.groups(results)
-    statistics = {category: _points(category, rows) for category, rows in parts.items()}
+    points = {category: _points(category, rows) for category, rows in parts.items()}
     measures = [
-        metrics.clustered(category, rows, statistics[category], "points") for category, rows in parts.items()
+        metrics.clustered(category, rows, points[category], "points") for category, rows in parts.items()
     ]
-    if len(parts) < 2:
+    if len(parts) < len(CATEGORIES):
         return measures
-    ordered = [row for rows in parts.values() for row in rows]
-    edges = np.cumsum([len(rows) for rows in parts.values()])[:-1]
-
-    def average(weights: Weights) -> float:
-        shares = np.split(weights, edges)
-        return float(np.mean([of(part) for of, part in zip(statistics.values(), shares, strict=True)]))
-
-    return [*measures, metrics.clustered("average", ordered, average, "points")]
+    quarters = [(rows, points[category], 1 / len(parts)) for category, rows in parts.items()]
+    return [*measures, metrics.combined("average", quarters, "points")]
 
 
 def _points(category: str, rows: Sequence[Result]) -> metrics.Statistic:

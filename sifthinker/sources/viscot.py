@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,29 +87,12 @@ def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row
     return _row.checked(rows(path), parse, config.name, path.name)
 
 
-@dataclass(frozen=True)
-class FrameReport:
-    """How the boxes of a conversation file relate to the pixel boxes; errors are of the worst edge, in pixels."""
-
-    rows: int  # compared
-    rejected: int  # rows that ingest does not take
-    kept_error: float  # of ingested boxes, to the boxes after ### (as far as those are inside the image)
-    canvas_error: float  # of un-padded conversation boxes, to the boxes after ###
-    truth_error: float  # of ingested boxes, to the untruncated boxes of the benchmark_det file
-    release_iou: float  # mean IoU of the boxes as the release reads them with the ingested ones
-    release_below_half: float  # share of them with an IoU under 0.5
-
-    def __str__(self) -> str:
-        return (
-            f"{self.rows} rows compared, {self.rejected} rejected. Largest difference in pixels: ingested boxes to "
-            f"### {self.kept_error:.2f}, un-padded conversation boxes to ### {self.canvas_error:.2f}, ingested boxes "
-            f"to benchmark_det {self.truth_error:.2f}. Read as the release does: mean IoU {self.release_iou:.3f}, "
-            f"{self.release_below_half:.1%} under 0.5."
-        )
-
-
-def frame_report(path: Path, sizes: Path) -> FrameReport:
+def frame_report(path: Path, sizes: Path) -> dict[str, float]:
     """Compares the conversation boxes of a benchmark file with its pixel boxes and its benchmark_det file.
+
+    Figures by what they are. Differences are of the worst edge of all rows, in pixels: of what is ingested and of
+    the un-padded conversation box (three decimals) to the box after ### (whole pixels), and of what is ingested to
+    the box of benchmark_det, which is not truncated. Pixel boxes count as far as they are inside the image.
 
     Raises:
         UserError: a file cannot be read, or there is no row to compare.
@@ -135,20 +117,23 @@ def frame_report(path: Path, sizes: Path) -> FrameReport:
         unpadded = boxes.to_pixels(boxes.from_padded(row.canvas, width, height), width, height)
         kept = max(kept, _distance(ingested, _inside(written, width, height)))
         canvas = max(canvas, _distance(unpadded, written))
-        det = _row.box(truth[row.number].get("bbox"), "bbox")
+        try:
+            det = _row.box(truth[row.number].get("bbox"), "bbox")
+        except BadRow as error:
+            raise UserError(f"{sizes}: entry {row.number}: {error.detail}") from error
         exact = max(exact, _distance(ingested, _inside(det, width, height)))
         overlaps.append(boxes.iou(row.canvas, boxes.hull(sample.boxes)))
     if not overlaps:
         raise UserError(f"{path}: no row with a box to compare ({rejected} rejected)")
-    return FrameReport(
-        rows=len(overlaps),
-        rejected=rejected,
-        kept_error=kept,
-        canvas_error=canvas,
-        truth_error=exact,
-        release_iou=sum(overlaps) / len(overlaps),
-        release_below_half=sum(overlap < 0.5 for overlap in overlaps) / len(overlaps),
-    )
+    return {
+        "rows compared": len(overlaps),
+        "rows rejected": rejected,
+        "ingested box to ###, pixels": round(kept, 3),
+        "un-padded conversation box to ###, pixels": round(canvas, 3),
+        "ingested box to benchmark_det, pixels": round(exact, 3),
+        "release frame, mean IoU": round(sum(overlaps) / len(overlaps), 4),
+        "release frame, share of IoU under 0.5": round(sum(o < 0.5 for o in overlaps) / len(overlaps), 4),
+    }
 
 
 def _distance(a: Box, b: Box) -> float:

@@ -129,7 +129,9 @@ def grpo_arguments(settings: Grpo) -> dict[str, Any]:
         "epsilon": 0.2,
         "reward_weights": [rewards.format, rewards.answer, rewards.grounding, rewards.depth],
         "use_vllm": settings.generation != "transformers",
-        "vllm_mode": settings.generation.removeprefix("vllm_") if "vllm" in settings.generation else "colocate",
+        "vllm_mode": settings.generation.removeprefix("vllm_")
+        if "vllm" in settings.generation
+        else "colocate",
     }
 
 
@@ -165,7 +167,9 @@ def check_size(settings: Grpo, samples: int) -> None:
             f"data set has {samples}; lower batch or accumulation"
         )
     if samples % prompts:
-        logger.warning("%d of %d samples are left out of each epoch, another choice each", samples % prompts, samples)
+        logger.warning(
+            "%d of %d samples are left out of each epoch, another choice each", samples % prompts, samples
+        )
 
 
 def examples(dataset: Dataset, depth_input: bool) -> Dataset:
@@ -176,7 +180,9 @@ def examples(dataset: Dataset, depth_input: bool) -> Dataset:
         made = [{**rows.conversation(row, depth_input), "sample_id": row["id"]} for row in named]
         return {name: [example[name] for example in made] for name in ("prompt", "images", "sample_id")}
 
-    return dataset.select_columns(["id", "question", *rows.image_columns(depth_input)]).with_transform(transform)
+    return dataset.select_columns(["id", "question", *rows.image_columns(depth_input)]).with_transform(
+        transform
+    )
 
 
 class EpochSampler(RepeatSampler):

@@ -10,7 +10,8 @@
     settings: {model: <config.Model>, merge: <config.Merge>}
 
 The logits of base + adapter and of the merged model are compared on the same prompts. A merge that changes nothing
-is an error, and so is one whose logits differ by more than `merge.tolerance` from the adapter's.
+is an error (unless `merge.unchanged: note`), and so is one whose logits differ by more than `merge.tolerance` from
+the adapter's.
 
 1. The adapter is folded in with PEFT's safe merge, in `merge.precision`, which is also what the files hold.
 2. The processor goes along with the pixel budget in it, so that the merged model is served as it was trained.
@@ -64,14 +65,18 @@ def merge(task: MergeRun) -> None:
 
     started = time.monotonic()
     settings = task.settings.merge
-    check_adapter(task.adapter)
+    trained = is_trained(task.adapter)
+    if not trained:
+        _unchanged(settings, f"{task.adapter}: every lora_B is zero: the adapter is untrained")
     task.out.mkdir(parents=True, exist_ok=True)
     processor = models.load_processor(task.model, task.settings.model.max_pixels)
     inputs = [
         models.encode(processor, *conversation)
         for conversation in conversations(task.dataset, task.settings.model.depth_input)
     ]
-    model = models.load_policy(task.model, settings.precision).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.load_policy(task.model, settings.precision).to(
+        "cuda" if torch.cuda.is_available() else "cpu"
+    )
     before = logits(model, inputs)
     try:
         adapted = PeftModel.from_pretrained(model, task.adapter).eval()
@@ -81,11 +86,14 @@ def merge(task: MergeRun) -> None:
     merged = adapted.merge_and_unload(safe_merge=True)
     got = logits(merged, inputs)
     difference, change = largest(wanted, got), largest(before, got)
-    logger.info("largest difference of logits: %.3g to the adapter, %.3g to the base model", difference, change)
-    if change == 0:
-        raise UserError(
+    logger.info(
+        "largest difference of logits: %.3g to the adapter, %.3g to the base model", difference, change
+    )
+    if change == 0 and trained:
+        _unchanged(
+            settings,
             f"{task.adapter}: the merged model answers exactly like the base model: in {settings.precision} the "
-            "adapter is lost by rounding; train longer or set merge.precision: fp32"
+            "adapter is lost by rounding; train longer or set merge.precision: fp32",
         )
     if not difference <= settings.tolerance:
         raise UserError(
@@ -105,20 +113,26 @@ def merge(task: MergeRun) -> None:
     run.write_json(task.out / "summary.json", {"in": 1, "kept": 1, "rejected": {}, "notes": notes})
 
 
-def check_adapter(folder: Path) -> None:
-    """Raises:
-    UserError: no adapter in safetensors there, or one that changes nothing (every lora_B is zero).
+def _unchanged(settings: Merge, what: str) -> None:
+    if settings.unchanged == "error":
+        raise UserError(f"{what}; the merge would change nothing. merge.unchanged: note lets it pass")
+    logger.warning("%s; the merge changes nothing", what)
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether an adapter changes anything: some lora_B is not zero.
+
+    Raises:
+        UserError: no adapter in safetensors there.
     """
     from safetensors import SafetensorError, safe_open
 
     file = folder / "adapter_model.safetensors"
     try:
         with safe_open(file, "pt") as tensors:
-            changes = any(tensors.get_tensor(k).any() for k in tensors.keys() if "lora_B" in k)  # noqa: SIM118
+            return any(tensors.get_tensor(k).any() for k in tensors.keys() if "lora_B" in k)  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: cannot read the adapter: {error}") from error
-    if not changes:
-        raise UserError(f"{file}: every lora_B is zero, so the merge would change nothing; the adapter is untrained")
 
 
 def conversations(

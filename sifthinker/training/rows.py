@@ -31,11 +31,15 @@ def open_parquet(paths: tuple[Path, ...], columns: list[str], work: Path) -> Dat
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"dataset: {path}: not a readable Parquet file: {error}") from error
         if missing := sorted(set(columns) - set(schema.names)):
-            raise UserError(f"dataset: {path}: lacks the columns {missing}; give the output of the publish stage")
+            raise UserError(
+                f"dataset: {path}: lacks the columns {missing}; give the output of the publish stage"
+            )
         rows += count
     if not rows:
         raise UserError(f"dataset: {', '.join(map(str, paths))}: no rows to train on")
-    dataset = Dataset.from_parquet([str(path) for path in paths], columns=columns, cache_dir=str(work / "dataset"))
+    dataset = Dataset.from_parquet(
+        [str(path) for path in paths], columns=columns, cache_dir=str(work / "dataset")
+    )
     for name in {"image", "depth_image"} & set(columns):
         dataset = dataset.cast_column(name, Image(decode=False))
     return dataset

@@ -136,7 +136,9 @@ def _deepspeed_file(name: str) -> str | None:
         return None
     file = DEEPSPEED / f"{name}.json"
     if not file.is_file():
-        raise UserError(f"deepspeed: {name}: {file} is not there; run from a checkout that has infra/deepspeed")
+        raise UserError(
+            f"deepspeed: {name}: {file} is not there; run from a checkout that has infra/deepspeed"
+        )
     if "WORLD_SIZE" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -261,7 +263,9 @@ class Progress(TrainerCallback):
             file.write(json.dumps(finite(line)) + "\n")
         shown = {k: line[k] for k in ("loss", "eval_loss", "reward", "kl", "completion_length") if k in line}
         values = ", ".join(f"{k} {v:.4g}" for k, v in shown.items() if v is not None)
-        logger.info("step %d of %d: %s; %.0f s left", state.global_step, state.max_steps, values, line["eta_seconds"])
+        logger.info(
+            "step %d of %d: %s; %.0f s left", state.global_step, state.max_steps, values, line["eta_seconds"]
+        )
 
 
 def write_history(trainer: Any, out: Path) -> list[dict[str, Any]]:
@@ -324,13 +328,17 @@ def check_identity(work: Path, settings: Section) -> None:
     file = work / "identity.json"
     now = json.loads(json.dumps(config.identity(settings), default=str))
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != now:
-        raise UserError(f"{work}: holds checkpoints of another configuration; give another `work` or empty it")
+        raise UserError(
+            f"{work}: holds checkpoints of another configuration; give another `work` or empty it"
+        )
     barrier()
     if rank() == 0 and not file.exists():
         write_json(file, now)
 
 
-def notes(trainer: Any, history: list[dict[str, Any]], resumed: Path | None, started: float) -> dict[str, Any]:
+def notes(
+    trainer: Any, history: list[dict[str, Any]], resumed: Path | None, started: float
+) -> dict[str, Any]:
     """What `summary.json` says about a training."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     numels = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]

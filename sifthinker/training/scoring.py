@@ -72,9 +72,13 @@ class Scorer:
         self.data, self.settings = data, settings
         self.index = {id: index for index, id in enumerate(data["id"])}
         if len(self.index) < len(data):
-            raise UserError(f"dataset: {len(data)} rows have {len(self.index)} different ids; ids must be unique")
+            raise UserError(
+                f"dataset: {len(data)} rows have {len(self.index)} different ids; ids must be unique"
+            )
         if base_url is None and settings.judge.base_url == STANDIN:
-            raise UserError("judge_base_url: the stand-in judge is not started by this program; give its address")
+            raise UserError(
+                "judge_base_url: the stand-in judge is not started by this program; give its address"
+            )
         self.client = vlm.Client(settings.judge, ledger, base_url, scope="judge")
         self.file = work / "completions.jsonl"
         self.book = answer.Book()
@@ -128,7 +132,9 @@ class Scorer:
         truths = [subject.boxes for subject in subjects]
         scores = self.ask(texts, subjects)
         previous = [self.book.previous(id, epoch) for id in ids]
-        parts = [grounding.scores(text, truth, wanted.variant) for text, truth in zip(texts, truths, strict=True)]
+        parts = [
+            grounding.scores(text, truth, wanted.variant) for text, truth in zip(texts, truths, strict=True)
+        ]
         columns: dict[str, list[Any]] = {
             "id": list(ids),
             "dataset": [subject.dataset for subject in subjects],
@@ -222,7 +228,9 @@ class Scorer:
     def write_results(self, out: Path) -> int:
         """Writes `completions.parquet` and `book.json`; returns how many completions there were."""
         entries = [json.loads(line) for line in self._lines()]
-        pq.write_table(pa.Table.from_pylist(entries, COMPLETIONS), out / "completions.parquet", compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(entries, COMPLETIONS), out / "completions.parquet", compression="zstd"
+        )
         run.write_json(out / BOOK, self.book.to_json())
         return len(entries)
 

@@ -22,9 +22,9 @@ GRAPH = {
     "publish": "samples=ingest chains=annotate maps=depth",
     "subset": "sif=publish",
     "sft": "base=policy-weights sif=publish",
-    "merge-sft": "base=policy-weights adapter=sft",
+    "merge-sft": "base=policy-weights adapter=sft subset=subset",
     "grpo": "base=merge-sft subset=subset",
-    "merge-grpo": "base=merge-sft adapter=grpo",
+    "merge-grpo": "base=merge-sft adapter=grpo subset=subset",
     "evaluate": "model=merge-grpo weights=depth-weights",
     "report": "samples=ingest focus=expand maps=depth chains=annotate sif=publish subset=subset sft=sft "
     "warm=merge-sft grpo=grpo model=merge-grpo evaluate=evaluate",

@@ -102,13 +102,14 @@ def test_real_benchmark_boxes_agree_with_the_pixel_boxes_and_the_release_frame_d
     report = viscot.frame_report(
         DATA / "viscot" / f"benchmark_{name}.json", DATA / "viscot" / f"benchmark_det_{name}.jsonl"
     )
-    assert (report.rows, report.rejected) == (rows, 0)
-    assert report.kept_error < 1e-9  # the box after ### is the one that is kept
-    assert report.truth_error < 1  # ### is truncated to whole pixels
-    assert report.canvas_error < 1.33  # that, and three decimals of 640 pixels
-    assert report.release_iou == pytest.approx(iou, abs=0.005)
-    assert report.release_below_half == pytest.approx(below, abs=0.001)
-    assert "mean IoU" in str(report)
+    assert (report["rows compared"], report["rows rejected"]) == (rows, 0)
+    assert report["ingested box to ###, pixels"] < 1e-9
+    assert (
+        report["un-padded conversation box to ###, pixels"] < 1.33
+    )  # truncation, and 3 decimals of 640 pixels
+    assert report["ingested box to benchmark_det, pixels"] < 1  # truncation
+    assert report["release frame, mean IoU"] == pytest.approx(iou, abs=0.005)
+    assert report["release frame, share of IoU under 0.5"] == pytest.approx(below, abs=0.001)
 
 
 @needs_data
@@ -228,6 +229,16 @@ def test_an_image_path_is_found_where_the_archive_has_it(tmp_path: Path, written
 def test_conversations_without_any_sizes_are_a_mistake_of_the_configuration(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give the source `images` or `sizes`"):
         load(write(tmp_path / "a.json", [conversation()]))
+
+
+def test_a_frame_report_of_the_wrong_files_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    row = conversation()
+    path, sizes = write(tmp_path / "a.json", [row]), sized(tmp_path, [row])["sizes"]
+    with pytest.raises(UserError, match="is not question"):
+        viscot.frame_report(path, sizes)
+    sizes.write_text(sizes.read_text().replace("}", ', "question_id": 2}'))
+    with pytest.raises(UserError, match="entry 0: bbox"):
+        viscot.frame_report(path, sizes)
 
 
 def test_a_wrong_sizes_file_is_an_error_that_names_the_row(tmp_path: Path) -> None:

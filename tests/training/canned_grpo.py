@@ -13,10 +13,10 @@ CHAIN = (
     '<area>[{{"bbox_2d": {box}, "depth": {depth}}}]</area>\n<text>A patch.</text>\n</think>\n'
     "<answer>\n{answer}\n</answer>"
 )
-WHOLE = 0.59  # mean depth of the test's pictures
+WHOLE = 0.608  # mean depth of the pictures in conftest.py, and of the patch in them
 TEXTS = [
-    CHAIN.format(whole=WHOLE, box=[0.071, 0.286, 0.429, 0.714], depth=0.1, answer="green"),
-    CHAIN.format(whole=WHOLE, box=[0.571, 0.286, 0.929, 0.714], depth=0.1, answer="red"),
+    CHAIN.format(whole=WHOLE, box=[0.071, 0.286, 0.429, 0.714], depth=0.155, answer="green"),
+    CHAIN.format(whole=WHOLE, box=[0.571, 0.286, 0.929, 0.714], depth=0.155, answer="red"),
     CHAIN.format(whole=0.2, box=[0.1, 0.1, 0.5, 0.5], depth=0.9, answer="blue"),
     "<answer>yellow</answer>",  # no chain, but an answer for the judge
     "nothing of use",

@@ -1,7 +1,8 @@
 """A tiny model and a few SIF rows, for the training programs."""
 
 import io
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from PIL import Image
 
 from sifthinker import chain, depth, models, sample
+from tests.training.fake_judge import Judge
 
 WIDTH, HEIGHT = 56, 42
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
@@ -100,3 +102,12 @@ def config_file(tmp_path: Path, base: Path, sif: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def judge() -> Iterator[Judge]:
+    server = Judge()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()

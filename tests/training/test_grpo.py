@@ -5,23 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.training.canned_grpo import TEXTS
-from tests.training.canned_grpo import sample as canned
 from safetensors.torch import load_file
 
 from sifthinker import models, prompts, rewards, sample
 from sifthinker.config import Grpo, UserError
 from sifthinker.training import grpo, rows, run, scoring
+from tests.training.canned_grpo import TEXTS
+from tests.training.canned_grpo import sample as canned
+from tests.training.fake_judge import SCORES
 
 SMALL = {
     "batch": 8,
@@ -33,56 +31,6 @@ SMALL = {
     "judge": {"base_url": "standin", "model": "fake", "retries": 0},
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SCORES = {"red": 1.0, "green": 0.6, "blue": 0.3, "yellow": 0.1}
-
-
-class Judge(ThreadingHTTPServer):
-    """Scores an answer by its colour; with `broken` it answers no score."""
-
-    broken = False
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[dict[str, Any]] = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Judge
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        text = body["messages"][1]["content"][-1]["text"]
-        answer = text.splitlines()[-2]
-        reply = "I would rather not say" if self.server.broken else json.dumps({"score": SCORES[answer]})
-        message = {"role": "assistant", "content": reply}
-        content = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "fake",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        }
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def judge() -> Iterator[Judge]:
-    server = Judge()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
@@ -109,13 +57,21 @@ def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, jud
     for entry in history:
         for name in rewards.REWARDS:
             assert {f"rewards/{name}/{what}" for what in ("mean", "std", "absent")} <= entry.keys()
-        assert {"kl", "completion_length", "tokens_per_second", "learning_rate", "judge/score"} <= entry.keys()
+        assert {
+            "kl",
+            "completion_length",
+            "tokens_per_second",
+            "learning_rate",
+            "judge/score",
+        } <= entry.keys()
     completions = pq.read_table(out / "completions.parquet").to_pylist()
     assert len(completions) == 16
     assert {entry["text"] for entry in completions} <= set(TEXTS)
     for entry in completions:
         answered = "<answer>" in entry["text"]
-        assert entry["judge"] == (SCORES[entry["text"].split("<answer>")[1].split("<")[0].strip()] if answered else 0)
+        assert entry["judge"] == (
+            SCORES[entry["text"].split("<answer>")[1].split("<")[0].strip()] if answered else 0
+        )
         assert entry["answer"] == entry["judge"], "the first epoch has no progress"
         assert entry["format"] == float("<think>" in entry["text"])
     assert {entry["depth"] for entry in completions} == {0.0, 1.0}
@@ -128,7 +84,9 @@ def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, jud
     assert not [name for name in adapter if "visual" in name]
 
 
-def test_a_real_sampled_step_writes_no_picture_tokens_and_samples_without_dropout(grpo_file, tmp_path, monkeypatch):
+def test_a_real_sampled_step_writes_no_picture_tokens_and_samples_without_dropout(
+    grpo_file, tmp_path, monkeypatch
+):
     seen = []
     generate = grpo.GRPOTrainer._generate_single_turn
 
@@ -152,7 +110,9 @@ def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file, grpo_f
     dataset = rows.open_parquet(task.dataset, ["id", "question", "image", "depth_image"], task.work)
     example = grpo.examples(dataset, True)[0]
     row = next(iter(sample.read(task.dataset)))
-    fake = type("", (), {"_is_vlm": True, "processing_class": processor, "tools": None, "chat_template": None})()
+    fake = type(
+        "", (), {"_is_vlm": True, "processing_class": processor, "tools": None, "chat_template": None}
+    )()
     fake.environment_factories, fake.chat_template_kwargs = None, {}
     prompt = grpo.GRPOTrainer._generate_and_score_completions.__globals__["prepare_multimodal_messages"](
         example["prompt"], images=example["images"]
@@ -164,16 +124,21 @@ def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file, grpo_f
     assert torch.equal(torch.as_tensor(fields["pixel_values"]), wanted["pixel_values"])
 
 
-def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo_file, tmp_path):
+def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo_file, tmp_path, monkeypatch):
     """SIGKILL in the second epoch. CPU and fp32: sampling continues from the checkpoint's random state and the judge's
     replies are the same, so everything is equal to the bit."""
     settings = {"epochs": 2, "save_steps": 2}
     program = str(Path(__file__).with_name("canned_grpo.py"))
-    quiet = {"env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([sys.executable, program, str(grpo_file("straight", settings))], check=True, **quiet)
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
+    grpo.main(grpo_file("straight", settings))
 
-    killed = str(grpo_file("killed", settings))
-    process = subprocess.Popen([sys.executable, program, killed], **quiet)
+    killed = grpo_file("killed", settings)
+    process = subprocess.Popen(
+        [sys.executable, program, str(killed)],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     marker = tmp_path / "killed/work/checkpoint-6" / run.COMPLETE
     while not marker.exists() and time.monotonic() < deadline:
@@ -181,7 +146,7 @@ def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed/out/summary.json").exists(), "killed too late to show anything"
-    subprocess.run([sys.executable, program, killed], check=True, **quiet)
+    grpo.main(killed)
 
     one, two = (tmp_path / name / "out" for name in ("straight", "killed"))
     assert json.loads((two / "summary.json").read_text())["notes"]["resumed_from"] == "checkpoint-6"
@@ -205,7 +170,9 @@ def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo
 def test_a_judge_without_scores_stops_the_run_before_it_poisons_the_policy(grpo_file, judge, monkeypatch):
     judge.broken = True
     monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
-    with pytest.raises(UserError, match=r"step 1: the judge gave no score for \d of 8 completions, more than"):
+    with pytest.raises(
+        UserError, match=r"step 1: the judge gave no score for \d of 8 completions, more than"
+    ):
         grpo.main(grpo_file("broken", {"rewards": {"max_absent": 0.1}}))
 
 
@@ -233,14 +200,18 @@ def test_batches_that_do_not_fit_the_groups_are_refused_before_anything_loads(
 def test_the_paper_is_the_default():
     """Facts 1.4 and 2.25; the numbers that decide the loss."""
     made = grpo.grpo_arguments(Grpo())
-    assert made | {
-        "num_generations": 8,
-        "beta": 0.04,
-        "loss_type": "grpo",
-        "scale_rewards": "group",
-        "num_iterations": 1,
-        "epsilon": 0.2,
-        "temperature": 1.0,
-        "reward_weights": [1.0, 1.0, 1.0, 1.0],
-    } == made
+    assert (
+        made
+        | {
+            "num_generations": 8,
+            "beta": 0.04,
+            "loss_type": "grpo",
+            "scale_rewards": "group",
+            "num_iterations": 1,
+            "epsilon": 0.2,
+            "temperature": 1.0,
+            "reward_weights": [1.0, 1.0, 1.0, 1.0],
+        }
+        == made
+    )
     assert list(rewards.REWARDS) == ["format", "answer", "grounding", "depth"], "the order of the weights"

@@ -1,0 +1,334 @@
+"""Stage annotate: the chain of every sample, written by a vision-language model and checked (paper, Algorithm 1).
+
+Reads `SAMPLES`, `FOCUS` and `MAPS`, writes `CHAINS`. What departs from the release (produce.py):
+
+1. A reply is accepted only if it is the chain that was asked for (`agreement.check`); the release checks for "```".
+2. A reply that is not is sent back with the reason, up to `attempts`; then the row is a reject with every
+   attempt's text and reason. The release tries three times blindly and drops the row silently.
+3. Every call goes through the ledger: a rerun asks nothing twice. The release pays anew.
+4. The question and the answer are in the user's turn; the system text is the same for all rows, so that providers
+   can cache it, and never says that the answer was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sifthinker import depth, draw, images, judge, prompts, sample
+from sifthinker.agreement import Refused, agrees, check
+from sifthinker.config import Annotate
+from sifthinker.endpoint import money
+from sifthinker.sample import Annotation, DepthMap, Focus, Region, Reject, Sample
+from sifthinker.vlm import BudgetSpent, Client, Failure, Request, image_url
+
+AGREEMENT = 0.8  # judge's score from which an answer says the same as the reference; not given in the paper
+_PENDING = 16  # rows per call in flight that may wait for an earlier one, since rows come out in order
+
+_NO_FOCUS = ("focus-missing", "the expand stage rejected this sample; its rejects say why")
+
+Steps = tuple[tuple[Region, ...], ...]
+
+
+def annotate(
+    samples: Iterable[Sample],
+    focus: Iterable[Focus],
+    maps: Iterable[DepthMap],
+    folders: Mapping[str, Path],
+    client: Client,
+    config: Annotate,
+) -> Iterator[Annotation | Reject]:
+    """The chain of every sample, in order: one row out for each row in. Of the maps, one is in memory at a time.
+
+    Args:
+        samples: of one part, as are `focus` and `maps`.
+        focus: where the chains look.
+        maps: of the images.
+        folders: image folder by name of the source.
+        client: of `config.api`.
+        config: the stage's.
+
+    Raises:
+        BudgetSpent: see `Client.ask`; what was bought is kept, and a rerun continues from there.
+        Unauthorized: see `Client.ask`.
+        Unreachable: see `Client.ask`.
+    """
+    asked, left = _join(focus, maps)
+    client.expect(len(asked) + len(left))  # a few less than the samples where expand has rejected some
+    rows: deque[Future[Annotation | Reject]] = deque()
+    done = 0
+    try:
+        for row in samples:
+            if row.id in asked:
+                work = partial(_row, row, asked.pop(row.id), folders, client, config)
+                rows.append(client.start(work))
+            else:
+                rows.append(_finished(_reject(row, *left.pop(row.id, _NO_FOCUS))))
+            while rows and (rows[0].done() or len(rows) >= _PENDING * config.api.concurrency):
+                yield _out(rows.popleft(), client)
+                done += 1
+        while rows:
+            yield _out(rows.popleft(), client)
+            done += 1
+    except BudgetSpent as error:
+        remaining = len(rows) + 1 + len(asked) + len(left)
+        raise BudgetSpent(f"{error}\nOf this part {done} rows are done, {remaining} remain.") from None
+    finally:
+        for future in rows:
+            future.cancel()
+    assert not asked and not left, "focus and samples are of one part"
+
+
+def _join(
+    focus: Iterable[Focus], maps: Iterable[DepthMap]
+) -> tuple[dict[str, Steps], dict[str, tuple[str, str]]]:
+    """What to ask for, by sample; and reason and detail of the rows for which that is not known."""
+    by_image: dict[str, list[Focus]] = {}
+    for row in focus:
+        by_image.setdefault(row.image_sha256, []).append(row)
+    asked: dict[str, Steps] = {}
+    left: dict[str, tuple[str, str]] = {}
+    for image in maps:
+        rows = by_image.pop(image.image_sha256, [])
+        if rows:
+            values = depth.decode_bytes(image.png, name=f"depth map of image {image.image_sha256[:12]}")
+            for row in rows:
+                asked[row.id] = depth.regions(row.steps, values)
+    for digest, rows in by_image.items():
+        for row in rows:
+            left[row.id] = (
+                "depth-missing",
+                f"no depth map of image {digest[:12]}: the depth stage rejected it",
+            )
+    return asked, left
+
+
+def _finished(value: Reject) -> Future[Annotation | Reject]:
+    future: Future[Annotation | Reject] = Future()
+    future.set_result(value)
+    return future
+
+
+def _out(future: Future[Annotation | Reject], client: Client) -> Annotation | Reject:
+    row = future.result()
+    client.row_done(kept=isinstance(row, Annotation))
+    return row
+
+
+async def _row(
+    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
+) -> Annotation | Reject:
+    """One sample: ask, check, ask again with the reason."""
+    off = _off_target(row, asked)
+    if off:
+        return _reject(row, "focus-mismatch", off)
+    try:
+        photo, pictures = await asyncio.to_thread(_pictures, row, asked, folders, config)
+    except images.BadImage as error:
+        return _reject(row, error.reason, error.detail)
+    talk = messages(row, asked, pictures)
+    attempts: list[dict[str, str]] = []
+    prompt_tokens = completion_tokens = 0
+    kind = ""
+    for number in range(1, config.attempts + 1):
+        reply = await client.reply(Request(talk, config.temperature, config.max_tokens))
+        if isinstance(reply, Failure):
+            kind = reply.kind
+            attempts.append({"text": "", "reason": f"{reply.kind}: {reply.detail}"})
+            break
+        prompt_tokens += reply.prompt_tokens
+        completion_tokens += reply.completion_tokens
+        if reply.finish_reason == "length":
+            verdict: Any = Refused("cut-off", f"it was cut off at {config.max_tokens} tokens; be shorter")
+        else:
+            verdict = check(reply.text, asked, row)
+        if not isinstance(verdict, Refused) and not verdict.agrees:
+            verdict = await _judged(row, verdict.answer, photo, client, config) or verdict
+        if not isinstance(verdict, Refused):
+            return Annotation(
+                row.id,
+                asked,
+                verdict.chain,
+                reply.model,
+                number,
+                prompt_tokens,
+                completion_tokens,
+                verdict.repairs,
+            )
+        kind = verdict.kind
+        attempts.append({"text": reply.text, "reason": verdict.reason})
+        talk = [
+            *talk,
+            {"role": "assistant", "content": reply.text or "(nothing)"},
+            {"role": "user", "content": prompts.ANNOTATOR_RETRY.format(reason=verdict.reason)},
+        ]
+    return _reject(row, kind, json.dumps(attempts, ensure_ascii=False))
+
+
+def messages(row: Sample, asked: Steps, pictures: Iterable[str]) -> list[dict[str, Any]]:
+    """The annotator's prompt: the question with its answer, then every step with its picture (a data URL)."""
+    question = prompts.ANNOTATOR_QUESTION.format(question=row.question, answer=row.answer)
+    content: list[dict[str, Any]] = [{"type": "text", "text": question}]
+    for regions, picture in zip(asked, pictures, strict=True):
+        text = prompts.ANNOTATOR_REGION.format(regions=prompts.regions_json(regions))
+        content += [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
+    return [{"role": "system", "content": prompts.ANNOTATOR_SYSTEM}, {"role": "user", "content": content}]
+
+
+def _pictures(
+    row: Sample, asked: Steps, folders: Mapping[str, Path], config: Annotate
+) -> tuple[bytes, list[str]]:
+    """The photograph, and the picture of each step as a data URL.
+
+    Raises:
+        BadImage: it cannot be read any more, or is another one than ingest saw.
+    """
+    photo, *_, digest = images.read(folders[row.source], row.image, row.width * row.height)
+    if digest != row.image_sha256:
+        raise images.BadImage(
+            "image-changed", f"{row.image} is not the file that ingest read; run ingest again"
+        )
+    boxes = [[region.box for region in step] for step in asked]
+    return photo, [
+        image_url(draw.annotated(photo, step, config.max_pixels, config.jpeg_quality)) for step in boxes
+    ]
+
+
+async def _judged(row: Sample, answer: str, photo: bytes, client: Client, config: Annotate) -> Refused | None:
+    """Why the judge finds that an answer does not say what the reference says; None where it does."""
+    picture = await asyncio.to_thread(draw.annotated, photo, [], config.max_pixels, config.jpeg_quality)
+    reply = await client.reply(judge.request(row.question, row.answer, answer, image_url(picture)))
+    if isinstance(reply, Failure):
+        return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
+    score = judge.score(reply.text)
+    if score is None:
+        return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}")
+    if score < AGREEMENT:
+        return Refused("answer", f"the answer {answer!r} does not say the same as {row.answer!r}")
+    return None
+
+
+def _off_target(row: Sample, asked: Steps) -> str:
+    """Where the last step is not the ground truth: to a pixel, since expansion works on whole pixels."""
+    last = sorted(region.box for region in asked[-1])
+    truth = sorted(row.boxes)
+    margins = (1 / row.width + 0.001, 1 / row.height + 0.001) * 2
+    near = len(last) == len(truth) and all(
+        abs(a - b) <= margin
+        for x, y in zip(last, truth, strict=True)
+        for a, b, margin in zip(x, y, margins, strict=True)
+    )
+    return "" if near else f"the last step looks at {last}, the ground truth is {truth}; run expand again"
+
+
+def _reject(row: Sample, reason: str, detail: str) -> Reject:
+    return Reject("annotate", reason, detail, row.id, row.source)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """The rejected rows of one reason."""
+
+    reason: str
+    rows: int
+    ids: list[str] = field(default_factory=list)
+    example: str = ""  # what the last attempt of the first row was refused for
+
+
+def dead_letters(rejects: Path | Iterable[Path]) -> list[DeadLetters]:
+    """The rejects of annotate by reason, the most frequent first.
+
+    Annotating the samples with these ids again, with another model or prompt, asks nothing of the others.
+    """
+    found: dict[str, DeadLetters] = {}
+    counts: Counter[str] = Counter()
+    for row in sample.read(rejects):
+        if row["stage"] != "annotate":
+            continue
+        reason = row["reason"]
+        counts[reason] += 1
+        letters = found.setdefault(reason, DeadLetters(reason, 0, [], _last(row["detail"])))
+        letters.ids.append(row["id"])
+    return [
+        DeadLetters(reason, rows, found[reason].ids, found[reason].example)
+        for reason, rows in counts.most_common()
+    ]
+
+
+def attempts(detail: str) -> list[dict[str, str]]:
+    """Text and reason of every attempt, from a reject's detail; empty where nothing was asked."""
+    try:
+        value = json.loads(detail)
+    except ValueError:
+        return []
+    return value if isinstance(value, list) else []
+
+
+def _last(detail: str) -> str:
+    tried = attempts(detail)
+    return tried[-1]["reason"] if tried else detail
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What a stage will probably cost, before anything is asked."""
+
+    rows: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    money: float
+    currency: str
+
+
+_RETRIES = 1.15  # calls a row; a guess, the summary of a run has the truth
+_STEPS = 3.2  # steps a chain where no focus is known yet (facts: measured on the released metadata)
+_PIXELS_A_TOKEN = 28 * 28  # Qwen2.5-VL's; other models differ
+_STEP_TOKENS = 90  # of an area and its text in a reply
+
+
+def project(
+    samples: Iterable[Sample], focus: Iterable[Focus] | None, config: Annotate, sampled: int = 200
+) -> Projection:
+    """Calls, tokens and money of the stage, from the first `sampled` rows and the number of all.
+
+    Without `focus` (it has not been made yet) a mean number of steps is taken.
+    """
+    steps = {row.id: len(row.steps) for row in focus} if focus is not None else None
+    rows = measured = judged = 0
+    prompt = completion = 0.0
+    for row in samples:
+        if steps is not None and row.id not in steps:
+            continue
+        rows += 1
+        if measured == sampled:
+            continue
+        measured += 1
+        count = steps[row.id] if steps is not None else _STEPS
+        text = len(prompts.ANNOTATOR_SYSTEM) + len(row.question) + len(row.answer) + 220 * count
+        prompt += text / 4 + count * min(row.width * row.height, config.max_pixels) / _PIXELS_A_TOKEN
+        completion += count * _STEP_TOKENS + len(row.answer) / 4
+        if agrees(row.answer, "") is None:  # judged unless it is the reference word for word: an upper bound
+            judged += 1
+            prompt += (400 + len(row.question)) / 4 + min(
+                row.width * row.height, config.max_pixels
+            ) / _PIXELS_A_TOKEN
+            completion += 10
+    scale = _RETRIES * rows / max(1, measured)
+    usage = {"prompt_tokens": round(scale * prompt), "completion_tokens": round(scale * completion)}
+    cost = money(usage, config.api.prices, config.api.mode != "chat")
+    return Projection(
+        rows,
+        round(scale * (measured + judged)),
+        cost.prompt_tokens,
+        cost.completion_tokens,
+        cost.money,
+        config.api.prices.currency,
+    )

@@ -1,0 +1,167 @@
+"""MMBench (English, dev and test): multiple choice, every question asked with its options rotated.
+
+`MMBench_DEV_EN.tsv`, `MMBench_TEST_EN.tsv` or their legacy forms; `path` is the file. Columns: index, question, hint,
+A to D, answer (dev only), category, image, l2-category, split. The image is a base64 JPEG, or the index of the row
+that has it. Row g + k * 1,000,000 is the k-th rotation of row g.
+
+Asked as Bunny and LLaVA do: hint, question, "A. ..." lines and the instruction.
+
+`official` reads letters by VLMEvalKit's rules (vlmeval/utils/matching_util.py, can_infer): the one option letter
+among the words, else the one option whose text occurs in the reply; without the GPT judge that it asks next, what
+the rules leave open is wrong. CircularEval, both ways: a question is right when all its rotations are.
+Where the answers are hidden (test), nothing is scored and `mmbench_submission.tsv` is written: the given columns and
+`prediction`, which MMBench's server wants as a workbook.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sifthinker import config
+from sifthinker.benchmarks import files, metrics, replies
+from sifthinker.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
+from sifthinker.sample import Reject
+
+PUBLISHED = "https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, MMBench_TEST_EN_legacy.tsv)"
+INSTRUCTION = "Answer with the option's letter from the given choices directly."
+ROTATION = 1_000_000
+
+
+def load(source: config.Benchmark) -> Iterator[Question | Reject]:
+    """The rows of one file, rotations included; see `question.Benchmark`."""
+    path = source.path
+    if not path.is_file():
+        raise Missing(
+            f"{source.name}: wants a file like MMBench_DEV_EN.tsv at {path}; published at {PUBLISHED}"
+        )
+    pictures: dict[str, str] = {}
+    for line, row in _rows(path):
+        try:
+            yield _question(row, source.split or row.get("split", ""), pictures)
+        except files.BadRow as error:
+            yield files.reject(source.name, path, line, error)
+
+
+def official(question: Question, answer: Answer) -> Verdict:
+    """VLMEvalKit's can_infer; see the module."""
+    options = dict(question.options)
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer.text).split()
+    named = [letter for letter in options if letter in words]
+    if not named:
+        text = answer.text.lower()
+        if len(text) <= 2 * sum(map(len, options.values())):
+            named = [letter for letter, option in options.items() if option.lower() in text]
+    letter = named[0] if len(named) == 1 else ""
+    return Verdict(float(letter == question.reference), letter, "" if letter else "not-inferred")
+
+
+def strict(question: Question, answer: Answer) -> Verdict:
+    """The option that the reply names."""
+    return replies.judged_choice(question, answer)
+
+
+def score(results: Sequence[Result]) -> list[Measure]:
+    """CircularEval of each split, and the accuracy of single rows beside it, which is several points higher."""
+    measures = []
+    for split, rows in _by_split(results).items():
+        measures.append(metrics.clustered(split, rows, _circular(rows), "share"))
+        measures.append(metrics.accuracy(f"{split} single rows", rows))
+    return measures
+
+
+def submission(source: config.Benchmark, readings: Sequence[tuple[Question, str]]) -> tuple[str, bytes]:
+    """Name and content of the file for MMBench's server; rows that were not asked are left out."""
+    said = {question.id.rsplit("/", 1)[-1]: letter for question, letter in readings}
+    out = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for _, row in _rows(source.path):
+        if row["index"] not in said:
+            continue
+        shown = {key: value for key, value in row.items() if key != "image"} | {
+            "prediction": said[row["index"]]
+        }
+        if writer is None:
+            writer = csv.DictWriter(out, list(shown), delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(shown)
+    return "mmbench_submission.tsv", out.getvalue().encode()
+
+
+def _by_split(results: Sequence[Result]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result[0].id.split("/")[0], []).append(result)
+    return found
+
+
+def _circular(rows: Sequence[Result]) -> metrics.Statistic:
+    hits = np.array([verdict.score for _, verdict in rows])
+    _, first, unit = np.unique(
+        [question.unit for question, _ in rows], return_index=True, return_inverse=True
+    )
+    every = np.ones(len(first))
+    np.minimum.at(every, unit, hits)
+    return lambda weights: metrics.mean(every, weights[first])
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    csv.field_size_limit(sys.maxsize)  # pictures are fields
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        absent = {"index", "question", "A", "B", "image"} - set(reader.fieldnames or ())
+        if absent:
+            raise config.UserError(f"{path}: columns {', '.join(sorted(absent))} are missing; fetch it again")
+        try:
+            for row in reader:
+                yield reader.line_num, {key: value or "" for key, value in row.items() if key}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise config.UserError(
+                f"{path}: broken after line {reader.line_num}: {error}; fetch it again"
+            ) from error
+
+
+def _question(row: dict[str, str], split: str, pictures: dict[str, str]) -> Question:
+    index = files.integer(dict(row), "index")
+    picture = row["image"]
+    if len(picture) < 64:  # the index of the row that has it
+        picture = pictures.get(picture, "")
+    else:
+        pictures[str(index)] = picture if index < ROTATION else ""
+    try:
+        data = base64.b64decode(picture, validate=True)
+    except binascii.Error as error:
+        raise files.BadRow("image-broken", f"image: not base64: {error}", "image") from error
+    # Empty cells read "nan" in files that went through pandas.
+    options = tuple((letter, row.get(letter, "").strip()) for letter in "ABCD")
+    options = tuple((letter, text) for letter, text in options if text not in ("", "nan"))
+    reference = row.get("answer", "").strip()
+    if reference in ("nan", ""):
+        reference = ""
+    elif reference not in dict(options):
+        raise files.BadRow("bad-field", f"answer: {reference!r} is none of the options", "answer")
+    hint = row.get("hint", "").strip()
+    lines = [hint] if hint not in ("", "nan") else []
+    lines += [
+        files.text(dict(row), "question"),
+        *(f"{letter}. {text}" for letter, text in options),
+        INSTRUCTION,
+    ]
+    return Question(
+        id=f"{split}/{index}",
+        group=row.get("category", ""),
+        text="\n".join(lines),
+        image=files.picture({"image": data}, "image"),
+        reference=reference,
+        options=options,
+        unit=f"{split}/{index % ROTATION}",
+        cluster=f"{split}/{index % ROTATION}",
+    )

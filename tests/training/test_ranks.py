@@ -1,0 +1,68 @@
+"""The programs under torchrun: ranks and ZeRO stages are a matter of configuration, not of results."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sifthinker.training import run
+
+SFT = {"epochs": 1, "lora": {"r": 4, "alpha": 8, "dropout": 0.0}, "save_steps": 2}
+
+
+def torchrun(ranks: int, module: str, config: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", module, str(config)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=check,
+        capture_output=True,
+        text=True,
+    )
+
+
+def result(tmp_path: Path, name: str) -> tuple[dict[str, torch.Tensor], list[float]]:
+    out = tmp_path / name / "out"
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return load_file(out / "adapter/adapter_model.safetensors"), [entry["loss"] for entry in history]
+
+
+def difference(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    assert left.keys() == right.keys()
+    return max(float((left[name] - right[name]).abs().max()) for name in left)
+
+
+@pytest.mark.slow
+def test_one_rank_and_two_with_zero_2_or_3_train_the_same_adapter(config_file, tmp_path):
+    """The same global batch of 4. fp32 on CPU: sums in another order, nothing else; AdamW makes of a rounding error
+    in a tiny gradient up to a step of the learning rate (1e-3), hence 1e-5 against one rank."""
+    single = config_file("sft", "single", {**SFT, "batch": 2, "accumulation": 2})
+    subprocess.run(
+        [sys.executable, "-m", "sifthinker.training.sft", str(single)], check=True, capture_output=True
+    )
+    for stage in ("zero2", "zero3"):
+        config = config_file(
+            "sft", stage, {**SFT, "ranks": 2, "batch": 2, "accumulation": 1, "deepspeed": stage}
+        )
+        torchrun(2, "sifthinker.training.sft", config)
+        assert run.last_complete(tmp_path / stage / "work") is not None
+    one, two, three = (result(tmp_path, name) for name in ("single", "zero2", "zero3"))
+    assert difference(two[0], three[0]) < 1e-6
+    assert two[1] == pytest.approx(three[1], abs=1e-6)
+    assert difference(one[0], two[0]) < 1e-5
+    assert one[1] == pytest.approx(two[1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_an_error_on_the_ranks_is_named_and_ends_all_of_them(config_file):
+    config = config_file(
+        "sft", "wrong", {**SFT, "ranks": 4, "batch": 2, "accumulation": 1, "deepspeed": "zero3"}
+    )
+    done = torchrun(2, "sifthinker.training.sft", config, check=False)
+    assert done.returncode != 0
+    assert "error: ranks: 4 are configured and 2 started" in done.stderr
