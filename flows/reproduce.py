@@ -65,6 +65,8 @@ def reproduction(run: Run) -> None:
     scores = run(evaluate, model=model, weights=estimator)
     run(
         report,
+        estimator=estimator,
+        base=base,
         samples=samples,
         focus=focus,
         maps=maps,

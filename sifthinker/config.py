@@ -66,6 +66,8 @@ class Source(Section):
 
 
 class Ingest(Section):
+    """Which rows of the sources are taken."""
+
     exclude: tuple[str, ...] = Field(
         ("docvqa", "dude", "textvqa", "sroie", "infographicsvqa", "textcap"),
         description="data sets left out: text documents (release, filter_and_save_json)",
@@ -78,6 +80,8 @@ class Ingest(Section):
 
 
 class Expand(Section):
+    """The boxes that a chain narrows down from."""
+
     variant: Literal["release", "progressive"] = Field(
         "release", description="release: the only complete definition; progressive: our reading of Fig. 1b"
     )
@@ -88,6 +92,8 @@ class Expand(Section):
 
 
 class Depth(Section):
+    """Depth maps by Depth Anything V2."""
+
     weights: str = Field(
         "depth-anything/Depth-Anything-V2-Small-hf",
         description="'tiny' (random, built on the spot), a local folder, or a hub id. Large is CC-BY-NC-4.0",
@@ -101,10 +107,12 @@ class Depth(Section):
 class Prices(Section):
     """Money per million tokens; 0 = not counted."""
 
-    currency: str = "USD"
-    prompt: float = Field(0, ge=0)
-    cached_prompt: float = Field(0, ge=0)
-    completion: float = Field(0, ge=0)
+    currency: str = Field("USD", description="name shown beside amounts")
+    prompt: float = Field(0, ge=0, description="per million prompt tokens")
+    cached_prompt: float = Field(
+        0, ge=0, description="per million prompt tokens that the provider had cached"
+    )
+    completion: float = Field(0, ge=0, description="per million completion tokens")
     batch_discount: float = Field(0.5, ge=0, le=1, description="factor on all prices in batch mode")
 
 
@@ -112,14 +120,18 @@ class Api(Section):
     """An OpenAI-compatible endpoint."""
 
     base_url: str = Field(STANDIN, description="'standin' starts the embedded stand-in server")
-    model: str = "standin"
+    model: str = Field("standin", description="the endpoint's name of the model")
     mode: Literal["chat", "batch", "batch_chat"] = Field(
         "chat", description="batch: OpenAI Batch API; batch_chat: a provider's online batch endpoint"
     )
-    batch_chat_path: str = "/batch/chat/completions"
+    batch_chat_path: str = Field("/batch/chat/completions", description="batch_chat: path below base_url")
     api_key_env: str = operational("OPENAI_API_KEY", description="environment variable that holds the key")
-    requests_per_minute: int | None = operational(None, ge=1)
-    tokens_per_minute: int | None = operational(None, ge=1)
+    requests_per_minute: int | None = operational(
+        None, ge=1, description="the account's limit; none = no limit"
+    )
+    tokens_per_minute: int | None = operational(
+        None, ge=1, description="the account's limit; none = no limit"
+    )
     concurrency: int = operational(64, ge=1, description="most requests in flight; adapts below it")
     timeout: float = operational(120.0, gt=0, description="seconds for one request")
     retries: int = operational(8, ge=0, description="of the transport: 408, 409, 429, 5xx, time-outs, resets")
@@ -129,17 +141,21 @@ class Api(Section):
 
 
 class Annotate(Section):
+    """The chains' texts, written by a model behind an API."""
+
     api: Api = Api(model="doubao-1.5-vision-pro")  # paper: Doubao-1.5-vision-pro
     attempts: int = Field(
         3, ge=1, description="calls a sample may take, the reason fed back (release: 3 tries)"
     )
     temperature: float = Field(0.7, ge=0, description="not given in the paper")
-    max_tokens: int = Field(2048, ge=64)
+    max_tokens: int = Field(2048, ge=64, description="of a reply; not given in the paper")
     max_pixels: int = Field(589_824, ge=3136, description="images are sized down to this before sending")
-    jpeg_quality: int = Field(90, ge=1, le=100)
+    jpeg_quality: int = Field(90, ge=1, le=100, description="percent, of the images sent")
 
 
 class Publish(Section):
+    """The data set, and the subset that GRPO trains on."""
+
     rl_samples: int = Field(200, ge=1, description="of the RL subset, stratified by data set (paper: 200)")
     seed: int = Field(0, description="of the RL subset")
 
@@ -151,7 +167,9 @@ class Model(Section):
         "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', a local folder, or a hub id (paper)"
     )
     revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
-    family: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"] = "qwen2_5_vl"
+    family: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"] = Field(
+        "qwen2_5_vl", description="architecture of the weights"
+    )
     max_pixels: int = Field(
         262_144,
         ge=784,
@@ -162,36 +180,49 @@ class Model(Section):
 
 
 class Lora(Section):
-    r: int = Field(ge=1)
-    alpha: int = Field(ge=1)
-    dropout: float = Field(ge=0, lt=1)
+    """The trained adapter."""
+
+    r: int = Field(ge=1, description="rank")
+    alpha: int = Field(ge=1, description="scale: the adapter counts alpha / r")
+    dropout: float = Field(ge=0, lt=1, description="share of the adapter's inputs left out")
 
 
 class Train(Section):
     """What SFT and GRPO have in common."""
 
-    learning_rate: float = Field(gt=0)
-    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, description="at its peak")
+    epochs: float = Field(gt=0, description="passes over the data")
     max_steps: int = Field(-1, description="stop after so many optimiser steps; -1 = by epochs")
     batch: int = Field(ge=1, description="samples (SFT) or completions (GRPO) a rank and forward pass")
     accumulation: int = Field(ge=1, description="forward passes an optimiser step")
     ranks: int = Field(8, ge=1, description="processes = GPUs (paper: 8)")
-    deepspeed: Literal["none", "zero2", "zero3", "zero2_offload", "zero3_offload"] = "zero3"
-    precision: Literal["bf16", "fp32"] = "bf16"
-    gradient_checkpointing: bool = True
+    deepspeed: Literal["none", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
+        "zero3", description="what the ranks share out; offload: to the machine's memory"
+    )
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the weights and the computation")
+    gradient_checkpointing: bool = Field(True, description="computes activations twice to save memory")
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
 
 
 class Sft(Train):
-    learning_rate: float = Field(1e-4, gt=0)  # paper, implementation details
-    epochs: float = Field(3, gt=0)  # paper
-    batch: int = Field(2, ge=1)  # release, train_sft.yaml
-    accumulation: int = Field(8, ge=1)  # release, train_sft.yaml
+    """Supervised fine-tuning on the chains."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="at its peak")  # paper, implementation details
+    epochs: float = Field(3, gt=0, description="passes over the data")  # paper
+    batch: int = Field(2, ge=1, description="samples a rank and forward pass")  # release, train_sft.yaml
+    accumulation: int = Field(
+        8, ge=1, description="forward passes an optimiser step"
+    )  # release, train_sft.yaml
     lora: Lora = Lora(r=8, alpha=16, dropout=0.0)  # r: paper; alpha, dropout: LLaMA-Factory's defaults
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)  # release, train_sft.yaml
+    warmup_ratio: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps in which the rate rises (release, train_sft.yaml)"
+    )
     held_out: float = Field(0.0, ge=0, lt=1, description="share kept for a validation loss (release: 0.1)")
+    target: Literal["chain", "answer"] = Field(
+        "chain", description="what is learnt; the bare answer to the plain question is the paper's VQA-SFT"
+    )
     max_length: int = Field(4096, ge=64, description="tokens; release cut at 2048, silently")
     too_long: Literal["error", "reject"] = Field(
         "error", description="for a chain that does not fit; never cut"
@@ -199,43 +230,54 @@ class Sft(Train):
 
 
 class Rewards(Section):
-    variant: Literal["paper", "release"] = "paper"
+    """What GRPO rewards."""
+
+    variant: Literal["paper", "release"] = Field("paper", description="where the two differ")
     # Unit weights: release code, no weights stated in the paper. 0 = logged, not optimised.
-    format: float = 1.0
-    answer: float = 1.0
-    grounding: float = 1.0
-    depth: float = 1.0
+    format: float = Field(1.0, description="weight of the chain's format; 0 = logged, not optimised")
+    answer: float = Field(1.0, description="weight of the judged answer; 0 = logged, not optimised")
+    grounding: float = Field(1.0, description="weight of the boxes; 0 = logged, not optimised")
+    depth: float = Field(1.0, description="weight of the depths; 0 = logged, not optimised")
     progress: bool = Field(
         True, description="r_ans with the last epoch's mean; false is the paper's ablation"
     )
-    depth_tolerance: float = Field(0.1, gt=0)  # paper, T
+    depth_tolerance: float = Field(0.1, gt=0, description="largest error of a depth (paper, T)")
     max_absent: float = Field(
         0.5, ge=0, le=1, description="share of absent judge scores in a step that stops the run"
     )
 
 
 class Grpo(Train):
-    learning_rate: float = Field(1e-5, gt=0)  # paper
-    epochs: float = Field(20, gt=0)  # paper; release: 1
-    batch: int = Field(1, ge=1)  # release, train_grpo_sif.sh
-    accumulation: int = Field(2, ge=1)  # release
+    """GRPO-SIF on the RL subset."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="at its peak")  # paper
+    epochs: float = Field(20, gt=0, description="passes over the data")  # paper; release: 1
+    batch: int = Field(
+        1, ge=1, description="completions a rank and forward pass"
+    )  # release, train_grpo_sif.sh
+    accumulation: int = Field(2, ge=1, description="forward passes an optimiser step")  # release
     lora: Lora = Lora(r=64, alpha=128, dropout=0.05)  # r: paper; alpha, dropout: release
-    generations: int = Field(8, ge=2)  # paper, N
-    beta: float = Field(0.04, ge=0)  # paper
-    temperature: float = Field(1.0, gt=0)  # release, hard-coded
-    max_completion: int = Field(2048, ge=16)  # release 2048, paper "2028"
+    generations: int = Field(8, ge=2, description="completions of one prompt, compared (paper, N)")
+    beta: float = Field(0.04, ge=0, description="weight of the KL divergence from the SFT model (paper)")
+    temperature: float = Field(1.0, gt=0, description="of sampling (release, hard-coded)")
+    max_completion: int = Field(2048, ge=16, description="tokens")  # release 2048, paper "2028"
     rewards: Rewards = Rewards()
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
-    generation: Literal["transformers", "vllm_colocate", "vllm_server"] = operational("transformers")
+    generation: Literal["transformers", "vllm_colocate", "vllm_server"] = operational(
+        "transformers", description="what samples the completions"
+    )
 
 
 class Merge(Section):
-    precision: Literal["bf16", "fp32"] = "bf16"
+    """The adapter merged into its base."""
+
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the merged weights")
     tolerance: float = Field(
         0.05, gt=0, description="largest allowed difference of logits, adapter against merged"
     )
     unchanged: Literal["error", "note"] = Field(
-        "error", description="for a merge that changes nothing; 'note' for random models, which earn no reward"
+        "error",
+        description="for a merge that changes nothing; 'note' for random models, which earn no reward",
     )
 
 
@@ -254,30 +296,106 @@ class Benchmark(Section):
 
 
 class Evaluate(Section):
-    benchmarks: tuple[Benchmark, ...] = ()
+    """The benchmarks, asked through a server of the merged model."""
+
+    benchmarks: tuple[Benchmark, ...] = Field((), description="rendered scenes add their own")
     limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
-    seed: int = 0
+    seed: int = Field(0, description="of the samples under `limit`")
     think: bool = Field(True, description="ask for the chain; false asks the plain question")
-    max_tokens: int = Field(2048, ge=16)
+    max_tokens: int = Field(2048, ge=16, description="of a reply")
     temperature: float = Field(0.0, ge=0, description="not given in the paper; 0 is reproducible")
+    judge: Api | None = Field(
+        None, description="scores VisCoT-s (paper: the annotator's model); none: that benchmark is left out"
+    )
+    fresh: str = Field("", description="questions are asked again for every other value, not remembered")
     server: Literal["transformers", "vllm"] | str = operational(
         "vllm", description="server the stage starts, or the base URL of one that runs"
     )
-    concurrency: int = operational(64, ge=1)
+    concurrency: int = operational(64, ge=1, description="most requests in flight")
     timeout: float = operational(600.0, gt=0, description="seconds for one request")
 
 
 class Report(Section):
+    """The page that shows the outcome."""
+
     examples: int = Field(8, ge=0, description="chains drawn in the report")
+
+
+class Nightly(Section):
+    """What a night evaluates, and what makes it fail."""
+
+    models: tuple[str, ...] = Field(
+        ("promoted",),
+        description="checkpoints: an alias (`sif promote`), 'latest', the name or id of a run, <stage>/<key> of the "
+        "store, or a folder",
+    )
+    benchmarks: tuple[str, ...] = Field((), description="names of evaluate.benchmarks; none = all of them")
+    baseline: str = Field(
+        "baseline", description="alias that every night is compared with, once it is pinned"
+    )
+    level: float = Field(
+        0.01,
+        gt=0,
+        lt=0.5,
+        description="chance that a night fails in which nothing fell by more than its margin",
+    )
+    margin: float = Field(
+        0.01, ge=0, lt=1, description="fall of a benchmark's mean strict score, of 1, that is put up with"
+    )
+    margins: dict[str, float] = Field(
+        {}, description="the same by benchmark: a flaky one gets a wider margin"
+    )
+    fresh: bool = Field(False, description="ask every question again, whatever was answered before")
+    flips: int = Field(12, ge=0, description="changed samples of a benchmark that the report shows")
+    max_late: float = Field(
+        12.0, gt=0, description="hours after its time at which a night that could not start is given up"
+    )
+
+
+class Variant(Section):
+    """One row of the ablation."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    trained: Literal["no", "sft", "grpo"] = Field("grpo", description="how far the row is trained")
+    fields: dict[str, Any] = Field({}, description="what differs from the configuration, by dotted name")
+
+
+class Ablation(Section):
+    """The rows of the paper's Table 5, and what it leaves out."""
+
+    reference: str = Field("full", description="the row that the others are compared with")
+    variants: tuple[Variant, ...] = (
+        Variant(name="base", trained="no", fields={"evaluate.think": False}),
+        Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
+        Variant(name="cot-sft", trained="sft"),
+        Variant(name="full"),
+        Variant(name="no-format-reward", fields={"grpo.rewards.format": 0.0}),
+        Variant(name="no-answer-reward", fields={"grpo.rewards.answer": 0.0}),
+        Variant(name="no-grounding-reward", fields={"grpo.rewards.grounding": 0.0}),
+        Variant(name="no-depth-reward", fields={"grpo.rewards.depth": 0.0}),
+        Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
+        Variant(name="no-depth-image", fields={"model.depth_input": False}),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names) or self.reference not in names:
+            raise ValueError(
+                f"ablation: names must be unique and hold the reference {self.reference!r}: {names}"
+            )
+        return self
 
 
 class Config(Section):
     """One reproduction."""
 
-    name: str = Field("reproduction", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")
+    name: str = Field(
+        "reproduction", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="of the run, and for comparisons"
+    )
     store: Path = operational(Path("artifacts"), description="folder of all artifacts, cache and logs")
-    scenes: Scenes | None = None
-    sources: tuple[Source, ...] = ()
+    scenes: Scenes | None = Field(None, description="none: no rendered scenes")
+    sources: tuple[Source, ...] = Field((), description="files of annotations, with their images")
     ingest: Ingest = Ingest()
     expand: Expand = Expand()
     depth: Depth = Depth()
@@ -289,6 +407,8 @@ class Config(Section):
     grpo: Grpo = Grpo()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
+    nightly: Nightly = Nightly()
+    ablation: Ablation = Ablation()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -322,7 +442,23 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
-    for dotted, value in (overrides or {}).items():
+    _assign(values, overrides or {})
+    return parse(values, str(path))
+
+
+def changed(config: Config, fields: dict[str, Any], origin: str) -> Config:
+    """The configuration with other values for dotted `fields`; `origin` names them in errors.
+
+    Raises:
+        UserError: see `load`.
+    """
+    values = config.model_dump()
+    _assign(values, fields)
+    return parse(values, origin)
+
+
+def _assign(values: dict[str, Any], fields: dict[str, Any]) -> None:
+    for dotted, value in fields.items():
         *parents, leaf = dotted.split(".")
         target = values
         for parent in parents:
@@ -330,7 +466,6 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
             if not isinstance(target, dict):
                 raise UserError(f"--set {dotted}: {parent} is not a section")
         target[leaf] = value
-    return parse(values, str(path))
 
 
 def parse(values: dict[str, Any], origin: str) -> Config:

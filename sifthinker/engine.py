@@ -79,7 +79,12 @@ class Engine:
         self._flying: dict[str, asyncio.Task[Reply | Failure]] = {}
         self._queue: list[tuple[Callable[[], Any], bool, asyncio.Future[Any]]] = []
         self._committing = False
-        self._prompt_scale, self._completions, self._completion_sum = 1.0, 0, 0
+        self._seen = [
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+        ]  # calls, prompts as guessed, prompts, completions: fading sums of tokens
         self._ledger_thread = ThreadPoolExecutor(1, "ledger")
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="vlm", daemon=True)
@@ -234,7 +239,7 @@ class Engine:
         async with self.gate:
             self._check()
             guess = self._guess(request)
-            ticket = await self._ticket(guess)
+            ticket = await self._ticket(guess, request.max_tokens)
             self._check()
             self._in_flight += 1
             began = time.monotonic()
@@ -266,12 +271,17 @@ class Engine:
         if error.overload:
             self.gate.bad()
 
-    async def _ticket(self, tokens: float) -> Ticket:
+    async def _ticket(self, prompt: float, most: int) -> Ticket:
+        """A place in the quota for a prompt guessed at so many tokens and an answer of `most` at most."""
         async with self._turn:  # one waits for the quota and the others behind it: nothing is reserved ahead
-            while not isinstance(ticket := self.quota.reserve(tokens), Ticket):
+            while True:
+                calls, guessed, prompts, completions = self._seen
+                tokens = prompt * prompts / guessed + completions / calls if guessed else prompt + most
+                ticket = self.quota.reserve(tokens)
+                if isinstance(ticket, Ticket):
+                    return ticket
                 await asyncio.sleep(min(ticket, MINUTE / 60))
                 self._check()
-            return ticket
 
     def _check(self) -> None:
         if self.stopped is not None:
@@ -357,7 +367,7 @@ class Engine:
         return orjson.dumps(body)  # ten times as fast as json with pictures in it
 
     def _guess(self, request: Request) -> float:
-        """Tokens that a request will be counted with, corrected by what the server reported so far."""
+        """Tokens that a prompt probably has; `_ticket` corrects it by what the server reported so far."""
         if self.api.tokens_per_minute is None:
             return 0.0
         prompt = 0.0
@@ -365,18 +375,11 @@ class Engine:
             content = message["content"]
             for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
                 prompt += _IMAGE_TOKENS if part["type"] == "image_url" else len(part["text"]) / 4
-        mean = self._completion_sum / self._completions if self._completions else request.max_tokens
-        return prompt * self._prompt_scale + mean
+        return prompt
 
     def _learn(self, guess: float, usage: Usage) -> None:
-        if self.api.tokens_per_minute is None:
-            return
-        mean = self._completion_sum / self._completions if self._completions else None
-        if mean is not None and guess > mean and usage.prompt_tokens:
-            ratio = usage.prompt_tokens / (guess - mean)
-            self._prompt_scale *= 1 + 0.1 * (min(4.0, ratio) - 1)
-        self._completions += 1
-        self._completion_sum += usage.completion_tokens
+        news = (1.0, guess, usage.prompt_tokens, usage.completion_tokens)
+        self._seen = [0.99 * old + new for old, new in zip(self._seen, news, strict=True)]
 
     def row_done(self, kept: bool) -> None:
         if kept:

@@ -33,7 +33,7 @@ from PIL import Image
 
 from sifthinker import config as configuration
 from sifthinker import images, prompts, sample, vlm
-from sifthinker.benchmarks import BENCHMARKS, SUBMISSIONS, files, replies
+from sifthinker.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, files, replies
 from sifthinker.benchmarks.question import Answer, Benchmark, Missing, Question, Verdict
 from sifthinker.sample import Reject
 
@@ -59,6 +59,7 @@ PREDICTIONS = pa.schema(
         ("official", pa.float64()),
         ("strict", pa.float64()),
         ("unparsable", pa.string()),  # by the strict rule: the reason, "" when it was read
+        ("judged", pa.list_(pa.string())),  # what a judge said, where the benchmark has one
         ("finish_reason", pa.string()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
@@ -79,6 +80,9 @@ class _Asked:
     prompt_sha256: str
 
 
+_Answered = tuple[_Asked, vlm.Reply | vlm.Failure, Answer]
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     source: configuration.Benchmark
@@ -97,6 +101,7 @@ def evaluate(
     model: configuration.Model,
     config: configuration.Evaluate,
     out: Path,
+    judge: vlm.Client | None = None,
 ) -> dict[str, Any]:
     """Scores of a served model on benchmarks; what is returned is what `scores.json` holds.
 
@@ -111,10 +116,11 @@ def evaluate(
         model: what training and evaluation agree on.
         config: how to ask.
         out: folder for the files.
+        judge: scores free answers (VisCoT-s); a benchmark that wants it is left out without it.
 
     Raises:
         config.UserError: an unknown benchmark, or a file that is not what it should be.
-        NotAnswered: the server did not answer a question.
+        NotAnswered: the server, or the judge, did not answer a question.
     """
     assert depth is not None or not model.depth_input
     rejects: list[Reject] = []
@@ -125,6 +131,9 @@ def evaluate(
             raise configuration.UserError(
                 f"evaluate.benchmarks: no benchmark {source.name!r}; known: {', '.join(BENCHMARKS)}"
             )
+        if source.name in JUDGED and judge is None:
+            scores.append(_missing(source.name, "wants a judge: set evaluate.judge", config.limit))
+            continue
         try:
             jobs.append(_job(source, config, rejects))
         except Missing as error:
@@ -148,8 +157,9 @@ def evaluate(
                 lost: list[Reject] = []
                 results: list[tuple[Question, Verdict, Verdict]] = []
                 hidden: list[tuple[Question, str]] = []
-                for asked, reply in _ask(job, client, pictures, model, config, lost):
-                    answer = _answer(reply, config.think)
+                for asked, reply, answer in _judged(
+                    job, _ask(job, client, pictures, model, config, lost), judge, 32 * config.concurrency
+                ):
                     official = job.benchmark.official(asked.question, answer)
                     strict = job.benchmark.strict(asked.question, answer)
                     if asked.question.reference:
@@ -262,8 +272,8 @@ def _ask(
     model: configuration.Model,
     config: configuration.Evaluate,
     lost: list[Reject],
-) -> Iterator[tuple[_Asked, vlm.Reply | vlm.Failure]]:
-    """Every chosen question with its reply, in the benchmark's order; `lost` gets those that could not be asked."""
+) -> Iterator[_Answered]:
+    """Every chosen question with its reply and what that says, in the benchmark's order; `lost` gets those that could not be asked."""
 
     def requests(
         items: Iterable[tuple[Question, bytes, str] | Reject], asked: list[_Asked]
@@ -284,7 +294,8 @@ def _ask(
                 [vlm.image_url(picture, _media_type(picture)) for picture in shown],
             )
             prompt = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
-            light = dataclasses.replace(question, image="", cluster=question.cluster or digest)
+            kept = question.image if isinstance(question.image, str) else ""
+            light = dataclasses.replace(question, image=kept, cluster=question.cluster or digest)
             asked.append(_Asked(light, digest, prompt))
             yield vlm.Request(messages, config.temperature, config.max_tokens, config.seed)
 
@@ -297,7 +308,39 @@ def _ask(
         for item, reply in zip(asked, replied, strict=True):
             if isinstance(reply, vlm.Failure) and reply.kind not in _REFUSALS:
                 raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
-            yield item, reply
+            yield item, reply, _answer(reply, config.think)
+
+
+def _judged(
+    job: _Job, answered: Iterator[_Answered], judge: vlm.Client | None, size: int
+) -> Iterator[_Answered]:
+    """The same with what the judge says of the answers, `size` at a time; without change where none is wanted."""
+    if job.source.name not in JUDGED:
+        yield from answered
+        return
+    assert judge is not None
+
+    def requests(piece: Sequence[_Answered]) -> Iterator[vlm.Request]:
+        for item, _, answer in piece:
+            if answer.text:
+                assert isinstance(item.question.image, str)
+                data = images.read(job.source.images, item.question.image, files.MAX_PIXELS)[0]
+                url = vlm.image_url(data, _media_type(data))
+                yield from JUDGED[job.source.name](item.question, answer, url)
+
+    for first in answered:
+        piece = [first, *itertools.islice(answered, size - 1)]
+        said = iter(judge.ask_all(requests(piece)))
+        for item, reply, answer in piece:
+            texts: list[str] = []
+            for _ in JUDGED[job.source.name](item.question, answer, "") if answer.text else ():
+                one = next(said)
+                if isinstance(one, vlm.Failure) and one.kind not in _REFUSALS:
+                    raise NotAnswered(
+                        f"judge of {job.source.name}, {item.question.id}: {one.kind}: {one.detail}"
+                    )
+                texts.append(one.text if isinstance(one, vlm.Reply) else "")
+            yield item, reply, dataclasses.replace(answer, judged=tuple(texts))
 
 
 def _answer(reply: vlm.Reply | vlm.Failure, think: bool) -> Answer:
@@ -331,6 +374,7 @@ def _row(
         "official": official.score if question.reference else None,
         "strict": strict.score if question.reference else None,
         "unparsable": strict.unparsable,
+        "judged": list(answer.judged),
         "finish_reason": got.finish_reason if got else answer.absent,
         "prompt_tokens": got.prompt_tokens if got else 0,
         "completion_tokens": got.completion_tokens if got else 0,

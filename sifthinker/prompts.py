@@ -111,3 +111,12 @@ JUDGE_SYSTEM = (
     "without any intermediate process."
 )
 JUDGE_USER = "Question: {question}\nStandard answer: {reference}\nModel's answer:\n{fence}\n{answer}\n{fence}"
+
+# Visual-CoT's own scoring (llava/eval/eval_cot_score.py): the same task without the image, another form of reply.
+# The content is theirs, the wording ours.
+VISCOT_JUDGE_SYSTEM = (
+    "You proofread answers: score the model's answer to the question by comparing it with the standard answer. "
+    "1 point is the most and 0 the least; the closer the model's answer is to the standard answer, the higher the "
+    'score. Give the score in the form "score: <score>".'
+)
+VISCOT_JUDGE_USER = "question: {question}\nstandard answer: {reference}\nmodel's answer: {answer}"

@@ -99,7 +99,7 @@ class Server:
         self._first: float | None = None
         self._asked: Counter[bytes] = Counter()  # tries by request
         self._answered: Counter[bytes] = Counter()  # complete, successful answers by request
-        self._counts: Counter[str] = Counter()
+        self._counts = Counter({"requests": 0, "prompt_tokens": 0, "completion_tokens": 0})
         self._minutes: dict[int, Counter[str]] = {}
         self._window: deque[tuple[float, int]] = deque()  # arrivals and their tokens, for the quota
         self._in_flight = self._most_in_flight = 0

@@ -15,11 +15,13 @@ from tasks.stage import Job, stage
 def report(job: Job) -> None:
     """Writes the self-contained HTML page."""
     manifests = [artifact.manifest for artifact in job.inputs.values()]
-    notes = [
-        f"{m['label']}: {m['notes'][kind]}"
-        for m in manifests
-        for kind in ("standin", "toy")
-        if m["notes"].get(kind)
+    toys = [m for m in manifests if m["notes"].get("toy")]
+    statements = [
+        *(
+            f"{m['label']}: {m['notes']['toy']} is a random toy. It learns nothing; scores are chance."
+            for m in toys
+        ),
+        *(f"{m['label']}: {m['notes']['standin']}" for m in manifests if m["notes"].get("standin")),
     ]
     scores = json.loads((job.inputs["evaluate"].path / "scores.json").read_text(encoding="utf-8"))
     facts = domain.Facts(
@@ -32,7 +34,7 @@ def report(job: Job) -> None:
         scores=[{"model": scores["model"], **score} for score in scores["scores"]],
         config=job.config.model_dump(mode="json"),
         versions=job.manifest["versions"],
-        standins=notes,
+        standins=statements,
     )
     domain.write(job.out / "report.html", facts)
     job.draft.rows = {"in": len(manifests), "kept": len(manifests), "rejected": {}}

@@ -50,12 +50,19 @@ class Planned:
     rows: int | None = None
 
 
+@dataclass(frozen=True)
+class Pending:
+    """In a plan: an artifact that is not there yet."""
+
+    label: str
+
+
 class Stopped(Exception):
     """`stop_after` is reached: the rest of the pipeline is left out."""
 
 
 class Run:
-    """Calls `act` once a stage, in the pipeline's order; the result is the stage's artifact, None if it is not made."""
+    """Calls `act` once a stage, in the pipeline's order; the result is the stage's artifact."""
 
     def __init__(
         self,
@@ -73,17 +80,17 @@ class Run:
         self._reached = partial.start_at is None
         self._pinned = _pinned(store, partial) if partial.reuse_run else None
 
-    def __call__(self, stage: Stage, label: str = "", **inputs: Ref | None) -> Ref | None:
+    def __call__(self, stage: Stage, label: str = "", **inputs: Ref | Pending) -> Ref | Pending:
         """The artifact of a stage from those of its inputs."""
         label = label or stage.name.replace("_", "-")
         self._reached = self._reached or label == self.partial.start_at
-        given = {name: ref for name, ref in inputs.items() if ref}
-        pending = tuple(name for name in inputs if name not in given)
+        given = {name: ref for name, ref in inputs.items() if isinstance(ref, Ref)}
+        pending = [ref.label for ref in inputs.values() if isinstance(ref, Pending)]
         made: Ref | None = None
         if self._pinned is not None and not self._reached:
             made = self._take_pinned(label, self._pinned)
         elif pending:  # only ever in a plan
-            self.plan.append(Planned(label, "runs", (f"after {', '.join(pending)}",)))
+            self.plan.append(Planned(label, "runs", (f"after {', '.join(dict.fromkeys(pending))}",)))
         else:
             decision = decide(self.store, stage, label, self.config, given, label in self.partial.refresh)
             self.decisions[label] = decision
@@ -95,11 +102,11 @@ class Run:
             self._record(self.made)
         if label == self.partial.stop_after:
             raise Stopped
-        return made
+        return made or Pending(label)
 
-    def provide(self, rendered: Ref | None) -> None:
+    def provide(self, rendered: Ref | Pending) -> None:
         """Adds the files of rendered scenes to the configuration, as if the user had given them."""
-        if rendered:
+        if isinstance(rendered, Ref):
             folder = self.store.open(rendered).path / "data"
             benchmarks = (*scenes.benchmarks(folder), *self.config.evaluate.benchmarks)
             self.config = self.config.model_copy(

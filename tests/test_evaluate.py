@@ -8,12 +8,13 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
 from PIL import Image
 
-from sifthinker import config, evaluate, sample
+from sifthinker import config, evaluate, sample, vlm
 from sifthinker.benchmarks import BENCHMARKS
 
 OPTIONS = "\n(A) red\n(B) blue\nAnswer with the option's letter from the given choices directly."
@@ -34,7 +35,8 @@ def serving(answer):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             requests.append(body)
-            said = answer(body["messages"][0]["content"][-1]["text"], body)
+            content = body["messages"][-1]["content"]
+            said = answer(content if isinstance(content, str) else content[-1]["text"], body)
             status, text = said if isinstance(said, tuple) else (200, said)
             reply = {
                 "model": "test",
@@ -92,7 +94,7 @@ def vstar(folder, rows=6, labels="AB"):
     return config.Benchmark(name="vstar", path=folder, images=folder)
 
 
-def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, **options):
+def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, judge=None, **options):
     out.mkdir(parents=True, exist_ok=True)
     return evaluate.evaluate(
         benchmarks,
@@ -105,6 +107,7 @@ def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, 
         model or config.Model(),
         config.Evaluate(concurrency=4, **options),
         out,
+        judge,
     )
 
 
@@ -175,27 +178,31 @@ evaluate.evaluate([source], url, "served-model", "ours", "digest-of-weights", Pa
 def test_a_killed_evaluation_asks_no_question_twice_and_gives_the_same_files(tmp_path):
     source = vstar(tmp_path / "data", rows=30)
     model = config.Model(depth_input=False)
-    answered, halfway = [], threading.Event()
+    asked, halfway, killed, lock = [], threading.Event(), threading.Event(), threading.Lock()
 
     def answer(text, _):
-        if len(answered) >= 15:
+        with lock:
+            asked.append(text)
+            late = len(asked) > 15 and not killed.is_set()
+        if late:
             halfway.set()
-            threading.Event().wait(0.2)  # still under way when the kill comes
-        answered.append(text)
+            killed.wait(30)  # still under way when the kill comes
         return CHAIN.format(answer="B")
 
     with serving(answer) as (url, _):
         arguments = [url, str(tmp_path / "data"), str(tmp_path / "killed"), str(tmp_path / "ledger.sqlite")]
         child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments])
         assert halfway.wait(60)
+        time.sleep(0.3)  # what was answered is on disk a few milliseconds later
         child.kill()
         child.wait()
-        answered.clear()
+        killed.set()
+        asked.clear()
         run([source], url, tmp_path / "continued", ledger=tmp_path / "ledger.sqlite", model=model, depth=None)
-        assert len(answered) <= 30 - 13  # at most the two in flight were lost
-        answered.clear()
+        assert len(asked) == 30 - 15  # what was under way is asked again, what was answered is not
+        asked.clear()
         run([source], url, tmp_path / "again", ledger=tmp_path / "ledger.sqlite", model=model, depth=None)
-        assert not answered, "a repeated evaluation asks nothing"
+        assert not asked, "a repeated evaluation asks nothing"
         run([source], url, tmp_path / "undisturbed", model=model, depth=None)
     for name in ("predictions.parquet", "rejects.parquet", "scores.json"):
         whole = (tmp_path / "undisturbed" / name).read_bytes()
@@ -297,6 +304,44 @@ def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
     assert submitted == [{"question_id": 1, "answer": "dog"}, {"question_id": 2, "answer": ""}]
     (row,) = sample.read(tmp_path / "out" / "predictions.parquet")
     assert row["official"] is None and row["strict"] is None
+
+
+def test_a_judge_scores_free_answers_and_without_one_the_benchmark_is_left_out(tmp_path):
+    folder = tmp_path / "viscot"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png("red"))
+    rows = []
+    for n in range(3):
+        turns = [
+            {"from": "human", "value": f"<image>\nWhat is {n}? Please provide the bounding box"},
+            {"value": "a door"},
+        ]
+        rows.append({"dataset": "gqa", "question_id": n, "image": ["cot/1.png"], "conversations": turns})
+    (folder / "gqa.json").write_text(json.dumps(rows))
+    source = config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
+
+    def answer(text, _):
+        return "cut" if "What is 1?" in text else CHAIN.format(answer="a red door")
+
+    def judge(text, body):
+        return '{"score": 0.5}' if "image_url" in json.dumps(body) else "score: 0.75"
+
+    with serving(answer) as (url, _), serving(judge) as (judge_url, judged):
+        summary = run([source], url, tmp_path / "without")
+        assert "evaluate.judge" in summary["scores"][0]["missing"]
+        api = config.Api(model="judge", base_url=judge_url)
+        with vlm.Client(api, tmp_path / "judge.sqlite") as client:
+            summary = run([source], url, tmp_path / "out", judge=client)
+    assert len(judged) == 4, "an answer that is not there is not judged"
+    (entry,) = summary["scores"]
+    assert (entry["metric"], entry["n"], entry["unparsable"]) == ("gqa", 3, 1)
+    assert (entry["official"], entry["strict"]) == pytest.approx((0.5, 1 / 3))
+    rows = list(sample.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["judged"] for row in rows] == [
+        ["score: 0.75", '{"score": 0.5}'],
+        [],
+        ["score: 0.75", '{"score": 0.5}'],
+    ]
 
 
 def test_every_registered_benchmark_says_where_its_files_are_published():

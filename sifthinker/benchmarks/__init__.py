@@ -7,20 +7,22 @@ chain's answer block, the box that of its last area.
 
 from collections.abc import Callable, Sequence
 
-from sifthinker import config
+from sifthinker import config, vlm
 from sifthinker.benchmarks import (
     cvbench,
     mmbench,
     mme,
+    ovdeval,
     pope,
     refcoco,
     sat,
     seed,
     spatialbench,
+    viscot,
     vqav2,
     vstar,
 )
-from sifthinker.benchmarks.question import Benchmark, Question
+from sifthinker.benchmarks.question import Answer, Benchmark, Question
 
 BENCHMARKS: dict[str, Benchmark] = {
     "vstar": vstar,
@@ -33,6 +35,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "seed": seed,
     "mmbench": mmbench,
     "vqav2": vqav2,
+    "ovdeval": ovdeval,
+    "viscot": viscot,
+}
+# Where answers are free text: what to ask a judge, whose replies come back in `Answer.judged`.
+JUDGED: dict[str, Callable[[Question, Answer, str], Sequence[vlm.Request]]] = {
+    "viscot": viscot.judge_requests
 }
 # Where a split's answers are hidden: the file for the server that has them, from what the replies were read as.
 SUBMISSIONS: dict[str, Callable[[config.Benchmark, Sequence[tuple[Question, str]]], tuple[str, bytes]]] = {

@@ -85,7 +85,9 @@ def official(question: Question, answer: Answer) -> Verdict:
 
 def strict(question: Question, answer: Answer) -> Verdict:
     """The detections whose boxes are inside the image."""
-    if answer.area and not answer.boxes and not _says_none(answer.text):
+    listed = _listed_json(answer.text)
+    bad = not all(replies.is_box(box) for _, box in listed) if listed else answer.area and not answer.boxes
+    if bad and not _says_none(answer.text):
         return Verdict(0.0, "[]", "bad-box")
     return _verdict(question, answer, answer.boxes)
 
@@ -121,10 +123,10 @@ def _question(
     width, height = files.integer(row, "width"), files.integer(row, "height")
     truth = []
     for entry in objects:
-        x, y, w, h = entry["bbox"]
+        _, _, w, h = entry["bbox"]
         if entry["category_id"] not in categories or w <= 0 or h <= 0:
             raise files.BadRow("bad-box", f"annotation {entry.get('id')}: {entry!r:.120}", "annotations")
-        truth.append([categories[entry["category_id"]], [x, y, x + w, y + h], entry.get("iscrowd", 0)])
+        truth.append([categories[entry["category_id"]], entry["bbox"], entry.get("iscrowd", 0)])
     return Question(
         id=f"{name}/{files.integer(row, 'id')}",
         group=name,
@@ -192,14 +194,16 @@ def _named(text: str, targets: Sequence[str]) -> list[str]:
     found: list[tuple[int, str]] = []
     rest = text.lower()
     for target in sorted(targets, key=len, reverse=True):
-        for match in list(re.finditer(rf"(?<!\w){re.escape(target.lower())}(?!\w)", rest)):
+        for match in list(re.finditer(rf"(?<!\w){re.escape(target.lower())}(?:e?s)?(?!\w)", rest)):
             found.append((match.start(), target))
             rest = rest[: match.start()] + "#" * len(match.group()) + rest[match.end() :]
     return [target for _, target in sorted(found)]
 
 
-def _pixels(detection: Detection, question: Question) -> Box:
-    return boxes.to_pixels(detection[1], question.width, question.height)
+def _xywh(detection: Detection, question: Question) -> Box:
+    """Corner and size in pixels, as COCO has boxes."""
+    x1, y1, x2, y2 = boxes.to_pixels(detection[1], question.width, question.height)
+    return x1, y1, x2 - x1, y2 - y1
 
 
 def _suppressed(
@@ -209,7 +213,7 @@ def _suppressed(
     keep: set[int] = set()
     remove: set[int] = set()
     for _, truth, _ in objects:
-        near = [i for i, d in enumerate(detections) if boxes.iou(truth, _pixels(d, question)) > 0.5]
+        near = [i for i, d in enumerate(detections) if _overlap(_xywh(d, question), truth) > 0.5]
         if near:
             keep.add(near[-1])
             remove.update(near[:-1])
@@ -221,9 +225,7 @@ def _matched(detections: Sequence[Detection], objects: Sequence[Any], question: 
     free = list(objects)
     hits = []
     for detection in detections:
-        near = [
-            o for o in free if o[0] == detection[0] and boxes.iou(o[1], _pixels(detection, question)) >= 0.5
-        ]
+        near = [o for o in free if o[0] == detection[0] and _overlap(_xywh(detection, question), o[1]) >= 0.5]
         hits.append(bool(near))
         if near:
             free.remove(near[0])
@@ -250,7 +252,7 @@ def _average_precision(rows: Sequence[Result]) -> metrics.Statistic:
         kept = _suppressed(detections, objects, question)
         labels = {label for label, _, _ in objects}
         for label in labels | {label for label, _ in kept}:
-            mine = [_pixels(d, question) for d in kept if d[0] == label][:MAX_DETECTIONS]
+            mine = [_xywh(d, question) for d in kept if d[0] == label][:MAX_DETECTIONS]
             theirs = [(box, crowd) for name, box, crowd in objects if name == label]
             hit, ignored = _match(mine, theirs)
             found[label] += [(index, hit[:, i], ignored[:, i]) for i in range(len(mine))]
@@ -302,14 +304,14 @@ def _match(
     return hit, ignored
 
 
-def _overlap(box: Box, truth: Sequence[float], crowd: int) -> float:
-    """IoU, or the share of the box that lies in a crowd."""
-    if not crowd:
-        return boxes.iou(box, truth)
-    width = min(box[2], truth[2]) - max(box[0], truth[0])
-    height = min(box[3], truth[3]) - max(box[1], truth[1])
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    return width * height / area if min(width, height, area) > 0 else 0.0
+def _overlap(box: Box, truth: Sequence[float], crowd: int = 0) -> float:
+    """IoU of two boxes of corner and size, or the share of `box` that lies in a crowd; pycocotools' arithmetic."""
+    width = min(box[0] + box[2], truth[0] + truth[2]) - max(box[0], truth[0])
+    height = min(box[1] + box[3], truth[1] + truth[3]) - max(box[1], truth[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared, area = width * height, box[2] * box[3]
+    return shared / (area if crowd else area + truth[2] * truth[3] - shared)
 
 
 def _precision(category: _Category, weights: NDArray[np.float64]) -> float | None:

@@ -40,6 +40,7 @@ class Answer:
     ] = ()  # of the last area, valid ones in 0..1 of the image; () when one of them is not
     area: str = ""  # the last area as it stands, for rules that take any numbers
     absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
+    judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
 
 
 @dataclass(frozen=True, slots=True)

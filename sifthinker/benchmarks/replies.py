@@ -64,7 +64,7 @@ def read(reply: str, think: bool, finish_reason: str = "stop") -> Answer:
     elif not think:
         area = reply
         found = boxes_in(reply)
-        boxes = tuple(found) if all(map(_is_box, found)) else ()
+        boxes = tuple(found) if all(map(is_box, found)) else ()
     if text is None and think:
         return Answer("", boxes, area, "cut-off" if finish_reason == "length" else "no-answer")
     return Answer(reply.strip() if text is None else text, boxes, area)
@@ -78,7 +78,8 @@ def boxes_in(text: str) -> list[Box]:
     ]
 
 
-def _is_box(box: Box) -> bool:
+def is_box(box: Box) -> bool:
+    """Whether four numbers are a box inside the image, in 0..1."""
     x1, y1, x2, y2 = box
     return 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 

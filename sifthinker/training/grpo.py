@@ -88,6 +88,9 @@ def train(task: GrpoRun) -> None:
     dataset = rows.open_parquet(task.dataset, columns, task.work)
     check_size(settings, len(dataset))
     processor = models.load_processor(task.model, task.settings.model.max_pixels)
+    # TRL pads prompts on the left, but takes the places of their pictures from the processor: padded on the right,
+    # the pictures of all but the longest prompt of a batch would lie beside their places.
+    processor.tokenizer.padding_side = "left"
     arguments.generation_kwargs = suppression(settings, models.picture_tokens(processor))
     resumed = run.last_complete(task.work)
     run.barrier()

@@ -80,9 +80,15 @@ def test_a_hidden_split_gives_a_submission_over_the_whole_test_list(place):
 
 
 def test_broken_files_are_errors_that_name_them(place):
-    questions, annotations = "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"
+    questions, annotations = (
+        "v2_OpenEnded_mscoco_val2014_questions.json",
+        "v2_mscoco_val2014_annotations.json",
+    )
     for files, wrong in (
-        ({questions: '{"questions": [', annotations: {"annotations": []}}, r"questions\.json: not JSON at character"),
+        (
+            {questions: '{"questions": [', annotations: {"annotations": []}},
+            r"questions\.json: not JSON at character",
+        ),
         ({questions: {"questions": []}, annotations: []}, r"annotations\.json: wanted an object with a list"),
     ):
         with pytest.raises(config.UserError, match=wrong):

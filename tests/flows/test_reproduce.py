@@ -26,7 +26,7 @@ GRAPH = {
     "grpo": "base=merge-sft subset=subset",
     "merge-grpo": "base=merge-sft adapter=grpo subset=subset",
     "evaluate": "model=merge-grpo weights=depth-weights",
-    "report": "samples=ingest focus=expand maps=depth chains=annotate sif=publish subset=subset sft=sft "
+    "report": "estimator=depth-weights base=policy-weights samples=ingest focus=expand maps=depth chains=annotate sif=publish subset=subset sft=sft "
     "warm=merge-sft grpo=grpo model=merge-grpo evaluate=evaluate",
 }
 

@@ -97,7 +97,7 @@ def test_an_unchanged_rerun_is_all_cached_and_the_plan_says_so(tmp_path: Path) -
     assert verdicts(c) == {
         "numbers": "runs; never made",
         "double": "runs; after numbers",
-        "total": "runs; after doubled",
+        "total": "runs; after double",
     }
     assert go(c) == {
         **{"numbers": "Completed", "double": "Completed", "total": "Completed"},

@@ -1,5 +1,6 @@
 """The GRPO program on a tiny model, with a judge of a few lines behind real HTTP."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from sifthinker import models, prompts, rewards, sample
@@ -101,6 +104,36 @@ def test_a_real_sampled_step_writes_no_picture_tokens_and_samples_without_dropou
     processor = models.load_processor(run.load(tmp_path / "real.yaml", grpo.GrpoRun).model)
     assert len(seen) == 8
     assert not {token for ids in seen for token in ids} & set(models.picture_tokens(processor))
+
+
+def test_prompts_of_different_lengths_keep_their_pictures_in_their_places(
+    grpo_file, sif, tmp_path, monkeypatch
+):
+    varied = [dict(row) for row in sample.read(sif)]
+    for index, one in enumerate(varied):  # pictures and questions of all sizes in one batch
+        one["question"] += " Look again." * index
+        for name in ("image", "depth_image"):
+            with Image.open(io.BytesIO(one[name]["bytes"])) as picture:
+                larger = picture.resize((56 + 28 * index, 42))
+            buffer = io.BytesIO()
+            larger.save(buffer, "PNG")
+            one[name] = {"bytes": buffer.getvalue(), "path": one[name]["path"]}
+    sample.write(sif.with_name("varied.parquet"), sample.SIF, varied)
+    file = grpo_file("varied", {"max_steps": 2})
+    settings = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**settings, "dataset": [str(sif.with_name("varied.parquet"))]}))
+    seen = []
+    original = grpo.GRPOTrainer._get_per_token_logps_and_entropies
+
+    def watched(self, model, ids, *args, **kwargs):
+        pad = self.processing_class.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        seen.append(torch.equal(ids == pad, kwargs["mm_token_type_ids"] == 1))
+        return original(self, model, ids, *args, **kwargs)
+
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
+    monkeypatch.setattr(grpo.GRPOTrainer, "_get_per_token_logps_and_entropies", watched)
+    grpo.main(file)
+    assert seen and all(seen)
 
 
 def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file, grpo_file, base):

@@ -57,7 +57,7 @@ def test_adapter_and_merged_model_agree_and_the_folder_stands_alone(tmp_path, ba
     assert not list((tmp_path / "out").glob("adapter*"))
 
 
-def test_a_merge_that_changes_nothing_is_refused(tmp_path, base, adapter):
+def test_a_merge_that_changes_nothing_is_refused_unless_allowed(tmp_path, base, adapter):
     untrained = tmp_path / "untrained"
     untrained.mkdir()
     (untrained / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
@@ -66,6 +66,8 @@ def test_a_merge_that_changes_nothing_is_refused(tmp_path, base, adapter):
     save_file(zeroed, untrained / "adapter_model.safetensors")
     with pytest.raises(UserError, match="every lora_B is zero"):
         merge.merge(merging(tmp_path, base, untrained))
+    merge.merge(merging(tmp_path, base, untrained, unchanged="note"))
+    assert json.loads((tmp_path / "out/summary.json").read_text())["notes"]["largest_change"] == 0
 
 
 def test_a_merge_beyond_the_tolerance_is_refused_and_writes_no_model(tmp_path, base, adapter):

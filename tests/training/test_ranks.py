@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +22,7 @@ def torchrun(ranks: int, module: str, config: Path, check: bool = True) -> subpr
     return subprocess.run(
         [sys.executable, *launcher, "-m", module, str(config)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
         check=check,
         capture_output=True,
         text=True,
@@ -66,3 +69,27 @@ def test_an_error_on_the_ranks_is_named_and_ends_all_of_them(config_file):
     done = torchrun(2, "sifthinker.training.sft", config, check=False)
     assert done.returncode != 0
     assert "error: ranks: 4 are configured and 2 started" in done.stderr
+
+
+@pytest.mark.slow
+def test_grpo_on_two_ranks_with_zero_3_gathers_groups_book_and_completions(config_file, judge, tmp_path):
+    """Each rank holds half of every group."""
+    settings = {"epochs": 1, "max_steps": 2, "ranks": 2, "batch": 2, "accumulation": 2, "generations": 4}
+    settings |= {
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+        "deepspeed": "zero3",
+        "judge": {"model": "fake"},
+    }
+    url = f"http://127.0.0.1:{judge.server_port}/v1"
+    config = config_file("grpo", "grpo", settings, judge_base_url=url, ledger=str(tmp_path / "ledger.sqlite"))
+    torchrun(2, "tests.training.canned_grpo", config)
+    out = tmp_path / "grpo/out"
+    completions = pq.read_table(out / "completions.parquet").to_pylist()
+    assert [entry["step"] for entry in completions] == [1] * 8 + [2] * 8
+    groups = Counter((entry["step"], entry["id"]) for entry in completions)
+    assert set(groups.values()) == {4}
+    book = json.loads((out / "book.json").read_text())
+    for sample_id, epochs in book.items():
+        assert epochs["0"] == sorted(entry["judge"] for entry in completions if entry["id"] == sample_id)
+    adapter, _ = result(tmp_path, "grpo")
+    assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)

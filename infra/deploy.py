@@ -1,0 +1,44 @@
+"""Registers the work pools and deployments of prefect.yaml with the server of PREFECT_API_URL.
+
+May be repeated: deployments are updated, pools that are there stay as people have set them.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.workers.process import ProcessWorker
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = Path("infra") / "prefect.yaml"
+
+
+def main() -> None:
+    if not os.environ.get("PREFECT_API_URL"):  # Prefect would start a server that ends with this command
+        sys.exit("deploy: set PREFECT_API_URL to the server's address, e.g. http://127.0.0.1:4200/api")
+    deployments = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))["deployments"]
+    with get_client(sync_client=True) as client:
+        for name in sorted({deployment["work_pool"]["name"] for deployment in deployments}):
+            pool = WorkPoolCreate(
+                name=name,
+                type=ProcessWorker.type,
+                base_job_template=ProcessWorker.get_default_base_job_template(),
+                concurrency_limit=1 if name.startswith("gpu") else None,  # one run at a time has the GPUs
+            )
+            try:
+                client.create_work_pool(pool)
+            except ObjectAlreadyExists:
+                print(f"work pool {name} is there")
+            else:
+                print(f"work pool {name} made")
+    command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
+    sys.exit(subprocess.call([sys.executable, *command], cwd=ROOT))
+
+
+if __name__ == "__main__":
+    main()

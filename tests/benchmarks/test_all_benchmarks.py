@@ -1,0 +1,320 @@
+"""Every benchmark through the whole evaluation, from small files in its published format."""
+
+import base64
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from sifthinker import config, evaluate, vlm
+from sifthinker.benchmarks import BENCHMARKS, mme, ovdeval, pope, refcoco, spatialbench, viscot
+from sifthinker.benchmarks.question import Question
+
+INSTRUCTION = "Answer with the option's letter from the given choices directly."
+
+
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (number, 7, 7)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def parquet(rows) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def lines(rows) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def letter(i, garbage):
+    return "AB"[(i + garbage) % 2]
+
+
+def yes(i, garbage):
+    return ("yes", "no")[(i + garbage) % 2]
+
+
+def published(name: str, garbage: bool) -> dict[str, bytes]:
+    """The files of a benchmark, four questions a group; with `garbage` every label is another one."""
+    n = range(4)
+    pictures = {f"{i}.png": png(i) for i in n}
+    if name == "vstar":
+        text = "What is thing {}?\n(A) red\n(B) blue\n" + INSTRUCTION
+        kinds = ("direct_attributes", "relative_position")
+        rows = [
+            {"image": f"{i}.png", "text": text.format(i), "category": kinds[i % 2], "label": letter(i, garbage), "question_id": i}
+            for i in n
+        ]  # fmt: skip
+        return pictures | {"test_questions.jsonl": lines(rows)}
+    if name == "refcoco":
+        files = {}
+        for file in refcoco.FILES.values():
+            dataset, split = file.split("_")[1], file.split("_")[3].removesuffix(".jsonl")
+            rows = [
+                {
+                    "img_path": f"{i}.png",
+                    "expression": f"{file} {i}",
+                    "bbox": [i + 9 * garbage, 2, i + 9 + 20 * garbage, 20],
+                    "dataset_name": f"jxu124/{dataset}",
+                    "height": 30,
+                    "width": 40,
+                    "sent_id": i,
+                    "split": split,
+                }
+                for i in n
+            ]
+            files[file] = lines(rows)
+        return pictures | files
+    if name == "spatialbench":
+        files = {}
+        for category in spatialbench.CATEGORIES:
+            rows = []
+            for i in n:
+                question = f"{category} {i}? (A) one (B) two. {INSTRUCTION}"
+                answer = str(i + 1 + garbage) if category == "counting" else letter(i, garbage)
+                rows.append({"image": f"{i}.png", "question": question, "answer": answer})
+            files[f"{category}.json"] = json.dumps(rows).encode()
+        return pictures | files
+    if name == "cvbench":
+        files = {}
+        for part, sources in (("2d", ("ADE20K", "COCO")), ("3d", ("Omni3D",))):
+            rows = [
+                {
+                    "idx": 4 * k + i,
+                    "type": part.upper(),
+                    "source": source,
+                    "filename": f"{source}{i}.png",
+                    "choices": ["one", "two"],
+                    "answer": f"({letter(i, garbage)})",
+                    "prompt": f"{source} {i}?\n(A) one\n(B) two",
+                    "image": {"bytes": png(i), "path": None},
+                }
+                for k, source in enumerate(sources)
+                for i in n
+            ]
+            files[f"test_{part}.parquet"] = parquet(rows)
+        return files
+    if name == "sat":
+        rows = [
+            {
+                "image_bytes": [png(i)],
+                "question": f"{i}?",
+                "answers": ["left", "right"],
+                "question_type": "other",
+                "correct_answer": ("left", "right")[(i + garbage) % 2],
+            }
+            for i in n
+        ]
+        return {"SAT_static.parquet": parquet(rows)}
+    if name == "pope":
+        return pictures | {
+            f"coco_pope_{category}.json": lines(
+                [
+                    {
+                        "question_id": i,
+                        "image": f"{i}.png",
+                        "text": f"{category} {i}?",
+                        "label": yes(i, garbage),
+                    }
+                    for i in n
+                ]
+            )
+            for category in pope.CATEGORIES
+        }
+    if name == "mme":
+        files = {}
+        for task in mme.PERCEPTION + mme.COGNITION:
+            for i in n:
+                files[f"{task}/{i}.png"] = png(i)
+                files[f"{task}/{i}.txt"] = (
+                    f"{task} {i} a?\t{yes(0, garbage)}\n{task} {i} b?\t{yes(1, garbage)}\n".encode()
+                )
+        return files
+    if name == "seed":
+        choices = {f"choice_{c}": f"thing {c}" for c in "abcd"}
+        questions = [
+            {
+                "data_type": "image",
+                "data_id": f"{i}.png",
+                "question": f"{i}?",
+                "question_id": i,
+                "question_type_id": 1,
+            }
+            | choices
+            | {"answer": letter(i, garbage)}
+            for i in n
+        ]
+        return pictures | {
+            "SEED-Bench.json": json.dumps({"questions": questions, "question_type": {"Scene": 1}}).encode()
+        }
+    if name == "mmbench":
+        image = base64.b64encode(png(1)).decode()
+        rows = ["index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tsplit"]
+        for i in n:
+            rows.append(f"{i}\tWhat {i}?\t\tred\tblue\t\t\t{letter(i, garbage)}\tc\t{image}\tdev")
+            rows.append(f"{i + 1000000}\tWhat {i}?\t\tblue\tred\t\t\t{letter(i + 1, garbage)}\tc\t{i}\tdev")
+        return {"mmbench.tsv": "\n".join(rows).encode()}
+    if name == "vqav2":
+        questions = [{"image_id": i, "question": f"{i}?", "question_id": i} for i in n]
+        said = [
+            {"question_id": i, "answer_type": "other", "answers": [{"answer": f"{i + garbage}"}] * 10}
+            for i in n
+        ]
+        return {f"COCO_val2014_{i:012d}.jpg": png(i) for i in n} | {
+            "v2_OpenEnded_mscoco_val2014_questions.json": json.dumps({"questions": questions}).encode(),
+            "v2_mscoco_val2014_annotations.json": json.dumps({"annotations": said}).encode(),
+        }
+    if name == "ovdeval":
+        files = {}
+        for task in ovdeval.SUBTASKS:
+            document = {
+                "categories": [{"id": 1, "name": f"{task} bag"}, {"id": 2, "name": "dog"}],
+                "images": [{"file_name": f"{i}.png", "id": i, "height": 30, "width": 40, "text": [f"{task} bag", "dog"]} for i in n],
+                "annotations": [
+                    {"id": i, "bbox": [4 + 10 * garbage, 3, 20, 15], "category_id": 1 + garbage, "image_id": i} for i in n
+                ],
+            }  # fmt: skip
+            files[f"{task}.json"] = json.dumps(document).encode()
+        return pictures | files
+    assert name == "viscot"
+    files = {}
+    for source in viscot.SOURCES:
+        rows = []
+        for i in n:
+            turns = [
+                {"value": f"<image>\n{source} {i}? Please provide the bounding box"},
+                {"value": ("door", "window")[garbage]},
+            ]
+            rows.append(
+                {"dataset": source, "question_id": i, "image": [f"cot/{i}.png"], "conversations": turns}
+            )
+        files[f"{source}.json"] = json.dumps(rows).encode()
+    return pictures | files
+
+
+def chain(answer: str, boxes=((0.1, 0.1, 0.2, 0.2),)) -> str:
+    area = json.dumps([{"bbox_2d": list(box), "depth": 0.5} for box in boxes])
+    return f"<think><area>{area}</area><text>t</text></think><answer>{answer}</answer>"
+
+
+def perfect(name: str, question: Question) -> str:
+    """The reply of somebody who knows."""
+    if name == "refcoco":
+        return chain("there", [json.loads(question.reference)])
+    if name == "vqav2":
+        return chain(json.loads(question.reference)[0])
+    if name == "ovdeval":
+        ((label, (x, y, w, h), _),) = json.loads(question.reference)["objects"]
+        return chain(label, [(x / 40, y / 30, (x + w) / 40, (y + h) / 30)])
+    return chain(question.reference)
+
+
+class Server:
+    """Answers from a table of texts, and remembers what it was asked."""
+
+    def __init__(self, answer):
+        self.answer, self.requests = answer, []
+
+    def __call__(self, *_args, **_kwargs):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ask_all(self, requests):
+        replies = []
+        for request in requests:
+            self.requests.append(request)
+            replies.append(vlm.Reply(self.answer(request), "stop", "test", 1, 1))
+        return replies
+
+
+def judge(request):
+    content = json.dumps(request.messages[1]["content"])
+    right = (
+        "standard answer: door\\nmodel's answer: door" in content
+        or "Standard answer: door\\nModel's answer:\\n" in content
+    )
+    return ('{"score": 1}' if "image_url" in content else "score: 1") if right else "score: 0"
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Runs one benchmark with a table of replies; gives the scores and the requests."""
+
+    def run(name, reply_of, garbage=False):
+        folder = tmp_path / f"{name}-{garbage}"
+        for relative, content in published(name, garbage).items():
+            file = folder / relative
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        path = folder / "mmbench.tsv" if name == "mmbench" else folder
+        source = config.Benchmark(name=name, path=path, images=folder)
+        questions = [q for q in BENCHMARKS[name].load(source) if isinstance(q, Question)]
+        table = {(q.text, q.group): reply_of(q) for q in questions}
+        by_text = {}
+        for (text, _), reply in table.items():
+            by_text[text] = reply
+
+        def answer(request):
+            text = request.messages[0]["content"][-1]["text"]
+            return by_text[next(known for known in by_text if f"\n{known} Please first output" in text)]
+
+        server = Server(answer)
+        monkeypatch.setattr(evaluate.vlm, "Client", server)
+        out = tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        summary = evaluate.evaluate(
+            [source],
+            "http://127.0.0.1:1",
+            "model",
+            "label",
+            "digest",
+            tmp_path / "ledger",
+            lambda pairs: pairs,
+            config.Model(),
+            config.Evaluate(),
+            out,
+            Server(judge),
+        )
+        assert not any(score["missing"] or score["rejected"] for score in summary["scores"])
+        return summary["scores"], server.requests
+
+    return run
+
+
+FULL = {"mme": {"perception": 2000, "cognition": 800}}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_perfect_replies_score_the_maximum_and_empty_ones_the_minimum(name, asked):
+    for reply_of, right in ((lambda q: perfect(name, q), True), (lambda q: "", False)):
+        scores, _ = asked(name, reply_of)
+        assert scores
+        for score in scores:
+            full = FULL.get(name, {}).get(
+                score["metric"], {"points": 200 if name == "mme" else 100, "share": 1}[score["unit"]]
+            )
+            assert score["strict"] == pytest.approx(full if right else 0), score
+            if right:
+                assert score["official"] == pytest.approx(full), score
+            assert score["unparsable"] == (0 if right else score["n"])
+            assert score["low"] <= score["strict"] + 1e-9 and score["strict"] <= score["high"] + 1e-9
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_ground_truth_never_enters_a_request(name, asked):
+    bodies = []
+    for garbage in (False, True):
+        _, requests = asked(name, lambda q: chain("A"), garbage)
+        bodies.append([json.dumps(request.messages) for request in requests])
+    assert bodies[0] == bodies[1] and len(bodies[0]) >= 4
