@@ -19,7 +19,7 @@ from sifthinker.config import Config, UserError
 from sifthinker.store import Store
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
 CONFIGS = Path(__file__).parent / "configs"
 
 ConfigOption = Annotated[

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect.client.orchestration import get_client
@@ -16,6 +17,12 @@ from prefect.workers.process import ProcessWorker
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path("infra") / "prefect.yaml"
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """The values of a file in flows/configs: a step of prefect.yaml, so that they stand in one place alone."""
+    file = ROOT / "flows" / "configs" / f"{name}.yaml"
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
 def main() -> None:
@@ -36,6 +43,7 @@ def main() -> None:
                 print(f"work pool {name} is there")
             else:
                 print(f"work pool {name} made")
+    # -m: this folder is then on the import path, for the steps
     command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
     sys.exit(subprocess.call([sys.executable, *command], cwd=ROOT))
 

@@ -31,7 +31,9 @@ POLL = 30.0  # seconds between two looks at a batch
 _OVER = {"completed", "failed", "expired", "cancelled"}
 _METADATA = "sifthinker_batch"
 
-Do = Callable[..., Awaitable[Any]]  # Engine.ledger_do: runs an operation in the ledger's thread
+Do = Callable[
+    ..., Awaitable[Any]
+]  # Engine.ledger_do: an operation in the ledger's thread; with a usage, durably
 Outcome = tuple[Reply, Usage]
 
 
@@ -108,7 +110,7 @@ class BatchEndpoint(Endpoint):
             form.add_field("file", b"".join(lines.values()), filename=f"{name}.jsonl")
             lines.clear()
             file = await self._json("POST", "/files", form)
-            await self._do(partial(self._ledger.plan_batch, name, self._account, keys), durable=True)
+            await self._do(partial(self._ledger.plan_batch, name, self._account, keys), Usage())
             order = {
                 "input_file_id": file["id"],
                 "endpoint": "/v1/chat/completions",
@@ -122,7 +124,7 @@ class BatchEndpoint(Endpoint):
                 if batch is None:
                     await self._do(partial(self._ledger.set_batch, name, "done"))
                     raise
-            await self._do(partial(self._ledger.set_batch, name, f"sent {batch}"), durable=True)
+            await self._do(partial(self._ledger.set_batch, name, f"sent {batch}"), Usage())
         except Exception as error:  # noqa: BLE001 - handed to each of those who wait
             self._give_up(keys, error)
             return
@@ -159,12 +161,12 @@ class BatchEndpoint(Endpoint):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(error)
             elif isinstance(error, Dead):
-                await self._do(partial(self._keep, key, error), durable=True)
+                await self._do(partial(self._keep, key, error), error.usage)
             return
         if waiting is not None and not waiting.done():
             waiting.set_result(outcome)
         else:  # bought by an earlier run, which nobody has asked for again yet
-            await self._do(partial(self._keep, key, outcome), durable=True)
+            await self._do(partial(self._keep, key, outcome), outcome[1])
 
     def _keep(self, key: str, outcome: Outcome | Dead) -> None:
         if self._ledger.claim(key, self._account, b"") != "mine":

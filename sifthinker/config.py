@@ -355,7 +355,7 @@ class Nightly(Section):
 class Variant(Section):
     """One row of the ablation."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="unique; the row in the table")
     trained: Literal["no", "sft", "grpo"] = Field("grpo", description="how far the row is trained")
     fields: dict[str, Any] = Field({}, description="what differs from the configuration, by dotted name")
 
@@ -364,17 +364,20 @@ class Ablation(Section):
     """The rows of the paper's Table 5, and what it leaves out."""
 
     reference: str = Field("full", description="the row that the others are compared with")
-    variants: tuple[Variant, ...] = (
-        Variant(name="base", trained="no", fields={"evaluate.think": False}),
-        Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
-        Variant(name="cot-sft", trained="sft"),
-        Variant(name="full"),
-        Variant(name="no-format-reward", fields={"grpo.rewards.format": 0.0}),
-        Variant(name="no-answer-reward", fields={"grpo.rewards.answer": 0.0}),
-        Variant(name="no-grounding-reward", fields={"grpo.rewards.grounding": 0.0}),
-        Variant(name="no-depth-reward", fields={"grpo.rewards.depth": 0.0}),
-        Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
-        Variant(name="no-depth-image", fields={"model.depth_input": False}),
+    variants: tuple[Variant, ...] = Field(
+        (
+            Variant(name="base", trained="no", fields={"evaluate.think": False}),
+            Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
+            Variant(name="cot-sft", trained="sft"),
+            Variant(name="full"),
+            Variant(name="no-format-reward", fields={"grpo.rewards.format": 0.0}),
+            Variant(name="no-answer-reward", fields={"grpo.rewards.answer": 0.0}),
+            Variant(name="no-grounding-reward", fields={"grpo.rewards.grounding": 0.0}),
+            Variant(name="no-depth-reward", fields={"grpo.rewards.depth": 0.0}),
+            Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
+            Variant(name="no-depth-image", fields={"model.depth_input": False}),
+        ),
+        description="the rows; each is a reproduction of its own",
     )
 
     @model_validator(mode="after")

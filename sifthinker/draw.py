@@ -72,7 +72,7 @@ def chain_picture(
     title: str = "",
 ) -> Image.Image:
     """`overview` as one picture, side by side. `title` goes above, where one is given."""
-    return _titled(_row(overview(image, depth_picture, steps, truth)), title)
+    return titled(_row(overview(image, depth_picture, steps, truth)), title)
 
 
 def panels(
@@ -106,7 +106,7 @@ def figure(
     title: str = "",
 ) -> Image.Image:
     """A whole chain as a strip: one panel a step, the depth picture last."""
-    return _titled(_row([*panels(image, steps, truth), _fit(depth_picture)]), title)
+    return titled(_row([*panels(image, steps, truth), _fit(depth_picture)]), title)
 
 
 def colour(step: int) -> str:
@@ -254,7 +254,7 @@ def _row(pictures: Sequence[Image.Image]) -> Image.Image:
     return out
 
 
-def _titled(picture: Image.Image, title: str) -> Image.Image:
+def titled(picture: Image.Image, title: str) -> Image.Image:
     """The picture under a line of text, shortened to its width; as it is without one."""
     if not title:
         return picture

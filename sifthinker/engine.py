@@ -77,7 +77,8 @@ class Engine:
         self._bought = Usage()
         self._finished: deque[float] = deque(maxlen=10_000)  # when rows, or calls, were done
         self._flying: dict[str, asyncio.Task[Reply | Failure]] = {}
-        self._queue: list[tuple[Callable[[], Any], bool, asyncio.Future[Any]]] = []
+        self._unrecorded: list[Usage] = []  # of replies on their way into the ledger
+        self._queue: list[tuple[Callable[[], Any], Usage | None, asyncio.Future[Any]]] = []
         self._committing = False
         self._seen = [
             0.0,
@@ -213,11 +214,11 @@ class Engine:
                 continue
             except Dead as error:
                 self._failed += 1
-                await self._record(
+                await self.ledger_do(
                     partial(self.ledger.fail, key, error.failure, True, error.usage), error.usage
                 )
                 return error.failure
-            await self._record(partial(self.ledger.settle, key, reply, usage), usage)
+            await self.ledger_do(partial(self.ledger.settle, key, reply, usage), usage)
             self._calls += 1
             if not self.rows_total:
                 self._finished.append(time.monotonic())
@@ -225,7 +226,7 @@ class Engine:
         kind = "timeout" if trouble.kind == "timeout" else "exhausted"
         failure = Failure(kind, f"given up after {self.api.retries + 1} tries; the last: {trouble.detail}")
         self._failed += 1
-        await self.ledger_do(partial(self.ledger.fail, key, failure, False), durable=True)
+        await self.ledger_do(partial(self.ledger.fail, key, failure, False))
         self._exhausted += 1
         if self._exhausted >= _UNREACHABLE:
             self.stopped = self.stopped or Unreachable(
@@ -250,6 +251,7 @@ class Engine:
                 raise
             except Dead as error:
                 self.quota.settle(ticket, error.usage.tokens)
+                self._unrecorded.append(error.usage)
                 raise
             except Unauthorized as error:
                 self.stopped = self.stopped or error
@@ -257,6 +259,7 @@ class Engine:
             finally:
                 self._in_flight -= 1
             self._exhausted = 0
+            self._unrecorded.append(usage)
             self._learn(guess, usage)
             self.gate.good(time.monotonic() - began)
             self.quota.settle(ticket, usage.tokens)
@@ -286,7 +289,7 @@ class Engine:
     def _check(self) -> None:
         if self.stopped is not None:
             raise self.stopped
-        if self.budget.spent(self.spent):
+        if self.budget.spent(sum(self._unrecorded, self.spent)):
             raise self._budget_spent()
 
     def _budget_spent(self) -> UserError:
@@ -304,14 +307,13 @@ class Engine:
             )
         return self.stopped
 
-    async def _record(self, operation: Callable[[], None], usage: Usage) -> None:
-        await self.ledger_do(operation, durable=True)
-        self._bought = self._bought + usage
+    async def ledger_do(self, operation: Callable[[], T], usage: Usage | None = None) -> T:
+        """Runs `operation` in the ledger's thread; all that wait together share one commit.
 
-    async def ledger_do(self, operation: Callable[[], T], durable: bool = False) -> T:
-        """Runs `operation` in the ledger's thread; all that wait together share one commit."""
+        With a `usage` it records something paid for, and the commit waits for the disk.
+        """
         done: asyncio.Future[T] = self.loop.create_future()
-        self._queue.append((operation, durable, done))
+        self._queue.append((operation, usage, done))
         if not self._committing:
             self._committing = True
             self.loop.create_task(self._commits())
@@ -322,29 +324,32 @@ class Engine:
             await asyncio.sleep(_GATHER)
             queue, self._queue = self._queue, []
             operations = [operation for operation, _, _ in queue]
-            durable = any(durable for _, durable, _ in queue)
+            paid = [usage for _, usage, _ in queue if usage is not None]
             try:
-                results = await self.loop.run_in_executor(
-                    self._ledger_thread, self._commit, operations, durable
+                results, self.spent = await self.loop.run_in_executor(
+                    self._ledger_thread, self._commit, operations, bool(paid)
                 )
             except Exception as error:  # noqa: BLE001 - to each of those who wait
                 for _, _, done in queue:
                     if not done.done():
                         done.set_exception(error)
-            else:
-                for (_, _, done), result in zip(queue, results, strict=True):
-                    if not done.done():
-                        done.set_result(result)
+                continue
+            for usage in paid:
+                self._bought += usage
+                if usage in self._unrecorded:
+                    self._unrecorded.remove(usage)
+            for (_, _, done), result in zip(queue, results, strict=True):
+                if not done.done():
+                    done.set_result(result)
         self._committing = False
 
-    def _commit(self, operations: list[Callable[[], Any]], durable: bool) -> list[Any]:
+    def _commit(self, operations: list[Callable[[], Any]], durable: bool) -> tuple[list[Any], Usage]:
         began = time.perf_counter()
         with self.ledger.transaction(durable):
             results = [operation() for operation in operations]
-            if durable:
-                self.spent = self.ledger.usage(self.account)  # what other processes bought included
+            spent = self.ledger.usage(self.account)  # with what other processes bought
         self.ledger_seconds += time.perf_counter() - began
-        return results
+        return results, spent
 
     async def _beats(self) -> None:
         last = 0.0

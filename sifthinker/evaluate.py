@@ -33,8 +33,9 @@ from PIL import Image
 
 from sifthinker import config as configuration
 from sifthinker import images, prompts, sample, vlm
-from sifthinker.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, files, replies
-from sifthinker.benchmarks.question import Answer, Benchmark, Missing, Question, Verdict
+from sifthinker.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, replies
+from sifthinker.benchmarks.job import Job, open_job, reject
+from sifthinker.benchmarks.question import Answer, Missing, Question, Verdict
 from sifthinker.sample import Reject
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ PREDICTIONS = pa.schema(
         ("question", pa.string()),
         ("reference", pa.string()),
         ("image_sha256", pa.string()),
-        ("prompt_sha256", pa.string()),  # of the messages as sent, pictures included
+        ("prompt_sha256", pa.string()),  # of the messages and the digests of their pictures
         ("reply", pa.string()),  # whole
         ("answer", pa.string()),  # the part that is scored
         ("boxes", pa.list_(pa.list_(pa.float64(), 4))),  # of the last area, 0..1
@@ -81,13 +82,6 @@ class _Asked:
 
 
 _Answered = tuple[_Asked, vlm.Reply | vlm.Failure, Answer]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    source: configuration.Benchmark
-    benchmark: Benchmark
-    chosen: frozenset[int]  # positions in what `load` yields
 
 
 def evaluate(
@@ -125,7 +119,7 @@ def evaluate(
     assert depth is not None or not model.depth_input
     rejects: list[Reject] = []
     scores: list[dict[str, Any]] = []
-    jobs: list[_Job] = []
+    jobs: list[Job] = []
     for source in benchmarks:
         if source.name not in BENCHMARKS:
             raise configuration.UserError(
@@ -135,10 +129,14 @@ def evaluate(
             scores.append(_missing(source.name, "wants a judge: set evaluate.judge", config.limit))
             continue
         try:
-            jobs.append(_job(source, config, rejects))
+            job, bad = open_job(source, BENCHMARKS[source.name], config.limit, config.seed)
         except Missing as error:
             logger.warning("%s", error)
             scores.append(_missing(source.name, str(error), config.limit))
+            continue
+        logger.info("%s: %d questions", source.name, len(job.chosen))
+        jobs.append(job)
+        rejects.extend(bad)
     # Replies are remembered by the weights' digest, not by the port that the server happens to have.
     api = configuration.Api(
         base_url="served", model=model_name, concurrency=config.concurrency, timeout=config.timeout
@@ -192,81 +190,17 @@ def evaluate(
     return summary
 
 
-def select(questions: Sequence[tuple[str, str]], limit: int | None, seed: int) -> frozenset[int]:
-    """The positions of at most `limit` of the (group, unit) pairs: a seeded sample with every group in proportion.
-
-    Questions of one unit are taken together, because they are scored together.
-    """
-    if limit is None:
-        return frozenset(range(len(questions)))
-    strata: dict[str, dict[str, list[int]]] = {}
-    for position, (group, unit) in enumerate(questions):
-        strata.setdefault(group, {}).setdefault(unit, []).append(position)
-    # Each group's units, shuffled, are spread evenly over 0..1: any beginning of that line is in proportion.
-    line: list[tuple[float, str, list[int]]] = []
-    for group, units in strata.items():
-        keys = {unit: hashlib.sha256(f"{seed}/{group}/{unit}".encode()).hexdigest() for unit in units}
-        for rank, unit in enumerate(sorted(units, key=keys.__getitem__)):
-            line.append(((rank + 0.5) / len(units), keys[unit], units[unit]))
-    chosen: list[int] = []
-    for _, _, members in sorted(line, key=lambda item: item[:2]):
-        if len(chosen) + len(members) <= limit:
-            chosen.extend(members)
-    return frozenset(chosen)
-
-
-def _job(source: configuration.Benchmark, config: configuration.Evaluate, rejects: list[Reject]) -> _Job:
-    """Reads the benchmark once to see that its files are there and which questions to ask."""
-    benchmark = BENCHMARKS[source.name]
-    positions: list[int] = []
-    found: list[tuple[str, str]] = []
+def _distinct_images(jobs: Sequence[Job]) -> Iterator[tuple[str, bytes]]:
     seen: set[str] = set()
-    for position, item in enumerate(benchmark.load(source)):
-        if isinstance(item, Reject):
-            rejects.append(item)
-        elif item.id in seen:
-            rejects.append(
-                _reject(source, item, "duplicate-id", "the id occurs before in the same files; ask it once")
-            )
-        else:
-            seen.add(item.id)
-            positions.append(position)
-            found.append((item.group, item.unit or item.id))
-    chosen = select(found, config.limit, config.seed)
-    logger.info("%s: %d of %d questions", source.name, len(chosen), len(found))
-    return _Job(source, benchmark, frozenset(positions[i] for i in chosen))
-
-
-def _questions(job: _Job) -> Iterator[tuple[Question, bytes, str] | Reject]:
-    """The chosen questions with their images and the images' digests, or why one cannot be asked."""
-    last: tuple[str, tuple[bytes, int, int, str]] | None = None
-    for position, item in enumerate(job.benchmark.load(job.source)):
-        if position not in job.chosen:
-            continue
-        assert isinstance(item, Question), "a benchmark's file changed while it was read"
-        if isinstance(item.image, bytes):
-            yield item, item.image, hashlib.sha256(item.image).hexdigest()
-            continue
-        try:
-            # Most benchmarks ask several questions in a row about one image.
-            if last is None or last[0] != item.image:
-                last = item.image, images.read(job.source.images, item.image, files.MAX_PIXELS)
-        except images.BadImage as error:
-            yield _reject(job.source, item, error.reason, error.detail)
-            continue
-        yield item, last[1][0], last[1][3]
-
-
-def _distinct_images(jobs: Sequence[_Job]) -> Iterator[tuple[str, bytes]]:
-    seen: set[str] = set()
-    for item in itertools.chain.from_iterable(map(_questions, jobs)):
-        if not isinstance(item, Reject) and item[2] not in seen:
-            seen.add(item[2])
-            yield item[2], item[1]
+    for job in jobs:
+        for item in job.questions():
+            if not isinstance(item, Reject) and item[1] not in seen:
+                seen.add(item[1])
+                yield item[1], job.image(item[0])
 
 
 def _ask(
-    job: _Job,
+    job: Job,
     client: vlm.Client,
     pictures: Path,
     model: configuration.Model,
@@ -276,30 +210,36 @@ def _ask(
     """Every chosen question with its reply and what that says, in the benchmark's order; `lost` gets those that could not be asked."""
 
     def requests(
-        items: Iterable[tuple[Question, bytes, str] | Reject], asked: list[_Asked]
+        items: Iterable[tuple[Question, str] | Reject], asked: list[_Asked]
     ) -> Iterator[vlm.Request]:
+        shown_of, digests, urls = "", [""], [""]
         for item in items:
             if isinstance(item, Reject):
                 lost.append(item)
                 continue
-            question, image, digest = item
-            shown = [image]
-            if model.depth_input:
-                if not (pictures / digest).is_file():
-                    lost.append(_reject(job.source, question, "depth-missing", "no depth map could be made"))
-                    continue
-                shown.append((pictures / digest).read_bytes())
-            messages = prompts.with_images(
-                prompts.policy_messages(question.text, model.depth_input, config.think),
-                [vlm.image_url(picture, _media_type(picture)) for picture in shown],
-            )
-            prompt = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+            question, digest = item
+            if digest != shown_of:  # most benchmarks ask several questions in a row about one image
+                shown = [job.image(question)]
+                if model.depth_input:
+                    if not (pictures / digest).is_file():
+                        lost.append(
+                            reject(job.source, question, "depth-missing", "no depth map could be made")
+                        )
+                        continue
+                    shown.append((pictures / digest).read_bytes())
+                urls = [vlm.image_url(picture, _media_type(picture)) for picture in shown]
+                digests = [hashlib.sha256(picture).hexdigest() for picture in shown]
+                shown_of = digest
+            messages = prompts.policy_messages(question.text, model.depth_input, config.think)
+            prompt = hashlib.sha256(json.dumps([messages, digests]).encode()).hexdigest()
             kept = question.image if isinstance(question.image, str) else ""
             light = dataclasses.replace(question, image=kept, cluster=question.cluster or digest)
             asked.append(_Asked(light, digest, prompt))
-            yield vlm.Request(messages, config.temperature, config.max_tokens, config.seed)
+            yield vlm.Request(
+                prompts.with_images(messages, urls), config.temperature, config.max_tokens, config.seed
+            )
 
-    questions = _questions(job)
+    questions = job.questions()
     # In large pieces, so that replies are judged and written as they come and few are held at once.
     for first in questions:
         asked: list[_Asked] = []
@@ -312,7 +252,7 @@ def _ask(
 
 
 def _judged(
-    job: _Job, answered: Iterator[_Answered], judge: vlm.Client | None, size: int
+    job: Job, answered: Iterator[_Answered], judge: vlm.Client | None, size: int
 ) -> Iterator[_Answered]:
     """The same with what the judge says of the answers, `size` at a time; without change where none is wanted."""
     if job.source.name not in JUDGED:
@@ -323,8 +263,7 @@ def _judged(
     def requests(piece: Sequence[_Answered]) -> Iterator[vlm.Request]:
         for item, _, answer in piece:
             if answer.text:
-                assert isinstance(item.question.image, str)
-                data = images.read(job.source.images, item.question.image, files.MAX_PIXELS)[0]
+                data = job.image(item.question)
                 url = vlm.image_url(data, _media_type(data))
                 yield from JUDGED[job.source.name](item.question, answer, url)
 
@@ -382,7 +321,7 @@ def _row(
 
 
 def _scores(
-    job: _Job, results: Sequence[tuple[Question, Verdict, Verdict]], rejected: int, limit: int | None
+    job: Job, results: Sequence[tuple[Question, Verdict, Verdict]], rejected: int, limit: int | None
 ) -> list[dict[str, Any]]:
     """One entry a metric: both scores, and n, unparsable and the 95 % interval of the strict one."""
     if not results:
@@ -427,10 +366,6 @@ def _missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
         "limit": limit,
         "missing": why,
     }
-
-
-def _reject(source: configuration.Benchmark, question: Question, reason: str, detail: str) -> Reject:
-    return Reject("evaluate", reason, f"{question.id}: {detail}", id=question.id, source=source.name)
 
 
 def _media_type(data: bytes) -> str:

@@ -16,7 +16,6 @@ and then the first `total` of those.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import sqlite3
 from collections import Counter
@@ -25,11 +24,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import orjson
+
 from sifthinker import config, sample
 from sifthinker.images import BadImage
 from sifthinker.sample import Reject, Sample
 from sifthinker.sources import READERS
-from sifthinker.sources._row import BadRow, Picture, Row, finish, look, place, reject
+from sifthinker.sources._row import BadRow, Picture, Row, finish, look, placed, reject
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def ingest(sources: Sequence[config.Source], config: config.Ingest) -> Iterator[
     """
     folders = {source.name: source.images for source in sources}
     with closing(sqlite3.connect("")) as waiting:
-        waiting.execute("CREATE TABLE waiting (turn BLOB, row TEXT)")
+        waiting.execute("CREATE TABLE waiting (turn BLOB, row BLOB)")
         for source in sources:
             for row in READERS[source.format](source.path, source.images, source):
                 if isinstance(row, Reject):
@@ -76,7 +77,7 @@ def _unfit(row: Row, config: config.Ingest) -> BadRow | None:
         return BadRow("excluded", detail, "dataset")
     try:
         if row.width:
-            place(row, None)
+            placed(row, row.width, row.height)
     except BadRow as error:
         return error
     return None
@@ -158,13 +159,14 @@ def _turn(id: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\0{id}".encode()).digest()
 
 
-def _pack(row: Row) -> str:
-    return json.dumps({name: getattr(row, name) for name in Row.__slots__})
+def _pack(row: Row) -> bytes:
+    return orjson.dumps(tuple(row))
 
 
-def _unpack(packed: str) -> Row:
-    row = json.loads(packed)
-    row["images"] = tuple(row["images"])
-    row["boxes"] = sample.boxes(row["boxes"])
-    row["canvas"] = row["canvas"] and tuple(row["canvas"])
-    return Row(**row)
+def _unpack(packed: bytes) -> Row:
+    row = Row._make(orjson.loads(packed))
+    return row._replace(
+        images=tuple(row.images),
+        boxes=sample.boxes(row.boxes),
+        canvas=row.canvas and tuple(row.canvas),
+    )

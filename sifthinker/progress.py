@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ class Counts:
 def bar(progress: Callable[[], Counts], label: str, every: float = 0.5) -> Iterator[None]:
     """A bar in the terminal while the block runs, redrawn from `progress()`; `every` in seconds."""
     done = threading.Event()
-    with Progress(TextColumn(label), BarColumn(), TextColumn("{task.description}")) as display:
+    name = TextColumn(label, table_column=Column(min_width=len(label)))
+    figures = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=False))
+    with Progress(name, BarColumn(20), figures, expand=True) as display:
         task = display.add_task("", total=None)
 
         def draw() -> None:

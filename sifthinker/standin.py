@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import difflib
 import email.parser
 import email.policy
 import hashlib
@@ -23,7 +22,6 @@ import json
 import logging
 import math
 import os
-import random
 import re
 import signal
 import subprocess
@@ -35,38 +33,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sifthinker import prompts
+from sifthinker import standin_model
+from sifthinker.standin_model import CONTENT, MODEL
 
 log = logging.getLogger(__name__)
 
-MODEL = "standin-1"
-# Drawn anew for every try of a request ...
+# Drawn anew for every try of a request.
 TRANSPORT = ("429", "429-retry-after", "500", "502", "stall", "reset", "malformed-json")
-# ... and drawn once for a request, like a model's own mistakes.
-CONTENT = (
-    "truncated",
-    "wrong-boxes",
-    "wrong-depths",
-    "wrong-answer",
-    "fenceless",
-    "content-filter",
-    "duplicate",
-)
-FAULTS = TRANSPORT + CONTENT
-_IMAGE_TOKENS = 300
-_OTHER = '[{"bbox_2d": [0.1, 0.1, 0.9, 0.9], "depth": 0.5}]'
-_REGIONS = re.compile(
-    re.escape(prompts.ANNOTATOR_REGION).replace(re.escape("{regions}"), r"(\[.*?\])"), re.DOTALL
-)
-_ASKED = re.compile(
-    re.escape(prompts.ANNOTATOR_QUESTION)
-    .replace(re.escape("{question}"), "(?P<question>.*)")
-    .replace(re.escape("{answer}"), "(?P<answer>.*)"),
-    re.DOTALL,
-)
-_FENCE = re.compile(
-    re.escape(prompts.JUDGE_SYSTEM.format(fence="\0")).replace(re.escape("\0"), r"(\S+)"), re.DOTALL
-)
+FAULTS = TRANSPORT + CONTENT  # the latter drawn once for a request, like a model's own mistakes
 
 
 @dataclasses.dataclass
@@ -222,53 +196,14 @@ class Server:
 
     def _completion(self, body: bytes, name: bytes) -> tuple[int, dict[str, Any]]:
         """Status and body of a request that meets no fault of the transport."""
-        try:
-            asked = json.loads(body)
-            texts = [_texts(message["content"]) for message in asked["messages"]]
-            images = sum(_images(message["content"]) for message in asked["messages"])
-            system, user = texts[0][0], texts[1]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            return 400, _error_body(f"no request of ours: {type(error).__name__}: {error}", "invalid_request")
         fault = self._fault(CONTENT, name)
-        prompt = sum(len(text) for parts in texts for text in parts) // 4 + _IMAGE_TOKENS * images
-        fence = _FENCE.match(system)
-        if fence is not None:
-            text = json.dumps({"score": judged(user[-1], fence[1])})
-        else:
-            question = _ASKED.fullmatch(user[0])
-            steps = [match[1] for match in map(_REGIONS.fullmatch, user) if match]
-            if question is None or not steps:
-                return 400, _error_body(
-                    "the stand-in knows the annotator's and the judge's prompts only", "unknown"
-                )
-            if fault is not None:
-                self._counts[fault] += 1
-            answer = question["answer"]
-            if fault == "duplicate":  # the reply to another request
-                steps, answer = [_OTHER, _OTHER], "a red coat"
-            text = chain(steps, answer, name, fault)
-        reason = "stop"
-        if fault == "content-filter" and fence is None:
-            text, reason = "", "content_filter"
-        limit = int(asked.get("max_tokens") or 0)
-        if limit and len(text) // 4 + 1 > limit:
-            text, reason = text[: 4 * limit], "length"
-        usage = {"prompt_tokens": prompt, "completion_tokens": len(text) // 4 + 1}
-        return 200, {
-            "id": f"chatcmpl-{name.hex()[:24]}",
-            "object": "chat.completion",
-            "created": 0,
-            "model": MODEL,
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": reason,
-                    "message": {"role": "assistant", "content": text},
-                    "logprobs": None,
-                }
-            ],
-            "usage": {**usage, "total_tokens": sum(usage.values())},
-        }
+        try:
+            reply = standin_model.reply(json.loads(body), name, fault)
+        except ValueError as error:
+            return 400, _error_body(f"no request of ours: {error}", "invalid_request")
+        if fault is not None:
+            self._counts[fault] += 1
+        return 200, reply
 
     def _over_quota(self, tokens: int) -> tuple[int, dict[str, str], bytes] | None:
         now = time.monotonic()
@@ -284,7 +219,8 @@ class Server:
             self._counts["over-quota"] += 1
             minute["refused"] += 1
             wait = self._window[0][0] + self.settings.minute - now if self._window else self.settings.minute
-            return _error(429, "quota exceeded", "rate_limit_exceeded", {"retry-after": str(math.ceil(wait))})
+            after = {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(1000 * wait))}
+            return _error(429, "quota exceeded", "rate_limit_exceeded", after)
         self._window.append((now, tokens))
         minute["accepted"] += 1
         minute["tokens"] += tokens
@@ -376,84 +312,6 @@ class Server:
             if draw < 0:
                 return kind
         return None
-
-
-def chain(steps: list[str], answer: str, name: bytes, fault: str | None = None) -> str:
-    """A chain through `steps`, the JSON texts of the areas; `name` decides the wording."""
-    pick = random.Random(name)
-    whole = json.loads(steps[0])[0]["depth"]
-    lines, previous = [], whole
-    for number, step in enumerate(steps):
-        regions = json.loads(step)
-        text = _said(regions, number, len(steps), previous, pick)
-        previous = regions[-1]["depth"]
-        if fault == "wrong-boxes" and number == len(steps) - 1:
-            regions[0]["bbox_2d"] = [0.111, 0.222, 0.333, 0.444]
-        if fault == "wrong-depths" and number == len(steps) - 1:
-            regions[0]["depth"] = round((regions[0]["depth"] + 0.3) % 1, 3)
-        lines += [f"<area>{json.dumps(regions)}</area>", f"<text>{text}</text>"]
-    said = "something else entirely, qqq" if fault == "wrong-answer" else answer
-    text = "\n".join(["<think>", *lines, "</think>", "<answer>", said, "</answer>"])
-    if fault == "truncated":
-        return "```\n" + text[: len(text) * 2 // 3]
-    return text if fault == "fenceless" else f"```\n{text}\n```"
-
-
-def _said(regions: list[dict[str, Any]], number: int, count: int, before: float, pick: random.Random) -> str:
-    """A plain sentence about a step that uses its position and depth."""
-    if number == 0:
-        return (
-            pick.choice(
-                [
-                    "The whole scene comes first",
-                    "Starting from the full view",
-                    "At first glance over everything",
-                ]
-            )
-            + f", with a mean depth of {regions[0]['depth']:.3f}; the relevant part is yet to be found."
-        )
-    x1, y1, x2, y2 = regions[0]["bbox_2d"]
-    column = ("left", "middle", "right")[min(2, int(1.5 * (x1 + x2)))]
-    row = ("upper", "central", "lower")[min(2, int(1.5 * (y1 + y2)))]
-    depth = sum(region["depth"] for region in regions) / len(regions)
-    way = "nearer than" if depth < before else "farther than" if depth > before else "as far as"
-    several = f" and {len(regions) - 1} more like it" if len(regions) > 1 else ""
-    opening = pick.choice(["Looking closer at", "Moving on to", "Attention goes to", "Next comes"])
-    closing = (
-        pick.choice(
-            ["this is where it can be seen.", "here the question is settled.", "the detail is clear now."]
-        )
-        if number == count - 1
-        else pick.choice(
-            ["it narrows the search.", "this may help.", "more detail is needed.", "worth a second look."]
-        )
-    )
-    return f"{opening} the {row} {column} part{several}, at depth {depth:.3f}, {way} before: {closing}"
-
-
-def judged(text: str, fence: str) -> float:
-    """Similarity of the fenced answer and the standard answer in 0..1, by their letters and nothing else.
-
-    Only what stands between the fences is the answer, whatever it says, and only the text between
-    "Standard answer:" and the first fence is the reference.
-    """
-    head, _, rest = text.partition(f"\nModel's answer:\n{fence}\n")
-    answer = rest.removesuffix(f"\n{fence}")
-    reference = head.rpartition("\nStandard answer: ")[2]
-    a, b = (" ".join(part.lower().split())[:1000] for part in (reference, answer))
-    return 1.0 if a == b else round(difflib.SequenceMatcher(None, a, b, autojunk=False).ratio(), 3)
-
-
-def _texts(content: Any) -> list[str]:
-    return (
-        [content]
-        if isinstance(content, str)
-        else [part["text"] for part in content if part["type"] == "text"]
-    )
-
-
-def _images(content: Any) -> int:
-    return 0 if isinstance(content, str) else sum(part["type"] == "image_url" for part in content)
 
 
 def _json(

@@ -64,6 +64,12 @@ class Artifact:
         external = self.manifest.get("external")
         return Path(external["path"]) if external else self.folder
 
+    @property
+    def weights(self) -> str:
+        """The digest of a model's weight files alone, whatever they were made with."""
+        files = self.manifest["files"]
+        return sha256({name: files[name]["sha256"] for name in files if name.endswith(".safetensors")})
+
     def parts(self, table: str) -> list[Path]:
         """The files of a table that comes in parts, in part order."""
         if self.shards:
@@ -92,6 +98,7 @@ class Draft:
     notes: dict[str, Any] = field(default_factory=dict)
     shards: list[Ref] = field(default_factory=list)
     external: Path | None = None
+    lineage: bool = False  # the digest covers the key too: equal content made otherwise is not the same
     aside: set[str] = field(
         default_factory=set
     )  # files with clocks in them: verified, but no part of the digest
@@ -233,6 +240,7 @@ class Store:
                 "files": {name: entry["sha256"] for name, entry in files.items() if name not in draft.aside},
                 "shards": [shard.digest for shard in draft.shards],
                 "external": content.get("external", {}).get("digest"),
+                "key": draft.manifest["key"] if draft.lineage else None,
             }
         )
         for name in files:

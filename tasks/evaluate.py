@@ -48,7 +48,7 @@ def evaluate(job: Job) -> None:
             url,
             serve.MODEL_NAME,
             f"{job.config.name} {model.manifest['label']}",
-            model.ref.digest,
+            f"{model.weights} {config.fresh}".strip(),
             job.store.root / "calls.sqlite",
             depth_pictures,
             job.config.model,

@@ -10,6 +10,7 @@ from tasks.stage import Job, stage
     config=lambda c: {"model": identity(c.model), "grpo": identity(c.grpo)},
     code=("sifthinker.training.grpo",),
     around=endpoint(lambda c: c.grpo.judge),
+    lineage=True,
     retries=2,  # resumes from its last checkpoint
 )
 def grpo(job: Job) -> None:

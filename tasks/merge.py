@@ -8,6 +8,7 @@ from tasks.stage import Job, stage
 @stage(
     config=lambda c: {"model": identity(c.model), "merge": identity(c.merge)},
     code=("sifthinker.training.merge",),
+    lineage=True,
 )
 def merge(job: Job) -> None:
     """Merges and compares the logits of adapter and merged model."""

@@ -10,7 +10,9 @@ from tasks.stage import Job, stage
 @stage(
     config=lambda c: {"report": c.report.model_dump(), "name": c.name},
     code=("sifthinker.report",),
-    files=lambda c: {"template": Path(domain.__file__).with_name("report.html.jinja")},
+    files=lambda c: {
+        name: Path(domain.__file__).with_name(name) for name in ("report.html.jinja", "style.css.jinja")
+    },
 )
 def report(job: Job) -> None:
     """Writes the self-contained HTML page."""

@@ -8,6 +8,7 @@ from tasks.stage import Job, stage
 @stage(
     config=lambda c: {"model": identity(c.model), "sft": identity(c.sft)},
     code=("sifthinker.training.sft",),
+    lineage=True,
     retries=2,  # resumes from its last checkpoint
 )
 def sft(job: Job) -> None:

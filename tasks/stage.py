@@ -53,6 +53,7 @@ class Stage:
     around: Callable[[Job], AbstractContextManager[dict[str, str]]]  # a server that must run meanwhile
     in_turn: bool  # shards one after another in the flow's process: they share a GPU
     retries: int
+    lineage: bool  # a model: equal weights made with other settings are another model in every table
 
 
 @dataclass(frozen=True)
@@ -215,11 +216,12 @@ def stage(
     around: Callable[[Job], AbstractContextManager[dict[str, str]]] = _alone,
     in_turn: bool = False,
     retries: int = 0,
+    lineage: bool = False,
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
     def wrap(run: Callable[[Job], None]) -> Stage:
-        return Stage(run.__name__, run, config, code, parts, files, around, in_turn, retries)
+        return Stage(run.__name__, run, config, code, parts, files, around, in_turn, retries, lineage)
 
     return wrap
 
@@ -340,6 +342,7 @@ def _make(order: Order, store: Store, log: logging.Logger | logging.LoggerAdapte
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed()}},
     }
     with store.making(order.place, order.key, manifest) as draft:
+        draft.lineage = order.stage.lineage
         fan_out = bool(order.stage.parts) and order.part is None
         progress = Progress(order.label, None if fan_out else _rows(order, inputs), log)
         job = Job(order, store, inputs, draft, order.context, log, progress)

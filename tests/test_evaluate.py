@@ -277,16 +277,6 @@ def test_a_limit_asks_so_many_and_is_marked(tmp_path):
     }
 
 
-def test_the_sample_under_a_limit_is_seeded_in_proportion_and_keeps_units_together():
-    questions = [("big", f"b{i // 2}") for i in range(80)] + [("small", f"s{i}") for i in range(20)]
-    chosen = evaluate.select(questions, 20, 0)
-    assert len(chosen) == 20
-    assert sum(questions[i][0] == "big" for i in chosen) == 16
-    assert all((i ^ 1) in chosen for i in chosen if i < 80)
-    assert chosen == evaluate.select(questions, 20, 0) != evaluate.select(questions, 20, 1)
-    assert evaluate.select(questions, None, 0) == evaluate.select(questions, 1000, 0) == frozenset(range(100))
-
-
 def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
     folder = tmp_path / "vqa"
     folder.mkdir()

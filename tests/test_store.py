@@ -29,6 +29,16 @@ def test_equal_content_has_an_equal_digest_whatever_it_was_made_from(tmp_path: P
     assert put(store, "k4", a="1") != put(store, "k5", b="1"), "names count"
 
 
+def test_with_lineage_equal_content_made_otherwise_is_not_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in ("k1", "k2"):
+        with store.making("s", key, {}) as draft:
+            (draft.out / "weights").write_text("w")
+            draft.lineage = True
+    first, second = store.find("s", "k1"), store.find("s", "k2")
+    assert first and second and first.ref.digest != second.ref.digest
+
+
 def test_a_failed_making_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(RuntimeError), store.making("s", "k", {}) as draft:

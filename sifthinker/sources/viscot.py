@@ -36,10 +36,11 @@ leading `cot/` stands for the folder (the release drops every "cot", also Scott_
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from sifthinker import boxes, config, images
 from sifthinker.config import UserError
@@ -277,8 +278,8 @@ def _turns(found: Any) -> tuple[str, Box, str]:
 
 def _json(written: str, field: str) -> Any:
     try:
-        return json.loads(written)
-    except (ValueError, RecursionError) as error:
+        return orjson.loads(written)
+    except ValueError as error:
         raise BadRow(
             "wrong-type", f"{field}: a box is [x1, y1, x2, y2], found {_row.short(written)}", field
         ) from error

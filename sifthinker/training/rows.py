@@ -50,10 +50,10 @@ def image_columns(depth_input: bool) -> list[str]:
     return ["image", "depth_image"] if depth_input else ["image"]
 
 
-def conversation(row: Mapping[str, Any], depth_input: bool) -> dict[str, Any]:
+def conversation(row: Mapping[str, Any], depth_input: bool, think: bool = True) -> dict[str, Any]:
     """The prompt of a row (one user's turn, as in evaluation and serving) and its pictures."""
     return {
-        "prompt": prompts.policy_messages(row["question"], depth_input),
+        "prompt": prompts.policy_messages(row["question"], depth_input, think),
         "images": [picture(row[name]["bytes"]) for name in image_columns(depth_input)],
     }
 
@@ -64,11 +64,13 @@ def picture(data: bytes) -> Pillow.Image:
     return Pillow.open(io.BytesIO(data)).convert("RGB")
 
 
-def count_tokens(processor: Any, rows: list[Mapping[str, Any]], depth_input: bool) -> list[int]:
-    """Tokens of each row, prompt and chain, without opening a picture: both have the row's `width` and `height`."""
+def count_tokens(
+    processor: Any, rows: list[Mapping[str, Any]], depth_input: bool, target: str = "chain"
+) -> list[int]:
+    """Tokens of each row, prompt and target, without opening a picture: both have the row's `width` and `height`."""
     texts, pictures = [], []
     for row in rows:
-        messages = prompts.policy_messages(row["question"], depth_input, chain=row["chain"])
+        messages = prompts.policy_messages(row["question"], depth_input, target == "chain", row[target])
         texts.append(processor.apply_chat_template(messages, tokenize=False))
         size = (row["height"], row["width"])
         sizes = [size] * len(image_columns(depth_input))

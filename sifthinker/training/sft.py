@@ -16,6 +16,7 @@ Departures from the release, and from TRL's defaults:
 3. The loss is on the assistant's text and its end of turn. Prompt and chain are tokenised apart, as when the model
    writes the chain itself.
 4. The vision tower and its projector stay frozen.
+5. `target: answer` learns the bare answer to the plain question: the paper's VQA-SFT (Table 5).
 """
 
 from __future__ import annotations
@@ -110,8 +111,10 @@ def build(task: SftRun, arguments: Any, processor: Any, dataset: Dataset) -> tup
     trainer = SFTTrainer(
         model=models.load_policy(task.model, settings.precision),
         args=arguments,
-        train_dataset=examples(dataset, task.settings.model.depth_input),
-        eval_dataset=examples(held_out, task.settings.model.depth_input) if held_out else None,
+        train_dataset=examples(dataset, task.settings.model.depth_input, settings.target),
+        eval_dataset=examples(held_out, task.settings.model.depth_input, settings.target)
+        if held_out
+        else None,
         processing_class=processor,
         peft_config=run.lora(settings.lora),
         callbacks=[run.Progress(task.work), run.Checkpoints()],
@@ -126,20 +129,21 @@ def fitting(task: SftRun, processor: Any) -> tuple[Dataset, list[Reject]]:
         UserError: one does not fit and `too_long` is "error", or none fits.
     """
     settings, depth_input = task.settings.sft, task.settings.model.depth_input
-    columns = ["id", "question", "chain", "width", "height", *rows.image_columns(depth_input)]
+    target = settings.target  # the column of what is learnt
+    columns = ["id", "question", target, "width", "height", *rows.image_columns(depth_input)]
     dataset = rows.open_parquet(task.dataset, columns, task.work)
     kept, rejects = [], []
-    texts = dataset.select_columns(["id", "question", "chain", "width", "height"])
+    texts = dataset.select_columns(["id", "question", target, "width", "height"])
     for start in range(0, len(texts), 1000):
         batch = texts.select(range(start, min(start + 1000, len(texts)))).to_list()
         for index, (row, tokens) in enumerate(
-            zip(batch, rows.count_tokens(processor, batch, depth_input), strict=True), start
+            zip(batch, rows.count_tokens(processor, batch, depth_input, target), strict=True), start
         ):
             if tokens <= settings.max_length:
                 kept.append(index)
                 continue
             detail = f"{tokens} tokens with its images, sft.max_length is {settings.max_length}"
-            rejects.append(Reject("sft", "too-long", detail, id=row["id"], row=index, field="chain"))
+            rejects.append(Reject("sft", "too-long", detail, id=row["id"], row=index, field=target))
     if rejects and settings.too_long == "error":
         first = rejects[0]
         raise UserError(
@@ -151,15 +155,15 @@ def fitting(task: SftRun, processor: Any) -> tuple[Dataset, list[Reject]]:
     return dataset.select(kept), rejects
 
 
-def examples(dataset: Dataset, depth_input: bool) -> Dataset:
+def examples(dataset: Dataset, depth_input: bool, target: str) -> Dataset:
     """Rows as TRL's collator takes them: prompt, completion, images; made when a batch is made."""
 
     def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         made = []
         for values in zip(*batch.values(), strict=True):
             row = dict(zip(batch, values, strict=True))
-            turn = prompts.policy_messages(row["question"], depth_input, chain=row["chain"])[1:]
-            made.append({**rows.conversation(row, depth_input), "completion": turn})
+            turn = prompts.policy_messages(row["question"], depth_input, chain=row[target])[1:]
+            made.append({**rows.conversation(row, depth_input, target == "chain"), "completion": turn})
         return {name: [example[name] for example in made] for name in ("prompt", "completion", "images")}
 
     return dataset.with_transform(transform)

@@ -1,7 +1,7 @@
 """SpatialBench: its files, SpatialBot's pair rules, and the strict reading."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sifthinker import config
@@ -169,6 +169,7 @@ def test_a_pair_that_lost_a_row_counts_in_no_pair_rule():
     assert measure.value == 100
 
 
+@settings(max_examples=20)  # each draws two bootstraps
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12), st.randoms())
 def test_pair_scores_are_bounded_and_do_not_depend_on_the_order_of_pairs(hits, shuffler):
     questions = made("size", ["A"] * (2 * len(hits)))

@@ -54,6 +54,17 @@ def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file):
         assert ids[(labels == -100) & (mask == 1)].tolist() == wanted["input_ids"][0].tolist()
 
 
+def test_the_answer_alone_is_learnt_from_the_plain_question(config_file):
+    made, processor, found = batch(
+        run.load(config_file("sft", "answer", {**SMALL, "target": "answer"}), sft.SftRun)
+    )
+    for ids, labels, row in zip(made["input_ids"], made["labels"], found, strict=True):
+        text = processor.tokenizer.decode(labels[labels != -100])
+        assert text.removesuffix("\n") == row["answer"] + processor.tokenizer.eos_token
+        assert "<think>" not in processor.tokenizer.decode(ids)
+    assert rows.count_tokens(processor, found, True, "answer") == made["attention_mask"].sum(1).tolist()
+
+
 def test_without_depth_input_one_picture_is_shown(config_file):
     both, *_ = batch(run.load(config_file("sft", "both", SMALL), sft.SftRun))
     path = config_file("sft", "one", SMALL, model_settings={"depth_input": False})

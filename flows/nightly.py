@@ -1,0 +1,122 @@
+"""Every night: the promoted checkpoints on the benchmarks, held against the last good night and the baseline."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from sifthinker import ask, history
+from sifthinker.config import Config, UserError
+from sifthinker.night import Night, Outcome
+from sifthinker.store import Store
+from tasks.nightly import compare, each, pinned
+from tasks.run import Partial, Run, carry_out
+from tasks.scenes import scenes
+from tasks.stage import StageFailed
+from tasks.weights import depth_weights
+
+STATES = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun"}
+
+
+def evening(run: Run, night: str, started: datetime) -> Outcome:
+    """What happens, in order."""
+    if run.config.scenes:
+        run.provide(run(scenes))
+    choose(run)
+    ask.check(run.config.evaluate.server)
+    estimator = run(depth_weights)
+    baseline = pinned(run, estimator)
+    if run.config.nightly.fresh:
+        again(run, night)
+    made, failed = each(run, run.config.nightly.models, estimator)
+    return compare(run.store, Night(night, started, run.config), made, failed, baseline)
+
+
+@flow(name="nightly", flow_run_name="{config.name}")
+def nightly(
+    config: Config,
+    models: list[str] | None = None,
+    benchmarks: list[str] | None = None,
+    fresh: bool = False,
+) -> State[str]:
+    """Evaluates the promoted checkpoints and fails when a benchmark got significantly worse.
+
+    It ends as Completed; as the failure "Regressed", with a table; as the failure "NotRun" when a server was down or
+    files were missing, which says nothing about the models; or, started too late to be of use, as "Skipped".
+
+    Args:
+        config: as for the reproduction; `nightly` says what is evaluated and what fails the night
+        models: instead of the configured ones: aliases, 'latest', runs, <stage>/<key>, or folders
+        benchmarks: only these, by name
+        fresh: ask every question again, whatever was answered before
+    """
+    context = FlowRunContext.get()
+    assert context and context.flow_run
+    run, started = context.flow_run, datetime.now(UTC)
+    config = _chosen(config, models, benchmarks, fresh)
+    late = (started - (run.expected_start_time or started)).total_seconds() / 3600
+    if late > config.nightly.max_late:
+        return Completed(name="Skipped", message=f"{late:.1f} h late: given up, the next night comes")
+    outcomes: list[Outcome] = []
+    night = str(run.id)
+    store = Store(config.store)
+    try:
+        carry_out(
+            lambda acting: outcomes.append(evening(acting, night, started)),
+            config,
+            Partial(),
+            store,
+            night,
+            run.name,
+        )
+    except (UserError, StageFailed) as error:  # before anything could be evaluated
+        get_run_logger().error("%s", error)
+        why = dict.fromkeys(config.nightly.models, str(error))
+        outcomes.append(compare(store, Night(night, started, config), [], why, None))
+    [outcome] = outcomes
+    if state := STATES.get(outcome.outcome):
+        return Failed(name=state, message=outcome.message)
+    return Completed(message=outcome.message, data=str(outcome.report))
+
+
+def choose(run: Run) -> None:
+    """Leaves only the benchmarks that the night is about.
+
+    Raises:
+        UserError: one of them is not configured.
+    """
+    wanted = run.config.nightly.benchmarks
+    configured = run.config.evaluate.benchmarks
+    if unknown := sorted(set(wanted) - {benchmark.name for benchmark in configured}):
+        names = ", ".join(sorted({benchmark.name for benchmark in configured}))
+        raise UserError(
+            f"nightly.benchmarks: {', '.join(unknown)} not configured; evaluate.benchmarks has: {names}"
+        )
+    if wanted:
+        kept = tuple(benchmark for benchmark in configured if benchmark.name in wanted)
+        _evaluate(run, benchmarks=kept)
+
+
+def again(run: Run, night: str) -> None:
+    """Has every question asked in this night, by a name under which no reply is remembered."""
+    _evaluate(run, fresh=night)
+
+
+def _evaluate(run: Run, **update: object) -> None:
+    run.config = run.config.model_copy(update={"evaluate": run.config.evaluate.model_copy(update=update)})
+
+
+def _chosen(config: Config, models: list[str] | None, benchmarks: list[str] | None, fresh: bool) -> Config:
+    """The configuration with what the run's parameters say."""
+    settings = config.nightly
+    update = {
+        "models": tuple(models or settings.models),
+        "benchmarks": tuple(benchmarks or settings.benchmarks),
+        "fresh": fresh or settings.fresh,
+    }
+    return config.model_copy(update={"nightly": settings.model_copy(update=update)})

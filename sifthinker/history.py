@@ -1,0 +1,81 @@
+"""The scores of all nights: a folder of Parquet files, one a night, one row a benchmark metric and checkpoint.
+
+A night is added by renaming its finished file, so that a reader sees whole nights only and two nights that end at
+once do not disturb each other; the same night written again replaces itself. `pandas.read_parquet(folder)` reads all.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sifthinker import sample
+
+PASSED, REGRESSED, NOT_RUN = "passed", "regressed", "not-run"
+NIGHTS = pa.schema(
+    [
+        ("night", pa.string()),  # id of the flow run
+        ("started", pa.timestamp("ms", tz="UTC")),
+        ("name", pa.string()),  # of the configuration
+        ("target", pa.string()),  # the checkpoint, as it is configured: "promoted"
+        ("model", pa.string()),  # the digest of its weights; "" where it could not be found
+        (
+            "evaluation",
+            pa.string(),
+        ),  # "evaluate/<key>" of the store, with every reply; "" where there is none
+        ("replayed", pa.bool_()),  # taken from the store: nothing was asked this night
+        ("benchmark", pa.string()),
+        ("metric", pa.string()),
+        ("official", pa.float64()),
+        ("strict", pa.float64()),
+        ("low", pa.float64()),  # of the 95 % interval of `strict`
+        ("high", pa.float64()),
+        ("n", pa.int64()),
+        ("unparsable", pa.int64()),
+        ("unit", pa.string()),  # "share" or "points"
+        ("limit", pa.int64()),  # a sample of so many questions; null = all
+        ("missing", pa.string()),  # why it was not scored; null where it was
+        ("outcome", pa.string()),  # of the checkpoint's whole night: PASSED, REGRESSED or NOT_RUN
+    ]
+)
+
+Row = Mapping[str, Any]
+
+
+def append(folder: Path, night: str, rows: Iterable[Row]) -> Path:
+    """Adds a night: written under a temporary name, synced, renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{night}.parquet"
+    temporary = folder / f".{night}.{uuid.uuid4().hex}"
+    try:
+        sample.write(temporary, NIGHTS, rows)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All rows, the earliest night first; of one night in the order in which they were added."""
+    rows = [row for path in sorted(folder.glob("*.parquet")) for row in sample.read(path)]
+    return sorted(rows, key=lambda row: (row["started"], row["night"]))
+
+
+def good(rows: Sequence[Row], target: str, since: float = 0.0) -> list[Row]:
+    """One row a night that passed, of a checkpoint, latest first; `since` in seconds since 1970.
+
+    A baseline that was pinned later than a night is a person's word that it counts from now on: pass its time.
+    """
+    nights = {
+        row["night"]: row
+        for row in rows
+        if row["target"] == target and row["outcome"] == PASSED and row["started"].timestamp() >= since
+    }
+    return list(reversed(nights.values()))

@@ -1,0 +1,267 @@
+"""The page of a night: what the gate says, scores with intervals, trends over the nights, replies that changed.
+
+One HTML file without script or network, as report.py's; everything in it that comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from sifthinker import draw, flips, history
+from sifthinker.flips import Flip
+from sifthinker.night import BASELINE, LAST, Evaluated, Night, Outcome, Target
+from sifthinker.sample import read
+
+HEADLINES = (
+    "average",
+    "overall",
+    "perception",
+    "cognition",
+)  # where a benchmark has such a metric, its trend
+NIGHTS = 60  # shown in a trend
+APART = 0.01  # official and strict differ by more than a point: the issue is pointed out with examples
+EXAMPLES = 3
+CLIP = 1200  # characters of a reply
+_INK, _GREY, _RED = "#2f81c1", "#808790", "#c0392b"  # legible on white and on black
+
+
+def render(
+    night: Night,
+    targets: Sequence[Target],
+    outcome: Outcome,
+    rows: Sequence[history.Row],
+    baseline: Evaluated | None,
+    pinned: Mapping[str, Any] | None,
+) -> str:
+    """The page; equal arguments give equal text.
+
+    Args:
+        night: when, and with which configuration.
+        targets: the checkpoints with their comparisons, judged.
+        outcome: of the whole night.
+        rows: the history with this night.
+        baseline: the pinned checkpoint's evaluation.
+        pinned: the alias record of the baseline: who, when, why.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("nightly.html.jinja").render(
+        night=night,
+        outcome=outcome,
+        settings=night.config.nightly,
+        limit=night.config.evaluate.limit,
+        pinned=pinned,
+        pages=[_page(night, target, rows, baseline) for target in targets],
+        compared=sum(len(target.comparisons) for target in targets),
+        regressed=sum(comparison.regressed for target in targets for comparison in target.comparisons),
+        nights=len({row["night"] for row in rows}),
+        clip=CLIP,
+    )
+
+
+def _page(
+    night: Night, target: Target, rows: Sequence[history.Row], baseline: Evaluated | None
+) -> dict[str, Any]:
+    """What the template shows of one checkpoint."""
+    mine = [row for row in rows if row["target"] == target.name][:]
+    against, earlier = (LAST, target.last) if target.last else (BASELINE, baseline)
+    changed = (
+        flips.find(earlier.predictions, target.tonight.predictions) if earlier and target.tonight else []
+    )
+    shown = flips.shown(changed, night.config.nightly.flips, night.config.evaluate.benchmarks)
+    trend = trends(mine, baseline.scores() if baseline else [])
+    worst = sorted(target.comparisons, key=lambda c: (not c.regressed, c.adjusted, c.benchmark))
+    return {
+        "target": target,
+        "comparisons": [(c, _bar(c.low, c.difference, c.high, c.margin)) for c in worst],
+        "scores": _scores(target, baseline),
+        "trend": (_uri(trend[0], "png"), trend[1]) if trend else None,
+        "against": against,
+        "lost": sum(flip.lost for flip in changed),
+        "won": sum(not flip.lost for flip in changed),
+        "more": len(changed) - len(shown),
+        "flips": [(name, [_flip(f) for f in group]) for name, group in groupby(shown, _benchmark)],
+        "apart": _apart(target),
+    }
+
+
+def _benchmark(flip: Flip) -> str:
+    return str(flip.after["benchmark"])
+
+
+def _bar(low: float, middle: float, high: float, margin: float) -> dict[str, float]:
+    """Positions in per cent of a scale symmetric about 0 that holds the interval and the margin."""
+    scale = 1.15 * max(abs(low), abs(high), margin, 0.02)
+
+    def at(value: float) -> float:
+        return 50 + 50 * value / scale
+
+    return {"low": at(low), "width": at(high) - at(low), "middle": at(middle), "margin": at(-margin)}
+
+
+def _scores(target: Target, baseline: Evaluated | None) -> list[tuple[str, list[dict[str, Any]]]]:
+    """By benchmark its metrics, of 100, with the scores of the last good night and of the baseline beside."""
+    before = _by_metric(target.last)
+    pinned = _by_metric(baseline)
+    grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for score in target.tonight.scores() if target.tonight else []:
+        factor = 100 if score["unit"] == "share" else 1
+        name = score["benchmark"], score["metric"]
+        grouped[score["benchmark"]].append(
+            {
+                **score,
+                **{key: _times(score[key], factor) for key in ("official", "strict", "low", "high")},
+                "last": _times(before.get(name), factor),
+                "pinned": _times(pinned.get(name), factor),
+                "unparsable_rate": 100 * score["unparsable"] / score["n"] if score["n"] else 0.0,
+            }
+        )
+    return list(grouped.items())
+
+
+def _by_metric(evaluated: Evaluated | None) -> dict[tuple[str, str], float | None]:
+    return {(s["benchmark"], s["metric"]): s["strict"] for s in evaluated.scores()} if evaluated else {}
+
+
+def _times(value: float | None, factor: int) -> float | None:
+    return None if value is None else value * factor
+
+
+def _flip(flip: Flip) -> dict[str, Any]:
+    replies = []
+    for when, row in (("before", flip.before), ("now", flip.after)):
+        replies.append(
+            {
+                "when": when,
+                "read_as": row["read_as"],
+                "unparsable": row["unparsable"],
+                "strict": row["strict"],
+                "reply": row["reply"][:CLIP],
+                "clipped": max(0, len(row["reply"]) - CLIP),
+                "colours": [draw.colour(number) for number in range(len(flips.steps(row)))],
+            }
+        )
+    pictures = [_uri(picture, "jpeg") for picture in flip.pictures] or ["", ""]
+    row = flip.after
+    return {
+        "lost": flip.lost,
+        "id": row["id"],
+        "question": row["question"],
+        "reference": row["reference"],
+        "replies": list(zip(replies, pictures, strict=True)),
+    }
+
+
+def _apart(target: Target) -> list[dict[str, Any]]:
+    """Benchmarks whose official and strict score differ by more than a point, with replies that the two read apart."""
+    if not target.tonight:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for score in target.tonight.scores():
+        if score["official"] is None or score["strict"] is None:
+            continue
+        gap = (score["official"] - score["strict"]) * (1 if score["unit"] == "share" else 0.01)
+        if abs(gap) > APART and abs(gap) > abs(found.get(score["benchmark"], {"gap": 0})["gap"]):
+            found[score["benchmark"]] = {"gap": gap, "metric": score["metric"], "examples": []}
+    columns = ["benchmark", "id", "question", "reference", "answer", "read_as", "official", "strict"]
+    for row in read(target.tonight.predictions, columns) if found else ():
+        entry = found.get(row["benchmark"])
+        if entry and row["official"] != row["strict"] and len(entry["examples"]) < EXAMPLES:
+            entry["examples"].append(row)
+    return [{"benchmark": name, **entry} for name, entry in found.items()]
+
+
+def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -> tuple[bytes, int] | None:
+    """PNG of the strict scores of one checkpoint over the nights, of 100, and its width on a page.
+
+    Blue with its 95 % interval; red where the night regressed; a grey cross at the foot where it did not run; dashed
+    the baseline. None when no night has a score.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+
+    nights = sorted({(row["started"], row["night"]) for row in rows})[-NIGHTS:]
+    since = nights[0][0] if nights else None
+    recent = [row for row in rows if since and row["started"] >= since]
+    series = _series(recent)
+    if not series:
+        return None
+    missed = {(row["started"], row["benchmark"]) for row in recent if row["missing"]}
+    pinned = {(s["benchmark"], s["metric"]): s for s in baseline}
+    columns = min(3, len(series))
+    lines = math.ceil(len(series) / columns)
+    figure = Figure(figsize=(3.5 * columns, 2.05 * lines), dpi=draw.DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes, ((benchmark, metric), points) in zip(all_axes, series.items(), strict=False):
+        factor = 100 if points[0]["unit"] == "share" else 1
+        when = [row["started"] for row in points]
+        value = [row["strict"] * factor for row in points]
+        low = [_or(row["low"], row["strict"]) * factor for row in points]
+        high = [_or(row["high"], row["strict"]) * factor for row in points]
+        axes.fill_between(when, low, high, color=_INK, alpha=0.18, linewidth=0)
+        axes.plot(when, value, color=_INK, linewidth=1.5, zorder=2)
+        bad = [row["outcome"] == history.REGRESSED for row in points]
+        colours = [_RED if regressed else _INK for regressed in bad]
+        axes.scatter(when, value, s=[26 if regressed else 10 for regressed in bad], c=colours, zorder=3)
+        if reference := pinned.get((benchmark, metric), {}).get("strict"):
+            axes.axhline(reference * factor, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        for day, name in missed:
+            if name in (benchmark, ""):
+                axes.scatter([day], [0.04], transform=axes.get_xaxis_transform(), marker="x", s=16, c=_GREY)
+        axes.set_title(f"{benchmark}  {metric}", fontsize=9, color=_GREY, loc="left")
+        axes.set_xlim(nights[0][0], nights[-1][0])
+        axes.margins(x=0.03)
+        locator = AutoDateLocator(minticks=2, maxticks=5)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.get_offset_text().set(color=_GREY, fontsize=7)
+        axes.tick_params(colors=_GREY, labelsize=8, length=3)
+        axes.grid(axis="y", color=_GREY, alpha=0.25, linewidth=0.6)
+        axes.patch.set_alpha(0)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(_GREY)
+    for axes in all_axes[len(series) :]:
+        axes.set_visible(False)
+    figure.patch.set_alpha(0)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", transparent=True, metadata={"Software": None})
+    return out.getvalue(), round(3.5 * columns * 96)
+
+
+def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.Row]]:
+    """The scored rows of each metric that gets a picture: the headlines of a benchmark, or all it has."""
+    found: dict[str, dict[str, list[history.Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["strict"] is not None:
+            found[row["benchmark"]][row["metric"]].append(row)
+    return {
+        (benchmark, metric): points
+        for benchmark, metrics in found.items()
+        for metric, points in metrics.items()
+        if metric in (set(HEADLINES) & metrics.keys() or metrics)
+    }
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,65 @@
+"""What a night does beside its stages: it evaluates what it can, and compares."""
+
+from collections.abc import Mapping, Sequence
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from sifthinker import aliases
+from sifthinker import nightly as domain
+from sifthinker.night import Evaluated, Night, Outcome
+from sifthinker.store import Ref, Store
+from tasks.checkpoint import checkpoint, slug
+from tasks.evaluate import evaluate
+from tasks.run import Pending, Run
+from tasks.stage import StageFailed
+
+
+def evaluated(run: Run, name: str, weights: Ref | Pending) -> Evaluated:
+    """A checkpoint's evaluation, made or taken from the store.
+
+    Raises:
+        UserError: there is no such checkpoint.
+        StageFailed: it could not be evaluated.
+    """
+    model = checkpoint(run, name)
+    label = f"evaluate-{slug(name)}"
+    made = run(evaluate, label, model=model, weights=weights)
+    assert isinstance(made, Ref), "a night is carried out, not planned"
+    folder = run.store.open(made).path
+    return Evaluated(name, model.digest, f"{made.stage}/{made.key}", folder, run.decisions[label].cached)
+
+
+def each(run: Run, names: Sequence[str], weights: Ref | Pending) -> tuple[list[Evaluated], dict[str, str]]:
+    """The checkpoints that could be evaluated, and why the others could not: one does not stop the others."""
+    made: list[Evaluated] = []
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            made.append(evaluated(run, name, weights))
+        except StageFailed as error:
+            failed[name] = str(error)
+    return made, failed
+
+
+def pinned(run: Run, weights: Ref | Pending) -> Evaluated | None:
+    """The baseline on the same questions, as its replies are remembered; None when none is pinned."""
+    name = run.config.nightly.baseline
+    return evaluated(run, name, weights) if aliases.read(run.store, name) else None
+
+
+@task
+def compare(
+    store: Store,
+    night: Night,
+    made: Sequence[Evaluated],
+    failed: Mapping[str, str],
+    baseline: Evaluated | None,
+) -> Outcome:
+    """Gate, report and history; the table and where the report is as an artifact of the run."""
+    outcome = domain.hold(store, night, made, failed, baseline)
+    text = f"{outcome.message}\n\n{outcome.table}\n\nReport: `{outcome.report}`"
+    create_markdown_artifact(text, key="night", description=f"The night: {outcome.outcome}")
+    get_run_logger().info("%s: %s; report: %s", outcome.outcome, outcome.message, outcome.report)
+    return outcome

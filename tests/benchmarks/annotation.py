@@ -1,0 +1,189 @@
+"""Measures annotation against the stand-in server.
+
+python tests/benchmarks/annotation.py compare --rows 2000     the authors' way of working beside ours
+python tests/benchmarks/annotation.py rate --rows 2000        calls a second at 1 s latency and 256 in flight
+python tests/benchmarks/annotation.py memory --rows 50000     peak memory as rows grow
+
+"The authors' way" is written from the description in release_defects.md (E2-5 to E2-10), not from their code:
+30 threads, three tries without back-off or classification, the only check is "```", one shared list that is
+appended outside the lock and flushed into one JSON file, rewritten whole, when (index + 1) % 30 == 0.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from sifthinker import annotate, depth, draw, judge, standin, vlm
+from sifthinker.agreement import Accepted, check
+from sifthinker.config import Api
+from sifthinker.sample import Annotation
+from tests import annotation_rows as rows
+
+FAULTS = {kind: 0.3 / len(standin.FAULTS) for kind in standin.FAULTS}
+STALL = 20.0  # seconds; the authors set no time-out
+
+
+def authors(folder: Path, count: int, url: str) -> dict[str, float]:
+    """Annotates as the release does; what became of the rows."""
+    names = rows.pictures(folder, min(count, 40))
+    slope = depth.decode_bytes(next(rows.maps(names)).png)
+    samples = list(rows.samples(names, count))
+    asked = {row.id: depth.regions(rows.focus(row).steps, slope) for row in samples}
+    out, lock, done = folder / "authors.json", threading.Lock(), []
+
+    def ask(row) -> str | None:
+        pictures = [
+            vlm.image_url(
+                draw.annotated((folder / row.image).read_bytes(), [r.box for r in step], 589_824, 90)
+            )
+            for step in asked[row.id]
+        ]
+        body = {"model": "m", "messages": annotate.messages(row, asked[row.id], pictures), "max_tokens": 2048}
+        request = urllib.request.Request(
+            f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)["choices"][0]["message"]["content"]
+
+    def work(index: int) -> None:
+        row = samples[index]
+        for _ in range(3):
+            with contextlib.suppress(Exception):  # as the release does
+                text = ask(row)
+                if "```" in text:
+                    done.append({"id": row.id, "response": text.split("```")[1]})
+                    break
+        if (index + 1) % 30 == 0:
+            with lock:
+                old = json.loads(out.read_text()) if out.exists() else []
+                out.write_text(json.dumps(old + done, indent=4))
+                done.clear()
+
+    with ThreadPoolExecutor(30) as pool:
+        list(pool.map(work, range(count)))
+    kept = json.loads(out.read_text()) if out.exists() else []
+    by_id = {row.id: row for row in samples}
+    verdicts = [check(f"```{row['response']}```", asked[row["id"]], by_id[row["id"]]) for row in kept]
+    good = sum(isinstance(verdict, Accepted) for verdict in verdicts)
+    return {"kept": len(kept), "sound": good, "rejected": 0}
+
+
+def ours(folder: Path, count: int, url: str) -> dict[str, float]:
+    """Annotates with this project's engine, with as many calls in flight."""
+    config = rows.settings(concurrency=30, timeout=5.0)
+    results = list(rows.run(folder, count, url, folder / "calls.db", config))
+    kept = sum(isinstance(row, Annotation) for row in results)
+    return {"kept": kept, "sound": kept, "rejected": count - kept}
+
+
+WAYS = {"authors": authors, "ours": ours}
+
+
+def compare(count: int, latency: float = 0.2) -> list[dict[str, float | str]]:
+    """Both ways against equal servers, each in a process of its own."""
+    table = []
+    for way in WAYS:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            standin.running(Path(folder) / "log", FAULTS, latency=latency, stall=STALL) as url,
+        ):
+            command = [sys.executable, __file__, "way", "--way", way, "--rows", str(count), "--url", url]
+            text = subprocess.run(
+                [*command, "--folder", folder], check=True, capture_output=True, text=True
+            ).stdout
+            counts = standin.counts(url)
+        result = json.loads(text.splitlines()[-1])
+        paid = counts["prompt_tokens"] + counts["completion_tokens"]
+        table.append(
+            {"way": way, "rows": count, "answers paid": counts["answered"], "tokens": paid, **result}
+        )
+    return table
+
+
+def markdown(table: list[dict[str, float | str]]) -> str:
+    names = list(table[0])
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    return "\n".join([*lines, *(f"| {' | '.join(str(row[name]) for name in names)} |" for row in table)])
+
+
+def peak() -> int:
+    """Peak memory of this process, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, float]:
+    """Calls a second of the engine, with a picture of 30 kB each, against what the latency allows."""
+    picture = vlm.image_url(bytes(30_000))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        standin.running(Path(folder) / "log", latency=latency) as url,
+        vlm.Client(Api(concurrency=concurrency), Path(folder) / "calls.db", url) as client,
+    ):
+        began, cpu = time.monotonic(), time.process_time()
+        client.ask_all(judge.request("q", "a", f"b{n}", picture) for n in range(count))
+        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+        ledger = client.engine.ledger_seconds
+    ideal = math.ceil(count / concurrency) * latency
+    return {
+        "calls": count,
+        "seconds": round(seconds, 2),
+        "ideal seconds": ideal,
+        "share of the ideal rate": round(ideal / seconds, 3),
+        "processor ms a call": round(1000 * cpu / count, 2),
+        "ledger ms a call": round(1000 * ledger / count, 2),
+        "peak MiB": peak(),
+    }
+
+
+def memory(count: int) -> dict[str, list[int]]:
+    """Rows done and peak memory (MiB) along one part of `count` rows, pictures included."""
+    marks: dict[str, list[int]] = {"rows": [], "peak MiB": []}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        standin.running(Path(folder) / "log", latency=0.05) as url,
+    ):
+        config = rows.settings(concurrency=64, timeout=60.0)
+        for number, _ in enumerate(
+            rows.run(Path(folder), count, url, Path(folder) / "calls.db", config, 1000), 1
+        ):
+            if number % max(1, count // 10) == 0:
+                marks["rows"].append(number)
+                marks["peak MiB"].append(peak())
+                print(number, peak(), file=sys.stderr)
+    return marks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["compare", "rate", "memory", "way"])
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--way", choices=list(WAYS))
+    parser.add_argument("--url")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    if options.what == "way":  # a process of `compare`
+        began = time.monotonic()
+        result = WAYS[options.way](options.folder, options.rows, options.url)
+        print(json.dumps({**result, "seconds": round(time.monotonic() - began, 1), "peak MiB": peak()}))
+    elif options.what == "compare":
+        print(markdown(compare(options.rows)))
+    else:
+        print(markdown([{"rate": rate, "memory": memory}[options.what](options.rows)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A Prefect server with the security settings of the composed one."""
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from flows import server
+from tasks.process import end
+
+ROOT = Path(__file__).resolve().parents[2]
+SECURITY = (
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_CSRF_PROTECTION_ENABLED",
+    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS",
+)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A running server: its API, its credentials, and an environment for programs that use it."""
+
+    api: str
+    credentials: str
+    environment: dict[str, str]
+
+    @contextmanager
+    def client(self) -> Iterator[httpx.Client]:
+        """Sends the credentials and a CSRF token, as the UI does."""
+        basic = base64.b64encode(self.credentials.encode()).decode()
+        headers = {"Authorization": f"Basic {basic}"}
+        with httpx.Client(base_url=f"{self.api}/", headers=headers, timeout=60) as client:
+            token = client.get("csrf-token", params={"client": "test"}).raise_for_status().json()["token"]
+            client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"})
+            yield client
+
+
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    """Started with what compose.yaml says of authentication, CSRF and origins; SQLite instead of PostgreSQL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("composed")
+    settings = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]["server"]["environment"]
+    credentials = "tester:not-a-real-password"
+    filled = {name: settings[name] for name in SECURITY} | {"PREFECT_SERVER_API_AUTH_STRING": credentials}
+    api = f"http://127.0.0.1:{port}/api"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {
+        **inherited,
+        "PREFECT_API_URL": api,
+        "PREFECT_API_AUTH_STRING": credentials,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            env={**environment, **filled},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + server.START
+        while not server.answers(api):
+            assert process.poll() is None and time.monotonic() < deadline, (home / "server.log").read_text()
+            time.sleep(0.2)
+        yield Composed(api, credentials, environment)
+    finally:
+        end(process.pid)

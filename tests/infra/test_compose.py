@@ -1,0 +1,74 @@
+"""infra/compose.yaml against the published schema and our own rules."""
+
+import json
+import re
+from importlib import resources
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.infra.conftest import ROOT
+
+TEXT = (ROOT / "infra/compose.yaml").read_text(encoding="utf-8")
+COMPOSE = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SECRET = re.compile(r"PASSWORD|AUTH_STRING|API_KEY|TOKEN|SECRET")
+
+
+def test_it_agrees_with_the_compose_specification() -> None:
+    pytest.importorskip("check_jsonschema", reason="carries the schema; pip install -e '.[dev]'")
+    schema = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(COMPOSE, json.loads(schema.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.get("privileged") and "network_mode" not in service
+    assert re.search(r":\d+\.\d+[\w.-]*$", service["image"]), "an image is pinned by its version"
+    assert service["healthcheck"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_published_on_loopback_alone(name: str) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_secret_comes_from_the_environment(name: str) -> None:
+    for variable, value in SERVICES[name].get("environment", {}).items():
+        if SECRET.search(variable):
+            assert re.fullmatch(r"\$\{\w+:(\?[^}]*|-)\}", value), f"{variable} holds a value"
+
+
+def test_the_server_is_started_with_authentication_and_csrf_protection() -> None:
+    environment = SERVICES["server"]["environment"]
+    assert ":?" in environment["PREFECT_SERVER_API_AUTH_STRING"], "unset: compose must refuse to start"
+    assert environment["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    assert "*" not in environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
+
+
+def test_the_database_is_reached_by_the_server_alone() -> None:
+    assert COMPOSE["networks"]["database"]["internal"]
+    assert {name for name, s in SERVICES.items() if "database" in s["networks"]} == {"postgres", "server"}
+    assert "ports" not in SERVICES["postgres"]
+
+
+def test_every_variable_is_in_the_example_and_none_has_a_value_there() -> None:
+    lines = (ROOT / "infra/.env.example").read_text(encoding="utf-8").splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert set(example) == set(re.findall(r"\$\{(\w+)", TEXT))
+    assert not any(example.values())
+
+
+def test_every_named_volume_and_network_is_declared() -> None:
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            source = volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (isinstance(volume, dict) and volume["type"] == "bind")
+        assert set(service["networks"]) <= set(COMPOSE["networks"])

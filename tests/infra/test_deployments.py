@@ -1,0 +1,211 @@
+"""infra/prefect.yaml: what it says, and what a server makes of it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from sifthinker.config import parse
+from tests.infra.conftest import ROOT, Composed
+
+FILE = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))
+DEPLOYMENTS = {deployment["name"]: deployment for deployment in FILE["deployments"]}
+
+
+@pytest.mark.e2e
+def test_the_composed_server_refuses_who_has_no_credentials(composed: Composed) -> None:
+    with composed.client() as client:
+        token = {name: value for name, value in client.headers.items() if name.startswith("prefect-csrf")}
+    for auth in (None, ("tester", "wrong")):
+        for method, path, body in (
+            ("GET", "admin/settings", None),
+            ("GET", "csrf-token?client=test", None),  # else anybody could get past the CSRF check
+            ("POST", "flow_runs/filter", {}),
+            ("POST", "flows/", {"name": "no-credentials"}),
+        ):
+            answer = httpx.request(
+                method, f"{composed.api}/{path}", json=body, headers=token, auth=auth, timeout=60
+            )
+            assert answer.status_code == 401, path
+    assert httpx.get(f"{composed.api}/health", timeout=60).status_code == 200  # for probes
+    with composed.client() as client:
+        settings = client.get("admin/settings")
+        assert settings.status_code == 200
+        assert settings.json()["server"]["api"]["csrf_protection_enabled"] is True
+        assert composed.credentials not in settings.text
+
+
+@pytest.mark.e2e
+def test_the_composed_server_refuses_a_change_without_a_csrf_token(composed: Composed) -> None:
+    with composed.client() as client:
+        assert client.post("flows/", json={"name": "with-token"}).is_success
+        del client.headers["Prefect-Csrf-Token"]
+        refused = client.post("flows/", json={"name": "without-token"})
+        assert refused.status_code == 403
+        assert "CSRF" in refused.text
+
+
+@pytest.fixture(scope="module")
+def deployed(composed: Composed) -> dict[str, dict[str, Any]]:
+    """The deployments after `make deploy`, by name."""
+    return deploy(composed)
+
+
+def deploy(composed: Composed) -> dict[str, dict[str, Any]]:
+    ended = subprocess.run(
+        [sys.executable, "infra/deploy.py"],
+        cwd=ROOT,
+        env=composed.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    with composed.client() as client:
+        return {d["name"]: d for d in client.post("deployments/filter", json={}).raise_for_status().json()}
+
+
+@pytest.mark.e2e
+def test_deploying_again_updates_and_leaves_what_people_set(
+    composed: Composed, deployed: dict[str, dict[str, Any]]
+) -> None:
+    assert set(deployed) == set(DEPLOYMENTS)
+    with composed.client() as client:
+        limits = {p["name"]: p["concurrency_limit"] for p in client.post("work_pools/filter", json={}).json()}
+        assert limits == {"cpu": None, "gpu-1": 1, "gpu-8": 1}
+        client.patch("work_pools/gpu-1", json={"concurrency_limit": 3}).raise_for_status()
+        again = deploy(composed)
+        assert {name: d["id"] for name, d in again.items()} == {name: d["id"] for name, d in deployed.items()}
+        assert client.get("work_pools/gpu-1").json()["concurrency_limit"] == 3
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("name", "configuration", "pool", "part"),
+    [
+        ("reproduce", "smoke", "cpu", {}),  # on demand: what `make demo` ran, to be changed in the form
+        ("dataset", "paper", "gpu-1", {"stop_after": "subset"}),  # ends with the last stage that makes data
+        ("training", "paper", "gpu-8", {"start_at": "sft"}),  # the data set comes from the store
+    ],
+)
+def test_a_deployment_starts_from_a_configuration_of_the_flows(
+    deployed: dict[str, dict[str, Any]], name: str, configuration: str, pool: str, part: dict[str, str]
+) -> None:
+    file = ROOT / "flows" / "configs" / f"{configuration}.yaml"
+    expected = {"config": yaml.safe_load(file.read_text(encoding="utf-8")), **part}
+    assert deployed[name]["parameters"] == expected
+    parse(expected["config"], str(file))
+    assert deployed[name]["work_pool_name"] == pool
+
+
+@pytest.mark.e2e
+def test_the_form_explains_every_field(deployed: dict[str, dict[str, Any]]) -> None:
+    schema = deployed["reproduce"]["parameter_openapi_schema"]
+    definitions = schema["definitions"]
+    unexplained = []
+    for section, definition in {"flow": schema, **definitions}.items():
+        for name, field in definition["properties"].items():
+            refers = [field, *field.get("allOf", ())]
+            explained = "description" in field or any(
+                "description" in definitions[part["$ref"].split("/")[-1]] for part in refers if "$ref" in part
+            )
+            if not explained:
+                unexplained.append(f"{section}.{name}")
+    assert not unexplained
+    stages = schema["properties"]["start_at"]["anyOf"][0]["enum"]
+    assert stages[0] == "scenes" and "merge-grpo" in stages
+    assert schema["properties"]["refresh"]["anyOf"][0]["items"]["enum"] == stages
+    rate = definitions["Grpo"]["properties"]["learning_rate"]
+    assert rate["default"] == 1e-5 and rate["exclusiveMinimum"] == 0
+    assert (
+        definitions["Train" if "Train" in definitions else "Sft"]["properties"]["deepspeed"]["enum"][0]
+        == "none"
+    )
+
+
+@pytest.mark.e2e
+def test_no_deployment_holds_a_secret(deployed: dict[str, dict[str, Any]]) -> None:
+    for deployment in deployed.values():
+        names = {name for name, _ in leaves(deployment["parameters"])} | set(
+            deployment["job_variables"]["env"]
+        )
+        assert not [n for n in names if any(word in n.lower() for word in ("password", "secret", "auth"))]
+        assert {n for n in names if "key" in n.lower()} <= {
+            "api_key_env"
+        }  # the name of a variable, not its value
+
+
+@pytest.mark.e2e
+def test_a_wrong_parameter_is_refused_by_the_server(
+    composed: Composed, deployed: dict[str, dict[str, Any]]
+) -> None:
+    with composed.client() as client:
+        path = f"deployments/{deployed['reproduce']['id']}/create_flow_run"
+        refused = client.post(path, json={"parameters": {"config": {"scenes": {}}, "start_at": "no-stage"}})
+        assert refused.status_code == 409
+        assert "no-stage" in refused.text
+
+
+@pytest.mark.e2e
+def test_a_worker_anywhere_runs_a_deployment_in_its_own_checkout(
+    composed: Composed, deployed: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = {
+        "name": "by-worker",
+        "store": str(tmp_path / "store"),
+        "scenes": {"rows": 2, "benchmark_rows": 2},
+    }
+    with composed.client() as client:
+        run = (
+            client.post(
+                f"deployments/{deployed['reproduce']['id']}/create_flow_run",
+                json={
+                    "parameters": {"config": config, "stop_after": "scenes"},
+                    "state": {"type": "SCHEDULED"},
+                },
+            )
+            .raise_for_status()
+            .json()
+        )
+        (tmp_path / "elsewhere").mkdir()
+        command = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            "cpu",
+            "--type",
+            "process",
+            "--run-once",
+        ]
+        ended = subprocess.run(
+            command,
+            cwd=tmp_path / "elsewhere",
+            env={**composed.environment, "SIF_HOME": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        state = client.get(f"flow_runs/{run['id']}").json()["state"]
+        assert state["type"] == "COMPLETED", f"{json.dumps(state)}\n{ended.stdout}\n{ended.stderr}"
+        assert not list((tmp_path / "elsewhere").iterdir())
+        assert list((tmp_path / "store" / "scenes").iterdir())
+        logged = client.post("logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).text
+        assert composed.credentials not in ended.stdout + ended.stderr + logged
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item, name)
+    else:
+        yield name, value

@@ -1,0 +1,93 @@
+"""docker/: linted, pinned, without secrets, and in step with the code."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sifthinker import serve
+from tests.infra.conftest import ROOT
+
+FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+IDS = [file.name for file in FILES]
+
+
+def instructions(file: Path) -> list[tuple[str, str]]:
+    """(instruction, arguments), with continued lines joined and comments left out."""
+    lines = [
+        line for line in file.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")
+    ]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [
+        (line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()
+    ]
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_hadolint_finds_nothing(file: Path) -> None:
+    if not shutil.which("hadolint"):
+        pytest.skip("hadolint is not here; pip install -e '.[dev]'")
+    ended = subprocess.run(["hadolint", "--no-color", str(file)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_an_image_is_pinned_and_runs_without_root(file: Path) -> None:
+    found = instructions(file)
+    stages = {match[1] for _, text in found if (match := re.search(r"AS (\w+)$", text))}
+    for image in (text.split()[0] for word, text in found if word == "FROM"):
+        assert image in stages or re.search(r":\d+\.\d+\.\d+", image), f"{image} is not pinned"
+    ends = "\n".join(word if word != "USER" else f"USER {text}" for word, text in found).split("FROM")[1:]
+    for stage in ends:
+        runs = re.search(r"CMD|ENTRYPOINT", stage)
+        assert not runs or re.search(r"USER ([1-9]\d*)", stage), "what runs has no user"
+    assert not [text for word, text in found if word == "ADD"]
+    assert not re.search(r"latest", " ".join(text for word, text in found if word == "FROM"))
+    assert any(word == "HEALTHCHECK" for word, _ in found)
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_an_image_holds_no_secret(file: Path) -> None:
+    named = " ".join(text for word, text in instructions(file) if word in ("ENV", "ARG"))
+    assert not re.search(r"PASSWORD|SECRET|TOKEN|API_KEY|AUTH", named)
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_torch_is_named_where_it_is_installed_and_is_the_projects(file: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    torch = next(d for d in project["optional-dependencies"]["train"] if d.startswith("torch=="))
+    assert (
+        f"pip install {torch}" in (text := file.read_text(encoding="utf-8"))
+        or f" {torch} -c constraints.txt" in text
+    )
+    assert torch in (ROOT / "docker/vllm.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_sources_come_after_dependencies(file: Path) -> None:
+    words = [f"{word} {text}" for word, text in instructions(file)]
+    sources = [i for i, text in enumerate(words) if text == "COPY . ."]
+    for i in sources:  # what a change of the sources builds again is quick
+        end = next((j for j in range(i, len(words)) if words[j].startswith("FROM")), len(words))
+        assert not [text for text in words[i:end] if "pip install" in text and "--no-deps" not in text]
+
+
+def test_only_listed_paths_reach_the_builder() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    for rule in rules:
+        if rule.startswith("!") and rule != "!README.md":  # the README is written last
+            assert (ROOT / rule[1:]).exists(), f"{rule} is nowhere"
+
+
+def test_vllm_is_served_with_the_options_that_the_policy_needs(tmp_path: Path) -> None:
+    text = next(text for word, text in instructions(ROOT / "docker/serve.Dockerfile") if word == "ENTRYPOINT")
+    ours = serve.vllm_command(tmp_path, 8000, serve.MODEL_NAME)
+    expected = [{str(tmp_path): "/model", serve.HOST: "0.0.0.0"}.get(word, word) for word in ours]
+    assert json.loads(text) == expected, shlex.join(expected)
