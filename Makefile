@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 export DS_BUILD_OPS := 0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint format stop clean
+POOL ?= cpu
+API ?= http://127.0.0.1:4200/api
+
+.PHONY: demo test test-slow lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and tiny models; leaves the UI running
 	$(BIN)/sif run --config smoke --set store=$(STORE)
 
@@ -25,6 +28,18 @@ lint: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+deploy: $(VENV)/ready ## work pools and deployments, on the server at API; may be repeated
+	export PREFECT_API_URL=$(API) && $(BIN)/python -c 'from pathlib import Path; from flows import server; server.settings(Path("$(STORE)")); server.ensure()'
+	export PREFECT_API_URL=$(API) && $(BIN)/python infra/deploy.py
+
+worker: $(VENV)/ready ## carries out what deployments ask for: make worker POOL=gpu-8
+	PREFECT_API_URL=$(API) SIF_HOME=$(CURDIR) $(BIN)/prefect worker start --pool $(POOL) --type process
+
+audit: ## known vulnerabilities of the pinned packages; needs the network
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	for pins in constraints.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
 
 stop: ## stops the Prefect server that `make demo` started
 	-kill $$(cat $(STORE)/prefect/server.pid) && rm $(STORE)/prefect/server.pid

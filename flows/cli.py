@@ -91,12 +91,12 @@ def plan(
     """Shows which stages would run, and why, without running any."""
     resolved = _load(config, set_)
     server.settings(resolved.store)
-    table = Table("stage", "", "why", "rows", "last time", box=None, pad_edge=False)
+    table = Table("stage", "", "why", "rows", "last time", "expected", box=None, pad_edge=False)
     for p in _planned(resolved, start_at, stop_after, refresh, reuse_run):
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
         colour = "yellow" if p.verdict == "runs" else "green"
         why = "\n".join(map(_plain, p.reasons))
-        table.add_row(p.label, f"[{colour}]{p.verdict}[/]", why, str(p.rows or ""), seconds)
+        table.add_row(p.label, f"[{colour}]{p.verdict}[/]", why, str(p.rows or ""), seconds, p.expects)
     console.print(table)
 
 
@@ -200,6 +200,115 @@ def export(
     raise UserError(
         f"export: {store} has no run {run or ''} with a published data set; `sif status` lists the runs"
     )
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    question: Annotated[str, typer.Argument(help="as a person asks it")],
+    out: Annotated[Path, typer.Option(help="folder for the reply and the pictures")],
+    model: Annotated[
+        str, typer.Option(help="'latest' of the store, an alias, a run, or a folder", metavar="MODEL")
+    ] = "latest",
+    server_: Annotated[
+        str | None,
+        typer.Option("--server", help="a server that runs, with /v1, instead of --model", metavar="URL"),
+    ] = None,
+    config: ConfigOption = "smoke",
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Asks a model about one image; shows its chain as it comes, and draws where it looked, with the depths."""
+    resolved = _load(config, set_)
+    server.settings(resolved.store)
+    from tasks.ask import answer
+
+    def say(piece: str) -> None:
+        console.print(_plain(piece), end="", highlight=False, soft_wrap=True)
+
+    answered = answer(resolved, image, question, model, server_, out, say)
+    console.print("\n")
+    if answered.problem:
+        console.print(f"[yellow]no chain in the trained form:[/] {_plain(answered.problem)}", soft_wrap=True)
+    for name, value in {
+        "answer": answered.answer or "none",
+        "looks": len(answered.areas),
+        "files": out,
+    }.items():
+        console.print(f"{name:9} {_plain(str(value))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def promote(
+    model: Annotated[str, typer.Argument(help="a run's name or id, 'latest', or <stage>/<key> of the store")],
+    why: Annotated[str, typer.Option(help="the reason, for the record")],
+    as_: Annotated[
+        str, typer.Option("--as", help="the alias: 'promoted' is evaluated, 'baseline' is compared with")
+    ] = "baseline",
+    store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts"),
+) -> None:
+    """Pins a checkpoint under a name that every night knows; records who, when and why."""
+    opened = _existing(store)
+    server.settings(store)
+    from sifthinker import aliases
+    from tasks.checkpoint import find
+
+    ref = find(opened, model)
+    if isinstance(ref, Path):
+        raise UserError(f"promote: {model} is a folder outside the store, whose files may change; name a run")
+    record = aliases.pin(opened, as_, ref, getpass.getuser(), why)
+    before = f", before it {record['earlier'][0]['ref']['key']}" if record["earlier"] else ""
+    console.print(f"{as_}: {ref.stage}/{ref.key}{before}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def nightly(
+    config: ConfigOption = "nightly",
+    set_: SetOption = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006
+    benchmark: Annotated[list[str], typer.Option(help="only this one; may be repeated")] = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
+) -> None:
+    """Runs a night: 1 when a benchmark regressed, 3 when the night could not run."""
+    resolved = _load(config, set_)
+    server.settings(resolved.store)
+    ui = server.ensure()
+    from flows.nightly import nightly as night
+
+    state: Any = night(resolved, models=model, benchmarks=benchmark, fresh=fresh, return_state=True)
+    console.print(f"{state.name}: {_plain(state.message or '')}", highlight=False, soft_wrap=True)
+    console.print(
+        f"report    {_latest_night(resolved.store)}\nUI        {ui}", highlight=False, soft_wrap=True
+    )
+    if not state.is_completed():
+        raise typer.Exit(3 if state.name == "NotRun" else 1)
+
+
+@app.command()
+def ablation(
+    config: ConfigOption = "ablation",
+    set_: SetOption = [],  # noqa: B006
+    row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
+    refresh: Refresh = [],  # noqa: B006
+) -> None:
+    """Trains and evaluates the rows of the paper's Table 5; prints the table."""
+    resolved = _load(config, set_)
+    server.settings(resolved.store)
+    ui = server.ensure()
+    from flows.ablation import ablation as table
+
+    state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
+    if not state.is_completed():
+        console.print(
+            f"[bold red]failed:[/] {_plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(1)
+    folder = Path(state.result())
+    console.print(_plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+    console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
+
+
+def _latest_night(store: Path) -> Path:
+    return max((store / "nights").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
 
 
 def _load(name: str, overrides: list[str]) -> Config:

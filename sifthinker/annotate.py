@@ -164,6 +164,8 @@ async def _row(
             )
         kind = verdict.kind
         attempts.append({"text": reply.text, "reason": verdict.reason})
+        if kind == "judge":  # out of order itself: nothing that the annotator could mend
+            break
         talk = [
             *talk,
             {"role": "assistant", "content": reply.text or "(nothing)"},

@@ -91,7 +91,7 @@ def ask(
     Raises:
         UserError: no image, or the server does not answer.
     """
-    photo, width, height = picture(image, config)
+    photo = picture(image, config)
     values = depth.decode_bytes(depth_map) if depth_map else None
     relief = depth.picture(values) if values is not None else None
     assert relief or not config.model.depth_input
@@ -120,17 +120,16 @@ def ask(
     return Answered(reply, areas, measured, chain.answer(reply), problem, files)
 
 
-def picture(image: Path, config: Config) -> tuple[bytes, int, int]:
-    """An image file's bytes, width and height.
+def picture(image: Path, config: Config) -> bytes:
+    """An image file's bytes.
 
     Raises:
         UserError: it is not there, no image, or too large.
     """
     try:
-        photo, width, height, _ = images.read(image.parent, image.name, config.ingest.max_pixels)
+        return images.read(image.parent, image.name, config.ingest.max_pixels)[0]
     except images.BadImage as error:
         raise UserError(f"{image}: {error}") from error
-    return photo, width, height
 
 
 def stream(base_url: str, model_name: str, messages: list[dict[str, Any]], config: Config) -> Iterator[str]:

@@ -340,7 +340,7 @@ class Nightly(Section):
         description="chance that a night fails in which nothing fell by more than its margin",
     )
     margin: float = Field(
-        0.01, ge=0, lt=1, description="fall of a benchmark's mean strict score, of 1, that is put up with"
+        0.01, ge=0, lt=1, description="fall of a benchmark's mean strict score, of 1, that no night fails for"
     )
     margins: dict[str, float] = Field(
         {}, description="the same by benchmark: a flaky one gets a wider margin"

@@ -129,6 +129,7 @@ class Engine:
                 await asyncio.wait(late)
         self._beat.cancel()
         await self.endpoint.close()
+        await self.loop.shutdown_default_executor()
 
     def _end(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -201,14 +202,13 @@ class Engine:
 
     async def _buy(self, key: str, request: Request) -> Reply | Failure:
         """Sends a reserved request until it is answered, refused or given up, and records which."""
-        body = self._body(request)
         trouble = Transient("exhausted", "never sent")
         for attempt in range(self.api.retries + 1):
             if attempt:
                 backoff = min(60.0, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
                 await asyncio.sleep(max(trouble.after or 0.0, backoff))
             try:
-                reply, usage = await self._send(key, request, body)
+                reply, usage = await self._send(key, request)
             except Transient as error:
                 trouble = error
                 continue
@@ -235,7 +235,7 @@ class Engine:
             )
         return failure
 
-    async def _send(self, key: str, request: Request, body: bytes) -> tuple[Reply, Usage]:
+    async def _send(self, key: str, request: Request) -> tuple[Reply, Usage]:
         """One try, within the limits."""
         async with self.gate:
             self._check()
@@ -245,7 +245,7 @@ class Engine:
             self._in_flight += 1
             began = time.monotonic()
             try:
-                reply, usage = await self.endpoint.chat(key, body)
+                reply, usage = await self.endpoint.chat(key, self._body(request))
             except Transient as error:
                 self._trouble(error, ticket)
                 raise
@@ -397,7 +397,7 @@ class Engine:
         recent = [at for at in tuple(self._finished) if at > time.monotonic() - 120]
         span = time.monotonic() - recent[0] if recent else 0.0
         per_second = len(recent) / span if span > 0 else 0.0
-        left = self.rows_total - self._kept - self._rejected
+        left = max(0, self.rows_total - self._kept - self._rejected)
         return Counts(
             rows_total=self.rows_total,
             rows_kept=self._kept,

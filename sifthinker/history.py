@@ -45,6 +45,14 @@ NIGHTS = pa.schema(
 )
 
 Row = Mapping[str, Any]
+_HEADLINES = {
+    "average",
+    "overall",
+    "static",
+    "image",
+    "perception",
+    "cognition",
+}  # as benchmarks/*.py name them
 
 
 def append(folder: Path, night: str, rows: Iterable[Row]) -> Path:
@@ -79,3 +87,20 @@ def good(rows: Sequence[Row], target: str, since: float = 0.0) -> list[Row]:
         if row["target"] == target and row["outcome"] == PASSED and row["started"].timestamp() >= since
     }
     return list(reversed(nights.values()))
+
+
+def headlines(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """The metrics (benchmark, metric) that stand for their benchmarks where there is room for few, in row order.
+
+    A benchmark's average or total where it has one, else all it has (RefCOCO's splits have no average).
+    """
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row["strict"] is not None:
+            found.setdefault(row["benchmark"], {})[row["metric"]] = None
+    return [
+        (benchmark, metric)
+        for benchmark, metrics in found.items()
+        for metric in metrics
+        if metric in _HEADLINES or not _HEADLINES & metrics.keys()
+    ]

@@ -302,7 +302,8 @@ class Ledger:
             alive = False
         elif host == socket.gethostname():
             try:
-                alive = f"{psutil.Process(int(pid)).create_time():.2f}" == created
+                # Not exactly: the system's idea of when it booted moves with its clock.
+                alive = abs(psutil.Process(int(pid)).create_time() - float(created)) < 2
             except psutil.NoSuchProcess:
                 alive = False
         else:

@@ -246,16 +246,10 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -
 
 
 def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.Row]]:
-    """The scored rows of each metric that gets a picture: the headlines of a benchmark, or all it has."""
-    found: dict[str, dict[str, list[history.Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row["strict"] is not None:
-            found[row["benchmark"]][row["metric"]].append(row)
+    """The scored rows of each metric that gets a picture."""
     return {
-        (benchmark, metric): points
-        for benchmark, metrics in found.items()
-        for metric, points in metrics.items()
-        if metric in (set(HEADLINES) & metrics.keys() or metrics)
+        name: [r for r in rows if (r["benchmark"], r["metric"]) == name and r["strict"] is not None]
+        for name in history.headlines(rows)
     }
 
 

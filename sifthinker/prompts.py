@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sifthinker.sample import Region
+if TYPE_CHECKING:  # sample brings pyarrow, which the stand-in server starts faster without
+    from sifthinker.sample import Region
 
 # Paper, Fig. 5 (the release's SFT data has the words "with depth", its RL and evaluation code lost them).
 THINK_SUFFIX = (

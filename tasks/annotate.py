@@ -1,20 +1,46 @@
 """annotate: a chain of thought for every sample, written by a vision-language model."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from sifthinker import annotate as domain
 from sifthinker import vlm
-from sifthinker.config import identity
+from sifthinker.config import Config, identity
 from sifthinker.sample import CHAINS, DepthMap, focus, read, sample
-from tasks.endpoint import endpoint
+from sifthinker.store import Artifact
+from tasks.endpoint import endpoint, watched
 from tasks.stage import Job, stage
+
+
+@contextmanager
+def _annotating(job: Job) -> Iterator[dict[str, str]]:
+    """One engine for all shards: they share its limits, its budget and its progress."""
+    api = job.config.annotate.api
+    with (
+        endpoint(lambda c: c.annotate.api)(job) as context,
+        vlm.Client(api, Path(context["ledger"]), context["base_url"]) as client,
+        watched(job, client.progress),
+    ):
+        yield context
+
+
+def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
+    if "samples" not in inputs:
+        return ""
+    rows = map(sample, read(inputs["samples"].parts("samples")))
+    steps = map(focus, read(inputs["focus"].parts("focus"))) if "focus" in inputs else None
+    p = domain.project(rows, steps, config.annotate)
+    cost = f", {p.money:,.2f} {p.currency}" if p.money else ""
+    return f"{p.calls:,} calls, {p.prompt_tokens:,} + {p.completion_tokens:,} tokens{cost}"
 
 
 @stage(
     config=lambda c: {"annotate": identity(c.annotate)},
     code=("sifthinker.annotate",),
     parts=("samples", "focus", "maps"),
-    around=endpoint(lambda c: c.annotate.api),
+    around=_annotating,
+    expects=_expects,
 )
 def annotate(job: Job) -> None:
     """Asks for each chain, checks it against what was asked, and asks again with the reason."""

@@ -1,12 +1,17 @@
 """The endpoint of an API stage: the one that is configured, or the embedded stand-in while the stage runs."""
 
+import contextvars
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from sifthinker import standin
 from sifthinker.config import STANDIN, Api, Config
-from tasks.stage import Job
+from sifthinker.progress import Counts, bar
+from tasks.stage import Job, Progress
+
+EVERY = 5.0  # seconds
 
 
 def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextManager[dict[str, str]]]:
@@ -26,5 +31,32 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
     return around
 
 
-def ledger(context: dict[str, str]) -> Path:
-    return Path(context["ledger"])
+@contextmanager
+def watched(job: Job, progress: Callable[[], Counts]) -> Iterator[None]:
+    """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes."""
+    shown = Progress(job.order.label, None, job.log)
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(EVERY):
+            counts = progress()
+            shown.total = counts.rows_total or None
+            shown.at(counts.rows_done, counts.line())
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
+    thread.start()
+    try:
+        with bar(progress, job.order.label) if sys.stderr.isatty() else nullcontext():
+            yield
+    finally:
+        done.set()
+        thread.join()
+        counts = progress()
+        job.notes.update(
+            calls=counts.calls,
+            answered_by_the_ledger=counts.cached,
+            prompt_tokens_bought=counts.prompt_tokens,
+            completion_tokens_bought=counts.completion_tokens,
+        )
+        if counts.money:
+            job.notes["cost"] = f"{counts.money:.4f} {counts.currency}"

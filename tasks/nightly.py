@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from sifthinker import aliases
@@ -49,7 +50,7 @@ def pinned(run: Run, weights: Ref | Pending) -> Evaluated | None:
     return evaluated(run, name, weights) if aliases.read(run.store, name) else None
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def compare(
     store: Store,
     night: Night,

@@ -48,6 +48,7 @@ class Planned:
     reasons: tuple[str, ...] = ()
     seconds: float | None = None  # that it took the last time
     rows: int | None = None
+    expects: str = ""  # what it will take: calls, tokens, money, steps
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,20 @@ class Run:
         if self._pinned is not None and not self._reached:
             made = self._take_pinned(label, self._pinned)
         elif pending:  # only ever in a plan
-            self.plan.append(Planned(label, "runs", (f"after {', '.join(dict.fromkeys(pending))}",)))
+            self.plan.append(
+                Planned(
+                    label,
+                    "runs",
+                    (f"after {', '.join(dict.fromkeys(pending))}",),
+                    expects=self._expects(stage, given),
+                )
+            )
         else:
             decision = decide(self.store, stage, label, self.config, given, label in self.partial.refresh)
             self.decisions[label] = decision
-            self.plan.append(_planned(label, decision))
+            self.plan.append(
+                _planned(label, decision, "" if decision.cached else self._expects(stage, given))
+            )
             if decision.cached or self._reached:
                 made = self._act(decision, self.store)
         if made:
@@ -115,6 +125,9 @@ class Run:
                     "evaluate": self.config.evaluate.model_copy(update={"benchmarks": benchmarks}),
                 }
             )
+
+    def _expects(self, stage: Stage, given: Mapping[str, Ref]) -> str:
+        return stage.expects(self.config, {name: self.store.open(ref) for name, ref in given.items()})
 
     def _take_pinned(self, label: str, pinned: Mapping[str, Ref]) -> Ref:
         if label not in pinned:
@@ -244,10 +257,11 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
 
 def plan_table(planned: list[Planned]) -> str:
     """A plan in Markdown."""
-    lines = ["| stage | | why | rows | last time |", "|---|---|---|---|---|"]
+    lines = ["| stage | | why | rows | last time | expected |", "|---|---|---|---|---|---|"]
     for p in planned:
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
-        lines.append(f"| {p.label} | {p.verdict} | {'; '.join(p.reasons)} | {p.rows or ''} | {seconds} |")
+        why = "; ".join(p.reasons)
+        lines.append(f"| {p.label} | {p.verdict} | {why} | {p.rows or ''} | {seconds} | {p.expects} |")
     return "\n".join(lines)
 
 
@@ -262,10 +276,10 @@ def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:
     raise UserError(f"reuse_run: no run {named} in {store.root}; latest: {known or 'none'}")
 
 
-def _planned(label: str, decision: Decision) -> Planned:
+def _planned(label: str, decision: Decision, expects: str) -> Planned:
     if found := decision.artifact:
         accepted = (
             () if found.ref.key == decision.order.key else (f"accepted for this code: {found.ref.key}",)
         )
         return Planned(label, "cached", accepted, rows=found.manifest["rows"]["kept"])
-    return Planned(label, "runs", decision.reasons, decision.estimate)
+    return Planned(label, "runs", decision.reasons, decision.estimate, expects=expects)

@@ -54,6 +54,7 @@ class Stage:
     in_turn: bool  # shards one after another in the flow's process: they share a GPU
     retries: int
     lineage: bool  # a model: equal weights made with other settings are another model in every table
+    expects: Callable[[Config, Mapping[str, Artifact]], str]  # of the inputs there are: what it will take
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,14 @@ def stage(
     in_turn: bool = False,
     retries: int = 0,
     lineage: bool = False,
+    expects: Callable[[Config, Mapping[str, Artifact]], str] = lambda config, inputs: "",
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
     def wrap(run: Callable[[Job], None]) -> Stage:
-        return Stage(run.__name__, run, config, code, parts, files, around, in_turn, retries, lineage)
+        return Stage(
+            run.__name__, run, config, code, parts, files, around, in_turn, retries, lineage, expects
+        )
 
     return wrap
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,17 @@ def picture(data: bytes) -> Pillow.Image:
 
 
 def count_tokens(
-    processor: Any, rows: list[Mapping[str, Any]], depth_input: bool, target: str = "chain"
+    processor: Any, rows: Sequence[Mapping[str, Any]], depth_input: bool, target: str | None = "chain"
 ) -> list[int]:
-    """Tokens of each row, prompt and target, without opening a picture: both have the row's `width` and `height`."""
+    """Tokens of each row, prompt and target (None: the prompt alone), without opening a picture: both pictures have
+    the row's `width` and `height`."""
     texts, pictures = [], []
     for row in rows:
-        messages = prompts.policy_messages(row["question"], depth_input, target == "chain", row[target])
-        texts.append(processor.apply_chat_template(messages, tokenize=False))
+        written = row[target] if target else None
+        messages = prompts.policy_messages(row["question"], depth_input, target != "answer", written)
+        texts.append(
+            processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=not target)
+        )
         size = (row["height"], row["width"])
         sizes = [size] * len(image_columns(depth_input))
         pictures.append(sum(processor._get_num_multimodal_tokens(sizes)["num_image_tokens"]))

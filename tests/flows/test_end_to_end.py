@@ -21,7 +21,7 @@ from flows.reproduce import Label
 from sifthinker.store import Store
 from tasks.run import runs
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 SIF = str(Path(sys.executable).with_name("sif"))
 # Smaller than the smoke configuration where that takes time and shows nothing more.
 SMALL = [

@@ -64,6 +64,7 @@ def deploy(composed: Composed) -> dict[str, dict[str, Any]]:
         env=composed.environment,
         capture_output=True,
         text=True,
+        timeout=240,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     with composed.client() as client:
@@ -191,6 +192,7 @@ def test_a_worker_anywhere_runs_a_deployment_in_its_own_checkout(
             env={**composed.environment, "SIF_HOME": str(ROOT)},
             capture_output=True,
             text=True,
+            timeout=240,
         )
         state = client.get(f"flow_runs/{run['id']}").json()["state"]
         assert state["type"] == "COMPLETED", f"{json.dumps(state)}\n{ended.stdout}\n{ended.stderr}"

@@ -40,7 +40,7 @@ def favour(base: Path, sif: Path, work: Path, seed: int, trainer: type[grpo.Trai
     """Mean rewards of a training in which a completion earns the share of its tokens that are one certain token."""
     processor = models.load_processor(base, 3136)
     processor.tokenizer.padding_side = "left"
-    token = processor.tokenizer.convert_tokens_to_ids("red")
+    token = processor.tokenizer.convert_tokens_to_ids("Ġyes")  # 2 % of what the tiny model says
 
     def share(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [ids.count(token) / len(ids) for ids in completion_ids]
@@ -48,19 +48,19 @@ def favour(base: Path, sif: Path, work: Path, seed: int, trainer: type[grpo.Trai
     settings = Grpo(
         **COMMON,
         seed=seed,
-        learning_rate=1e-2,
-        batch=32,
+        learning_rate=5e-3,
+        batch=16,
         max_completion=16,
         lora={"r": 8, "alpha": 16, "dropout": 0.0},
     )
-    columns = ["id", "question", "image", "depth_image"]
+    columns = ["id", "question", "image"]
     made = trainer(
         model=models.load_policy(base, "fp32"),
         reward_funcs=[share],
         args=GRPOConfig(
             **run.arguments(settings, work), **{**grpo.grpo_arguments(settings), "reward_weights": None}
         ),
-        train_dataset=grpo.examples(rows.open_parquet((sif,), columns, work), True),
+        train_dataset=grpo.examples(rows.open_parquet((sif,), columns, work), False),
         processing_class=processor,
         peft_config=run.lora(settings.lora),
     )

@@ -1,0 +1,130 @@
+"""The paper's Table 5: what each part of the method brings. Rows share every stage in which they do not differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from sifthinker.ablation import configured
+from sifthinker.config import Config, UserError, Variant
+from sifthinker.store import Ref, Store
+from tasks import ablation as table
+from tasks.annotate import annotate
+from tasks.depth import depth
+from tasks.evaluate import evaluate
+from tasks.expand import expand
+from tasks.grpo import grpo
+from tasks.ingest import ingest
+from tasks.merge import merge
+from tasks.publish import publish, subset
+from tasks.run import Partial, Run, carry_out, run_flow
+from tasks.scenes import scenes
+from tasks.sft import sft
+from tasks.stage import StageFailed
+from tasks.weights import depth_weights, policy_weights
+
+
+def row(run: Run, trained: str) -> None:
+    """What happens in one row, in order; `trained` is how far."""
+    if run.config.scenes:
+        run.provide(run(scenes))
+    estimator = run(depth_weights)
+    model = run(policy_weights)
+    if trained != "no":
+        samples = run(ingest)
+        focus = run(expand, samples=samples)
+        maps = run(depth, samples=samples, weights=estimator)
+        chains = run(annotate, samples=samples, focus=focus, maps=maps)
+        dataset = run(publish, samples=samples, chains=chains, maps=maps)
+        chosen = run(subset, sif=dataset)
+        adapter = run(sft, base=model, sif=dataset)
+        model = run(merge, "merge-sft", base=model, adapter=adapter, subset=chosen)
+    if trained == "grpo":
+        adapter = run(grpo, base=model, subset=chosen)
+        model = run(merge, "merge-grpo", base=model, adapter=adapter, subset=chosen)
+    run(evaluate, model=model, weights=estimator)
+
+
+def tabulate(run: Run, rows: Mapping[str, Ref]) -> None:
+    """The last stage: the evaluations of all rows become a table."""
+    run(table.ablation, "ablation", **rows)
+
+
+@flow(
+    name="ablation-row",
+    flow_run_name="{config.name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=8),  # type: ignore[arg-type]
+)
+def ablation_row(
+    config: Config, trained: Literal["no", "sft", "grpo"], refresh: list[str] | None = None
+) -> State[dict[str, str]]:
+    """One row: data, training as far as `trained` says, evaluation."""
+    return run_flow(partial(row, trained=trained), config, Partial(refresh=tuple(refresh or ())))
+
+
+@flow(name="ablation", flow_run_name="{config.name}")
+def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] | None = None) -> State[str]:
+    """Trains and evaluates the rows of `ablation.variants` and writes one table.
+
+    A row that fails does not stop the others; the table has the rows that there are, and the run fails.
+
+    Args:
+        config: as for the reproduction; `ablation` says which rows there are
+        rows: run only these; the others are in the table if they are in the store
+        refresh: stages of these rows to make again although they are in the store
+    """
+    context = FlowRunContext.get()
+    assert context and context.flow_run
+    store = Store(config.store)
+    try:
+        variants = {variant.name: configured(config, variant) for variant in chosen(config, rows)}
+        failed = {
+            variant.name: state.message
+            for variant in chosen(config, rows)
+            if not (
+                state := ablation_row(variants[variant.name], variant.trained, refresh, return_state=True)
+            ).is_completed()
+        }
+        found = {
+            variant.name: ref
+            for variant in config.ablation.variants
+            if (
+                ref := table.evaluation(
+                    partial(row, trained=variant.trained), configured(config, variant), store
+                )
+            )
+        }
+        if not found:
+            return Failed(message=f"no row could be made: {failed}")
+        identifier, name = str(context.flow_run.id), context.flow_run.name
+        made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
+    except (UserError, StageFailed) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+    folder = store.open(made["ablation"]).path
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    create_markdown_artifact(f"{text}\n\n`{folder}`", key="ablation", description="What each part brings")
+    if failed:
+        return Failed(message="; ".join(f"{name}: {why}" for name, why in failed.items()))
+    return Completed(message=f"{len(found)} rows", data=str(folder))
+
+
+def chosen(config: Config, rows: list[str] | None) -> list[Variant]:
+    """The rows to run.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    known = [variant.name for variant in config.ablation.variants]
+    if unknown := sorted(set(rows or ()) - set(known)):
+        raise UserError(f"rows: {', '.join(unknown)}: no such row; rows: {', '.join(known)}")
+    return [variant for variant in config.ablation.variants if not rows or variant.name in rows]

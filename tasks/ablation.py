@@ -1,0 +1,29 @@
+"""ablation: the table of all rows that there are."""
+
+from collections.abc import Callable
+
+from sifthinker import ablation as domain
+from sifthinker.config import Config
+from sifthinker.store import Ref, Store
+from tasks.run import Partial, Run
+from tasks.stage import Job, stage
+
+
+@stage(
+    config=lambda c: {"reference": c.ablation.reference, "weights": c.model.weights},
+    code=("sifthinker.ablation",),
+)
+def ablation(job: Job) -> None:
+    """Writes the table as Markdown, JSON and a picture."""
+    rows = {name: artifact.path for name, artifact in job.inputs.items()}
+    domain.write(job.out, rows, job.config.ablation.reference, job.config.model.weights == "tiny")
+    job.draft.rows = {"in": len(rows), "kept": len(rows), "rejected": {}}
+
+
+def evaluation(pipeline: Callable[[Run], None], config: Config, store: Store) -> Ref | None:
+    """The evaluation that a pipeline ends in, if it is in the store."""
+    looking = Run(
+        config, Partial(), store, lambda decision, _: decision.artifact.ref if decision.artifact else None
+    )
+    pipeline(looking)
+    return looking.made.get("evaluate")

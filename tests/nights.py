@@ -1,0 +1,105 @@
+"""Evaluations of a made-up benchmark, written as the evaluate stage writes them, for the tests of nights."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sifthinker import sample, statistics
+from sifthinker.config import Config
+from sifthinker.evaluate import PREDICTIONS
+from sifthinker.night import Evaluated
+from sifthinker.store import Store
+
+Verdicts = dict[str, Sequence[float]]  # by benchmark, a strict score a question
+
+
+def config(store: Path, **sections: Any) -> Config:
+    return Config.model_validate({"store": store, "scenes": {}, "name": "test", **sections})
+
+
+def picture(index: int) -> bytes:
+    """A grey PNG, another one for every index."""
+    pixels = np.full((30, 40, 3), 128, np.uint8)
+    pixels[0, 0] = (index % 256, index // 256, 0)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def row(benchmark: str, index: int, strict: float, per_image: int = 1) -> dict[str, Any]:
+    """A prediction; a right answer is "B", a wrong one "A"."""
+    said = "B" if strict else "A"
+    area = '[{"bbox_2d": [0.1, 0.1, 0.5, 0.6], "depth": 0.4}]'
+    return {
+        "benchmark": benchmark,
+        "id": f"q/{index}",
+        "group": "q",
+        "question": f"Which one is it, in picture {index}? (A) left (B) right",
+        "reference": "B",
+        "image_sha256": f"{index // per_image:064x}",
+        "prompt_sha256": "",
+        "reply": f"<think><area>{area}</area><text>Looking {said}.</text></think><answer>{said}</answer>",
+        "answer": said,
+        "boxes": [[0.1, 0.1, 0.5, 0.6]],
+        "read_as": said,
+        "official": strict,
+        "strict": strict,
+        "unparsable": "",
+        "finish_reason": "stop",
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
+    }
+
+
+def score(benchmark: str, verdicts: Sequence[float]) -> dict[str, Any]:
+    low, high = statistics.wilson(sum(verdicts), len(verdicts))
+    mean = sum(verdicts) / len(verdicts)
+    return {
+        "benchmark": benchmark,
+        "metric": "overall",
+        "official": mean,
+        "strict": mean,
+        "n": len(verdicts),
+        "unparsable": 0,
+        "rejected": 0,
+        "low": low,
+        "high": high,
+        "unit": "share",
+        "limit": None,
+        "missing": None,
+    }
+
+
+def evaluated(
+    store: Store,
+    key: str,
+    verdicts: Verdicts,
+    target: str = "promoted",
+    missing: dict[str, str] | None = None,
+) -> Evaluated:
+    """An evaluation in the store."""
+    with store.making("evaluate", key, {"label": "evaluate", "name": "test", "identity": {}}) as draft:
+        predictions = [row(name, i, strict) for name, of in verdicts.items() for i, strict in enumerate(of)]
+        sample.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
+        scores = [score(name, of) for name, of in verdicts.items()]
+        scores += [
+            {
+                **score(name, [0]),
+                "strict": None,
+                "official": None,
+                "low": None,
+                "high": None,
+                "n": 0,
+                "missing": why,
+            }
+            for name, why in (missing or {}).items()
+        ]
+        (draft.out / "scores.json").write_text(json.dumps({"model": target, "scores": scores}))
+    return Evaluated(target, "f" * 64, f"evaluate/{key}", store.folder("evaluate", key))
