@@ -16,7 +16,7 @@ from rich.table import Table
 from flows import server
 from sifthinker import config as configuration
 from sifthinker.config import Config, UserError
-from sifthinker.store import Store
+from sifthinker.store import Ref, Store
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
@@ -42,7 +42,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        console.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(2)
 
 
@@ -183,7 +185,6 @@ def export(
 ) -> None:
     """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
     from sifthinker import export as domain
-    from sifthinker.store import Ref
     from tasks import run as tasks
 
     opened = _existing(store)
@@ -200,6 +201,43 @@ def export(
     raise UserError(
         f"export: {store} has no run {run or ''} with a published data set; `sif status` lists the runs"
     )
+
+
+@app.command()
+def annotate(
+    config: ConfigOption = "smoke",
+    set_: SetOption = [],  # noqa: B006
+    rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
+) -> None:
+    """Runs the reproduction up to its chains; or lists the samples whose chains were not accepted."""
+    if not rejected:
+        run(config, set_, stop_after="annotate")
+        return
+    from sifthinker.annotate import dead_letters
+    from tasks import run as tasks
+
+    store = _existing(_load(config, set_).store)
+    made = next((r["stages"]["annotate"] for r in tasks.runs(store) if "annotate" in r["stages"]), None)
+    if made is None:
+        raise UserError(f"annotate: {store.root} has no run that got as far as annotate")
+    table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
+    for letters in dead_letters(store.open(Ref(**made)).rejects()):
+        table.add_row(letters.reason, str(letters.rows), _plain(f"{letters.ids[0]}: {letters.example}"))
+    console.print(table if table.row_count else "every sample has its chain")
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="folder of a merged model")],
+    port: Annotated[int, typer.Option(help="on loopback")] = 8000,
+) -> None:
+    """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
+    if not (model / "config.json").is_file():
+        raise UserError(f"serve: {model} is no model folder: it has no config.json")
+    from sifthinker.serve import MODEL_NAME
+    from sifthinker.serve import run as serving
+
+    serving(model, port, MODEL_NAME)
 
 
 @app.command()

@@ -204,6 +204,12 @@ class Train(Section):
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = operational(
+        ("tensorboard",), description="who is told about the steps besides our own files; may be empty"
+    )
+    show_steps: int = operational(
+        10, ge=1, description="optimiser steps between two pages of curves and completions in the UI"
+    )
 
 
 class Sft(Train):

@@ -10,6 +10,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ NIGHTS = 60  # shown in a trend
 APART = 0.01  # official and strict differ by more than a point: the issue is pointed out with examples
 EXAMPLES = 3
 CLIP = 1200  # characters of a reply
+_AROUND = timedelta(hours=12)  # left free at both ends of a trend
 _INK, _GREY, _RED = "#2f81c1", "#808790", "#c0392b"  # legible on white and on black
 
 
@@ -77,7 +79,7 @@ def _page(
     night: Night, target: Target, rows: Sequence[history.Row], baseline: Evaluated | None
 ) -> dict[str, Any]:
     """What the template shows of one checkpoint."""
-    mine = [row for row in rows if row["target"] == target.name][:]
+    mine = [row for row in rows if row["target"] == target.name]
     against, earlier = (LAST, target.last) if target.last else (BASELINE, baseline)
     changed = (
         flips.find(earlier.predictions, target.tonight.predictions) if earlier and target.tonight else []
@@ -225,8 +227,7 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -
             if name in (benchmark, ""):
                 axes.scatter([day], [0.04], transform=axes.get_xaxis_transform(), marker="x", s=16, c=_GREY)
         axes.set_title(f"{benchmark}  {metric}", fontsize=9, color=_GREY, loc="left")
-        axes.set_xlim(nights[0][0], nights[-1][0])
-        axes.margins(x=0.03)
+        axes.set_xlim(nights[0][0] - _AROUND, nights[-1][0] + _AROUND)
         locator = AutoDateLocator(minticks=2, maxticks=5)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

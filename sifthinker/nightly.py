@@ -110,6 +110,7 @@ def _judge(targets: Sequence[Target], level: float) -> None:
 
 def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
     common = {
+        **dict.fromkeys(history.NIGHTS.names),
         "night": night.id,
         "started": night.started,
         "name": night.config.name,
@@ -120,10 +121,10 @@ def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
         "outcome": target.outcome,
     }
     if target.tonight:
-        names = set(history.NIGHTS.names)
-        return [{**common, **{k: v for k, v in s.items() if k in names}} for s in target.tonight.scores()]
+        return [{**common, **{k: v for k, v in s.items() if k in common}} for s in target.tonight.scores()]
     benchmarks = dict.fromkeys(source.name for source in night.config.evaluate.benchmarks) or [""]
-    return [{**common, "benchmark": name, "metric": "", "missing": target.missing[""]} for name in benchmarks]
+    why = {"metric": "", "missing": target.missing[""], "unit": "share", "n": 0, "unparsable": 0}
+    return [{**common, **why, "benchmark": name} for name in benchmarks]
 
 
 def _outcome(targets: Sequence[Target], report: Path) -> Outcome:

@@ -181,7 +181,7 @@ _FEATURES = {
                 "_type": "List",
             },
             "image": {"_type": "Image"},
-            "depth_image": {"_type": "Image"},
+            "depth_image": {"mode": "RGB", "_type": "Image"},  # the PNG has a palette
             "depth_map": {"dtype": "binary", "_type": "Value"},
             "steps": {
                 "feature": {

@@ -5,7 +5,8 @@
     model: <folder of the merged SFT model>
     dataset: [<the RL subset, SIF Parquet>]
     work: <folder of checkpoints, and of progress.jsonl>
-    out: <folder of the results: adapter/, history.jsonl, completions.parquet, book.json, summary.json>
+    out: <folder of the results: adapter/, history.jsonl, completions.parquet, rewards.parquet,
+         book.json, summary.json>
     ledger: <file of the judge's calls>
     judge_base_url: <the judge's endpoint; without it settings.grpo.judge.base_url>
     settings: {model: <config.Model>, grpo: <config.Grpo>}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import logging
 import math
@@ -105,7 +106,8 @@ def check_world(settings: Train) -> None:
 
 def arguments(settings: Train, work: Path) -> dict[str, Any]:
     """What the Trainer is told in both stages. Departures from its defaults: precision is explicit (TRL's default
-    is bf16), every step is logged, a loss that is not finite is shown as it is, and nothing is reported outside."""
+    is bf16), every step is logged, a loss that is not finite is shown as it is, and only the configured trackers are
+    told."""
     cuda = torch.cuda.is_available()
     return {
         "output_dir": str(work),
@@ -124,10 +126,30 @@ def arguments(settings: Train, work: Path) -> dict[str, Any]:
         "save_total_limit": 2,  # the newest may be incomplete
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "report_to": "none",
+        "report_to": report_to(settings, work),
         "disable_tqdm": True,
         "remove_unused_columns": False,
     }
+
+
+def report_to(settings: Train, work: Path) -> list[str]:
+    """The configured trackers, with their files in `work` and nothing sent anywhere unless the environment says so:
+    W&B needs WANDB_API_KEY or WANDB_MODE, MLflow MLFLOW_TRACKING_URI.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    for name in settings.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"trackers: {name} is not installed; `pip install {name}`, or take it out of `trackers`"
+            )
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(work / "tensorboard")
+    os.environ.setdefault("WANDB_DIR", str(work))
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{work}/mlflow.sqlite")
+    if "WANDB_API_KEY" not in os.environ:
+        os.environ.setdefault("WANDB_MODE", "offline")
+    return list(settings.trackers)
 
 
 def _deepspeed_file(name: str) -> str | None:

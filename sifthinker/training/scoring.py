@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -46,6 +47,18 @@ COMPLETIONS = pa.schema(
         ("previous", pa.float64()),  # the sample's mean score in the last epoch, None in the first
         ("first_hiou", pa.float64()),  # the two parts of grounding, None where there is no chain
         ("last_hiou", pa.float64()),
+    ]
+)
+
+BY_EPOCH = pa.schema(
+    [
+        ("epoch", pa.int64()),  # from 0
+        ("dataset", pa.string()),  # of the source; "" = all
+        ("reward", pa.string()),  # a name of REWARDS, or "judge", the raw score
+        ("completions", pa.int64()),
+        ("mean", pa.float64()),  # of those that are not absent; None where all are
+        ("spread", pa.float64()),  # their standard deviation
+        ("absent", pa.float64()),  # share of None
     ]
 )
 
@@ -226,8 +239,9 @@ class Scorer:
             self.file.write_text("".join(kept), encoding="utf-8")
 
     def write_results(self, out: Path) -> int:
-        """Writes `completions.parquet` and `book.json`; returns how many completions there were."""
+        """Writes `completions.parquet`, `rewards.parquet` and `book.json`; returns how many completions there were."""
         entries = [json.loads(line) for line in self._lines()]
+        pq.write_table(pa.Table.from_pylist(by_epoch(entries), BY_EPOCH), out / "rewards.parquet")
         pq.write_table(
             pa.Table.from_pylist(entries, COMPLETIONS), out / "completions.parquet", compression="zstd"
         )
@@ -263,6 +277,30 @@ def neutral(local: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> list
             groups[entry["id"]].append(entry["answer"])
     means = {id: sum(values) / len(values) for id, values in groups.items()}
     return [means.get(entry["id"]) if entry["answer"] is None else entry["answer"] for entry in local]
+
+
+def by_epoch(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every reward's mean, spread and share of None in each epoch, over all completions and by source data set."""
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[entry["epoch"], ""].append(entry)
+        groups[entry["epoch"], entry["dataset"]].append(entry)
+    found = []
+    for (epoch, dataset), members in sorted(groups.items()):
+        for reward in (*REWARDS, "judge"):
+            known = [entry[reward] for entry in members if entry[reward] is not None]
+            found.append(
+                {
+                    "epoch": epoch,
+                    "dataset": dataset,
+                    "reward": reward,
+                    "completions": len(members),
+                    "mean": statistics.fmean(known) if known else None,
+                    "spread": statistics.pstdev(known) if known else None,
+                    "absent": _share(members, reward),
+                }
+            )
+    return found
 
 
 def _metrics(everyone: list[dict[str, Any]]) -> dict[str, float]:

@@ -155,7 +155,7 @@ def test_a_changed_grpo_rate_runs_grpo_and_what_follows(store: Path) -> None:
 def test_a_mistake_is_explained_and_ends_with_2(store: Path, arguments: list[str], message: str) -> None:
     done = subprocess.run(line(store, "run", tuple(arguments)), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert message in done.stdout
+    assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

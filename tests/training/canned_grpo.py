@@ -1,8 +1,11 @@
 """The GRPO program with canned completions: a random model never writes a chain, so nothing would be rewarded.
 
-Which of them is sampled is drawn from torch's global generator, as real sampling is. Run as a program it takes the
-place of `python -m sifthinker.training.grpo`.
+Which of them is sampled is drawn from torch's global generator, as real sampling is; with `DEALT=1` it follows from the
+prompt and the place in its group, whatever the ranks (which must hold whole groups). Run as a program it takes the
+place of `python -m sifthinker.training.grpo`; with `REALLY_SAMPLE=1` the model samples too, and is not listened to.
 """
+
+import os
 
 import torch
 
@@ -27,9 +30,20 @@ def sample(self, prompt_ids, images, multimodal_fields, num_generations, has_too
     assert not images or all(len(pictures) == 2 for pictures in images)
     tokenizer = self.processing_class.tokenizer
     picks = torch.randint(len(TEXTS), (len(prompt_ids),)).tolist()
+    if "DEALT" in os.environ:
+        picks = [(sum(ids) + place) % len(TEXTS) for place, ids in enumerate(prompt_ids)]
     return [tokenizer(TEXTS[pick])["input_ids"] + [tokenizer.eos_token_id] for pick in picks], None
 
 
+really_sample = grpo.Trainer._generate_single_turn
+
+
+def both(self, *args, **kwargs):
+    ids, _ = really_sample(self, *args, **kwargs)
+    assert all(ids)
+    return sample(self, *args, **kwargs)
+
+
 if __name__ == "__main__":
-    grpo.Trainer._generate_single_turn = sample
+    grpo.Trainer._generate_single_turn = both if "REALLY_SAMPLE" in os.environ else sample
     run.main(grpo.main)

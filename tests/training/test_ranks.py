@@ -10,23 +10,37 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from sifthinker.training import run
+from sifthinker.training import merge, run
+from tests.training.fake_judge import Judge
 
-SFT = {"epochs": 1, "lora": {"r": 4, "alpha": 8, "dropout": 0.0}, "save_steps": 2}
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
+SFT = {"epochs": 1, "lora": LORA, "save_steps": 2}
+GRPO = {"epochs": 1, "lora": LORA, "judge": {"model": "fake"}, "batch": 2, "accumulation": 2, "generations": 4}
 
 
-def torchrun(ranks: int, module: str, config: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    ranks: int, module: str, config: Path, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *launcher, "-m", module, str(config)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         cwd=Path(__file__).parents[2],
-        check=check,
         capture_output=True,
         text=True,
     )
+    assert not check or done.returncode == 0, done.stderr[-5000:]
+    return done
+
+
+@pytest.fixture
+def judged(judge: Judge, tmp_path: Path) -> dict[str, str]:
+    """What a GRPO program is told about its judge."""
+    url = f"http://127.0.0.1:{judge.server_port}/v1"
+    return {"judge_base_url": url, "ledger": str(tmp_path / "ledger.sqlite")}
 
 
 def result(tmp_path: Path, name: str) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -72,17 +86,10 @@ def test_an_error_on_the_ranks_is_named_and_ends_all_of_them(config_file):
 
 
 @pytest.mark.slow
-def test_grpo_on_two_ranks_with_zero_3_gathers_groups_book_and_completions(config_file, judge, tmp_path):
+def test_grpo_on_two_ranks_with_zero_3_gathers_groups_book_and_completions(config_file, judged, tmp_path):
     """Each rank holds half of every group."""
-    settings = {"epochs": 1, "max_steps": 2, "ranks": 2, "batch": 2, "accumulation": 2, "generations": 4}
-    settings |= {
-        "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
-        "deepspeed": "zero3",
-        "judge": {"model": "fake"},
-    }
-    url = f"http://127.0.0.1:{judge.server_port}/v1"
-    config = config_file("grpo", "grpo", settings, judge_base_url=url, ledger=str(tmp_path / "ledger.sqlite"))
-    torchrun(2, "tests.training.canned_grpo", config)
+    settings = {**GRPO, "max_steps": 2, "ranks": 2, "deepspeed": "zero3"}
+    torchrun(2, "tests.training.canned_grpo", config_file("grpo", "grpo", settings, **judged))
     out = tmp_path / "grpo/out"
     completions = pq.read_table(out / "completions.parquet").to_pylist()
     assert [entry["step"] for entry in completions] == [1] * 8 + [2] * 8
@@ -93,3 +100,53 @@ def test_grpo_on_two_ranks_with_zero_3_gathers_groups_book_and_completions(confi
         assert epochs["0"] == sorted(entry["judge"] for entry in completions if entry["id"] == sample_id)
     adapter, _ = result(tmp_path, "grpo")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_eight_ranks_with_zero_3_train_sft_and_grpo_with_groups_of_eight_end_to_end(
+    config_file, judged, tmp_path
+):
+    """The paper's ranks and group size: SFT, merge, GRPO from the merged model, which really samples too."""
+    eight = {"ranks": 8, "deepspeed": "zero3", "max_steps": 2, "lora": LORA, "epochs": 4}
+    torchrun(8, "sifthinker.training.sft", config_file("sft", "sft", {**eight, "batch": 1, "accumulation": 1}))
+    adapter, losses = result(tmp_path, "sft")
+    assert len(losses) == 2
+    assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+    merging = config_file("merge", "merge", {}, adapter=str(tmp_path / "sft/out/adapter"))
+    values = yaml.safe_load(merging.read_text())
+    values["settings"]["merge"] = {"precision": "fp32"}
+    merging.write_text(yaml.safe_dump(values))
+    merge.main(merging)
+
+    settings = {**GRPO, **eight, "batch": 1, "accumulation": 1, "generations": 8, "max_completion": 16}
+    config = config_file("grpo", "grpo", settings, model=str(tmp_path / "merge/out"), **judged)
+    torchrun(8, "tests.training.canned_grpo", config, REALLY_SAMPLE="1")
+    completions = pq.read_table(tmp_path / "grpo/out/completions.parquet").to_pylist()
+    groups = Counter((entry["step"], entry["id"]) for entry in completions)
+    assert sorted(groups.values()) == [8, 8]
+    adapter, _ = result(tmp_path, "grpo")
+    assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+    assert run.last_complete(tmp_path / "grpo/work").name == "checkpoint-2"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_grpo_on_one_rank_and_on_two_with_zero_2_or_3_trains_the_same_adapter(config_file, judged, tmp_path):
+    """Completions are drawn for the whole step from one list, so that every division of it over ranks sees the same;
+    tolerances as for SFT."""
+    shares = {"single": (1, "none", 2), "zero2": (2, "zero2", 1), "zero3": (2, "zero3", 1)}
+    for name, (ranks, deepspeed, accumulation) in shares.items():
+        settings = {**GRPO, "max_steps": 2, "ranks": ranks, "deepspeed": deepspeed, "batch": 4}
+        config = config_file("grpo", name, {**settings, "accumulation": accumulation}, **judged)
+        torchrun(ranks, "tests.training.canned_grpo", config, DEALT="1")
+    one, two, three = (result(tmp_path, name) for name in shares)
+    tables = [pq.read_table(tmp_path / name / "out/completions.parquet") for name in shares]
+    first, *others = (
+        sorted(table.to_pylist(), key=lambda e: (e["step"], e["id"], e["text"])) for table in tables
+    )
+    assert all(first == other for other in others)
+    assert difference(two[0], three[0]) < 1e-6
+    assert two[1] == pytest.approx(three[1], abs=1e-6)
+    assert difference(one[0], two[0]) < 1e-5
+    assert one[1] == pytest.approx(two[1], abs=1e-5)
