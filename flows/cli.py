@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import json
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -343,6 +345,28 @@ def ablation(
     folder = Path(state.result())
     console.print(_plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
     console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="JSON that is written")] = Path("bench.json"),
+    only: Annotated[str, typer.Option(help="pairs whose name holds this", metavar="TEXT")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="smallest sizes: shows that all runs")] = False,
+) -> None:
+    """Measures our ways of working against those of today, in pairs; from a checkout."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
+        raise UserError(
+            f"bench: {checkout} has no tests/benchmarks; run it from a checkout of the repository"
+        )
+    missing = [name for name in ("shapely", "torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"bench: {', '.join(missing)} missing; pip install -e '.[train,bench]'")
+    options = ["--out", str(out.resolve()), "--only", only, *(["--quick"] if quick else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench", *options], cwd=checkout, check=False
+    )
+    raise typer.Exit(min(done.returncode, 2) if done.returncode >= 0 else 1)
 
 
 def _latest_night(store: Path) -> Path:

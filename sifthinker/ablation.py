@@ -115,8 +115,7 @@ def _markdown(
             *worse,
         ]
     published = [
-        f"{n.benchmark} ({n.metric}) {n.value:g} of 1, "
-        + ", ".join(f"{name} {value:g}" for name, value in n.baselines)
+        f"{n.metric} {n.value:g} of 1, " + ", ".join(f"{name} {value:g}" for name, value in n.baselines)
         for n in paper.NUMBERS
         if n.table == 5
     ]

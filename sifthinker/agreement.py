@@ -26,8 +26,8 @@ _LEAK = re.compile(
     r"|\banswer (?:is|was|has been) (?:already )?(?:given|provided|known|supplied)\b"
     r"|\bthe (?:final )?answer (?:given|provided) (?:to|in|by)\b"
     r"|\b(?:the|your|these) (?:instructions?|prompt|system message)\b"
-    r"|\bas (?:instructed|requested|required)\b"
-    r"|\bnormali[sz]ed (?:bounding box|depth)\b",
+    r"|\bas (?:instructed|requested)\b"
+    r"|\bfocus on the region with the normali[sz]ed\b",
     re.IGNORECASE,
 )
 

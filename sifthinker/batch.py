@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import aiohttp
-
 from sifthinker.config import Api
 from sifthinker.endpoint import Dead, Endpoint, Transient
 from sifthinker.ledger import Ledger, Reply, Usage
@@ -105,11 +103,9 @@ class BatchEndpoint(Endpoint):
     async def _run(self, lines: dict[str, bytes]) -> None:
         name, keys = uuid.uuid4().hex, list(lines)
         try:
-            form = aiohttp.FormData()
-            form.add_field("purpose", "batch")
-            form.add_field("file", b"".join(lines.values()), filename=f"{name}.jsonl")
+            content = b"".join(lines.values())
             lines.clear()
-            file = await self._json("POST", "/files", form)
+            file = await self._json("POST", "/files", upload=(f"{name}.jsonl", content))
             await self._do(partial(self._ledger.plan_batch, name, self._account, keys), Usage())
             order = {
                 "input_file_id": file["id"],
@@ -207,9 +203,14 @@ class BatchEndpoint(Endpoint):
         return await self._json(method, path, lines=lines)
 
     async def _json(
-        self, method: str, path: str, body: bytes | aiohttp.FormData | None = None, lines: bool = False
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        upload: tuple[str, bytes] | None = None,
+        lines: bool = False,
     ) -> Any:
-        status, headers, raw = await self.send(method, path, body)
+        status, headers, raw = await self.send(method, path, body, upload)
         if status != 200:
             raise self.trouble(status, headers, raw)
         try:

@@ -107,14 +107,14 @@ def union_iou(pred: Boxes, gt: Boxes) -> float:
     if len(pred) == len(gt) == 1:
         return iou(pred[0], gt[0])
     corners = np.array([*pred, *gt], dtype=np.float64)  # (N, 4)
-    xs, ys = np.unique(corners[:, 0::2]), np.unique(corners[:, 1::2])
+    xs, ys = np.array(sorted({*corners[:, 0::2].flat})), np.array(sorted({*corners[:, 1::2].flat}))
     columns = (corners[:, :1] <= xs[:-1]) & (xs[:-1] < corners[:, 2:3])  # (N, X) cells between x1 and x2
     rows = (corners[:, 1:2] <= ys[:-1]) & (ys[:-1] < corners[:, 3:])  # (N, Y)
     n = len(pred)
     in_pred, in_gt = _covered(columns[:n], rows[:n]), _covered(columns[n:], rows[n:])
-    area = np.diff(xs)[:, None] * np.diff(ys)  # (X, Y)
-    union = float(area[in_pred | in_gt].sum())
-    return float(area[in_pred & in_gt].sum()) / union if union > 0 else 0.0
+    wide, high = xs[1:] - xs[:-1], ys[1:] - ys[:-1]  # (X,), (Y,)
+    union = float(wide @ (in_pred | in_gt) @ high)
+    return float(wide @ (in_pred & in_gt) @ high) / union if union > 0 else 0.0
 
 
 def pair_iou(pred: Boxes, gt: Boxes) -> float:
@@ -126,10 +126,9 @@ def pair_iou(pred: Boxes, gt: Boxes) -> float:
     """
     if not pred or not gt:
         return float(len(pred) == len(gt))
-    table = [[iou(p, g) for g in gt] for p in pred]
     if min(len(pred), len(gt)) == 1:
-        return max(max(row) for row in table)
-    values = np.array(table)
+        return max(iou(p, g) for p in pred for g in gt)
+    values = _ious(np.array(pred, dtype=np.float64), np.array(gt, dtype=np.float64))
     return float(values[linear_sum_assignment(values, maximize=True)].mean())
 
 
@@ -322,7 +321,16 @@ def _canvas(width: int, height: int) -> tuple[int, int, int]:
     return max(width, height), max(0, height - width) // 2, max(0, width - height) // 2
 
 
+def _ious(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, M) `iou` of each of the (N, 4) boxes with each of the (M, 4)."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    shared = np.where((sides > 0).all(axis=2), sides[..., 0] * sides[..., 1], 0.0)
+    area_a, area_b = ((found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1]) for found in (a, b))
+    union = area_a[:, None] + area_b[None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
 def _covered(columns: NDArray[np.bool_], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(X, Y) cells that lie in any of N boxes, from the (N, X) columns and (N, Y) rows that each spans."""
-    covered: NDArray[np.bool_] = columns.T.astype(np.float64) @ rows.astype(np.float64) > 0
+    covered: NDArray[np.bool_] = columns.T.astype(np.float32) @ rows.astype(np.float32) > 0
     return covered

@@ -87,7 +87,8 @@ def encode(depth: Map) -> bytes:
     Raises:
         ValueError: a value is outside 0..1 or not a number.
     """
-    return _png(Image.fromarray(np.rint(_checked(depth).astype(np.float64) * 65535).astype(np.uint16)))
+    values = np.rint(_checked(depth).astype(np.float64) * 65535).astype(np.uint16)
+    return _png(Image.fromarray(values), level=3)  # 6 takes twice the time and saves 3 parts in a hundred
 
 
 def render(depth: Map) -> Image.Image:
@@ -102,8 +103,8 @@ def render(depth: Map) -> Image.Image:
 
 
 def picture(depth: Map) -> bytes:
-    """`render` as a PNG with a palette: the same colours in a third of the bytes and a fifth of the time."""
-    return _png(_paletted(depth))
+    """`render` as a PNG with a palette: the same colours in two thirds of the bytes and a fifth of the time."""
+    return _png(_paletted(depth), level=6)
 
 
 @cache
@@ -191,7 +192,7 @@ def _checked(depth: Map) -> Map:
 
 
 def _grey(pixels: NDArray[np.generic], largest: int, polarity: Polarity) -> Map:
-    values = (pixels.astype(np.float64) / largest).astype(np.float32)
+    values = pixels.astype(np.float32) / np.float32(largest)
     return values if polarity == "near_dark" else 1 - values
 
 
@@ -229,8 +230,7 @@ def _paletted(depth: Map) -> Image.Image:
     return image
 
 
-def _png(image: Image.Image) -> bytes:
-    # Level 6, the default, takes twice the time on depth maps and saves one part in a hundred.
+def _png(image: Image.Image, level: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=3)
+    image.save(buffer, format="PNG", compress_level=level)
     return buffer.getvalue()

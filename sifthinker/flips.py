@@ -92,8 +92,8 @@ def _drawn(photo: bytes | None, flip: Flip) -> tuple[bytes, ...]:
         return ()
     with Image.open(io.BytesIO(photo)) as opened:
         picture = opened.convert("RGB")
-    truth = _truth(flip.after["reference"])
-    looks = (draw.overview(picture, picture, steps(row), truth)[0] for row in (flip.before, flip.after))
+    right = truth(flip.after["reference"])
+    looks = (draw.overview(picture, picture, steps(row), right)[0] for row in (flip.before, flip.after))
     return tuple(draw.encode(look, quality=80) for look in looks)
 
 
@@ -105,7 +105,7 @@ def steps(row: Row) -> list[tuple[Box, ...]]:
     return [tuple(region.box for region in area) for area in areas]
 
 
-def _truth(reference: str) -> tuple[Box, ...]:
+def truth(reference: str) -> tuple[Box, ...]:
     """The box of a reference that is one (RefCOCO's); most references are words."""
     try:
         box = json.loads(reference)

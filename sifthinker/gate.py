@@ -180,7 +180,8 @@ def bootstrap(differences: Numbers, images: Sequence[str], level: float = 0.95, 
 def _by_image(differences: Numbers, images: Sequence[str]) -> tuple[Numbers, Numbers]:
     """The sum and the number of the differences of each image."""
     _, member = np.unique(np.asarray(images, dtype=str), return_inverse=True)
-    return np.bincount(member, differences), np.bincount(member).astype(np.float64)
+    sums: Numbers = np.bincount(member, differences).astype(np.float64)
+    return sums, np.bincount(member).astype(np.float64)
 
 
 def _score(lost: int, won: int, n: int, difference: float) -> float:

@@ -40,6 +40,7 @@ NIGHTS = pa.schema(
         ("unit", pa.string()),  # "share" or "points"
         ("limit", pa.int64()),  # a sample of so many questions; null = all
         ("missing", pa.string()),  # why it was not scored; null where it was
+        ("regressed", pa.bool_()),  # this benchmark, this night
         ("outcome", pa.string()),  # of the checkpoint's whole night: PASSED, REGRESSED or NOT_RUN
     ]
 )

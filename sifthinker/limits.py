@@ -68,29 +68,34 @@ class Quota:
             for i in range(_RING):
                 if self._state[i] > now + 60 * MINUTE:
                     self._state[i] = 0.0
-            part = MINUTE / _PARTS
-            bucket = int(now / part)
-            wait = self._state[2] - now
-            rows = range(_RING, _PEER, 3)
-            live = [i for i in rows if bucket - _PARTS <= self._state[i] <= bucket and self._state[i + 1] > 0]
-            for column, quota, cost in ((0, self.requests, 1.0), (1, self.tokens, tokens)):
-                if quota is None:
-                    continue
-                wait = max(wait, self._state[column] - _BURST * MINUTE - now)
-                # A request that alone exceeds the quota waits for an empty window, not for ever.
-                excess = sum(self._state[i + 1 + column] for i in live) + min(cost, quota) - quota
-                for i in sorted(live, key=lambda i: self._state[i]) if excess > 0 else ():
-                    if excess <= 0:
-                        break
-                    excess -= self._state[i + 1 + column]
-                    wait = max(wait, (self._state[i] + _PARTS + 1) * part - now)
+            costs = [(0, self.requests, 1.0), (1, self.tokens, tokens)]
+            limited = [(column, quota, cost) for column, quota, cost in costs if quota is not None]
+            wait = max([self._state[2] - now, *(self._wait(*limit, now) for limit in limited)])
             if wait > 0:
                 return wait
-            for column, quota, cost in ((0, self.requests, 1.0), (1, self.tokens, tokens)):
-                if quota is not None:
-                    self._state[column] = max(self._state[column], now) + cost * MINUTE / quota
+            for column, quota, cost in limited:
+                self._state[column] = max(self._state[column], now) + cost * MINUTE / quota
+            bucket = int(now / MINUTE * _PARTS)
             self._add(bucket, 1.0, tokens)
             return Ticket(bucket, tokens)
+
+    def _wait(self, column: int, quota: int, cost: float, now: float) -> float:
+        """Seconds until `cost` more requests (column 0) or tokens (1) are in pace and fit into the window."""
+        wait = self._state[column] - _BURST * MINUTE - now
+        last = int(now / MINUTE * _PARTS)
+        live = sorted(
+            (self._state[i], self._state[i + 1 + column])
+            for i in range(_RING, _PEER, 3)
+            if last - _PARTS <= self._state[i] <= last
+        )
+        # A request that alone exceeds the quota waits for an empty window, not for ever.
+        excess = sum(used for _, used in live) + min(cost, quota) - quota
+        for bucket, used in live:
+            if excess <= 0:
+                break
+            excess -= used  # when this bucket leaves the window
+            wait = max(wait, (bucket + _PARTS + 1) * MINUTE / _PARTS - now)
+        return wait
 
     def settle(self, ticket: Ticket, tokens: float) -> None:
         """Puts the tokens that the server reported in place of the reserved ones."""

@@ -19,6 +19,7 @@ import jinja2
 
 from sifthinker import draw, flips, history
 from sifthinker.flips import Flip
+from sifthinker.gate import Comparison
 from sifthinker.night import BASELINE, LAST, Evaluated, Night, Outcome, Target
 from sifthinker.sample import read
 
@@ -87,9 +88,11 @@ def _page(
     shown = flips.shown(changed, night.config.nightly.flips, night.config.evaluate.benchmarks)
     trend = trends(mine, baseline.scores() if baseline else [])
     worst = sorted(target.comparisons, key=lambda c: (not c.regressed, c.adjusted, c.benchmark))
+    # One scale for all differences, symmetric about 0: rows can be compared by eye.
+    scale = 1.1 * max([0.05, *(max(abs(c.low), abs(c.high), c.margin) for c in worst)])
     return {
         "target": target,
-        "comparisons": [(c, _bar(c.low, c.difference, c.high, c.margin)) for c in worst],
+        "comparisons": [(c, _bar(c, scale)) for c in worst],
         "scores": _scores(target, baseline),
         "trend": (_uri(trend[0], "png"), trend[1]) if trend else None,
         "against": against,
@@ -105,14 +108,15 @@ def _benchmark(flip: Flip) -> str:
     return str(flip.after["benchmark"])
 
 
-def _bar(low: float, middle: float, high: float, margin: float) -> dict[str, float]:
-    """Positions in per cent of a scale symmetric about 0 that holds the interval and the margin."""
-    scale = 1.15 * max(abs(low), abs(high), margin, 0.02)
+def _bar(comparison: Comparison, scale: float) -> dict[str, float]:
+    """Positions in per cent on a scale from -`scale` to `scale`."""
 
     def at(value: float) -> float:
         return 50 + 50 * value / scale
 
-    return {"low": at(low), "width": at(high) - at(low), "middle": at(middle), "margin": at(-margin)}
+    low = at(comparison.low)
+    width = at(comparison.high) - low
+    return {"low": low, "width": width, "middle": at(comparison.difference), "margin": at(-comparison.margin)}
 
 
 def _scores(target: Target, baseline: Evaluated | None) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -158,12 +162,12 @@ def _flip(flip: Flip) -> dict[str, Any]:
             }
         )
     pictures = [_uri(picture, "jpeg") for picture in flip.pictures] or ["", ""]
-    row = flip.after
+    row, truth = flip.after, flips.truth(flip.after["reference"])
     return {
         "lost": flip.lost,
         "id": row["id"],
         "question": row["question"],
-        "reference": row["reference"],
+        "reference": "; ".join(", ".join(f"{v:.3f}" for v in box) for box in truth) or row["reference"],
         "replies": list(zip(replies, pictures, strict=True)),
     }
 
@@ -190,7 +194,7 @@ def _apart(target: Target) -> list[dict[str, Any]]:
 def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -> tuple[bytes, int] | None:
     """PNG of the strict scores of one checkpoint over the nights, of 100, and its width on a page.
 
-    Blue with its 95 % interval; red where the night regressed; a grey cross at the foot where it did not run; dashed
+    Blue with its 95 % interval; red where it regressed; a grey cross at the foot where it could not run; dashed
     the baseline. None when no night has a score.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
@@ -218,7 +222,7 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -
         high = [_or(row["high"], row["strict"]) * factor for row in points]
         axes.fill_between(when, low, high, color=_INK, alpha=0.18, linewidth=0)
         axes.plot(when, value, color=_INK, linewidth=1.5, zorder=2)
-        bad = [row["outcome"] == history.REGRESSED for row in points]
+        bad = [row["regressed"] for row in points]
         colours = [_RED if regressed else _INK for regressed in bad]
         axes.scatter(when, value, s=[26 if regressed else 10 for regressed in bad], c=colours, zorder=3)
         if reference := pinned.get((benchmark, metric), {}).get("strict"):

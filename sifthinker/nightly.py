@@ -7,6 +7,9 @@ regressed on one benchmark and could not run on another has regressed.
 Every night stays in the history, also one that did not run. "Last good night" is the latest one of the same
 checkpoint's name that passed; nights from before the baseline was pinned no longer count, so a fall that is wanted is
 accepted by pinning the checkpoint as baseline.
+
+The last good night's verdicts are those of the code that ran then, the baseline's are made by tonight's: a changed
+scoring rule shows against the one and not against the other.
 """
 
 from __future__ import annotations
@@ -121,9 +124,20 @@ def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
         "outcome": target.outcome,
     }
     if target.tonight:
-        return [{**common, **{k: v for k, v in s.items() if k in common}} for s in target.tonight.scores()]
+        worse = {comparison.benchmark for comparison in target.comparisons if comparison.regressed}
+        return [
+            {**common, **{k: v for k, v in s.items() if k in common}, "regressed": s["benchmark"] in worse}
+            for s in target.tonight.scores()
+        ]
     benchmarks = dict.fromkeys(source.name for source in night.config.evaluate.benchmarks) or [""]
-    why = {"metric": "", "missing": target.missing[""], "unit": "share", "n": 0, "unparsable": 0}
+    why = {
+        "metric": "",
+        "missing": target.missing[""],
+        "unit": "share",
+        "n": 0,
+        "unparsable": 0,
+        "regressed": False,
+    }
     return [{**common, **why, "benchmark": name} for name in benchmarks]
 
 

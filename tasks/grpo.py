@@ -1,6 +1,7 @@
 """grpo: GRPO-SIF on the reinforcement-learning samples."""
 
 from sifthinker.config import identity
+from sifthinker.training import preflight
 from tasks.endpoint import endpoint
 from tasks.process import train, training_outcome
 from tasks.stage import Job, stage
@@ -15,9 +16,10 @@ from tasks.stage import Job, stage
 )
 def grpo(job: Job) -> None:
     """Reinforcement learning with the four rewards, in processes of its own."""
+    dataset = [job.inputs["subset"].path / "rl.parquet"]
     settings = {
         "model": str(job.inputs["base"].path),
-        "dataset": [str(job.inputs["subset"].path / "rl.parquet")],
+        "dataset": [str(path) for path in dataset],
         "ledger": job.context["ledger"],
         "judge_base_url": job.context["base_url"],
         "settings": {
@@ -25,5 +27,8 @@ def grpo(job: Job) -> None:
             "grpo": job.config.grpo.model_dump(mode="json"),
         },
     }
+    job.notes["preflight"] = preflight.check(
+        job.inputs["base"].path, dataset, job.work, job.config.model, job.config.grpo, job.context["base_url"]
+    )
     train(job, "grpo", settings, job.config.grpo)
     training_outcome(job)

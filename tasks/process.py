@@ -8,17 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import psutil
 import yaml
+from prefect import get_client
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train, UserError
+from sifthinker.training import watch
 from tasks.stage import Job
 
 USER_ERROR = 2  # exit status of our programs for a mistake of the user's, explained on their last lines
+MINUTE = 60.0
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -40,7 +46,45 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     if options and options.ranks > 1:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
         command = [sys.executable, *run, *program]
-    follow(job, command, job.work / "progress.jsonl", options.timeout if options else None)
+    if options is None:
+        follow(job, command, job.work / "progress.jsonl", None)
+        return
+    page = Page(
+        job, [Path(path) for path in settings["dataset"]] if module == "grpo" else [], options.show_steps
+    )
+    follow(job, command, job.work / "progress.jsonl", options.timeout, page.at)
+    page.show()
+
+
+class Page:
+    """The page about a training under way (curves, completions) in the UI: one artifact that is renewed in place,
+    every `steps` steps but at most once a minute."""
+
+    def __init__(self, job: Job, dataset: Sequence[Path], steps: int) -> None:
+        self.job, self.dataset, self.steps = job, dataset, steps
+        self.next = steps
+        self._shown = -MINUTE
+        self._artifact: UUID | None = None
+
+    def at(self, step: int) -> None:
+        if step >= self.next and time.monotonic() - self._shown >= MINUTE:
+            self.next = step + self.steps
+            self.show()
+
+    def show(self) -> None:
+        self._shown = time.monotonic()
+        label = self.job.order.label
+        try:
+            text = watch.page(self.job.work, self.dataset)
+            if text and self._artifact:
+                with get_client(sync_client=True) as client:
+                    client.update_artifact(artifact_id=self._artifact, artifact=ArtifactUpdate(data=text))
+            elif text:
+                self._artifact = cast(
+                    UUID, create_markdown_artifact(text, f"{label}-training", f"{label} under way")
+                )
+        except Exception:  # a page that cannot be shown must not end a training
+            self.job.log.exception("%s: its page is not shown", label)
 
 
 def training_outcome(job: Job) -> None:
@@ -51,8 +95,14 @@ def training_outcome(job: Job) -> None:
     job.draft.aside |= {"history.jsonl", "summary.json"}  # seconds and tokens per second
 
 
-def follow(job: Job, command: list[str], progress: Path, timeout: float | None) -> None:
-    """Runs a command to its end, passing on what it appends to its progress file.
+def follow(
+    job: Job,
+    command: list[str],
+    progress: Path,
+    timeout: float | None,
+    at: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Runs a command to its end, passing on what it appends to its progress file; `at` is told each step seen.
 
     Raises:
         UserError: it ended with the explanation of a user's mistake.
@@ -71,7 +121,7 @@ def follow(job: Job, command: list[str], progress: Path, timeout: float | None) 
         (job.work / "pid.json").write_text(json.dumps(_identify(process.pid)), encoding="utf-8")
         while process.poll() is None:
             time.sleep(0.5)
-            seen = _pass_on(job, progress, seen)
+            seen = _pass_on(job, progress, seen, at)
             if timeout and time.monotonic() - started > timeout:
                 raise ProgramFailed(f"{job.order.label}: ended after its time limit of {timeout:.0f} s")
     except BaseException:  # the run is cancelled: nothing of the group may outlive it
@@ -80,7 +130,7 @@ def follow(job: Job, command: list[str], progress: Path, timeout: float | None) 
     finally:
         end(process.pid)
         (job.work / "pid.json").unlink(missing_ok=True)
-    _pass_on(job, progress, seen)
+    _pass_on(job, progress, seen, at)
     if process.returncode == USER_ERROR:
         said = log.read_text(encoding="utf-8", errors="replace").rpartition("error: ")[2]
         raise UserError(f"{job.order.label}: {said.strip()}")
@@ -138,7 +188,7 @@ def _identify(pid: int) -> dict[str, float]:
         return {"pid": pid, "started": 0.0}
 
 
-def _pass_on(job: Job, progress: Path, seen: int) -> int:
+def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> int:
     """Shows the whole lines that were appended since `seen` bytes; returns the new position."""
     if not progress.exists():
         return seen
@@ -153,4 +203,5 @@ def _pass_on(job: Job, progress: Path, seen: int) -> int:
             k: v for k, v in step.items() if k in ("loss", "reward", "kl", "eta_seconds") and v is not None
         }
         job.progress.at(step["step"], " ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+        at(step["step"])
     return seen + len(whole)

@@ -1,6 +1,7 @@
 """sft: the warm-up on the whole data set."""
 
 from sifthinker.config import identity
+from sifthinker.training import preflight
 from tasks.process import train, training_outcome
 from tasks.stage import Job, stage
 
@@ -13,13 +14,17 @@ from tasks.stage import Job, stage
 )
 def sft(job: Job) -> None:
     """Supervised fine-tuning of LoRA adapters, in processes of its own."""
+    dataset = job.table("sif")
     settings = {
         "model": str(job.inputs["base"].path),
-        "dataset": [str(path) for path in job.table("sif")],
+        "dataset": [str(path) for path in dataset],
         "settings": {
             "model": job.config.model.model_dump(mode="json"),
             "sft": job.config.sft.model_dump(mode="json"),
         },
     }
+    job.notes["preflight"] = preflight.check(
+        job.inputs["base"].path, dataset, job.work, job.config.model, job.config.sft
+    )
     train(job, "sft", settings, job.config.sft)
     training_outcome(job)

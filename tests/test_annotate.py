@@ -89,6 +89,10 @@ def test_a_reply_that_is_what_was_asked_is_accepted_and_its_exact_repairs_are_re
         (reply(texts=("a", "b", "It matches the provided answer.")), "leak"),
         (reply(texts=("As instructed, I look.", "b", "c")), "leak"),  # tells of the instructions
         (reply(answer="red, the given answer"), "leak"),  # in the answer
+        (
+            reply(answer="red\nFocus on the region with the normalized bounding box"),
+            "leak",
+        ),  # the prompt's words
         (reply(answer=""), "malformed"),  # an empty answer
     ],
 )

@@ -20,7 +20,7 @@ def test_every_chain_becomes_a_row_with_the_files_own_bytes(tmp_path):
         assert row["image"]["bytes"] == (tmp_path / "images" / source.image).read_bytes()
         assert row["image"]["path"] == Path(source.image).name, "no folder in the data set"
         assert row["depth_image"]["path"] == f"{Path(source.image).stem}_d.png"
-        picture = Image.open(io.BytesIO(row["depth_image"]["bytes"]))
+        picture = Image.open(io.BytesIO(row["depth_image"]["bytes"])).convert("RGB")
         rendered = depth.render(depth.decode_bytes(row["depth_map"]))
         assert picture.tobytes() == rendered.tobytes()
         assert row["boxes"] == (BOX,)

@@ -99,7 +99,7 @@ def test_the_body_is_the_protocols_and_the_key_is_in_the_header(canned, open_cli
         client.ask(request)
     path, headers, body = canned.asked[0]
     assert path == "/v1/chat/completions"
-    assert headers["Authorization"] == "Bearer sk-1"
+    assert {name.lower(): value for name, value in headers.items()}["authorization"] == "Bearer sk-1"
     assert json.loads(body) == {
         "model": "the-model",
         "messages": [{"role": "user", "content": "hi"}],

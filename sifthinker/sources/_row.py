@@ -241,7 +241,9 @@ def text(found: Any, field: str) -> str:
         try:
             found.encode()
         except UnicodeEncodeError as error:
-            detail = f"{field} is not UTF-8 at character {error.start}: {short(found)}; save the file as UTF-8"
+            detail = (
+                f"{field} is not UTF-8 at character {error.start}: {short(found)}; save the file as UTF-8"
+            )
             raise BadRow("not-utf8", detail, field) from error
     if not (stripped := found.strip()):
         raise BadRow("empty", f"{field} is empty; fill it or drop the row", field)

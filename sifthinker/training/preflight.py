@@ -100,7 +100,9 @@ def ask_judge(api: Api, base_url: str | None) -> None:
     ):
         reply = client.ask(request)
     if isinstance(reply, vlm.Failure):
-        raise UserError(f"grpo.judge: {api.model} does not answer ({reply.kind}: {reply.detail}); check its address, name and key")
+        raise UserError(
+            f"grpo.judge: {api.model} does not answer ({reply.kind}: {reply.detail}); check its address, name and key"
+        )
     if judge.score(reply.text) is None:
         raise UserError(
             f"grpo.judge: {api.model} answered without a score: {reply.text[:200]!r}; choose another model"
@@ -242,7 +244,11 @@ def check_memory(settings: Sft | Grpo, shape: Shape, longest: int) -> dict[str, 
         needed["process"] = PROCESS["gpu"]
         if isinstance(settings, Grpo) and settings.generation == "vllm_colocate":
             needed["vLLM"] = VLLM_SHARE * min(total for _, total in gpus[: settings.ranks])
-        place, free, wanted = "each GPU", min(free for free, _ in gpus[: settings.ranks]), sum(needed.values())
+        place, free, wanted = (
+            "each GPU",
+            min(free for free, _ in gpus[: settings.ranks]),
+            sum(needed.values()),
+        )
     else:
         needed["process"] = PROCESS["cpu"]
         place, free = f"{settings.ranks} processes", float(psutil.virtual_memory().available)

@@ -31,7 +31,9 @@ def sample(self, prompt_ids, images, multimodal_fields, num_generations, has_too
     tokenizer = self.processing_class.tokenizer
     picks = torch.randint(len(TEXTS), (len(prompt_ids),)).tolist()
     if "DEALT" in os.environ:
-        picks = [(sum(ids) + place) % len(TEXTS) for place, ids in enumerate(prompt_ids)]
+        picks = [
+            (sum(ids) + place % self.num_generations) % len(TEXTS) for place, ids in enumerate(prompt_ids)
+        ]
     return [tokenizer(TEXTS[pick])["input_ids"] + [tokenizer.eos_token_id] for pick in picks], None
 
 

@@ -26,7 +26,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(body)
         text = body["messages"][1]["content"][-1]["text"]
         answer = text.splitlines()[-2]
-        reply = "I would rather not say" if self.server.broken else json.dumps({"score": SCORES[answer]})
+        reply = (
+            "I would rather not say" if self.server.broken else json.dumps({"score": SCORES.get(answer, 0.0)})
+        )
         message = {"role": "assistant", "content": reply}
         content = {
             "id": "1",

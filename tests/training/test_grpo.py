@@ -78,6 +78,12 @@ def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, jud
         assert entry["answer"] == entry["judge"], "the first epoch has no progress"
         assert entry["format"] == float("<think>" in entry["text"])
     assert {entry["depth"] for entry in completions} == {0.0, 1.0}
+    by_epoch = pq.read_table(out / "rewards.parquet").to_pylist()
+    assert {(entry["epoch"], entry["dataset"]) for entry in by_epoch} == {(0, ""), (0, "patches")}
+    means = {entry["reward"]: entry["mean"] for entry in by_epoch if not entry["dataset"]}
+    assert means["format"] == pytest.approx(sum(entry["format"] for entry in completions) / 16)
+    assert means.keys() == {*rewards.REWARDS, "judge"}
+    assert list((tmp_path / "run/work/tensorboard").glob("events.*")), "on by default"
     # The judge saw the picture and the whole question, first letter included (release_defects E3-3).
     picture, text = judge.asked[0]["messages"][1]["content"]
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
@@ -213,6 +219,26 @@ def test_an_absent_score_is_neutral_in_its_group():
     everyone = [{"id": "a", "answer": 1.0}, {"id": "a", "answer": 0.0}, {"id": "a", "answer": None}]
     everyone += [{"id": "b", "answer": None}]
     assert scoring.neutral(everyone, everyone) == [1.0, 0.0, 0.5, None]
+
+
+def test_rewards_are_summed_up_by_epoch_and_source_data_set():
+    """An absent score counts in the share of None and nowhere else."""
+    rows = [("cub", 1.0), ("cub", None), ("vsr", 0.0), ("vsr", 0.5)]
+    entries = [
+        {"epoch": 0, "dataset": dataset, **dict.fromkeys(rewards.REWARDS, score), "judge": score}
+        for dataset, score in rows
+    ]
+    found = {(e["dataset"], e["reward"]): e for e in scoring.by_epoch(entries)}
+    everything, cub = found["", "answer"], found["cub", "answer"]
+    assert (everything["completions"], everything["mean"], everything["absent"]) == (4, 0.5, 0.25)
+    assert everything["spread"] == pytest.approx((1 / 6) ** 0.5)
+    assert (cub["completions"], cub["mean"], cub["spread"], cub["absent"]) == (2, 1.0, 0.0, 0.5)
+
+
+def test_a_tracker_that_is_not_installed_is_named(grpo_file, monkeypatch):
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="trackers: mlflow is not installed; `pip install mlflow`"):
+        grpo.main(grpo_file("tracked", {"trackers": ["mlflow"]}))
 
 
 @pytest.mark.parametrize(

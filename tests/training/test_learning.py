@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,16 @@ import pytest
 import yaml
 from trl import GRPOConfig
 
-from sifthinker import models, sample, standin
+from sifthinker import chain, models, sample, standin
 from sifthinker.config import Grpo
 from sifthinker.training import grpo, merge, rows, run, sft
 from tests.training.conftest import row
 
 STEPS = 60
 SEEDS = (0, 1, 2)
+WARM_STEPS = 60  # of SFT
+TEMPERATURE = 0.7
+LARGE = {"r": 64, "alpha": 128, "dropout": 0.0}
 COMMON = {"ranks": 1, "deepspeed": "none", "precision": "fp32", "gradient_checkpointing": False}
 COMMON |= {"epochs": 1000, "max_steps": STEPS, "save_steps": 1000, "accumulation": 1, "trackers": []}
 
@@ -76,3 +78,52 @@ def test_a_reward_for_one_token_is_learnt_and_without_the_advantage_it_is_not(se
     assert last > first + 0.5
     blind_first, blind_last = ends(favour(base, sif, tmp_path / "blind", seed, Blind))
     assert abs(blind_last - blind_first) < 0.02
+
+
+@pytest.fixture(scope="module")
+def warm(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Eight rows with chains of one look, and a tiny model that SFT has taught to write them, about half the time."""
+    folder = tmp_path_factory.mktemp("warm")
+    made = []
+    for one in map(row, range(8)):
+        looks = chain.parse(one["chain"]).steps[-1:]
+        made.append({**one, "chain": chain.render(chain.Chain(looks, one["answer"]))})
+    sample.write(folder / "rows.parquet", sample.SIF, made)
+    common = {"dataset": [str(folder / "rows.parquet")], "model": str(base)}
+    settings = {**COMMON, "max_steps": WARM_STEPS, "learning_rate": 5e-3, "batch": 8, "lora": LARGE}
+    start(sft, folder, "sft", settings, **common)
+    start(merge, folder, "merge", {"precision": "fp32"}, adapter=str(folder / "sft/adapter"), **common)
+    return folder / "merge", folder / "rows.parquet"
+
+
+def start(program: Any, folder: Path, stage: str, settings: dict[str, Any], **top: Any) -> None:
+    values = {"work": str(folder / f"{stage}-work"), "out": str(folder / stage), **top}
+    values["settings"] = {"model": {"weights": "tiny", "max_pixels": 3136}, stage: settings}
+    (folder / f"{stage}.yaml").write_text(yaml.safe_dump(values))
+    program.main(folder / f"{stage}.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_four_rewards_are_learnt_and_without_the_advantage_they_are_not(
+    seed, warm, tmp_path, monkeypatch
+):
+    """The whole program: chains of one look, the embedded judge, unit weights."""
+    model, dataset = warm
+    settings = {**COMMON, "seed": seed, "learning_rate": 1.5e-3, "batch": 16, "max_completion": 80}
+    settings |= {"lora": LARGE, "temperature": TEMPERATURE, "judge": {"model": "standin"}}
+    found = {}
+    with standin.running(tmp_path / "standin.log") as url:
+        for name, trainer in {"seeing": grpo.Trainer, "blind": Blind}.items():
+            monkeypatch.setattr(grpo, "Trainer", trainer)
+            top = {"judge_base_url": url, "ledger": str(tmp_path / "calls.sqlite")}
+            (tmp_path / name).mkdir()
+            start(grpo, tmp_path / name, "grpo", settings, model=str(model), dataset=[str(dataset)], **top)
+            lines = (tmp_path / name / "grpo/history.jsonl").read_text().splitlines()
+            found[name] = ends([json.loads(line)["reward"] for line in lines])
+    print(seed, found)
+    first, last = found["seeing"]
+    assert last > first + 0.5
+    blind_first, blind_last = found["blind"]
+    assert abs(blind_last - blind_first) < 0.3

@@ -18,7 +18,14 @@ from tests.training.fake_judge import Judge
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
 SFT = {"epochs": 1, "lora": LORA, "save_steps": 2}
-GRPO = {"epochs": 1, "lora": LORA, "judge": {"model": "fake"}, "batch": 2, "accumulation": 2, "generations": 4}
+GRPO = {
+    "epochs": 1,
+    "lora": LORA,
+    "judge": {"model": "fake"},
+    "batch": 2,
+    "accumulation": 2,
+    "generations": 4,
+}
 
 
 def torchrun(
@@ -85,7 +92,8 @@ def test_an_error_on_the_ranks_is_named_and_ends_all_of_them(config_file):
     assert "error: ranks: 4 are configured and 2 started" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
 def test_grpo_on_two_ranks_with_zero_3_gathers_groups_book_and_completions(config_file, judged, tmp_path):
     """Each rank holds half of every group."""
     settings = {**GRPO, "max_steps": 2, "ranks": 2, "deepspeed": "zero3"}
@@ -109,7 +117,9 @@ def test_eight_ranks_with_zero_3_train_sft_and_grpo_with_groups_of_eight_end_to_
 ):
     """The paper's ranks and group size: SFT, merge, GRPO from the merged model, which really samples too."""
     eight = {"ranks": 8, "deepspeed": "zero3", "max_steps": 2, "lora": LORA, "epochs": 4}
-    torchrun(8, "sifthinker.training.sft", config_file("sft", "sft", {**eight, "batch": 1, "accumulation": 1}))
+    torchrun(
+        8, "sifthinker.training.sft", config_file("sft", "sft", {**eight, "batch": 1, "accumulation": 1})
+    )
     adapter, losses = result(tmp_path, "sft")
     assert len(losses) == 2
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
@@ -133,8 +143,8 @@ def test_eight_ranks_with_zero_3_train_sft_and_grpo_with_groups_of_eight_end_to_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_grpo_on_one_rank_and_on_two_with_zero_2_or_3_trains_the_same_adapter(config_file, judged, tmp_path):
-    """Completions are drawn for the whole step from one list, so that every division of it over ranks sees the same;
-    tolerances as for SFT."""
+    """Two groups of four a step, dealt so that every division of them over ranks sees the same; tolerances as for
+    SFT."""
     shares = {"single": (1, "none", 2), "zero2": (2, "zero2", 1), "zero3": (2, "zero3", 1)}
     for name, (ranks, deepspeed, accumulation) in shares.items():
         settings = {**GRPO, "max_steps": 2, "ranks": ranks, "deepspeed": deepspeed, "batch": 4}

@@ -1,0 +1,53 @@
+"""Both ways of every pair compute the same, at the smallest size; nothing is timed here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("shapely", reason="the `bench` extra is not installed")
+
+from tests.benchmarks import bench, ingest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("pair", bench.PAIRS, ids=lambda pair: pair.name)
+def test_both_ways_compute_the_same(pair, tmp_path):
+    if pair in ingest.PAIRS and not ingest.VISCOT.is_dir():
+        pytest.skip("../shared/data is not here")
+    pair.prepare(tmp_path, pair.smallest)
+    ways = pair.ours(tmp_path, pair.smallest), pair.other(tmp_path, pair.smallest)
+    pair.same(*(way() for way in ways))
+
+
+def test_results_that_differ_are_noticed(tmp_path):
+    pair = next(pair for pair in bench.PAIRS if pair.name.startswith("HIoU"))
+    pair.prepare(tmp_path, pair.smallest)
+    right = pair.other(tmp_path, pair.smallest)()
+    with pytest.raises(AssertionError, match="differ"):
+        pair.same([value + 1e-6 for value in right], right)
+
+
+def test_the_command_times_in_turns_and_writes_table_and_json(tmp_path):
+    command = [sys.executable, "-m", "tests.benchmarks.bench", "--quick", "--only", "HIoU of 1x1"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "bench.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "HIoU of 1x1 boxes" in done.stdout
+    result = json.loads((tmp_path / "bench.json").read_text())
+    (row,) = result["pairs"]
+    assert row["ratio"] > 0 and row["least"] <= row["ratio"] <= row["greatest"]
+    assert row["ours MiB"]["peak"] > row["ours MiB"]["work"] >= 0
+    assert {"commit", "python", "packages", "cores"} <= set(result["machine"])
+
+
+def test_a_way_that_fails_ends_the_benchmark(tmp_path):
+    with bench.Way(0, "ours", tmp_path, 1) as way, pytest.raises(RuntimeError, match="a way failed"):
+        way.call()  # nothing was prepared in the folder

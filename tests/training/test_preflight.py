@@ -1,0 +1,161 @@
+"""What is refused before ranks are started, and how many steps are promised."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sifthinker.config import Api, Grpo, Model, Sft, UserError
+from sifthinker.training import grpo, preflight, sft
+from tests.training.fake_judge import Judge
+
+POLICY = Model(weights="tiny", max_pixels=3136)
+SMALL = {"ranks": 1, "deepspeed": "none", "precision": "fp32", "gradient_checkpointing": False}
+
+
+def url(judge: Judge) -> str:
+    return f"http://127.0.0.1:{judge.server_port}/v1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "wanted"),
+    [
+        (Grpo(), 200, 2000),  # paper: 8 x 1 x 2 completions = 2 samples a step, 20 epochs (facts 2.26)
+        (Grpo(), 201, 2000),  # half a step is left out of each epoch
+        (Grpo(max_steps=7), 200, 7),
+        (Sft(), 50_000, 3 * 391),  # 8 x 2 x 8 = 128 a step; the last step of an epoch is a small one
+        (Sft(held_out=0.1), 50_000, 3 * 352),
+        (Sft(epochs=0.5), 50_000, 196),
+        (Grpo(), 1, 0),
+    ],
+)
+def test_steps_are_counted_as_the_trainers_count_them(settings, rows, wanted):
+    assert preflight.steps(settings, rows) == wanted
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [{"batch": 2, "accumulation": 1}, {"batch": 1, "accumulation": 3}, {"batch": 3, "held_out": 0.3}],
+)
+def test_an_sft_takes_the_promised_steps(shares, config_file, sif, tmp_path, monkeypatch):
+    settings = {**SMALL, "epochs": 1.5, "accumulation": 1, **shares}
+    counted = []
+    monkeypatch.setattr(sft.run, "fit", lambda trainer, _: counted.append(trainer))
+    monkeypatch.setattr(sft.run, "save_adapter", lambda *_: None)
+    monkeypatch.setattr(sft.run, "write_history", lambda *_: [])
+    monkeypatch.setattr(sft.run, "notes", lambda *_: {})
+    sft.main(config_file("sft", "steps", settings))
+    (trainer,) = counted
+    batches = trainer.get_train_dataloader()
+    total = trainer.set_initial_training_values(trainer.args, batches)[-1]
+    assert preflight.steps(Sft(**settings), 8) == total
+
+
+def test_a_training_that_fits_is_estimated(base, sif, tmp_path, judge):
+    found = preflight.check(base, [sif], tmp_path / "work", POLICY, Grpo(**SMALL, batch=8), url(judge))
+    assert found["steps"] == 80
+    assert 2048 < found["longest_tokens"] < 2400
+    assert found["memory_bytes_a_rank"] > 5e8
+    sizes = preflight.read_shape(base)
+    assert 1e6 < sizes.parameters < 2e6
+    assert (sizes.layers, sizes.hidden, sizes.context) == (4, 128, 8192)
+
+
+def test_the_adapter_of_the_estimate_is_the_adapter_that_is_trained(base, config_file, tmp_path):
+    sft.main(config_file("sft", "one", {**SMALL, "max_steps": 1, "lora": {"r": 4, "alpha": 8, "dropout": 0}}))
+    trained = json.loads((tmp_path / "one/out/summary.json").read_text())["notes"]["parameters_trained"]
+    assert preflight.read_shape(base).adapted * 4 == trained
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        # Prompt and the longest completion are more than the model's 8,192 tokens.
+        (Grpo(**SMALL, batch=8, max_completion=8190), r"toy/patches/\d: \d+ tokens with grpo.max_completion"),
+        (Grpo(**SMALL, batch=128), "8 samples are fewer than one step takes"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(settings, message, base, sif, tmp_path, judge):
+    with pytest.raises(UserError, match=message):
+        preflight.check(base, [sif], tmp_path / "work", POLICY, settings, url(judge))
+
+
+def test_too_little_memory_is_refused_with_the_parts_of_the_estimate(base, sif, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "free_gpus", lambda: [(2e9, 96e9)] * 8)
+    with pytest.raises(
+        UserError, match=r"needed on each GPU and 2.0 GB are free \(a rank: weights .*process"
+    ):
+        preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
+    monkeypatch.setattr(preflight, "free_gpus", lambda: [(96e9, 96e9)] * 4)
+    with pytest.raises(UserError, match="8 are configured and there are 4 GPUs"):
+        preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
+    monkeypatch.setattr(preflight, "free_gpus", list)
+    free = type("", (), {"available": 1e9})()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(UserError, match=r"needed on 8 processes and 1\.0 GB are free"):
+        preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
+
+
+SEVEN = preflight.Shape(  # Qwen2.5-VL-7B: sizes of its config; LoRA on the 28 layers' seven linear maps
+    parameters=8_292_166_656,
+    adapted=28 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)),
+    layers=28,
+    hidden=3584,
+    inner=18944,
+    vocabulary=152_064,
+    cached=1024,
+    context=128_000,
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "low", "high"),
+    [
+        (Grpo(), 6, 30),  # ZeRO-3 on 8 ranks: 2 GB of weights each
+        (Grpo(deepspeed="zero2"), 20, 40),  # 17 GB of weights each
+        (Sft(), 6, 40),
+        (
+            Sft(gradient_checkpointing=False),
+            30,
+            60,
+        ),  # 27 GB of activations (34 bytes a hidden value and layer)
+    ],
+)
+def test_the_estimate_for_the_papers_model_is_of_the_right_order(settings, low, high):
+    assert low < sum(preflight.estimate(settings, SEVEN, 2800).values()) / 1e9 < high
+
+
+def test_a_full_disk_is_refused(base, sif, tmp_path, monkeypatch):
+    nearly_full = type("", (), {"free": 1000})()
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: nearly_full)
+    with pytest.raises(UserError, match=r"0\.0 GB are free; checkpoints take about"):
+        preflight.check(base, [sif], tmp_path / "work", POLICY, Sft(**SMALL))
+
+
+def test_a_judge_that_is_away_or_gives_no_score_is_refused(judge, tmp_path):
+    api = Api(model="fake", retries=0, timeout=5)
+    with pytest.raises(UserError, match="does not answer"):
+        preflight.ask_judge(api, "http://127.0.0.1:9/v1")
+    judge.broken = True
+    with pytest.raises(UserError, match="answered without a score: 'I would rather not say'"):
+        preflight.ask_judge(api, url(judge))
+
+
+def test_the_gpus_are_those_that_the_ranks_will_see(tmp_path: Path, monkeypatch):
+    """A made-up nvidia-smi: two GPUs, of which the variable names one."""
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text('#!/bin/sh\necho "1000, 2000"\ncase "$*" in *--id=1*) ;; *) echo "500, 2000";; esac\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert preflight.free_gpus() == [(1000 * 2**20, 2000 * 2**20), (500 * 2**20, 2000 * 2**20)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert len(preflight.free_gpus()) == 1
+
+
+def test_grpo_counts_its_steps_the_same_way(base, sif, judge, config_file, tmp_path):
+    """See `grpo.check_size`: whole steps only."""
+    settings = Grpo(**SMALL, batch=8, accumulation=3, generations=8)
+    grpo.check_size(settings, 8)
+    assert preflight.steps(settings, 8) == 20 * 2
