@@ -128,7 +128,7 @@ def pair_iou(pred: Boxes, gt: Boxes) -> float:
         return float(len(pred) == len(gt))
     if min(len(pred), len(gt)) == 1:
         return max(iou(p, g) for p in pred for g in gt)
-    values = _ious(np.array(pred, dtype=np.float64), np.array(gt, dtype=np.float64))
+    values = np.array([[iou(p, g) for g in gt] for p in pred])
     return float(values[linear_sum_assignment(values, maximize=True)].mean())
 
 
@@ -319,15 +319,6 @@ def _rounded_axis(low: float, high: float) -> tuple[float, float]:
 def _canvas(width: int, height: int) -> tuple[int, int, int]:
     """Side of VisCoT's square canvas and the image's left and top on it, pixels."""
     return max(width, height), max(0, height - width) // 2, max(0, width - height) // 2
-
-
-def _ious(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, M) `iou` of each of the (N, 4) boxes with each of the (M, 4)."""
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    shared = np.where((sides > 0).all(axis=2), sides[..., 0] * sides[..., 1], 0.0)
-    area_a, area_b = ((found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1]) for found in (a, b))
-    union = area_a[:, None] + area_b[None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def _covered(columns: NDArray[np.bool_], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -340,10 +340,10 @@ class Nightly(Section):
         "baseline", description="alias that every night is compared with, once it is pinned"
     )
     level: float = Field(
-        0.01,
+        0.001,
         gt=0,
         lt=0.5,
-        description="chance that a night fails in which nothing fell by more than its margin",
+        description="chance, at most, that a night fails although nothing changed: gate.py",
     )
     margin: float = Field(
         0.01, ge=0, lt=1, description="fall of a benchmark's mean strict score, of 1, that no night fails for"

@@ -29,7 +29,7 @@ from sifthinker import statistics
 from sifthinker.sample import read
 from sifthinker.statistics import Interval
 
-SWAPS = 10_000  # the smallest p-value is 1e-4, so that a hundred comparisons can be held at 1 %
+SWAPS = 100_000  # the smallest p-value is 1e-5, so that a hundred comparisons can be held at 0.1 %
 DRAWS = 2_000  # of the bootstrap
 COLUMNS = ["benchmark", "id", "group", "question", "reference", "image_sha256", "strict"]
 Numbers = NDArray[np.float64]

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sifthinker import evaluate as domain
-from sifthinker import serve
+from sifthinker import serve, vlm
 from sifthinker.config import Config, identity
 from sifthinker.sample import read
+from tasks.endpoint import endpoint
 from tasks.stage import Job, stage
 
 
@@ -20,6 +22,20 @@ def _files(config: Config) -> dict[str, Path]:
             path := getattr(benchmark, field)
         ).exists()  # a missing one is reported by the stage, and others run
     }
+
+
+@contextmanager
+def _judge(job: Job) -> Iterator[vlm.Client | None]:
+    """Of the benchmarks whose answers are judged; without one they are reported as missing."""
+    api = job.config.evaluate.judge
+    if api is None:
+        yield None
+        return
+    with (
+        endpoint(lambda _: api)(job) as context,
+        vlm.Client(api, Path(context["ledger"]), context["base_url"], scope="judge") as client,
+    ):
+        yield client
 
 
 @stage(
@@ -42,7 +58,7 @@ def evaluate(job: Job) -> None:
 
         yield from estimate.pictures(images, job.inputs["weights"].path, job.config.depth)
 
-    with serve.serving(model.path, config.server, job.work / "server.log") as url:
+    with serve.serving(model.path, config.server, job.work / "server.log") as url, _judge(job) as judge:
         domain.evaluate(
             config.benchmarks,
             url,
@@ -54,6 +70,7 @@ def evaluate(job: Job) -> None:
             job.config.model,
             config,
             job.out,
+            judge,
         )
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))

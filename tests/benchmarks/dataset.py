@@ -154,6 +154,6 @@ PAIRS = [
     ),
     Pair(
         "depth stage, 640x480, tiny model", "the model alone in a loop, inputs ready",
-        0.9, 16, 2, "images", prepare_depth, estimating, modelling, same_maps, rounds=5,
+        0.9, 8, 1, "images", prepare_depth, estimating, modelling, same_maps, rounds=3,
     ),
 ]  # fmt: skip

@@ -83,6 +83,11 @@ def train(ours: bool, folder: Path, steps: int, judge: str) -> tuple[list[float]
         accumulation=1,
         max_completion=128,
         learning_rate=1e-6,
+        lora={
+            "r": 64,
+            "alpha": 128,
+            "dropout": 0.0,
+        },  # TRL would sample with dropout, we do not: not the same work
         judge={"model": "standin"},
         trackers=[],
     )
