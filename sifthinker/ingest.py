@@ -168,5 +168,5 @@ def _unpack(packed: bytes) -> Row:
     return row._replace(
         images=tuple(row.images),
         boxes=sample.boxes(row.boxes),
-        canvas=row.canvas and tuple(row.canvas),
+        canvas=row.canvas and sample.boxes([row.canvas])[0],
     )

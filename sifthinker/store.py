@@ -67,6 +67,8 @@ class Artifact:
     @property
     def weights(self) -> str:
         """The digest of a model's weight files alone, whatever they were made with."""
+        if external := self.manifest.get("external"):
+            return str(external["digest"])
         files = self.manifest["files"]
         return sha256({name: files[name]["sha256"] for name in files if name.endswith(".safetensors")})
 

@@ -15,6 +15,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What trains, serves a model or needs the Prefect server takes minutes in all: it is `e2e`, not quick."""
+    for item in items:
+        trains = Path(__file__).with_name("training") in item.path.parents
+        serves = item.path.name in ("test_serve.py", "test_models.py")
+        if trains or serves or "prefect_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("e2e")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real test data that is kept beside the project."""

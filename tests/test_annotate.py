@@ -192,6 +192,7 @@ def test_a_wrong_answer_is_found_by_the_judge(tmp_path):
 # --- 2 and 3: kills, two processes -------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("count", "kills"), [(200, 3), pytest.param(2000, 20, marks=slow)])
 def test_killed_at_random_moments_it_ends_with_the_artifact_of_an_undisturbed_run(tmp_path, count, kills):
     faults = dict.fromkeys(standin.CONTENT, 0.02)
@@ -225,6 +226,7 @@ def test_killed_at_random_moments_it_ends_with_the_artifact_of_an_undisturbed_ru
     print(counts)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("count", [120, pytest.param(2000, marks=slow)])
 def test_two_processes_that_annotate_the_same_rows_pay_each_request_once(tmp_path, count):
     with standin.running(tmp_path / "log", latency=0.05, faults={"500": 0.05, "wrong-boxes": 0.05}) as url:

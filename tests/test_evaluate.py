@@ -175,6 +175,7 @@ evaluate.evaluate([source], url, "served-model", "ours", "digest-of-weights", Pa
 """
 
 
+@pytest.mark.e2e
 def test_a_killed_evaluation_asks_no_question_twice_and_gives_the_same_files(tmp_path):
     source = vstar(tmp_path / "data", rows=30)
     model = config.Model(depth_input=False)

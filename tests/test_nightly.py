@@ -122,6 +122,7 @@ def test_an_evaluation_that_is_gone_from_the_store_is_said_and_the_one_before_ta
     assert "The good night of 2026-11-02 cannot be compared with: evaluate/0001 is gone." in outcome.table
 
 
+@pytest.mark.e2e
 def test_five_percent_made_wrong_of_a_thousand_are_caught_and_fifty_equal_nights_are_not_raised(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_external_weights_are_not_copied_but_verified(tmp_path: Path) -> None:
         draft.external = weights
     found = store.find("s", "k")
     assert found and found.path == weights
+    assert found.weights == store.digests.tree(weights)
     (weights / "model").write_text("2")
     with pytest.raises(Damaged, match="gone or was changed"):
         store.find("s", "k")

@@ -121,6 +121,7 @@ def _server() -> str:
     """Starts the slow server; it ends with this process."""
     here, there = multiprocessing.Pipe()
     multiprocessing.get_context("spawn").Process(target=_serve, args=(there,), daemon=True).start()
+    there.close()  # so that a server that does not come up is an EOFError, not silence
     return f"http://127.0.0.1:{here.recv()}/v1"
 
 

@@ -1,6 +1,7 @@
 from tests.benchmarks import annotation
 
 
+@pytest.mark.e2e
 def test_the_table_shows_both_ways_side_by_side(monkeypatch):
     monkeypatch.setattr(annotation, "STALL", 1.0)
     theirs, ours = annotation.compare(60, latency=0.02)

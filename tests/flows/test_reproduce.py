@@ -85,7 +85,7 @@ def test_tasks_have_no_loops_over_rows_and_fit_on_a_page() -> None:
     thin = [p for p in (ROOT / "tasks").glob("*.py") if p.stem not in ("stage", "run", "identity", "process")]
     for path in thin:
         lines = [x for x in path.read_text().splitlines() if x.strip()]
-        assert len(lines) <= 60, (
+        assert len(lines) <= 80, (
             f"{path.name}: {len(lines)} lines; what a stage means belongs into sifthinker/"
         )
         conditions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.While)]

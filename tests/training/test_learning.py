@@ -32,9 +32,9 @@ class Blind(grpo.Trainer):
 
 
 def ends(rewards: list[float]) -> tuple[float, float]:
-    """Mean reward of the first and of the last ten steps."""
+    """Mean reward of the first three steps (it rises soon) and of the last ten."""
     assert len(rewards) == STEPS
-    return statistics.mean(rewards[:10]), statistics.mean(rewards[-10:])
+    return statistics.mean(rewards[:3]), statistics.mean(rewards[-10:])
 
 
 def favour(base: Path, sif: Path, work: Path, seed: int, trainer: type[grpo.Trainer]) -> list[float]:
@@ -112,9 +112,10 @@ def start(program: Any, folder: Path, stage: str, settings: dict[str, Any], **to
 def test_the_four_rewards_are_learnt_and_without_the_advantage_they_are_not(
     seed, warm, tmp_path, monkeypatch
 ):
-    """The whole program: chains of one look, the embedded judge, unit weights."""
+    """The whole program: chains of one look, the embedded judge, unit weights. Sampling starts with the right and the
+    wrong chain about equally often, 2.4 on average; the right one earns 4."""
     model, dataset = warm
-    settings = {**COMMON, "seed": seed, "learning_rate": 5e-4, "batch": 16, "max_completion": 80}
+    settings = {**COMMON, "seed": seed, "learning_rate": 1e-4, "batch": 32, "max_completion": 80}
     settings |= {"lora": LARGE, "temperature": TEMPERATURE, "judge": {"model": "standin"}}
     found = {}
     with standin.running(tmp_path / "standin.log") as url:
@@ -125,8 +126,8 @@ def test_the_four_rewards_are_learnt_and_without_the_advantage_they_are_not(
             start(grpo, tmp_path / name, "grpo", settings, model=str(model), dataset=[str(dataset)], **top)
             lines = (tmp_path / name / "grpo/history.jsonl").read_text().splitlines()
             found[name] = ends([json.loads(line)["reward"] for line in lines])
-    print(seed, found)
     first, last = found["seeing"]
-    assert last > first + 0.5
+    assert last > first + 0.7
     blind_first, blind_last = found["blind"]
-    assert abs(blind_last - blind_first) < 0.3
+    assert abs(blind_last - blind_first) < 0.8  # 3.5 standard errors: which chain is sampled is chance
+    assert last > blind_last + 0.7
