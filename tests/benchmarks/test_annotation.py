@@ -1,3 +1,5 @@
+import pytest
+
 from tests.benchmarks import annotation
 
 
