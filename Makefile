@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
-.PHONY: demo test test-slow lint format deploy worker audit stop clean
+.PHONY: demo test test-slow bench gpu-check lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and tiny models; leaves the UI running
 	$(BIN)/sif run --config smoke --set store=$(STORE)
 
@@ -19,6 +19,12 @@ test: $(VENV)/ready ## quick tests, then the end-to-end ones
 
 test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with faults, twenty kills
 	$(BIN)/python -m pytest -q -m slow
+
+bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
+	$(BIN)/sif bench
+
+gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA GPU
+	$(BIN)/python -m sifthinker.training.check
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
