@@ -161,7 +161,9 @@ class SummedArea:
         """Takes O(H W); `depth` is (H, W)."""
         height, width = depth.shape
         self._sums = np.zeros((height + 1, width + 1), dtype=np.float64)
-        np.cumsum(np.cumsum(depth, axis=0, dtype=np.float64), axis=1, out=self._sums[1:, 1:])
+        inside = self._sums[1:, 1:]
+        np.cumsum(depth, axis=1, dtype=np.float64, out=inside)
+        np.cumsum(inside, axis=0, out=inside)
 
     def mean(self, box: Sequence[float]) -> float:
         """`box_depth` of the map, to 1e-6.
