@@ -21,10 +21,11 @@ test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with 
 	$(BIN)/python -m pytest -q -m slow
 
 bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[bench]' -c constraints.txt
 	$(BIN)/sif bench
 
 gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA GPU
-	$(BIN)/python -m sifthinker.training.check
+	$(BIN)/python -m sifthinker.training.check --json gpu-check.json
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

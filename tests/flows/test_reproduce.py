@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Any, get_args
 
@@ -81,15 +80,13 @@ def test_a_change_in_rewards_reaches_grpo_and_no_other_stage() -> None:
     }
 
 
-def test_tasks_have_no_loops_over_rows_and_fit_on_a_page() -> None:
+def test_a_stages_task_fits_on_a_page() -> None:
     thin = [p for p in (ROOT / "tasks").glob("*.py") if p.stem not in ("stage", "run", "identity", "process")]
     for path in thin:
         lines = [x for x in path.read_text().splitlines() if x.strip()]
         assert len(lines) <= 80, (
             f"{path.name}: {len(lines)} lines; what a stage means belongs into sifthinker/"
         )
-        conditions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.While)]
-        assert not conditions, path.name
 
 
 def test_the_shards_of_the_depth_stage_share_one_gpu() -> None:
