@@ -105,7 +105,8 @@ class Endpoint:
             max_retries=0,
             http_client=openai.DefaultAioHttpClient(
                 timeout=httpx2.Timeout(api.timeout, connect=min(30.0, api.timeout)),
-                limits=httpx2.Limits(max_connections=None),
+                # None would mean its default of 100: the engine's own limit is the one that counts.
+                limits=httpx2.Limits(max_connections=10_000, max_keepalive_connections=10_000),
             ),
         )
 
