@@ -15,8 +15,6 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sifthinker.sample import WHOLE, Box
@@ -99,22 +97,36 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 def union_iou(pred: Boxes, gt: Boxes) -> float:
     """IoU of the union of `pred` and the union of `gt` (the paper's "GIoU", which is not Rezatofighi's).
 
-    Both empty: 1; one empty: 0. Degenerate boxes cover nothing. Areas are exact: the edges of all boxes cut the
-    plane into a grid of cells, each covered wholly or not at all.
+    Both empty: 1; one empty: 0. Degenerate boxes cover nothing. Areas are exact: between two neighbouring vertical
+    edges the boxes are stretches of one line, whose covered lengths are added up from the top.
     """
     if not pred or not gt:
         return float(len(pred) == len(gt))
     if len(pred) == len(gt) == 1:
         return iou(pred[0], gt[0])
-    corners = np.array([*pred, *gt], dtype=np.float64)  # (N, 4)
-    xs, ys = np.array(sorted({*corners[:, 0::2].flat})), np.array(sorted({*corners[:, 1::2].flat}))
-    columns = (corners[:, :1] <= xs[:-1]) & (xs[:-1] < corners[:, 2:3])  # (N, X) cells between x1 and x2
-    rows = (corners[:, 1:2] <= ys[:-1]) & (ys[:-1] < corners[:, 3:])  # (N, Y)
-    n = len(pred)
-    in_pred, in_gt = _covered(columns[:n], rows[:n]), _covered(columns[n:], rows[n:])
-    wide, high = xs[1:] - xs[:-1], ys[1:] - ys[:-1]  # (X,), (Y,)
-    union = float(wide @ (in_pred | in_gt) @ high)
-    return float(wide @ (in_pred & in_gt) @ high) / union if union > 0 else 0.0
+    boxes = [*pred, *gt]
+    downwards = sorted((b[1], b[3], b[0], b[2], i < len(pred)) for i, b in enumerate(boxes))
+    xs = sorted({x for box in boxes for x in (box[0], box[2])})
+    in_pred = in_gt = in_any = 0.0
+    for left, right in pairwise(xs):
+        end_pred = end_gt = end_any = -math.inf  # how far down is covered
+        high_pred = high_gt = high_any = 0.0  # lengths
+        for y1, y2, x1, x2, predicted in downwards:
+            if not (x1 <= left < x2 and y1 < y2):
+                continue
+            if y2 > end_any:
+                high_any += y2 - max(y1, end_any)
+                end_any = y2
+            if predicted and y2 > end_pred:
+                high_pred += y2 - max(y1, end_pred)
+                end_pred = y2
+            elif not predicted and y2 > end_gt:
+                high_gt += y2 - max(y1, end_gt)
+                end_gt = y2
+        in_pred += (right - left) * high_pred
+        in_gt += (right - left) * high_gt
+        in_any += (right - left) * high_any
+    return max(0.0, in_pred + in_gt - in_any) / in_any if in_any > 0 else 0.0
 
 
 def pair_iou(pred: Boxes, gt: Boxes) -> float:
@@ -128,8 +140,9 @@ def pair_iou(pred: Boxes, gt: Boxes) -> float:
         return float(len(pred) == len(gt))
     if min(len(pred), len(gt)) == 1:
         return max(iou(p, g) for p in pred for g in gt)
-    values = np.array([[iou(p, g) for g in gt] for p in pred])
-    return float(values[linear_sum_assignment(values, maximize=True)].mean())
+    values = [[iou(p, g) for g in gt] for p in pred]
+    pairs = list(zip(*linear_sum_assignment(values, maximize=True), strict=True))
+    return math.fsum(values[p][g] for p, g in pairs) / len(pairs)
 
 
 def hiou(pred: Boxes, gt: Boxes) -> float:
@@ -319,9 +332,3 @@ def _rounded_axis(low: float, high: float) -> tuple[float, float]:
 def _canvas(width: int, height: int) -> tuple[int, int, int]:
     """Side of VisCoT's square canvas and the image's left and top on it, pixels."""
     return max(width, height), max(0, height - width) // 2, max(0, width - height) // 2
-
-
-def _covered(columns: NDArray[np.bool_], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(X, Y) cells that lie in any of N boxes, from the (N, X) columns and (N, Y) rows that each spans."""
-    covered: NDArray[np.bool_] = columns.T.astype(np.float32) @ rows.astype(np.float32) > 0
-    return covered

@@ -163,7 +163,8 @@ class SummedArea:
         self._sums = np.zeros((height + 1, width + 1), dtype=np.float64)
         inside = self._sums[1:, 1:]
         np.cumsum(depth, axis=1, dtype=np.float64, out=inside)
-        np.cumsum(inside, axis=0, out=inside)
+        for row in range(1, height):  # cumsum down the columns takes three times as long
+            inside[row] += inside[row - 1]
 
     def mean(self, box: Sequence[float]) -> float:
         """`box_depth` of the map, to 1e-6.
