@@ -1,6 +1,6 @@
 """Registers the work pools and deployments of prefect.yaml with the server of PREFECT_API_URL.
 
-May be repeated: deployments are updated, pools that are there stay as people have set them.
+May be repeated: deployments are updated; pools that are there, and what is paused, stay as people have set them.
 """
 
 import os
@@ -43,9 +43,13 @@ def main() -> None:
                 print(f"work pool {name} is there")
             else:
                 print(f"work pool {name} made")
-    # -m: this folder is then on the import path, for the steps
-    command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
-    sys.exit(subprocess.call([sys.executable, *command], cwd=ROOT))
+        paused = [deployment.id for deployment in client.read_deployments() if deployment.paused]
+        # -m: this folder is then on the import path, for the steps
+        command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
+        status = subprocess.call([sys.executable, *command], cwd=ROOT)
+        for identifier in paused:  # registering resumes them
+            client.pause_deployment(identifier)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

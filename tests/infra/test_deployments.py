@@ -1,15 +1,19 @@
 """infra/prefect.yaml: what it says, and what a server makes of it."""
 
+import asyncio
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 import yaml
+from prefect.server.schemas.schedules import CronSchedule
 
 from sifthinker.config import parse
 from tests.infra.conftest import ROOT, Composed
@@ -80,9 +84,31 @@ def test_deploying_again_updates_and_leaves_what_people_set(
         limits = {p["name"]: p["concurrency_limit"] for p in client.post("work_pools/filter", json={}).json()}
         assert limits == {"cpu": None, "gpu-1": 1, "gpu-8": 1}
         client.patch("work_pools/gpu-1", json={"concurrency_limit": 3}).raise_for_status()
+        night, training = deployed["nightly"], deployed["training"]
+        schedule = f"deployments/{night['id']}/schedules/{night['schedules'][0]['id']}"
+        client.patch(schedule, json={"active": False}).raise_for_status()  # a pause of one schedule,
+        client.post(f"deployments/{training['id']}/pause_deployment").raise_for_status()  # of a deployment
         again = deploy(composed)
         assert {name: d["id"] for name, d in again.items()} == {name: d["id"] for name, d in deployed.items()}
         assert client.get("work_pools/gpu-1").json()["concurrency_limit"] == 3
+        assert not again["nightly"]["schedules"][0]["active"]
+        assert [name for name, d in again.items() if d["paused"]] == ["training"]
+
+
+@pytest.mark.e2e
+def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
+    composed: Composed, deployed: dict[str, dict[str, Any]]
+) -> None:
+    night = deployed["nightly"]
+    (schedule,) = night["schedules"]
+    assert schedule["active"] and not night["paused"]
+    assert night["global_concurrency_limit"]["limit"] == 1
+    assert night["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    zone = ZoneInfo(schedule["schedule"]["timezone"])
+    coming = CronSchedule(**schedule["schedule"])
+    now = datetime(2026, 3, 27, 12, tzinfo=UTC)
+    hours = [time.astimezone(zone).time().isoformat() for time in asyncio.run(coming.get_dates(4, start=now))]
+    assert hours == ["01:00:00"] * 4
 
 
 @pytest.mark.e2e
@@ -92,6 +118,8 @@ def test_deploying_again_updates_and_leaves_what_people_set(
         ("reproduce", "smoke", "cpu", {}),  # on demand: what `make demo` ran, to be changed in the form
         ("dataset", "paper", "gpu-1", {"stop_after": "subset"}),  # ends with the last stage that makes data
         ("training", "paper", "gpu-8", {"start_at": "sft"}),  # the data set comes from the store
+        ("nightly", "nightly", "cpu", {}),  # on what the demo left in the store
+        ("ablation", "ablation", "cpu", {}),
     ],
 )
 def test_a_deployment_starts_from_a_configuration_of_the_flows(
