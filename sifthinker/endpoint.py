@@ -146,15 +146,16 @@ class Endpoint:
             Transient: a time-out, or no or a broken connection.
         """
         kind = "multipart/form-data" if upload else "application/json"
+        url = self.url + path  # whole: the client takes its time to join the two
         try:
             async with asyncio.timeout(
                 self.api.timeout
             ):  # for the whole exchange, also of a server that trickles
                 if method == "GET":
-                    response = await self._client.get(path, cast_to=httpx2.Response)
+                    response = await self._client.get(url, cast_to=httpx2.Response)
                 else:
                     response = await self._client.post(
-                        path,
+                        url,
                         cast_to=httpx2.Response,
                         content=body,
                         body={"purpose": "batch"} if upload else None,

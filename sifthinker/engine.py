@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,10 +74,9 @@ class Engine:
         self.stopped: UserError | None = None
         self.rows_total = self._kept = self._rejected = 0
         self._calls = self._cached = self._failed = self._in_flight = self._exhausted = 0
-        self._bought = Usage()
+        self._received = self._bought = Usage()  # paid for by this process; of that, what the ledger holds
         self._finished: deque[float] = deque(maxlen=10_000)  # when rows, or calls, were done
         self._flying: dict[str, asyncio.Task[Reply | Failure]] = {}
-        self._unrecorded: list[Usage] = []  # of replies on their way into the ledger
         self._queue: list[tuple[Callable[[], Any], Usage | None, asyncio.Future[Any]]] = []
         self._committing = False
         self._seen = [
@@ -251,7 +250,6 @@ class Engine:
                 raise
             except Dead as error:
                 self.quota.settle(ticket, error.usage.tokens)
-                self._unrecorded.append(error.usage)
                 raise
             except Unauthorized as error:
                 self.stopped = self.stopped or error
@@ -259,7 +257,6 @@ class Engine:
             finally:
                 self._in_flight -= 1
             self._exhausted = 0
-            self._unrecorded.append(usage)
             self._learn(guess, usage)
             self.gate.good(time.monotonic() - began)
             self.quota.settle(ticket, usage.tokens)
@@ -289,7 +286,7 @@ class Engine:
     def _check(self) -> None:
         if self.stopped is not None:
             raise self.stopped
-        if self.budget.spent(sum(self._unrecorded, self.spent)):
+        if self.budget.spent(self.spent + self._received - self._bought):
             raise self._budget_spent()
 
     def _budget_spent(self) -> UserError:
@@ -314,6 +311,8 @@ class Engine:
         """
         done: asyncio.Future[T] = self.loop.create_future()
         self._queue.append((operation, usage, done))
+        if usage is not None:
+            self._received += usage
         if not self._committing:
             self._committing = True
             self.loop.create_task(self._commits())
@@ -336,8 +335,6 @@ class Engine:
                 continue
             for usage in paid:
                 self._bought += usage
-                if usage in self._unrecorded:
-                    self._unrecorded.remove(usage)
             for (_, _, done), result in zip(queue, results, strict=True):
                 if not done.done():
                     done.set_result(result)
@@ -418,8 +415,10 @@ class Engine:
 def _by_digest(part: dict[str, Any]) -> dict[str, Any]:
     if part.get("type") != "image_url":
         return part
-    url = part["image_url"]["url"]
-    return {
-        "type": "image_url",
-        "image_url": {**part["image_url"], "url": hashlib.sha256(url.encode()).hexdigest()},
-    }
+    image = part["image_url"]
+    return {"type": "image_url", "image_url": {**image, "url": _digest(image["url"])}}
+
+
+@lru_cache(maxsize=16)  # a benchmark's questions about one picture follow each other, and share its text
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()

@@ -18,11 +18,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
 import logging
 import math
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +155,8 @@ def evaluate(
                 lost: list[Reject] = []
                 results: list[tuple[Question, Verdict, Verdict]] = []
                 hidden: list[tuple[Question, str]] = []
-                for asked, reply, answer in _judged(
-                    job, _ask(job, client, pictures, model, config, lost), judge, 32 * config.concurrency
-                ):
+                answered = _ask(job, client, pictures, model, config, lost)
+                for asked, reply, answer in _judged(job, answered, judge):
                     official = job.benchmark.official(asked.question, answer)
                     strict = job.benchmark.strict(asked.question, answer)
                     if asked.question.reference:
@@ -210,7 +209,7 @@ def _ask(
     """Every chosen question with its reply and what that says, in the benchmark's order; `lost` gets those that could not be asked."""
 
     def requests(
-        items: Iterable[tuple[Question, str] | Reject], asked: list[_Asked]
+        items: Iterable[tuple[Question, str] | Reject], asked: deque[_Asked]
     ) -> Iterator[vlm.Request]:
         shown_of, digests, urls = "", [""], [""]
         for item in items:
@@ -239,47 +238,46 @@ def _ask(
                 prompts.with_images(messages, urls), config.temperature, config.max_tokens, config.seed
             )
 
-    questions = job.questions()
-    # In large pieces, so that replies are judged and written as they come and few are held at once.
-    for first in questions:
-        asked: list[_Asked] = []
-        piece = itertools.chain([first], itertools.islice(questions, 32 * config.concurrency - 1))
-        replied = client.ask_all(requests(piece, asked))
-        for item, reply in zip(asked, replied, strict=True):
-            if isinstance(reply, vlm.Failure) and reply.kind not in _REFUSALS:
-                raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
-            yield item, reply, _answer(reply, config.think)
+    asked: deque[_Asked] = deque()
+    for reply in client.answers(requests(job.questions(), asked)):
+        item = asked.popleft()
+        if isinstance(reply, vlm.Failure) and reply.kind not in _REFUSALS:
+            raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
+        yield item, reply, _answer(reply, config.think)
 
 
-def _judged(
-    job: Job, answered: Iterator[_Answered], judge: vlm.Client | None, size: int
-) -> Iterator[_Answered]:
-    """The same with what the judge says of the answers, `size` at a time; without change where none is wanted."""
+def _judged(job: Job, answered: Iterator[_Answered], judge: vlm.Client | None) -> Iterator[_Answered]:
+    """The same with what the judge says of the answers; without change where none is wanted."""
     if job.source.name not in JUDGED:
         yield from answered
         return
     assert judge is not None
+    waiting: deque[tuple[_Answered, list[str], int]] = deque()  # what the judge said so far, of so many times
 
-    def requests(piece: Sequence[_Answered]) -> Iterator[vlm.Request]:
-        for item, _, answer in piece:
+    def requests() -> Iterator[vlm.Request]:
+        for one in answered:
+            item, _, answer = one
+            questions: list[vlm.Request] = []
             if answer.text:
                 data = job.image(item.question)
                 url = vlm.image_url(data, _media_type(data))
-                yield from JUDGED[job.source.name](item.question, answer, url)
+                questions = list(JUDGED[job.source.name](item.question, answer, url))
+            waiting.append((one, [], len(questions)))
+            yield from questions
 
-    for first in answered:
-        piece = [first, *itertools.islice(answered, size - 1)]
-        said = iter(judge.ask_all(requests(piece)))
-        for item, reply, answer in piece:
-            texts: list[str] = []
-            for _ in JUDGED[job.source.name](item.question, answer, "") if answer.text else ():
-                one = next(said)
-                if isinstance(one, vlm.Failure) and one.kind not in _REFUSALS:
-                    raise NotAnswered(
-                        f"judge of {job.source.name}, {item.question.id}: {one.kind}: {one.detail}"
-                    )
-                texts.append(one.text if isinstance(one, vlm.Reply) else "")
-            yield item, reply, dataclasses.replace(answer, judged=tuple(texts))
+    def complete() -> Iterator[_Answered]:
+        while waiting and len(waiting[0][1]) == waiting[0][2]:
+            (item, reply, answer), said, _ = waiting.popleft()
+            yield item, reply, dataclasses.replace(answer, judged=tuple(said))
+
+    for one in judge.answers(requests()):
+        yield from complete()  # those of which nothing was to be judged
+        (item, _, _), said, _ = waiting[0]
+        if isinstance(one, vlm.Failure) and one.kind not in _REFUSALS:
+            raise NotAnswered(f"judge of {job.source.name}, {item.question.id}: {one.kind}: {one.detail}")
+        said.append(one.text if isinstance(one, vlm.Reply) else "")
+        yield from complete()
+    yield from complete()
 
 
 def _answer(reply: vlm.Reply | vlm.Failure, think: bool) -> Answer:

@@ -92,6 +92,15 @@ class Usage:
             self.money + other.money,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls - other.calls,
+            self.prompt_tokens - other.prompt_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.money - other.money,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -99,6 +108,10 @@ class Budget:
 
     tokens: int | None = None
     money: float | None = None
+
+    @property
+    def limits(self) -> bool:
+        return self.tokens is not None or self.money is not None
 
     def spent(self, usage: Usage) -> bool:
         return (self.tokens is not None and usage.tokens >= self.tokens) or (
@@ -193,7 +206,7 @@ class Ledger:
                     return Failure(kind, detail)
                 if state == "reserved" and self._is_alive(owner):
                     return "busy"
-            if budget is not None and budget.spent(self.usage(account)):
+            if budget is not None and budget.limits and budget.spent(self.usage(account)):
                 return "spent"
             self._db.execute(
                 "INSERT INTO calls (key, account, state, owner, at, request) VALUES (?, ?, 'reserved', ?, ?, ?)"

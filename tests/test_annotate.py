@@ -160,7 +160,9 @@ def made(count: int) -> list[Sample]:
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=slow)])
 def test_under_mixed_faults_no_row_is_lost_doubled_or_paid_twice(tmp_path, count):
     with standin.running(tmp_path / "log", MIXED, stall=30, retry_after=0.1) as url:
-        results = list(rows.run(tmp_path, count, url, tmp_path / "calls.db", rows.settings(concurrency=64)))
+        results = list(
+            rows.run(tmp_path, count, url, tmp_path / "calls.db", rows.settings(concurrency=64, timeout=5.0))
+        )
         counts = standin.counts(url)
     kept = [row for row in results if isinstance(row, Annotation)]
     rejected = [row for row in results if isinstance(row, Reject)]
