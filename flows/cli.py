@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -324,6 +325,40 @@ def nightly(
 
 
 @app.command()
+def prune(
+    store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts"),
+    days: Annotated[float, typer.Option(min=0, help="what was made or used within so many days stays")] = 14,
+    runs: Annotated[int, typer.Option(min=0, help="what the latest so many runs reach stays")] = 5,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="remove, after a question; otherwise only look")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove without a question")] = False,
+) -> None:
+    """Shows which artifacts no pinned and no recent run reaches, and removes them if told to."""
+    from sifthinker import prune as domain
+
+    opened = _existing(store)
+    server.settings(store)
+    ended: set[str] = set()
+    if (under_way := domain.running(opened)) and server.answers(os.environ["PREFECT_API_URL"]):
+        from tasks.prune import over
+
+        ended = over(under_way)
+    rules = domain.Rules(days, runs, ended)
+    found = domain.survey(opened, rules)
+    table = Table("", "what", "size", "why", box=None, pad_edge=False)
+    for thing in found.doomed:
+        table.add_row(
+            thing.kind, str(thing.path.relative_to(opened.root)), domain.size(thing.bytes), thing.why
+        )
+    if found.doomed:
+        console.print(table)
+    console.print(domain.summary(found, removed=False), soft_wrap=True)
+    if found.doomed and (yes or (apply and typer.confirm("remove?"))):
+        console.print(domain.summary(domain.remove(opened, rules, found), removed=True), soft_wrap=True)
+
+
+@app.command()
 def ablation(
     config: ConfigOption = "ablation",
     set_: SetOption = [],  # noqa: B006
@@ -404,9 +439,7 @@ def _planned(
 
 
 def _existing(store: Path) -> Store:
-    if not store.is_dir():
-        raise UserError(f"--store {store}: no such folder; give the folder that the runs used")
-    return Store(store)
+    return Store.existing(store)
 
 
 def _where(config: Config, made: dict[str, str], ui: str) -> None:

@@ -21,7 +21,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,17 @@ class Store:
                 f"store {self.root}: cannot be created: {error.strerror}; set `store` to a folder you can write"
             ) from error
         self.digests = Digests(self.root / "digests.sqlite")
+
+    @classmethod
+    def existing(cls, root: Path) -> Store:
+        """The store of earlier runs.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not root.is_dir():
+            raise UserError(f"store {root}: no such folder; give the folder that the runs used")
+        return cls(root)
 
     def folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -217,6 +228,10 @@ class Store:
             path = Path(external["path"])
             if not path.exists() or self.digests.tree(path) != external["digest"]:
                 raise Damaged(f"{name}: {path} is gone or was changed")
+        with suppress(
+            OSError
+        ):  # in use: `sif prune` lets it be; a store that is only read is not pruned either
+            os.utime(folder)
         shards = tuple(self.open(Ref(**shard)) for shard in manifest["shards"])
         ref = Ref(stage=manifest["stage"], key=manifest["key"], digest=manifest["digest"])
         return Artifact(ref, folder, manifest, shards)

@@ -133,6 +133,18 @@ def test_a_deployment_starts_from_a_configuration_of_the_flows(
 
 
 @pytest.mark.e2e
+def test_the_weekly_pruning_only_looks_until_somebody_says_otherwise(
+    deployed: dict[str, dict[str, Any]],
+) -> None:
+    [schedule] = deployed["prune"]["schedules"]
+    assert schedule["active"] and schedule["schedule"]["cron"] == "0 12 * * 0"
+    assert deployed["prune"]["parameters"]["apply"] is False
+    fields = deployed["prune"]["parameter_openapi_schema"]["properties"]
+    assert fields["apply"]["default"] is False
+    assert all(field.get("description") for field in fields.values())
+
+
+@pytest.mark.e2e
 def test_the_form_explains_every_field(deployed: dict[str, dict[str, Any]]) -> None:
     schema = deployed["reproduce"]["parameter_openapi_schema"]
     definitions = schema["definitions"]

@@ -1,0 +1,41 @@
+"""Clears the store of artifacts that no pinned and no recent run reaches; a dry run unless told otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from sifthinker.config import UserError
+from sifthinker.prune import Rules, running
+from sifthinker.store import Store
+from tasks.prune import clear, over
+
+
+@flow(name="prune")
+def prune(
+    store: Path = Path("artifacts"),
+    apply: bool = False,
+    days: Annotated[float, Field(ge=0)] = 14,
+    runs: Annotated[int, Field(ge=0)] = 5,
+) -> State[str]:
+    """Removes from a store what nobody needs: old artifacts that no pinned or recent run reaches, leftovers of kills.
+
+    Args:
+        store: folder of the artifacts
+        apply: remove; otherwise only say what would go, how much that is, and why
+        days: what was made or used within so many days stays, with all it was made from
+        runs: what the latest so many runs made or took stays, however old
+    """
+    try:
+        opened = Store.existing(store)
+        text = clear(opened, Rules(days, runs, over(running(opened))), apply)
+    except UserError as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+    return Completed(message=text, data=text)

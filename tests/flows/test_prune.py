@@ -1,0 +1,80 @@
+"""The flow that prunes: what it asks of the server, what it shows there, and the command beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.artifacts import Artifact
+from prefect.states import Completed
+
+from flows.prune import prune
+from sifthinker.prune import DAY
+from sifthinker.store import Store, write_json
+from tasks.prune import over
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+OLD = time.time() - 100 * DAY
+
+
+@flow(name="ended")
+def ended() -> Any:
+    return Completed()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An artifact that a killed run made: its record says "running", the server knows that it has ended."""
+    store = Store(tmp_path)
+    with store.making("a", "a0", {"label": "a", "inputs": {}}) as draft:
+        (draft.out / "data").write_text("data")
+    run = str(ended(return_state=True).state_details.flow_run_id)
+    made = {"a": {"stage": "a", "key": "a0", "digest": "d"}}
+    write_json(
+        tmp_path / "runs" / f"{run}.json",
+        {"id": run, "name": "night", "started": OLD, "state": "running", "stages": made},
+    )
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        os.utime(path, (OLD, OLD))
+    return store
+
+
+def test_runs_that_the_server_does_not_know_are_not_said_to_have_ended(store: Store) -> None:
+    [run] = [path.stem for path in (store.root / "runs").iterdir()]
+    assert over([run, str(uuid.uuid4())]) == {run}
+
+
+def test_the_flow_only_looks_until_it_is_told_to_apply(store: Store) -> None:
+    state = prune(store.root, days=14, runs=0, return_state=True)
+    assert state.message.startswith("would remove 1 artifact, 1 run record: ")
+    assert (store.root / "a" / "a0").exists()
+    shown = Artifact.get("prune")
+    assert shown and "| artifact | `a/a0` |" in str(shown.data)
+    state = prune(store.root, apply=True, days=14, runs=0, return_state=True)
+    assert state.message.startswith("removed 1 artifact, 1 run record: ")
+    assert not (store.root / "a" / "a0").exists()
+
+
+def test_a_store_that_is_not_there_fails_the_run_with_its_message(tmp_path: Path) -> None:
+    state = prune(tmp_path / "none", return_state=True)
+    assert state.is_failed() and "no such folder" in str(state.message)
+
+
+def test_the_command_asks_the_server_and_removes_only_with_yes(store: Store) -> None:
+    sif = str(Path(sys.executable).with_name("sif"))
+    command = [sif, "prune", "--store", str(store.root), "--runs", "0"]
+    looked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert looked.returncode == 0 and "would remove 1 artifact, 1 run record" in looked.stdout, looked.stderr
+    assert (store.root / "a" / "a0").exists()
+    refused = subprocess.run([*command, "--apply"], input="n\n", capture_output=True, text=True, timeout=120)
+    assert (store.root / "a" / "a0").exists(), refused.stdout
+    removed = subprocess.run([*command, "--yes"], capture_output=True, text=True, timeout=120)
+    assert "removed 1 artifact, 1 run record" in removed.stdout, removed.stderr
+    assert not (store.root / "a" / "a0").exists()
