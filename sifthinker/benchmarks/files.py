@@ -111,6 +111,18 @@ def parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise config.UserError(f"{path}: not a Parquet file: {error}; fetch it again") from error
 
 
+def shards(source: config.Benchmark, split: str = "test") -> list[Path]:
+    """A split's Parquet files as Hugging Face has them (`data/test-00000-of-00004-<digest>.parquet`), in order.
+
+    Empty when there are none; `source.path` is the repository's folder, its `data`, or one of the files.
+    """
+    if source.path.is_file():
+        return [source.path] if source.path.suffix == ".parquet" else []
+    return sorted(source.path.glob(f"data/{split}-*.parquet")) or sorted(
+        source.path.glob(f"{split}-*.parquet")
+    )
+
+
 def picture(row: dict[str, Any], field: str) -> bytes:
     """An embedded image file: bytes, or the struct of bytes and path that `datasets` writes.
 

@@ -6,6 +6,11 @@ The release's folder `MME_Benchmark_release_version`: in every task's folder a t
     Is this artwork created by linard, jacques? Please answer yes or no.<tab>Yes
     Is this artwork created by hodler, ferdinand? Please answer yes or no.<tab>No
 
+Or `lmms-lab/MME`, Parquet files with the images inside, `question_id` naming the picture in both of its rows:
+
+    {"question_id": "artwork/10256.jpg", "image": {"bytes": b"...", "path": ...}, "category": "artwork",
+     "question": "Is this artwork created by linard, jacques? Please answer yes or no.", "answer": "Yes"}
+
 Asked as LLaVA's and Bunny's files have it: "Answer the question using a single word or phrase." instead of
 "Please answer yes or no."
 
@@ -17,8 +22,9 @@ ten tasks, cognition of four. The pair is what is asked of one picture, not two 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -27,7 +33,10 @@ from sifthinker.benchmarks import files, metrics, replies
 from sifthinker.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
 from sifthinker.sample import Reject
 
-PUBLISHED = "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation"
+PUBLISHED = (
+    "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation, "
+    "https://huggingface.co/datasets/lmms-lab/MME (Parquet)"
+)
 PERCEPTION = (
     "existence",
     "count",
@@ -46,10 +55,14 @@ INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of all tasks; see `question.Benchmark`. `images` is the same folder as `path`."""
+    if parquet := files.shards(source):
+        yield from _rows(source, parquet)
+        return
     absent = [task for task in PERCEPTION + COGNITION if not (source.path / task).is_dir()]
     if absent:
         raise Missing(
-            f"{source.name}: wants the folders {', '.join(absent)} in {source.path}; published at {PUBLISHED}"
+            f"{source.name}: wants the folders {', '.join(absent)}, or data/test-*.parquet, in {source.path}; "
+            f"published at {PUBLISHED}"
         )
     for task in PERCEPTION + COGNITION:
         folder = source.path / task
@@ -83,6 +96,40 @@ def score(results: Sequence[Result]) -> list[Measure]:
     return measures
 
 
+def _rows(source: config.Benchmark, parquet: Sequence[Path]) -> Iterator[Question | Reject]:
+    asked: Counter[str] = Counter()  # of each picture so far
+    for path in parquet:
+        for index, row in files.parquet(path):
+            try:
+                task, name = files.text(row, "category"), files.text(row, "question_id")
+                label = files.text(row, "answer").strip().lower()
+                if task not in PERCEPTION + COGNITION:
+                    raise files.BadRow("bad-field", f"category: no task {task!r:.40}", "category")
+                if label not in ("yes", "no"):
+                    raise files.BadRow(
+                        "bad-field", f"answer: wanted Yes or No, found {label!r:.40}", "answer"
+                    )
+                image = files.picture(row, "image")
+                unit = f"{task}/{PurePosixPath(name).stem}"
+                asked[unit] += 1
+                yield _question(task, unit, asked[unit], files.text(row, "question"), label, image)
+            except files.BadRow as error:
+                yield files.reject(source.name, path, index, error)
+
+
+def _question(task: str, unit: str, number: int, text: str, label: str, image: str | bytes) -> Question:
+    """The `number`th question on the picture that `unit` names."""
+    return Question(
+        id=f"{unit}/{number}",
+        group=task,
+        text=text.replace("Please answer yes or no.", "").strip() + INSTRUCTION,
+        image=image,
+        reference=label,
+        unit=unit,
+        cluster=unit if isinstance(image, bytes) else "",
+    )
+
+
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
@@ -104,14 +151,8 @@ def _file(
             )
             yield files.reject(source.name, path, number, problem)
             continue
-        yield Question(
-            id=f"{task}/{path.stem}/{number}",
-            group=task,
-            text=text.replace("Please answer yes or no.", "").strip() + INSTRUCTION,
-            image=picture.relative_to(source.path).as_posix(),
-            reference=label,
-            unit=f"{task}/{path.stem}",
-        )
+        image = picture.relative_to(source.path).as_posix()
+        yield _question(task, f"{task}/{path.stem}", number, text, label, image)
 
 
 def _points(rows: Sequence[Result]) -> metrics.Statistic:

@@ -5,6 +5,11 @@
     {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard in the image?",
      "label": "yes"}
 
+Or `lmms-lab/POPE`, Parquet files with the images inside, in one split with `category`, or in the three of `Full/`:
+
+    {"id": "0", "question_id": "1", "question": "Is there a snowboard in the image?", "answer": "yes",
+     "image_source": "COCO_val2014_000000310196", "image": {"bytes": b"...", "path": ...}, "category": "adversarial"}
+
 The labels are those of the same line, so an older question file cannot be paired with a newer label file.
 
 `official` is POPE's rule (AoiDou/POPE, evaluate.py): up to the first full stop, without commas, "No", "no" or "not"
@@ -15,6 +20,7 @@ category, and the mean of the three. `strict` wants a yes or a no; what is neith
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +30,26 @@ from sifthinker.benchmarks.question import Answer, Measure, Question, Result, Ve
 from sifthinker.sample import Reject
 from sifthinker.statistics import Weights
 
-PUBLISHED = "https://github.com/AoiDou/POPE (output/coco), https://cocodataset.org (val2014)"
+PUBLISHED = (
+    "https://github.com/AoiDou/POPE (output/coco) with https://cocodataset.org (val2014), "
+    "https://huggingface.co/datasets/lmms-lab/POPE (Parquet)"
+)
 CATEGORIES = ("random", "popular", "adversarial")
 INSTRUCTION = "\nAnswer the question using a single word or phrase."  # Bunny's and LLaVA's question files
 
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
-    """The questions of the three files; see `question.Benchmark`."""
+    """The questions of the three categories; see `question.Benchmark`."""
+    if parquet := files.shards(source) or [
+        path for name in CATEGORIES for path in sorted(source.path.glob(f"Full/{name}-*.parquet"))
+    ]:
+        for path in parquet:
+            for index, embedded in files.parquet(path):
+                try:
+                    yield _embedded(embedded)
+                except files.BadRow as error:
+                    yield files.reject(source.name, path, index, error)
+        return
     files.image_folder(source, PUBLISHED)
     paths = {name: files.find(source, f"coco_pope_{name}.json", PUBLISHED) for name in CATEGORIES}
     for category, path in paths.items():
@@ -39,18 +58,36 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 yield row
                 continue
             try:
-                label = files.text(row, "label").lower()
-                if label not in ("yes", "no"):
-                    raise files.BadRow("bad-field", f"label: wanted yes or no, found {label!r}", "label")
                 yield Question(
                     id=f"{category}/{files.integer(row, 'question_id')}",
                     group=category,
                     text=files.text(row, "text") + INSTRUCTION,
                     image=files.text(row, "image"),
-                    reference=label,
+                    reference=_label(row, "label"),
                 )
             except files.BadRow as error:
                 yield files.reject(source.name, path, line, error)
+
+
+def _embedded(row: dict[str, Any]) -> Question:
+    category = files.text(row, "category")
+    if category not in CATEGORIES:
+        raise files.BadRow("bad-field", f"category: no category {category!r:.40}", "category")
+    return Question(
+        id=f"{category}/{files.integer(row, 'question_id')}",
+        group=category,
+        text=files.text(row, "question") + INSTRUCTION,
+        image=files.picture(row, "image"),
+        reference=_label(row, "answer"),
+        cluster=files.text(row, "image_source"),
+    )
+
+
+def _label(row: dict[str, Any], field: str) -> str:
+    label = files.text(row, field).strip().lower()
+    if label not in ("yes", "no"):
+        raise files.BadRow("bad-field", f"{field}: wanted yes or no, found {label!r}", field)
+    return label
 
 
 def official(question: Question, answer: Answer) -> Verdict:

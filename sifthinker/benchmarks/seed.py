@@ -6,13 +6,17 @@
       "data_id": "1454426_2591111986", "data_type": "image", "question": "How many towels are in the image?",
       "question_id": "101669", "question_type_id": 5}], "question_type": {"Instances Counting": 5, ...}}
 
+Or `lmms-lab/SEED-Bench`, Parquet files of the same fields with `image`, a list of the images themselves; they have no
+names of the types.
+
 Rows on videos are not part of SEED-I and are passed over. `official` is the comparison of LLaVA's and SpatialBot's
 scripts (eval/seed-bench/convert_seed_for_submission.py): the reply is the letter and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from sifthinker import config
@@ -20,18 +24,40 @@ from sifthinker.benchmarks import files, metrics, replies
 from sifthinker.benchmarks.question import Answer, Measure, Question, Result, Verdict
 from sifthinker.sample import Reject
 
-PUBLISHED = "https://huggingface.co/datasets/AILab-CVC/SEED-Bench"
+PUBLISHED = "https://huggingface.co/datasets/AILab-CVC/SEED-Bench, .../lmms-lab/SEED-Bench (Parquet)"
+# SEED-Bench.json, question_type: those on images.
+TYPES = {
+    1: "Scene Understanding",
+    2: "Instance Identity",
+    3: "Instance Attributes",
+    4: "Instance Location",
+    5: "Instances Counting",
+    6: "Spatial Relation",
+    7: "Instance Interaction",
+    8: "Visual Reasoning",
+    9: "Text Understanding",
+}
 
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
-    """The image questions of `SEED-Bench.json`; see `question.Benchmark`."""
+    """The image questions of `SEED-Bench.json` or of the Parquet files; see `question.Benchmark`."""
+    if parquet := files.shards(source):
+        for path in parquet:
+            yield from _questions(source, path, files.parquet(path), TYPES)
+        return
     path = files.find(source, "SEED-Bench.json", PUBLISHED)
     files.image_folder(source, PUBLISHED)
     document = files.json_document(path)
     if not isinstance(document, dict) or not isinstance(document.get("questions"), list):
         raise config.UserError(f"{path}: wanted an object with a list of `questions`; fetch it again")
     types = {number: name for name, number in document.get("question_type", {}).items()}
-    for index, row in enumerate(document["questions"]):
+    yield from _questions(source, path, enumerate(document["questions"]), types)
+
+
+def _questions(
+    source: config.Benchmark, path: Path, rows: Iterable[tuple[int, Any]], types: dict[int, str]
+) -> Iterator[Question | Reject]:
+    for index, row in rows:
         if isinstance(row, dict) and row.get("data_type") == "video":
             continue
         try:
@@ -66,12 +92,16 @@ def _question(row: dict[str, Any], types: dict[int, str]) -> Question:
     if letter not in dict(options):
         raise files.BadRow("bad-field", f"answer: {letter!r} is none of the options", "answer")
     kind = files.integer(row, "question_type_id")
+    name, image = files.text(row, "data_id"), row.get("image")
+    if isinstance(image, list) and len(image) != 1:
+        raise files.BadRow("several-images", f"image: wanted one image, found {len(image)}", "image")
     listed = "\n".join(f"{mark}. {text}" for mark, text in options)
     return Question(
         id=str(row.get("question_id", "")),
         group=types.get(kind, f"type {kind}"),
         text=f"{files.text(row, 'question')}\n{listed}\nAnswer with the option's letter from the given choices directly.",
-        image=files.text(row, "data_id"),
+        image=files.picture({"image": image[0]}, "image") if image else name,
         reference=letter,
         options=options,
+        cluster=name,
     )

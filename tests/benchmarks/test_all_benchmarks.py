@@ -230,12 +230,10 @@ class Server:
     def __exit__(self, *_):
         pass
 
-    def ask_all(self, requests):
-        replies = []
+    def answers(self, requests):
         for request in requests:
             self.requests.append(request)
-            replies.append(vlm.Reply(self.answer(request), "stop", "test", 1, 1))
-        return replies
+            yield vlm.Reply(self.answer(request), "stop", "test", 1, 1)
 
 
 def judge(request):
