@@ -272,6 +272,10 @@ class Grpo(Train):
     generation: Literal["transformers", "vllm_colocate", "vllm_server"] = operational(
         "transformers", description="what samples the completions"
     )
+    vllm_server: str = operational(
+        "http://127.0.0.1:8000",
+        description="vllm_server only: address of the server of the merged SFT model; how to start it: training/grpo.py",
+    )
 
 
 class Merge(Section):

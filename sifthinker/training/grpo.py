@@ -25,12 +25,24 @@ Departures from TRL's defaults:
 6. The order of samples is a function of seed and epoch alone; TRL's sampler starts again with the first epoch's order
    when a run is resumed.
 
+With `generation: vllm_server` a server of the model that the training starts from samples the completions, on GPUs of
+its own; it is given the merged weights after every step (NCCL). Its development endpoints take weights from whoever
+asks: keep it on a private address.
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --port 8000 --weight-transfer-config '{"backend": "nccl"}' \
+        --logprobs-mode processed_logprobs --enable-scale-out --generation-config vllm --limit-mm-per-prompt '{"image": 2}'
+
+`vllm_colocate` holds vLLM in each rank. For both TRL wants vLLM in the training's own environment, whose transformers
+is then vLLM's (constraints-py312.txt). With either, TRL weighs tokens by what vLLM's and the trainer's probabilities
+differ in (its importance sampling correction).
+
 Departures from the release: RGB and depth picture are both shown, in the SFT's prompt (E3-1); 20 epochs; the rewards
 (see sifthinker.rewards).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from collections.abc import Iterator
@@ -73,13 +85,14 @@ def train(task: GrpoRun) -> None:
     """Trains, or goes on training, and writes the results.
 
     Raises:
-        UserError: see `check_groups`, `run.check_world`, `run.check_identity`, `rows.open_parquet`; or the judge
+        UserError: see `check_groups`, `check_generation`, `run.check_world`, `run.check_identity`, `rows.open_parquet`; or the judge
             left too many completions without a score.
     """
     started = time.monotonic()
     settings = task.settings.grpo
     run.check_world(settings)
     check_groups(settings)
+    check_generation(settings)
     task.work.mkdir(parents=True, exist_ok=True)
     task.out.mkdir(parents=True, exist_ok=True)
     columns = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
@@ -136,6 +149,7 @@ def grpo_arguments(settings: Grpo) -> dict[str, Any]:
         "vllm_mode": settings.generation.removeprefix("vllm_")
         if "vllm" in settings.generation
         else "colocate",
+        "vllm_server_base_url": settings.vllm_server if settings.generation == "vllm_server" else None,
     }
 
 
@@ -157,6 +171,19 @@ def check_groups(settings: Grpo) -> None:
         raise UserError(
             f"grpo: ranks {settings.ranks} x batch {settings.batch} x accumulation {settings.accumulation} = "
             f"{completions} completions a step is no multiple of generations = {settings.generations}"
+        )
+
+
+def check_generation(settings: Grpo) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        UserError: vLLM is to sample and is not installed.
+    """
+    if settings.generation != "transformers" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            f"grpo.generation: {settings.generation}: vLLM is not installed in this environment, where TRL looks for it "
+            "(its client for a server, too); install it, or set grpo.generation: transformers"
         )
 
 

@@ -1,22 +1,28 @@
 """What our rewards and callbacks add to a GRPO step of TRL's own trainer with a constant reward.
 
-    python -m tests.benchmarks.grpo_overhead [--pairs N] [--steps N]
+    python -m tests.benchmarks.grpo_overhead [--pairs N]
 
-Both train the tiny model (fp32, CPU, one thread, 2 groups of 8) on the same pictures; both really sample, and both
-then go on with the same canned chains, so that the rewards have chains to score and the loss costs the same. Trainings
-alternate in pairs in one process. A step is everything from one step's begin to the next's: data, sampling, rewards,
-loss, logging; the first one does not count. The time in which the judge is asked is taken out and shown apart.
+Two trainings of the tiny model live in one process, each in a thread of its own, and take their steps in turn, never at
+the same time: ours, TRL's, TRL's, ours, and again. Both have the same weights, pictures and order of samples; both really
+sample 8 completions of 64 tokens, no more and no fewer, and both then go on with the same canned chains, so that the
+rewards have chains to score and the loss costs the same. What is left to differ is what is measured. A step is everything
+from one step's begin to the next's: data, sampling, rewards, loss, logging; the first two of each do not count.
 
-Seconds are of the process's CPU (also those of the judge's client in its thread), which other programs on the machine
-disturb less than the clock's.
+Seconds are the processor's, of the training's thread (one thread, no automatic garbage collection within a step), which
+other programs on the machine disturb less than the clock's. What the judge's client takes is subtracted and shown apart.
+The standard error is that of the mean of the pairs' differences.
 """
 
 import argparse
+import gc
+import json
 import logging
 import statistics
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +35,35 @@ from sifthinker.config import Grpo
 from sifthinker.training import check, grpo, rows, run, scoring
 from tests.training.canned_grpo import sample as canned
 
+WARM = 2  # steps of each that do not count
+TOKENS = 64
 
-class Steps(TrainerCallback):
-    """Seconds of each step, without those in `aside`."""
 
-    def __init__(self, aside: list[float]) -> None:
-        self.marks: list[float] = []
-        self.aside = aside
+class Turns(TrainerCallback):
+    """Lets a training begin a step when it is its turn, and notes the seconds of each step without those in `aside`."""
+
+    taken = 0
+    changed = threading.Condition()
+
+    def __init__(self, name: str, order: Sequence[str], aside: list[float]) -> None:
+        self.name, self.order, self.aside = name, order, aside
+        self.seconds: list[float] = []
+        self.began: float | None = None
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.marks.append(time.process_time() - sum(self.aside))
+        with self.changed:
+            if self.began is not None:
+                self.seconds.append(self._now() - self.began)
+                Turns.taken += 1
+                self.changed.notify_all()
+            self.changed.wait_for(
+                lambda: self.taken == len(self.order) or self.order[self.taken] == self.name
+            )
+        gc.collect()
+        self.began = self._now()
 
-    def seconds(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.marks[1:], self.marks[2:], strict=False)]
+    def _now(self) -> float:
+        return time.thread_time() - sum(self.aside)
 
 
 class Timed(scoring.Scorer):
@@ -51,15 +73,15 @@ class Timed(scoring.Scorer):
     own: list[float]
 
     def ask(self, *args: Any) -> list[float | None]:
-        started = time.process_time()
+        started = time.thread_time()
         scores = super().ask(*args)
-        self.aside.append(time.process_time() - started)
+        self.aside.append(time.thread_time() - started)
         return scores
 
     def score(self, *args: Any) -> dict[str, list[float | None]]:
-        started = time.process_time()
+        started = time.thread_time()
         scores = super().score(*args)
-        self.own.append(time.process_time() - started - self.aside[-1])
+        self.own.append(time.thread_time() - started - self.aside[-1])
         return scores
 
 
@@ -69,105 +91,128 @@ class TimedProgress(run.Progress):
     own: list[float]
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
-        started = time.process_time()
+        started = time.thread_time()
         super().on_log(*args, **kwargs)
-        self.own.append(time.process_time() - started)
+        self.own.append(time.thread_time() - started)
 
 
 def sampled(trainer: type[GRPOTrainer]) -> type[GRPOTrainer]:
-    """The trainer, with its samples thrown away for canned ones."""
+    """The trainer, with its samples thrown away for canned ones, the same at each of its steps."""
 
     class Sampled(trainer):
         def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-            super()._generate_single_turn(*args, **kwargs)
-            torch.manual_seed(0)
+            ids, _ = super()._generate_single_turn(*args, **kwargs)
+            assert all(len(each) == TOKENS for each in ids)
+            torch.manual_seed(self.state.global_step)
             return canned(self, *args, **kwargs)
 
     return Sampled
 
 
-def train(ours: bool, folder: Path, steps: int, judge: str) -> tuple[list[float], list[float], float]:
-    """Of one training: seconds of its steps, of the judge in each, and of our own code in a step."""
+def build(ours: bool, folder: Path, steps: int, scorer: Timed, turns: Turns) -> GRPOTrainer:
     work = Path(tempfile.mkdtemp(dir=folder))
+    settings = scorer.settings
+    processor = models.load_processor(folder / "base", 12_544)
+    processor.tokenizer.padding_side = "left"
+    given = grpo.grpo_arguments(settings)
+    arguments = GRPOConfig(
+        **{**run.arguments(settings, work), "max_steps": steps},
+        **(given if ours else {**given, "reward_weights": None}),
+    )
+    suppressed = grpo.suppression(settings, models.picture_tokens(processor))
+    arguments.generation_kwargs = {**suppressed, "min_new_tokens": TOKENS}
+    progress = TimedProgress(work)
+    progress.own = scorer.own
+    return sampled(grpo.Trainer if ours else GRPOTrainer)(
+        model=models.load_policy(folder / "base", "fp32"),
+        reward_funcs=scorer.functions if ours else (lambda completions, **_: [1.0] * len(completions)),
+        args=arguments,
+        train_dataset=grpo.examples(scorer.data, True),
+        processing_class=processor,
+        peft_config=run.lora(settings.lora),
+        callbacks=[progress, run.Checkpoints(scorer.save), turns] if ours else [turns],
+    )
+
+
+def measure(folder: Path, pairs: int, judge: str) -> dict[str, Any]:
+    """Seconds of the steps of both, pair by pair, and of what is ours within a step."""
     settings = Grpo(
         ranks=1,
         deepspeed="none",
         precision="fp32",
         gradient_checkpointing=False,
         epochs=1000,
-        max_steps=steps + 2,
-        save_steps=1000,
-        batch=16,
+        save_steps=10_000,
+        batch=8,
         accumulation=1,
-        max_completion=128,
+        max_completion=TOKENS,
         learning_rate=1e-6,
-        lora={
-            "r": 64,
-            "alpha": 128,
-            "dropout": 0.0,
-        },  # TRL would sample with dropout, we do not: not the same work
+        # TRL would sample with dropout, we do not: not the same work.
+        lora={"r": 64, "alpha": 128, "dropout": 0.0},
         judge={"model": "standin"},
         trackers=[],
     )
-    processor = models.load_processor(folder / "base", 12_544)
-    processor.tokenizer.padding_side = "left"
     columns = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
-    dataset = rows.open_parquet((folder / "rows.parquet",), columns, work)
-    given = grpo.grpo_arguments(settings)
-    arguments = GRPOConfig(
-        **run.arguments(settings, work), **(given if ours else {**given, "reward_weights": None})
-    )
-    arguments.generation_kwargs = grpo.suppression(settings, models.picture_tokens(processor))
-    aside: list[float] = []
-    clock = Steps(aside)
-    with Timed(dataset, settings, work, work / "calls.sqlite", judge) as scorer:
-        scorer.aside, scorer.own = aside, []
-        progress = TimedProgress(work)
-        progress.own = []
-        trainer = sampled(grpo.Trainer if ours else GRPOTrainer)(
-            model=models.load_policy(folder / "base", "fp32"),
-            reward_funcs=scorer.functions if ours else (lambda completions, **_: [1.0] * len(completions)),
-            args=arguments,
-            train_dataset=grpo.examples(dataset, True),
-            processing_class=processor,
-            peft_config=run.lora(settings.lora),
-            callbacks=[progress, run.Checkpoints(scorer.save), clock] if ours else [clock],
-        )
-        run.fit(trainer, None)
-    own = statistics.median(scorer.own) + statistics.median(progress.own) if ours else 0.0
-    return clock.seconds(), aside, own
+    dataset = rows.open_parquet((folder / "rows.parquet",), columns, folder)
+    order = ["ours", "trl"] * WARM
+    for pair in range(pairs):
+        order += ["trl", "ours"] if pair % 2 else ["ours", "trl"]
+    with Timed(dataset, settings, folder, folder / "calls.sqlite", judge) as scorer:
+        scorer.aside, scorer.own = [], []
+        turns = {name: Turns(name, order, scorer.aside if name == "ours" else []) for name in ("ours", "trl")}
+        threads = []
+        for name, each in turns.items():
+            trainer = build(name == "ours", folder, WARM + pairs + 1, scorer, each)
+            threads.append(threading.Thread(target=run.fit, args=(trainer, None)))
+        gc.disable()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        gc.enable()
+    counted = {name: each.seconds[WARM : WARM + pairs] for name, each in turns.items()}
+    # A step has one of each: a reading of the rewards and one of the log.
+    own = sum(scorer.own) / len(scorer.aside)
+    return {**counted, "own": own, "judge": statistics.fmean(scorer.aside[WARM:])}
+
+
+def summarise(found: dict[str, Any]) -> dict[str, float]:
+    """The relative overhead with its standard error, both in shares of TRL's mean step."""
+    step = statistics.fmean(found["trl"])
+    differences = [ours - trl for ours, trl in zip(found["ours"], found["trl"], strict=True)]
+    return {
+        "step_seconds": step,
+        "overhead": statistics.fmean(differences) / step,
+        "standard_error": statistics.stdev(differences) / len(differences) ** 0.5 / step,
+        "directly": found["own"] / step,
+        "judge_seconds": found["judge"],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument(
+        "--json", type=Path, help="also write the result, and the seconds of every step, here"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    differences, plain, judged, own = [], [], [], []
     with tempfile.TemporaryDirectory() as name, standin.running(Path(name) / "standin.log") as judge:
         folder = Path(name)
         models.build_tiny("qwen2_5_vl", 0, folder / "base")
         sample.write(folder / "rows.parquet", sample.SIF, check.made_up((112, 84)))
-        for pair in range(options.pairs):
-            found = {}
-            for ours in (True, False) if pair % 2 else (False, True):
-                seconds, aside, ran = train(ours, folder, options.steps, judge)
-                found[ours] = statistics.median(seconds)
-                own += [ran] if ours else []
-                judged += aside[1:]
-            differences.append(found[True] / found[False] - 1)
-            plain.append(found[False])
-            sys.stdout.write(f"pair {pair + 1}: TRL {found[False]:.3f} s, ours {found[True]:.3f} s\n")
-    spread = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
+        found = measure(folder, options.pairs, judge)
+    result = summarise(found)
+    if options.json:
+        options.json.write_text(json.dumps({**result, **found}, indent=2))
     sys.stdout.write(
-        f"step of TRL's trainer {statistics.median(plain):.3f} s; ours {statistics.mean(differences):+.1%} "
-        f"(standard error {spread:.1%}, {options.pairs} pairs of {options.steps} steps)\nrewards and callbacks by "
-        f"themselves: {statistics.median(own):.4f} s a step = {statistics.median(own) / statistics.median(plain):.2%}; "
-        f"the judge's client besides: {statistics.mean(judged):.3f} s a step of 16 completions\n"
+        f"step of TRL's trainer {result['step_seconds']:.3f} s; with our rewards and callbacks "
+        f"{result['overhead']:+.2%} (standard error {result['standard_error']:.2%}, {options.pairs} pairs of steps)\n"
+        f"our code by itself {result['directly']:.2%} of a step; the judge's client besides: "
+        f"{result['judge_seconds'] * 1e3:.1f} ms a step of 8 completions\n"
     )
 
 
