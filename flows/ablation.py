@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from sifthinker.ablation import configured
@@ -30,6 +30,7 @@ from tasks.run import Partial, Run, carry_out, run_flow
 from tasks.scenes import scenes
 from tasks.sft import sft
 from tasks.stage import StageFailed
+from tasks.sweep import RunCancelled, alive
 from tasks.weights import depth_weights, policy_weights
 
 
@@ -86,27 +87,30 @@ def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] |
     assert context and context.flow_run
     store = Store(config.store)
     try:
-        variants = {variant.name: configured(config, variant) for variant in chosen(config, rows)}
-        failed = {
-            variant.name: state.message
-            for variant in chosen(config, rows)
-            if not (
-                state := ablation_row(variants[variant.name], variant.trained, refresh, return_state=True)
-            ).is_completed()
-        }
-        found = {
-            variant.name: ref
-            for variant in config.ablation.variants
-            if (
-                ref := table.evaluation(
-                    partial(row, trained=variant.trained), configured(config, variant), store
+        with alive(store):
+            variants = {variant.name: configured(config, variant) for variant in chosen(config, rows)}
+            failed = {
+                variant.name: state.message
+                for variant in chosen(config, rows)
+                if not (
+                    state := ablation_row(variants[variant.name], variant.trained, refresh, return_state=True)
+                ).is_completed()
+            }
+            found = {
+                variant.name: ref
+                for variant in config.ablation.variants
+                if (
+                    ref := table.evaluation(
+                        partial(row, trained=variant.trained), configured(config, variant), store
+                    )
                 )
-            )
-        }
-        if not found:
-            return Failed(message=f"no row could be made: {failed}")
-        identifier, name = str(context.flow_run.id), context.flow_run.name
-        made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
+            }
+            if not found:
+                return Failed(message=f"no row could be made: {failed}")
+            identifier, name = str(context.flow_run.id), context.flow_run.name
+            made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
     except (UserError, StageFailed) as error:
         get_run_logger().error("%s", error)
         return Failed(message=str(error))

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from sifthinker import ask, history
 from sifthinker.config import Config, UserError
@@ -18,6 +18,7 @@ from tasks.nightly import compare, each, pinned
 from tasks.run import Partial, Run, carry_out
 from tasks.scenes import scenes
 from tasks.stage import StageFailed
+from tasks.sweep import RunCancelled, alive
 from tasks.weights import depth_weights
 
 STATES = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun"}
@@ -66,14 +67,17 @@ def nightly(
     night = str(run.id)
     store = Store(config.store)
     try:
-        carry_out(
-            lambda acting: outcomes.append(evening(acting, night, started)),
-            config,
-            Partial(),
-            store,
-            night,
-            run.name,
-        )
+        with alive(store):
+            carry_out(
+                lambda acting: outcomes.append(evening(acting, night, started)),
+                config,
+                Partial(),
+                store,
+                night,
+                run.name,
+            )
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
     except (UserError, StageFailed) as error:  # before anything could be evaluated
         get_run_logger().error("%s", error)
         why = dict.fromkeys(config.nightly.models, str(error))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -19,7 +21,9 @@ from prefect import get_client
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from sifthinker import lifeline
 from sifthinker.config import Train, UserError
+from sifthinker.store import write_json
 from sifthinker.training import watch
 from tasks.stage import Job
 
@@ -118,7 +122,7 @@ def follow(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
         )
     try:
-        (job.work / "pid.json").write_text(json.dumps(_identify(process.pid)), encoding="utf-8")
+        write_json(job.work / "pid.json", {**here(process.pid), "owner": here(os.getpid())})
         while process.poll() is None:
             time.sleep(0.5)
             seen = _pass_on(job, progress, seen, at)
@@ -141,32 +145,53 @@ def follow(
         )
 
 
-def reap(pid_file: Path) -> None:
-    """Ends the process group that an earlier, killed run left behind, if it is still that very process."""
+def reap(pid_file: Path) -> bool:
+    """Ends the process group that a killed run left behind on this host, if it is still that very process."""
     try:
         left = json.loads(pid_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return
-    if left == _identify(left["pid"]):
+        return False
+    found = runs_here(left)
+    if found:
         end(left["pid"])
     pid_file.unlink(missing_ok=True)
+    return found
 
 
 def end(group: int) -> None:
-    """SIGTERM to a process group, and SIGKILL to what is left of it after a grace period."""
+    """SIGTERM to a process group, and SIGKILL to what is left of it, and of its children, after a grace period.
+
+    The ranks of torchrun have sessions of their own: it ends them on SIGTERM; where it is too slow, this does.
+    """
+    family = _descendants(group)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(group, number)
-        except ProcessLookupError:
-            return
+        for process in family if number == signal.SIGKILL else ():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline and _alive(group):
+        while time.monotonic() < deadline:
+            if not _alive(group) and not any(_runs(process) for process in family):
+                return
             time.sleep(0.05)
 
 
+def here(pid: int) -> dict[str, Any]:
+    """Names a process of this host for ever: with its start time, since ids are reused."""
+    return {"host": socket.gethostname(), "pid": pid, "started": psutil.Process(pid).create_time()}
+
+
+def runs_here(process: Mapping[str, Any]) -> bool:
+    """Whether a process named by `here` still runs, on this host."""
+    ours = process.get("host") == socket.gethostname()
+    return bool(ours and lifeline.lives(process["pid"], process["started"]))
+
+
 def environment() -> dict[str, str]:
-    """Ours, offline for libraries that would otherwise look for updates, and with one thread a rank on the CPU."""
-    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "PYTHONUNBUFFERED": "1"}
+    """Ours, with one thread a rank on the CPU, and the mark by which a program ends with this process."""
+    own = {"PYTHONUNBUFFERED": "1", **lifeline.mark()}
+    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, **own}
 
 
 def _alive(group: int) -> bool:
@@ -180,12 +205,19 @@ def _alive(group: int) -> bool:
     return False
 
 
-def _identify(pid: int) -> dict[str, float]:
-    """A process id with its start time: ids are reused."""
+def _descendants(pid: int) -> list[psutil.Process]:
     try:
-        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return {"pid": pid, "started": 0.0}
+        return []
+    return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> int:

@@ -16,13 +16,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from sifthinker import scenes
 from sifthinker.config import Config, UserError
 from sifthinker.store import Damaged, Ref, Store, write_json
 from tasks.identity import differences
 from tasks.stage import Decision, Stage, StageFailed, decide, execute
+from tasks.sweep import RunCancelled, alive
 
 Pipeline = Callable[["Run"], None]
 
@@ -221,6 +222,7 @@ def carry_out(
         write_json(path, {**record, "state": state, "stages": stages})
 
     acting = Run(config, partial, store, execute, keep)
+    keep({})
     state = "failed"
     try:
         pipeline(acting)
@@ -244,9 +246,14 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
     assert context and context.flow_run
     try:
         store = Store(config.store)
-        planned = plan(pipeline, config, partial, store)
-        create_markdown_artifact(plan_table(planned), key="plan", description="What runs, and why")
-        made = carry_out(pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name)
+        with alive(store):
+            planned = plan(pipeline, config, partial, store)
+            create_markdown_artifact(plan_table(planned), key="plan", description="What runs, and why")
+            made = carry_out(
+                pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name
+            )
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
     except (UserError, StageFailed) as error:
         get_run_logger().error("%s", error)
         return Failed(message=str(error))

@@ -34,7 +34,7 @@ import yaml
 from pydantic import ValidationError
 from transformers import PrinterCallback, TrainerCallback
 
-from sifthinker import config
+from sifthinker import config, lifeline
 from sifthinker.config import Lora, Section, Train, UserError
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ def main(program: Callable[[Path], None]) -> None:
     parser = argparse.ArgumentParser(description=program.__doc__)
     parser.add_argument("config", type=Path, help="YAML file, see the module's docstring")
     path = parser.parse_args().config
+    lifeline.hold()
     logging.basicConfig(
         level=logging.INFO if rank() == 0 else logging.WARNING,
         format=f"%(asctime)s rank {rank()} %(levelname)s %(name)s: %(message)s",

@@ -1,0 +1,238 @@
+"""A host as operators have it: a Prefect server, a worker, `sif run`; and what is left on it after a fault."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from flows import server
+from sifthinker import config, standin
+from sifthinker.store import Store
+from tasks.process import end
+from tasks.run import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "SIF_FAULTS"  # in the environment of a run and, inherited, of all that it starts
+# Data stages in two shards; training in two ranks under torchrun, so that there are grandchildren.
+FIELDS = {
+    "scenes.rows": 24,
+    "scenes.benchmark_rows": 8,
+    "sft.max_steps": 4,
+    "sft.save_steps": 1,
+    "sft.ranks": 2,
+    "grpo.max_steps": 1,
+    "annotate.api.concurrency": 4,
+    "evaluate.max_tokens": 64,
+    "evaluate.concurrency": 1,
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class PrefectServer:
+    """A server that can be stopped and started again on the same port and database."""
+
+    home: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whoever uses this server."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        return {
+            **inherited,
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "SIF_HOME": str(ROOT),
+        }
+
+    def start(self) -> None:
+        command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        with (self.home / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        until(lambda: server.answers(self.api), "the server answers", server.START)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        with httpx.Client(base_url=f"{self.api}/", timeout=60) as client:
+            answer = client.get(path) if body is None else client.post(path, json=body)
+            return answer.raise_for_status().json()
+
+    def going(self) -> list[dict[str, Any]]:
+        """Flow and task runs that the server believes to be under way."""
+        types = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
+        flows = self.ask("flow_runs/filter", {"flow_runs": {"state": types}})
+        return [*flows, *self.ask("task_runs/filter", {"task_runs": {"state": types}})]
+
+
+@dataclass
+class Sif:
+    """The runs of one store on one server."""
+
+    prefect: PrefectServer
+    store: Path
+    fields: dict[str, Any]
+
+    def command(self, *arguments: str) -> list[str]:
+        fields = {**self.fields, "store": self.store}
+        options = [x for name, value in fields.items() for x in ("--set", f"{name}={value}")]
+        sif = str(Path(sys.executable).with_name("sif"))
+        return [sif, "run", "--config", "smoke", *options, *arguments]
+
+    def start(self, *arguments: str) -> Started:
+        mark = uuid.uuid4().hex
+        log = self.store.parent / f"{mark}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                self.command(*arguments),
+                cwd=ROOT,
+                env={**self.prefect.environment, MARK: mark},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return Started(process, mark, log)
+
+    def finish(self, *arguments: str) -> float:
+        """Runs to the end; the seconds that it took."""
+        began = time.monotonic()
+        run = self.start(*arguments)
+        assert run.process.wait(900) == 0, run.log.read_text()
+        return time.monotonic() - began
+
+    def parameters(self) -> dict[str, Any]:
+        """The same run, as a deployment's parameters."""
+        smoke = ROOT / "flows" / "configs" / "smoke.yaml"
+        loaded = config.load(smoke, {**self.fields, "store": str(self.store)})
+        return {"config": loaded.model_dump(mode="json")}
+
+    def digests(self) -> dict[str, str]:
+        """Of what the latest run made or took, by label."""
+        return {label: ref["digest"] for label, ref in runs(Store(self.store))[0]["stages"].items()}
+
+    def reserved(self) -> int:
+        """Paid calls that somebody has reserved."""
+        if not (self.store / "calls.sqlite").exists():
+            return 0
+        with closing(sqlite3.connect(self.store / "calls.sqlite", timeout=60)) as db:
+            return int(db.execute("SELECT count(*) FROM calls WHERE state = 'reserved'").fetchone()[0])
+
+    def halves(self) -> list[Path]:
+        """Half-written things."""
+        return [path for pattern in ("*/*.tmp-*", "*/*.discarded-*") for path in self.store.glob(pattern)]
+
+
+@dataclass(frozen=True)
+class Started:
+    process: subprocess.Popen[bytes]
+    mark: str
+    log: Path
+
+    def family(self) -> list[psutil.Process]:
+        """All processes of the run, wherever they have gone in the tree of processes."""
+        return [process for process in psutil.process_iter() if _marked(process, self.mark)]
+
+    def programs(self, module: str) -> list[psutil.Process]:
+        """Those of them that run a module."""
+        found = []
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                if module in process.cmdline():
+                    found.append(process)
+        return found
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 180) -> float:
+    """Waits; the seconds that it took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+@contextmanager
+def started(home: Path) -> Iterator[PrefectServer]:
+    home.mkdir(parents=True, exist_ok=True)
+    prefect = PrefectServer(home)
+    prefect.start()
+    try:
+        yield prefect
+    finally:
+        if prefect.process:
+            end(prefect.process.pid)
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    with started(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def annotator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A stand-in that takes its time, so that calls are in flight when a fault comes."""
+    with standin.running(tmp_path_factory.mktemp("standin") / "log", latency=1.0) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prefect: PrefectServer, annotator: str, tmp_path_factory: pytest.TempPathFactory) -> Sif:
+    """A store in which everything was made without a fault."""
+    fields = {**FIELDS, "annotate.api.base_url": annotator}
+    sif = Sif(prefect, tmp_path_factory.mktemp("undisturbed") / "store", fields)
+    sif.finish("--stop-after", "evaluate")
+    return sif
+
+
+@pytest.fixture
+def sif(undisturbed: Sif, tmp_path: Path) -> Sif:
+    """A copy of that store."""
+    shutil.copytree(undisturbed.store, tmp_path / "store")
+    return Sif(undisturbed.prefect, tmp_path / "store", undisturbed.fields)
