@@ -15,6 +15,7 @@ from sifthinker.config import UserError
 from sifthinker.prune import Rules, running
 from sifthinker.store import Store
 from tasks.prune import clear, over
+from tasks.sweep import sweep
 
 
 @flow(name="prune")
@@ -34,6 +35,8 @@ def prune(
     """
     try:
         opened = Store.existing(store)
+        for swept in sweep(opened):  # what was killed is over, and may go
+            get_run_logger().warning("%s", swept)
         text = clear(opened, Rules(days, runs, over(running(opened))), apply)
     except UserError as error:
         get_run_logger().error("%s", error)
