@@ -58,12 +58,13 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 yield row
                 continue
             try:
+                label = _label(row, "label")
                 yield Question(
                     id=f"{category}/{files.integer(row, 'question_id')}",
                     group=category,
                     text=files.text(row, "text") + INSTRUCTION,
                     image=files.text(row, "image"),
-                    reference=_label(row, "label"),
+                    reference=label,
                 )
             except files.BadRow as error:
                 yield files.reject(source.name, path, line, error)
