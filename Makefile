@@ -1,6 +1,9 @@
 # Two commands matter: `make demo` reproduces the pipeline at CPU scale, `make test` passes the tests.
 PYTHON ?= python3.11
 VENV ?= .venv
+# Another set that works: PYTHON=python3.12 TORCH=2.11.0 CONSTRAINTS=constraints-py312.txt, in a VENV of its own.
+TORCH ?= 2.13.0
+CONSTRAINTS ?= constraints.txt
 STORE ?= artifacts
 BIN := $(VENV)/bin
 export DS_BUILD_OPS := 0
@@ -21,7 +24,7 @@ test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with 
 	$(BIN)/python -m pytest -q -m slow
 
 bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[bench]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[bench]' -c $(CONSTRAINTS)
 	$(BIN)/sif bench
 
 gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA GPU
@@ -46,7 +49,7 @@ worker: $(VENV)/ready ## carries out what deployments ask for: make worker POOL=
 audit: ## known vulnerabilities of the pinned packages; needs the network
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	for pins in constraints.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
+	for pins in constraints.txt constraints-py312.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
 
 stop: ## stops the Prefect server that `make demo` started
 	-kill $$(cat $(STORE)/prefect/server.pid) && rm $(STORE)/prefect/server.pid
@@ -56,8 +59,8 @@ clean: stop
 
 # torch is named on the line itself: any other torch drags in several GB of CUDA packages.
 # Made under its final name last, so that an interrupted installation is done again.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel ninja torch==2.13.0 -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[train,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel ninja torch==$(TORCH) -c $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[train,dev]' -c $(CONSTRAINTS)
 	touch $@
