@@ -8,8 +8,8 @@ relative to the image folder. A row:
      "prompt": "How many organs are in the image? Select from the following choices.\\n(A) 3\\n(B) 2\\n(C) 1\\n(D) 0"}
 
 `official` is cambrian's rule (eval/eval/{ade,coco,omni}/*_test.py): the first character of what follows the last
-"answer is" or "answer:", in small letters, so that "A red car" is read as A; or, where that leaves one character,
-the right option's text itself. CV-Bench = (2D + 3D) / 2 with 2D = (ADE20K + COCO) / 2; not the share of all.
+"answer is" or "answer:", in small letters, so that "A red car" is read as A. omni_test.py alone also takes the right
+option's text where that is one character. CV-Bench = (2D + 3D) / 2 with 2D = (ADE20K + COCO) / 2; not the share of all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def official(question: Question, answer: Answer) -> Verdict:
     for cue in ("answer is", "answer is:", "answer:"):
         text = text.rsplit(cue, 1)[-1]
     text = text.strip().rstrip(".:,").lstrip("(").rstrip(")")[:1]
-    right = text == question.reference.lower() or text == dict(question.options)[question.reference]
+    by_text = question.group == "Omni3D" and text == dict(question.options)[question.reference]
+    right = text == question.reference.lower() or by_text
     return Verdict(float(right), text)
 
 

@@ -7,8 +7,8 @@ that has it. Row g + k * 1,000,000 is the k-th rotation of row g.
 Asked as Bunny and LLaVA do: hint, question, "A. ..." lines and the instruction.
 
 `official` reads letters by VLMEvalKit's rules (vlmeval/utils/matching_util.py, can_infer): the one option letter
-among the words, else the one option whose text occurs in the reply; without the GPT judge that it asks next, what
-the rules leave open is wrong. CircularEval, both ways: a question is right when all its rotations are.
+among the words if it is one of the last four, else the letter after "answer is", else the one option whose text occurs
+in a reply that is not long; without the GPT judge that it asks next, what the rules leave open is wrong. CircularEval, both ways: a question is right when all its rotations are.
 Where the answers are hidden (test), nothing is scored and `mmbench_submission.tsv` is written: the given columns and
 `prediction`, which MMBench's server wants as a workbook.
 """
@@ -35,6 +35,16 @@ PUBLISHED = "https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, MMBenc
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 ROTATION = 1_000_000
 
+# vlmeval/utils/matching_util.py
+_NO_REPLY = "Failed to obtain answer via API"
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_ANSWER_IS = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", re.I)
+
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The rows of one file, rotations included; see `question.Benchmark`."""
@@ -53,14 +63,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
 
 def official(question: Question, answer: Answer) -> Verdict:
     """VLMEvalKit's can_infer; see the module."""
-    options = dict(question.options)
-    words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer.text).split()
-    named = [letter for letter in options if letter in words]
-    if not named:
-        text = answer.text.lower()
-        if len(text) <= 2 * sum(map(len, options.values())):
-            named = [letter for letter, option in options.items() if option.lower() in text]
-    letter = named[0] if len(named) == 1 else ""
+    letter = _inferred(answer.text, dict(question.options))
     return Verdict(float(letter == question.reference), letter, "" if letter else "not-inferred")
 
 
@@ -94,6 +97,26 @@ def submission(source: config.Benchmark, readings: Sequence[tuple[Question, str]
             writer.writeheader()
         writer.writerow(shown)
     return "mmbench_submission.tsv", out.getvalue().encode()
+
+
+def _inferred(reply: str, options: dict[str, str]) -> str:
+    """The letter of an option; "Z" for a refusal, which is no option; "" where the rules leave it open."""
+    if _NO_REPLY not in reply:
+        if any(refusal in reply for refusal in _REFUSALS):
+            return "Z"
+        words = re.sub(r"[.()\[\],:;!*#{}]", " ", reply).split()
+        named = [letter for letter in options if letter in words]
+        if len(named) == 1 and words.index(named[0]) > len(words) - 5:
+            return named[0]
+        if not named and "Z" in words:
+            return "Z"
+        if (cue := _ANSWER_IS.search(reply)) and cue.group(1).upper() in options:
+            return cue.group(1).upper()
+    text = reply.lower()
+    if len(text) > 2 * sum(map(len, options.values())):
+        return ""
+    named = [letter for letter, option in options.items() if option.lower() in text]
+    return named[0] if len(named) == 1 else ""
 
 
 def _by_split(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -61,8 +61,8 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
 
 def official(question: Question, answer: Answer) -> Verdict:
     """Visual-CoT's calculation.py; see the module."""
-    found = replies.boxes_in(answer.area)
-    if not found:  # a plain reply: the first four numbers, however they stand
+    found = replies.boxes_in(answer.area) if "<area>" in answer.area else []
+    if not found:  # a plain reply: the first four numbers of what is between ", ", brackets left out
         numbers = re.sub(r"[\[\]]", "", answer.text.replace(" .", "")).split(", ")[:4]
         try:
             x1, y1, x2, y2 = map(float, numbers)

@@ -31,10 +31,11 @@ _ANSWER_CUE = re.compile(
 )
 _THEREFORE = re.compile(r"\b(?:therefore|thus|hence|so|in\s+total|in\s+all)\b", re.I)
 _DOUBT = re.compile(
-    r"\b(?:can(?:no|')t(?:\s+be)?\s+(?:determine|tell|say|answer|see|know|identif)|can\s+not\s+(?:determine|tell|say)"
+    r"\b(?:can(?:no|')t(?:\s+be)?\s+(?:determine|tell|say|answer|see|know|identif|(?:help|assist)\s+(?:with|you))|can\s+not\s+(?:determine|tell|say)"
     r"|unable\s+to|not\s+(?:sure|certain|possible|clear)|(?:don't|do\s+not)\s+know|unclear|impossible|uncertain)",
     re.I,
 )
+_RIGHT = re.compile(r"\bis the right (?:one|answer|choice|option)\b", re.I)  # no direction
 _NEGATED = re.compile(r"(?:\b(?:not|never|nor|neither|rather than|instead of)|n't)(?: \w+){0,3} *$")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]")
@@ -103,7 +104,7 @@ def choice(text: str, options: Options) -> Reading:
     A letter and a text that disagree, or two options, are no choice. "The answer is ..." and "so ..." outrank
     what was weighed before; an option after "not" is not named.
     """
-    clean = _clean(text)
+    clean = _RIGHT.sub("is correct", _clean(text))
     if not clean:
         return Reading(problem="empty")
     only = re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", clean)
@@ -140,7 +141,7 @@ def yes_no(text: str) -> Reading:
     concluded = {found.group(1) for rest in cues if (found := re.match(r"(yes|no)\b", rest))}
     if len(concluded) == 1:
         return Reading(concluded.pop())
-    if len(said) > 1:
+    if len(said) > 1 or re.search(r"(?:\bnot|n't)\b.*\byes\b", clean):
         return Reading(problem="contradictory")
     if said and (words[0] in ("yes", "yeah", "yep", "no", "nope") or not _DOUBT.search(clean)):
         return Reading(said.pop())

@@ -13,7 +13,7 @@
 `official` is VQA's rule (GT-Vision-Lab/VQA, vqaEval.py): the mean over the ten of min(1, agreeing others / 3).
 Punctuation, number words, articles and contractions are normalised on both sides *only where the ten do not all say
 the same*, so that "Yes." is wrong where all ten say "yes". `strict` normalises always (as lmms-eval and EvalAI's
-processor do) and takes "Yes, it is." for the yes that it says.
+processor do), takes "Yes, it is." for the yes that it says and "The answer is red." for red.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ _CONTRACTIONS = {
     for mark in re.finditer("'", form)
 } | {"somebody'd": "somebodyd"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+# Of the strict reading only.
+_CUE = re.compile(r"^\W*(?:the )?answer(?: is|:)\s*", re.I)
+_THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}\b)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"(?!<=\d)\.(?!\d)")  # the look-behind is misspelt there; it never forbids anything
 
@@ -103,8 +106,9 @@ def strict(question: Question, answer: Answer) -> Verdict:
     """Normalised on both sides, always."""
     if answer.absent or not answer.text.strip():
         return Verdict(0.0, unparsable=answer.absent or "empty")
-    first = re.match(r"\W*(yes|no)\s*[.,;:!]", answer.text, re.I)
-    said = first.group(1).lower() if first else _normalised(answer.text)
+    text = _CUE.sub("", answer.text)
+    first = re.match(r"\W*(yes|no)\s*[.,;:!]", text, re.I)
+    said = first.group(1).lower() if first else _normalised(_THOUSANDS.sub("", text))
     people = [_normalised(person) for person in json.loads(question.reference or "[]")]
     return Verdict(_agreement(said, people), said)
 

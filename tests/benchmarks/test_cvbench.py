@@ -1,4 +1,4 @@
-"""CV-Bench: its files, cambrian's rule reply by reply, and the official averages."""
+"""CV-Bench: its files, cambrian's quirks, and the official averages."""
 
 import io
 
@@ -67,34 +67,11 @@ def test_bad_rows_missing_and_broken_files_are_named(place):
         list(cvbench.load(place("cvbench", {"test_3d.parquet": b"PAR?"}, split="3d")))
 
 
-def published_verdict(reply: str, gt: str, options: list[str]) -> bool:
-    """cambrian, eval/eval/omni/omni_test.py, said once more."""
-    text = reply.lower().strip()
-    for keyword in ["answer is", "answer is:", "answer:"]:
-        if keyword in text:
-            text = text.split(keyword)[-1]
-    text = text.strip().rstrip(".:,").lstrip("(").rstrip(")")
-    if len(text) > 1:
-        text = text[0]
-    letter = f"({gt})".lower()[1]
-    return text == letter or text == options[ord(letter) - ord("a")]
-
-
-def test_official_gives_the_published_verdict_on_200_replies(mixed_replies):
-    right = 0
-    for i, reply in enumerate(mixed_replies(OPTIONS, seed=1)):
-        gt = "ABC"[i % 3]
-        expected = published_verdict(reply, gt, CHOICES)
-        right += expected
-        assert cvbench.official(asked(gt), Answer(reply)).score == float(expected), reply
-    assert 30 < right < 170
-
-
 @pytest.mark.parametrize(
     ("reference", "reply", "official", "strict"),
     [
         ("B", "(B)", 1, 1),
-        ("B", "3", 1, 1),
+        ("B", "3", 0, 1),  # only Omni3D's script takes the text
         ("B", "three", 0, 1),
         ("C", "A dark red one", 0, 1),  # the article is read as A
         ("A", "An apple", 1, 0),

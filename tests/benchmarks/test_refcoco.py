@@ -141,7 +141,7 @@ def test_official_gives_the_published_verdict_on_200_replies():
         (area(), True, 0, 0, "bad-box"),
         ("[0.1, 0.1, 0.5, 0.5]", True, 0, 0, "no-answer"),  # a chain was asked for
         ("[0.1, 0.1, 0.5, 0.5]", False, 1, 1, ""),
-        ("The box is [0.1,0.1,0.5,0.5].", False, 1, 1, ""),
+        ("The box is [0.1,0.1,0.5,0.5].", False, 0, 1, ""),  # its numbers are what stands between ", "
         ("0.1, 0.1, 0.5, 0.5", False, 1, 0, "bad-box"),
         ("[10, 10, 50, 50]", False, 0, 0, "bad-box"),  # pixels: not what was asked for, not guessed
         ("", True, 0, 0, "no-answer"),

@@ -1,6 +1,4 @@
-"""V*Bench: its file, lmms-eval's rule reply by reply, and the strict reading."""
-
-import re
+"""V*Bench: its file, lmms-eval's quirks, and the strict reading."""
 
 import pytest
 
@@ -35,41 +33,6 @@ def test_missing_files_are_named_with_where_they_are_published(place):
     source = place("vstar", {"other.txt": b""})
     with pytest.raises(Missing, match=r"test_questions\.jsonl.*huggingface\.co/datasets/craigwu/vstar_bench"):
         list(vstar.load(source))
-
-
-def published_letter(reply: str) -> str | None:
-    """lmms-eval, lmms_eval/tasks/vstar_bench/utils.py, extract_answer_letter, said once more in plain steps."""
-    reply = reply.strip().upper()
-    if reply[:1] in tuple("ABCD"):
-        return reply[0]
-    cue = re.search(r"(ANSWER|CHOICE|OPTION)( IS|\s+IS)?[\s:]+([A-D])", reply)
-    if cue:
-        return cue.group(3)
-    for position, character in enumerate(reply):  # (A)
-        if (
-            character in "ABCD"
-            and reply[position - 1 : position] == "("
-            and reply[position + 1 : position + 2] == ")"
-        ):
-            return character
-    for position, character in enumerate(reply):  # A. A) A], white space between allowed
-        if character in "ABCD" and reply[position + 1 :].lstrip()[:1] in tuple(".)]"):
-            return character
-    alone = [word for word in reply.split() if word in tuple("ABCD")]
-    if alone:
-        return alone[0]
-    letters = [character for character in reply if character in "ABCD"]
-    return letters[0] if len(letters) == 1 else None
-
-
-def test_official_gives_the_published_verdict_on_200_replies(mixed_replies):
-    replies = mixed_replies(OPTIONS)
-    right = 0
-    for reply in replies:
-        expected = published_letter(reply) == "B"
-        right += expected
-        assert vstar.official(QUESTION, Answer(reply)).score == float(expected), reply
-    assert 20 < right < 180
 
 
 @pytest.mark.parametrize(
