@@ -96,12 +96,14 @@ def plan(
     """Shows which stages would run, and why, without running any."""
     resolved = _load(config, set_)
     server.settings(resolved.store)
-    table = Table("stage", "", "why", "rows", "last time", "expected", box=None, pad_edge=False)
+    table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
     for p in _planned(resolved, start_at, stop_after, refresh, reuse_run):
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
         colour = "yellow" if p.verdict == "runs" else "green"
         why = "\n".join(map(_plain, p.reasons))
-        table.add_row(p.label, f"[{colour}]{p.verdict}[/]", why, str(p.rows or ""), seconds, p.expects)
+        table.add_row(
+            p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
+        )
     console.print(table)
 
 

@@ -15,6 +15,7 @@ from sifthinker.config import Config, UserError
 from sifthinker.night import Night, Outcome
 from sifthinker.store import Store
 from tasks.nightly import compare, each, pinned
+from tasks.placement import settled
 from tasks.run import Partial, Run, carry_out
 from tasks.scenes import scenes
 from tasks.stage import StageFailed
@@ -68,6 +69,7 @@ def nightly(
     store = Store(config.store)
     try:
         with alive(store):
+            config = settled(config)
             carry_out(
                 lambda acting: outcomes.append(evening(acting, night, started)),
                 config,

@@ -24,12 +24,35 @@ class UserError(Exception):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Defaults are validated: 20 and 20.0 are one value, but two in a key.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 def operational(default: Any = ..., **kwargs: Any) -> Any:
     """A field that is no part of a stage's identity."""
     return Field(default, json_schema_extra={"operational": True}, **kwargs)
+
+
+def pool(default: str | None, gpus: str) -> Any:
+    """A field that names a work pool."""
+    return operational(
+        default,
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description=f"work pool; none: the flow's process. Needs {gpus}",
+    )
+
+
+class Pools(Section):
+    """With `placement: pools`: the Prefect work pool of each stage that needs a GPU."""
+
+    depth: str | None = pool("gpu-1", "one GPU")
+    sft: str | None = pool("gpu-8", "as many GPUs as sft.ranks")
+    merge: str | None = pool("gpu-1", "one GPU, or memory for two copies of the model")
+    grpo: str | None = pool("gpu-8", "as many GPUs as grpo.ranks")
+    evaluate: str | None = pool("gpu-1", "one GPU, for the server that it starts")
+    wait: float = operational(
+        24.0, gt=0, description="hours that a stage waits for its pool to take it before the run fails"
+    )
 
 
 class Scenes(Section):
@@ -407,6 +430,12 @@ class Config(Section):
         "reproduction", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="of the run, and for comparisons"
     )
     store: Path = operational(Path("artifacts"), description="folder of all artifacts, cache and logs")
+    placement: Literal["process", "pools"] = operational(
+        "process",
+        description="process: all stages in the flow's process; pools: those that need a GPU in the work pools "
+        "that `pools` names, the others in the flow's process",
+    )
+    pools: Pools = operational(Pools())
     scenes: Scenes | None = Field(None, description="none: no rendered scenes")
     sources: tuple[Source, ...] = Field((), description="files of annotations, with their images")
     ingest: Ingest = Ingest()

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.config import UserError
 
@@ -40,9 +40,9 @@ class Ref(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: str
-    key: str
-    digest: str  # of the content; equal content made from other inputs has an equal digest
+    stage: str = Field(description="folder of the store")
+    key: str = Field(description="of what it was made from")
+    digest: str = Field(description="of the content; equal content made from other inputs has an equal one")
 
 
 class Damaged(Exception):

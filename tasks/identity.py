@@ -49,6 +49,8 @@ def differences(old: Identity, new: Identity) -> list[str]:
     for name, digest in new["files"].items():
         if old["files"].get(name) != digest:
             reasons.append(f"file {name} changed" if name in old["files"] else f"file {name} is new")
+    reasons += [f"input {name} is gone" for name in sorted(old["inputs"].keys() - new["inputs"].keys())]
+    reasons += [f"file {name} is gone" for name in sorted(old["files"].keys() - new["files"].keys())]
     before, after = flatten(old["config"]), flatten(new["config"])
     for field in sorted(before.keys() | after.keys()):
         if before.get(field) != after.get(field):

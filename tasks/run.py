@@ -21,6 +21,7 @@ from prefect.states import Cancelled, Completed, Failed
 from sifthinker import scenes
 from sifthinker.config import Config, UserError
 from sifthinker.store import Damaged, Ref, Store, write_json
+from tasks import placement
 from tasks.identity import differences
 from tasks.stage import Decision, Stage, StageFailed, decide, execute
 from tasks.sweep import RunCancelled, alive
@@ -50,6 +51,11 @@ class Planned:
     seconds: float | None = None  # that it took the last time
     rows: int | None = None
     expects: str = ""  # what it will take: calls, tokens, money, steps
+    pool: str | None = None  # where it would run; none: in the flow's process
+
+    @property
+    def where(self) -> str:
+        return "" if self.verdict != "runs" else f"pool {self.pool}" if self.pool else "here"
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Run:
                     "runs",
                     (f"after {', '.join(dict.fromkeys(pending))}",),
                     expects=self._expects(stage, given),
+                    pool=placement.pool(self.config, stage.name),
                 )
             )
         else:
@@ -247,6 +254,7 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
     try:
         store = Store(config.store)
         with alive(store):
+            config = placement.settled(config)
             planned = plan(pipeline, config, partial, store)
             create_markdown_artifact(plan_table(planned), key="plan", description="What runs, and why")
             made = carry_out(
@@ -264,11 +272,13 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
 
 def plan_table(planned: list[Planned]) -> str:
     """A plan in Markdown."""
-    lines = ["| stage | | why | rows | last time | expected |", "|---|---|---|---|---|---|"]
+    lines = ["| stage | | where | why | rows | last time | expected |", "|---|---|---|---|---|---|---|"]
     for p in planned:
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
         why = "; ".join(p.reasons)
-        lines.append(f"| {p.label} | {p.verdict} | {why} | {p.rows or ''} | {seconds} | {p.expects} |")
+        lines.append(
+            f"| {p.label} | {p.verdict} | {p.where} | {why} | {p.rows or ''} | {seconds} | {p.expects} |"
+        )
     return "\n".join(lines)
 
 
@@ -289,4 +299,5 @@ def _planned(label: str, decision: Decision, expects: str) -> Planned:
             () if found.ref.key == decision.order.key else (f"accepted for this code: {found.ref.key}",)
         )
         return Planned(label, "cached", accepted, rows=found.manifest["rows"]["kept"])
-    return Planned(label, "runs", decision.reasons, decision.estimate, expects=expects)
+    there = placement.pool(decision.order.config, decision.order.stage.name)
+    return Planned(label, "runs", decision.reasons, decision.estimate, expects=expects, pool=there)

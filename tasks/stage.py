@@ -31,8 +31,9 @@ from prefect.states import Completed, Failed
 from sifthinker.config import Config, UserError
 from sifthinker.sample import REJECTS, Reject, Writer
 from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
-from tasks import identity
+from tasks import identity, placement
 
+Log = logging.Logger | logging.LoggerAdapter[Any]
 VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
 
 
@@ -100,7 +101,7 @@ class Job:
     inputs: Mapping[str, Artifact]
     draft: Draft
     context: Mapping[str, str]  # of `around`, e.g. the base URL of a server
-    log: logging.Logger | logging.LoggerAdapter[Any]
+    log: Log
     progress: Progress
 
     @property
@@ -173,9 +174,7 @@ class Job:
 class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI, at most every 2 s."""
 
-    def __init__(
-        self, label: str, total: int | None, log: logging.Logger | logging.LoggerAdapter[Any]
-    ) -> None:
+    def __init__(self, label: str, total: int | None, log: Log) -> None:
         self.label, self.total, self.log = label, total, log
         self.done = 0
         self._started = self._shown = time.monotonic()
@@ -270,8 +269,13 @@ def _look_up(store: Store, order: Order) -> Decision:
 
 def execute(decision: Decision, store: Store) -> Ref:
     """Runs the Prefect task of a decision, or has Prefect's cache answer; waits for it."""
-    state = _task(decision, store)(decision.order, str(store.root), return_state=True)
-    return _result(decision, state)
+    return _result(decision, outcome(decision, store))
+
+
+def outcome(decision: Decision, store: Store) -> State[Ref]:
+    """The same, as the task's final state."""
+    state: State[Ref] = _task(decision, store)(decision.order, str(store.root), return_state=True)
+    return state
 
 
 def _result(decision: Decision, state: State[Ref]) -> Ref:
@@ -297,9 +301,26 @@ def _task(decision: Decision, store: Store) -> Any:
 
 @task(persist_result=True, result_serializer="json")
 def make(order: Order, root: str) -> Ref | State[Ref]:
-    """Makes one artifact (of a stage or of one of its shards), unless it is there by now."""
+    """Makes one artifact (of a stage or of one of its shards) where the stage is placed, unless it is there by now."""
     log = get_run_logger()
     store = Store(Path(root))
+    there = placement.pool(order.config, order.stage.name)
+    state = placement.elsewhere(order, there, store, log) if there else _here(order, store, log)
+    if not state.is_completed():
+        return state
+    artifact = store.find(order.place, order.key)
+    assert artifact, "the artifact was just made"
+    if state.name == "Cached":
+        return Completed(name="Cached", message=state.message, data=artifact.ref)
+    if order.part is None:
+        create_markdown_artifact(
+            summary(order.label, artifact.manifest), key=order.label, description=order.label
+        )
+    return artifact.ref
+
+
+def _here(order: Order, store: Store, log: Log) -> State[Any]:
+    """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     with ExitStack() as stack:
         lock = store.lock(order.place, order.key)
         try:
@@ -309,19 +330,13 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
             lock.acquire()
         stack.callback(lock.release)
         if found := _made_meanwhile(store, order):
-            return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store", data=found)
+            return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
         try:
             _make(order, store, log)
         except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
             log.error("%s", error)
             return Failed(message=str(error))
-    artifact = store.find(order.place, order.key)
-    assert artifact, "the artifact was just made"
-    if order.part is None:
-        create_markdown_artifact(
-            summary(order.label, artifact.manifest), key=order.label, description=order.label
-        )
-    return artifact.ref
+    return Completed()
 
 
 def _made_meanwhile(store: Store, order: Order) -> Ref | None:
@@ -336,7 +351,7 @@ def _made_meanwhile(store: Store, order: Order) -> Ref | None:
     return found.ref if found else None
 
 
-def _make(order: Order, store: Store, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+def _make(order: Order, store: Store, log: Log) -> None:
     inputs = {name: store.open(ref) for name, ref in order.inputs.items()}
     manifest = {
         "label": order.label,

@@ -1,0 +1,65 @@
+"""One stage of a run that is under way elsewhere: what `placement: pools` starts in the pool of its GPUs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+
+from sifthinker.config import Config, UserError
+from sifthinker.store import Damaged, Ref, Store
+from tasks import placement
+from tasks.depth import depth
+from tasks.evaluate import evaluate
+from tasks.grpo import grpo
+from tasks.identity import differences, key
+from tasks.merge import merge
+from tasks.sft import sft
+from tasks.stage import decide, outcome
+from tasks.sweep import RunCancelled, alive
+
+# What can be placed: the fields of config.Pools; a test compares the two.
+STAGES = {stage.name: stage for stage in (depth, sft, merge, grpo, evaluate)}
+
+
+@flow(name=placement.FLOW, flow_run_name="{label}")
+def stage(
+    stage: Literal["depth", "sft", "merge", "grpo", "evaluate"],
+    label: str,
+    config: Config,
+    inputs: dict[str, Ref],
+    identity: dict[str, Any],
+    refresh: bool = False,
+) -> State[None]:
+    """Makes one artifact of a run in another pool. Started by that run; the form is for looking, not for filling in.
+
+    Args:
+        stage: which one
+        label: its name in that run, e.g. merge-sft
+        config: that run's configuration; paths that begin with "store:" lie in the store
+        inputs: the artifacts that it is made from, by name
+        identity: what the artifact is to be made from; other code or data here ends the run
+        refresh: make it again although it is in the store
+    """
+    try:
+        store = Store(config.store)
+        with alive(store):
+            decision = decide(store, STAGES[stage], label, placement.received(config, store), inputs, refresh)
+            if decision.order.key != key(identity):
+                reasons = "; ".join(differences(identity, dict(decision.order.identity)))
+                raise UserError(
+                    f"{label}: another artifact would be made here than is wanted: {reasons}; give this pool's "
+                    "workers the flow's version of the code, and the same data"
+                )
+            made = outcome(decision, store)
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
+    except (UserError, Damaged) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+    if not made.is_completed():
+        return Failed(message=made.message)
+    return Completed(name=made.name, message=f"{decision.order.place}/{decision.order.key}")

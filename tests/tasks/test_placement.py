@@ -1,0 +1,107 @@
+"""Where stages run, and what is sent there. That they run there: tests/flows/test_placement.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+
+from flows.reproduce import reproduction
+from flows.stage import STAGES, stage
+from sifthinker.config import Config, Pools, UserError, parse
+from sifthinker.store import Ref, Store
+from tasks import placement
+from tasks.identity import differences
+from tasks.run import Partial, plan, plan_table
+from tasks.stage import Order, decide
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(name: str, **more: Any) -> Config:
+    values = yaml.safe_load((ROOT / "flows" / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return parse({**values, "placement": "pools", **more}, name)
+
+
+def test_what_can_be_placed_is_what_the_configuration_names() -> None:
+    assert set(STAGES) == set(Pools.model_fields) - {"wait"}
+    assert list(STAGES) == list(get_args(get_type_hints(stage.fn)["stage"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "there"),
+    [
+        ({}, "sft", "gpu-8"),
+        ({}, "depth", "gpu-1"),
+        ({}, "annotate", None),  # needs no GPU
+        ({"placement": "process"}, "sft", None),
+        ({"pools": {"sft": None}}, "sft", None),
+        ({"pools": {"sft": "mine"}}, "sft", "mine"),
+    ],
+)
+def test_a_stage_runs_where_the_configuration_says(
+    fields: dict[str, Any], name: str, there: str | None
+) -> None:
+    assert placement.pool(config("smoke", **fields), name) == there
+
+
+def test_the_plan_says_where(tmp_path: Path) -> None:
+    planned = plan(reproduction, config("smoke", store=str(tmp_path)), Partial(), Store(tmp_path))
+    where = {p.label: p.where for p in planned}
+    assert where["scenes"] == where["report"] == "here"
+    assert where["depth"] == where["merge-sft"] == where["evaluate"] == "pool gpu-1"
+    assert where["sft"] == where["grpo"] == "pool gpu-8"
+    assert "| grpo | runs | pool gpu-8 |" in plan_table(planned)
+
+
+def test_where_a_stage_runs_is_no_part_of_what_it_is() -> None:
+    here, there = config("smoke", placement="process"), config("smoke", pools={"sft": "mine"})
+    for made in STAGES.values():
+        assert made.config(here) == made.config(there)
+
+
+@pytest.mark.parametrize("name", ["smoke", "paper"])
+def test_the_other_side_makes_the_same_order_of_what_it_is_sent(name: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    inputs = {
+        "base": Ref(stage="merge", key="0" * 20, digest="1"),
+        "subset": Ref(stage="s", key="2", digest="3"),
+    }
+    order = decide(store, STAGES["grpo"], "grpo", config(name, store=str(tmp_path)), inputs, True).order
+    parameters = json.loads(json.dumps(placement.sent(order, store)))  # as the server gives them back
+    there = decide(
+        store,
+        STAGES[parameters["stage"]],
+        parameters["label"],
+        placement.received(Config.model_validate(parameters["config"]), store),
+        {key: Ref(**ref) for key, ref in parameters["inputs"].items()},
+        parameters["refresh"],
+    ).order
+    assert (there.key, there.label, there.refresh) == (order.key, "grpo", True)
+    assert placement.pool(there.config, "grpo") is None, "it must not be sent on for ever"
+    assert differences(parameters["identity"], dict(there.identity)) == []
+
+
+def test_paths_in_the_store_are_found_on_a_host_that_has_it_elsewhere(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    for store in (here, there):
+        with store.making(
+            "scenes", "0" * 20, {"label": "scenes", "name": "t", "identity": {}, "inputs": {}}
+        ) as draft:
+            (draft.out / "rows.json").write_text("[]")
+    inside, outside = here.folder("scenes", "0" * 20) / "rows.json", Path("/data/rows.json")
+    sources = [
+        {"name": "rendered", "format": "viscot", "path": str(inside)},
+        {"name": "given", "format": "viscot", "path": str(outside)},
+    ]
+    made = config("smoke", sources=sources, store=str(here.root))
+    order = Order(STAGES["depth"], "depth", made, {}, {}, "")
+    sent = Config.model_validate(placement.sent(order, here)["config"])
+    paths = [source.path for source in placement.received(sent, there).sources]
+    assert paths == [there.folder("scenes", "0" * 20) / "rows.json", outside]
+    there.discard("scenes", "0" * 20)
+    with pytest.raises(UserError, match="all pools need the same store"):
+        placement.received(sent, there)
