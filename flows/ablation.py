@@ -26,6 +26,7 @@ from tasks.grpo import grpo
 from tasks.ingest import ingest
 from tasks.merge import merge
 from tasks.publish import publish, subset
+from tasks.retry import retry
 from tasks.run import Partial, Run, carry_out, run_flow
 from tasks.scenes import scenes
 from tasks.sft import sft
@@ -45,6 +46,8 @@ def row(run: Run, trained: str) -> None:
         focus = run(expand, samples=samples)
         maps = run(depth, samples=samples, weights=estimator)
         chains = run(annotate, samples=samples, focus=focus, maps=maps)
+        if run.config.retry.passes:
+            chains = run(retry, samples=samples, focus=focus, maps=maps, chains=chains)
         dataset = run(publish, samples=samples, chains=chains, maps=maps)
         chosen = run(subset, sif=dataset)
         adapter = run(sft, base=model, sif=dataset)

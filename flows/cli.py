@@ -213,22 +213,71 @@ def annotate(
     config: ConfigOption = "smoke",
     set_: SetOption = [],  # noqa: B006
     rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="ask again for what was rejected, and for nothing else")
+    ] = False,
+    reason: Annotated[list[str], typer.Option(help="retry only these; may be repeated")] = [],  # noqa: B006
+    model: Annotated[str | None, typer.Option(help="retry: another model of the endpoint")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="retry: another system text, from a file", metavar="FILE")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
+    seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
 ) -> None:
-    """Runs the reproduction up to its chains; or lists the samples whose chains were not accepted."""
-    if not rejected:
+    """Runs the reproduction up to its chains; lists the samples whose chains were not accepted; or retries those."""
+    options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if reason:
+        given["reasons"] = list(reason)
+    if given and not retry:
+        raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
+    if rejected:
+        _dead_letters(_load(config, set_).store)
+    elif retry:
+        _retry(config, set_, given)
+    else:
         run(config, set_, stop_after="annotate")
-        return
+
+
+def _dead_letters(root: Path) -> None:
+    """Lists the rows of the latest run that have no chain, by reason."""
     from sifthinker.annotate import dead_letters
     from tasks import run as tasks
 
-    store = _existing(_load(config, set_).store)
-    made = next((r["stages"]["annotate"] for r in tasks.runs(store) if "annotate" in r["stages"]), None)
+    store = _existing(root)
+    made = next((r["stages"] for r in tasks.runs(store) if "annotate" in r["stages"]), None)
     if made is None:
         raise UserError(f"annotate: {store.root} has no run that got as far as annotate")
     table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
-    for letters in dead_letters(store.open(Ref(**made)).rejects()):
+    for letters in dead_letters(store.open(Ref(**made.get("retry", made["annotate"]))).rejects()):
         table.add_row(letters.reason, str(letters.rows), _plain(f"{letters.ids[0]}: {letters.example}"))
     console.print(table if table.row_count else "every sample has its chain")
+
+
+def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
+    """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
+    passes = [again.model_dump(exclude_unset=True) for again in _load(name, overrides).retry.passes]
+    if given:
+        if file := given.get("prompt"):
+            if not file.is_file():
+                raise UserError(f"annotate --prompt {file}: no such file")
+            given["prompt"] = file.read_text(encoding="utf-8").strip()
+        passes.append(given)
+    if not passes:
+        raise UserError(
+            "annotate --retry: say what shall be different (--model, --prompt, --temperature, --seed), or list "
+            "passes under `retry` in the configuration"
+        )
+    lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
+    text = f"retry.passes={json.dumps(passes)}"
+    run(name, [*overrides, text], stop_after="retry")
+    _dead_letters(_load(name, overrides).store)
+    console.print(
+        "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
+        "these lines in the configuration:\n",
+        soft_wrap=True,
+    )
+    console.print(_plain(lines), highlight=False, soft_wrap=True)
 
 
 @app.command()

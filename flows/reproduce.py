@@ -18,6 +18,7 @@ from tasks.ingest import ingest
 from tasks.merge import merge
 from tasks.publish import publish, subset
 from tasks.report import report
+from tasks.retry import retry
 from tasks.run import Partial, Run, run_flow
 from tasks.scenes import scenes
 from tasks.sft import sft
@@ -32,6 +33,7 @@ Label = Literal[
     "expand",
     "depth",
     "annotate",
+    "retry",
     "publish",
     "subset",
     "sft",
@@ -54,6 +56,8 @@ def reproduction(run: Run) -> None:
     focus = run(expand, samples=samples)
     maps = run(depth, samples=samples, weights=estimator)
     chains = run(annotate, samples=samples, focus=focus, maps=maps)
+    if run.config.retry.passes:
+        chains = run(retry, samples=samples, focus=focus, maps=maps, chains=chains)
     dataset = run(publish, samples=samples, chains=chains, maps=maps)
     chosen = run(subset, sif=dataset)
 

@@ -133,12 +133,12 @@ async def _row(
         photo, pictures = await asyncio.to_thread(_pictures, row, asked, folders, config)
     except images.BadImage as error:
         return _reject(row, error.reason, error.detail)
-    talk = messages(row, asked, pictures)
+    talk = messages(row, asked, pictures, config.prompt)
     attempts: list[dict[str, str]] = []
     prompt_tokens = completion_tokens = 0
     kind = ""
     for number in range(1, config.attempts + 1):
-        reply = await client.reply(Request(talk, config.temperature, config.max_tokens))
+        reply = await client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
         if isinstance(reply, Failure):
             kind = reply.kind
             attempts.append({"text": "", "reason": f"{reply.kind}: {reply.detail}"})
@@ -174,14 +174,18 @@ async def _row(
     return _reject(row, kind, json.dumps(attempts, ensure_ascii=False))
 
 
-def messages(row: Sample, asked: Steps, pictures: Iterable[str]) -> list[dict[str, Any]]:
-    """The annotator's prompt: the question with its answer, then every step with its picture (a data URL)."""
+def messages(row: Sample, asked: Steps, pictures: Iterable[str], system: str = "") -> list[dict[str, Any]]:
+    """The annotator's prompt: the question with its answer, then every step with its picture (a data URL).
+
+    `system` is another system text than `prompts.ANNOTATOR_SYSTEM`.
+    """
     question = prompts.ANNOTATOR_QUESTION.format(question=row.question, answer=row.answer)
     content: list[dict[str, Any]] = [{"type": "text", "text": question}]
     for regions, picture in zip(asked, pictures, strict=True):
         text = prompts.ANNOTATOR_REGION.format(regions=prompts.regions_json(regions))
         content += [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
-    return [{"role": "system", "content": prompts.ANNOTATOR_SYSTEM}, {"role": "user", "content": content}]
+    system = system or prompts.ANNOTATOR_SYSTEM
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
 def _pictures(
@@ -245,10 +249,7 @@ class DeadLetters:
 
 
 def dead_letters(rejects: Path | Iterable[Path]) -> list[DeadLetters]:
-    """The rejects of annotate by reason, the most frequent first.
-
-    Annotating the samples with these ids again, with another model or prompt, asks nothing of the others.
-    """
+    """The rejects of annotate by reason, the most frequent first; `retry` asks for them again."""
     found: dict[str, DeadLetters] = {}
     counts: Counter[str] = Counter()
     for row in sample.read(rejects):
@@ -314,7 +315,9 @@ def project(
             continue
         measured += 1
         count = steps[row.id] if steps is not None else _STEPS
-        text = len(prompts.ANNOTATOR_SYSTEM) + len(row.question) + len(row.answer) + 220 * count
+        text = (
+            len(config.prompt or prompts.ANNOTATOR_SYSTEM) + len(row.question) + len(row.answer) + 220 * count
+        )
         prompt += text / 4 + count * min(row.width * row.height, config.max_pixels) / _PIXELS_A_TOKEN
         completion += count * _STEP_TOKENS + len(row.answer) / 4
         if agrees(row.answer, "") is None:  # judged unless it is the reference word for word: an upper bound

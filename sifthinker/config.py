@@ -174,6 +174,38 @@ class Annotate(Section):
     max_tokens: int = Field(2048, ge=64, description="of a reply; not given in the paper")
     max_pixels: int = Field(589_824, ge=3136, description="images are sized down to this before sending")
     jpeg_quality: int = Field(90, ge=1, le=100, description="percent, of the images sent")
+    prompt: str = Field("", description="the system text; none: prompts.ANNOTATOR_SYSTEM")
+    seed: int | None = Field(None, description="sent with every request, for models that know one")
+
+
+class Again(Section):
+    """One pass over rows that were rejected: what differs from `annotate`. Fields left out are annotate's."""
+
+    reasons: tuple[str, ...] = Field((), description="rows rejected for these reasons; none = for any")
+    model: str | None = Field(None, description="another model of the same endpoint")
+    api: Api | None = Field(None, description="another endpoint")
+    prompt: str | None = Field(None, description="another system text")
+    temperature: float | None = Field(None, ge=0, description="another temperature")
+    seed: int | None = Field(
+        None, description="another seed: an equal request has its answer in the ledger already"
+    )
+    attempts: int | None = Field(None, ge=1, description="calls a sample may take in this pass")
+
+    def over(self, annotate: Annotate) -> Annotate:
+        """The annotator of this pass."""
+        names = ("api", "prompt", "temperature", "seed", "attempts")
+        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.model is not None:
+            changes["api"] = (self.api or annotate.api).model_copy(update={"model": self.model})
+        return annotate.model_copy(update=changes)
+
+
+class Retry(Section):
+    """Dead letters: the rows that annotate rejected, asked again, alone."""
+
+    passes: tuple[Again, ...] = Field(
+        (), description="one after the other, each over what is rejected by then; none = no such stage"
+    )
 
 
 class Publish(Section):
@@ -442,6 +474,7 @@ class Config(Section):
     expand: Expand = Expand()
     depth: Depth = Depth()
     annotate: Annotate = Annotate()
+    retry: Retry = Retry()
     publish: Publish = Publish()
     model: Model = Model()
     sft: Sft = Sft()

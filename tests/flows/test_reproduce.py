@@ -63,8 +63,17 @@ def test_without_scenes_the_users_files_are_all_there_is() -> None:
     assert drawn(sources=sources).graph == {k: v for k, v in GRAPH.items() if k != "scenes"}
 
 
+def test_with_passes_over_the_dead_letters_publish_takes_the_chains_of_retry() -> None:
+    fed = "samples=ingest focus=expand maps=depth"
+    graph = drawn(scenes={}, retry={"passes": [{"model": "other"}]}).graph
+    assert (graph["retry"], graph["publish"]) == (
+        f"{fed} chains=annotate",
+        GRAPH["publish"].replace("annotate", "retry"),
+    )
+
+
 def test_the_form_of_the_ui_offers_exactly_the_stages() -> None:
-    assert list(get_args(Label)) == list(GRAPH)
+    assert list(get_args(Label)) == list(drawn(scenes={}, retry={"passes": [{"model": "other"}]}).graph)
 
 
 def test_a_change_in_rewards_reaches_grpo_and_no_other_stage() -> None:
