@@ -88,7 +88,7 @@ def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] |
     """
     context = FlowRunContext.get()
     assert context and context.flow_run
-    store = Store(config.store)
+    store = Store.of(config)
     try:
         with alive(store):
             variants = {variant.name: configured(config, variant) for variant in chosen(config, rows)}

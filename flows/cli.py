@@ -152,7 +152,7 @@ def accept(
     from flows.reproduce import reproduction
     from tasks import run as tasks
 
-    recorded = tasks.accept(reproduction, resolved, Store(resolved.store), stage, why, getpass.getuser())
+    recorded = tasks.accept(reproduction, resolved, Store.of(resolved), stage, why, getpass.getuser())
     console.print(recorded, soft_wrap=True)
 
 
@@ -232,19 +232,19 @@ def annotate(
     if given and not retry:
         raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
     if rejected:
-        _dead_letters(_load(config, set_).store)
+        _dead_letters(_load(config, set_))
     elif retry:
         _retry(config, set_, given)
     else:
         run(config, set_, stop_after="annotate")
 
 
-def _dead_letters(root: Path) -> None:
+def _dead_letters(config: configuration.Config) -> None:
     """Lists the rows of the latest run that have no chain, by reason."""
     from sifthinker.annotate import dead_letters
     from tasks import run as tasks
 
-    store = _existing(root)
+    store = Store.of(config)
     made = next((r["stages"] for r in tasks.runs(store) if "annotate" in r["stages"]), None)
     if made is None:
         raise UserError(f"annotate: {store.root} has no run that got as far as annotate")
@@ -271,7 +271,7 @@ def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
     lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
     text = f"retry.passes={json.dumps(passes)}"
     run(name, [*overrides, text], stop_after="retry")
-    _dead_letters(_load(name, overrides).store)
+    _dead_letters(_load(name, overrides))
     console.print(
         "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
         "these lines in the configuration:\n",
@@ -485,7 +485,7 @@ def _planned(
     from tasks.run import Partial, plan
 
     return plan(
-        reproduction, config, Partial(start_at, stop_after, tuple(refresh), reuse_run), Store(config.store)
+        reproduction, config, Partial(start_at, stop_after, tuple(refresh), reuse_run), Store.of(config)
     )
 
 

@@ -66,7 +66,7 @@ def nightly(
         return Completed(name="Skipped", message=f"{late:.1f} h late: given up, the next night comes")
     outcomes: list[Outcome] = []
     night = str(run.id)
-    store = Store(config.store)
+    store = Store.of(config)
     try:
         with alive(store):
             config = settled(config)

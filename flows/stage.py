@@ -45,7 +45,7 @@ def stage(
         refresh: make it again although it is in the store
     """
     try:
-        store = Store(config.store)
+        store = Store.of(config)
         with alive(store):
             decision = decide(store, STAGES[stage], label, placement.received(config, store), inputs, refresh)
             if decision.order.key != key(identity):

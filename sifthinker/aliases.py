@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from sifthinker.config import UserError
-from sifthinker.store import Damaged, Ref, Store, write_json
+from sifthinker.store import Damaged, Ref, Store
 
 
 def pin(store: Store, name: str, ref: Ref, who: str, why: str) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def pin(store: Store, name: str, ref: Ref, who: str, why: str) -> dict[str, Any]
         "why": why.strip(),
         "earlier": earlier,
     }
-    write_json(store.root / "aliases" / f"{name}.json", record)
+    store.record(store.root / "aliases" / f"{name}.json", record)
     return record
 
 

@@ -462,6 +462,11 @@ class Config(Section):
         "reproduction", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="of the run, and for comparisons"
     )
     store: Path = operational(Path("artifacts"), description="folder of all artifacts, cache and logs")
+    remote: str | None = operational(
+        None,
+        pattern=r"^s3://",
+        description="s3://bucket/prefix: the store that machines share; `store` is then this machine's cache of it",
+    )
     placement: Literal["process", "pools"] = operational(
         "process",
         description="process: all stages in the flow's process; pools: those that need a GPU in the work pools "

@@ -54,7 +54,7 @@ def hold(
     outcome = _outcome(targets, folder / "report.html")
     _write(folder, night, targets, outcome, rows, baseline, pinned)
     mine = [row for row in rows if row["night"] == night.id]
-    history.append(store.root / "history", night.id, mine)
+    store.share(history.append(store.root / "history", night.id, mine))
     return outcome
 
 

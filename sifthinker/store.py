@@ -20,18 +20,21 @@ import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
-from sifthinker.config import UserError
+from sifthinker.config import Config, UserError
+from sifthinker.lock import Lock
+from sifthinker.remote import Remote
 
 logger = logging.getLogger(__name__)
+RECORDS = ("runs", "aliases", "accepted", "history")  # what machines with one remote tell each other
 KEY_LENGTH = 20  # hex digits: 80 bits
 
 
@@ -54,9 +57,19 @@ class Artifact:
     """An artifact in a store, opened for reading."""
 
     ref: Ref
-    folder: Path
+    place: Path
     manifest: Mapping[str, Any]
     shards: tuple[Artifact, ...] = ()
+    fetch: Callable[[], None] | None = (
+        None  # of one that is whole on the remote: its files come when asked for
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are, on this machine."""
+        if self.fetch and not self.place.exists():
+            self.fetch()
+        return self.place
 
     @property
     def path(self) -> Path:
@@ -107,7 +120,12 @@ class Draft:
 
 
 class Store:
-    def __init__(self, root: Path) -> None:
+    """A folder of artifacts; with a `remote`, the cache of what several machines share (see `sifthinker.remote`).
+
+    The folder remembers its remote, so that whoever opens it later shares it too.
+    """
+
+    def __init__(self, root: Path, remote: str | None = None) -> None:
         self.root = root.resolve()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -116,6 +134,7 @@ class Store:
                 f"store {self.root}: cannot be created: {error.strerror}; set `store` to a folder you can write"
             ) from error
         self.digests = Digests(self.root / "digests.sqlite")
+        self.remote = self._remote(remote)
 
     @classmethod
     def existing(cls, root: Path) -> Store:
@@ -126,7 +145,52 @@ class Store:
         """
         if not root.is_dir():
             raise UserError(f"store {root}: no such folder; give the folder that the runs used")
-        return cls(root)
+        store = cls(root)
+        store.pull()
+        return store
+
+    @classmethod
+    def of(cls, config: Config) -> Store:
+        """The store of a configuration, with the records of other machines."""
+        store = cls(config.store, config.remote)
+        store.pull()
+        return store
+
+    def pull(self) -> None:
+        """Fetches the records (runs, aliases, acceptances, nights) that other machines have written."""
+        if self.remote is None:
+            return
+        for kind in RECORDS:
+            for name, there in self.remote.list(kind).items():
+                path = self.root / kind / name
+                if not path.exists() or path.stat().st_mtime < there.modified:
+                    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+                    self.remote.download(f"{kind}/{name}", temporary)
+                    os.utime(temporary, (there.modified, there.modified))
+                    temporary.rename(path)
+
+    def record(self, path: Path, value: Any) -> None:
+        """Writes a record as JSON, for other machines too."""
+        write_json(path, value)
+        self.share(path)
+
+    def share(self, path: Path) -> None:
+        """Gives a file of the store to the other machines."""
+        if self.remote:
+            self.remote.upload(path, path.relative_to(self.root).as_posix())
+
+    def _remote(self, url: str | None) -> Remote | None:
+        known = self.root / "remote.json"
+        if known.exists():
+            was = json.loads(known.read_text(encoding="utf-8"))["url"]
+            if url not in (None, was):
+                raise UserError(f"store {self.root}: caches {was}; give {url} another folder as `store`")
+            return Remote(was)
+        if url is None:
+            return None
+        remote = Remote(url)
+        write_json(known, {"url": url})
+        return remote
 
     def folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -137,10 +201,11 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def lock(self, stage: str, key: str) -> FileLock:
+    def lock(self, stage: str, key: str) -> Lock:
         """Held while an artifact is made, so that two runs that want the same one make it once."""
         (self.root / stage).mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / stage / f"{key}.lock")
+        remote = self.remote.lock(f"{stage}/{key}.lock") if self.remote else None
+        return Lock(self.root / stage / f"{key}.lock", remote)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The verified artifact of a key, or the one accepted for it; None when there is none.
@@ -151,10 +216,7 @@ class Store:
         accepted = self.root / "accepted" / stage / key
         if not self.folder(stage, key).exists() and accepted.exists():
             key = json.loads(accepted.read_text(encoding="utf-8"))["key"]
-        folder = self.folder(stage, key)
-        if not folder.exists():
-            return None
-        return self._open(folder)
+        return self._look(stage, key)
 
     def open(self, ref: Ref) -> Artifact:
         """The artifact of a reference.
@@ -162,10 +224,42 @@ class Store:
         Raises:
             Damaged: it is gone, or not what its manifest says.
         """
-        folder = self.folder(ref.stage, ref.key)
-        if not folder.exists():
+        found = self._look(ref.stage, ref.key)
+        if found is None:
             raise Damaged(f"{ref.stage}/{ref.key} is not in the store")
-        return self._open(folder)
+        return found
+
+    def _look(self, stage: str, key: str) -> Artifact | None:
+        folder = self.folder(stage, key)
+        if folder.exists():
+            return self._open(folder)
+        if self.remote is None:
+            return None
+        manifest, damage = self.remote.manifest(f"{stage}/{key}")
+        if damage:
+            raise Damaged(damage)
+        return self._artifact(folder, manifest, partial(self._fetch, stage, key)) if manifest else None
+
+    def _fetch(self, stage: str, key: str) -> None:
+        """Downloads an artifact under a temporary name, holds it to its manifest, and gives it its name."""
+        assert self.remote
+        folder = self.folder(stage, key)
+        temporary = folder.with_name(f"{key}.fetch-{uuid.uuid4().hex}")
+        try:
+            manifest = json.loads(self.remote.read(f"{stage}/{key}/manifest.json") or b"{}")
+            for name in manifest.get("files", ()):
+                self.remote.download(f"{stage}/{key}/{name}", temporary / name)
+            write_json(temporary / "manifest.json", manifest)
+            self._open(temporary)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was quicker
+                    raise
+        except Damaged as damage:  # seen only now: sizes and ETags were right
+            raise UserError(f"{self.remote.url}: {damage}; make it again with `refresh`") from damage
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def discard(self, stage: str, key: str) -> None:
         """Removes an artifact: out of its name first, so that no half of it is ever taken for whole."""
@@ -174,6 +268,8 @@ class Store:
             trash = folder.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
             folder.rename(trash)
             shutil.rmtree(trash)
+        if self.remote:
+            self.remote.remove(f"{stage}/{key}")
 
     @contextmanager
     def making(self, stage: str, key: str, manifest: Mapping[str, Any]) -> Iterator[Draft]:
@@ -189,6 +285,8 @@ class Store:
             yield draft
             self._seal(draft, started)
             self.discard(stage, key)
+            if self.remote:  # first: what is here is there
+                self.remote.push(draft.out, f"{stage}/{key}")
             draft.out.rename(self.folder(stage, key))
             _sync(parent)
         finally:
@@ -207,7 +305,7 @@ class Store:
     def accept(self, stage: str, key: str, instead: str, why: str, who: str) -> Path:
         """Records that the artifact `instead` stands for `key` from now on."""
         path = self.root / "accepted" / stage / key
-        write_json(path, {"key": instead, "why": why, "who": who, "when": time.time()})
+        self.record(path, {"key": instead, "why": why, "who": who, "when": time.time()})
         return path
 
     def _open(self, folder: Path) -> Artifact:
@@ -224,17 +322,23 @@ class Store:
                 raise Damaged(f"{name}: {relative} has {path.stat().st_size} bytes, not {expected['size']}")
             if self.digests.file(path) != expected["sha256"]:
                 raise Damaged(f"{name}: {relative} was changed: its digest differs")
-        if external := manifest.get("external"):
-            path = Path(external["path"])
-            if not path.exists() or self.digests.tree(path) != external["digest"]:
-                raise Damaged(f"{name}: {path} is gone or was changed")
         with suppress(
             OSError
         ):  # in use: `sif prune` lets it be; a store that is only read is not pruned either
             os.utime(folder)
+        return self._artifact(folder, manifest)
+
+    def _artifact(
+        self, folder: Path, manifest: Mapping[str, Any], fetch: Callable[[], None] | None = None
+    ) -> Artifact:
+        name = f"{manifest['stage']}/{manifest['key']}"
+        if external := manifest.get("external"):
+            path = Path(external["path"])
+            if not path.exists() or self.digests.tree(path) != external["digest"]:
+                raise Damaged(f"{name}: {path} is gone or was changed")
         shards = tuple(self.open(Ref(**shard)) for shard in manifest["shards"])
         ref = Ref(stage=manifest["stage"], key=manifest["key"], digest=manifest["digest"])
-        return Artifact(ref, folder, manifest, shards)
+        return Artifact(ref, folder, manifest, shards, fetch)
 
     def _seal(self, draft: Draft, started: float) -> None:
         files = {

@@ -28,7 +28,7 @@ def answer(
     Raises:
         UserError: no image, no such model, or no answer.
     """
-    store = Store(config.store)
+    store = Store.of(config)
     found = None if server else find(store, model)
     folder = store.open(found).path if isinstance(found, Ref) else found
     with tempfile.TemporaryDirectory() as work:

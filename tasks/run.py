@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from sifthinker import scenes
 from sifthinker.config import Config, UserError
-from sifthinker.store import Damaged, Ref, Store, write_json
+from sifthinker.store import Damaged, Ref, Store
 from tasks import placement
 from tasks.identity import differences
 from tasks.stage import Decision, Stage, StageFailed, decide, execute
@@ -226,7 +226,7 @@ def carry_out(
 
     def keep(made: Mapping[str, Ref], state: str = "running") -> None:
         stages = {label: ref.model_dump() for label, ref in made.items()}
-        write_json(path, {**record, "state": state, "stages": stages})
+        store.record(path, {**record, "state": state, "stages": stages})
 
     acting = Run(config, partial, store, execute, keep)
     keep({})
@@ -252,7 +252,7 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
     context = FlowRunContext.get()
     assert context and context.flow_run
     try:
-        store = Store(config.store)
+        store = Store.of(config)
         with alive(store):
             config = placement.settled(config)
             planned = plan(pipeline, config, partial, store)

@@ -1,0 +1,33 @@
+"""The real data flow on a store in S3: a machine with an empty cache runs nothing, and damage is made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sifthinker.remote import Remote
+from tests.flows.test_end_to_end import manifests, sif, states
+from tests.test_remote import server, url  # noqa: F401 (fixtures)
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
+LAST = "expand"
+
+
+def test_a_machine_with_an_empty_cache_runs_nothing_and_damage_is_made_again(
+    url: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    def run(cache: Path) -> dict[str, str]:
+        sif(cache, "run", "--stop-after", LAST, settings=[f"remote={url}"])
+        return states(cache)
+
+    first, second, third = (tmp_path / name for name in "abc")
+    assert "Cached" not in run(first).values()
+    assert set(run(second).values()) == {"Cached"}
+    made = manifests(first)["ingest"]
+    name = next(iter(made["files"]))
+    Remote(url).write(f"ingest/{made['key']}/{name}", b"damaged")
+    after = run(third)
+    assert after["ingest"] == "Completed" and after["scenes"] == "Cached"
+    assert manifests(third)["ingest"]["digest"] == made["digest"]
