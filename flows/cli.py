@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import subprocess
 import sys
@@ -112,7 +111,8 @@ def status(store: Annotated[Path, typer.Option(help="folder of the artifacts")] 
     """Lists the runs of a store, and what the latest one made."""
     from tasks import run as tasks
 
-    found = tasks.runs(_existing(store))
+    opened = _existing(store)
+    found = tasks.runs(opened)
     if not found:
         console.print("no runs yet")
         return
@@ -122,11 +122,10 @@ def status(store: Annotated[Path, typer.Option(help="folder of the artifacts")] 
     console.print(table)
     rows = Table("stage", "rows in", "kept", "rejected", "seconds", "artifact", box=None, pad_edge=False)
     for label, ref in found[0]["stages"].items():
-        path = store / ref["stage"] / ref["key"] / "manifest.json"
-        if not path.exists():
+        m = opened.manifest(ref["stage"], ref["key"])
+        if m is None:
             rows.add_row(label, "", "", "", "", "[red]gone[/]")
             continue
-        m = json.loads(path.read_text(encoding="utf-8"))
         rejected = ", ".join(f"{reason} {count}" for reason, count in m["rows"]["rejected"].items())
         rows.add_row(
             label,

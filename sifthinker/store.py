@@ -302,6 +302,14 @@ class Store:
                 logger.warning("%s is damaged: %s", path, error)
         return sorted(found, key=lambda m: float(m["made"]), reverse=True)
 
+    def manifest(self, stage: str, key: str) -> dict[str, Any] | None:
+        """The manifest of an artifact, wherever it is; its files are not looked at."""
+        path = self.folder(stage, key) / "manifest.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        return self.remote.manifest(f"{stage}/{key}")[0] if self.remote else None
+
     def accept(self, stage: str, key: str, instead: str, why: str, who: str) -> Path:
         """Records that the artifact `instead` stands for `key` from now on."""
         path = self.root / "accepted" / stage / key

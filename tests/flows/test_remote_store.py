@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from sifthinker.remote import Remote
-from tests.flows.test_end_to_end import manifests, sif, states
+from sifthinker.store import Store
+from tests.flows.test_end_to_end import SIF, manifests, sif, states
 from tests.test_remote import server, url  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
-LAST = "expand"
+LAST = "ingest"
 
 
 def test_a_machine_with_an_empty_cache_runs_nothing_and_damage_is_made_again(
@@ -30,4 +32,9 @@ def test_a_machine_with_an_empty_cache_runs_nothing_and_damage_is_made_again(
     Remote(url).write(f"ingest/{made['key']}/{name}", b"damaged")
     after = run(third)
     assert after["ingest"] == "Completed" and after["scenes"] == "Cached"
-    assert manifests(third)["ingest"]["digest"] == made["digest"]
+    again = Store(third).find("ingest", made["key"])
+    assert again and again.ref.digest == made["digest"]
+    listed = subprocess.run(
+        [SIF, "status", "--store", str(third)], capture_output=True, text=True, timeout=120
+    )
+    assert "ingest/" in listed.stdout and "gone" not in listed.stdout, listed.stderr
