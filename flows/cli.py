@@ -69,7 +69,7 @@ def run(
     from flows.reproduce import reproduce
 
     state: Any = reproduce(
-        resolved,
+        config=resolved,
         start_at=start_at,
         stop_after=stop_after,
         refresh=refresh,

@@ -87,19 +87,20 @@ def reproduction(run: Run) -> None:
 
 @flow(name="reproduce", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
 def reproduce(
-    config: Config,
+    *,  # in this order in the form: the configuration is long, and comes last
     start_at: Label | None = None,
     stop_after: Label | None = None,
     refresh: list[Label] | None = None,
     reuse_run: str | None = None,
+    config: Config,
 ) -> State[dict[str, str]]:
     """Reproduces SIFThinker: data set, SFT, GRPO-SIF, evaluation, report.
 
     Args:
-        config: what differs from the paper's configuration
         start_at: take all earlier stages from the store; refused if they are not there
         stop_after: last stage that runs
         refresh: stages to make again although they are in the store
         reuse_run: take the stages before start_at from this earlier run (its name or id)
+        config: what differs from the paper's configuration
     """
     return run_flow(reproduction, config, Partial(start_at, stop_after, tuple(refresh or ()), reuse_run))

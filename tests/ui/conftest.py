@@ -1,0 +1,210 @@
+"""A real Prefect server with our deployments and a process worker, and Debian's chromium before its UI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, sync_playwright
+
+from sifthinker import config
+from tasks.process import end
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE = 60_000  # milliseconds for a click; the form has hundreds of fields
+# What `tests/flows/test_end_to_end.py` makes smaller, and then some.
+SMALL = {
+    "scenes.rows": 12,
+    "scenes.benchmark_rows": 2,
+    "sft.max_steps": 1,
+    "grpo.max_steps": 1,
+    "grpo.max_completion": 32,
+    "evaluate.max_tokens": 16,
+}
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """The server, and a browser's page on it."""
+
+    api: str
+    store: Path
+    page: Page
+    pictures: Path  # screenshots, for people
+
+    @property
+    def ui(self) -> str:
+        return self.api.removesuffix("/api")
+
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        answer = httpx.request(method, f"{self.api}/{path}", json=body or None, timeout=60).raise_for_status()
+        return answer.json() if answer.content else None
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return next(d for d in self.ask("POST", "deployments/filter", limit=50) if d["name"] == name)
+
+    def form(self, deployment: str) -> None:
+        """Opens a deployment's form of a custom run."""
+        self.page.goto(f"{self.ui}/deployments/deployment/{self.deployment(deployment)['id']}/run")
+        self.page.get_by_role("button", name="Submit", exact=True).wait_for()
+
+    def field(self, *path: str) -> Locator:
+        """A field of the form by the labels of its sections and its own."""
+        found: Any = self.page
+        for label in path:
+            own = f'> .p-label__header .schema-form-property__label:text-is("{label} (Optional)")'
+            found = found.locator(f".schema-form-property:has({own})")
+        assert isinstance(found, Locator)
+        return found
+
+    def choose(self, label: str, option: str) -> None:
+        """Picks a stage in a drop-down that stands at "None"."""
+        field = self.field(label)
+        field.get_by_role("button").filter(has_text="str").or_(
+            field.get_by_role("button").filter(has_text="list")
+        ).first.click()
+        control = field.locator(".p-select-button__control")
+        self.press(control)
+        self.page.locator(".p-select-option").filter(has=self.page.get_by_text(option, exact=True)).click()
+        self.page.keyboard.press("Escape")
+
+    def submit(self) -> str:
+        """The id of the flow run that the form starts."""
+        posted = lambda answer: answer.url.endswith("/create_flow_run")  # noqa: E731
+        for _ in range(3):  # a busy SQLite server answers 503: people press the button again
+            with self.page.expect_response(posted) as answer:
+                self.press(self.page.get_by_role("button", name="Submit", exact=True))
+            if answer.value.status != 503:
+                break
+        assert answer.value.ok, answer.value.text()
+        return str(answer.value.json()["id"])
+
+    def press(self, button: Locator) -> None:
+        """By the keyboard: a click is lost where the page scrolls back to a drop-down that closes."""
+        button.focus()
+        self.page.keyboard.press("Enter")
+
+    def ended(self, run: str, seconds: float = 400) -> dict[str, Any]:
+        """The state in which a run ends."""
+
+        def state() -> dict[str, Any] | None:
+            found = self.ask("GET", f"flow_runs/{run}")["state"]
+            return found if found["type"] in ENDED else None
+
+        return wait_for(state, seconds)
+
+    def stages(self, run: str) -> dict[str, str]:
+        """The state of each stage's task run, without shards; a retried run's are the last ones."""
+        tasks = self.ask(
+            "POST", "task_runs/filter", flow_runs={"id": {"any_": [run]}}, sort="EXPECTED_START_TIME_ASC"
+        )
+        return {task["name"]: task["state"]["name"] for task in tasks if " part " not in task["name"]}
+
+    def ran(self, run: str) -> set[str]:
+        return {name for name, state in self.stages(run).items() if state == "Completed"}
+
+    def look(self, name: str, path: str = "") -> str:
+        """Keeps a screenshot of the page that is open, or of `path`; its text."""
+        if path:
+            self.page.goto(f"{self.ui}/{path}")
+            self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_timeout(1500)  # the graph is drawn after the last answer
+        self.page.screenshot(path=self.pictures / f"{name}.png")
+        return self.page.inner_text("body")
+
+
+def wait_for(look: Any, seconds: float) -> Any:
+    """The first true value of `look()`."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not seen within {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+@contextmanager
+def browsing() -> Iterator[Page]:
+    """A page of a browser with a profile of its own."""
+    if CHROMIUM is None:
+        missing = "no chromium here: apt-get install chromium"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(PATIENCE)
+        yield page
+        browser.close()
+
+
+@contextmanager
+def working(api: str, folder: Path) -> Iterator[None]:
+    """Our deployments on a server, and a worker of the pool `cpu` while the block runs."""
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": api,
+        "SIF_HOME": str(ROOT),
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    deploy = [sys.executable, "infra/deploy.py"]
+    done = subprocess.run(deploy, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process"]
+    with (folder / "worker.log").open("ab") as log:
+        worker = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        end(worker.pid)
+
+
+def settings(name: str, store: Path, **fields: Any) -> dict[str, Any]:
+    """A file of flows/configs, smaller, with a store of its own: as the parameters of a deployment."""
+    loaded = config.load(ROOT / "flows" / "configs" / f"{name}.yaml", {"store": str(store), **fields})
+    return loaded.model_dump(mode="json", exclude_unset=True)
+
+
+@pytest.fixture(scope="session")
+def site(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The site with small deployments; the whole reproduction has run once."""
+    folder = tmp_path_factory.mktemp("site")
+    pictures = Path(os.environ.get("SIF_PICTURES", folder))
+    pictures.mkdir(parents=True, exist_ok=True)
+    with browsing() as page, working(prefect_server, folder):
+        made = Site(prefect_server, folder / "store", page, pictures)
+        small = {"reproduce": settings("smoke", made.store, **SMALL)}
+        night = {name: SMALL[name] for name in SMALL if name.split(".")[0] in ("scenes", "evaluate")}
+        small["nightly"] = settings("nightly", made.store, **night)
+        for name, values in small.items():
+            made.ask("PATCH", f"deployments/{made.deployment(name)['id']}", parameters={"config": values})
+        whole = made.ask(
+            "POST", f"deployments/{made.deployment('reproduce')['id']}/create_flow_run", name="whole"
+        )
+        state = made.ended(whole["id"])
+        assert state["type"] == "COMPLETED", (state["message"], (folder / "worker.log").read_text()[-3000:])
+        yield made
