@@ -1,0 +1,127 @@
+"""The Prefect server on PostgreSQL, as compose.yaml and infra/kubernetes run it: its record is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tasks.process import end
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+SIF = str(Path(sys.executable).with_name("sif"))
+SHARDS = 200
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """The URL of an empty database of a PostgreSQL server of this test's own, on loopback."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        missing = "no PostgreSQL server here: apt-get install postgresql"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    programs = found[-1].parent
+    folder = Path(tempfile.mkdtemp(prefix="sif-postgres-"))  # pytest's own folders are closed to other users
+    user = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+    port = free_port()
+    data = str(folder / "data")
+    initdb = [*user, str(programs / "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+    serve = [*user, str(programs / "postgres"), "-D", data, "-p", str(port), "-k", str(folder), "-F"]
+    with (folder / "log").open("ab") as log:
+        server = subprocess.Popen(serve, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    try:
+        ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        deadline = time.monotonic() + 60
+        while subprocess.run(ready).returncode:
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        end(server.pid)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def environment(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """For `sif`: it starts the Prefect server on this database, and leaves it running."""
+    home = tmp_path_factory.mktemp("on-postgres")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    yield {
+        **inherited,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    end(int((home / "server.pid").read_text()))
+    assert not list(home.glob("*.db")), "the server used SQLite"
+
+
+def sif(environment: dict[str, str], *arguments: str) -> None:
+    done = subprocess.run([SIF, "run", *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def states(environment: dict[str, str]) -> Counter[tuple[str, str]]:
+    """Of the one flow run's task runs: how many, by stage (shards as "<stage> part") and state."""
+    api = environment["PREFECT_API_URL"]
+    found = []
+    while page := httpx.post(
+        f"{api}/task_runs/filter",
+        json={"limit": 200, "offset": len(found), "sort": "ID_DESC"},
+        timeout=60,
+    ).json():
+        found += page
+    return Counter((task["name"].rstrip("0123456789 "), task["state"]["name"]) for task in found)
+
+
+def test_a_stage_of_200_shards_leaves_a_complete_record(environment: dict[str, str], tmp_path: Path) -> None:
+    settings = [f"store={tmp_path}", f"scenes.rows={SHARDS}", "scenes.benchmark_rows=2"]
+    fields = [x for field in (*settings, f"ingest.shards={SHARDS}") for x in ("--set", field)]
+    sif(environment, "--config", "smoke", *fields, "--stop-after", "expand")
+    expected = {
+        **{(label, "Completed"): 1 for label in ("scenes", "depth-weights", "policy-weights", "ingest")},
+        ("expand", "Completed"): 1,
+        ("expand part", "Completed"): SHARDS,
+    }
+    recorded = settled(environment, sum(expected.values()))
+    assert recorded == expected
+
+
+def settled(environment: dict[str, str], least: int) -> Counter[tuple[str, str]]:
+    """The states once at least so many task runs are on record and all have ended: events arrive a little later."""
+    deadline = time.monotonic() + 60
+    while (found := states(environment)).total() < least or {state for _, state in found} != {"Completed"}:
+        if time.monotonic() > deadline:
+            break  # what is missing shows in the caller's comparison
+        time.sleep(1)
+    return found
+
+
+@pytest.mark.slow
+def test_the_demo_passes_on_postgresql(environment: dict[str, str], tmp_path: Path) -> None:
+    before = states(environment)
+    sif(environment, "--config", "smoke", "--set", f"store={tmp_path}")
+    added = settled(environment, before.total() + 1) - before
+    assert {state for _, state in added} == {"Completed"}
+    assert ("report", "Completed") in added
