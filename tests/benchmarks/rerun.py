@@ -112,7 +112,7 @@ def whole(folder: Path) -> Callable[[], Any]:
     from flows.reproduce import reproduce
 
     config = _load("smoke", [f"store={folder / 'store'}", *SETTINGS])
-    return lambda: reproduce(config, return_state=True)
+    return lambda: reproduce(config=config, return_state=True)
 
 
 def measure(folder: Path, rounds: int, environment: Mapping[str, str]) -> list[dict[str, Any]]:

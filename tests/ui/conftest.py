@@ -32,7 +32,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE = 60_000  # milliseconds for a click; the form has hundreds of fields
+PATIENCE = 120_000  # milliseconds for a click; the form has hundreds of fields
 # What `tests/flows/test_end_to_end.py` makes smaller, and then some.
 SMALL = {
     "scenes.rows": 12,
@@ -106,7 +106,7 @@ class Site:
         button.focus()
         self.page.keyboard.press("Enter")
 
-    def ended(self, run: str, seconds: float = 400) -> dict[str, Any]:
+    def ended(self, run: str, seconds: float = 1500) -> dict[str, Any]:
         """The state in which a run ends."""
 
         def state() -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.ui.conftest import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 def test_a_night_started_from_the_ui_ends_with_a_report_whose_pictures_show(site: Site) -> None:
