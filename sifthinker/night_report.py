@@ -18,10 +18,10 @@ from typing import Any
 import jinja2
 
 from sifthinker import draw, flips, history
+from sifthinker.apart import apart
 from sifthinker.flips import Flip
 from sifthinker.gate import Comparison
 from sifthinker.night import BASELINE, LAST, Evaluated, Night, Outcome, Target
-from sifthinker.sample import read
 
 HEADLINES = (
     "average",
@@ -30,8 +30,6 @@ HEADLINES = (
     "cognition",
 )  # where a benchmark has such a metric, its trend
 NIGHTS = 60  # shown in a trend
-APART = 0.01  # official and strict differ by more than a point: the issue is pointed out with examples
-EXAMPLES = 3
 CLIP = 1200  # characters of a reply
 _AROUND = timedelta(hours=12)  # left free at both ends of a trend
 _INK, _GREY, _RED = "#2f81c1", "#808790", "#c0392b"  # legible on white and on black
@@ -100,7 +98,7 @@ def _page(
         "won": sum(not flip.lost for flip in changed),
         "more": len(changed) - len(shown),
         "flips": [(name, [_flip(f) for f in group]) for name, group in groupby(shown, _benchmark)],
-        "apart": _apart(target),
+        "apart": apart(target.tonight.scores(), target.tonight.predictions) if target.tonight else [],
     }
 
 
@@ -170,25 +168,6 @@ def _flip(flip: Flip) -> dict[str, Any]:
         "reference": "; ".join(", ".join(f"{v:.3f}" for v in box) for box in truth) or row["reference"],
         "replies": list(zip(replies, pictures, strict=True)),
     }
-
-
-def _apart(target: Target) -> list[dict[str, Any]]:
-    """Benchmarks whose official and strict score differ by more than a point, with replies that the two read apart."""
-    if not target.tonight:
-        return []
-    found: dict[str, dict[str, Any]] = {}
-    for score in target.tonight.scores():
-        if score["official"] is None or score["strict"] is None:
-            continue
-        gap = (score["official"] - score["strict"]) * (1 if score["unit"] == "share" else 0.01)
-        if abs(gap) > APART and abs(gap) > abs(found.get(score["benchmark"], {"gap": 0})["gap"]):
-            found[score["benchmark"]] = {"gap": gap, "metric": score["metric"], "examples": []}
-    columns = ["benchmark", "id", "question", "reference", "answer", "read_as", "official", "strict"]
-    for row in read(target.tonight.predictions, columns) if found else ():
-        entry = found.get(row["benchmark"])
-        if entry and row["official"] != row["strict"] and len(entry["examples"]) < EXAMPLES:
-            entry["examples"].append(row)
-    return [{"benchmark": name, **entry} for name, entry in found.items()]
 
 
 def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -> tuple[bytes, int] | None:

@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from sifthinker import chain, draw, paper, publish
+from sifthinker.apart import apart
 from sifthinker.sample import Region, boxes
 from sifthinker.sample import read as read_table
 
@@ -42,6 +43,7 @@ class Facts:
         completions: completions.parquet of GRPO: step, id, text and the four rewards.
         scores: model, benchmark, metric, official, strict, n, unparsable, low and high (of the 95 % interval of
             the strict score), unit ("share" or "points"), limit, and missing: why it was not run, or None.
+        predictions: predictions.parquet of the evaluation: replies that the two scores read apart are shown.
         config: resolved; holds names of environment variables, never keys.
         versions: of what ran, by name.
         commit: of the checkout, where it is known.
@@ -55,6 +57,7 @@ class Facts:
     histories: Mapping[str, Path] = field(default_factory=dict)
     completions: Path | None = None
     scores: Sequence[Mapping[str, Any]] = ()
+    predictions: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
@@ -81,6 +84,7 @@ def write(out: Path, facts: Facts) -> None:
         curves=_curves(facts.histories),
         completions=_completions(facts),
         benchmarks=_scores(facts.scores),
+        apart=apart(facts.scores, facts.predictions) if facts.predictions else [],
         config=yaml.safe_dump(
             json.loads(json.dumps(facts.config, default=str)), sort_keys=False, allow_unicode=True
         ),

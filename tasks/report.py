@@ -34,6 +34,7 @@ def report(job: Job) -> None:
         histories={name: job.inputs[name].path / "history.jsonl" for name in ("sft", "grpo")},
         completions=job.inputs["grpo"].path / "completions.parquet",
         scores=[{"model": scores["model"], **score} for score in scores["scores"]],
+        predictions=job.inputs["evaluate"].path / "predictions.parquet",
         config=job.config.model_dump(mode="json"),
         versions=job.manifest["versions"],
         standins=statements,

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sifthinker import paper, report, sample
+from sifthinker import evaluate, paper, report, sample
+from tests import nights
 from tests.publish_helpers import part
 
 HOSTILE = '<img src=x onerror="alert(1)"><script src=//evil.example>'
@@ -106,6 +107,18 @@ def test_scores_stand_beside_the_papers_numbers(tmp_path):
         "Not run. SAT_static.parquet is not there",
     ):
         assert expected in text
+
+
+def test_scores_more_than_a_point_apart_are_pointed_out_with_replies(tmp_path):
+    rows = [nights.row("vstar", i, 1.0) for i in range(4)]
+    rows[1] |= {"official": 0.0, "answer": "Answer: B", "strict": 1.0}
+    sample.write(tmp_path / "predictions.parquet", evaluate.PREDICTIONS, rows)
+    scores = [_score(official=0.75, strict=1.0), _score(benchmark="sat", official=0.5, strict=0.495)]
+    facts = dataclasses.replace(FACTS, scores=scores, predictions=tmp_path / "predictions.parquet")
+    _, text = _text(tmp_path, facts)
+    assert "vstar, overall: official -25.0 points" in text
+    assert "Which one is it, in picture 1? (A) left (B) right Answer: B B B 0 1" in text
+    assert "in picture 0?" not in text and "sat, overall" not in text
 
 
 def test_examples_curves_and_completions_are_shown(tmp_path):
