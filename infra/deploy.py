@@ -49,6 +49,7 @@ def main() -> None:
         status = subprocess.call([sys.executable, *command], cwd=ROOT)
         for identifier in paused:  # registering resumes them
             client.pause_deployment(identifier)
+    status = status or subprocess.call([sys.executable, "-m", "infra.alerts"], cwd=ROOT)
     sys.exit(status)
 
 
