@@ -158,4 +158,7 @@ def load_depth(path: Path) -> Any:
 
 def _load(auto: Any, path: Path, dtype: torch.dtype) -> Any:
     disable_progress_bar()  # for milliseconds or for a log file
-    return auto.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True).eval()
+    model = auto.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    return model.eval()

@@ -40,7 +40,7 @@ def load_processor(path: Path, max_pixels: int | None = None) -> Any:
         UserError: the folder holds no processor that transformers knows.
     """
     install_processors()
-    processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     if not isinstance(processor, ProcessorMixin):  # AutoProcessor's answer to a class that it does not know
         raise UserError(
             f"{path}: holds no image processor that transformers knows; copy the base model's here"

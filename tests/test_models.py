@@ -1,6 +1,7 @@
 """Fetching and loading models, with tiny ones of the real architectures."""
 
 import json
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -211,3 +212,19 @@ def test_a_folder_whose_processor_is_unknown_is_refused_instead_of_half_loaded(
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="holds no image processor that transformers knows"):
         models.load_processor(tmp_path)
+
+
+def test_code_in_a_model_folder_is_never_run(tiny: Path, tmp_path: Path) -> None:
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(tiny, folder)
+    code = f"import pathlib; pathlib.Path({str(ran)!r}).touch()\nfrom transformers import *\n"
+    (folder / "evil.py").write_text(code + "class Evil(Qwen2_5_VLForConditionalGeneration): pass\n")
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        file = folder / name
+        values = json.loads(file.read_text())
+        classes = ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor", "AutoTokenizer")
+        values["auto_map"] = dict.fromkeys(classes, "evil.Evil")
+        file.write_text(json.dumps(values))
+    assert type(models.load_policy(folder, "fp32")).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    models.load_processor(folder, 224 * 168)
+    assert not ran.exists()

@@ -112,7 +112,7 @@ def build(out: Path, smoke: bool) -> int:
     """Builds the random model with the tiny one's processor; returns its parameters."""
     models.build_tiny("qwen2_5_vl", 0, out)
     if not smoke:
-        config = transformers.AutoConfig.from_pretrained(out)
+        config = transformers.AutoConfig.from_pretrained(out, trust_remote_code=False)
         for part, sizes in ((config.text_config, TEXT), (config.vision_config, VISION)):
             for name, value in sizes.items():
                 setattr(part, name, value)

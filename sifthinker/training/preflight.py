@@ -163,7 +163,9 @@ def read_shape(model: Path) -> Shape:
     from sifthinker.training.run import FROZEN
 
     try:
-        text = AutoConfig.from_pretrained(model, local_files_only=True).get_text_config()
+        text = AutoConfig.from_pretrained(
+            model, trust_remote_code=False, local_files_only=True
+        ).get_text_config()
         shapes = dict(_headers(model))
     except (OSError, ValueError) as error:
         raise UserError(f"{model}: not a readable model: {error}") from error

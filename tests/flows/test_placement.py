@@ -145,11 +145,13 @@ def test_two_runs_at_once_make_each_artifact_once_and_each_stage_in_its_pool(
     assert len({json.dumps(record["stages"], sort_keys=True) for record in runs(Store(tmp_path))}) == 1
 
 
-@pytest.mark.parametrize("how", ["api", "sigterm", "sigint"])
+@pytest.mark.parametrize(
+    "how", ["api", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sigterm", "sigint"))]
+)
 def test_ending_the_run_ends_its_training_in_the_other_pool(
     workers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, how: str
 ) -> None:
-    store = tmp_path_factory.getbasetemp() / "cancelled"
+    store = tmp_path_factory.getbasetemp() / "cancelled"  # one for all: the data is made once
     config = tiny(store, sft={"max_steps": 100_000, "save_steps": 100_000, "epochs": 100_000})
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--config"]
     file = store.with_suffix(".yaml")

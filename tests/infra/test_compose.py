@@ -53,6 +53,14 @@ def test_the_server_is_started_with_authentication_and_csrf_protection() -> None
     assert "*" not in environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
 
 
+def test_every_pool_of_the_deployments_has_a_worker_and_a_gpu_one_takes_one_run_at_a_time() -> None:
+    deployments = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    commands = [service.get("command", []) for service in SERVICES.values()]
+    workers = {c[c.index("--pool") + 1]: c for c in commands if "--pool" in c}
+    assert set(workers) == {deployment["work_pool"]["name"] for deployment in deployments}
+    assert all("--limit" in command for pool, command in workers.items() if pool.startswith("gpu"))
+
+
 def test_the_database_is_reached_by_the_server_alone() -> None:
     assert COMPOSE["networks"]["database"]["internal"]
     assert {name for name, s in SERVICES.items() if "database" in s["networks"]} == {"postgres", "server"}
