@@ -50,7 +50,7 @@ small large purple orange white black gray brown cyan pyramid above below betwee
 You are a helpful assistant. system user assistant USER ASSISTANT
 """
 _VOCABULARY = 800  # 256 bytes and about 540 merges; the text gives no more
-_QWEN_SPECIAL = (
+QWEN_SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
@@ -183,17 +183,21 @@ def _qwen(stock: str, template: str, patch_size: int) -> Any:
     """The processor of a Qwen family, with TRL's copy of the checkpoints' chat template, which its trainers know."""
     return getattr(transformers, stock)(
         image_processor=transformers.Qwen2VLImageProcessorPil(patch_size=patch_size),
-        tokenizer=_tokenizer(_QWEN_SPECIAL, end="<|im_end|>", padding="<|endoftext|>"),
+        tokenizer=_tokenizer(QWEN_SPECIAL, end="<|im_end|>", padding="<|endoftext|>"),
         chat_template=files("trl").joinpath("chat_templates", template).read_text(encoding="utf-8"),
-        **({} if importlib.util.find_spec("torchvision") is None else {"video_processor": _video(stock)}),
+        **qwen_video(stock),
     )
 
 
-def _video(stock: str) -> Any:
-    return getattr(transformers, "Qwen3VLVideoProcessor" if "3" in stock else "Qwen2VLVideoProcessor")()
+def qwen_video(stock: str) -> dict[str, Any]:
+    """The part that a stock Qwen processor insists on, where torchvision makes it possible."""
+    if importlib.util.find_spec("torchvision") is None:
+        return {}
+    video = "Qwen3VLVideoProcessor" if "3" in stock else "Qwen2VLVideoProcessor"
+    return {"video_processor": getattr(transformers, video)()}
 
 
-def _token_ids(tokenizer: Any) -> dict[str, int]:
+def qwen_tokens(tokenizer: Any) -> dict[str, int]:
     """What the config of a Qwen family says about its tokens."""
     names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
     names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
@@ -221,7 +225,7 @@ def _qwen2_5_vl() -> tuple[Any, Any]:
         text_config=_language(processor.tokenizer, rope_parameters=_rope([4, 6, 6])),
         vision_config={**_VISION, **vision},
         tie_word_embeddings=True,
-        **_token_ids(processor.tokenizer),
+        **qwen_tokens(processor.tokenizer),
     )
 
 
@@ -231,7 +235,7 @@ def _qwen2_vl() -> tuple[Any, Any]:
         text_config=_language(processor.tokenizer, rope_parameters=_rope([4, 6, 6])),
         vision_config={**_VISION, "embed_dim": 96, "hidden_size": 128, "mlp_ratio": 2},
         tie_word_embeddings=True,
-        **_token_ids(processor.tokenizer),
+        **qwen_tokens(processor.tokenizer),
     )
 
 
@@ -244,7 +248,7 @@ def _qwen3_vl() -> tuple[Any, Any]:
         text_config=_language(processor.tokenizer, head_dim=32, rope_parameters=rope),
         vision_config={**_VISION, **vision},
         tie_word_embeddings=True,
-        **_token_ids(processor.tokenizer),
+        **qwen_tokens(processor.tokenizer),
     )
 
 

@@ -6,6 +6,6 @@ questions.py  what can be asked about a scene with one right answer
 files.py      the folder: VisCoT, TallyQA, V*Bench, RefCOCO and SpatialBench files
 """
 
-from sifthinker.scenes.files import benchmarks, sources, write
+from sifthinker.scenes.files import benchmarks, jpeg, sources, stream, write
 
-__all__ = ["benchmarks", "sources", "write"]
+__all__ = ["benchmarks", "jpeg", "sources", "stream", "write"]

@@ -9,7 +9,8 @@
     spatialbench/          positional, existence, counting, size: .json, images, and depth in millimetres (_d)
     scenes.json            the settings, and every scene's objects: the truth behind all of the above
 
-Training and each benchmark draw their scenes from streams of random numbers of their own.
+Training and each benchmark draw their scenes from streams of random numbers of their own; so do the scenes that the
+miniature was pre-trained on and held out from (`stream`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,9 @@ from sifthinker.scenes.layout import Scene
 from sifthinker.scenes.questions import Question
 
 _LOG = logging.getLogger(__name__)
-_STREAMS = ("train", "vstar", "refcoco", "spatialbench")
+_STREAMS = ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out")
 _PER_SCENE = 4  # training questions about one picture, of which the last counts
 _REFCOCO = "REC_refcoco+_unc_testB.jsonl"
-_LETTER = "Answer with the option's letter from the given choices directly."
 _BOX_SENTENCE = (
     "Please provide the bounding box coordinate of the region that can help you answer the question better."
 )
@@ -87,6 +87,20 @@ def benchmarks(folder: Path) -> tuple[config.Benchmark, ...]:
     )
 
 
+def stream(
+    name: str, seed: int, width: int, height: int, start: int = 0
+) -> Iterator[tuple[Scene, np.random.Generator]]:
+    """Scenes without end from number `start` on, each with the random numbers for its questions.
+
+    No two streams share random numbers, whatever their seeds: the name is part of every scene's own seed.
+    """
+    # SeedSequence takes no negative numbers.
+    entropy = (seed % 2**64, _STREAMS.index(name))
+    for index in itertools.count(start):
+        rng = np.random.default_rng((*entropy, index))
+        yield layout.draw(rng, width, height), rng
+
+
 class _Folder:
     """The folder being written."""
 
@@ -97,16 +111,12 @@ class _Folder:
         root.mkdir()
 
     def stream(self, name: str) -> Iterator[tuple[Scene, np.random.Generator]]:
-        """Scenes without end, each with the random numbers for its questions."""
-        # SeedSequence takes no negative numbers.
-        entropy = (self.settings.seed % 2**64, _STREAMS.index(name))
-        for index in itertools.count():
-            rng = np.random.default_rng((*entropy, index))
-            yield layout.draw(rng, self.settings.width, self.settings.height), rng
+        """`stream` of these settings."""
+        return stream(name, self.settings.seed, self.settings.width, self.settings.height)
 
     def save(self, scene: Scene, stream: str, image: str) -> None:
         """Writes the picture (path in the folder) and notes the scene."""
-        self.bytes(image, _jpeg(scene))
+        self.bytes(image, jpeg(scene))
         distance = scene.view.distance
         self.records.append(
             {
@@ -253,7 +263,7 @@ def _vstar(folder: _Folder) -> dict[str, int]:
         rows.append(
             {
                 "image": f"{image}.jpg",
-                "text": "\n".join([text, *_lettered(options), _LETTER]),
+                "text": "\n".join([text, *questions.lettered(options), questions.LETTER]),
                 "category": category,
                 "label": "ABCD"[right],
                 "question_id": number,
@@ -359,16 +369,13 @@ def _spatialbench_row(
         options = ["left", "right"] if question.kind == "side" else ["in front", "behind"]
         if rng.integers(2):
             options.reverse()
-        text = " ".join([question.text, *_lettered(options), _LETTER])
+        text = " ".join([question.text, *questions.lettered(options), questions.LETTER])
         return {"image": image, "question": text, "answer": "AB"[options.index(question.answer)]}
     return {"image": image, "question": f"{question.text} Answer with Yes or No.", "answer": question.answer}
 
 
-def _lettered(options: Sequence[str]) -> list[str]:
-    return [f"({letter}) {option}" for letter, option in zip("ABCD", options, strict=False)]
-
-
-def _jpeg(scene: Scene) -> bytes:
+def jpeg(scene: Scene) -> bytes:
+    """The picture of a scene as a file."""
     buffer = io.BytesIO()
     Image.fromarray(render.render(scene.view)).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()

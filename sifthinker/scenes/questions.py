@@ -18,6 +18,7 @@ from sifthinker.scenes.render import COLORS, SHAPES, SIZES
 
 DEEPER = 0.1  # smallest difference of mean depth, 0..1, that is called in front or behind
 LARGER = 1.2  # smallest ratio of box heights that is called larger
+LETTER = "Answer with the option's letter from the given choices directly."
 RELATIONS = {
     "left": "to the left of",
     "right": "to the right of",
@@ -262,6 +263,11 @@ def expressions(scene: Scene, index: int) -> list[str]:
     """What this thing alone may be called."""
     found = [name(scene, index), name(scene, index, "color"), name(scene, index, "shape")]
     return [words for words in dict.fromkeys(found) if words]
+
+
+def lettered(options: Sequence[str]) -> list[str]:
+    """The options as they are offered: "(A) red"."""
+    return [f"({letter}) {option}" for letter, option in zip("ABCD", options, strict=False)]
 
 
 def _is_there(color: str, shape: str) -> str:

@@ -1,0 +1,326 @@
+"""The miniature's pre-training: both of its models from scratch, on rendered scenes made while it runs.
+
+    python -m sifthinker.training.pretrain policy WORK [--steps N] [--seed S] [--batch B] [--lessons L] [--threads T]
+    python -m sifthinker.training.pretrain depth  WORK [--steps N] ...
+
+It goes on where WORK/checkpoint.pt stands, with the same losses to the last bit as without an interruption: the
+scenes and lessons of a step are drawn from the seed and the step's number. The scenes are rendered by a process of
+their own into WORK/pool (training/pool.py), each is used `PASSES` times, and they share no random number with those
+of SIF data and benchmarks. WORK/history.jsonl has a line every `LOG` steps, WORK/model the weights of each checkpoint.
+
+Departures from how such models are trained otherwise:
+
+1. Several short conversations share one look at the pictures, exactly (training/packed.py).
+2. The policy's vision tower also learns from the scenes' truth what each of its tokens shows (`Cells`), by a linear
+   layer that is thrown away. A twentieth of the data that pictures and texts alone would take is at hand here.
+3. The rate rises, stays, and falls to 0 over the last third, so that a run may be made longer before it falls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sifthinker import depth
+from sifthinker.config import UserError
+from sifthinker.miniature import build
+from sifthinker.scenes import render
+from sifthinker.training import lessons, packed, pool
+from sifthinker.training.pool import Pool, Seen
+
+logger = logging.getLogger(__name__)
+
+PASSES = 3  # over a block of scenes, with other lessons each time
+BLOCK = 8  # shards; fewer where the whole training needs fewer
+WARMUP, FALL = 200, 1 / 3  # steps; share of the steps
+LOG = 25  # steps between two lines of the history
+_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "look": 1.0}  # weight of a token; other answers are short
+_SHORT = 3.0
+_NO_DEPTH = 1 / 8  # of the steps show the photograph alone (model.depth_input: false)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What decides the outcome."""
+
+    what: str
+    steps: int
+    batch: int  # scenes a step
+    lessons: int  # a scene (policy)
+    rate: float
+    seed: int
+    width: int = 224
+    height: int = 168
+
+
+RECIPES = {
+    "policy": Recipe("policy", steps=12_000, batch=3, lessons=7, rate=1e-3, seed=1),
+    "depth": Recipe("depth", steps=3_000, batch=8, lessons=0, rate=1e-3, seed=1),
+}
+
+
+class Cells(nn.Module):
+    """What a token of the vision tower shows, read off by one layer: colour, shape, size, box and depth of a thing."""
+
+    PARTS = (len(render.COLORS) + 1, len(render.SHAPES) + 1, len(render.SIZES) + 1)  # the last: nothing
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(hidden, sum(self.PARTS) + 5)
+
+    def loss(self, tokens: torch.Tensor, seen: list[Seen]) -> torch.Tensor:
+        """Of the tokens (N, cells, hidden) of the scenes' photographs."""
+        names = [list(render.COLORS), list(render.SHAPES), list(render.SIZES)]
+        table: list[list[int]] = []
+        boxes: list[list[float]] = []
+        cells = []
+        for scene in seen:
+            start = len(table)
+            for thing in scene.facts["things"]:
+                kinds = zip(names, ("color", "shape", "size"), strict=True)
+                table.append([known.index(thing[key]) for known, key in kinds])
+                boxes.append([*thing["box"], thing["depth"]])
+            table.append([count - 1 for count in self.PARTS])
+            boxes.append([0.0] * 5)
+            found = np.array(scene.facts["cells"]).ravel()
+            cells.append(np.where(found < 0, len(table) - 1, found + start))
+        index = torch.from_numpy(np.concatenate(cells))
+        truth, places = torch.tensor(table)[index], torch.tensor(boxes)[index]
+        *kinds_read, box = self.read(tokens.flatten(0, 1)).split([*self.PARTS, 5], dim=-1)
+        total = torch.stack(
+            [functional.cross_entropy(read, truth[:, part]) for part, read in enumerate(kinds_read)]
+        ).sum()
+        there = truth[:, 0] < self.PARTS[0] - 1
+        return total + 10 * functional.smooth_l1_loss(box[there], places[there], beta=0.05)
+
+
+class Policy:
+    """The policy's training: lessons."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.model, self.processor = build.build_policy(recipe.seed)
+        self.packer = packed.Packer(self.model, self.processor, recipe.width, recipe.height)
+        torch.manual_seed(recipe.seed)
+        self.extra = Cells(self.model.config.text_config.hidden_size)
+        self.model.train()
+
+    def loss(self, seen: list[Seen], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        depth_input = bool(rng.random() >= _NO_DEPTH)
+        pictures = [scene.image for scene in seen]
+        if depth_input:
+            palette = depth.palette()
+            pictures += [palette[scene.depth] for scene in seen]
+        tokens = packed.look(self.model, self.packer.pixels(pictures), self.packer.grid)
+        cells = self.extra.loss(tokens[: len(seen)], seen)
+        by_row = tokens.view(1 + depth_input, len(seen), *tokens.shape[1:]).transpose(0, 1)
+        drawn = [lessons.draw(scene, rng, self.recipe.lessons) for scene in seen]
+        rows = [
+            [(*self.packer.conversation(x.asked, x.answer), _LONG.get(x.kind, _SHORT)) for x in row]
+            for row in drawn
+        ]
+        batch = self.packer.rows(rows, depth_input)
+        losses = functional.cross_entropy(
+            packed.logits(self.model, by_row.flatten(1, 2), batch), batch["targets"], reduction="none"
+        )
+        text = (losses * batch["weights"]).sum() / batch["weights"].sum()
+        return text + 0.3 * cells, {"text": text.item(), "cells": cells.item()}
+
+
+class Depth:
+    """The depth model's training: the exact depth of every pixel."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.model, self.processor = build.build_depth(recipe.seed)
+        self.extra = nn.Identity()
+        self.mean = np.array(self.processor.image_mean, dtype=np.float32)
+        self.std = np.array(self.processor.image_std, dtype=np.float32)
+        self.model.train()
+
+    def loss(self, seen: list[Seen], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        images = np.stack([scene.image for scene in seen]).astype(np.float32) / 255
+        pixels = torch.from_numpy(((images - self.mean) / self.std).transpose(0, 3, 1, 2).copy())
+        truth = torch.from_numpy(np.stack([scene.depth for scene in seen])).float() / 255
+        found = self.model(pixel_values=pixels).predicted_depth
+        error = (found - truth).abs().mean()
+        slopes = sum(
+            ((found - truth).diff(dim=dim)).abs().mean() for dim in (1, 2)
+        )  # edges stay sharp, as in Depth Anything's gradient loss
+        return error + 2 * slopes, {"error": error.item()}
+
+
+TRAININGS: dict[str, Callable[[Recipe], Policy | Depth]] = {"policy": Policy, "depth": Depth}
+
+
+def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int | None = None) -> Path:
+    """Trains, or goes on, up to the recipe's steps (or `stop_after`, as an interruption); the model's folder.
+
+    Raises:
+        UserError: the folder holds a training by another recipe; more `steps` are allowed before the rate falls.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    training = TRAININGS[recipe.what](recipe)
+    modules = nn.ModuleList([training.model, training.extra])
+    matrices = [p for p in modules.parameters() if p.ndim > 1]
+    others = [p for p in modules.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98))
+    first = _resume(work, recipe, modules, optimiser)
+    last = min(recipe.steps, stop_after or recipe.steps)
+    scenes = Pool(work / "pool", recipe.seed, width=recipe.width, height=recipe.height)
+    renderer = pool.render(scenes, _needed(recipe), processes=1)
+    try:
+        order = _Order(scenes, recipe)
+        started = saved = time.monotonic()
+        recent: list[dict[str, float]] = []
+        for step in range(first, last):
+            rng = np.random.default_rng((recipe.seed, 77, step))
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate * _share(step, recipe.steps)
+            loss, parts = training.loss(order.scenes(step), rng)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+            optimiser.step()
+            recent.append({"loss": loss.item(), **parts})
+            now, done = time.monotonic(), step + 1
+            if done % LOG == 0 or done == last:
+                _log(work, done, recipe, recent, (now - started) / (done - first))
+                recent.clear()
+            if now - saved > save_minutes * 60 or done == last:
+                _save(work, recipe, modules, optimiser, done, training)
+                saved = time.monotonic()
+    finally:
+        renderer.terminate()
+    return work / "model"
+
+
+class _Order:
+    """Which scenes a step sees: blocks of shards in order, each shuffled anew for every pass over it."""
+
+    def __init__(self, scenes: Pool, recipe: Recipe) -> None:
+        self.pool, self.recipe = scenes, recipe
+        self.block, self.loaded = -1, list[Seen]()
+        self.shards = min(BLOCK, -(-_needed(recipe) // pool.SHARD))
+        self.size = self.shards * pool.SHARD
+
+    def scenes(self, step: int) -> list[Seen]:
+        start = step * self.recipe.batch
+        return [self._scene(number) for number in range(start, start + self.recipe.batch)]
+
+    def _scene(self, number: int) -> Seen:
+        turn, place = divmod(number, self.size)
+        block = turn // PASSES
+        if block != self.block:
+            shards = range(block * self.shards, (block + 1) * self.shards)
+            self.block, self.loaded = (
+                block,
+                [seen for shard in shards for seen in pool.read(self.pool, shard)],
+            )
+        order = np.random.default_rng((self.recipe.seed, 78, turn)).permutation(self.size)
+        return self.loaded[order[place]]
+
+
+def _needed(recipe: Recipe) -> int:
+    """Scenes of the whole training, whole blocks of them where it has several."""
+    scenes = -(-recipe.steps * recipe.batch // PASSES)
+    block = BLOCK * pool.SHARD
+    return scenes if scenes <= block else -(-scenes // block) * block
+
+
+def _share(step: int, steps: int) -> float:
+    """Of the highest rate."""
+    fall = steps * (1 - FALL)
+    return min((step + 1) / min(WARMUP, steps), 1.0, (steps - step) / (steps - fall))
+
+
+def _resume(work: Path, recipe: Recipe, modules: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    path = work / "checkpoint.pt"
+    if not path.exists():
+        (work / "history.jsonl").unlink(missing_ok=True)
+        return 0
+    state = torch.load(path, weights_only=True)
+    earlier, now = state["recipe"], asdict(recipe)
+    changed = [key for key in now if now[key] != earlier.get(key)]
+    falling = state["step"] > earlier["steps"] * (1 - FALL)
+    if changed and (changed != ["steps"] or falling or state["step"] > recipe.steps):
+        found = ", ".join(f"{key} {earlier.get(key)} -> {now[key]}" for key in changed)
+        raise UserError(
+            f"{path}: was made by another recipe ({found}); only steps may change, before the rate falls"
+        )
+    modules.load_state_dict(state["modules"])
+    optimiser.load_state_dict(state["optimiser"])
+    lines = (work / "history.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] <= state["step"]]
+    (work / "history.jsonl").write_text("".join(kept), encoding="utf-8")
+    logger.info("%s: goes on at step %d", work, state["step"])
+    return int(state["step"])
+
+
+def _save(
+    work: Path,
+    recipe: Recipe,
+    modules: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    training: Policy | Depth,
+) -> None:
+    state = {"recipe": asdict(recipe), "step": step, "modules": modules.state_dict()}
+    temporary = work / "checkpoint.tmp"
+    torch.save({**state, "optimiser": optimiser.state_dict()}, temporary)
+    training.model.save_pretrained(work / "model")
+    training.processor.save_pretrained(work / "model")
+    temporary.replace(work / "checkpoint.pt")
+
+
+def _log(work: Path, step: int, recipe: Recipe, recent: list[dict[str, float]], seconds: float) -> None:
+    row = {key: statistics.fmean(entry[key] for entry in recent) for key in recent[0]}
+    with (work / "history.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "scenes": step * recipe.batch, **row}) + "\n")
+    left = (recipe.steps - step) * seconds / 60
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items())
+    logger.info("step %d of %d: %s; %.3f s a step, %.0f min left", step, recipe.steps, shown, seconds, left)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sifthinker.training.pretrain", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("what", choices=sorted(TRAININGS))
+    parser.add_argument(
+        "work", type=Path, help="folder of checkpoints, history and scenes; a new one begins anew"
+    )
+    for name in ("steps", "batch", "lessons", "seed"):
+        parser.add_argument(f"--{name}", type=int, help="another value than the recipe's")
+    parser.add_argument("--rate", type=float, help="another value than the recipe's")
+    parser.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more than one a core is slower")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(given.threads)
+    values = asdict(RECIPES[given.what])
+    values |= {name: value for name in values if (value := getattr(given, name, None)) is not None}
+    try:
+        train(given.work, Recipe(**values), given.save_minutes)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The miniature's pre-training: what it is taught, on which scenes, exactly how, and that it resumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sifthinker import depth, prompts, scenes
+from sifthinker.config import UserError
+from sifthinker.miniature import build
+from sifthinker.processors import encode, load_processor
+from sifthinker.scenes import render
+from sifthinker.standin_model import chain
+from sifthinker.training import lessons, packed, pool, pretrain
+
+SIZE = {"width": 112, "height": 84}  # pixels; a quarter of the real ones
+SMALL = replace(pretrain.RECIPES["policy"], steps=24, batch=2, lessons=3, **SIZE)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[pool.Seen]:
+    rendered = pool.Pool(tmp_path_factory.mktemp("pool"), seed=1, **SIZE)
+    pool._render((rendered, 0))
+    return pool.read(rendered, 0)
+
+
+def test_no_scene_of_one_stream_is_a_scene_of_another() -> None:
+    found: dict[tuple[render.Solid, ...], str] = {}
+    for stream in ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out"):
+        for seed in (0, 1):
+            for (scene, _), _ in zip(scenes.stream(stream, seed, 64, 64), range(10), strict=False):
+                assert found.setdefault(scene.view.solids, f"{stream} {seed}") == f"{stream} {seed}"
+    assert len(found) == 6 * 2 * 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chain(
+            [
+                '[{"bbox_2d": [0.0, 0.0, 1.0, 1.0], "depth": 0.512}]',
+                '[{"bbox_2d": [0.12, 0.345, 0.6, 0.758], "depth": 0.3}, {"bbox_2d": [0.1, 0.2, 0.3, 0.4], "depth": 0.67}]',
+            ],
+            "red",
+            b"x",
+        ),
+        prompts.THINK_SUFFIX,
+        prompts.REC_QUESTION,
+        prompts.ANNOTATOR_SYSTEM,
+        "0.5, 12, 0.1234  0.12,0.12\n\n0.",
+        "Grüße, 世界 — {unusual}\t",
+    ],
+)
+def test_the_tokenizer_gives_any_text_back(text: str) -> None:
+    tokenizer = build.build_tokenizer()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_box_and_its_depth_take_few_tokens() -> None:
+    tokenizer = build.build_tokenizer()
+    text = '[{"bbox_2d": [0.312, 0.345, 0.677, 0.758], "depth": 0.301}]'
+    assert len(tokenizer(text)["input_ids"]) == 3 + 5 * 2  # of JSON, and of each number with what follows it
+
+
+def test_every_lesson_is_true_of_its_scene(drawn: list[pool.Seen]) -> None:
+    seen, rng = drawn[0], np.random.default_rng(0)
+    things = seen.facts["things"]
+    kinds = set()
+    for lesson in (lesson for _ in range(40) for lesson in lessons.draw(seen, rng, 7)):
+        kinds.add(lesson.kind)
+        if lesson.kind == "list":
+            listed = json.loads(lesson.answer)
+            assert [row["depth"] for row in listed] == sorted(round(thing["depth"], 3) for thing in things)
+        elif lesson.kind in ("where", "all", "look"):
+            boxes = [[round(v, 3) for v in thing["box"]] for thing in things]
+            assert all(row["bbox_2d"] in boxes for row in json.loads(lesson.answer))
+        elif lesson.kind == "what":
+            (thing,) = (t for t in things if f"{[round(v, 3) for v in t['box']]}" in lesson.asked)
+            assert lesson.answer == f"{thing['size']} {thing['color']} {thing['shape']}"
+        elif lesson.kind == "deep":
+            box = json.loads(lesson.asked.removeprefix("How deep is ").removesuffix("?"))
+            exact = depth.box_depth((1 - seen.depth / 255).astype(np.float32), box)
+            assert float(lesson.answer) == round(exact, 3)
+    assert {"list", "where", "all", "look", "what", "deep", "color"} <= kinds
+
+
+@pytest.mark.parametrize("depth_input", [True, False])
+def test_packed_conversations_cost_what_the_plain_model_says(
+    drawn: list[pool.Seen], depth_input: bool
+) -> None:
+    model, processor = build.build_policy(seed=0)
+    packer = packed.Packer(model.eval(), processor, **SIZE)
+    seen, rng = drawn[0], np.random.default_rng(1)
+    asked = lessons.draw(seen, rng, 5)
+    pictures = [seen.image, depth.palette()[seen.depth]][: 1 + depth_input]
+    processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1000}
+    batch = packer.rows([[(*packer.conversation(x.asked, x.answer), 1.0) for x in asked]], depth_input)
+    with torch.no_grad():
+        tokens = packed.look(model, packer.pixels(pictures), packer.grid).flatten(0, 1)[None]
+        got = packed.logits(model, tokens, batch).log_softmax(-1)
+        wanted = []
+        for lesson in asked:
+            messages = prompts.policy_messages(lesson.asked, depth_input, think=False, chain=lesson.answer)
+            inputs = encode(processor, messages, [Image.fromarray(picture) for picture in pictures])
+            answer = packer.conversation(lesson.asked, lesson.answer)[1]
+            end = inputs["input_ids"].shape[1] - 1  # the template's line break
+            assert inputs["input_ids"][0, end - len(answer) : end].tolist() == answer
+            wanted.append(model(**inputs).logits[0, end - len(answer) - 1 : end - 1].log_softmax(-1))
+    assert torch.allclose(got, torch.cat(wanted), atol=1e-4)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("what", ["policy", "depth"])
+def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: str) -> None:
+    recipe = replace(SMALL, what=what)
+    pretrain.train(tmp_path / "whole", recipe)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "pool").symlink_to(tmp_path / "whole" / "pool")
+    pretrain.train(tmp_path / "cut", recipe, stop_after=9)
+    pretrain.train(tmp_path / "cut", recipe)
+    whole, cut = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "cut")
+    )
+    for name, tensor in whole["modules"].items():
+        assert torch.equal(tensor, cut["modules"][name]), name
+    lines = [
+        json.loads(line) for line in (tmp_path / "cut" / "history.jsonl").read_text().splitlines()
+    ]  # steps 1 to 9, and 10 to 24
+    assert [line["step"] for line in lines] == [9, 24]
+    assert lines[1]["loss"] < 0.9 * lines[0]["loss"]
+    if what == "policy":
+        load_processor(tmp_path / "cut" / "model")
+    with pytest.raises(UserError, match="only steps may change"):
+        pretrain.train(tmp_path / "cut", replace(recipe, rate=2e-3))
