@@ -25,9 +25,10 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_that_could_run_what_it_reads_is_called(path: Path) -> None:
-    assert not [name for name, _ in calls(path) if name in FORBIDDEN]
     for name, call in calls(path):
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        tensors_alone = name == "torch.load" and given.get("weights_only") == "True"
+        assert name not in FORBIDDEN or tensors_alone, name
         assert given.get("shell", "False") == "False", f"{name} by a shell"
         assert given.get("allow_pickle", "False") == "False"
         owner = name.removesuffix(".from_pretrained").split(".")[-1]
