@@ -195,7 +195,9 @@ def test_a_wrong_answer_is_found_by_the_judge(tmp_path):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("count", "kills"), [(200, 3), pytest.param(2000, 20, marks=slow)])
+@pytest.mark.parametrize(
+    ("count", "kills"), [(200, 3), pytest.param(2000, 20, marks=[slow, pytest.mark.timeout(1500)])]
+)
 def test_killed_at_random_moments_it_ends_with_the_artifact_of_an_undisturbed_run(tmp_path, count, kills):
     faults = dict.fromkeys(standin.CONTENT, 0.02)
     random.seed(count)
