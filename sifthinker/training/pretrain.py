@@ -12,8 +12,10 @@ Departures from how such models are trained otherwise:
 
 1. Several short conversations share one look at the pictures, exactly (training/packed.py).
 2. The policy's vision tower also learns from the scenes' truth what each of its tokens shows (`Cells`), by a linear
-   layer that is thrown away. A twentieth of the data that pictures and texts alone would take is at hand here.
-3. The rate rises, stays, and falls to 0 over the last third, so that a run may be made longer before it falls.
+   layer that is thrown away, so that it has something to say before the language model listens (not compared with
+   a training without it).
+3. The rate rises, stays, and falls to 0 over the last third, so that a run may be made longer or shorter before it
+   falls.
 """
 
 from __future__ import annotations
