@@ -86,7 +86,8 @@ class Site:
             field.get_by_role("button").filter(has_text="list")
         ).first.click()
         control = field.locator(".p-select-button__control")
-        self.press(control)
+        control.focus()
+        self.page.keyboard.press("Space")  # Enter does not open a drop-down
         self.page.locator(".p-select-option").filter(has=self.page.get_by_text(option, exact=True)).click()
         self.page.keyboard.press("Escape")
 
