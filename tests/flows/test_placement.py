@@ -28,7 +28,7 @@ from sifthinker.store import Store
 from tasks.process import end
 from tasks.run import runs
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 POOLS = ("cpu", "gpu-1", "gpu-8")
 WHERE = {"depth": "gpu-1", "sft": "gpu-8", "merge": "gpu-8", "grpo": "gpu-8", "evaluate": "gpu-1"}

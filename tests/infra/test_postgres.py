@@ -18,7 +18,7 @@ import pytest
 
 from tasks.process import end
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SIF = str(Path(sys.executable).with_name("sif"))
 SHARDS = 200
 

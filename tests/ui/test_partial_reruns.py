@@ -11,7 +11,7 @@ import pytest
 from flows.reproduce import Label
 from tests.ui.conftest import Site, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 LABELS = [label for label in get_args(Label) if label != "retry"]  # no passes, no stage
 
 
