@@ -56,30 +56,45 @@ def register(composed: Composed, url: str) -> str:
     return done.stdout
 
 
+def post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
+    """The answer; asked again while a busy server says 503, as Prefect's own client does."""
+    while (answer := client.post(path, json=body)).status_code == 503:
+        time.sleep(1)
+    return answer.raise_for_status().json()
+
+
 def run(client: httpx.Client, deployment: str, state: dict[str, str]) -> str:
     """A run of a deployment that ends in a state; its id."""
-    made = client.post(f"deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
+    made = post(client, f"deployments/{deployment}/create_flow_run", {})["id"]
     for step in ({"type": "RUNNING"}, state):
-        client.post(f"flow_runs/{made}/set_state", json={"state": step, "force": True}).raise_for_status()
+        post(client, f"flow_runs/{made}/set_state", {"state": step, "force": True})
     return str(made)
 
 
+@pytest.fixture
+def deployments(composed: Composed) -> Iterator[tuple[str, str]]:
+    """Ids of the night's deployment and of another; removed again, and alerts too: the server is shared."""
+    with composed.client() as client:
+        flow = post(client, "flows/", {"name": "alerts-test"})["id"]
+        body = {"flow_id": flow, "enforce_parameter_schema": False}
+        night, other = (
+            str(post(client, "deployments/", {"name": name, **body})["id"])
+            for name in (alerts.DEPLOYMENT, "another")
+        )
+        yield night, other
+        made = [f"deployments/{night}", f"deployments/{other}"]
+        for path in [*made, *(f"automations/{a['id']}" for a in post(client, "automations/filter", {}))]:
+            while client.delete(path).status_code == 503:
+                time.sleep(1)
+
+
 def test_a_night_that_went_wrong_is_told_once(
-    composed: Composed, received: tuple[str, list[dict[str, Any]]]
+    composed: Composed, received: tuple[str, list[dict[str, Any]]], deployments: tuple[str, str]
 ) -> None:
-    url, bodies = received
+    (url, bodies), (night, other) = received, deployments
     assert "registered" in register(composed, url)
     assert "renewed" in register(composed, url)
     with composed.client() as client:
-        flow = client.post("flows/", json={"name": "alerts-test"}).json()["id"]
-        night, other = (
-            client.post(
-                "deployments/", json={"name": name, "flow_id": flow, "enforce_parameter_schema": False}
-            )
-            .raise_for_status()
-            .json()["id"]
-            for name in (alerts.DEPLOYMENT, "another")
-        )
         assert SECRET not in client.post("block_documents/filter", json={}).text
         assert len(client.post("automations/filter", json={}).json()) == 1
         time.sleep(5)  # the server looks for new automations
