@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-import openai
 
 from sifthinker.config import STANDIN, Api, Prices, UserError
 from sifthinker.ledger import Failure, Reply, Usage
@@ -99,6 +98,8 @@ class Endpoint:
         self.api, self.url = api, url
         self._key = key(api, url)
         self._path = api.batch_chat_path if api.mode == "batch_chat" else "/chat/completions"
+        import openai  # more than a second, which a run without calls need not wait for
+
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # a server on this machine asks for none
             base_url=url,
@@ -145,6 +146,8 @@ class Endpoint:
         Raises:
             Transient: a time-out, or no or a broken connection.
         """
+        import openai
+
         kind = "multipart/form-data" if upload else "application/json"
         url = self.url + path  # whole: the client takes its time to join the two
         try:

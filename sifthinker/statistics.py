@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Interval = tuple[float, float]
 Weights = NDArray[np.float64]  # (rows,), how often each row was drawn
@@ -21,6 +20,8 @@ def wilson(right: float, n: int, level: float = 0.95) -> Interval:
     """Wilson score interval of a share `right / n`, in 0..1; (0, 1) when nothing was asked (Wilson, 1927)."""
     if n == 0:
         return 0.0, 1.0
+    from scipy import stats  # a second to import, and every command imports this module
+
     z = float(stats.norm.ppf(0.5 + level / 2))
     share = right / n
     centre = share + z * z / (2 * n)
@@ -66,6 +67,8 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     pairs = list(zip(before, after, strict=True))
     lost = sum(b and not a for b, a in pairs)
     won = sum(a and not b for b, a in pairs)
+    from scipy import stats
+
     return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
