@@ -136,6 +136,8 @@ class Ledger:
         self._host = f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
         self.owner = f"{self._host}:{uuid.uuid4().hex}"
         self._depth = 0
+        self._durable: bool | None = None  # what the connection is set to
+        self._costs: dict[str, Usage] = {}  # by account, of the open transaction
         self._alive: dict[str, tuple[float, bool]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,9 @@ class Ledger:
         it costs no wait for the disk.
         """
         if self._depth == 0:
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            if durable != self._durable:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
             self._db.execute("BEGIN IMMEDIATE")
         self._depth += 1
         try:
@@ -174,10 +178,12 @@ class Ledger:
         except BaseException:
             self._depth -= 1
             if self._depth == 0:
+                self._costs.clear()
                 self._db.execute("ROLLBACK")
             raise
         self._depth -= 1
         if self._depth == 0:
+            self._charge()
             self._db.execute("COMMIT")
 
     def beat(self) -> None:
@@ -192,6 +198,11 @@ class Ledger:
         is asking it; claim again later. "spent": it would have to be paid for, and the budget is used up.
         """
         with self.transaction(durable=False):
+            spent = budget is not None and budget.limits and budget.spent(self.usage(account))
+            if not spent and self._reserve(
+                key, account, request, "NOTHING"
+            ):  # the common case: one statement
+                return "mine"
             row = self._db.execute(
                 "SELECT state, owner, reply, finish_reason, model, prompt_tokens, completion_tokens, seconds, kind,"
                 " detail FROM calls WHERE key = ?",
@@ -206,14 +217,20 @@ class Ledger:
                     return Failure(kind, detail)
                 if state == "reserved" and self._is_alive(owner):
                     return "busy"
-            if budget is not None and budget.limits and budget.spent(self.usage(account)):
+            if spent:
                 return "spent"
-            self._db.execute(
-                "INSERT INTO calls (key, account, state, owner, at, request) VALUES (?, ?, 'reserved', ?, ?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET state = 'reserved', owner = excluded.owner, at = excluded.at",
-                [key, account, self.owner, time.time(), zlib.compress(request, 1)],
-            )
+            update = "UPDATE SET state = 'reserved', owner = excluded.owner, at = excluded.at"
+            self._reserve(key, account, request, update)
             return "mine"
+
+    def _reserve(self, key: str, account: str, request: bytes, conflict: str) -> bool:
+        """Writes a reservation, or does with a row that is there what `conflict` says; whether it wrote."""
+        cursor = self._db.execute(
+            "INSERT INTO calls (key, account, state, owner, at, request) VALUES (?, ?, 'reserved', ?, ?, ?)"
+            f" ON CONFLICT (key) DO {conflict}",
+            [key, account, self.owner, time.time(), zlib.compress(request, 1)],
+        )
+        return cursor.rowcount == 1
 
     def settle(self, key: str, reply: Reply, usage: Usage) -> None:
         """Records a reply that was paid for."""
@@ -246,7 +263,8 @@ class Ledger:
             "SELECT calls, prompt_tokens, cached_tokens, completion_tokens, money FROM accounts WHERE account = ?",
             [account],
         ).fetchone()
-        return Usage(*row) if row else Usage()
+        written = Usage(*row) if row else Usage()
+        return written + self._costs[account] if account in self._costs else written
 
     def counts(self) -> dict[str, int]:
         """Rows by state."""
@@ -295,14 +313,27 @@ class Ledger:
             ).fetchone()
             assert row is not None, "only a claimed request can be finished"
             if usage.calls:
-                self._db.execute(
-                    "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET"
-                    " calls = calls + excluded.calls, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
-                    " cached_tokens = cached_tokens + excluded.cached_tokens,"
-                    " completion_tokens = completion_tokens + excluded.completion_tokens,"
-                    " money = money + excluded.money",
-                    [row[0], usage.calls, *cost],
-                )
+                self._costs[row[0]] = self._costs.get(row[0], Usage()) + usage
+
+    def _charge(self) -> None:
+        """Adds the open transaction's costs to their accounts, once an account and not once a call."""
+        for account, cost in self._costs.items():
+            self._db.execute(
+                "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET"
+                " calls = calls + excluded.calls, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+                " cached_tokens = cached_tokens + excluded.cached_tokens,"
+                " completion_tokens = completion_tokens + excluded.completion_tokens,"
+                " money = money + excluded.money",
+                [
+                    account,
+                    cost.calls,
+                    cost.prompt_tokens,
+                    cost.cached_tokens,
+                    cost.completion_tokens,
+                    cost.money,
+                ],
+            )
+        self._costs.clear()
 
     def _is_alive(self, owner: str) -> bool:
         """Whether a reservation's owner still lives: its process on this host, its heartbeat elsewhere."""

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sifthinker import annotate, depth, draw, judge, standin, vlm
 from sifthinker.agreement import Accepted, check
 from sifthinker.config import Api
+from sifthinker.ledger import Ledger, Reply, Usage
 from sifthinker.sample import Annotation
 from tests import annotation_rows as rows
 
@@ -123,6 +124,27 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+def ledger_alone(folder: Path, count: int, together: int = 8) -> float:
+    """Seconds a call to claim and settle as the engine does, `together` in a commit, with nothing else running.
+
+    In a run its thread also waits for the interpreter, which the rest of the client holds meanwhile: `rate` shows
+    that time too.
+    """
+    reply = Reply("x" * 400, "stop", "m", 1000, 100)
+    with contextlib.closing(Ledger(folder / "alone.db")) as ledger:
+        began = time.perf_counter()
+        for first in range(0, count, together):
+            names = [f"{n}" for n in range(first, min(first + together, count))]
+            with ledger.transaction(durable=False):
+                assert [ledger.claim(name, "a", bytes(3000)) for name in names] == ["mine"] * len(names)
+            with ledger.transaction():
+                for name in names:
+                    ledger.settle(name, reply, Usage(1, 1000, 0, 100))
+        seconds = time.perf_counter() - began
+        assert ledger.counts() == {"ok": count}
+    return seconds / count
+
+
 def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, float]:
     """Calls a second of the engine, with a picture of 30 kB each, against what the latency allows."""
     picture = vlm.image_url(bytes(30_000))
@@ -135,6 +157,7 @@ def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, 
         client.ask_all(judge.request("q", "a", f"b{n}", picture) for n in range(count))
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         ledger = client.engine.ledger_seconds
+        alone = ledger_alone(Path(folder), count)
     ideal = math.ceil(count / concurrency) * latency
     return {
         "calls": count,
@@ -142,7 +165,8 @@ def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, 
         "ideal seconds": ideal,
         "share of the ideal rate": round(ideal / seconds, 3),
         "processor ms a call": round(1000 * cpu / count, 2),
-        "ledger ms a call": round(1000 * ledger / count, 2),
+        "ledger alone ms a call": round(1000 * alone, 2),
+        "ledger and its waiting for the interpreter ms a call": round(1000 * ledger / count, 2),
         "peak MiB": peak(),
     }
 
