@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,28 +15,23 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from flows import server
+from flows import server, store_commands
+from flows.options import (
+    ConfigOption,
+    Refresh,
+    ReuseRun,
+    SetOption,
+    StartAt,
+    StopAfter,
+    console,
+    load,
+    plain,
+)
 from sifthinker import config as configuration
 from sifthinker.config import Config, UserError
 from sifthinker.store import Ref, Store
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
-CONFIGS = Path(__file__).parent / "configs"
-
-ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="smoke, paper, or the path of a YAML file", metavar="NAME|FILE")
-]
-SetOption = Annotated[
-    list[str],
-    typer.Option("--set", "-s", help="one field, e.g. grpo.learning_rate=2e-5", metavar="FIELD=VALUE"),
-]
-StartAt = Annotated[str | None, typer.Option(help="take all earlier stages from the store", metavar="STAGE")]
-StopAfter = Annotated[str | None, typer.Option(help="last stage that runs", metavar="STAGE")]
-Refresh = Annotated[list[str], typer.Option(help="make this stage again; may be repeated", metavar="STAGE")]
-ReuseRun = Annotated[
-    str | None, typer.Option(help="take the stages before --start-at from this earlier run", metavar="RUN")
-]
 
 
 def main() -> None:
@@ -46,7 +40,7 @@ def main() -> None:
         app()
     except UserError as error:
         Console(stderr=True).print(
-            f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True
+            f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(2)
 
@@ -61,7 +55,7 @@ def run(
     reuse_run: ReuseRun = None,
 ) -> None:
     """Runs the reproduction, or the part of it that is not in the store."""
-    resolved = _load(config, set_)
+    resolved = load(config, set_)
     server.settings(resolved.store)
     _planned(
         resolved, start_at, stop_after, refresh, reuse_run
@@ -78,7 +72,7 @@ def run(
         return_state=True,
     )
     if not state.is_completed():
-        console.print(f"[bold red]failed:[/] {_plain(state.message or '')}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
         raise typer.Exit(1)
     _where(resolved, state.result(), ui)
@@ -94,49 +88,17 @@ def plan(
     reuse_run: ReuseRun = None,
 ) -> None:
     """Shows which stages would run, and why, without running any."""
-    resolved = _load(config, set_)
+    resolved = load(config, set_)
     server.settings(resolved.store)
     table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
     for p in _planned(resolved, start_at, stop_after, refresh, reuse_run):
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
         colour = "yellow" if p.verdict == "runs" else "green"
-        why = "\n".join(map(_plain, p.reasons))
+        why = "\n".join(map(plain, p.reasons))
         table.add_row(
             p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
         )
     console.print(table)
-
-
-@app.command()
-def status(store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts")) -> None:
-    """Lists the runs of a store, and what the latest one made."""
-    from tasks import run as tasks
-
-    opened = _existing(store)
-    found = tasks.runs(opened)
-    if not found:
-        console.print("no runs yet")
-        return
-    table = Table("run", "state", "stages", "id", box=None, pad_edge=False)
-    for record in found[:10]:
-        table.add_row(record["name"], record["state"], str(len(record["stages"])), record["id"])
-    console.print(table)
-    rows = Table("stage", "rows in", "kept", "rejected", "seconds", "artifact", box=None, pad_edge=False)
-    for label, ref in found[0]["stages"].items():
-        m = opened.manifest(ref["stage"], ref["key"])
-        if m is None:
-            rows.add_row(label, "", "", "", "", "[red]gone[/]")
-            continue
-        rejected = ", ".join(f"{reason} {count}" for reason, count in m["rows"]["rejected"].items())
-        rows.add_row(
-            label,
-            str(m["rows"]["in"]),
-            str(m["rows"]["kept"]),
-            rejected,
-            f"{m['seconds']:.1f}",
-            f"{ref['stage']}/{ref['key']}",
-        )
-    console.print(rows)
 
 
 @app.command()
@@ -147,7 +109,7 @@ def accept(
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Records that a stage's latest artifact stands for the present code: a refactoring costs no night."""
-    resolved = _load(config, set_)
+    resolved = load(config, set_)
     server.settings(resolved.store)
     from flows.reproduce import reproduction
     from tasks import run as tasks
@@ -183,32 +145,6 @@ def frame(
 
 
 @app.command()
-def export(
-    out: Annotated[Path, typer.Argument(help="folder that is made")],
-    store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts"),
-    run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
-) -> None:
-    """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
-    from sifthinker import export as domain
-    from tasks import run as tasks
-
-    opened = _existing(store)
-    for record in tasks.runs(opened):
-        if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
-            refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
-            domain.export(
-                opened.open(refs["publish"]).parts("sif"),
-                opened.open(refs["subset"]).path / "rl.parquet",
-                out,
-            )
-            console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
-            return
-    raise UserError(
-        f"export: {store} has no run {run or ''} with a published data set; `sif status` lists the runs"
-    )
-
-
-@app.command()
 def annotate(
     config: ConfigOption = "smoke",
     set_: SetOption = [],  # noqa: B006
@@ -232,7 +168,7 @@ def annotate(
     if given and not retry:
         raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
     if rejected:
-        _dead_letters(_load(config, set_))
+        _dead_letters(load(config, set_))
     elif retry:
         _retry(config, set_, given)
     else:
@@ -250,13 +186,13 @@ def _dead_letters(config: configuration.Config) -> None:
         raise UserError(f"annotate: {store.root} has no run that got as far as annotate")
     table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
     for letters in dead_letters(store.open(Ref(**made.get("retry", made["annotate"]))).rejects()):
-        table.add_row(letters.reason, str(letters.rows), _plain(f"{letters.ids[0]}: {letters.example}"))
+        table.add_row(letters.reason, str(letters.rows), plain(f"{letters.ids[0]}: {letters.example}"))
     console.print(table if table.row_count else "every sample has its chain")
 
 
 def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
     """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
-    passes = [again.model_dump(exclude_unset=True) for again in _load(name, overrides).retry.passes]
+    passes = [again.model_dump(exclude_unset=True) for again in load(name, overrides).retry.passes]
     if given:
         if file := given.get("prompt"):
             if not file.is_file():
@@ -271,13 +207,13 @@ def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
     lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
     text = f"retry.passes={json.dumps(passes)}"
     run(name, [*overrides, text], stop_after="retry")
-    _dead_letters(_load(name, overrides))
+    _dead_letters(load(name, overrides))
     console.print(
         "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
         "these lines in the configuration:\n",
         soft_wrap=True,
     )
-    console.print(_plain(lines), highlight=False, soft_wrap=True)
+    console.print(plain(lines), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -310,46 +246,23 @@ def ask(
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Asks a model about one image; shows its chain as it comes, and draws where it looked, with the depths."""
-    resolved = _load(config, set_)
+    resolved = load(config, set_)
     server.settings(resolved.store)
     from tasks.ask import answer
 
     def say(piece: str) -> None:
-        console.print(_plain(piece), end="", highlight=False, soft_wrap=True)
+        console.print(plain(piece), end="", highlight=False, soft_wrap=True)
 
     answered = answer(resolved, image, question, model, server_, out, say)
     console.print("\n")
     if answered.problem:
-        console.print(f"[yellow]no chain in the trained form:[/] {_plain(answered.problem)}", soft_wrap=True)
+        console.print(f"[yellow]no chain in the trained form:[/] {plain(answered.problem)}", soft_wrap=True)
     for name, value in {
         "answer": answered.answer or "none",
         "looks": len(answered.areas),
         "files": out,
     }.items():
-        console.print(f"{name:9} {_plain(str(value))}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def promote(
-    model: Annotated[str, typer.Argument(help="a run's name or id, 'latest', or <stage>/<key> of the store")],
-    why: Annotated[str, typer.Option(help="the reason, for the record")],
-    as_: Annotated[
-        str, typer.Option("--as", help="the alias: 'promoted' is evaluated, 'baseline' is compared with")
-    ] = "baseline",
-    store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts"),
-) -> None:
-    """Pins a checkpoint under a name that every night knows; records who, when and why."""
-    opened = _existing(store)
-    server.settings(store)
-    from sifthinker import aliases
-    from tasks.checkpoint import find
-
-    ref = find(opened, model)
-    if isinstance(ref, Path):
-        raise UserError(f"promote: {model} is a folder outside the store, whose files may change; name a run")
-    record = aliases.pin(opened, as_, ref, getpass.getuser(), why)
-    before = f", before it {record['earlier'][0]['ref']['key']}" if record["earlier"] else ""
-    console.print(f"{as_}: {ref.stage}/{ref.key}{before}", highlight=False, soft_wrap=True)
+        console.print(f"{name:9} {plain(str(value))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -361,52 +274,18 @@ def nightly(
     fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
 ) -> None:
     """Runs a night: 1 when a benchmark regressed, 3 when the night could not run."""
-    resolved = _load(config, set_)
+    resolved = load(config, set_)
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.nightly import nightly as night
 
     state: Any = night(resolved, models=model, benchmarks=benchmark, fresh=fresh, return_state=True)
-    console.print(f"{state.name}: {_plain(state.message or '')}", highlight=False, soft_wrap=True)
+    console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
     console.print(
         f"report    {_latest_night(resolved.store)}\nUI        {ui}", highlight=False, soft_wrap=True
     )
     if not state.is_completed():
         raise typer.Exit(3 if state.name == "NotRun" else 1)
-
-
-@app.command()
-def prune(
-    store: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("artifacts"),
-    days: Annotated[float, typer.Option(min=0, help="what was made or used within so many days stays")] = 14,
-    runs: Annotated[int, typer.Option(min=0, help="what the latest so many runs reach stays")] = 5,
-    apply: Annotated[
-        bool, typer.Option("--apply", help="remove, after a question; otherwise only look")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="remove without a question")] = False,
-) -> None:
-    """Shows which artifacts no pinned and no recent run reaches, and removes them if told to."""
-    from sifthinker import prune as domain
-
-    opened = _existing(store)
-    server.settings(store)
-    ended: set[str] = set()
-    if (under_way := domain.running(opened)) and server.answers(os.environ["PREFECT_API_URL"]):
-        from tasks.prune import over
-
-        ended = over(under_way)
-    rules = domain.Rules(days, runs, ended)
-    found = domain.survey(opened, rules)
-    table = Table("", "what", "size", "why", box=None, pad_edge=False)
-    for thing in found.doomed:
-        table.add_row(
-            thing.kind, str(thing.path.relative_to(opened.root)), domain.size(thing.bytes), thing.why
-        )
-    if found.doomed:
-        console.print(table)
-    console.print(domain.summary(found, removed=False), soft_wrap=True)
-    if found.doomed and (yes or (apply and typer.confirm("remove?"))):
-        console.print(domain.summary(domain.remove(opened, rules, found), removed=True), soft_wrap=True)
 
 
 @app.command()
@@ -417,7 +296,7 @@ def ablation(
     refresh: Refresh = [],  # noqa: B006
 ) -> None:
     """Trains and evaluates the rows of the paper's Table 5; prints the table."""
-    resolved = _load(config, set_)
+    resolved = load(config, set_)
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.ablation import ablation as table
@@ -425,11 +304,11 @@ def ablation(
     state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
     if not state.is_completed():
         console.print(
-            f"[bold red]failed:[/] {_plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
+            f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
         raise typer.Exit(1)
     folder = Path(state.result())
-    console.print(_plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+    console.print(plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
     console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
 
 
@@ -455,27 +334,12 @@ def bench(
     raise typer.Exit(min(done.returncode, 2) if done.returncode >= 0 else 1)
 
 
+for command in (store_commands.status, store_commands.export, store_commands.promote, store_commands.prune):
+    app.command()(command)
+
+
 def _latest_night(store: Path) -> Path:
     return max((store / "nights").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
-
-
-def _load(name: str, overrides: list[str]) -> Config:
-    path = CONFIGS / f"{name}.yaml"
-    fields = {}
-    for text in overrides:
-        field, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set {text}: write FIELD=VALUE, e.g. grpo.learning_rate=2e-5")
-        fields[field] = _value(value)
-    return configuration.load(path if path.exists() else Path(name), fields)
-
-
-def _value(text: str) -> Any:
-    """A value as YAML writes it; YAML 1.1 takes 2e-5 for a string, people for a number."""
-    try:
-        return float(text) if "e" in text.lower() and "." not in text else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
 
 
 def _planned(
@@ -489,10 +353,6 @@ def _planned(
     )
 
 
-def _existing(store: Path) -> Store:
-    return Store.existing(store)
-
-
 def _where(config: Config, made: dict[str, str], ui: str) -> None:
     """Where the things are that people look for."""
     places = {"data set": ("publish", ""), "model": ("merge-grpo", ""), "report": ("report", "report.html")}
@@ -501,8 +361,3 @@ def _where(config: Config, made: dict[str, str], ui: str) -> None:
         if label in made:
             console.print(f"{name:9} {config.store / made[label] / file}", highlight=False, soft_wrap=True)
     console.print(f"{'UI':9} {ui}", highlight=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Text in which rich finds no markup."""
-    return text.replace("[", r"\[")

@@ -108,10 +108,10 @@ def trivial(folder: Path, tasks: int = STAGES) -> Callable[[], Any]:
 
 def whole(folder: Path) -> Callable[[], Any]:
     """The reproduction, as a function of this process; gives the flow's final state."""
-    from flows.cli import _load
+    from flows.options import load
     from flows.reproduce import reproduce
 
-    config = _load("smoke", [f"store={folder / 'store'}", *SETTINGS])
+    config = load("smoke", [f"store={folder / 'store'}", *SETTINGS])
     return lambda: reproduce(config=config, return_state=True)
 
 
