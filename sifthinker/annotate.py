@@ -290,6 +290,10 @@ class Projection:
     money: float
     currency: str
 
+    def line(self) -> str:
+        cost = f", {self.money:,.2f} {self.currency}" if self.money else ""
+        return f"{self.calls:,} calls, {self.prompt_tokens:,} + {self.completion_tokens:,} tokens{cost}"
+
 
 _RETRIES = 1.15  # calls a row; a guess, the summary of a run has the truth
 _STEPS = 3.2  # steps a chain where no focus is known yet (facts: measured on the released metadata)

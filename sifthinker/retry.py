@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sifthinker.annotate import annotate, attempts
@@ -50,11 +50,7 @@ def retry(
     left = {row.id: row for row in rejects}
     mended: dict[str, Annotation] = {}
     for reasons, client, config in passes:
-        ids = {
-            id
-            for id, row in left.items()
-            if row.reason not in _UNASKED and (not reasons or row.reason in reasons)
-        }
+        ids = {row.id for row in asked_again(left.values(), reasons)}
         if not ids:
             continue
         again = annotate(
@@ -87,6 +83,11 @@ def retry(
             )
             yield chain
     assert next(accepted, None) is None, "chains and samples are of one part"
+
+
+def asked_again(rejects: Iterable[Reject], reasons: Collection[str]) -> list[Reject]:
+    """Those that a pass asks again: rejected for one of the reasons (none = any), and at all askable."""
+    return [row for row in rejects if row.reason not in _UNASKED and (not reasons or row.reason in reasons)]
 
 
 def check(passes: Sequence[tuple[Iterable[str], Annotate]], first: Annotate) -> None:

@@ -30,9 +30,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
         return ""
     rows = map(sample, read(inputs["samples"].parts("samples")))
     steps = map(focus, read(inputs["focus"].parts("focus"))) if "focus" in inputs else None
-    p = domain.project(rows, steps, config.annotate)
-    cost = f", {p.money:,.2f} {p.currency}" if p.money else ""
-    return f"{p.calls:,} calls, {p.prompt_tokens:,} + {p.completion_tokens:,} tokens{cost}"
+    return domain.project(rows, steps, config.annotate).line()
 
 
 @stage(

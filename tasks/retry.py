@@ -1,13 +1,15 @@
 """retry: the dead letters of annotate, asked again with another model or prompt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from sifthinker import annotate as annotator
 from sifthinker import retry as domain
 from sifthinker import vlm
-from sifthinker.config import Again, Api, identity
+from sifthinker.config import Again, Api, Config, identity
 from sifthinker.sample import CHAINS, DepthMap, Reject, annotation, focus, read, sample
+from sifthinker.store import Artifact
 from tasks.endpoint import endpoint, watched
 from tasks.stage import Job, stage
 
@@ -32,11 +34,26 @@ def _retrying(job: Job) -> Iterator[dict[str, str]]:
         yield context
 
 
+def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
+    """Of every pass, as if none before it succeeded: the most that it will take."""
+    if not {"samples", "focus", "chains"} <= inputs.keys():
+        return ""
+    letters = [Reject(**row) for row in read(inputs["chains"].rejects())]
+    parts: list[str] = []
+    for again in config.retry.passes:
+        ids = {row.id for row in domain.asked_again(letters, again.reasons)}
+        rows = (row for row in map(sample, read(inputs["samples"].parts("samples"))) if row.id in ids)
+        steps = map(focus, read(inputs["focus"].parts("focus")))
+        parts.append(f"{len(ids)} rows: {annotator.project(rows, steps, again.over(config.annotate)).line()}")
+    return "; then at most ".join(parts)
+
+
 @stage(
     config=lambda c: {"annotate": identity(c.annotate), "retry": identity(c.retry)},
     code=("sifthinker.retry",),
     parts=("samples", "focus", "maps", "chains"),
     around=_retrying,
+    expects=_expects,
 )
 def retry(job: Job) -> None:
     """Asks again for the rows that were rejected, and passes all others on."""
