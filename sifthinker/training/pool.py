@@ -14,9 +14,11 @@ import io
 import json
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from sifthinker import scenes
+from sifthinker.config import UserError
 from sifthinker.scenes import questions
 from sifthinker.scenes.layout import Scene
 
@@ -70,26 +73,63 @@ class Seen:
     facts: dict[str, Any]
 
 
-def render(pool: Pool, scenes: int, processes: int) -> Any:
-    """Starts rendering what is missing of the first `scenes`, in order; the pool of processes, to be terminated."""
-    pool.folder.mkdir(parents=True, exist_ok=True)
-    missing = [(pool, shard) for shard in range(-(-scenes // SHARD)) if not pool.path(shard).exists()]
-    # Never forked: torch's threads do not survive it.
-    workers = multiprocessing.get_context("spawn").Pool(processes, initializer=os.nice, initargs=(5,))
-    workers.map_async(_render, missing, chunksize=1)
-    return workers
-
-
-def read(pool: Pool, shard: int, patience: float = 600.0) -> list[Seen]:
-    """The scenes of a shard; waits for it while it is being rendered.
+class Rendering:
+    """Renders what is missing of the first `count` scenes, in order, in processes of its own, until `stop`.
 
     Raises:
-        TimeoutError: it did not come within `patience` seconds.
+        UserError: the folder holds scenes of other settings.
     """
-    path, end = pool.path(shard), time.monotonic() + patience
-    while not path.exists():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{path}: was not rendered within {patience:.0f} s; see the log above")
+
+    def __init__(self, pool: Pool, count: int, processes: int = 1) -> None:
+        pool.folder.mkdir(parents=True, exist_ok=True)
+        _claim(pool)
+        missing = [(pool, shard) for shard in range(-(-count // SHARD)) if not pool.path(shard).exists()]
+        # Never forked: torch's threads do not survive it.
+        self._workers = multiprocessing.get_context("spawn").Pool(processes, _begin, (os.getpid(),))
+        self._result = self._workers.map_async(_render, missing, chunksize=1)
+
+    def check(self) -> None:
+        """Raises what went wrong in a process."""
+        if self._result.ready():
+            self._result.get()
+
+    def stop(self) -> None:
+        self._workers.terminate()
+
+
+def _claim(pool: Pool) -> None:
+    """Writes down what the folder's scenes are, once."""
+    told = {key: value for key, value in asdict(pool).items() if key != "folder"}
+    path = pool.folder / "pool.json"
+    if not path.exists():
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(told), encoding="utf-8")
+        temporary.replace(path)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found != told:
+        raise UserError(f"{pool.folder}: holds scenes of {found}, not of {told}; take another folder")
+
+
+def _begin(parent: int) -> None:
+    """A process that renders: in the background, and gone when the training is."""
+    os.nice(5)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def read(pool: Pool, shard: int, rendering: Rendering | None = None) -> list[Seen]:
+    """The scenes of a shard; waits for it while it is being rendered.
+
+    Raises: what went wrong in the rendering; FileNotFoundError without one.
+    """
+    path = pool.path(shard)
+    while rendering and not path.exists():
+        rendering.check()
         time.sleep(0.2)
     rows = pq.read_table(path).to_pylist()
     return [

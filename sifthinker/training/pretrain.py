@@ -41,7 +41,7 @@ from sifthinker.config import UserError
 from sifthinker.miniature import build
 from sifthinker.scenes import render
 from sifthinker.training import lessons, packed, pool
-from sifthinker.training.pool import Pool, Seen
+from sifthinker.training.pool import Pool, Rendering, Seen
 
 logger = logging.getLogger(__name__)
 
@@ -184,9 +184,9 @@ def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int
     first = _resume(work, recipe, modules, optimiser)
     last = min(recipe.steps, stop_after or recipe.steps)
     scenes = Pool(work / "pool", recipe.seed, width=recipe.width, height=recipe.height)
-    renderer = pool.render(scenes, _needed(recipe), processes=1)
+    rendering = Rendering(scenes, _needed(recipe))
     try:
-        order = _Order(scenes, recipe)
+        order = _Order(scenes, recipe, rendering)
         started = saved = time.monotonic()
         recent: list[dict[str, float]] = []
         for step in range(first, last):
@@ -207,15 +207,15 @@ def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int
                 _save(work, recipe, modules, optimiser, done, training)
                 saved = time.monotonic()
     finally:
-        renderer.terminate()
+        rendering.stop()
     return work / "model"
 
 
 class _Order:
     """Which scenes a step sees: blocks of shards in order, each shuffled anew for every pass over it."""
 
-    def __init__(self, scenes: Pool, recipe: Recipe) -> None:
-        self.pool, self.recipe = scenes, recipe
+    def __init__(self, scenes: Pool, recipe: Recipe, rendering: Rendering) -> None:
+        self.pool, self.recipe, self.rendering = scenes, recipe, rendering
         self.block, self.loaded = -1, list[Seen]()
         self.shards = min(BLOCK, -(-_needed(recipe) // pool.SHARD))
         self.size = self.shards * pool.SHARD
@@ -231,7 +231,7 @@ class _Order:
             shards = range(block * self.shards, (block + 1) * self.shards)
             self.block, self.loaded = (
                 block,
-                [seen for shard in shards for seen in pool.read(self.pool, shard)],
+                [seen for shard in shards for seen in pool.read(self.pool, shard, self.rendering)],
             )
         order = np.random.default_rng((self.recipe.seed, 78, turn)).permutation(self.size)
         return self.loaded[order[place]]

@@ -138,3 +138,15 @@ def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: st
         load_processor(tmp_path / "cut" / "model")
     with pytest.raises(UserError, match="only steps may change"):
         pretrain.train(tmp_path / "cut", replace(recipe, rate=2e-3))
+
+
+def test_what_goes_wrong_in_the_rendering_is_said_at_once(tmp_path: Path) -> None:
+    scenes = pool.Pool(tmp_path, seed=1, width=0)
+    rendering = pool.Rendering(scenes, 1)
+    try:
+        with pytest.raises((ValueError, ZeroDivisionError)):
+            pool.read(scenes, 0, rendering)
+    finally:
+        rendering.stop()
+    with pytest.raises(UserError, match="take another folder"):
+        pool.Rendering(pool.Pool(tmp_path, seed=2), 1)
