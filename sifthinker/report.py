@@ -7,12 +7,14 @@ it, and the page's own policy forbids scripts and every address but `data:`.
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from PIL import Image
 
 from sifthinker import chain, draw, paper, publish
 from sifthinker.apart import apart
-from sifthinker.sample import Region, boxes
+from sifthinker.sample import Box, Region, boxes
 from sifthinker.sample import read as read_table
 
 COMPLETIONS = 6  # shown, spread over the training
+PAGE_EXAMPLES = 3  # on the short page
 CLIP = 2000  # characters of a completion shown
 REWARDS = ("format", "answer", "grounding", "depth")
 
@@ -74,7 +77,7 @@ def write(out: Path, facts: Facts) -> None:
         lstrip_blocks=True,
     )
     statistics = publish.statistics(facts.dataset)
-    html = environment.get_template("report.html.jinja").render(
+    text = environment.get_template("report.html.jinja").render(
         facts=facts,
         stages=[_stage(manifest) for manifest in facts.stages],
         seconds=_duration(sum(manifest["seconds"] for manifest in facts.stages)),
@@ -89,7 +92,45 @@ def write(out: Path, facts: Facts) -> None:
             json.loads(json.dumps(facts.config, default=str)), sort_keys=False, allow_unicode=True
         ),
     )
-    out.write_text(html, encoding="utf-8")
+    out.write_text(text, encoding="utf-8")
+
+
+def page(facts: Facts) -> str:
+    """The report's essence as Markdown with its pictures inside, for the UI of the orchestrator; equal facts give
+    equal text."""
+    parts = [f"> {html.escape(statement)}" for statement in facts.standins]
+    parts.append(_score_table(facts.scores))
+    for curve in _curves(facts.histories):
+        if curve["picture"]:
+            parts.append(f"**{curve['stage']}**\n\n![curves of {curve['stage']}]({curve['picture']})")
+    for row in islice(_examples(facts), PAGE_EXAMPLES):
+        example = _opened(row)
+        picture = draw.chain_picture(example.photo, example.relief, example.steps, example.truth)
+        parts.append(
+            f"**{html.escape(row['question'])}** ({html.escape(row['answer'])})\n\n"
+            f"![boxes in order, ground truth dashed; depth picture beside]({_uri(draw.encode(picture, 75), 'jpeg')})\n\n"
+            f"<pre>{html.escape(row['chain'][:CLIP])}</pre>"  # escaped: what a model writes is never interpreted
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _score_table(scores: Iterable[Mapping[str, Any]]) -> str:
+    lines = [
+        "| benchmark | metric | official | strict | questions | unparsable |",
+        "|---|---|---|---|---|---|",
+    ]
+    for benchmark, metrics in _scores(scores).items():
+        for metric in metrics:
+            for row in metric["rows"]:
+                official, strict = (
+                    "-" if row[k] is None else f"{row[k]:.1f}" for k in ("official", "strict")
+                )
+                why = f" ({html.escape(row['missing'])})" if row["missing"] else ""
+                lines.append(
+                    f"| {benchmark}{why} | {metric['metric']} | {official} | {strict} | {row['n']} "
+                    f"| {row['unparsable_rate']:.0f} % |"
+                )
+    return "\n".join(lines)
 
 
 def _stage(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,14 +190,34 @@ def _examples(facts: Facts) -> Iterator[dict[str, Any]]:
         yield from publish.read(facts.dataset, publish.subset(facts.dataset, facts.examples, seed=0))
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A row's pictures and boxes."""
+
+    photo: Image.Image
+    relief: Image.Image
+    regions: list[list[Region]]
+    truth: tuple[Box, ...]
+
+    @property
+    def steps(self) -> list[tuple[Box, ...]]:
+        return [boxes(region.box for region in step) for step in self.regions]
+
+
+def _opened(row: Mapping[str, Any]) -> _Opened:
+    pictures = []
+    for name in ("image", "depth_image"):
+        with Image.open(io.BytesIO(row[name]["bytes"])) as opened:
+            pictures.append(opened.convert("RGB"))
+    regions = [[Region(tuple(r["box"]), r["depth"]) for r in step] for step in row["steps"]]
+    return _Opened(pictures[0], pictures[1], regions, boxes(row["boxes"]))
+
+
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:
     """A chain on its picture; its texts one by one where the chain can be read, else the text as it is."""
-    with Image.open(io.BytesIO(row["image"]["bytes"])) as opened:
-        photo = opened.convert("RGB")
-    with Image.open(io.BytesIO(row["depth_image"]["bytes"])) as opened:
-        relief = opened.convert("RGB")
-    regions = [[Region(tuple(r["box"]), r["depth"]) for r in step] for step in row["steps"]]
-    steps, truth = [boxes(region.box for region in step) for step in regions], boxes(row["boxes"])
+    opened = _opened(row)
+    photo, relief, regions = opened.photo, opened.relief, opened.regions
+    steps, truth = opened.steps, opened.truth
     try:
         parsed = chain.parse(row["chain"])
         texts, answer = [step.text for step in parsed.steps], parsed.answer

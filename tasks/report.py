@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from sifthinker import report as domain
-from tasks.stage import Job, stage
+from tasks.stage import PAGE, Job, stage
 
 
 @stage(
@@ -15,7 +15,7 @@ from tasks.stage import Job, stage
     },
 )
 def report(job: Job) -> None:
-    """Writes the self-contained HTML page."""
+    """Writes the self-contained HTML page, and a short one for the UI."""
     manifests = [artifact.manifest for artifact in job.inputs.values()]
     toys = [m for m in manifests if m["notes"].get("toy")]
     statements = [
@@ -40,4 +40,5 @@ def report(job: Job) -> None:
         standins=statements,
     )
     domain.write(job.out / "report.html", facts)
+    (job.out / PAGE).write_text(domain.page(facts), encoding="utf-8")
     job.draft.rows = {"in": len(manifests), "kept": len(manifests), "rejected": {}}

@@ -23,7 +23,7 @@ from sifthinker.config import Config, UserError
 from sifthinker.store import Damaged, Ref, Store
 from tasks import placement
 from tasks.identity import differences
-from tasks.stage import Decision, Stage, StageFailed, decide, execute
+from tasks.stage import PAGE, Decision, Stage, StageFailed, decide, execute
 from tasks.sweep import RunCancelled, alive
 
 Pipeline = Callable[["Run"], None]
@@ -260,6 +260,8 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
             made = carry_out(
                 pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name
             )
+            if report := made.get("report"):
+                show_report(store, report)
     except RunCancelled as error:
         return Cancelled(message=str(error))
     except (UserError, StageFailed) as error:
@@ -268,6 +270,13 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
     return Completed(
         message=f"{len(made)} stages", data={label: f"{r.stage}/{r.key}" for label, r in made.items()}
     )
+
+
+def show_report(store: Store, report: Ref) -> None:
+    """Shows the report in short and where the whole one is, whether this run made it or found it in the store."""
+    folder = store.open(report).path
+    text = f"`{folder.resolve() / 'report.html'}`\n\n{(folder / PAGE).read_text(encoding='utf-8')}"
+    create_markdown_artifact(text, key="report-page", description="The report in short")
 
 
 def plan_table(planned: list[Planned]) -> str:

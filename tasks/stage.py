@@ -34,6 +34,7 @@ from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
 from tasks import identity, placement
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
+PAGE = "page.md"  # of the report: in short, for the UI
 VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
 
 

@@ -1,4 +1,6 @@
+import base64
 import dataclasses
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -6,6 +8,7 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from sifthinker import evaluate, paper, report, sample
 from tests import nights
@@ -185,3 +188,16 @@ def test_no_published_number_stands_twice():
     keys = [(n.table, n.benchmark, n.metric, n.model) for n in paper.NUMBERS]
     assert len(set(keys)) == len(keys)
     assert all(0 < n.value < (1 if n.unit == "share" else 100) for n in paper.NUMBERS)
+
+
+def test_the_page_for_the_ui_has_scores_curves_and_chains_as_pictures_and_escapes_what_models_say(tmp_path):
+    page = report.page(_full(tmp_path))
+    assert "> The models are random: they learn nothing, their scores are chance." in page
+    assert "direct_attributes | 39.1 |" in page
+    assert "SAT_static.parquet is not there" in page
+    pictures = re.findall(r"!\[[^\]]*\]\(data:image/(png|jpeg);base64,([A-Za-z0-9+/=]+)\)", page)
+    assert [kind for kind, _ in pictures] == ["png", "jpeg", "jpeg"]  # a training's curves, two chains
+    for _, data in pictures:
+        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+    assert len(page) < 1_000_000
+    assert HOSTILE not in page
