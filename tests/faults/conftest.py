@@ -119,11 +119,18 @@ class Sif:
         return [sif, "run", "--config", "smoke", *options, *arguments]
 
     def start(self, *arguments: str) -> Started:
+        return self._start(self.command(*arguments))
+
+    def worker(self) -> Started:
+        command = ["-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process"]
+        return self._start([sys.executable, *command])
+
+    def _start(self, command: list[str]) -> Started:
         mark = uuid.uuid4().hex
         log = self.store.parent / f"{mark}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                self.command(*arguments),
+                command,
                 cwd=ROOT,
                 env={**self.prefect.environment, MARK: mark},
                 stdout=out,

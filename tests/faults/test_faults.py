@@ -9,9 +9,12 @@ started, hit at a moment when the stage is at work, and looked at. Then the same
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import Sif, Started, until
+from tests.faults.conftest import ROOT, PrefectServer, Sif, Started, until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -121,3 +124,150 @@ def test_a_signal_to_the_run(sif: Sif, kind: str, number: signal.Signals, state:
     run.process.send_signal(number)
     run.process.wait(60)
     ended(sif, run, f"{number.name} to `sif run`", KINDS[kind], since, state)
+
+
+def cancel(prefect: PrefectServer, run: str) -> None:
+    """What the UI's button sends."""
+    prefect.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+
+def latest(prefect: PrefectServer) -> dict[str, Any]:
+    body = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+    found: list[dict[str, Any]] = prefect.ask("flow_runs/filter", body)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.e2e if kind == "annotation" else pytest.mark.slow)
+        for kind in KINDS
+    ],
+)
+def test_a_run_is_cancelled_on_the_server(sif: Sif, kind: str) -> None:
+    run = at_work(sif, KINDS[kind])
+    since = time.monotonic()
+    cancel(sif.prefect, latest(sif.prefect)["id"])
+    until(lambda: run.process.poll() is not None, "the run ends", 60)
+    if kind in ("data", "depth") and run.process.returncode == 0:
+        pytest.skip("the stage was over before the run saw that it is cancelled")
+    ended(sif, run, "Cancel", KINDS[kind], since, "Cancelled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_a_killed_child_fails_or_resumes_and_leaves_no_rank(sif: Sif, kind: str) -> None:
+    """torchrun and a retry for training: the run goes on by itself. A served model: the run fails or asks a new one."""
+    run = at_work(sif, KINDS[kind])
+    since = time.monotonic()
+    run.programs(KINDS[kind].child)[-1].kill()
+    run.process.wait(600)
+    ended(sif, run, f"kill -9 of a child (exit {run.process.returncode})", KINDS[kind], since)
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_leaves_no_rank(sif: Sif) -> None:
+    run = at_work(sif, KINDS["training"])
+    [launcher] = run.programs("torch.distributed.run")
+    ranks = [p for p in run.programs("sifthinker.training.sft") if p.pid != launcher.pid]
+    assert len(ranks) == 2
+    since = time.monotonic()
+    launcher.kill()
+    until(
+        lambda: not any(rank.is_running() and rank.status() != "zombie" for rank in ranks),
+        "no rank is left",
+        20,
+    )
+    run.process.wait(600)
+    ended(sif, run, f"kill -9 of torchrun (exit {run.process.returncode})", KINDS["training"], since)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_server_that_comes_back_after_a_minute(sif: Sif, kind: str) -> None:
+    run = at_work(sif, KINDS[kind])
+    since = time.monotonic()
+    sif.prefect.kill()
+    time.sleep(60)
+    sif.prefect.start()
+    run.process.wait(900)
+    assert run.process.returncode == 0, run.log.read_text()
+    assert latest(sif.prefect)["state"]["name"] == "Completed"
+    ended(sif, run, "kill -9 of the Prefect server, back after 60 s", KINDS[kind], since, "Completed")
+
+
+@pytest.fixture(scope="module")
+def pool(prefect: PrefectServer) -> str:
+    """The deployment `reproduce` in its pool; its id."""
+    made = subprocess.run(
+        [sys.executable, "infra/deploy.py"], cwd=ROOT, env=prefect.environment, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    return str(prefect.ask("deployments/name/reproduce/reproduce")["id"])
+
+
+def by_worker(sif: Sif, kind: Kind, deployment: str) -> tuple[Started, str]:
+    """A worker whose run's stage is at work; and the run."""
+    broken(sif, kind)
+    body = {
+        "parameters": {**sif.parameters(), "stop_after": kind.stage},
+        "state": {"type": "SCHEDULED"},
+        "job_variables": {},
+    }
+    run = str(sif.prefect.ask(f"deployments/{deployment}/create_flow_run", body)["id"])
+    worker = sif.worker()
+    until(lambda: kind.at_work(sif, worker), f"{kind.stage} is at work", 300)
+    return worker, run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", ["Cancel", "SIGTERM", "SIGINT", "SIGKILL", "SIGKILL to its flow"])
+def test_a_worker(sif: Sif, pool: str, kind: str, fault: str) -> None:
+    worker, run = by_worker(sif, KINDS[kind], pool)
+    state: dict[str, Any] = {}
+    try:
+        since = time.monotonic()
+        if fault == "Cancel":
+            cancel(sif.prefect, run)
+        elif fault == "SIGKILL to its flow":
+            [said] = (sif.store / "alive").glob("*.json")
+            os.kill(json.loads(said.read_text())["process"]["pid"], signal.SIGKILL)
+        else:
+            worker.process.send_signal(signal.Signals[fault])
+            worker.process.wait(90)
+        if fault in ("Cancel", "SIGKILL to its flow"):
+            until(
+                lambda: sif.prefect.ask(f"flow_runs/{run}")["state"]["type"] in ("CANCELLED", "CRASHED"),
+                "the worker closes its run",
+                120,
+            )
+            until(
+                lambda: all(p.pid == worker.process.pid for p in worker.family()),
+                "nothing but the worker is left",
+                60,
+            )
+        else:  # a killed worker's run goes on by itself
+            until(lambda: not worker.family(), "nothing of the worker is left", 300)
+        took = time.monotonic() - since
+        state = sif.prefect.ask(f"flow_runs/{run}")["state"]
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+        for process in worker.family():
+            process.kill()
+    TABLE.append(f"| {fault}: worker | {kind} | {state['name']}, after {took:.1f} s | | |")
+    ended(sif, worker, f"{fault}: worker", KINDS[kind], since)
+
+
+@pytest.mark.e2e
+def test_two_runs_at_once_make_a_stage_once_and_a_killed_one_is_taken_over(sif: Sif) -> None:
+    kind = KINDS["annotation"]
+    first = at_work(sif, kind)
+    second = sif.start("--stop-after", kind.stage)
+    until(lambda: "another run is making annotate" in second.log.read_text(), "the second run waits", 120)
+    since = time.monotonic()
+    first.process.kill()
+    first.process.wait()
+    assert second.process.wait(300) == 0, second.log.read_text()
+    ended(sif, first, "SIGKILL to the one of two runs that works", kind, since)
