@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import server, store_commands
+from flows.doctor import doctor
 from flows.options import (
     ConfigOption,
     Refresh,
@@ -334,7 +335,13 @@ def bench(
     raise typer.Exit(min(done.returncode, 2) if done.returncode >= 0 else 1)
 
 
-for command in (store_commands.status, store_commands.export, store_commands.promote, store_commands.prune):
+for command in (
+    store_commands.status,
+    store_commands.export,
+    store_commands.promote,
+    store_commands.prune,
+    doctor,
+):
     app.command()(command)
 
 

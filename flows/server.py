@@ -16,7 +16,11 @@ START = 180.0  # seconds; a first start on a busy machine takes about 20
 
 
 def settings(store: Path) -> None:
-    """Environment for Prefect, before it is imported: its home beside the artifacts, our logs shown, no telemetry."""
+    """Environment for Prefect, before it is imported: its home beside the artifacts, our logs shown, no telemetry.
+
+    Raises:
+        UserError: Prefect's home cannot be made.
+    """
     home = store.resolve() / "prefect"
     defaults = {
         "PREFECT_HOME": str(home),
@@ -28,7 +32,13 @@ def settings(store: Path) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    home = Path(os.environ["PREFECT_HOME"])
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{home}: cannot be created: {error.strerror}; set `store` (or PREFECT_HOME) to a folder you can write"
+        ) from error
 
 
 def ensure() -> str:
