@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
@@ -18,6 +17,7 @@ from sifthinker.ablation import configured
 from sifthinker.config import Config, UserError, Variant
 from sifthinker.store import Ref, Store
 from tasks import ablation as table
+from tasks import shown
 from tasks.annotate import annotate
 from tasks.depth import depth
 from tasks.evaluate import evaluate
@@ -119,7 +119,7 @@ def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] |
         return Failed(message=str(error))
     folder = store.open(made["ablation"]).path
     text = (folder / "table.md").read_text(encoding="utf-8")
-    create_markdown_artifact(f"{text}\n\n`{folder}`", key="ablation", description="What each part brings")
+    shown.markdown(f"{text}\n\n`{folder}`", "ablation", "What each part brings")
     if failed:
         return Failed(message="; ".join(f"{name}: {why}" for name, why in failed.items()))
     return Completed(message=f"{len(found)} rows", data=str(folder))

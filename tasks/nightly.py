@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -11,6 +10,7 @@ from sifthinker import aliases
 from sifthinker import nightly as domain
 from sifthinker.night import Evaluated, Night, Outcome
 from sifthinker.store import Ref, Store
+from tasks import shown
 from tasks.checkpoint import checkpoint, slug
 from tasks.evaluate import evaluate
 from tasks.run import Pending, Run
@@ -61,6 +61,6 @@ def compare(
     """Gate, report and history; the table and where the report is as an artifact of the run."""
     outcome = domain.hold(store, night, made, failed, baseline)
     text = f"{outcome.message}\n\n{outcome.table}\n\nReport: `{outcome.report}`"
-    create_markdown_artifact(text, key="night", description=f"The night: {outcome.outcome}")
+    shown.markdown(text, "night", f"The night: {outcome.outcome}")
     get_run_logger().info("%s: %s; report: %s", outcome.outcome, outcome.message, outcome.report)
     return outcome

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -12,6 +11,7 @@ from prefect.logging import get_run_logger
 
 from sifthinker.prune import Rules, remove, size, summary, survey
 from sifthinker.store import Store
+from tasks import shown
 
 PAGE = 100  # ids in one question to the server
 SHOWN = 200  # rows of the table in the UI
@@ -41,6 +41,6 @@ def clear(store: Store, rules: Rules, apply: bool) -> str:
     ]
     more = [f"\nand {len(found.doomed) - SHOWN} more"] if len(found.doomed) > SHOWN else []
     lines = [text, "", "| | what | size | why |", "|---|---|---|---|", *rows, *more]
-    create_markdown_artifact("\n".join(lines), key="prune", description="What goes, and why")
+    shown.markdown("\n".join(lines), "prune", "What goes, and why")
     get_run_logger().info("%s", text)
     return text

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
@@ -21,7 +20,7 @@ from prefect.states import Cancelled, Completed, Failed
 from sifthinker import scenes
 from sifthinker.config import Config, UserError
 from sifthinker.store import Damaged, Ref, Store
-from tasks import placement
+from tasks import placement, shown
 from tasks.identity import differences
 from tasks.stage import PAGE, Decision, Stage, StageFailed, decide, execute
 from tasks.sweep import RunCancelled, alive
@@ -256,7 +255,7 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
         with alive(store):
             config = placement.settled(config)
             planned = plan(pipeline, config, partial, store)
-            create_markdown_artifact(plan_table(planned), key="plan", description="What runs, and why")
+            shown.markdown(plan_table(planned), "plan", "What runs, and why")
             made = carry_out(
                 pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name
             )
@@ -276,7 +275,7 @@ def show_report(store: Store, report: Ref) -> None:
     """Shows the report in short and where the whole one is, whether this run made it or found it in the store."""
     folder = store.open(report).path
     text = f"`{folder.resolve() / 'report.html'}`\n\n{(folder / PAGE).read_text(encoding='utf-8')}"
-    create_markdown_artifact(text, key="report-page", description="The report in short")
+    shown.markdown(text, "report-page", "The report in short")
 
 
 def plan_table(planned: list[Planned]) -> str:

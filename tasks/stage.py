@@ -22,7 +22,6 @@ from typing import Any
 import pyarrow as pa
 from filelock import Timeout
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import CachePolicy
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -31,7 +30,7 @@ from prefect.states import Completed, Failed
 from sifthinker.config import Config, UserError
 from sifthinker.sample import REJECTS, Reject, Writer
 from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
-from tasks import identity, placement
+from tasks import identity, placement, shown
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 PAGE = "page.md"  # of the report: in short, for the UI
@@ -197,10 +196,7 @@ class Progress:
         self.log.info("%s: %d%s, %.1f/s%s%s", self.label, done, of, rate, left, f" | {note}" if note else "")
         if self.total:
             percent = min(100.0, 100.0 * done / self.total)
-            if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, description=f"Progress of {self.label}")
-            else:
-                update_progress_artifact(self._artifact, percent)
+            self._artifact = shown.progress(percent, f"Progress of {self.label}", self._artifact)
 
 
 @contextmanager
@@ -314,9 +310,7 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
     if state.name == "Cached":
         return Completed(name="Cached", message=state.message, data=artifact.ref)
     if order.part is None:
-        create_markdown_artifact(
-            summary(order.label, artifact.manifest), key=order.label, description=order.label
-        )
+        shown.markdown(summary(order.label, artifact.manifest), order.label, order.label)
     return artifact.ref
 
 
