@@ -15,8 +15,6 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-from scipy.optimize import linear_sum_assignment
-
 from sifthinker.sample import WHOLE, Box
 
 Boxes = Sequence[Sequence[float]]
@@ -140,6 +138,8 @@ def pair_iou(pred: Boxes, gt: Boxes) -> float:
         return float(len(pred) == len(gt))
     if min(len(pred), len(gt)) == 1:
         return max(iou(p, g) for p in pred for g in gt)
+    from scipy.optimize import linear_sum_assignment  # 0.7 s, which a command need not wait for
+
     values = [[iou(p, g) for g in gt] for p in pred]
     pairs = list(zip(*linear_sum_assignment(values, maximize=True), strict=True))
     return math.fsum(values[p][g] for p, g in pairs) / len(pairs)
