@@ -111,6 +111,21 @@ def parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise config.UserError(f"{path}: not a Parquet file: {error}; fetch it again") from error
 
 
+def column(path: Path, name: str) -> list[Any]:
+    """One column of a Parquet file, the pictures beside it unread.
+
+    Raises:
+        config.UserError: the file is not Parquet, or has no such column.
+    """
+    try:
+        values: list[Any] = pq.read_table(path, columns=[name]).column(name).to_pylist()
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise config.UserError(
+            f"{path}: no Parquet file with a column {name}: {error}; fetch it again"
+        ) from error
+    return values
+
+
 def shards(source: config.Benchmark, split: str = "test") -> list[Path]:
     """A split's Parquet files as Hugging Face has them (`data/test-00000-of-00004-<digest>.parquet`), in order.
 
@@ -143,6 +158,12 @@ def picture(row: dict[str, Any], field: str) -> bytes:
     if width * height > MAX_PIXELS:
         raise BadRow("image-too-large", f"{field}: {width} x {height} pixels", field)
     return data
+
+
+def pixels(data: bytes) -> tuple[int, int]:
+    """Width and height of an image that `picture` gave."""
+    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
+        return image.size
 
 
 def text(row: dict[str, Any], field: str) -> str:

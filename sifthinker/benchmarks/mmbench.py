@@ -1,10 +1,16 @@
-"""MMBench (English, dev and test): multiple choice, every question asked with its options rotated.
+"""MMBench (English and Chinese, dev and test): multiple choice, every question asked with its options rotated.
 
 `MMBench_DEV_EN.tsv`, `MMBench_TEST_EN.tsv` or their legacy forms; `path` is the file. Columns: index, question, hint,
 A to D, answer (dev only), category, image, l2-category, split. The image is a base64 JPEG, or the index of the row
 that has it. Row g + k * 1,000,000 is the k-th rotation of row g.
 
-Asked as Bunny and LLaVA do: hint, question, "A. ..." lines and the instruction.
+Or `lmms-lab/MMBench`, Parquet files with the image inside every row, the same columns (`L2-category`, `source` and
+`comment` among them), `index` as a text in `en` and as a number in `cn`: `path` is a configuration's folder, `MMBench/en`
+or `MMBench/cn` (with `dev-00000-of-00001.parquet` and `test-...`), or one of the files; `split` is "dev" (default) or "test".
+`lmms-lab/MMBench_EN` has the legacy rows in the same form (4,377 in dev where the others have 4,329).
+
+Asked as Bunny and LLaVA do: hint, question, "A. ..." lines and the instruction, which is Chinese in the Chinese files
+(folder `cn` or `_CN` in the file's name).
 
 `official` reads letters by VLMEvalKit's rules (vlmeval/utils/matching_util.py, can_infer): the one option letter
 among the words if it is one of the last four, else the letter after "answer is", else the one option whose text occurs
@@ -23,6 +29,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +38,12 @@ from sifthinker.benchmarks import files, metrics, replies
 from sifthinker.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
 from sifthinker.sample import Reject
 
-PUBLISHED = "https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, MMBench_TEST_EN_legacy.tsv)"
+PUBLISHED = (
+    "https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, MMBench_TEST_EN_legacy.tsv), "
+    "https://huggingface.co/datasets/lmms-lab/MMBench (Parquet)"
+)
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
+CHINESE = "请直接回答选项字母。"  # LLaVA's model_vqa_mmbench.py, --lang cn
 ROTATION = 1_000_000
 
 # vlmeval/utils/matching_util.py
@@ -48,17 +59,14 @@ _ANSWER_IS = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", re.I)
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The rows of one file, rotations included; see `question.Benchmark`."""
-    path = source.path
-    if not path.is_file():
-        raise Missing(
-            f"{source.name}: wants a file like MMBench_DEV_EN.tsv at {path}; published at {PUBLISHED}"
-        )
     pictures: dict[str, str] = {}
-    for line, row in _rows(path):
-        try:
-            yield _question(row, source.split or row.get("split", ""), pictures)
-        except files.BadRow as error:
-            yield files.reject(source.name, path, line, error)
+    for path in _files(source):
+        instruction = CHINESE if path.parent.name == "cn" or "_CN" in path.name else INSTRUCTION
+        for line, row in _rows(path):
+            try:
+                yield _question(row, source.split or row.get("split") or "", pictures, instruction)
+            except files.BadRow as error:
+                yield files.reject(source.name, path, line, error)
 
 
 def official(question: Question, answer: Answer) -> Verdict:
@@ -86,16 +94,17 @@ def submission(source: config.Benchmark, readings: Sequence[tuple[Question, str]
     said = {question.id.rsplit("/", 1)[-1]: letter for question, letter in readings}
     out = io.StringIO()
     writer: csv.DictWriter[str] | None = None
-    for _, row in _rows(source.path):
-        if row["index"] not in said:
-            continue
-        shown = {key: value for key, value in row.items() if key != "image"} | {
-            "prediction": said[row["index"]]
-        }
-        if writer is None:
-            writer = csv.DictWriter(out, list(shown), delimiter="\t", lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(shown)
+    for path in _files(source):
+        for _, row in _rows(path):
+            if row["index"] not in said:
+                continue
+            shown = {key: value for key, value in row.items() if key != "image"} | {
+                "prediction": said[row["index"]]
+            }
+            if writer is None:
+                writer = csv.DictWriter(out, list(shown), delimiter="\t", lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(shown)
     return "mmbench_submission.tsv", out.getvalue().encode()
 
 
@@ -136,7 +145,28 @@ def _circular(rows: Sequence[Result]) -> metrics.Statistic:
     return lambda weights: metrics.mean(every, weights[first])
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _files(source: config.Benchmark) -> list[Path]:
+    parquet = files.shards(source, source.split or "dev")
+    if parquet or source.path.is_file():
+        return parquet or [source.path]
+    raise Missing(
+        f"{source.name}: wants a file like MMBench_DEV_EN.tsv, or a folder with "
+        f"{source.split or 'dev'}-*.parquet, at {source.path}; published at {PUBLISHED}"
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows with their places; every field a text but an embedded image."""
+    if path.suffix == ".parquet":
+        for index, row in files.parquet(path):
+            yield (
+                index,
+                {
+                    key: value if key == "image" else "" if value is None else str(value)
+                    for key, value in row.items()
+                },
+            )
+        return
     csv.field_size_limit(sys.maxsize)  # pictures are fields
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
@@ -152,17 +182,23 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             ) from error
 
 
-def _question(row: dict[str, str], split: str, pictures: dict[str, str]) -> Question:
-    index = files.integer(dict(row), "index")
-    picture = row["image"]
+def _image(row: dict[str, Any], index: int, pictures: dict[str, str]) -> Any:
+    picture = row.get("image")
+    if not isinstance(picture, str):  # embedded
+        return picture
     if len(picture) < 64:  # the index of the row that has it
         picture = pictures.get(picture, "")
     else:
         pictures[str(index)] = picture if index < ROTATION else ""
     try:
-        data = base64.b64decode(picture, validate=True)
+        return base64.b64decode(picture, validate=True)
     except binascii.Error as error:
         raise files.BadRow("image-broken", f"image: not base64: {error}", "image") from error
+
+
+def _question(row: dict[str, Any], split: str, pictures: dict[str, str], instruction: str) -> Question:
+    index = files.integer(row, "index")
+    data = _image(row, index, pictures)
     # Empty cells read "nan" in files that went through pandas.
     options = tuple((letter, row.get(letter, "").strip()) for letter in "ABCD")
     options = tuple((letter, text) for letter, text in options if text not in ("", "nan"))
@@ -174,9 +210,9 @@ def _question(row: dict[str, str], split: str, pictures: dict[str, str]) -> Ques
     hint = row.get("hint", "").strip()
     lines = [hint] if hint not in ("", "nan") else []
     lines += [
-        files.text(dict(row), "question"),
+        files.text(row, "question"),
         *(f"{letter}. {text}" for letter, text in options),
-        INSTRUCTION,
+        instruction,
     ]
     return Question(
         id=f"{split}/{index}",

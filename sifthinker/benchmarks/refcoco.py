@@ -8,6 +8,19 @@ The eight files of Visual-CoT, `REC_refcoco+_unc_testB.jsonl` and so on, one exp
 
 `path` is one of the files or the folder with them; `split` then names some, comma-separated; empty means all eight.
 
+Or `lmms-lab/RefCOCO`, `RefCOCOplus` and `RefCOCOg`, Parquet files (`RefCOCO/data/testA-00000-of-00001.parquet`) with the
+image inside, one object a row with all of its expressions in `answer` and the box as corner and size, in pixels:
+
+    {"question_id": "1719310", "image": {"bytes": b"...", "path": ...}, "question": "Please carefully observe ...",
+     "answer": ["black car", "car on the left"], "bbox": [0.0, 373.89, 137.59, 126.11], "segmentation": [...],
+     "iscrowd": 0, "file_name": "COCO_train2014_000000581563_16.jpg"}
+
+`path` is the folder with the repositories, each under its name, or one of them. Every expression is a question; ours,
+not the file's, which asks for a description of the box. RefCOCO's `val` there has 8,811 objects and RefCOCOg's 7,573:
+those of the paper's splits (UNC's 3,811, UMD's 2,573) and Google's 5,000 together, and nothing in a row tells them
+apart. Their scores are of other sets, so they have other names: `refcoco_val+google`, `refcocog_val+google`. RefCOCO's
+`test`, which is Google's alone, is left out.
+
 `official` is Visual-CoT's rule (playground/data/eval/REC/calculation.py): right when the IoU is *greater than* 0.5.
 That script scales by the longer side, because Visual-CoT's models answer on the padded square; ours answer in 0..1
 of the image itself, so width and height are what their numbers are scaled by (facts: E1, 4.6). It takes whatever
@@ -20,7 +33,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +43,8 @@ from sifthinker.benchmarks.question import Answer, Measure, Missing, Question, R
 from sifthinker.sample import Box, Reject
 
 PUBLISHED = (
-    "https://huggingface.co/datasets/deepcs233/Visual-CoT (REC files), https://cocodataset.org (train2014)"
+    "https://huggingface.co/datasets/deepcs233/Visual-CoT (REC files) with https://cocodataset.org (train2014), "
+    "https://huggingface.co/datasets/lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg (Parquet)"
 )
 FILES = {
     "refcoco_val": "REC_refcoco_unc_val.jsonl",
@@ -42,11 +56,24 @@ FILES = {
     "refcocog_val": "REC_refcocog_umd_val.jsonl",
     "refcocog_test": "REC_refcocog_umd_test.jsonl",
 }
+PARQUET = {  # split: repository of lmms-lab, its split
+    "refcoco_val+google": ("RefCOCO", "val"),
+    "refcoco_testA": ("RefCOCO", "testA"),
+    "refcoco_testB": ("RefCOCO", "testB"),
+    "refcoco+_val": ("RefCOCOplus", "val"),
+    "refcoco+_testA": ("RefCOCOplus", "testA"),
+    "refcoco+_testB": ("RefCOCOplus", "testB"),
+    "refcocog_val+google": ("RefCOCOg", "val"),
+    "refcocog_test": ("RefCOCOg", "test"),
+}
 THRESHOLD = 0.5
 
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The expressions of the wanted splits; see `question.Benchmark`."""
+    if repositories := _repositories(source):
+        yield from _embedded(source, repositories)
+        return
     files.image_folder(source, PUBLISHED)
     for split, path in _files(source):
         for line, row in files.jsonl(path, source.name):
@@ -94,22 +121,82 @@ def _verdict(question: Question, found: Sequence[Box]) -> Verdict:
 
 
 def _files(source: config.Benchmark) -> list[tuple[str, Path]]:
-    wanted = [split.strip() for split in source.split.split(",") if split.strip()]
     if source.path.is_file():
         known = {name: split for split, name in FILES.items()}
         return [(source.split or known.get(source.path.name, ""), source.path)]
-    unknown = sorted(set(wanted) - set(FILES))
-    if unknown:
-        raise config.UserError(f"{source.name}: no split {', '.join(unknown)}; known: {', '.join(FILES)}")
-    named = [(split, source.path / FILES[split]) for split in wanted or FILES]
+    named = [(split, source.path / FILES[split]) for split in _wanted(source, FILES)]
     absent = [path.name for _, path in named if not path.is_file()]
     if absent:
-        raise Missing(f"{source.name}: wants {', '.join(absent)} in {source.path}; published at {PUBLISHED}")
+        raise Missing(
+            f"{source.name}: wants {', '.join(absent)}, or the folders RefCOCO, RefCOCOplus and RefCOCOg with "
+            f"Parquet files, in {source.path}; published at {PUBLISHED}"
+        )
     return named
 
 
-def _question(row: dict[str, Any], split: str) -> Question:
-    width, height = files.integer(row, "width"), files.integer(row, "height")
+def _wanted(source: config.Benchmark, known: Mapping[str, object]) -> list[str]:
+    """The splits that `source.split` names, all of the known ones where it names none."""
+    wanted = [split.strip() for split in source.split.split(",") if split.strip()]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise config.UserError(f"{source.name}: no split {', '.join(unknown)}; known: {', '.join(known)}")
+    return wanted or list(known)
+
+
+def _repositories(source: config.Benchmark) -> dict[str, Path]:
+    """The folders of lmms-lab's repositories that are there, by name; empty where there are none."""
+    names = {repository for repository, _ in PARQUET.values()}
+    if source.path.name in names and (source.path / "data").is_dir():
+        return {source.path.name: source.path}
+    return {name: source.path / name for name in sorted(names) if (source.path / name).is_dir()}
+
+
+def _embedded(source: config.Benchmark, repositories: dict[str, Path]) -> Iterator[Question | Reject]:
+    alone = source.path.name in repositories  # `path` is one repository: its splits are all that is wanted
+    known = {split: at for split, at in PARQUET.items() if not alone or at[0] in repositories}
+    shards: dict[str, list[Path]] = {}
+    for split in _wanted(source, known):
+        repository, part = known[split]
+        folder = repositories.get(repository, source.path / repository)
+        shards[split] = sorted(folder.glob(f"data/{part}-*.parquet"))
+    absent = ["/data/".join(known[split]) + "-*.parquet" for split, paths in shards.items() if not paths]
+    if absent:
+        folder = source.path.parent if alone else source.path
+        raise Missing(f"{source.name}: wants {', '.join(absent)} in {folder}; published at {PUBLISHED}")
+    for split, paths in shards.items():
+        place = 0  # of the row in its split; `question_id` may come twice where two sets were put together
+        for path in paths:
+            for index, row in files.parquet(path):
+                try:
+                    yield from _expressions(row, split, place)
+                except files.BadRow as error:
+                    yield files.reject(source.name, path, index, error)
+                place += 1
+
+
+def _expressions(row: dict[str, Any], split: str, place: int) -> list[Question]:
+    expressions = row.get("answer")
+    if not (isinstance(expressions, list) and expressions and all(isinstance(e, str) for e in expressions)):
+        raise files.BadRow("bad-field", f"answer: wanted expressions, found {expressions!r:.80}", "answer")
+    image = files.picture(row, "image")
+    width, height = files.pixels(image)
+    x, y, w, h = _numbers(row)
+    reference = _reference((x, y, x + w, y + h), width, height)
+    return [
+        Question(
+            id=f"{split}/{place}/{number}",
+            group=split,
+            text=prompts.REC_QUESTION.format(query=expression),
+            image=image,
+            reference=reference,
+            width=width,
+            height=height,
+        )
+        for number, expression in enumerate(expressions)
+    ]
+
+
+def _numbers(row: dict[str, Any]) -> Box:
     box = row.get("bbox")
     if not (
         isinstance(box, list)
@@ -117,9 +204,21 @@ def _question(row: dict[str, Any], split: str) -> Question:
         and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
     ):
         raise files.BadRow("bad-box", f"bbox: wanted four numbers, found {box!r:.80}", "bbox")
-    x1, y1, x2, y2 = map(float, box)
+    a, b, c, d = map(float, box)
+    return a, b, c, d
+
+
+def _reference(box: Box, width: int, height: int) -> str:
+    """A pixel box (xyxy) as questions have it: 0..1 of the image."""
+    x1, y1, x2, y2 = box
     if width < 1 or height < 1 or not (x2 > x1 and y2 > y1):
         raise files.BadRow("bad-box", f"bbox: {box} is no box of a {width} x {height} image", "bbox")
+    return json.dumps(boxes.from_pixels(box, width, height))
+
+
+def _question(row: dict[str, Any], split: str) -> Question:
+    width, height = files.integer(row, "width"), files.integer(row, "height")
+    reference = _reference(_numbers(row), width, height)
     # "jxu124/refcocoplus" + "testB" -> "refcoco+_testB"
     dataset = files.text(row, "dataset_name").rsplit("/", 1)[-1].replace("plus", "+")
     group = split or f"{dataset}_{files.text(row, 'split')}"
@@ -128,7 +227,7 @@ def _question(row: dict[str, Any], split: str) -> Question:
         group=group,
         text=prompts.REC_QUESTION.format(query=files.text(row, "expression")),
         image=files.text(row, "img_path"),
-        reference=json.dumps(boxes.from_pixels((x1, y1, x2, y2), width, height)),
+        reference=reference,
         width=width,
         height=height,
     )

@@ -7,8 +7,15 @@
     {"annotations": [{"question_id": 262148000, "image_id": 262148, "answer_type": "other", "question_type": "where",
      "multiple_choice_answer": "down", "answers": [{"answer": "down", "answer_confidence": "yes", "answer_id": 1}]}]}
 
+Or `lmms-lab/VQAv2`, Parquet files with the images inside (`data/validation-00000-of-00068.parquet`), both files' fields
+in one row; those of the answers are null in `testdev` and `test`:
+
+    {"question_type": "where", "multiple_choice_answer": "down", "answers": [{"answer": "down", ...}], "image_id": 262148,
+     "answer_type": "other", "question_id": 262148000, "question": "Where is he looking?", "image": {"bytes": b"..."}}
+
 `split` is "val2014" (default) or "test-dev2015", whose answers are hidden: nothing is scored then, and
-`vqav2_submission.json` is written for EvalAI, over the whole of test2015 as it wants, "" for what was not asked.
+`vqav2_submission.json` is written for EvalAI, over the whole of test2015 as it wants, "" for what was not asked. Which
+questions these are is read from the questions' file of test2015 or from the Parquet files of `test`.
 
 `official` is VQA's rule (GT-Vision-Lab/VQA, vqaEval.py): the mean over the ten of min(1, agreeing others / 3).
 Punctuation, number words, articles and contractions are normalised on both sides *only where the ten do not all say
@@ -29,7 +36,11 @@ from sifthinker.benchmarks import files, metrics
 from sifthinker.benchmarks.question import Answer, Measure, Question, Result, Verdict
 from sifthinker.sample import Reject
 
-PUBLISHED = "https://visualqa.org/download.html, https://cocodataset.org (val2014, test2015)"
+PUBLISHED = (
+    "https://visualqa.org/download.html with https://cocodataset.org (val2014, test2015), "
+    "https://huggingface.co/datasets/lmms-lab/VQAv2 (Parquet)"
+)
+PARQUET = {"val2014": "validation", "test-dev2015": "testdev", "test2015": "test"}  # split: lmms-lab's
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
 _WHOLE_TEST = "v2_OpenEnded_mscoco_test2015_questions.json"
@@ -65,13 +76,21 @@ _PERIOD = re.compile(r"(?!<=\d)\.(?!\d)")  # the look-behind is misspelt there; 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of one split; see `question.Benchmark`."""
     split = source.split or "val2014"
+    if parquet := files.shards(source, PARQUET.get(split, split)):
+        if split.startswith("test"):
+            _whole_test(source)
+        for path in parquet:
+            for index, row in files.parquet(path):
+                try:
+                    yield _embedded(row, hidden=split.startswith("test"))
+                except files.BadRow as error:
+                    yield files.reject(source.name, path, index, error)
+        return
     path = files.find(source, f"v2_OpenEnded_mscoco_{split}_questions.json", PUBLISHED)
     hidden = split.startswith("test")
     people = {} if hidden else _answers(files.find(source, f"v2_mscoco_{split}_annotations.json", PUBLISHED))
     if hidden:
-        files.find(
-            source, _WHOLE_TEST, PUBLISHED
-        )  # wanted for the submission: say so before an answer is paid
+        _whole_test(source)
     files.image_folder(source, PUBLISHED)
     folder = "test2015" if hidden else split
     for index, row in enumerate(_items(path, "questions")):
@@ -123,12 +142,39 @@ def score(results: Sequence[Result]) -> list[Measure]:
 def submission(source: config.Benchmark, readings: Sequence[tuple[Question, str]]) -> tuple[str, bytes]:
     """Name and content of EvalAI's file for a hidden split."""
     said = {int(question.id): text for question, text in readings}
-    path = files.find(source, _WHOLE_TEST, PUBLISHED)
     rows = [
-        {"question_id": row["question_id"], "answer": said.get(row["question_id"], "")}
-        for row in _items(path, "questions")
+        {"question_id": number, "answer": said.get(number, "")}
+        for path in _whole_test(source)
+        for number in _ids(path)
     ]
     return "vqav2_submission.json", json.dumps(rows).encode()
+
+
+def _embedded(row: dict[str, Any], hidden: bool) -> Question:
+    number = files.integer(row, "question_id")
+    answers = row.get("answers")
+    if not hidden and not answers:
+        raise files.BadRow("no-answers", f"question {number} has no answers", "answers")
+    return Question(
+        id=str(number),
+        group="all" if hidden else str(row.get("answer_type") or "other"),
+        text=files.text(row, "question") + INSTRUCTION,
+        image=files.picture(row, "image"),
+        reference="" if hidden else json.dumps([str(answer["answer"]) for answer in answers or ()]),
+    )
+
+
+def _whole_test(source: config.Benchmark) -> list[Path]:
+    """Where the questions of all of test2015 are. They are wanted for the submission: said before an answer is paid."""
+    folder = source.path if source.path.is_dir() else source.path.parent
+    beside = source.model_copy(update={"path": folder})
+    return files.shards(beside, "test") or [files.find(beside, _WHOLE_TEST, PUBLISHED)]
+
+
+def _ids(path: Path) -> list[int]:
+    if path.suffix == ".parquet":
+        return [int(number) for number in files.column(path, "question_id")]
+    return [row["question_id"] for row in _items(path, "questions")]
 
 
 def _agreement(said: str, people: Sequence[str]) -> float:
