@@ -90,25 +90,35 @@ def build_tiny(family: str, seed: int, out: Path) -> None:
         raise UserError(f"model.family: {family!r} is not known; known are {', '.join(_FAMILIES)}")
     install_processors()
     processor, config = _FAMILIES[family]()
-    tokenizer = processor.tokenizer
-    model = _random(AutoModelForImageTextToText, config, f"tiny-random-{family}-seed{seed}", seed)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=picture_tokens(processor),
-        max_new_tokens=1024,
-    )
+    model = random_model(AutoModelForImageTextToText, config, f"tiny-random-{family}-seed{seed}", seed)
+    model.generation_config = generation(processor)
     _save(model, out, processor)
 
 
-def build_tiny_depth(seed: int, out: Path) -> None:
-    """Builds a random toy Depth Anything V2 with its image processor; fp32, the same files for one seed."""
+def generation(processor: Any) -> GenerationConfig:
+    """How a toy policy answers."""
+    return GenerationConfig(
+        eos_token_id=processor.tokenizer.eos_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        suppress_tokens=picture_tokens(processor),
+        max_new_tokens=1024,
+    )
+
+
+def depth_anything(hidden: int, side: int, positions: int | None = None) -> tuple[Any, Any]:
+    """A small Depth Anything V2's configuration and image processor.
+
+    Args:
+        hidden: width of the backbone.
+        side: pixels of the input's shorter side.
+        positions: side that the position embeddings are made for; none: `side`.
+    """
     backbone = transformers.Dinov2Config(
-        hidden_size=48,
+        hidden_size=hidden,
         num_hidden_layers=4,
         num_attention_heads=4,
         mlp_ratio=2,
-        image_size=518,
+        image_size=positions or side,
         patch_size=14,
         out_indices=[1, 2, 3, 4],
         reshape_hidden_states=False,
@@ -116,15 +126,14 @@ def build_tiny_depth(seed: int, out: Path) -> None:
     )
     config = transformers.DepthAnythingConfig(
         backbone_config=backbone,
-        reassemble_hidden_size=48,
+        reassemble_hidden_size=hidden,
         neck_hidden_sizes=[16, 24, 32, 48],
         fusion_hidden_size=24,
         head_hidden_size=16,
         initializer_range=0.06,
     )
-    model = _random(AutoModelForDepthEstimation, config, f"tiny-random-{DEPTH}-seed{seed}", seed)
-    images = transformers.DPTImageProcessorPil(  # as the published checkpoints have it
-        size={"height": 518, "width": 518},
+    images = transformers.DPTImageProcessorPil(
+        size={"height": side, "width": side},
         keep_aspect_ratio=True,
         ensure_multiple_of=14,
         do_pad=False,
@@ -132,10 +141,17 @@ def build_tiny_depth(seed: int, out: Path) -> None:
         image_mean=[0.485, 0.456, 0.406],
         image_std=[0.229, 0.224, 0.225],
     )
+    return config, images
+
+
+def build_tiny_depth(seed: int, out: Path) -> None:
+    """Builds a random toy Depth Anything V2 with its image processor; fp32, the same files for one seed."""
+    config, images = depth_anything(hidden=48, side=518)  # the side of the published checkpoints
+    model = random_model(AutoModelForDepthEstimation, config, f"tiny-random-{DEPTH}-seed{seed}", seed)
     _save(model, out, images)
 
 
-def _random(auto: Any, config: Any, name: str, seed: int) -> Any:
+def random_model(auto: Any, config: Any, name: str, seed: int) -> Any:
     config.toy = name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -9,21 +9,25 @@ from importlib.resources import files
 from typing import Any
 
 import tokenizers
-import torch
 import transformers
-from PIL import Image
 from tokenizers import models, trainers
 from transformers import (
     AddedToken,
     AutoModelForDepthEstimation,
     AutoModelForImageTextToText,
-    GenerationConfig,
 )
 
 from sifthinker import prompts, standin_model
-from sifthinker.processors import install_processors, picture_tokens
+from sifthinker.processors import install_processors
 from sifthinker.scenes import questions, render
-from sifthinker.tiny import QWEN_SPECIAL, qwen_tokens, qwen_video
+from sifthinker.tiny import (
+    QWEN_SPECIAL,
+    depth_anything,
+    generation,
+    qwen_tokens,
+    qwen_video,
+    random_model,
+)
 
 POLICY_NAME, DEPTH_NAME = "miniature-qwen2_5_vl", "miniature-depth_anything"
 _VOCABULARY = 1000  # bytes and words; the texts give fewer
@@ -92,47 +96,15 @@ def build_policy(seed: int) -> tuple[Any, Any]:
         tie_word_embeddings=True,
         **qwen_tokens(tokenizer),
     )
-    model = _random(AutoModelForImageTextToText, config, POLICY_NAME, seed)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=picture_tokens(processor),
-        max_new_tokens=1024,
-    )
+    model = random_model(AutoModelForImageTextToText, config, POLICY_NAME, seed)
+    model.generation_config = generation(processor)
     return model, processor
 
 
 def build_depth(seed: int) -> tuple[Any, Any]:
     """The depth model with random weights, and its image processor."""
-    backbone = transformers.Dinov2Config(
-        hidden_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        mlp_ratio=2,
-        image_size=224,
-        patch_size=14,
-        out_indices=[1, 2, 3, 4],
-        reshape_hidden_states=False,
-        initializer_range=0.06,
-    )
-    config = transformers.DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=64,
-        neck_hidden_sizes=[16, 24, 32, 48],
-        fusion_hidden_size=24,
-        head_hidden_size=16,
-        initializer_range=0.06,
-    )
-    model = _random(AutoModelForDepthEstimation, config, DEPTH_NAME, seed)
-    images = transformers.DPTImageProcessorPil(
-        size={"height": 168, "width": 168},
-        keep_aspect_ratio=True,
-        ensure_multiple_of=14,
-        do_pad=False,
-        resample=Image.Resampling.BICUBIC,
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    )
+    config, images = depth_anything(hidden=64, side=168, positions=224)
+    model = random_model(AutoModelForDepthEstimation, config, DEPTH_NAME, seed)
     return model, images
 
 
@@ -216,10 +188,3 @@ LOOK = "Where to look for this: {query}"
 WHAT = "What is at {query}?"
 HOW_DEEP = "How deep is {query}?"
 LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP)
-
-
-def _random(auto: Any, config: Any, name: str, seed: int) -> Any:
-    config.toy = name
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return auto.from_config(config, dtype=torch.float32)
