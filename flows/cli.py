@@ -337,6 +337,7 @@ def bench(
 
 for command in (
     store_commands.status,
+    store_commands.lineage,
     store_commands.export,
     store_commands.promote,
     store_commands.prune,

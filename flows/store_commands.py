@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from flows import server
-from flows.options import StoreOption, console
+from flows.options import StoreOption, console, plain
 from sifthinker.config import UserError
 from sifthinker.store import Ref, Store
 
@@ -70,6 +70,47 @@ def export(
     raise UserError(
         f"export: {store} has no run {run or ''} with a published data set; `sif status` lists the runs"
     )
+
+
+def lineage(
+    artifact: Annotated[
+        str,
+        typer.Argument(
+            help="'latest' (model), an alias, a run, or <stage>/<key>, whose key may be cut short"
+        ),
+    ] = "latest",
+    store: StoreOption = Path("artifacts"),
+    out: Annotated[Path | None, typer.Option(help="also draws it, as a PNG", metavar="FILE")] = None,
+) -> None:
+    """Shows what an artifact was made from, back to the users' files and the pre-trained weights."""
+    opened = Store.existing(store)
+    server.settings(store)
+    from sifthinker import lineage as domain
+    from tasks.checkpoint import find
+
+    ref = domain.named(opened, artifact) or find(opened, artifact)
+    if isinstance(ref, Path):
+        raise UserError(f"lineage: {artifact} is a folder outside the store: nothing is known of its making")
+    nodes = domain.trace(opened.manifest, ref)
+    table = Table("artifact", "made", "rows", "with", "digest", box=None, pad_edge=False)
+    for line, node in domain.tree(nodes):
+        table.add_row(
+            plain(line),
+            *(
+                (
+                    node.made,
+                    node.rows,
+                    "; ".join(filter(None, (node.code, node.doubts))),
+                    node.digest[: domain.SHORT],
+                )
+                if node
+                else ()
+            ),
+        )
+    console.print(table)
+    if out:
+        out.write_bytes(domain.picture(nodes))
+        console.print(f"picture   {out}", highlight=False, soft_wrap=True)
 
 
 def promote(

@@ -51,6 +51,7 @@ class Facts:
         versions: of what ran, by name.
         commit: of the checkout, where it is known.
         standins: statements at the top: what was not the real thing, and what that means.
+        lineage: PNG of the artifacts behind the final model; see `lineage.picture`.
     """
 
     stages: Sequence[Mapping[str, Any]]
@@ -65,6 +66,7 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
     standins: Sequence[str] = ()
+    lineage: bytes = b""
 
 
 def write(out: Path, facts: Facts) -> None:
@@ -85,6 +87,7 @@ def write(out: Path, facts: Facts) -> None:
         charts=_charts(statistics),
         examples=[_example(row) for row in _examples(facts)],
         curves=_curves(facts.histories),
+        lineage=_uri(facts.lineage, "png") if facts.lineage else "",
         completions=_completions(facts),
         benchmarks=_scores(facts.scores),
         apart=apart(facts.scores, facts.predictions) if facts.predictions else [],

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+from sifthinker import lineage
 from sifthinker import report as domain
 from tasks.stage import PAGE, Job, stage
 
 
 @stage(
     config=lambda c: {"report": c.report.model_dump(), "name": c.name},
-    code=("sifthinker.report",),
+    code=("sifthinker.report", "sifthinker.lineage"),
     files=lambda c: {
         name: Path(domain.__file__).with_name(name) for name in ("report.html.jinja", "style.css.jinja")
     },
@@ -38,6 +39,7 @@ def report(job: Job) -> None:
         config=job.config.model_dump(mode="json"),
         versions=job.manifest["versions"],
         standins=statements,
+        lineage=lineage.picture(lineage.trace(job.store.manifest, job.inputs["model"].ref)),
     )
     domain.write(job.out / "report.html", facts)
     (job.out / PAGE).write_text(domain.page(facts), encoding="utf-8")

@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Completed, Failed
 from sifthinker import scenes
 from sifthinker.config import Config, UserError
 from sifthinker.store import Damaged, Ref, Store
-from tasks import placement, shown
+from tasks import lineage, placement, shown
 from tasks.identity import differences
 from tasks.stage import PAGE, Decision, Stage, StageFailed, decide, execute
 from tasks.sweep import RunCancelled, alive
@@ -259,6 +259,7 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
             made = carry_out(
                 pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name
             )
+            lineage.show(store, made)
             if report := made.get("report"):
                 show_report(store, report)
     except RunCancelled as error:

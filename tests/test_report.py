@@ -92,6 +92,13 @@ def test_every_stage_reason_and_statement_is_there(tmp_path):
     assert "key-of-ingest" in html
 
 
+def test_the_lineage_of_the_final_model_is_a_picture_of_the_page(tmp_path):
+    assert "What the final model was made from" not in _text(tmp_path, FACTS)[0]
+    html, text = _text(tmp_path, dataclasses.replace(FACTS, lineage=b"a picture"))
+    assert "What the final model was made from" in text
+    assert f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}" in html
+
+
 def test_rows_that_do_not_add_up_are_pointed_out(tmp_path):
     assert "does not add up" not in _text(tmp_path, FACTS)[1]
     broken = _stage("expand", 5)

@@ -15,7 +15,12 @@ from typing import Any, get_args
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 
 from flows.reproduce import Label
 from sifthinker.store import Store
@@ -109,6 +114,18 @@ def test_the_report_names_the_stand_ins_and_the_random_models(store: Path) -> No
     assert "stand-in" in text
     assert "random" in text
     assert "<script" not in text
+
+
+def test_the_lineage_of_the_model_is_shown_by_the_server_and_in_the_report(store: Path) -> None:
+    run = runs(Store(store))[-1]
+    with get_client(sync_client=True) as client:
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run["id"]]))
+        shown = {artifact.key: artifact.data for artifact in client.read_artifacts(artifact_filter=of_run)}
+    assert "data:image/png;base64," in shown["lineage"]
+    for label in ("policy-weights", "ingest", "sft", "grpo", "merge-grpo"):
+        assert f"**{label}**" in shown["lineage"]
+    [report] = store.glob("report/*/report.html")
+    assert "What the final model was made from" in report.read_text()
 
 
 def test_an_unchanged_rerun_runs_nothing(store: Path) -> None:
