@@ -1,4 +1,4 @@
-"""Every benchmark through the whole evaluation, from small files in its published format."""
+"""Every benchmark through the whole evaluation, from small files in each of its published formats."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sifthinker import config, evaluate, vlm
+from sifthinker import config, evaluate, models, sample, serve, vlm
 from sifthinker.benchmarks import BENCHMARKS, mme, ovdeval, pope, refcoco, spatialbench, viscot
 from sifthinker.benchmarks.question import Question
 
@@ -198,6 +198,122 @@ def published(name: str, garbage: bool) -> dict[str, bytes]:
     return pictures | files
 
 
+# The other forms in which a benchmark is published; `published` makes the first.
+FORMS = [(name, "") for name in BENCHMARKS] + [
+    ("refcoco", "parquet"),
+    ("cvbench", "jsonl"),
+    ("sat", "v2"),
+    ("pope", "parquet"),
+    ("pope", "parquet-full"),
+    ("mme", "folders"),
+    ("mme", "parquet"),
+    ("seed", "parquet"),
+    ("mmbench", "legacy"),
+    ("mmbench", "parquet"),
+    ("vqav2", "parquet"),
+]
+
+
+def embedded(data: bytes) -> dict[str, object]:
+    return {"bytes": data, "path": None}
+
+
+def in_form(name: str, form: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same questions in another published form."""
+    if name == "refcoco":
+        out = {}
+        for split, (repository, part) in refcoco.PARQUET.items():
+            rows = []
+            for line in files[refcoco.FILES[split.replace("+google", "")]].splitlines():
+                row = json.loads(line)
+                x1, y1, x2, y2 = map(float, row["bbox"])
+                rows.append(
+                    {
+                        "question_id": str(row["sent_id"]),
+                        "image": embedded(files[row["img_path"]]),
+                        "answer": [row["expression"], row["expression"] + " again"],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    }
+                )
+            out[f"{repository}/data/{part}-00000-of-00001.parquet"] = parquet(rows)
+        return out
+    if name == "cvbench":
+        out = {}
+        for file, content in files.items():
+            rows = pq.read_table(io.BytesIO(content)).to_pylist()
+            out |= {row["filename"]: row.pop("image")["bytes"] for row in rows}
+            out[file.replace("parquet", "jsonl")] = lines(rows)
+        return out
+    if name == "sat":
+        rows = pq.read_table(io.BytesIO(files["SAT_static.parquet"])).to_pylist()
+        for row in rows:
+            row["images"] = [embedded(data) for data in row.pop("image_bytes")]
+        return {"SAT_static.parquet": parquet(rows)}
+    if name == "pope":
+        rows = {
+            category: [
+                {
+                    "question_id": str(row["question_id"]),
+                    "question": row["text"],
+                    "answer": row["label"],
+                    "image_source": row["image"],
+                    "image": embedded(files[row["image"]]),
+                    "category": category,
+                }
+                for row in map(json.loads, files[f"coco_pope_{category}.json"].splitlines())
+            ]
+            for category in pope.CATEGORIES
+        }
+        if form == "parquet-full":
+            return {
+                f"Full/{category}-00000-of-00001.parquet": parquet(part) for category, part in rows.items()
+            }
+        return {"data/test-00000-of-00001.parquet": parquet([row for part in rows.values() for row in part])}
+    if name == "mme" and form == "folders":
+        return {
+            file.replace("/", "/images/" if file.endswith("png") else "/questions_answers_YN/"): content
+            for file, content in files.items()
+        }
+    if name == "mme":
+        rows = [
+            {
+                "question_id": file.replace("txt", "png"),
+                "image": embedded(files[file.replace("txt", "png")]),
+                "category": file.partition("/")[0],
+                "question": line.partition("\t")[0],
+                "answer": line.partition("\t")[2].capitalize(),
+            }
+            for file, content in files.items()
+            if file.endswith("txt")
+            for line in content.decode().splitlines()
+        ]
+        return {"data/test-00000-of-00001.parquet": parquet(rows)}
+    if name == "seed":
+        rows = json.loads(files["SEED-Bench.json"])["questions"]
+        rows = [
+            row | {"question_id": str(row["question_id"]), "image": [embedded(files[row["data_id"]])]}
+            for row in rows
+        ]
+        return {"data/test-00000-of-00001.parquet": parquet(rows)}
+    if name == "mmbench":
+        head, *rest = (line.split("\t") for line in files["mmbench.tsv"].decode().splitlines())
+        rows = [dict(zip(head, row, strict=True)) for row in rest]
+        picture = rows[0]["image"]
+        if form == "legacy":
+            filled = ["\t".join((row | {"image": picture}).values()) for row in rows]
+            return {"mmbench.tsv": "\n".join(["\t".join(head), *filled]).encode()}
+        image = embedded(base64.b64decode(picture))
+        return {"en/dev-00000-of-00001.parquet": parquet([row | {"image": image} for row in rows])}
+    assert name == "vqav2"
+    asked = json.loads(files["v2_OpenEnded_mscoco_val2014_questions.json"])["questions"]
+    said = json.loads(files["v2_mscoco_val2014_annotations.json"])["annotations"]
+    rows = [
+        question | people | {"image": embedded(files[f"COCO_val2014_{question['image_id']:012d}.jpg"])}
+        for question, people in zip(asked, said, strict=True)
+    ]
+    return {"data/validation-00000-of-00001.parquet": parquet(rows)}
+
+
 def chain(answer: str, boxes=((0.1, 0.1, 0.2, 0.2),)) -> str:
     area = json.dumps([{"bbox_2d": list(box), "depth": 0.5} for box in boxes])
     return f"<think><area>{area}</area><text>t</text></think><answer>{answer}</answer>"
@@ -245,18 +361,23 @@ def judge(request):
     return ('{"score": 1}' if "image_url" in content else "score: 1") if right else "score: 0"
 
 
+def written(folder, name, form, garbage=False) -> config.Benchmark:
+    """A benchmark's files in one of its forms, in that folder."""
+    made = published(name, garbage)
+    for relative, content in (in_form(name, form, made) if form else made).items():
+        file = folder / relative
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    path = folder / ("en" if form == "parquet" else "mmbench.tsv") if name == "mmbench" else folder
+    return config.Benchmark(name=name, path=path, images=folder)
+
+
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """Runs one benchmark with a table of replies; gives the scores and the requests."""
 
-    def run(name, reply_of, garbage=False):
-        folder = tmp_path / f"{name}-{garbage}"
-        for relative, content in published(name, garbage).items():
-            file = folder / relative
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        path = folder / "mmbench.tsv" if name == "mmbench" else folder
-        source = config.Benchmark(name=name, path=path, images=folder)
+    def run(name, form, reply_of, garbage=False):
+        source = written(tmp_path / f"{name}-{garbage}", name, form, garbage)
         questions = [q for q in BENCHMARKS[name].load(source) if isinstance(q, Question)]
         table = {(q.text, q.group): reply_of(q) for q in questions}
         by_text = {}
@@ -293,10 +414,10 @@ def asked(tmp_path, monkeypatch):
 FULL = {"mme": {"perception": 2000, "cognition": 800}}
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_perfect_replies_score_the_maximum_and_empty_ones_the_minimum(name, asked):
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_perfect_replies_score_the_maximum_and_empty_ones_the_minimum(name, form, asked):
     for reply_of, right in ((lambda q: perfect(name, q), True), (lambda q: "", False)):
-        scores, _ = asked(name, reply_of)
+        scores, _ = asked(name, form, reply_of)
         assert scores
         for score in scores:
             full = FULL.get(name, {}).get(
@@ -309,10 +430,46 @@ def test_perfect_replies_score_the_maximum_and_empty_ones_the_minimum(name, aske
             assert score["low"] <= score["strict"] + 1e-9 and score["strict"] <= score["high"] + 1e-9
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_ground_truth_never_enters_a_request(name, asked):
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_ground_truth_never_enters_a_request(name, form, asked, monkeypatch):
+    monkeypatch.setattr(
+        evaluate, "_scores", lambda *_: []
+    )  # the intervals take longest, and are not looked at
     bodies = []
     for garbage in (False, True):
-        _, requests = asked(name, lambda q: chain("A"), garbage)
+        _, requests = asked(name, form, lambda q: chain("A"), garbage)
         bodies.append([json.dumps(request.messages) for request in requests])
     assert bodies[0] == bodies[1] and len(bodies[0]) >= 4
+
+
+@pytest.mark.e2e
+def test_all_are_asked_of_the_embedded_server_by_the_real_client_and_scored(tmp_path):
+    model = tmp_path / "model"
+    models.build_tiny("qwen2_5_vl", 0, model)
+    models.load_processor(model, 56 * 56).save_pretrained(model)
+    sources = [written(tmp_path / f"{name}-{form}", name, form) for name, form in FORMS]
+    with serve.serving(model, "transformers", tmp_path / "server.log") as url:
+        api = config.Api(base_url=url, model=serve.MODEL_NAME, concurrency=4)
+        with vlm.Client(api, tmp_path / "judge.sqlite", url, scope="judge") as its_own_judge:
+            summary = evaluate.evaluate(
+                sources,
+                url,
+                serve.MODEL_NAME,
+                "toy",
+                "digest",
+                tmp_path / "ledger.sqlite",
+                lambda pairs: pairs,
+                config.Model(),
+                config.Evaluate(limit=4, max_tokens=16),
+                tmp_path,
+                its_own_judge,
+            )
+    assert {score["benchmark"] for score in summary["scores"]} == set(BENCHMARKS)
+    for score in summary["scores"]:
+        assert (score["missing"], score["rejected"], score["limit"]) == (None, 0, 4), score
+        assert score["n"] > 0 and (
+            score["strict"] is None or score["low"] <= score["strict"] <= score["high"]
+        )
+    rows = list(sample.read(tmp_path / "predictions.parquet", ["completion_tokens", "prompt_tokens"]))
+    assert len(rows) > 3 * len(FORMS)
+    assert all(0 < row["completion_tokens"] <= 16 < row["prompt_tokens"] for row in rows)
