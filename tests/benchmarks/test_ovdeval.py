@@ -2,6 +2,8 @@
 
 import json
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -114,47 +116,56 @@ def test_strict_wants_boxes_inside_the_image_where_official_takes_numbers():
     assert json.loads(ovdeval.official(asked([]), answer).reading) == [["dog", [-0.1, 0.1, 0.3, 0.3]]]
 
 
-def random_replies(seed, images=200):
-    """Pictures of 200 x 100 with 0 to 4 objects, and what a model might say of them."""
-    generator = random.Random(seed)
-    rows = []
-    for image in range(images):
-        objects, boxes, names = [], [], []
-        for _ in range(generator.randint(0, 4)):
-            x, y = generator.randint(0, 140), generator.randint(0, 60)
-            size = [generator.randint(10, 60), generator.randint(10, 40)]
-            objects.append([generator.choice(TARGETS), [x, y, *size], int(generator.random() < 0.05)])
-        for label, (x, y, w, h), _ in objects:
-            box = [x, y, x + w, y + h]
-            for _ in range(generator.choice([0, 1, 1, 2])):
-                noise = generator.choice([0.0, 0.01, 0.03, 0.1])
-                values = [
-                    v / s + generator.uniform(-noise, noise)
-                    for v, s in zip(box, (200, 100, 200, 100), strict=True)
-                ]
-                boxes.append([round(min(1, max(0, v)), 3) for v in values])
-                names.append(label if generator.random() < 0.8 else generator.choice(TARGETS))
-        if generator.random() < 0.3:
-            boxes.append([0.0, 0.0, 0.9, 0.9])
-            names.append(generator.choice(TARGETS))
-        valid = [(n, b) for n, b in zip(names, boxes, strict=True) if b[0] < b[2] and b[1] < b[3]]
-        answer = ", ".join(name for name, _ in valid) if generator.random() < 0.9 else "None"
-        rows.append((asked(objects, image=image + 1), chain([box for _, box in valid], answer or "None")))
-    return rows
+# Three sets of 200 pictures with 0 to 4 objects (some of them crowds) and what a model might say of them: boxes near
+# and far, twice, too large, with a wrong name, or "None". The official code was run on these very detections.
+OFFICIAL = json.loads(
+    Path(__file__).with_name("verdicts").joinpath("ovdeval.json").read_text(encoding="utf-8")
+)
 
 
-# om-ai-lab/OVDEval eval.py (nms_threaded) and pycocotools 2.0.11 on the same detections, all with score 1;
-# its argsort made stable, so that which of equal scores wins does not depend on the processor.
-OFFICIAL = {0: 0.189995678728237, 1: 0.2153984739423903, 2: 0.14710347071334018}
+def verdicts(cases):
+    for image, (objects, found, answer, kept) in enumerate(cases, start=1):
+        question = asked(objects, image=image)
+        yield question, ovdeval.official(question, replies.read(chain(found, answer), True)), kept
 
 
-@pytest.mark.parametrize("seed", OFFICIAL)
-def test_the_ap_of_200_replies_is_the_official_codes(seed):
-    rows = [(q, ovdeval.official(q, replies.read(reply, True))) for q, reply in random_replies(seed)]
-    random.Random(seed).shuffle(rows)  # the order of rows does not matter, that of images does
+@pytest.mark.parametrize("held", OFFICIAL["sets"], ids=["first", "second", "third"])
+def test_the_suppression_of_each_reply_is_the_official_codes(held):
+    for question, verdict, kept in verdicts(held["cases"]):
+        detections = json.loads(verdict.reading)
+        left = ovdeval._suppressed(detections, json.loads(question.reference)["objects"], question)
+        assert left == [detections[i] for i in kept], question.id
+
+
+@pytest.mark.parametrize("held", OFFICIAL["sets"], ids=["first", "second", "third"])
+def test_the_ap_of_200_replies_is_the_official_codes(held):
+    rows = [(question, verdict) for question, verdict, _ in verdicts(held["cases"])]
+    assert len(rows) == 200
+    random.Random(0).shuffle(rows)  # the order of rows does not matter, that of images does
     (measure,) = ovdeval.score(rows)
-    assert measure.value == pytest.approx(OFFICIAL[seed], abs=1e-9)
+    assert measure.value == pytest.approx(held["ap"], abs=1e-9)
     assert measure.low <= measure.value <= measure.high
+
+
+@pytest.mark.parametrize("held", OFFICIAL["sets"], ids=["first", "second", "third"])
+def test_the_ap_of_each_category_is_the_official_codes(held, monkeypatch):
+    left = []
+    for question, verdict, kept in verdicts(held["cases"]):
+        detections = json.loads(verdict.reading)
+        left.append((question, verdict, [detections[i] for i in kept]))
+    monkeypatch.setattr(
+        ovdeval, "_suppressed", lambda detections, *_: list(detections)
+    )  # done, over all labels
+    for name, expected in held["categories"].items():
+        alone = []
+        for question, verdict, detections in left:
+            objects = [o for o in json.loads(question.reference)["objects"] if o[0] == name]
+            mine = json.dumps([d for d in detections if d[0] == name])
+            alone.append(
+                (asked(objects, image=int(question.id.split("/")[1])), replace(verdict, reading=mine))
+            )
+        (measure,) = ovdeval.score(alone)
+        assert measure.value == pytest.approx(expected, abs=1e-9), name
 
 
 def test_perfect_replies_score_one_and_empty_ones_zero():
