@@ -19,6 +19,7 @@ from flows import server, store_commands
 from flows.doctor import doctor
 from flows.options import (
     ConfigOption,
+    LimitOption,
     Refresh,
     ReuseRun,
     SetOption,
@@ -54,9 +55,10 @@ def run(
     stop_after: StopAfter = None,
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
+    limit: LimitOption = None,
 ) -> None:
     """Runs the reproduction, or the part of it that is not in the store."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, limit)
     server.settings(resolved.store)
     _planned(
         resolved, start_at, stop_after, refresh, reuse_run
@@ -87,9 +89,10 @@ def plan(
     stop_after: StopAfter = None,
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
+    limit: LimitOption = None,
 ) -> None:
     """Shows which stages would run, and why, without running any."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, limit)
     server.settings(resolved.store)
     table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
     for p in _planned(resolved, start_at, stop_after, refresh, reuse_run):
@@ -273,9 +276,10 @@ def nightly(
     model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006
     benchmark: Annotated[list[str], typer.Option(help="only this one; may be repeated")] = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
+    limit: LimitOption = None,
 ) -> None:
     """Runs a night: 1 when a benchmark regressed, 3 when the night could not run."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, limit)
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.nightly import nightly as night
@@ -295,9 +299,10 @@ def ablation(
     set_: SetOption = [],  # noqa: B006
     row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
     refresh: Refresh = [],  # noqa: B006
+    limit: LimitOption = None,
 ) -> None:
     """Trains and evaluates the rows of the paper's Table 5; prints the table."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, limit)
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.ablation import ablation as table

@@ -23,6 +23,15 @@ SetOption = Annotated[
     list[str],
     typer.Option("--set", "-s", help="one field, e.g. grpo.learning_rate=2e-5", metavar="FIELD=VALUE"),
 ]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        help="a quick look: at most so many questions of each benchmark, a seeded sample; short for evaluate.limit",
+        metavar="N",
+    ),
+]
 StartAt = Annotated[str | None, typer.Option(help="take all earlier stages from the store", metavar="STAGE")]
 StopAfter = Annotated[str | None, typer.Option(help="last stage that runs", metavar="STAGE")]
 Refresh = Annotated[list[str], typer.Option(help="make this stage again; may be repeated", metavar="STAGE")]
@@ -32,19 +41,21 @@ ReuseRun = Annotated[
 StoreOption = Annotated[Path, typer.Option("--store", help="folder of the artifacts")]
 
 
-def load(name: str, overrides: list[str]) -> Config:
-    """The configuration of `--config`, with the fields of `--set` on top.
+def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
+    """The configuration of `--config`, with the fields of `--set` and then `--limit` on top.
 
     Raises:
         UserError: there is none of that name, or a field is unknown or has a wrong value.
     """
     path = CONFIGS / f"{name}.yaml"
-    fields = {}
+    fields: dict[str, Any] = {}
     for text in overrides:
         field, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: write FIELD=VALUE, e.g. grpo.learning_rate=2e-5")
         fields[field] = _value(value)
+    if limit is not None:
+        fields["evaluate.limit"] = limit
     return configuration.load(path if path.exists() else Path(name), fields)
 
 

@@ -55,12 +55,13 @@ def write(out: Path, rows: Mapping[str, Path], reference: str, toy: bool) -> str
         }
         for name, of in scores.items()
     ]
-    document = {"reference": reference, "toy": toy, "rows": table}
+    limit = next((score["limit"] for of in scores.values() for score in of if score["limit"]), None)
+    document = {"reference": reference, "toy": toy, "limit": limit, "rows": table}
     (out / "table.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    text = _markdown(table, columns, compared, reference, toy)
+    text = _markdown(table, columns, compared, reference, toy, limit)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     if columns:
-        (out / "table.png").write_bytes(_plot(table, columns))
+        (out / "table.png").write_bytes(_plot(table, columns, limit))
     return text
 
 
@@ -91,9 +92,11 @@ def _markdown(
     compared: Mapping[str, Sequence[gate.Comparison]],
     reference: str,
     toy: bool,
+    limit: int | None,
 ) -> str:
     names = [" ".join(column) for column in columns]
     lines = [f"**{TOY}**", ""] if toy else []
+    lines += [f"**This is {history.quick_look(limit)}.**", ""] if limit else []
     lines += [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     for row in table:
         found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
@@ -135,7 +138,7 @@ def _cell(score: Mapping[str, Any] | None) -> str:
     return f"{score['strict'] * factor:.1f} ({official}), {unparsable:.0f} %"
 
 
-def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> bytes:
+def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], limit: int | None) -> bytes:
     """One panel a metric, one line a row: the strict score of 100 with its 95 % interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
     from matplotlib.figure import Figure
@@ -165,6 +168,8 @@ def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
         axes.grid(axis="x", color=_GREY, alpha=0.25, linewidth=0.6)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+    if limit:
+        figure.supxlabel(history.quick_look(limit), fontsize=8, color=_GREY)
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor="white", metadata={"Software": None})
     return out.getvalue()

@@ -90,6 +90,11 @@ def good(rows: Sequence[Row], target: str, since: float = 0.0) -> list[Row]:
     return list(reversed(nights.values()))
 
 
+def quick_look(limit: int) -> str:
+    """What is said wherever scores are shown that are of a sample."""
+    return f"a quick look: at most {limit} questions of each benchmark, a seeded sample"
+
+
 def headlines(rows: Iterable[Row]) -> list[tuple[str, str]]:
     """The metrics (benchmark, metric) that stand for their benchmarks where there is room for few, in row order.
 

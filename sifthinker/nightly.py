@@ -51,7 +51,7 @@ def hold(
     _judge(targets, night.config.nightly.level)
     rows += [row for target in targets for row in _rows(night, target)]
     folder = store.root / "nights" / night.id
-    outcome = _outcome(targets, folder / "report.html")
+    outcome = _outcome(targets, folder / "report.html", night.config.evaluate.limit)
     _write(folder, night, targets, outcome, rows, baseline, pinned)
     mine = [row for row in rows if row["night"] == night.id]
     store.share(history.append(store.root / "history", night.id, mine))
@@ -141,7 +141,7 @@ def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
     return [{**common, **why, "benchmark": name} for name in benchmarks]
 
 
-def _outcome(targets: Sequence[Target], report: Path) -> Outcome:
+def _outcome(targets: Sequence[Target], report: Path, limit: int | None) -> Outcome:
     comparisons = [comparison for target in targets for comparison in target.comparisons]
     worse = [c for c in comparisons if c.regressed]
     missing = [(target.name, name, why) for target in targets for name, why in target.missing.items()]
@@ -162,6 +162,9 @@ def _outcome(targets: Sequence[Target], report: Path) -> Outcome:
         if comparisons
         else "nothing to compare with yet"
     )
+    if limit is not None:
+        mark = history.quick_look(limit)
+        message, lines = f"{message} ({mark})", [f"**This is {mark}.**", "", *lines]
     return Outcome(state, message, "\n".join(lines).strip(), report)
 
 
@@ -184,6 +187,7 @@ def _write(
             "outcome": outcome.outcome,
             "message": outcome.message,
             "level": night.config.nightly.level,
+            "limit": night.config.evaluate.limit,
             "targets": {
                 target.name: {
                     "outcome": target.outcome,

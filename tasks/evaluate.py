@@ -14,14 +14,17 @@ from tasks.stage import Job, stage
 
 
 def _files(config: Config) -> dict[str, Path]:
-    return {
-        f"{benchmark.name}{benchmark.split}.{field}": path
-        for benchmark in config.evaluate.benchmarks
-        for field in ("path", "images")
-        if (
-            path := getattr(benchmark, field)
-        ).exists()  # a missing one is reported by the stage, and others run
-    }
+    named: Counter[str] = Counter()
+    found: dict[str, Path] = {}
+    for benchmark in config.evaluate.benchmarks:
+        name = f"{benchmark.name}{benchmark.split}"
+        named[name] += 1
+        again = f"#{named[name]}" if named[name] > 1 else ""  # MMBench in both languages, say
+        for field in ("path", "images"):
+            path: Path = getattr(benchmark, field)
+            if path.exists():  # a missing one is reported by the stage, and others run
+                found[f"{name}{again}.{field}"] = path
+    return found
 
 
 @contextmanager

@@ -86,3 +86,18 @@ def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_no
     assert [entry["row"] for entry in document["rows"]] == list(rows)
     assert document["rows"][2]["missing"] == {"pope": "no files"}
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert document["limit"] is None and "quick look" not in text
+
+
+def test_the_table_of_a_quick_look_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    folder = nights.evaluated(store, "00", {"vstar": [1.0, 0.0]}).folder
+    scores = json.loads((folder / "scores.json").read_text())
+    for score in scores["scores"]:
+        score["limit"] = 2
+    (folder / "scores.json").write_text(json.dumps(scores))
+    text = ablation.write(tmp_path, {"full": folder}, "full", toy=False)
+    assert text.startswith(
+        "**This is a quick look: at most 2 questions of each benchmark, a seeded sample.**"
+    )
+    assert json.loads((tmp_path / "table.json").read_text())["limit"] == 2

@@ -156,6 +156,17 @@ def test_the_outcome_is_there_for_programs(store: Store) -> None:
     assert (written["outcome"], comparison["lost"], comparison["won"]) == ("regressed", 12, 0)
 
 
+def test_a_quick_look_is_marked_in_the_message_the_table_the_page_and_for_programs(store: Store) -> None:
+    made = nights.evaluated(store, "0000", {"vstar": RIGHT})
+    config = nights.config(store.root, evaluate={"limit": 100})
+    outcome = nightly.hold(store, Night("night-0", START, config), [made], {})
+    mark = "a quick look: at most 100 questions of each benchmark, a seeded sample"
+    assert outcome.message == f"nothing to compare with yet ({mark})"
+    assert outcome.table.startswith(f"**This is {mark}.**")
+    assert "A quick look." in outcome.report.read_text()
+    assert json.loads(outcome.report.with_name("outcome.json").read_text())["limit"] == 100
+
+
 def test_flips_come_lost_first_with_where_both_replies_looked(store: Store, tmp_path: Path) -> None:
     """Pictures are drawn from the benchmark's own files, as long as they are those that were asked about."""
     before = nights.evaluated(store, "0000", {"vstar": [0.0, 1.0, 1.0]})

@@ -10,7 +10,7 @@ or `MMBench/cn` (with `dev-00000-of-00001.parquet` and `test-...`), or one of th
 `lmms-lab/MMBench_EN` has the legacy rows in the same form (4,377 in dev where the others have 4,329).
 
 Asked as Bunny and LLaVA do: hint, question, "A. ..." lines and the instruction, which is Chinese in the Chinese files
-(folder `cn` or `_CN` in the file's name).
+(folder `cn` or `_CN` in the file's name). Their scores are named `dev_cn` and `test_cn`.
 
 `official` reads letters by VLMEvalKit's rules (vlmeval/utils/matching_util.py, can_infer): the one option letter
 among the words if it is one of the last four, else the letter after "answer is", else the one option whose text occurs
@@ -61,10 +61,10 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The rows of one file, rotations included; see `question.Benchmark`."""
     pictures: dict[str, str] = {}
     for path in _files(source):
-        instruction = CHINESE if path.parent.name == "cn" or "_CN" in path.name else INSTRUCTION
+        chinese = _is_chinese(path)
         for line, row in _rows(path):
             try:
-                yield _question(row, source.split or row.get("split") or "", pictures, instruction)
+                yield _question(row, source.split or row.get("split") or "", pictures, chinese)
             except files.BadRow as error:
                 yield files.reject(source.name, path, line, error)
 
@@ -105,7 +105,8 @@ def submission(source: config.Benchmark, readings: Sequence[tuple[Question, str]
                 writer = csv.DictWriter(out, list(shown), delimiter="\t", lineterminator="\n")
                 writer.writeheader()
             writer.writerow(shown)
-    return "mmbench_submission.tsv", out.getvalue().encode()
+    name = "mmbench_submission_cn.tsv" if _is_chinese(_files(source)[0]) else "mmbench_submission.tsv"
+    return name, out.getvalue().encode()
 
 
 def _inferred(reply: str, options: dict[str, str]) -> str:
@@ -155,6 +156,10 @@ def _files(source: config.Benchmark) -> list[Path]:
     )
 
 
+def _is_chinese(path: Path) -> bool:
+    return path.parent.name == "cn" or "_CN" in path.name
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their places; every field a text but an embedded image."""
     if path.suffix == ".parquet":
@@ -196,7 +201,8 @@ def _image(row: dict[str, Any], index: int, pictures: dict[str, str]) -> Any:
         raise files.BadRow("image-broken", f"image: not base64: {error}", "image") from error
 
 
-def _question(row: dict[str, Any], split: str, pictures: dict[str, str], instruction: str) -> Question:
+def _question(row: dict[str, Any], split: str, pictures: dict[str, str], chinese: bool) -> Question:
+    split += "_cn" if chinese else ""
     index = files.integer(row, "index")
     data = _image(row, index, pictures)
     # Empty cells read "nan" in files that went through pandas.
@@ -212,7 +218,7 @@ def _question(row: dict[str, Any], split: str, pictures: dict[str, str], instruc
     lines += [
         files.text(row, "question"),
         *(f"{letter}. {text}" for letter, text in options),
-        instruction,
+        CHINESE if chinese else INSTRUCTION,
     ]
     return Question(
         id=f"{split}/{index}",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.config import Config, identity
+from tasks import evaluate
 from tasks import identity as identities
 
 MODULE = '"""Docs."""\nfrom sifthinker import b\n\ndef f(x):\n    """What f does."""\n    return x + 1\n'
@@ -87,3 +88,17 @@ def test_paths_limits_and_names_of_keys_are_no_part_of_an_identity() -> None:
     config = Config.model_validate({"scenes": {}})
     assert set(identity(config.annotate.api)) == {"base_url", "model", "mode", "batch_chat_path"}
     assert "concurrency" not in identity(config.evaluate)
+
+
+def test_a_benchmark_that_is_there_twice_has_the_digests_of_both_files(tmp_path: Path) -> None:
+    folders = [tmp_path / language for language in ("en", "cn", "lost")]
+    for folder in folders[:2]:
+        folder.mkdir()
+    entries = [{"name": "mmbench", "path": folder, "images": folder} for folder in folders]
+    config = Config.model_validate({"scenes": {}, "evaluate": {"benchmarks": entries}})
+    assert evaluate._files(config) == {
+        "mmbench.path": folders[0],
+        "mmbench.images": folders[0],
+        "mmbench#2.path": folders[1],
+        "mmbench#2.images": folders[1],
+    }
