@@ -31,6 +31,7 @@ from flows.options import (
 )
 from sifthinker import config as configuration
 from sifthinker.config import Config, UserError
+from sifthinker.disk import explained
 from sifthinker.store import Ref, Store
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -39,7 +40,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 def main() -> None:
     """Runs the command; a user's mistake ends with its message and exit code 2, never a traceback."""
     try:
-        app()
+        with explained("sif"):
+            app()
     except UserError as error:
         Console(stderr=True).print(
             f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True

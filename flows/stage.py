@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from sifthinker.config import Config, UserError
+from sifthinker.disk import explained
 from sifthinker.store import Damaged, Ref, Store
 from tasks import placement
 from tasks.depth import depth
@@ -46,7 +47,7 @@ def stage(
     """
     try:
         store = Store.of(config)
-        with alive(store):
+        with explained(f"store {store.root}"), alive(store):
             decision = decide(store, STAGES[stage], label, placement.received(config, store), inputs, refresh)
             if decision.order.key != key(identity):
                 reasons = "; ".join(differences(identity, dict(decision.order.identity)))

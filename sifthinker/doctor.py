@@ -22,7 +22,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from sifthinker.config import STANDIN, Api, Config, UserError
+from sifthinker.disk import trouble
 from sifthinker.store import Store, write_json
 
 Verdict = Literal["ok", "warning", "error"]
@@ -251,12 +252,13 @@ def store(config: Config) -> Iterator[Finding]:
             else:
                 locks = False
     except OSError as error:
-        todo = "give this user the right to write there, or set `store` to another folder"
-        yield Finding("store", "error", f"{opened.root}: cannot be written: {error.strerror or error}", todo)
+        found, _, todo = (trouble(error) or f"{error}; see to what it names").partition("; ")
+        yield Finding("store", "error", f"{opened.root}: cannot be written: {found}", todo)
         return
     finally:
-        probe.unlink(missing_ok=True)
-        Path(f"{probe}.lock").unlink(missing_ok=True)
+        with suppress(OSError):  # of a store that cannot be written: there is nothing to remove
+            probe.unlink(missing_ok=True)
+            Path(f"{probe}.lock").unlink(missing_ok=True)
     kind = _filesystem(opened.root)
     if locks:
         yield Finding("store", "ok", f"{opened.root}: writes and locks on {kind}")
@@ -267,7 +269,8 @@ def store(config: Config) -> Iterator[Finding]:
 
 def remote(config: Config) -> Iterator[Finding]:
     """Whether the bucket can be listed, written and locked."""
-    there = Store(config.store, config.remote).remote
+    known = (config.store / "remote.json").exists()  # the folder remembers whose cache it is
+    there = Store(config.store, config.remote).remote if config.remote or known else None
     if there is None:
         yield Finding("remote", "ok", "none is configured")
         return

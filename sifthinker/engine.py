@@ -25,6 +25,7 @@ import orjson
 
 from sifthinker.batch import IN_FLIGHT, BatchEndpoint
 from sifthinker.config import Api, UserError
+from sifthinker.disk import trouble
 from sifthinker.endpoint import Dead, Endpoint, Transient, Unauthorized
 from sifthinker.ledger import LEASE, Budget, Failure, Ledger, Reply, Usage
 from sifthinker.limits import MINUTE, Gate, Quota, Ticket
@@ -329,9 +330,14 @@ class Engine:
                     self._ledger_thread, self._commit, operations, bool(paid)
                 )
             except Exception as error:  # noqa: BLE001 - to each of those who wait
+                told: Exception = error
+                if said := trouble(error):  # what is bought now could not be recorded: nothing more is asked
+                    told = UserError(f"{self.ledger.path.name}: {said}. What was recorded before is kept")
+                    told.__cause__ = error
+                    self.stopped = self.stopped or told
                 for _, _, done in queue:
                     if not done.done():
-                        done.set_exception(error)
+                        done.set_exception(told)
                 continue
             for usage in paid:
                 self._bought += usage

@@ -15,6 +15,7 @@ has to be on a local disk. Pictures are never stored, only their digests.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import sqlite3
@@ -29,7 +30,9 @@ from typing import Any, Literal
 import psutil
 
 from sifthinker.config import UserError
+from sifthinker.disk import trouble
 
+logger = logging.getLogger(__name__)
 LEASE = 30.0  # seconds without a heartbeat after which an owner on another host (container) counts as dead
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -144,21 +147,26 @@ class Ledger:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(_SCHEMA)
+            self.beat()
         except (OSError, sqlite3.Error) as error:
-            raise UserError(
-                f"{path.name}: cannot open the ledger of paid calls: {error}. It must be a SQLite file on a local "
-                "disk; move a damaged one away (what it holds would be paid again)"
-            ) from error
-        self.beat()
+            advice = "It must be a SQLite file on a local disk; move a damaged one away (what it holds would be paid again)"
+            why = trouble(error) or f"{error}. {advice}"  # nobody shall move it away because the disk is full
+            raise UserError(f"{path.name}: cannot open the ledger of paid calls: {why}") from error
 
     def close(self) -> None:
-        """Gives back what is still reserved."""
-        with self.transaction():
-            self._db.execute(
-                "UPDATE calls SET state = 'failed' WHERE state = 'reserved' AND owner = ?", [self.owner]
-            )
-            self._db.execute("DELETE FROM owners WHERE owner = ?", [self.owner])
-        self._db.close()
+        """Gives back what is still reserved; on a full disk the next one takes it over, once this process is gone."""
+        try:
+            with self.transaction():
+                self._db.execute(
+                    "UPDATE calls SET state = 'failed' WHERE state = 'reserved' AND owner = ?", [self.owner]
+                )
+                self._db.execute("DELETE FROM owners WHERE owner = ?", [self.owner])
+        except sqlite3.Error as error:
+            if not (said := trouble(error)):
+                raise
+            logger.warning("%s: reservations are not given back: %s", self.path.name, said)
+        finally:
+            self._db.close()
 
     @contextlib.contextmanager
     def transaction(self, durable: bool = True) -> Iterator[None]:
@@ -175,16 +183,17 @@ class Ledger:
         self._depth += 1
         try:
             yield
+            if self._depth == 1:
+                self._charge()
+                self._db.execute("COMMIT")
         except BaseException:
-            self._depth -= 1
-            if self._depth == 0:
+            if self._depth == 1:
                 self._costs.clear()
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite ends it itself when the disk is full
+                    self._db.execute("ROLLBACK")
             raise
-        self._depth -= 1
-        if self._depth == 0:
-            self._charge()
-            self._db.execute("COMMIT")
+        finally:
+            self._depth -= 1
 
     def beat(self) -> None:
         """Says that this owner is alive; due several times per lease."""

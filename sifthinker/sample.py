@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,9 +247,13 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+            self._file.close()
+            return
+        with suppress(OSError, pa.ArrowException):  # a full disk: its first error is the one to be told
+            self._file.close()
 
     def add(self, record: Any) -> None:
         self._chunk.append(record if isinstance(record, dict) else dataclasses.asdict(record))

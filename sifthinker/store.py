@@ -30,6 +30,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.config import Config, UserError
+from sifthinker.disk import trouble
 from sifthinker.lock import Lock
 from sifthinker.remote import Remote
 
@@ -392,7 +393,9 @@ class Digests:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with closing(self._connect()) as db, db:
+        self._unwritten: dict[str, str] = {}  # what could not be remembered beyond this process
+        self._told = False
+        with self._tolerant(), closing(self._connect()) as db, db:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("CREATE TABLE IF NOT EXISTS digests (stat TEXT PRIMARY KEY, sha256 TEXT NOT NULL)")
 
@@ -414,23 +417,37 @@ class Digests:
 
     def _files(self, paths: list[Path]) -> list[str]:
         stats = [_stat_key(path) for path in paths]
-        with closing(self._connect()) as db:
-            known = {
-                stat: row[0]
-                for stat in stats
-                if (row := db.execute("SELECT sha256 FROM digests WHERE stat = ?", (stat,)).fetchone())
-            }
-            unknown = [(path, stat) for path, stat in zip(paths, stats, strict=True) if stat not in known]
-            for start in range(0, len(unknown), 500):  # one transaction for many: a commit costs a sync
-                for path, stat in unknown[start : start + 500]:
-                    with path.open("rb") as file:
-                        known[stat] = hashlib.file_digest(file, "sha256").hexdigest()
-                with db:
-                    db.executemany(
-                        "INSERT OR REPLACE INTO digests VALUES (?, ?)",
-                        [(stat, known[stat]) for _, stat in unknown[start : start + 500]],
-                    )
+        known = {stat: self._unwritten[stat] for stat in stats if stat in self._unwritten}
+        with self._tolerant(), closing(self._connect()) as db:
+            for stat in stats:
+                if row := db.execute("SELECT sha256 FROM digests WHERE stat = ?", (stat,)).fetchone():
+                    known[stat] = row[0]
+        unknown = [(path, stat) for path, stat in zip(paths, stats, strict=True) if stat not in known]
+        for start in range(0, len(unknown), 500):  # one transaction for many: a commit costs a sync
+            new = {}
+            for path, stat in unknown[start : start + 500]:
+                with path.open("rb") as file:
+                    new[stat] = hashlib.file_digest(file, "sha256").hexdigest()
+            known |= new
+            self._unwritten |= new
+            with self._tolerant():
+                with closing(self._connect()) as db, db:
+                    db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())
+                for stat in new:
+                    self._unwritten.pop(stat, None)
         return [known[stat] for stat in stats]
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """A store on a disk that is full or read-only can be looked at: its files are then read again every time."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if not (said := trouble(error)):
+                raise
+            if not self._told:
+                logger.warning("%s: digests of files are not remembered: %s", self.path, said)
+            self._told = True
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=60)
@@ -446,9 +463,13 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON under a temporary name, syncs, renames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _sync(temporary)
-    temporary.rename(path)
+    try:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _sync(temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _stat_key(path: Path) -> str:

@@ -19,6 +19,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from sifthinker import scenes
 from sifthinker.config import Config, UserError
+from sifthinker.disk import explained
 from sifthinker.store import Damaged, Ref, Store
 from tasks import lineage, placement, shown
 from tasks.identity import differences
@@ -236,7 +237,13 @@ def carry_out(
     except Stopped:
         state = f"stopped after {partial.stop_after}"
     finally:
-        keep(acting.made, state)
+        try:
+            keep(acting.made, state)
+        except OSError as error:
+            if state != "failed":
+                raise
+            # The stage's own error says more; where this run stopped is seen by its record from before.
+            get_run_logger().warning("%s cannot be written: %s", path, error)
     return acting.made
 
 
@@ -252,7 +259,7 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
     assert context and context.flow_run
     try:
         store = Store.of(config)
-        with alive(store):
+        with explained(f"store {store.root}"), alive(store):
             config = placement.settled(config)
             planned = plan(pipeline, config, partial, store)
             shown.markdown(plan_table(planned), "plan", "What runs, and why")

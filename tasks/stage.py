@@ -28,6 +28,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from sifthinker.config import Config, UserError
+from sifthinker.disk import explained
 from sifthinker.sample import REJECTS, Reject, Writer
 from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
 from tasks import identity, placement, shown
@@ -316,21 +317,21 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
 
 def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
-    with ExitStack() as stack:
-        lock = store.lock(order.place, order.key)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("another run is making %s %s: waiting for it", order.label, order.key)
-            lock.acquire()
-        stack.callback(lock.release)
-        if found := _made_meanwhile(store, order):
-            return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
-        try:
+    try:
+        with explained(order.label), ExitStack() as stack:
+            lock = store.lock(order.place, order.key)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("another run is making %s %s: waiting for it", order.label, order.key)
+                lock.acquire()
+            stack.callback(lock.release)
+            if found := _made_meanwhile(store, order):
+                return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
             _make(order, store, log)
-        except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
-            log.error("%s", error)
-            return Failed(message=str(error))
+    except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
+        log.error("%s", error)
+        return Failed(message=str(error))
     return Completed()
 
 

@@ -36,6 +36,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from sifthinker import config, lifeline
 from sifthinker.config import Lora, Section, Train, UserError
+from sifthinker.disk import explained
 
 logger = logging.getLogger(__name__)
 Run = TypeVar("Run", bound=Section)
@@ -60,7 +61,8 @@ def main(program: Callable[[Path], None]) -> None:
     for library in (transformers.utils.logging, datasets.utils.logging):
         library.disable_progress_bar()
     try:
-        program(path)
+        with explained("training"):
+            program(path)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
