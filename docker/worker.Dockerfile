@@ -2,7 +2,8 @@
 # The Prefect server, and a worker without a GPU.
 #   docker build -f docker/worker.Dockerfile --target server -t sifthinker-server:0.1.0 .
 #   docker build -f docker/worker.Dockerfile --target worker -t sifthinker-worker:0.1.0 .
-# TORCH_INDEX_URL: an index that has torch's CPU wheels; without it the worker's torch brings several GB of CUDA along.
+# Build argument TORCH_INDEX_URL: an index with torch's CPU wheels (2.13.0+cpu, which pip then prefers); without it the
+# worker's torch is the one for GPUs, of the same version, with several GB of CUDA.
 # Base images are pinned by tag. By digest: docker buildx imagetools inspect IMAGE:TAG, then FROM IMAGE:TAG@sha256:...
 
 FROM python:3.11.14-slim-bookworm AS dependencies
@@ -27,7 +28,7 @@ CMD ["prefect", "server", "start", "--host", "0.0.0.0"]
 
 FROM dependencies AS worker
 ARG TORCH_INDEX_URL=
-RUN pip install ninja==1.13.2 torch==2.13.0 -c constraints.txt ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"}
+RUN PIP_EXTRA_INDEX_URL=$TORCH_INDEX_URL pip install ninja==1.13.2 torch==2.13.0 -c constraints.txt
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['train'], sep='\n')" > train.txt \
     && DS_BUILD_OPS=0 pip install -r train.txt -c constraints.txt
 COPY . .

@@ -35,6 +35,37 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_writes_beside_its_volumes_is_in_its_own_memory(name: str) -> None:
+    service = SERVICES[name]
+    folders = [mount.split(":")[0] for mount in service["tmpfs"]]
+    environment = service["environment"]
+    assert environment["TMPDIR"] in folders, (
+        "the rest is read-only, and so would be the folder of temporary files"
+    )
+    for variable in ("PREFECT_HOME", "PREFECT_SERVER_UI_STATIC_DIRECTORY"):
+        written = environment.get(variable, folders[0])
+        assert any(written == folder or written.startswith(f"{folder}/") for folder in folders)
+    uid, gid = service["user"].split(":")
+    assert all(f"uid={uid},gid={gid}" in mount for mount in service["tmpfs"])
+
+
+def test_workers_are_given_what_a_store_on_s3_needs() -> None:
+    for name, service in SERVICES.items():
+        if name.startswith("worker"):
+            names = {variable for variable in service["environment"] if variable.startswith("AWS_")}
+            assert names == {
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "AWS_DEFAULT_REGION",
+                "AWS_ENDPOINT_URL_S3",
+            }
+            # An empty region is no region to boto3, and an error.
+            assert re.fullmatch(
+                r"\$\{AWS_DEFAULT_REGION:-[a-z0-9-]+\}", service["environment"]["AWS_DEFAULT_REGION"]
+            )
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_published_on_loopback_alone(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 

@@ -54,6 +54,29 @@ def test_a_pod_meets_the_restricted_standard(key: str) -> None:
         assert {mount["name"] for mount in container["volumeMounts"]} <= mounts
 
 
+@pytest.mark.parametrize("key", PODS)
+def test_what_a_pod_writes_beside_its_volumes_is_in_a_volume_of_its_own(key: str) -> None:
+    pod = PODS[key]["spec"]
+    scratch = {volume["name"] for volume in pod["volumes"] if "emptyDir" in volume}
+    for container in pod["containers"]:
+        folders = [m["mountPath"] for m in container["volumeMounts"] if m["name"] in scratch]
+        environment = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+        assert environment["TMPDIR"] in folders
+        for variable in ("PREFECT_HOME", "PREFECT_SERVER_UI_STATIC_DIRECTORY"):
+            written = environment.get(variable, folders[0])
+            assert any(written == folder or written.startswith(f"{folder}/") for folder in folders)
+
+
+def test_workers_take_keys_and_the_object_stores_variables_from_secrets_that_may_be_missing() -> None:
+    for key, pod in PODS.items():
+        if "worker" in key or key.startswith("Job-gpu"):
+            secrets = {
+                s["secretRef"]["name"]: s["secretRef"] for s in pod["spec"]["containers"][0]["envFrom"]
+            }
+            assert set(secrets) == {"api-keys", "object-store"}
+            assert all(secret["optional"] for secret in secrets.values())
+
+
 @pytest.mark.parametrize("key", [key for key in PODS if not key.startswith("Job-")])
 def test_what_runs_for_ever_is_probed(key: str) -> None:
     for container in PODS[key]["spec"]["containers"]:
