@@ -119,7 +119,8 @@ class Depth(Section):
 
     weights: str = Field(
         "depth-anything/Depth-Anything-V2-Small-hf",
-        description="'tiny' (random, built on the spot), a local folder, or a hub id. Large is CC-BY-NC-4.0",
+        description="'tiny' (random, built on the spot), 'miniature' (small, trained on rendered scenes), a local "
+        "folder, or a hub id. Large is CC-BY-NC-4.0",
     )
     revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
     size: int = Field(518, ge=14, description="shorter side of the model's input, pixels, multiple of 14")

@@ -31,6 +31,7 @@ from typing import Literal
 import psutil
 from filelock import FileLock, Timeout
 
+from sifthinker import miniature
 from sifthinker.config import STANDIN, Api, Config, UserError
 from sifthinker.disk import trouble
 from sifthinker.store import Store, write_json
@@ -340,6 +341,10 @@ def weights(config: Config) -> Iterator[Finding]:
         folder = Path(given).expanduser()
         if given == TINY:
             yield Finding(name, "ok", "tiny: random, built on the spot; learns nothing")
+        elif given == miniature.NAME and name == "depth.weights":
+            yield Finding(
+                name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
+            )
         elif folder.is_dir():
             lacks = [file for file in ("config.json", "*.safetensors") if not any(folder.glob(file))]
             if lacks:
@@ -349,7 +354,10 @@ def weights(config: Config) -> Iterator[Finding]:
                 yield Finding(name, "ok", str(folder))
         elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given):
             yield Finding(
-                name, "error", f"{given}: no such folder", "give a folder, a hub id (owner/name), or tiny"
+                name,
+                "error",
+                f"{given}: no such folder",
+                "give a folder, a hub id (owner/name), tiny, or miniature (depth)",
             )
         elif os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false", "no"):
             todo = "unset HF_HUB_OFFLINE, or give a folder, unless the store has them already"

@@ -76,7 +76,11 @@ class Node:
     def doubts(self) -> str:
         """What about it was not the real thing."""
         notes = self.manifest["notes"] if self.manifest else {}
-        said = {"toy": "random toy", "standin": "answers of the stand-in"}
+        said = {
+            "toy": "random toy",
+            "miniature": "miniature, trained on scenes",
+            "standin": "answers of the stand-in",
+        }
         return ", ".join(text for name, text in said.items() if notes.get(name))
 
 

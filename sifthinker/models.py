@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
+from sifthinker import miniature
 from sifthinker.config import UserError
 from sifthinker.processors import encode, install_processors, load_processor, picture_tokens
 from sifthinker.tiny import DEPTH, build_tiny, build_tiny_depth
@@ -45,14 +47,15 @@ def fetch(
     """Makes model weights available as a folder and says which they are.
 
     Args:
-        weights: 'tiny' (built into `out`), a local folder (used where it is), or a hub id (downloaded into `out`).
+        weights: 'tiny' (built into `out`), 'miniature' (trained on rendered scenes, kept here), a local folder (used
+            where it is), or a hub id (downloaded into `out`).
         revision: of the hub repository; none is its main branch.
         kind: policy or depth model; `family` and `seed` are the policy's, `seed` also a tiny depth model's.
         out: empty or new folder.
 
     Returns:
-        `folder`; `origin` (tiny, folder or hub); `revision` (the commit, for a hub id, else ""); `model_type`;
-        `toy` (the name of a random toy, else "").
+        `folder`; `origin` (tiny, miniature, folder or hub); `revision` (the commit, for a hub id, else ""); `model_type`;
+        `toy` (the name of a random toy, else ""); `miniature` (the name of one, else "").
 
     Raises:
         UserError: not to be had, of another family, or not in safetensors.
@@ -65,13 +68,16 @@ def fetch(
             build_tiny_depth(seed, out)
         else:
             build_tiny(family, seed, out)
+    elif weights == miniature.NAME:
+        origin = miniature.NAME
+        shutil.copytree(miniature.folder(kind), out, dirs_exist_ok=True)
     elif local.is_dir():
         folder, origin = local.resolve(), "folder"
     elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", weights):
         commit = _download(weights, revision, out)
     else:
         raise UserError(
-            f"weights: {weights!r} is neither 'tiny', nor an existing folder, nor a hub id (owner/name)"
+            f"weights: {weights!r} is neither 'tiny', nor 'miniature', nor an existing folder, nor a hub id (owner/name)"
         )
     config = _config(folder)
     expected = DEPTH if kind == "depth" else family
@@ -87,6 +93,7 @@ def fetch(
         "revision": commit,
         "model_type": expected,
         "toy": str(config.get("toy", "")),
+        "miniature": str(config.get("miniature", "")),
     }
 
 

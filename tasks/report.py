@@ -24,6 +24,12 @@ def report(job: Job) -> None:
             f"{m['label']}: {m['notes']['toy']} is a random toy. It learns nothing; scores are chance."
             for m in toys
         ),
+        *(
+            f"{m['label']}: {m['notes']['miniature']} is a small model trained on rendered scenes, a stand-in for the "
+            "published weights."
+            for m in manifests
+            if m["notes"].get("miniature")
+        ),
         *(f"{m['label']}: {m['notes']['standin']}" for m in manifests if m["notes"].get("standin")),
     ]
     scores = json.loads((job.inputs["evaluate"].path / "scores.json").read_text(encoding="utf-8"))

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
+from sifthinker import miniature
 from tasks.stage import Job, stage
 
 
-def _local(weights: str) -> dict[str, Path]:
+def _local(weights: str, kind: Literal["policy", "depth"]) -> dict[str, Path]:
+    if weights == miniature.NAME:
+        return {"weights": miniature.folder(kind)}
     return {"weights": Path(weights)} if Path(weights).is_dir() else {}
 
 
@@ -18,7 +21,7 @@ def _local(weights: str) -> dict[str, Path]:
         "seed": c.model.seed,
     },
     code=("sifthinker.models",),
-    files=lambda c: _local(c.model.weights),
+    files=lambda c: _local(c.model.weights, "policy"),
     retries=2,  # a download
 )
 def policy_weights(job: Job) -> None:
@@ -29,7 +32,7 @@ def policy_weights(job: Job) -> None:
 @stage(
     config=lambda c: {"weights": c.depth.weights, "revision": c.depth.revision, "seed": c.model.seed},
     code=("sifthinker.models",),
-    files=lambda c: _local(c.depth.weights),
+    files=lambda c: _local(c.depth.weights, "depth"),
     retries=2,
 )
 def depth_weights(job: Job) -> None:

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sifthinker import models, prompts
-from sifthinker.config import UserError
+from sifthinker import depth, estimate, miniature, models, prompts, scenes
+from sifthinker.config import Depth, UserError
 
 FAMILIES = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"]
 IMAGES = [Image.linear_gradient("L").resize((224, 168)), Image.radial_gradient("L").resize((224, 168))]
@@ -152,7 +154,7 @@ def test_fetch_builds_a_toy_depth_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "kind", "family", "message"),
     [
-        ("/nowhere/at/all", "policy", "llava", "neither 'tiny', nor an existing folder, nor a hub id"),
+        ("/nowhere/at/all", "policy", "llava", "neither 'tiny', nor 'miniature', nor an existing folder, nor a hub id"),
         ("tiny", "policy", "bunny", "known are qwen2_5_vl, qwen2_vl, qwen3_vl, llava"),
         ("FOLDER", "policy", "llava", "model_type is 'qwen2_5_vl', expected 'llava'"),
         ("FOLDER", "depth", "llava", "expected 'depth_anything'"),
@@ -228,3 +230,37 @@ def test_code_in_a_model_folder_is_never_run(tiny: Path, tmp_path: Path) -> None
     assert type(models.load_policy(folder, "fp32")).__name__ == "Qwen2_5_VLForConditionalGeneration"
     models.load_processor(folder, 224 * 168)
     assert not ran.exists()
+
+
+def test_the_miniature_sees_the_depth_of_scenes_that_it_never_saw(tmp_path: Path) -> None:
+    found = models.fetch("miniature", None, "depth", "", 0, tmp_path / "depth")
+    assert (found["origin"], found["toy"], found["miniature"]) == (
+        "miniature",
+        "",
+        "miniature-depth_anything",
+    )
+    assert {path.name for path in (tmp_path / "depth").iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    correlations = []
+    for scene, _ in islice(scenes.stream("pretrain-held-out", 7, 224, 168), 12):
+        config = Depth(weights="miniature", size=168)
+        [made] = estimate.estimate([("0" * 64, scenes.jpeg(scene))], tmp_path / "depth", config)
+        seen = depth.decode_bytes(made.png)  # 0 = nearest, as the scene's
+        correlations.append(np.corrcoef(seen.ravel(), scene.view.depth.ravel())[0, 1])
+    assert np.mean(correlations) > 0.95
+
+
+def test_the_weights_that_are_kept_here_are_small_and_hold_no_code() -> None:
+    folder = Path(miniature.__file__).parent
+    kept = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert sum(path.stat().st_size for path in kept) <= 8_000_000
+    assert {path.suffix for path in kept} <= {".safetensors", ".json", ".md"}
+
+
+def test_what_has_not_been_trained_is_not_to_be_had(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no policy has been trained yet"):
+        models.fetch("miniature", None, "policy", "qwen2_5_vl", 0, tmp_path)
