@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from sifthinker import aliases, remote
-from sifthinker.config import Config, UserError
+from sifthinker import aliases, doctor, remote
+from sifthinker.config import Config, UserError, parse
 from sifthinker.store import Damaged, Ref, Store
 
 
@@ -183,3 +183,17 @@ def test_a_remote_that_cannot_be_reached_is_explained(
     with pytest.raises(UserError, match=r"cannot list.*Check AWS_ENDPOINT_URL_S3") as said:
         Store.of(Config(store=tmp_path, remote=f"s3://{bucket}/x", scenes={}))  # type: ignore[arg-type]
     assert "not-a-real-secret" not in str(said.value)
+
+
+def test_the_doctor_reads_writes_and_locks_a_remote_and_leaves_nothing_there(
+    url: str, tmp_path: Path
+) -> None:
+    settings = parse({"store": str(tmp_path / "store"), "remote": url, "scenes": {}}, "test")
+    (found,) = doctor.remote(settings)
+    assert found.verdict == "ok" and "reads, writes and locks" in found.found
+    assert not Store(tmp_path / "store").remote.list("")
+    (again,) = doctor.remote(settings.model_copy(update={"remote": None}))
+    assert url in again.found, "the folder remembers whose cache it is"
+    missing = settings.model_copy(update={"remote": "s3://nowhere/x", "store": tmp_path / "other"})
+    (wrong,) = doctor.examine({"remote": lambda: doctor.remote(missing)})
+    assert wrong.verdict == "error" and "NoSuchBucket" in wrong.found
