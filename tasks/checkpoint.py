@@ -39,9 +39,13 @@ def find(store: Store, name: str) -> Ref | Path:
             return found.ref
     if (Path(name) / "config.json").is_file():
         return Path(name)
+    if name == LATEST:
+        raise UserError(
+            f"checkpoint 'latest': no run of {store.root} came as far as its report; name one that `sif status` lists"
+        )
     raise UserError(
         f"checkpoint {name!r} is no alias, run or model of {store.root}, and no folder of a model; "
-        f"`sif status` lists the runs, `sif promote RUN --as {name} --why ...` pins an alias"
+        "`sif status` lists the runs, `sif promote RUN --as ALIAS --why ...` pins an alias"
     )
 
 
