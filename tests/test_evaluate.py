@@ -16,6 +16,7 @@ from PIL import Image
 
 from sifthinker import config, evaluate, sample, vlm
 from sifthinker.benchmarks import BENCHMARKS
+from sifthinker.benchmarks.question import Missing
 
 OPTIONS = "\n(A) red\n(B) blue\nAnswer with the option's letter from the given choices directly."
 CHAIN = (
@@ -231,6 +232,14 @@ def test_missing_files_are_said_and_the_other_benchmarks_run(tmp_path):
     assert first["benchmark"] == "spatialbench" and first["strict"] is None
     assert "positional.json" in first["missing"] and "RussRobin/SpatialBench" in first["missing"]
     assert len(others) == 3 and all(s["missing"] is None for s in others)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_with_nothing_there_the_question_files_are_named_before_the_pictures(name, tmp_path):
+    nowhere = config.Benchmark(name=name, path=tmp_path / "none", images=tmp_path / "no-pictures")
+    with pytest.raises(Missing, match=r"wants (?!its images).*published at https") as caught:
+        list(BENCHMARKS[name].load(nowhere))
+    assert str(tmp_path / "none") in str(caught.value)
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(tmp_path):

@@ -54,7 +54,6 @@ Detection = tuple[str, Box]  # label, 0..1
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """One question a picture; see `question.Benchmark`."""
-    files.image_folder(source, PUBLISHED)
     wanted = [name.strip() for name in source.split.split(",") if name.strip()] or list(SUBTASKS)
     unknown = sorted(set(wanted) - {*SUBTASKS, "coco"})
     if unknown:
@@ -62,6 +61,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
             f"{source.name}: no split {', '.join(unknown)}; known: {', '.join(SUBTASKS)}, coco"
         )
     paths = {name: files.find(source, f"{name}.json", PUBLISHED) for name in wanted}
+    files.image_folder(source, PUBLISHED)
     for name, path in paths.items():
         document = files.json_document(path)
         if not isinstance(document, dict) or not {"images", "annotations", "categories"} <= set(document):

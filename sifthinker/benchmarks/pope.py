@@ -50,8 +50,8 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 except files.BadRow as error:
                     yield files.reject(source.name, path, index, error)
         return
-    files.image_folder(source, PUBLISHED)
     paths = {name: files.find(source, f"coco_pope_{name}.json", PUBLISHED) for name in CATEGORIES}
+    files.image_folder(source, PUBLISHED)
     for category, path in paths.items():
         for line, row in files.jsonl(path, source.name):
             if isinstance(row, Reject):

@@ -74,8 +74,9 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     if repositories := _repositories(source):
         yield from _embedded(source, repositories)
         return
+    named = _files(source)
     files.image_folder(source, PUBLISHED)
-    for split, path in _files(source):
+    for split, path in named:
         for line, row in files.jsonl(path, source.name):
             if isinstance(row, Reject):
                 yield row

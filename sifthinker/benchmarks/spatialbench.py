@@ -37,13 +37,13 @@ CATEGORIES = ("positional", "existence", "counting", "size")  # paper, Table 1
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of the wanted categories; see `question.Benchmark`."""
-    files.image_folder(source, PUBLISHED)
     wanted = (source.split,) if source.split else CATEGORIES
     if not set(wanted) <= {*CATEGORIES, "reach"}:
         raise config.UserError(
             f"{source.name}: no split {source.split}; known: {', '.join(CATEGORIES)}, reach"
         )
     paths = {category: files.find(source, f"{category}.json", PUBLISHED) for category in wanted}
+    files.image_folder(source, PUBLISHED)
     for category, path in paths.items():
         for index, row in files.json_array(path, source.name):
             if isinstance(row, Reject):

@@ -37,9 +37,9 @@ SOURCES = ("flickr30k", "gqa", "openimages", "vsr", "cub")
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of the wanted sources; see `question.Benchmark`."""
-    files.image_folder(source, PUBLISHED)
     wanted = [name.strip() for name in source.split.split(",") if name.strip()] or list(SOURCES)
     paths = [source.path] if source.path.is_file() else _paths(source, wanted)
+    files.image_folder(source, PUBLISHED)
     for path in paths:
         for index, row in files.json_array(path, source.name):
             if isinstance(row, Reject):
