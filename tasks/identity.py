@@ -20,7 +20,7 @@ from sifthinker.store import KEY_LENGTH, sha256
 
 PACKAGE = Path(sifthinker.__file__).parent
 # Its values are in the identity already, and its fields belong to all stages.
-WITHOUT_CODE = {"sifthinker.config", "sifthinker.disk", "sifthinker"}
+WITHOUT_CODE = {"sifthinker.config", "sifthinker.sections", "sifthinker.disk", "sifthinker"}
 
 Identity = dict[str, Any]
 

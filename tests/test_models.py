@@ -154,7 +154,12 @@ def test_fetch_builds_a_toy_depth_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "kind", "family", "message"),
     [
-        ("/nowhere/at/all", "policy", "llava", "neither 'tiny', nor 'miniature', nor an existing folder, nor a hub id"),
+        (
+            "/nowhere/at/all",
+            "policy",
+            "llava",
+            "neither 'tiny', nor 'miniature', nor an existing folder, nor a hub id",
+        ),
         ("tiny", "policy", "bunny", "known are qwen2_5_vl, qwen2_vl, qwen3_vl, llava"),
         ("FOLDER", "policy", "llava", "model_type is 'qwen2_5_vl', expected 'llava'"),
         ("FOLDER", "depth", "llava", "expected 'depth_anything'"),
