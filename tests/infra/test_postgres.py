@@ -21,6 +21,7 @@ from tasks.process import end
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SIF = str(Path(sys.executable).with_name("sif"))
 SHARDS = 200
+ENDED = {"Completed", "Cached"}
 
 
 def free_port() -> int:
@@ -99,19 +100,20 @@ def test_a_stage_of_200_shards_leaves_a_complete_record(environment: dict[str, s
     settings = [f"store={tmp_path}", f"scenes.rows={SHARDS}", "scenes.benchmark_rows=2"]
     fields = [x for field in (*settings, f"ingest.shards={SHARDS}") for x in ("--set", field)]
     sif(environment, "--config", "smoke", *fields, "--stop-after", "expand")
-    expected = {
-        **{(label, "Completed"): 1 for label in ("scenes", "depth-weights", "policy-weights", "ingest")},
-        ("expand", "Completed"): 1,
-        ("expand part", "Completed"): SHARDS,
-    }
-    recorded = settled(environment, sum(expected.values()))
-    assert recorded == expected
+    stages = ("scenes", "depth-weights", "policy-weights", "ingest", "expand")
+    recorded = settled(environment, len(stages) + SHARDS)
+    parts = {state: count for (name, state), count in recorded.items() if name == "expand part"}
+    # Shards without rows are equal, so that one of them is made and the others are taken from the store.
+    assert sum(parts.values()) == SHARDS and set(parts) == ENDED
+    assert {name: state for name, state in recorded if name != "expand part"} == dict.fromkeys(
+        stages, "Completed"
+    )
 
 
 def settled(environment: dict[str, str], least: int) -> Counter[tuple[str, str]]:
     """The states once at least so many task runs are on record and all have ended: events arrive a little later."""
     deadline = time.monotonic() + 60
-    while (found := states(environment)).total() < least or {state for _, state in found} != {"Completed"}:
+    while (found := states(environment)).total() < least or not {state for _, state in found} <= ENDED:
         if time.monotonic() > deadline:
             break  # what is missing shows in the caller's comparison
         time.sleep(1)
@@ -123,5 +125,5 @@ def test_the_demo_passes_on_postgresql(environment: dict[str, str], tmp_path: Pa
     before = states(environment)
     sif(environment, "--config", "smoke", "--set", f"store={tmp_path}")
     added = settled(environment, before.total() + 1) - before
-    assert {state for _, state in added} == {"Completed"}
+    assert {state for _, state in added} <= ENDED
     assert ("report", "Completed") in added
