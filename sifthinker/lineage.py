@@ -78,7 +78,7 @@ class Node:
         notes = self.manifest["notes"] if self.manifest else {}
         said = {
             "toy": "random toy",
-            "miniature": "miniature, trained on scenes",
+            "miniature": "miniature",
             "standin": "answers of the stand-in",
         }
         return ", ".join(text for name, text in said.items() if notes.get(name))
