@@ -2,6 +2,12 @@
 
 The server answers every question alike, from a process of its own. One at a time is the authors' way (a loop around
 the official client's call); it asks a tenth of the questions and its time is taken ten times.
+
+`python -m tests.benchmarks.evaluation 500 5000` holds the evaluation's rate against what latency and concurrency allow:
+as a whole (files read, pictures decoded, questions, scores and their intervals), for the questions alone (from the
+first one that is sent to the last reply), and steady (between a tenth and nine tenths of the replies, so without the
+first burst and the last wave). Imports and the server's start are before all of that. Processor times are of the
+process (user and system); with several threads they can exceed the seconds.
 """
 
 from __future__ import annotations
@@ -11,8 +17,12 @@ import base64
 import contextlib
 import itertools
 import json
+import math
 import multiprocessing
 import random
+import sys
+import tempfile
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -82,6 +92,59 @@ def ours(folder: Path, size: int) -> Work:
         return {row["id"].rpartition("/")[2]: [row["official"], row["answer"]] for row in found}
 
     return work
+
+
+def rate(size: int) -> dict[str, float]:
+    """Seconds and processor time of the evaluation of `size` questions, and its share of the ideal rate."""
+    from sifthinker import vlm
+
+    sent: list[float] = []
+    answered: list[float] = []
+
+    class Watched(vlm.Client):
+        def submit(self, request: vlm.Request) -> Any:
+            sent.append(time.perf_counter())
+            future = super().submit(request)
+            future.add_done_callback(lambda _: answered.append(time.perf_counter()))
+            return future
+
+    client, vlm.Client = vlm.Client, Watched  # type: ignore[misc]
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            small, folder = Path(name) / "small", Path(name) / "whole"
+            for made, questions in ((small, PART), (folder, size)):
+                made.mkdir()
+                prepare(made, questions)
+            ours(small, PART)()  # what is imported on the way is imported
+            work = ours(folder, size)
+            sent.clear()
+            answered.clear()
+            began, process, thread = time.perf_counter(), time.process_time(), time.thread_time()
+            work()
+            seconds = time.perf_counter() - began
+            process, thread = time.process_time() - process, time.thread_time() - thread
+    finally:
+        vlm.Client = client  # type: ignore[misc]
+    answered.sort()
+    concurrency = config.Evaluate().concurrency
+    ideal = math.ceil(size / concurrency) * LATENCY
+    questions = answered[-1] - sent[0]
+    low, high = size // 10, 9 * size // 10
+    steady = (high - low) / (answered[high] - answered[low])
+    return {
+        "questions": size,
+        "in flight": concurrency,
+        "ideal seconds": ideal,
+        "whole evaluation, seconds": round(seconds, 2),
+        "its share of the ideal rate": round(ideal / seconds, 3),
+        "before the first question, seconds": round(sent[0] - began, 2),
+        "after the last reply, seconds": round(began + seconds - answered[-1], 2),
+        "questions alone, seconds": round(questions, 2),
+        "questions' share of the ideal rate": round(ideal / questions, 3),
+        "steady share of the ideal rate": round(steady * LATENCY / concurrency, 3),
+        "processor ms a question": round(1000 * process / size, 2),
+        "of that the main thread": round(1000 * thread / size, 2),
+    }
 
 
 def one_at_a_time(folder: Path, size: int) -> Work:
@@ -164,3 +227,9 @@ PAIRS = [
         40, 500, 10, "questions", prepare, ours, one_at_a_time, same, rounds=3, other_part=PART,
     )
 ]  # fmt: skip
+
+if __name__ == "__main__":
+    for size in sys.argv[1:] or ["500", "5000"]:
+        for key, value in rate(int(size)).items():
+            print(f"{key:38} {value:g}")
+        print()
