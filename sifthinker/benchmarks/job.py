@@ -21,6 +21,8 @@ class Job:
     chosen: frozenset[int]
     # Image files are decoded once, to see that they are whole: path -> digest, or what is wrong.
     _seen: dict[str, str | images.BadImage] = field(default_factory=dict)
+    # The last embedded image and its digest: questions about one picture follow each other and share its bytes.
+    _last: list[tuple[bytes, str]] = field(default_factory=list)
 
     def questions(self) -> Iterator[tuple[Question, str] | Reject]:
         """The chosen questions, read anew, with the digests of their images, or why one cannot be asked."""
@@ -42,7 +44,9 @@ class Job:
 
     def _digest(self, image: str | bytes) -> str | images.BadImage:
         if isinstance(image, bytes):
-            return hashlib.sha256(image).hexdigest()
+            if not (self._last and self._last[0][0] is image):
+                self._last[:] = [(image, hashlib.sha256(image).hexdigest())]
+            return self._last[0][1]
         if image not in self._seen:
             try:
                 self._seen[image] = images.read(self.source.images, image, files.MAX_PIXELS)[3]

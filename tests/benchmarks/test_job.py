@@ -1,9 +1,13 @@
 """Which questions of a benchmark are asked."""
 
+import hashlib
+from types import SimpleNamespace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sifthinker.benchmarks import job
+from sifthinker.benchmarks.question import Question
 
 
 def test_the_sample_under_a_limit_is_seeded_in_proportion_and_keeps_units_together():
@@ -22,3 +26,17 @@ def test_a_limit_is_never_passed_and_no_unit_is_split(questions, limit):
     assert len(chosen) <= limit
     taken = {questions[i] for i in chosen}
     assert chosen == {i for i, question in enumerate(questions) if question in taken}
+
+
+def test_a_picture_that_questions_share_is_digested_once(monkeypatch, place, picture):
+    other = picture + b"0"
+    asked = [
+        Question(str(n), "all", "?", image, "A") for n, image in enumerate([picture, picture, other, picture])
+    ]
+    made = job.Job(place("none", {}), SimpleNamespace(load=lambda _: iter(asked)), frozenset(range(4)))
+    seen = []
+    real = hashlib.sha256
+    monkeypatch.setattr(job.hashlib, "sha256", lambda data: seen.append(data) or real(data))
+    digests = [digest for _, digest in made.questions()]
+    assert digests == [real(image).hexdigest() for image in (picture, picture, other, picture)]
+    assert seen == [picture, other, picture]
