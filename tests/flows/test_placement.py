@@ -167,25 +167,30 @@ def test_ending_the_run_ends_its_training_in_the_other_pool(
             return FlowRun.model_construct(id=found[0]["id"]) if found else None
 
         run = wait(recorded, 120, lambda: "the run does not start")
-    child = wait(lambda: children(run).get("sft"), 300, lambda: f"{read(run).state}")
-    [pid_file] = wait(
-        lambda: list(store.glob("sft/*.work/pid.json")), 120, lambda: workers["gpu-8"].read_text()
-    )
-    training = int(json.loads(pid_file.read_text())["pid"])
-    assert alive(training) and child.work_pool_name == "gpu-8"
-    if process is None:
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run.id, Cancelling())
-    else:
-        process.send_signal(getattr(signal, how.upper()))
-        process.wait(60)
-    wait(lambda: not alive(training), 60, lambda: f"{read(child).state}: its training runs on")
-    assert wait(
-        lambda: (s := read(child).state) and s.is_final() and s, 60, lambda: "not final"
-    ).is_cancelled()
-    assert not list(store.glob("sft/*/manifest.json"))
-    if process is None:
-        assert wait(lambda: (s := read(run).state) and s.is_final() and s, 60, lambda: "").is_cancelled()
+    try:
+        child = wait(lambda: children(run).get("sft"), 300, lambda: f"{read(run).state}")
+        [pid_file] = wait(
+            lambda: list(store.glob("sft/*.work/pid.json")), 120, lambda: workers["gpu-8"].read_text()
+        )
+        training = int(json.loads(pid_file.read_text())["pid"])
+        assert alive(training) and child.work_pool_name == "gpu-8"
+        if process is None:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(run.id, Cancelling())
+        else:
+            process.send_signal(getattr(signal, how.upper()))
+            process.wait(60)
+        wait(lambda: not alive(training), 60, lambda: f"{read(child).state}: its training runs on")
+        assert wait(
+            lambda: (s := read(child).state) and s.is_final() and s, 60, lambda: "not final"
+        ).is_cancelled()
+        assert not list(store.glob("sft/*/manifest.json"))
+        if process is None:
+            assert wait(lambda: (s := read(run).state) and s.is_final() and s, 60, lambda: "").is_cancelled()
+    finally:
+        if process is not None and process.poll() is None:  # a failed check must not leave the pool taken
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
