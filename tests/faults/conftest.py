@@ -160,8 +160,12 @@ class Sif:
         """Paid calls that somebody has reserved."""
         if not (self.store / "calls.sqlite").exists():
             return 0
-        with closing(sqlite3.connect(self.store / "calls.sqlite", timeout=60)) as db:
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(self.store / "calls.sqlite", timeout=60)) as db,
+        ):  # no such table: it is being made
             return int(db.execute("SELECT count(*) FROM calls WHERE state = 'reserved'").fetchone()[0])
+        return 0
 
     def halves(self) -> list[Path]:
         """Half-written things."""

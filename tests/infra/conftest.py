@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,12 +37,13 @@ class Composed:
 
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
-        """Sends the credentials and a CSRF token, as the UI does."""
+        """Sends the credentials and a CSRF token, as the UI does; a client of its own, whose token no other renews."""
+        name = uuid.uuid4().hex
         basic = base64.b64encode(self.credentials.encode()).decode()
         headers = {"Authorization": f"Basic {basic}"}
         with httpx.Client(base_url=f"{self.api}/", headers=headers, timeout=60) as client:
-            token = client.get("csrf-token", params={"client": "test"}).raise_for_status().json()["token"]
-            client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"})
+            token = client.get("csrf-token", params={"client": name}).raise_for_status().json()["token"]
+            client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": name})
             yield client
 
 
