@@ -93,7 +93,7 @@ def test_a_stages_task_fits_on_a_page() -> None:
     thin = [
         p
         for p in (ROOT / "tasks").glob("*.py")
-        if p.stem not in ("stage", "run", "identity", "process", "sweep", "placement")
+        if p.stem not in ("stage", "run", "identity", "process", "sweep", "placement", "doctor")  # no stages
     ]
     for path in thin:
         lines = [x for x in path.read_text().splitlines() if x.strip()]
