@@ -138,6 +138,7 @@ def test_fetch_builds_a_toy_that_says_so(tmp_path: Path) -> None:
         "revision": "",
         "model_type": "qwen2_5_vl",
         "toy": "tiny-random-qwen2_5_vl-seed3",
+        "miniature": "",
     }
     assert "tiny-random-qwen2_5_vl-seed3" in (tmp_path / "README.md").read_text()
     again = models.fetch(str(tmp_path), None, "policy", "qwen2_5_vl", 0, tmp_path / "unused")
