@@ -145,13 +145,25 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.executescript(_SCHEMA)
+            self._open()
             self.beat()
         except (OSError, sqlite3.Error) as error:
             advice = "It must be a SQLite file on a local disk; move a damaged one away (what it holds would be paid again)"
             why = trouble(error) or f"{error}. {advice}"  # nobody shall move it away because the disk is full
             raise UserError(f"{path.name}: cannot open the ledger of paid calls: {why}") from error
+
+    def _open(self) -> None:
+        """The schema. Ranks open a new file at once, and SQLite does not wait for the one that turns WAL on."""
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.executescript(_SCHEMA)
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def close(self) -> None:
         """Gives back what is still reserved; on a full disk the next one takes it over, once this process is gone."""

@@ -73,7 +73,7 @@ def test_the_artifact_is_renewed_in_place_every_few_steps_and_once_a_minute_at_m
     monkeypatch.setattr(process, "get_client", lambda sync_client: client)
     monkeypatch.setattr(process, "create_markdown_artifact", lambda text, key, _: sent.append(key) or "it")
     clock = iter([0, 0, 61, 61, 90, 90])
-    monkeypatch.setattr(process.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # of no other thread
     job = SimpleNamespace(work=work, log=logging.getLogger(), order=SimpleNamespace(label="grpo"))
     page = process.Page(job, [], steps=5)
     for step in (4, 5, 9, 10, 20):  # the clock is asked from the fifth step on, twice where the page is shown
