@@ -83,7 +83,7 @@ def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, jud
     means = {entry["reward"]: entry["mean"] for entry in by_epoch if not entry["dataset"]}
     assert means["format"] == pytest.approx(sum(entry["format"] for entry in completions) / 16)
     assert means.keys() == {*rewards.REWARDS, "judge"}
-    assert list((tmp_path / "run/work/tensorboard").glob("events.*")), "on by default"
+    assert list((tmp_path / "run" / "work" / "tensorboard").glob("events.*")), "on by default"
     # The judge saw the picture and the whole question, first letter included (release_defects E3-3).
     picture, text = judge.asked[0]["messages"][1]["content"]
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
@@ -179,7 +179,7 @@ def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    marker = tmp_path / "killed/work/checkpoint-6" / run.COMPLETE
+    marker = tmp_path / "killed" / "work" / "checkpoint-6" / run.COMPLETE
     while not marker.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
