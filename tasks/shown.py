@@ -28,14 +28,12 @@ def progress(percent: float, description: str, artifact: Any = None) -> Any:
 def _told(tell: Callable[[], Any], what: str) -> Any:
     try:
         return tell()
-    except (
-        httpx.HTTPError,
-        RuntimeError,
-    ) as error:  # Prefect's client raises RuntimeError of an API out of reach
+    except (httpx.HTTPError, RuntimeError) as error:
+        # Of an API out of reach Prefect's client raises a plain RuntimeError; any other is a mistake of ours.
+        if isinstance(error, RuntimeError) and "reach API" not in str(error):
+            raise
+        kind = type(error).__name__
         logger.warning(
-            "%s: could not be shown, the Prefect server did not take it: %s: %s",
-            what,
-            type(error).__name__,
-            error,
+            "%s: could not be shown, the Prefect server did not take it: %s: %s", what, kind, error
         )
         return None

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToText, AutoProcessor
 
 from sifthinker import depth, prompts
@@ -101,8 +102,6 @@ def answers(
     model: Any, processor: Any, seen: Sequence[Seen], asked: Sequence[tuple[int, str]], longest: int = 64
 ) -> list[str]:
     """Greedy answers to questions (scene's index, text) in the pipeline's prompt with both pictures, no chain."""
-    from PIL import Image
-
     palette = depth.palette()
     replies: list[str] = []
     for start in range(0, len(asked), _BATCH):

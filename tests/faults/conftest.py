@@ -111,6 +111,7 @@ class Sif:
     prefect: PrefectServer
     store: Path
     fields: dict[str, Any]
+    started: list[Started] = field(default_factory=list)
 
     def command(self, *arguments: str) -> list[str]:
         fields = {**self.fields, "store": self.store}
@@ -137,7 +138,8 @@ class Sif:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Started(process, mark, log)
+        self.started.append(Started(process, mark, log))
+        return self.started[-1]
 
     def finish(self, *arguments: str) -> float:
         """Runs to the end; the seconds that it took."""
@@ -243,7 +245,12 @@ def undisturbed(prefect: PrefectServer, annotator: str, tmp_path_factory: pytest
 
 
 @pytest.fixture
-def sif(undisturbed: Sif, tmp_path: Path) -> Sif:
-    """A copy of that store."""
+def sif(undisturbed: Sif, tmp_path: Path) -> Iterator[Sif]:
+    """A copy of that store; a failed check leaves no run behind."""
     shutil.copytree(undisturbed.store, tmp_path / "store")
-    return Sif(undisturbed.prefect, tmp_path / "store", undisturbed.fields)
+    made = Sif(undisturbed.prefect, tmp_path / "store", undisturbed.fields)
+    yield made
+    for run in made.started:
+        for process in run.family():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

@@ -27,10 +27,11 @@ def test_a_server_that_is_away_costs_the_picture_and_never_the_stage(
     assert "A summary: could not be shown" in caplog.text
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ValueError("key"), RuntimeError("no running event loop")])
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def wrong(*_: object, **__: object) -> None:
-        raise ValueError("key")
+        raise error
 
     monkeypatch.setattr(shown, "create_markdown_artifact", wrong)
-    with pytest.raises(ValueError, match="key"):
+    with pytest.raises(type(error), match=str(error)):
         shown.markdown("text", "Not A Key", "A summary")

@@ -17,7 +17,7 @@ from sifthinker.miniature import build
 from sifthinker.processors import encode, load_processor
 from sifthinker.scenes import render
 from sifthinker.standin_model import chain
-from sifthinker.training import lessons, packed, pool, pretrain
+from sifthinker.training import held_out, lessons, packed, pool, pretrain
 
 SIZE = {"width": 112, "height": 84}  # pixels; a quarter of the real ones
 SMALL = replace(pretrain.RECIPES["policy"], steps=24, batch=2, lessons=3, **SIZE)
@@ -150,3 +150,51 @@ def test_what_goes_wrong_in_the_rendering_is_said_at_once(tmp_path: Path) -> Non
         rendering.stop()
     with pytest.raises(UserError, match="take another folder"):
         pool.Rendering(pool.Pool(tmp_path, seed=2), 1)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_held_out_scores_are_whole_for_the_truth_and_nothing_for_what_cannot_be_read(
+    drawn: list[pool.Seen], monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    seen = drawn[:8]
+
+    def answers(_model: object, _processor: object, _seen: object, asked: list[tuple[int, str]]) -> list[str]:
+        return [truth(seen[scene], text) if right else "no idea" for scene, text in asked]
+
+    monkeypatch.setattr(held_out, "answers", answers)
+    found = held_out.policy_scores(None, None, seen)
+    assert found["scenes"] == 8 and len(found["questions"]) > 5
+    for kind in found["questions"].values():
+        assert kind["right"] == (1.0 if right else 0.0)
+        assert 0 < kind["blind"] <= 1
+    boxes = found["boxes"]
+    assert (boxes["readable"], boxes["over half"]) == ((1.0, 1.0) if right else (0.0, 0.0))
+    assert boxes["mean IoU"] == pytest.approx(1.0 if right else 0.0, abs=1e-3)
+    assert 0 < boxes["blind"] < 1
+    assert boxes["depth error"] == (0.0 if right else None)
+
+
+def truth(seen: pool.Seen, text: str) -> str:
+    """What is right about a scene."""
+    for thing in seen.facts["things"]:
+        if text in {prompts.REC_QUESTION.format(query=name) for name in thing["names"]}:
+            return json.dumps([{"bbox_2d": thing["box"], "depth": thing["depth"]}])
+    asked = {
+        lessons.plain(q, np.random.default_rng(0), options=False).asked: q for q in seen.facts["questions"]
+    }
+    return str(asked[text]["answer"])
+
+
+def test_the_miniatures_depth_is_close_to_the_truth_on_smaller_pictures_too(drawn: list[pool.Seen]) -> None:
+    """Of a quarter of the size that it was trained with, so less close than its card says."""
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    from sifthinker import miniature
+
+    folder = miniature.folder("depth")
+    model = AutoModelForDepthEstimation.from_pretrained(folder, dtype=torch.float32).eval()
+    found = held_out.depth_scores(model, AutoImageProcessor.from_pretrained(folder), drawn[:8])
+    assert found["scenes"] == 8
+    assert 0.9 < found["correlation"] <= 1
+    assert found["least correlation"] <= found["correlation"]
+    assert 0 < found["mean absolute error"] < 0.1
