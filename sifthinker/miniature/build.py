@@ -33,14 +33,15 @@ POLICY_NAME, DEPTH_NAME = "miniature-qwen2_5_vl", "miniature-depth_anything"
 _VOCABULARY = 1000  # bytes and words; the texts give fewer
 _LONGEST = 4096  # tokens
 
+OPENINGS = ('[{"bbox_2d": [', '}, {"bbox_2d": [')  # of a box
+
 # What the chains' JSON is made of, each one token: a reply of a box and a depth takes about 14. Numbers are two
 # decimals and, where there is one, the third with what follows it: neighbouring numbers share their first token.
 _JSON = (
-    '[{"bbox_2d": [',
+    *OPENINGS,
     '], "depth": ',
     ', "label": "',
     '"}',
-    '}, {"bbox_2d": [',
     "}]",
     ", ",
     "1.0",
@@ -187,4 +188,5 @@ WHERE_ALL = "Where are all {query}s?"
 LOOK = "Where to look for this: {query}"
 WHAT = "What is at {query}?"
 HOW_DEEP = "How deep is {query}?"
-LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP)
+SAY = "Say: {query}"
+LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)

@@ -7,12 +7,13 @@ the request for a chain. Boxes and depths are written as chains write them (`pro
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sifthinker import prompts
+from sifthinker import prompts, standin_model
 from sifthinker.depth import box_depth
 from sifthinker.miniature import build
 from sifthinker.sample import Region
@@ -22,12 +23,13 @@ from sifthinker.training.pool import Seen
 # kind: how often, of all lessons
 SHARES = {
     "list": 0.10,  # all things with box, depth and name
-    "where": 0.26,  # a name -> its box and depth
+    "where": 0.24,  # a name -> its box and depth
     "all": 0.05,  # a shape, a colour -> all such boxes
     "look": 0.12,  # a question -> the boxes of what it is about
     "what": 0.12,  # a box -> its name
     "deep": 0.07,  # a box -> its mean depth
-    "plain": 0.28,  # the scenes' questions, a third of those that allow it with options
+    "plain": 0.26,  # the scenes' questions, a third of those that allow it with options
+    "say": 0.04,  # a piece of a chain that is not about the scene -> the same, so that its words are known
 }
 _OPTIONS = {
     "color": [*render.COLORS],
@@ -42,6 +44,8 @@ class Lesson:
     kind: str
     asked: str
     answer: str
+    about: tuple[tuple[int, ...], ...] = ()
+    """Of each of the answer's boxes, or of the whole answer if it has none: the things to look at."""
 
 
 def draw(seen: Seen, rng: np.random.Generator, count: int) -> list[Lesson]:
@@ -66,14 +70,16 @@ def plain(question: dict[str, Any], rng: np.random.Generator, options: bool) -> 
         answer = "ABCD"[right]
     elif options and kind == "count":
         text = f"{text} Answer with a number."
-    return Lesson(kind, text, answer)
+    return Lesson(kind, text, answer, (tuple(question["things"]),))
 
 
 def _draw(kind: str, seen: Seen, rng: np.random.Generator) -> Lesson | None:
     things = seen.facts["things"]
-    thing = things[rng.integers(len(things))]
+    index = int(rng.integers(len(things)))
+    thing = things[index]
     if kind == "list":
-        ordered = sorted(things, key=lambda thing: float(thing["depth"]))
+        order = sorted(range(len(things)), key=lambda index: float(things[index]["depth"]))
+        ordered = [things[index] for index in order]
         listed = [
             {
                 "bbox_2d": [round(value, 3) for value in thing["box"]],
@@ -82,7 +88,7 @@ def _draw(kind: str, seen: Seen, rng: np.random.Generator) -> Lesson | None:
             }
             for thing in ordered
         ]
-        return Lesson(kind, build.LIST, json.dumps(listed))
+        return Lesson(kind, build.LIST, json.dumps(listed), tuple((index,) for index in order))
     if kind == "where":
         if rng.random() < 0.15:
             extremes = [q for q in seen.facts["questions"] if q["kind"] == "nearest"]
@@ -90,33 +96,50 @@ def _draw(kind: str, seen: Seen, rng: np.random.Generator) -> Lesson | None:
                 return None
             question = extremes[rng.integers(len(extremes))]
             words = "closest to" if question["balance"] == "in front" else "farthest from"
-            thing, called = things[question["things"][0]], f"object {words} the camera"
+            index, called = question["things"][0], f"object {words} the camera"
         elif thing["names"]:
             called = str(rng.choice(thing["names"]))
         else:
             return None
         form = build.WHERE if rng.random() < 0.7 else prompts.REC_QUESTION
-        return Lesson(kind, form.format(query=called), _areas([thing]))
+        return _boxes(kind, form.format(query=called), things, [index])
     if kind == "all":
         keys = [("shape",), ("color",), ("color", "shape")][rng.integers(3)]
         values = {key: thing[key] for key in keys}
-        same = [other for other in things if all(other[key] == values[key] for key in keys)]
-        return Lesson(kind, build.WHERE_ALL.format(query=questions.phrase(**values)), _areas(same))
+        same = [i for i, other in enumerate(things) if all(other[key] == values[key] for key in keys)]
+        return _boxes(kind, build.WHERE_ALL.format(query=questions.phrase(**values)), things, same)
     if kind == "look":
         question = _balanced(seen, rng)
         if not question["things"]:
             return None
-        looked = [things[index] for index in question["things"]]
-        return Lesson(kind, build.LOOK.format(query=question["text"]), _areas(looked))
+        return _boxes(kind, build.LOOK.format(query=question["text"]), things, question["things"])
     if kind == "what":
         place = json.dumps([round(value, 3) for value in thing["box"]])
         named = questions.phrase(thing["size"], thing["color"], thing["shape"])
-        return Lesson(kind, build.WHAT.format(query=place), named)
+        return Lesson(kind, build.WHAT.format(query=place), named, ((index,),))
     if kind == "deep":
         box = _some_box(thing["box"], rng)
         depth = box_depth((1 - seen.depth / 255).astype(np.float32), box)
         return Lesson(kind, build.HOW_DEEP.format(query=json.dumps(box)), json.dumps(round(depth, 3)))
+    if kind == "say":
+        said = _said(rng)
+        return Lesson(kind, build.SAY.format(query=said), said)
     return plain(_balanced(seen, rng), rng, options=bool(rng.random() < 0.35))
+
+
+def _said(rng: np.random.Generator) -> str:
+    """One or two lines of a chain, about nothing."""
+    steps = [[Region((0.0, 0.0, 1.0, 1.0), float(rng.random()))]]
+    for _ in range(2):
+        (x1, x2), (y1, y2) = np.sort(rng.random((2, 2)), axis=1).tolist()
+        steps.append([Region((x1, y1, x2, y2), float(rng.random()))])
+    answer = str(rng.choice([*render.COLORS, *render.SHAPES, "yes", "no", "left", "right", "1", "2", "3"]))
+    text = standin_model.chain(
+        [prompts.regions_json(step) for step in steps], answer, rng.bytes(8), "fenceless"
+    )
+    lines = text.split("\n")
+    start = int(rng.integers(len(lines) - 1))
+    return "\n".join(lines[start : start + int(rng.integers(1, 3))])
 
 
 def _balanced(seen: Seen, rng: np.random.Generator) -> dict[str, Any]:
@@ -130,8 +153,9 @@ def _balanced(seen: Seen, rng: np.random.Generator) -> dict[str, Any]:
     return fitting[rng.integers(len(fitting))]
 
 
-def _areas(things: list[dict[str, Any]]) -> str:
-    return prompts.regions_json([Region(tuple(thing["box"]), thing["depth"]) for thing in things])
+def _boxes(kind: str, asked: str, things: list[dict[str, Any]], indices: Sequence[int]) -> Lesson:
+    regions = [Region(tuple(things[index]["box"]), things[index]["depth"]) for index in indices]
+    return Lesson(kind, asked, prompts.regions_json(regions), tuple((index,) for index in indices))
 
 
 def _some_box(box: list[float], rng: np.random.Generator) -> list[float]:

@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    apply_rotary_pos_emb,
+    apply_rotary_pos_emb_vision,
+)
 from transformers.vision_utils import get_vision_position_ids
 
 
@@ -128,14 +131,26 @@ def look(model: Any, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tenso
     return merged
 
 
-def logits(model: Any, pictures: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(targets, vocabulary): what the model expects at the batch's targets.
+def logits(
+    model: Any, pictures: torch.Tensor, batch: dict[str, torch.Tensor], heads: tuple[int, int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the model expects at the batch's targets, (targets, vocabulary), and what it looks at for them.
 
     Args:
         pictures: (rows, tokens of all pictures of a row, hidden), from `look`.
         batch: from `Packer.rows`.
+        heads: a layer, and how many of its heads, from the first, tell their attention to the pictures' tokens;
+            None: nothing is told.
+
+    Returns:
+        Logits, and log-probabilities (targets, heads, tokens of all pictures of a row).
     """
     text = model.model.language_model
+    caught: dict[str, Any] = {}
+    if heads:
+        hook = text.layers[heads[0]].self_attn.register_forward_pre_hook(
+            lambda _, args, given: caught.update(given), with_kwargs=True
+        )
     embedded = text.embed_tokens(batch["ids"])
     places = (batch["ids"] == model.config.image_token_id)[..., None]
     embedded = embedded.masked_scatter(places, pictures)
@@ -146,4 +161,26 @@ def logits(model: Any, pictures: torch.Tensor, batch: dict[str, torch.Tensor]) -
         use_cache=False,
     ).last_hidden_state
     found: torch.Tensor = model.lm_head(hidden.flatten(0, 1)[batch["sources"]])
-    return found
+    if not heads:
+        return found, None
+    hook.remove()
+    return found, _attention(text.layers[heads[0]].self_attn, heads[1], caught, batch, places[..., 0])
+
+
+def _attention(
+    layer: Any, count: int, caught: dict[str, Any], batch: dict[str, torch.Tensor], places: torch.Tensor
+) -> torch.Tensor:
+    """Log-probabilities (targets, count, tokens of all pictures) of what a layer's first heads look at."""
+    hidden = caught["hidden_states"]
+    rows, length, _ = hidden.shape
+    row, at = batch["sources"] // length, batch["sources"] % length
+    cos, sin = (part.expand(rows, -1, -1) for part in caught["position_embeddings"])
+    keys = layer.k_proj(hidden).view(rows, length, -1, layer.head_dim)[:, :, :count]
+    queries = layer.q_proj(hidden[row, at]).view(len(row), -1, layer.head_dim)[:, :count]
+    queries, _ = apply_rotary_pos_emb(queries, queries, cos[row, at], sin[row, at])
+    _, keys = apply_rotary_pos_emb(keys, keys, cos, sin, unsqueeze_dim=2)
+    scores = torch.cat([torch.einsum("thd,lhd->thl", queries[row == r], keys[r]) for r in range(rows)])
+    scores = (scores * layer.scaling).masked_fill(~batch["seen"][row, 0, at][:, None], -torch.inf)
+    pictures = int(places[0].sum())
+    shown = scores.log_softmax(-1)[places[row][:, None].expand_as(scores)]
+    return shown.view(len(row), count, pictures)

@@ -11,9 +11,9 @@ of SIF data and benchmarks. WORK/history.jsonl has a line every `LOG` steps, WOR
 Departures from how such models are trained otherwise:
 
 1. Several short conversations share one look at the pictures, exactly (training/packed.py).
-2. The policy's vision tower also learns from the scenes' truth what each of its tokens shows (`Cells`), by a linear
-   layer that is thrown away, so that it has something to say before the language model listens (not compared with
-   a training without it).
+2. The policy learns from the scenes' truth what each token of its vision tower shows (`Cells`), in the words'
+   own embeddings, and to attend with two heads to what an answer is about while it writes it (`_pointing`): without
+   either, 5,929 steps of an earlier recipe had not learnt to find a thing by its name. What is added is thrown away.
 3. The rate rises, stays, and falls to 0 over the last third, so that a run may be made longer or shorter before it
    falls.
 """
@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +50,16 @@ PASSES = 3  # over a block of scenes, with other lessons each time
 BLOCK = 8  # shards; fewer where the whole training needs fewer
 WARMUP, FALL = 200, 1 / 3  # steps; share of the steps
 LOG = 25  # steps between two lines of the history
-_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "look": 1.0}  # weight of a token; other answers are short
+_LONG = {
+    "list": 1.0,
+    "where": 1.0,
+    "all": 1.0,
+    "look": 1.0,
+    "say": 0.3,
+}  # weight of a token; others are short
 _SHORT = 3.0
+CELLS, POINTING = 0.3, 0.3  # weights of the losses
+_POINTING = (2, 2)  # the layer, and how many of its heads
 _NO_DEPTH = 1 / 8  # of the steps show the photograph alone (model.depth_input: false)
 
 
@@ -74,39 +83,53 @@ RECIPES = {
 }
 
 
+_KINDS = {"color": list(render.COLORS), "shape": list(render.SHAPES), "size": list(render.SIZES)}
+
+
 class Cells(nn.Module):
-    """What a token of the vision tower shows, read off by one layer: colour, shape, size, box and depth of a thing."""
+    """What a token of the vision tower shows.
 
-    PARTS = (len(render.COLORS) + 1, len(render.SHAPES) + 1, len(render.SIZES) + 1)  # the last: nothing
+    A thing's colour, shape and size are read off by their words' own embeddings, its box and depth by one layer.
+    """
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        self.read = nn.Linear(hidden, sum(self.PARTS) + 5)
+        self.words = [_word_ids(tokenizer, names) for names in _KINDS.values()]
+        self.embedding = [
+            model.model.language_model.embed_tokens
+        ]  # in a list: the model's, not a part of this
+        self.scale, self.nothing = nn.Parameter(torch.ones(3)), nn.Parameter(torch.zeros(3))
+        self.read = nn.Linear(model.config.text_config.hidden_size, 5)
 
     def loss(self, tokens: torch.Tensor, seen: list[Seen]) -> torch.Tensor:
         """Of the tokens (N, cells, hidden) of the scenes' photographs."""
-        names = [list(render.COLORS), list(render.SHAPES), list(render.SIZES)]
         table: list[list[int]] = []
         boxes: list[list[float]] = []
         cells = []
         for scene in seen:
             start = len(table)
             for thing in scene.facts["things"]:
-                kinds = zip(names, ("color", "shape", "size"), strict=True)
-                table.append([known.index(thing[key]) for known, key in kinds])
+                table.append([names.index(thing[key]) for key, names in _KINDS.items()])
                 boxes.append([*thing["box"], thing["depth"]])
-            table.append([count - 1 for count in self.PARTS])
+            table.append([len(names) for names in _KINDS.values()])
             boxes.append([0.0] * 5)
             found = np.array(scene.facts["cells"]).ravel()
             cells.append(np.where(found < 0, len(table) - 1, found + start))
         index = torch.from_numpy(np.concatenate(cells))
         truth, places = torch.tensor(table)[index], torch.tensor(boxes)[index]
-        *kinds_read, box = self.read(tokens.flatten(0, 1)).split([*self.PARTS, 5], dim=-1)
-        total = torch.stack(
-            [functional.cross_entropy(read, truth[:, part]) for part, read in enumerate(kinds_read)]
-        ).sum()
-        there = truth[:, 0] < self.PARTS[0] - 1
-        return total + 10 * functional.smooth_l1_loss(box[there], places[there], beta=0.05)
+        flat = tokens.flatten(0, 1)
+        total = flat.new_zeros(())
+        for part, words in enumerate(self.words):
+            read = flat @ self.embedding[0].weight[words].T * self.scale[part]
+            read = torch.cat([read, self.nothing[part].expand(len(flat), 1)], dim=1)
+            total = total + functional.cross_entropy(read, truth[:, part])
+        there = truth[:, 0] < len(render.COLORS)
+        return total + 10 * functional.smooth_l1_loss(self.read(flat)[there], places[there], beta=0.05)
+
+
+def _word_ids(tokenizer: Any, words: list[str]) -> torch.Tensor:
+    ids = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
+    return torch.tensor(ids).squeeze(1)
 
 
 class Policy:
@@ -116,8 +139,10 @@ class Policy:
         self.recipe = recipe
         self.model, self.processor = build.build_policy(recipe.seed)
         self.packer = packed.Packer(self.model, self.processor, recipe.width, recipe.height)
+        ids = self.processor.tokenizer.convert_tokens_to_ids
+        self.openings = {ids(text) for text in build.OPENINGS}
         torch.manual_seed(recipe.seed)
-        self.extra = Cells(self.model.config.text_config.hidden_size)
+        self.extra = Cells(self.model, self.processor.tokenizer)
         self.model.train()
 
     def loss(self, seen: list[Seen], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -135,11 +160,36 @@ class Policy:
             for row in drawn
         ]
         batch = self.packer.rows(rows, depth_input)
-        losses = functional.cross_entropy(
-            packed.logits(self.model, by_row.flatten(1, 2), batch), batch["targets"], reduction="none"
-        )
+        found, looked = packed.logits(self.model, by_row.flatten(1, 2), batch, heads=_POINTING)
+        losses = functional.cross_entropy(found, batch["targets"], reduction="none")
         text = (losses * batch["weights"]).sum() / batch["weights"].sum()
-        return text + 0.3 * cells, {"text": text.item(), "cells": cells.item()}
+        pointing = self._pointing(looked, seen, drawn, rows, 1 + depth_input)
+        total = text + CELLS * cells + POINTING * pointing
+        return total, {"text": text.item(), "cells": cells.item(), "pointing": pointing.item()}
+
+    def _pointing(
+        self,
+        looked: torch.Tensor,
+        seen: list[Seen],
+        drawn: list[list[lessons.Lesson]],
+        rows: list[list[tuple[list[int], list[int], float]]],
+        pictures: int,
+    ) -> torch.Tensor:
+        """How little of the pointing heads' attention is where the answer's things are."""
+        wanted = []
+        for scene, lesson_row, row in zip(seen, drawn, rows, strict=True):
+            cells = np.array(scene.facts["cells"]).ravel()
+            for lesson, (_, answer, _) in zip(lesson_row, row, strict=True):
+                shown = [np.isin(cells, things) for things in lesson.about]
+                box = -1
+                for token in answer:
+                    box += token in self.openings
+                    fits = shown[max(box, 0)] if shown else np.zeros(len(cells), bool)
+                    wanted.append(np.tile(fits, pictures))
+        there = torch.from_numpy(np.array(wanted))
+        asked = there.any(dim=1)  # some answers are about nothing, and some things fill no cell
+        mass = looked[asked].masked_fill(~there[asked][:, None], -torch.inf).logsumexp(-1)
+        return -mass.sum() / max(1, mass.numel())
 
 
 class Depth:

@@ -74,20 +74,30 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[pool.Seen]) -> None:
     kinds = set()
     for lesson in (lesson for _ in range(40) for lesson in lessons.draw(seen, rng, 7)):
         kinds.add(lesson.kind)
+        boxes = [[round(v, 3) for v in thing["box"]] for thing in things]
+        if lesson.kind in (
+            "list",
+            "where",
+            "all",
+            "look",
+        ):  # every box is of the thing that it is said to be of
+            regions = [row["bbox_2d"] for row in json.loads(lesson.answer)]
+            assert regions == [boxes[index] for (index,) in lesson.about]
         if lesson.kind == "list":
             listed = json.loads(lesson.answer)
             assert [row["depth"] for row in listed] == sorted(round(thing["depth"], 3) for thing in things)
         elif lesson.kind in ("where", "all", "look"):
-            boxes = [[round(v, 3) for v in thing["box"]] for thing in things]
             assert all(row["bbox_2d"] in boxes for row in json.loads(lesson.answer))
         elif lesson.kind == "what":
             (thing,) = (t for t in things if f"{[round(v, 3) for v in t['box']]}" in lesson.asked)
             assert lesson.answer == f"{thing['size']} {thing['color']} {thing['shape']}"
+        elif lesson.kind == "say":
+            assert lesson.asked == f"Say: {lesson.answer}" and not lesson.about
         elif lesson.kind == "deep":
             box = json.loads(lesson.asked.removeprefix("How deep is ").removesuffix("?"))
             exact = depth.box_depth((1 - seen.depth / 255).astype(np.float32), box)
             assert float(lesson.answer) == round(exact, 3)
-    assert {"list", "where", "all", "look", "what", "deep", "color"} <= kinds
+    assert {"list", "where", "all", "look", "what", "deep", "say", "color"} <= kinds
 
 
 @pytest.mark.parametrize("depth_input", [True, False])
@@ -103,16 +113,23 @@ def test_packed_conversations_cost_what_the_plain_model_says(
     batch = packer.rows([[(*packer.conversation(x.asked, x.answer), 1.0) for x in asked]], depth_input)
     with torch.no_grad():
         tokens = packed.look(model, packer.pixels(pictures), packer.grid).flatten(0, 1)[None]
-        got = packed.logits(model, tokens, batch).log_softmax(-1)
-        wanted = []
+        found, looked = packed.logits(model, tokens, batch, heads=(2, 2))
+        got, wanted, wanted_looks = found.log_softmax(-1), [], []
+        model.set_attn_implementation("eager")
         for lesson in asked:
             messages = prompts.policy_messages(lesson.asked, depth_input, think=False, chain=lesson.answer)
             inputs = encode(processor, messages, [Image.fromarray(picture) for picture in pictures])
             answer = packer.conversation(lesson.asked, lesson.answer)[1]
             end = inputs["input_ids"].shape[1] - 1  # the template's line break
             assert inputs["input_ids"][0, end - len(answer) : end].tolist() == answer
-            wanted.append(model(**inputs).logits[0, end - len(answer) - 1 : end - 1].log_softmax(-1))
+            plain = model(**inputs, output_attentions=True)
+            at = slice(end - len(answer) - 1, end - 1)
+            wanted.append(plain.logits[0, at].log_softmax(-1))
+            shown = inputs["input_ids"][0] == model.config.image_token_id
+            wanted_looks.append(plain.attentions[2][0, :2, at].transpose(0, 1)[..., shown])
     assert torch.allclose(got, torch.cat(wanted), atol=1e-4)
+    assert looked is not None
+    assert torch.allclose(looked.exp(), torch.cat(wanted_looks), atol=1e-5)
 
 
 @pytest.mark.e2e
