@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from importlib.resources import files
 from typing import Any
 
 import tokenizers
+import torch
 import transformers
 from tokenizers import models, trainers
 from transformers import (
@@ -32,6 +34,7 @@ from sifthinker.tiny import (
 POLICY_NAME, DEPTH_NAME = "miniature-qwen2_5_vl", "miniature-depth_anything"
 _VOCABULARY = 1000  # bytes and words; the texts give fewer
 _LONGEST = 4096  # tokens
+_WAVES = 32  # of the numbers' embeddings
 
 OPENINGS = ('[{"bbox_2d": [', '}, {"bbox_2d": [')  # of a box
 
@@ -98,8 +101,26 @@ def build_policy(seed: int) -> tuple[Any, Any]:
         **qwen_tokens(tokenizer),
     )
     model = random_model(AutoModelForImageTextToText, config, POLICY_NAME, seed)
+    _order_numbers(model, tokenizer, seed)
     model.generation_config = generation(processor)
     return model, processor
+
+
+def _order_numbers(model: Any, tokenizer: Any, seed: int) -> None:
+    """Gives neighbouring numbers like embeddings: what is learnt of one then holds for the next.
+
+    Each is a sum of random directions, weighted by the cosines and sines of its value at growing frequencies.
+    """
+    values = {f"0.{number:02}": number / 100 + 0.005 for number in range(100)}
+    values |= {f"0.{digit}": digit / 10 for digit in range(10)} | {"1.0": 1.0}
+    weight = model.get_input_embeddings().weight
+    waves = torch.arange(_WAVES) * math.pi * torch.tensor(list(values.values()))[:, None]
+    fading = (1 + (torch.arange(_WAVES) / 6) ** 2) ** -0.5
+    features = torch.cat([waves.cos() * fading, waves.sin() * fading], dim=1)
+    directions = torch.randn(2 * _WAVES, weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    found = features @ directions
+    with torch.no_grad():
+        weight[tokenizer.convert_tokens_to_ids(list(values))] = found * (weight.std() / found.std())
 
 
 def build_depth(seed: int) -> tuple[Any, Any]:

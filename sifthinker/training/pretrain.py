@@ -11,9 +11,10 @@ of SIF data and benchmarks. WORK/history.jsonl has a line every `LOG` steps, WOR
 Departures from how such models are trained otherwise:
 
 1. Several short conversations share one look at the pictures, exactly (training/packed.py).
-2. The policy learns from the scenes' truth what each token of its vision tower shows (`Cells`), in the words'
-   own embeddings, and to attend with two heads to what an answer is about while it writes it (`_pointing`): without
-   either, 5,929 steps of an earlier recipe had not learnt to find a thing by its name. What is added is thrown away.
+2. The policy learns from the scenes' truth what each token of its vision tower shows (`Cells`), in the embeddings of
+   the words and numbers that say it, at first that alone; and to attend with some heads to what an answer is about
+   while it writes it (`_pointing`). Without either, 5,929 steps of an earlier recipe had not learnt to find a thing by
+   its name. What is added is thrown away.
 3. The rate rises, stays, and falls to 0 over the last third, so that a run may be made longer or shorter before it
    falls.
 """
@@ -59,7 +60,9 @@ _LONG = {
 }  # weight of a token; others are short
 _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
-_POINTING = (2, 2)  # the layer, and how many of its heads
+_POINTING = (2, 3)  # the layer, and how many of its heads
+_BLUR = 0.02  # of the numbers that a cell shows
+_THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
 _NO_DEPTH = 1 / 8  # of the steps show the photograph alone (model.depth_input: false)
 
 
@@ -73,12 +76,13 @@ class Recipe:
     lessons: int  # a scene (policy)
     rate: float
     seed: int
+    looking: int = 0  # first steps, which train the policy's vision tower alone
     width: int = 224
     height: int = 168
 
 
 RECIPES = {
-    "policy": Recipe("policy", steps=12_000, batch=3, lessons=7, rate=1e-3, seed=1),
+    "policy": Recipe("policy", steps=10_000, batch=3, lessons=7, rate=1e-3, seed=1, looking=4000),
     "depth": Recipe("depth", steps=3_000, batch=8, lessons=0, rate=1e-3, seed=1),
 }
 
@@ -89,7 +93,8 @@ _KINDS = {"color": list(render.COLORS), "shape": list(render.SHAPES), "size": li
 class Cells(nn.Module):
     """What a token of the vision tower shows.
 
-    A thing's colour, shape and size are read off by their words' own embeddings, its box and depth by one layer.
+    A thing's colour, shape and size are read off by their words' own embeddings, its box and depth by those of the
+    numbers, behind one layer.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -98,8 +103,11 @@ class Cells(nn.Module):
         self.embedding = [
             model.model.language_model.embed_tokens
         ]  # in a list: the model's, not a part of this
-        self.scale, self.nothing = nn.Parameter(torch.ones(3)), nn.Parameter(torch.zeros(3))
-        self.read = nn.Linear(model.config.text_config.hidden_size, 5)
+        self.numbers = torch.tensor(
+            tokenizer.convert_tokens_to_ids([f"0.{number:02}" for number in range(100)])
+        )
+        self.scale, self.nothing = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(3))
+        self.read = nn.Linear(self.embedding[0].embedding_dim, 5 * self.embedding[0].embedding_dim)
 
     def loss(self, tokens: torch.Tensor, seen: list[Seen]) -> torch.Tensor:
         """Of the tokens (N, cells, hidden) of the scenes' photographs."""
@@ -124,7 +132,10 @@ class Cells(nn.Module):
             read = torch.cat([read, self.nothing[part].expand(len(flat), 1)], dim=1)
             total = total + functional.cross_entropy(read, truth[:, part])
         there = truth[:, 0] < len(render.COLORS)
-        return total + 10 * functional.smooth_l1_loss(self.read(flat)[there], places[there], beta=0.05)
+        read = self.read(flat[there]).unflatten(1, (5, -1)) @ self.embedding[0].weight[self.numbers].T
+        away = (places[there][..., None] - (torch.arange(100) + 0.5) / 100) / _BLUR
+        wanted = (-(away**2) / 2).softmax(-1)
+        return total + functional.cross_entropy(read.flatten(0, 1) * self.scale[3], wanted.flatten(0, 1))
 
 
 def _word_ids(tokenizer: Any, words: list[str]) -> torch.Tensor:
@@ -141,13 +152,20 @@ class Policy:
         self.packer = packed.Packer(self.model, self.processor, recipe.width, recipe.height)
         ids = self.processor.tokenizer.convert_tokens_to_ids
         self.openings = {ids(text) for text in build.OPENINGS}
+        self.hundredths = torch.tensor(ids([f"0.{number:02}" for number in range(100)]))
         torch.manual_seed(recipe.seed)
         self.extra = Cells(self.model, self.processor.tokenizer)
         self.model.train()
 
-    def loss(self, seen: list[Seen], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self, seen: list[Seen], rng: np.random.Generator, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         depth_input = bool(rng.random() >= _NO_DEPTH)
         pictures = [scene.image for scene in seen]
+        if step < self.recipe.looking:
+            tokens = packed.look(self.model, self.packer.pixels(pictures), self.packer.grid)
+            cells = self.extra.loss(tokens, seen)
+            return cells, {"cells": cells.item()}
         if depth_input:
             palette = depth.palette()
             pictures += [palette[scene.depth] for scene in seen]
@@ -162,14 +180,16 @@ class Policy:
         batch = self.packer.rows(rows, depth_input)
         found, looked = packed.logits(self.model, by_row.flatten(1, 2), batch, heads=_POINTING)
         losses = functional.cross_entropy(found, batch["targets"], reduction="none")
-        text = (losses * batch["weights"]).sum() / batch["weights"].sum()
+        targets, weights = batch["targets"], batch["weights"].clone()
+        weights[1:][torch.isin(targets[:-1], self.hundredths)] *= _THIRD
+        text = (losses * weights).sum() / weights.sum()
         pointing = self._pointing(looked, seen, drawn, rows, 1 + depth_input)
         total = text + CELLS * cells + POINTING * pointing
         return total, {"text": text.item(), "cells": cells.item(), "pointing": pointing.item()}
 
     def _pointing(
         self,
-        looked: torch.Tensor,
+        looked: torch.Tensor | None,
         seen: list[Seen],
         drawn: list[list[lessons.Lesson]],
         rows: list[list[tuple[list[int], list[int], float]]],
@@ -186,6 +206,7 @@ class Policy:
                     box += token in self.openings
                     fits = shown[max(box, 0)] if shown else np.zeros(len(cells), bool)
                     wanted.append(np.tile(fits, pictures))
+        assert looked is not None  # heads were given
         there = torch.from_numpy(np.array(wanted))
         asked = there.any(dim=1)  # some answers are about nothing, and some things fill no cell
         mass = looked[asked].masked_fill(~there[asked][:, None], -torch.inf).logsumexp(-1)
@@ -203,7 +224,9 @@ class Depth:
         self.std = np.array(self.processor.image_std, dtype=np.float32)
         self.model.train()
 
-    def loss(self, seen: list[Seen], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self, seen: list[Seen], rng: np.random.Generator, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         images = np.stack([scene.image for scene in seen]).astype(np.float32) / 255
         pixels = torch.from_numpy(((images - self.mean) / self.std).transpose(0, 3, 1, 2).copy())
         truth = torch.from_numpy(np.stack([scene.depth for scene in seen])).float() / 255
@@ -242,15 +265,15 @@ def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int
         for step in range(first, last):
             rng = np.random.default_rng((recipe.seed, 77, step))
             for group in optimiser.param_groups:
-                group["lr"] = recipe.rate * _share(step, recipe.steps)
-            loss, parts = training.loss(order.scenes(step), rng)
+                group["lr"] = recipe.rate * _share(step, recipe)
+            loss, parts = training.loss(order.scenes(step), rng, step)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
             optimiser.step()
             recent.append({"loss": loss.item(), **parts})
             now, done = time.monotonic(), step + 1
-            if done % LOG == 0 or done == last:
+            if done % LOG == 0 or done in (recipe.looking, last):
                 _log(work, done, recipe, recent, (now - started) / (done - first))
                 recent.clear()
             if now - saved > save_minutes * 60 or done == last:
@@ -294,10 +317,11 @@ def _needed(recipe: Recipe) -> int:
     return scenes if scenes <= block else -(-scenes // block) * block
 
 
-def _share(step: int, steps: int) -> float:
+def _share(step: int, recipe: Recipe) -> float:
     """Of the highest rate."""
-    fall = steps * (1 - FALL)
-    return min((step + 1) / min(WARMUP, steps), 1.0, (steps - step) / (steps - fall))
+    fall = recipe.steps * (1 - FALL)
+    begun = step - recipe.looking if step >= recipe.looking else step
+    return min((begun + 1) / min(WARMUP, recipe.steps), 1.0, (recipe.steps - step) / (recipe.steps - fall))
 
 
 def _resume(work: Path, recipe: Recipe, modules: nn.Module, optimiser: torch.optim.Optimizer) -> int:
@@ -355,7 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "work", type=Path, help="folder of checkpoints, history and scenes; a new one begins anew"
     )
-    for name in ("steps", "batch", "lessons", "seed"):
+    for name in ("steps", "batch", "lessons", "seed", "looking"):
         parser.add_argument(f"--{name}", type=int, help="another value than the recipe's")
     parser.add_argument("--rate", type=float, help="another value than the recipe's")
     parser.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
