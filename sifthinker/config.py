@@ -103,6 +103,11 @@ class Config(Section):
         "that `pools` names, the others in the flow's process",
     )
     pools: Pools = operational(Pools())
+    dask: str | None = operational(
+        None,
+        pattern=r"^(tcp|tls)://",
+        description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth",
+    )
     scenes: Scenes | None = Field(None, description="none: no rendered scenes")
     sources: tuple[Source, ...] = Field((), description="files of annotations, with their images")
     ingest: Ingest = Ingest()

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from sifthinker.config import Config, UserError
 from sifthinker.disk import explained
 from sifthinker.sample import REJECTS, Reject, Writer
 from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
-from tasks import identity, placement, shown
+from tasks import cluster, identity, placement, shown
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 PAGE = "page.md"  # of the report: in short, for the UI
@@ -57,6 +58,14 @@ class Stage:
     retries: int
     lineage: bool  # a model: equal weights made with other settings are another model in every table
     expects: Callable[[Config, Mapping[str, Artifact]], str]  # of the inputs there are: what it will take
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        """By name: whoever is sent a stage runs its own code, and can tell whether it is the sender's."""
+        return _named, (self.run.__module__, self.name)
+
+
+def _named(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -318,6 +327,8 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
 def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     try:
+        if order.config.dask and order.part is not None:
+            cluster.check(order)
         with explained(order.label), ExitStack() as stack:
             lock = store.lock(order.place, order.key)
             try:
@@ -390,18 +401,20 @@ def _fan_out(job: Job) -> None:
         }
         part = replace(order, identity=of, key=identity.key(of), part=index, context=dict(job.context))
         decisions.append(_look_up(store, part))
-    if order.stage.in_turn:
-        shards = []
+    shards = []
+    if order.stage.in_turn and not order.config.dask:
         for decision in decisions:
             shards.append(execute(decision, store))
             job.progress.add(1)
     else:
-        futures = [_task(decision, store).submit(decision.order, str(store.root)) for decision in decisions]
-        shards = []
-        for decision, future in zip(decisions, futures, strict=True):
-            future.wait()
-            shards.append(_result(decision, future.state))
-            job.progress.add(1)
+        with _submitting(order) as submit:
+            futures = [
+                submit(_task(decision, store), decision.order, str(store.root)) for decision in decisions
+            ]
+            for decision, future in zip(decisions, futures, strict=True):
+                future.wait()
+                shards.append(_result(decision, future.state))
+                job.progress.add(1)
     job.draft.shards = shards
     totals: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
@@ -415,6 +428,16 @@ def _fan_out(job: Job) -> None:
             else:
                 job.notes[name] = value
     job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
+
+
+@contextmanager
+def _submitting(order: Order) -> Iterator[Callable[[Any, Order, str], Any]]:
+    """How shards are started: by the flow's runner, or on the Dask cluster if nothing on this machine serves them."""
+    if not order.config.dask or order.stage.around is not _alone:
+        yield lambda task, order, root: task.submit(order, root)
+        return
+    with cluster.runner(order.config.dask) as runner:
+        yield lambda task, order, root: runner.submit(task, {"order": cluster.portable(order), "root": root})
 
 
 def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
