@@ -23,6 +23,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,20 @@ SIF = pa.schema(
 )
 
 
+@cache
+def _fields(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
+
+
+def _plain(value: Any) -> Any:
+    """`dataclasses.asdict` without its copies of every number, which took a third of a data stage's time."""
+    if names := _fields(type(value)):
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, tuple) and value and not isinstance(value[0], (int, float, str)):
+        return [_plain(item) for item in value]
+    return value
+
+
 class Writer:
     """Streams dataclass records or dicts into a Parquet file, `batch` rows a row group.
 
@@ -256,7 +271,7 @@ class Writer:
             self._file.close()
 
     def add(self, record: Any) -> None:
-        self._chunk.append(record if isinstance(record, dict) else dataclasses.asdict(record))
+        self._chunk.append(record if isinstance(record, dict) else _plain(record))
         self.written += 1
         if len(self._chunk) == self._batch:
             self._flush()
