@@ -239,7 +239,8 @@ def _fields(kind: Any) -> tuple[str, ...]:
 
 def _plain(value: Any) -> Any:
     """`dataclasses.asdict` without its copies of every number, which took a third of a data stage's time."""
-    if names := _fields(type(value)):
+    kind: Any = type(value)
+    if names := _fields(kind):
         return {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, tuple) and value and not isinstance(value[0], (int, float, str)):
         return [_plain(item) for item in value]
