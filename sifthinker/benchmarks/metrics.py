@@ -41,10 +41,20 @@ def clustered(
     statistic: Statistic,
     unit: Literal["share", "points"],
     draws: int = 1000,
+    top: float | None = None,
 ) -> Measure:
-    """A score that is no plain share: `statistic` of all rows, with a bootstrap over images."""
-    low, high = statistics.bootstrap(statistic, [cluster(result) for result in results], draws)
+    """A score that is no plain share: `statistic` of all rows, with a bootstrap over images.
+
+    Rows that are all wrong, or all right, have a bootstrap of no width: then it is Wilson's interval for as many
+    images, of a score of 0 to `top` (a share's 1, or 100 points).
+    """
+    images = [cluster(result) for result in results]
+    low, high = statistics.bootstrap(statistic, images, draws)
     value = statistic(np.ones(len(results)))
+    top = top or {"share": 1.0, "points": 100.0}[unit]
+    if low == high and value in (0, top):
+        count = len(set(images))
+        low, high = (top * bound for bound in statistics.wilson(count * value / top, count))
     return Measure(metric, value, len(results), unparsable(results), low, high, unit)
 
 
@@ -53,15 +63,16 @@ def combined(
     parts: Sequence[tuple[Sequence[Result], Statistic, float]],
     unit: Literal["share", "points"],
     draws: int = 1000,
+    top: float | None = None,
 ) -> Measure:
-    """The sum of several parts' statistics, each times its factor: a macro average, or a total."""
+    """The sum of several parts' statistics, each times its factor: a macro average, or a total of up to `top`."""
     edges = np.cumsum([len(rows) for rows, _, _ in parts])[:-1]
 
     def total(weights: Weights) -> float:
         shares = np.split(weights, edges)
         return sum(factor * of(part) for (_, of, factor), part in zip(parts, shares, strict=True))
 
-    return clustered(metric, [row for rows, _, _ in parts for row in rows], total, unit, draws)
+    return clustered(metric, [row for rows, _, _ in parts for row in rows], total, unit, draws, top)
 
 
 def share(results: Sequence[Result]) -> Statistic:

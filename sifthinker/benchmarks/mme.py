@@ -50,6 +50,7 @@ PERCEPTION = (
     "OCR",
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+TOP = 200  # points of a task
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
 
@@ -88,11 +89,17 @@ def strict(question: Question, answer: Answer) -> Verdict:
 def score(results: Sequence[Result]) -> list[Measure]:
     """Points of each task (of 200), perception (of 2,000) and cognition (of 800)."""
     tasks = metrics.groups(results)
-    measures = [metrics.clustered(task, rows, _points(rows), "points") for task, rows in tasks.items()]
+    measures = [
+        metrics.clustered(task, rows, _points(rows), "points", top=TOP) for task, rows in tasks.items()
+    ]
     for name, members in (("perception", PERCEPTION), ("cognition", COGNITION)):
         parts = [tasks[task] for task in members if task in tasks]
         if len(parts) == len(members):
-            measures.append(metrics.combined(name, [(rows, _points(rows), 1) for rows in parts], "points"))
+            measures.append(
+                metrics.combined(
+                    name, [(rows, _points(rows), 1) for rows in parts], "points", top=TOP * len(parts)
+                )
+            )
     return measures
 
 
