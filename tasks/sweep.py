@@ -85,6 +85,9 @@ def alive(store: Store) -> Iterator[None]:
     thread.start()
     try:
         yield
+        with get_client(sync_client=True) as client:
+            if _cancelling(client, run.id):  # the server would refuse any other end, and leave it so for ever
+                raise RunCancelled("cancelled on the server as its last stage ended")
     except TerminationSignal:
         if not cancelled.is_set():
             raise
