@@ -1,6 +1,6 @@
 """Every fault in every kind of stage: what happens, what is left, and that starting again ends as if nothing had been.
 
-    python -m pytest -m slow tests/faults          # the whole table, about half an hour; SIF_FAULTS_TABLE=FILE keeps it
+    python -m pytest -m slow tests/faults          # the whole table, an hour and a half; SIF_FAULTS_TABLE=FILE keeps it
     python -m pytest -m e2e tests/faults           # the few that `make test` has
 
 A row breaks one stage of a store in which everything else is made: the stage's artifacts are removed, the run is
