@@ -8,6 +8,7 @@ those of the plain model on the conversations one by one (a test compares them).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -131,26 +132,36 @@ def look(model: Any, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tenso
     return merged
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Whose attention to the pictures is told: a layer's first `heads` heads, at the tokens `sources` of the rows."""
+
+    layer: int
+    heads: int
+    sources: torch.Tensor  # (positions,), ascending: row * length + place in the row
+
+
 def logits(
-    model: Any, pictures: torch.Tensor, batch: dict[str, torch.Tensor], heads: tuple[int, int] | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the model expects at the batch's targets, (targets, vocabulary), and what it looks at for them.
+    model: Any, pictures: torch.Tensor, batch: dict[str, torch.Tensor], looks: Sequence[Look] = ()
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What the model expects at the batch's targets, and what it looks at.
 
     Args:
         pictures: (rows, tokens of all pictures of a row, hidden), from `look`.
         batch: from `Packer.rows`.
-        heads: a layer, and how many of its heads, from the first, tell their attention to the pictures' tokens;
-            None: nothing is told.
+        looks: whose attention is told.
 
     Returns:
-        Logits, and log-probabilities (targets, heads, tokens of all pictures of a row).
+        Logits (targets, vocabulary), and of each look log-probabilities (positions, heads, tokens of all pictures).
     """
     text = model.model.language_model
-    caught: dict[str, Any] = {}
-    if heads:
-        hook = text.layers[heads[0]].self_attn.register_forward_pre_hook(
-            lambda _, args, given: caught.update(given), with_kwargs=True
+    caught: dict[int, dict[str, Any]] = {}
+    hooks = [
+        text.layers[wanted.layer].self_attn.register_forward_pre_hook(
+            lambda _, args, given, number=number: caught.__setitem__(number, given), with_kwargs=True
         )
+        for number, wanted in enumerate(looks)
+    ]
     embedded = text.embed_tokens(batch["ids"])
     places = (batch["ids"] == model.config.image_token_id)[..., None]
     embedded = embedded.masked_scatter(places, pictures)
@@ -161,19 +172,21 @@ def logits(
         use_cache=False,
     ).last_hidden_state
     found: torch.Tensor = model.lm_head(hidden.flatten(0, 1)[batch["sources"]])
-    if not heads:
-        return found, None
-    hook.remove()
-    return found, _attention(text.layers[heads[0]].self_attn, heads[1], caught, batch, places[..., 0])
+    for hook in hooks:
+        hook.remove()
+    return found, [
+        _attention(text.layers[wanted.layer].self_attn, wanted, caught[number], batch, places[..., 0])
+        for number, wanted in enumerate(looks)
+    ]
 
 
 def _attention(
-    layer: Any, count: int, caught: dict[str, Any], batch: dict[str, torch.Tensor], places: torch.Tensor
+    layer: Any, wanted: Look, caught: dict[str, Any], batch: dict[str, torch.Tensor], places: torch.Tensor
 ) -> torch.Tensor:
-    """Log-probabilities (targets, count, tokens of all pictures) of what a layer's first heads look at."""
-    hidden = caught["hidden_states"]
+    """Log-probabilities (positions, heads, tokens of all pictures) of what a layer's first heads look at."""
+    hidden, count = caught["hidden_states"], wanted.heads
     rows, length, _ = hidden.shape
-    row, at = batch["sources"] // length, batch["sources"] % length
+    row, at = wanted.sources // length, wanted.sources % length
     cos, sin = (part.expand(rows, -1, -1) for part in caught["position_embeddings"])
     keys = layer.k_proj(hidden).view(rows, length, -1, layer.head_dim)[:, :, :count]
     queries = layer.q_proj(hidden[row, at]).view(len(row), -1, layer.head_dim)[:, :count]

@@ -60,7 +60,11 @@ _LONG = {
 }  # weight of a token; others are short
 _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
-_POINTING = (2, 3)  # the layer, and how many of its heads
+_ANSWERS, _NAMES = (2, 3), (1, 3)  # who looks: a layer, and how many of its heads
+_AFTER = 0.1  # how much looking counts once a box's first number tells which thing it is
+_NAMING = {"where", "all", "color", "shape", "size"}  # lessons that name one thing, or one kind of things
+Drawn = list[list[lessons.Lesson]]
+Rows = list[list[tuple[list[int], list[int], float]]]
 _BLUR = 0.02  # of the numbers that a cell shows
 _THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
 _NO_DEPTH = 1 / 8  # of the steps show the photograph alone (model.depth_input: false)
@@ -152,6 +156,10 @@ class Policy:
         self.packer = packed.Packer(self.model, self.processor, recipe.width, recipe.height)
         ids = self.processor.tokenizer.convert_tokens_to_ids
         self.openings = {ids(text) for text in build.OPENINGS}
+        self.nouns = set(_word_ids(self.processor.tokenizer, [*render.SHAPES, "object"]).tolist())
+        self.nouns |= set(
+            _word_ids(self.processor.tokenizer, [f"{shape}s" for shape in render.SHAPES]).tolist()
+        )
         self.hundredths = torch.tensor(ids([f"0.{number:02}" for number in range(100)]))
         torch.manual_seed(recipe.seed)
         self.extra = Cells(self.model, self.processor.tokenizer)
@@ -178,39 +186,69 @@ class Policy:
             for row in drawn
         ]
         batch = self.packer.rows(rows, depth_input)
-        found, looked = packed.logits(self.model, by_row.flatten(1, 2), batch, heads=_POINTING)
+        answers = self._answers(seen, drawn, rows, 1 + depth_input)
+        names = self._names(seen, drawn, rows, 1 + depth_input, batch["sources"])
+        found, (at_answers, at_names) = packed.logits(
+            self.model,
+            by_row.flatten(1, 2),
+            batch,
+            [
+                packed.Look(*_ANSWERS, batch["sources"]),
+                packed.Look(*_NAMES, names[0]),
+            ],
+        )
         losses = functional.cross_entropy(found, batch["targets"], reduction="none")
         targets, weights = batch["targets"], batch["weights"].clone()
         weights[1:][torch.isin(targets[:-1], self.hundredths)] *= _THIRD
         text = (losses * weights).sum() / weights.sum()
-        pointing = self._pointing(looked, seen, drawn, rows, 1 + depth_input)
+        pointing = _missed(at_answers, *answers) + _missed(at_names, *names[1:])
         total = text + CELLS * cells + POINTING * pointing
         return total, {"text": text.item(), "cells": cells.item(), "pointing": pointing.item()}
 
-    def _pointing(
-        self,
-        looked: torch.Tensor | None,
-        seen: list[Seen],
-        drawn: list[list[lessons.Lesson]],
-        rows: list[list[tuple[list[int], list[int], float]]],
-        pictures: int,
-    ) -> torch.Tensor:
-        """How little of the pointing heads' attention is where the answer's things are."""
-        wanted = []
+    def _answers(
+        self, seen: list[Seen], drawn: Drawn, rows: Rows, pictures: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every token of the answers: the tokens of the pictures that it is about, and how much that counts."""
+        wanted, weights = [], []
         for scene, lesson_row, row in zip(seen, drawn, rows, strict=True):
             cells = np.array(scene.facts["cells"]).ravel()
             for lesson, (_, answer, _) in zip(lesson_row, row, strict=True):
                 shown = [np.isin(cells, things) for things in lesson.about]
-                box = -1
+                box, since = -1, 0
                 for token in answer:
-                    box += token in self.openings
+                    opens = token in self.openings
+                    box, since = box + opens, 0 if opens else since + 1
                     fits = shown[max(box, 0)] if shown else np.zeros(len(cells), bool)
                     wanted.append(np.tile(fits, pictures))
-        assert looked is not None  # heads were given
-        there = torch.from_numpy(np.array(wanted))
-        asked = there.any(dim=1)  # some answers are about nothing, and some things fill no cell
-        mass = looked[asked].masked_fill(~there[asked][:, None], -torch.inf).logsumexp(-1)
-        return -mass.sum() / max(1, mass.numel())
+                    weights.append(1.0 if since < 2 else _AFTER)
+        return torch.from_numpy(np.array(wanted)), torch.tensor(weights)
+
+    def _names(
+        self, seen: list[Seen], drawn: Drawn, rows: Rows, pictures: int, sources: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The last word of every name that a question asks for, what it is the name of, and how much that counts."""
+        places, wanted, target = [], [], 0
+        for scene, lesson_row, row in zip(seen, drawn, rows, strict=True):
+            cells = np.array(scene.facts["cells"]).ravel()
+            for lesson, (asked, answer, _) in zip(lesson_row, row, strict=True):
+                first = int(sources[target]) - (len(asked) - 1)
+                target += len(answer)
+                named = [at for at, token in enumerate(asked) if token in self.nouns]
+                if lesson.kind in _NAMING and len(lesson.about) == 1 and named:
+                    places.append(first + named[0])
+                    wanted.append(np.tile(np.isin(cells, lesson.about[0]), pictures))
+        count = len(places)
+        there = np.array(wanted).reshape(count, -1)
+        return torch.tensor(places, dtype=torch.long), torch.from_numpy(there), torch.ones(count)
+
+
+def _missed(looked: torch.Tensor, there: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """How little of the attention (positions, heads, tokens) is where it should be (positions, tokens)."""
+    asked = there.any(dim=1) if len(there) else torch.zeros(0, dtype=torch.bool)
+    if not asked.any():  # some answers are about nothing, and some things fill no cell
+        return looked.new_zeros(())
+    mass = looked[asked].masked_fill(~there[asked][:, None], -torch.inf).logsumexp(-1).mean(1)
+    return -(mass * weights[asked]).sum() / weights[asked].sum()
 
 
 class Depth:
