@@ -113,7 +113,8 @@ def test_packed_conversations_cost_what_the_plain_model_says(
     batch = packer.rows([[(*packer.conversation(x.asked, x.answer), 1.0) for x in asked]], depth_input)
     with torch.no_grad():
         tokens = packed.look(model, packer.pixels(pictures), packer.grid).flatten(0, 1)[None]
-        found, looked = packed.logits(model, tokens, batch, heads=(2, 2))
+        looks = [packed.Look(2, 2, batch["sources"]), packed.Look(1, 3, batch["sources"][:1])]
+        found, (looked, first) = packed.logits(model, tokens, batch, looks)
         got, wanted, wanted_looks = found.log_softmax(-1), [], []
         model.set_attn_implementation("eager")
         for lesson in asked:
@@ -127,9 +128,30 @@ def test_packed_conversations_cost_what_the_plain_model_says(
             wanted.append(plain.logits[0, at].log_softmax(-1))
             shown = inputs["input_ids"][0] == model.config.image_token_id
             wanted_looks.append(plain.attentions[2][0, :2, at].transpose(0, 1)[..., shown])
+            if lesson is asked[0]:
+                wanted_first = plain.attentions[1][0, :3, at].transpose(0, 1)[:1, :, shown]
     assert torch.allclose(got, torch.cat(wanted), atol=1e-4)
-    assert looked is not None
     assert torch.allclose(looked.exp(), torch.cat(wanted_looks), atol=1e-5)
+    assert torch.allclose(first.exp(), wanted_first, atol=1e-5)
+
+
+def test_a_name_and_the_numbers_of_its_box_are_to_look_at_its_thing(drawn: list[pool.Seen]) -> None:
+    training = pretrain.Policy(SMALL)
+    seen = drawn[0]
+    index = next(i for i, thing in enumerate(seen.facts["things"]) if thing["names"])
+    thing = seen.facts["things"][index]
+    lesson = lessons._boxes("where", f"Where is the {thing['names'][0]}?", seen.facts["things"], [index])
+    rows = [[(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]]
+    batch = training.packer.rows(rows, depth_input=True)
+    cells = torch.tensor(np.tile(np.array(seen.facts["cells"]).ravel() == index, 2))
+    places, named, _ = training._names([seen], [[lesson]], rows, 2, batch["sources"])
+    word = training.processor.tokenizer.decode(batch["ids"].flatten()[places])
+    assert word.strip() in thing["names"][0].split()[-1:]
+    assert torch.equal(named, cells[None])
+    there, weights = training._answers([seen], [[lesson]], rows, 2)
+    assert torch.equal(there, cells.expand(len(batch["targets"]), -1))
+    assert weights[:2].tolist() == [1.0, 1.0]  # the box's opening, and its first number
+    assert torch.allclose(weights[2:], torch.tensor(0.1))
 
 
 @pytest.mark.e2e
