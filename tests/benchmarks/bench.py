@@ -37,6 +37,7 @@ PAIRS = [
     *depth.PAIRS, *boxes.PAIRS, *rewards.PAIRS, *ingest.PAIRS, *evaluation.PAIRS, *dataset.PAIRS,
 ]  # fmt: skip
 ANNOTATION_ROWS = 2000
+RERUNS = 5
 _PACKAGES = ("numpy", "scipy", "pillow", "pyarrow", "orjson", "aiohttp", "shapely", "torch", "transformers")
 
 
@@ -238,9 +239,7 @@ def _seconds(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench", description=__doc__)
-    parser.add_argument(
-        "--only", default="", help="pairs whose name holds this; neither scale nor annotation"
-    )
+    parser.add_argument("--only", default="", help="pairs whose name holds this, and nothing but pairs")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="JSON that is written")
     parser.add_argument("--quick", action="store_true", help="smallest sizes, one round: shows that all runs")
     options = parser.parse_args()
@@ -260,11 +259,23 @@ def main() -> None:
         sizes = (1000, 2000) if options.quick else ingest.SCALE_SIZES
         result["scale"] = scale(sizes)
         console.print(scale_table(result["scale"]))
-        errors.print("annotation")
-        from tests.benchmarks import annotation  # which the processes of the pairs do without
+        errors.print("the data stages at full size")
+        # These the processes of the pairs do without.
+        from tests.benchmarks import annotation, full_size, rerun
 
-        result["annotation"] = annotation.compare(60 if options.quick else ANNOTATION_ROWS)
+        result["full size"] = full_size.measure((200, 400) if options.quick else full_size.SIZES)
+        console.print(full_size.table(result["full size"]), highlight=False)
+        errors.print("annotation")
+        rows = 60 if options.quick else ANNOTATION_ROWS
+        result["annotation"] = annotation.compare(rows)
         console.print(annotation.markdown(result["annotation"]), highlight=False)
+        result["annotation rate"] = [annotation.rate(rows)]
+        console.print(annotation.markdown(result["annotation rate"]), highlight=False)
+        if not options.quick:  # it makes a whole reproduction first
+            errors.print("rerun")
+            with tempfile.TemporaryDirectory() as folder, rerun.serving(Path(folder)) as environment:
+                result["rerun"] = rerun.measure(Path(folder), RERUNS, environment)
+            console.print(rerun.table(result["rerun"]), highlight=False)
     console.print(json.dumps(result["machine"]), highlight=False, soft_wrap=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -48,6 +48,26 @@ def test_the_command_times_in_turns_and_writes_table_and_json(tmp_path):
     assert {"commit", "python", "packages", "cores"} <= set(result["machine"])
 
 
+@pytest.mark.slow
+def test_the_whole_command_runs_at_its_smallest_size(tmp_path):
+    if not ingest.VISCOT.is_dir():
+        pytest.skip("../shared/data is not here")
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.bench",
+        "--quick",
+        "--out",
+        str(tmp_path / "bench.json"),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert len(result["pairs"]) == len(bench.PAIRS)
+    assert {row["stage"] for row in result["full size"]} == {"ingest", "expand", "publish"}
+    assert [row["way"] for row in result["annotation"]] == ["authors", "ours"]
+    assert result["annotation rate"][0]["share of the ideal rate"] > 0
+
+
 def test_a_way_that_fails_ends_the_benchmark(tmp_path):
     with bench.Way(0, "ours", tmp_path, 1) as way, pytest.raises(RuntimeError, match="a way failed"):
         way.call()  # nothing was prepared in the folder
