@@ -1,8 +1,7 @@
 """Shards on a Dask cluster (`dask: tcp://scheduler:8786`), by Prefect's Dask runner: the same tasks, keys and cache.
 
 What is computed goes there (expand, depth); what asks an API stays in the flow's process, beside its ledger. The
-cluster's workers have this version of the code and see the store under the same path, or each has its own and
-`remote` is the one that they share.
+cluster's workers have this version of the code, and see the store, on a volume that they share, under the same path.
 """
 
 from __future__ import annotations

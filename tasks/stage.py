@@ -327,7 +327,7 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
 def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     try:
-        if order.config.dask and order.part is not None:
+        if order.part is not None and _spread(order):
             cluster.check(order)
         with explained(order.label), ExitStack() as stack:
             lock = store.lock(order.place, order.key)
@@ -402,7 +402,7 @@ def _fan_out(job: Job) -> None:
         part = replace(order, identity=of, key=identity.key(of), part=index, context=dict(job.context))
         decisions.append(_look_up(store, part))
     shards = []
-    if order.stage.in_turn and not order.config.dask:
+    if order.stage.in_turn and not _spread(order):
         for decision in decisions:
             shards.append(execute(decision, store))
             job.progress.add(1)
@@ -430,12 +430,18 @@ def _fan_out(job: Job) -> None:
     job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
 
 
+def _spread(order: Order) -> bool:
+    """Whether the shards go to the Dask cluster: not where a server or a ledger of this machine serves them."""
+    return bool(order.config.dask) and order.stage.around is _alone
+
+
 @contextmanager
 def _submitting(order: Order) -> Iterator[Callable[[Any, Order, str], Any]]:
-    """How shards are started: by the flow's runner, or on the Dask cluster if nothing on this machine serves them."""
-    if not order.config.dask or order.stage.around is not _alone:
+    """How shards are started: by the flow's runner, or on the Dask cluster."""
+    if not _spread(order):
         yield lambda task, order, root: task.submit(order, root)
         return
+    assert order.config.dask
     with cluster.runner(order.config.dask) as runner:
         yield lambda task, order, root: runner.submit(task, {"order": cluster.portable(order), "root": root})
 
