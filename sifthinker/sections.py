@@ -59,6 +59,8 @@ class Scenes(Section):
     seed: int = Field(0, description="same seed, same files")
     width: int = Field(224, ge=64, le=1024, description="pixels")
     height: int = Field(168, ge=64, le=1024, description="pixels")
+    fewest: int = Field(4, ge=2, le=8, description="solids in a scene; more are harder")
+    most: int = Field(6, ge=2, le=8, description="solids in a scene")
 
 
 class Source(Section):

@@ -88,7 +88,13 @@ def benchmarks(folder: Path) -> tuple[config.Benchmark, ...]:
 
 
 def stream(
-    name: str, seed: int, width: int, height: int, start: int = 0
+    name: str,
+    seed: int,
+    width: int,
+    height: int,
+    start: int = 0,
+    fewest: int = layout.FEWEST,
+    most: int = layout.MOST,
 ) -> Iterator[tuple[Scene, np.random.Generator]]:
     """Scenes without end from number `start` on, each with the random numbers for its questions.
 
@@ -98,7 +104,7 @@ def stream(
     entropy = (seed % 2**64, _STREAMS.index(name))
     for index in itertools.count(start):
         rng = np.random.default_rng((*entropy, index))
-        yield layout.draw(rng, width, height), rng
+        yield layout.draw(rng, width, height, fewest, most), rng
 
 
 class _Folder:
@@ -112,7 +118,8 @@ class _Folder:
 
     def stream(self, name: str) -> Iterator[tuple[Scene, np.random.Generator]]:
         """`stream` of these settings."""
-        return stream(name, self.settings.seed, self.settings.width, self.settings.height)
+        at = self.settings
+        return stream(name, at.seed, at.width, at.height, fewest=at.fewest, most=at.most)
 
     def save(self, scene: Scene, stream: str, image: str) -> None:
         """Writes the picture (path in the folder) and notes the scene."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sifthinker.scenes import render
 
-SOLIDS = (4, 6)  # in a scene: fewest, most
+FEWEST, MOST = 4, 6  # solids in a scene, where nothing else is asked for: more are harder
 VISIBLE = 0.5  # smallest share of a solid that the others leave to be seen
 _TRIES = 40  # for the place of one solid
 
@@ -33,11 +33,11 @@ class Scene:
     view: render.View
 
 
-def draw(rng: np.random.Generator, width: int, height: int) -> Scene:
+def draw(rng: np.random.Generator, width: int, height: int, fewest: int = FEWEST, most: int = MOST) -> Scene:
     """A random scene: nothing touches, nothing leaves the picture, `VISIBLE` of every solid is seen."""
     while True:
-        solids = _solids(rng)
-        if len(solids) < SOLIDS[0]:
+        solids = _solids(rng, fewest, most)
+        if len(solids) < fewest:
             continue
         view = render.look(solids, width, height)
         if any(_touches_border(view.alone(index)) for index in range(len(solids))):
@@ -66,9 +66,9 @@ def _touches_border(mask: npt.NDArray[np.bool_]) -> bool:
     return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
-def _solids(rng: np.random.Generator) -> tuple[render.Solid, ...]:
+def _solids(rng: np.random.Generator, fewest: int, most: int) -> tuple[render.Solid, ...]:
     solids: list[render.Solid] = []
-    for _ in range(rng.integers(SOLIDS[0], SOLIDS[1] + 1)):
+    for _ in range(rng.integers(fewest, most + 1)):
         shape, color, size = (
             str(rng.choice(list(names))) for names in (render.SHAPES, render.COLORS, render.SIZES)
         )

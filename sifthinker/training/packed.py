@@ -134,7 +134,7 @@ def look(model: Any, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tenso
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Whose attention to the pictures is told: a layer's first `heads` heads, at the tokens `sources` of the rows."""
+    """Whose attention is told: a layer's first `heads` heads, at the tokens `sources` of the rows."""
 
     layer: int
     heads: int
@@ -152,7 +152,7 @@ def logits(
         looks: whose attention is told.
 
     Returns:
-        Logits (targets, vocabulary), and of each look log-probabilities (positions, heads, tokens of all pictures).
+        Logits (targets, vocabulary), and of each look log-probabilities (positions, heads, places in the row).
     """
     text = model.model.language_model
     caught: dict[int, dict[str, Any]] = {}
@@ -175,25 +175,24 @@ def logits(
     for hook in hooks:
         hook.remove()
     return found, [
-        _attention(text.layers[wanted.layer].self_attn, wanted, caught[number], batch, places[..., 0])
+        _attention(text.layers[wanted.layer].self_attn, wanted, caught[number], batch)
         for number, wanted in enumerate(looks)
     ]
 
 
 def _attention(
-    layer: Any, wanted: Look, caught: dict[str, Any], batch: dict[str, torch.Tensor], places: torch.Tensor
+    layer: Any, wanted: Look, caught: dict[str, Any], batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Log-probabilities (positions, heads, tokens of all pictures) of what a layer's first heads look at."""
+    """Log-probabilities (positions, heads, places in the row) of what a layer's first heads look at."""
     hidden, count = caught["hidden_states"], wanted.heads
     rows, length, _ = hidden.shape
     row, at = wanted.sources // length, wanted.sources % length
     cos, sin = (part.expand(rows, -1, -1) for part in caught["position_embeddings"])
     keys = layer.k_proj(hidden).view(rows, length, -1, layer.head_dim)[:, :, :count]
-    queries = layer.q_proj(hidden[row, at]).view(len(row), -1, layer.head_dim)[:, :count]
+    queries = layer.q_proj(hidden[row, at]).unflatten(-1, (-1, layer.head_dim))[:, :count]
     queries, _ = apply_rotary_pos_emb(queries, queries, cos[row, at], sin[row, at])
     _, keys = apply_rotary_pos_emb(keys, keys, cos, sin, unsqueeze_dim=2)
     scores = torch.cat([torch.einsum("thd,lhd->thl", queries[row == r], keys[r]) for r in range(rows)])
-    scores = (scores * layer.scaling).masked_fill(~batch["seen"][row, 0, at][:, None], -torch.inf)
-    pictures = int(places[0].sum())
-    shown = scores.log_softmax(-1)[places[row][:, None].expand_as(scores)]
-    return shown.view(len(row), count, pictures)
+    return (
+        (scores * layer.scaling).masked_fill(~batch["seen"][row, 0, at][:, None], -torch.inf).log_softmax(-1)
+    )

@@ -59,6 +59,8 @@ class Pool:
     stream: str = "pretrain"
     width: int = 224
     height: int = 168
+    fewest: int = 2  # solids in a scene
+    most: int = 5
 
     def path(self, shard: int) -> Path:
         return self.folder / f"scenes-{shard:05}.parquet"
@@ -151,7 +153,9 @@ def _render(task: tuple[Pool, int]) -> None:
 
 
 def _rows(pool: Pool, shard: int) -> Iterator[dict[str, Any]]:
-    drawn = scenes.stream(pool.stream, pool.seed, pool.width, pool.height, start=shard * SHARD)
+    drawn = scenes.stream(
+        pool.stream, pool.seed, pool.width, pool.height, shard * SHARD, pool.fewest, pool.most
+    )
     for _, (scene, rng) in zip(range(SHARD), drawn, strict=False):
         depth = np.rint((1 - scene.view.depth) * 255).astype(np.uint8)
         buffer = io.BytesIO()

@@ -13,8 +13,8 @@ Departures from how such models are trained otherwise:
 1. Several short conversations share one look at the pictures, exactly (training/packed.py).
 2. The policy learns from the scenes' truth what each token of its vision tower shows (`Cells`), in the embeddings of
    the words and numbers that say it, at first that alone; and to attend with some heads to a thing where its name is
-   said (`_names`) and where an answer is about it (`_answers`). Without either, 5,929 steps of an earlier recipe had
-   not learnt to find a thing by its name; without `_names`, 8,500 had not. What is added is thrown away.
+   said and where an answer is about it (`Policy._looks`). Without either, 5,929 steps of an earlier recipe had not
+   learnt to find a thing by its name; without the names, 8,500 had not. What is added is thrown away.
 3. The rate rises, stays, and falls to 0 over the last third, so that a run may be made longer or shorter before it
    falls.
 """
@@ -83,6 +83,8 @@ class Recipe:
     looking: int = 0  # first steps, which train the policy's vision tower alone
     width: int = 224
     height: int = 168
+    fewest: int = 2  # solids in a scene
+    most: int = 5
 
 
 RECIPES = {
@@ -147,6 +149,34 @@ def _word_ids(tokenizer: Any, words: list[str]) -> torch.Tensor:
     return torch.tensor(ids).squeeze(1)
 
 
+class Looks:
+    """Tokens, the places in their rows that they are to look at, and how much each counts."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.tokens, self.places, self.weights = list[int](), list[list[int]](), list[float]()
+
+    def add(self, token: int, places: list[int], weight: float) -> None:
+        if places:  # some answers are about nothing, and some things fill no cell
+            self.tokens.append(token)
+            self.places.append(places)
+            self.weights.append(weight)
+
+    def asked(self, layer: int, heads: int) -> packed.Look:
+        return packed.Look(layer, heads, torch.tensor(self.tokens, dtype=torch.long))
+
+    def missed(self, looked: torch.Tensor) -> torch.Tensor:
+        """How little of the attention (tokens, heads, places) is where it should be: a mean of minus its logarithms."""
+        if not self.tokens:
+            return looked.new_zeros(())
+        there = torch.zeros(len(self.tokens), self.length, dtype=torch.bool)
+        for number, places in enumerate(self.places):
+            there[number, places] = True
+        weights = torch.tensor(self.weights)
+        mass = looked.masked_fill(~there[:, None], -torch.inf).logsumexp(-1).mean(1)
+        return -(mass * weights).sum() / weights.sum()
+
+
 class Policy:
     """The policy's training: lessons."""
 
@@ -186,69 +216,52 @@ class Policy:
             for row in drawn
         ]
         batch = self.packer.rows(rows, depth_input)
-        answers = self._answers(seen, drawn, rows, 1 + depth_input)
-        names = self._names(seen, drawn, rows, 1 + depth_input, batch["sources"])
+        answers, names = self._looks(seen, drawn, rows, 1 + depth_input, batch)
         found, (at_answers, at_names) = packed.logits(
             self.model,
             by_row.flatten(1, 2),
             batch,
-            [
-                packed.Look(*_ANSWERS, batch["sources"]),
-                packed.Look(*_NAMES, names[0]),
-            ],
+            [answers.asked(*_ANSWERS), names.asked(*_NAMES)],
         )
         losses = functional.cross_entropy(found, batch["targets"], reduction="none")
         targets, weights = batch["targets"], batch["weights"].clone()
         weights[1:][torch.isin(targets[:-1], self.hundredths)] *= _THIRD
         text = (losses * weights).sum() / weights.sum()
-        pointing = _missed(at_answers, *answers) + _missed(at_names, *names[1:])
+        pointing = answers.missed(at_answers) + names.missed(at_names)
         total = text + CELLS * cells + POINTING * pointing
         return total, {"text": text.item(), "cells": cells.item(), "pointing": pointing.item()}
 
-    def _answers(
-        self, seen: list[Seen], drawn: Drawn, rows: Rows, pictures: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of every token of the answers: the tokens of the pictures that it is about, and how much that counts."""
-        wanted, weights = [], []
+    def _looks(
+        self, seen: list[Seen], drawn: Drawn, rows: Rows, pictures: int, batch: dict[str, torch.Tensor]
+    ) -> tuple[Looks, Looks]:
+        """Who is to look where: every token of the answers, and the last word of every name that is asked for.
+
+        An answer looks at the tokens of the pictures that show what it is about, a name at those of what it is the
+        name of. The answer to a name may look at the name instead, which has found the thing a layer earlier.
+        """
+        length = batch["ids"].shape[1]
+        image = torch.nonzero(batch["ids"][0] == self.model.config.image_token_id).squeeze(1)
+        answers, names = Looks(length), Looks(length)
+        sources = iter(batch["sources"].tolist())
         for scene, lesson_row, row in zip(seen, drawn, rows, strict=True):
-            cells = np.array(scene.facts["cells"]).ravel()
-            for lesson, (_, answer, _) in zip(lesson_row, row, strict=True):
-                shown = [np.isin(cells, things) for things in lesson.about]
+            cells = np.tile(np.array(scene.facts["cells"]).ravel(), pictures)
+            for lesson, (asked, answer, _) in zip(lesson_row, row, strict=True):
+                shown = [image[np.isin(cells, things)] for things in lesson.about]
+                named = [at - len(asked) + 1 for at, token in enumerate(asked) if token in self.nouns]
+                looked_up = lesson.kind in _NAMING and len(shown) == 1 and len(named) > 0
                 box, since = -1, 0
-                for token in answer:
+                for number, token in enumerate(answer):
+                    source = next(sources)
+                    if looked_up and number == 0:
+                        name = source + named[0]
+                        names.add(name, shown[0].tolist(), 1.0)
                     opens = token in self.openings
                     box, since = box + opens, 0 if opens else since + 1
-                    fits = shown[max(box, 0)] if shown else np.zeros(len(cells), bool)
-                    wanted.append(np.tile(fits, pictures))
-                    weights.append(1.0 if since < 2 else _AFTER)
-        return torch.from_numpy(np.array(wanted)), torch.tensor(weights)
-
-    def _names(
-        self, seen: list[Seen], drawn: Drawn, rows: Rows, pictures: int, sources: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The last word of every name that a question asks for, what it is the name of, and how much that counts."""
-        places, wanted, target = [], [], 0
-        for scene, lesson_row, row in zip(seen, drawn, rows, strict=True):
-            cells = np.array(scene.facts["cells"]).ravel()
-            for lesson, (asked, answer, _) in zip(lesson_row, row, strict=True):
-                first = int(sources[target]) - (len(asked) - 1)
-                target += len(answer)
-                named = [at for at, token in enumerate(asked) if token in self.nouns]
-                if lesson.kind in _NAMING and len(lesson.about) == 1 and named:
-                    places.append(first + named[0])
-                    wanted.append(np.tile(np.isin(cells, lesson.about[0]), pictures))
-        count = len(places)
-        there = np.array(wanted).reshape(count, -1)
-        return torch.tensor(places, dtype=torch.long), torch.from_numpy(there), torch.ones(count)
-
-
-def _missed(looked: torch.Tensor, there: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """How little of the attention (positions, heads, tokens) is where it should be (positions, tokens)."""
-    asked = there.any(dim=1) if len(there) else torch.zeros(0, dtype=torch.bool)
-    if not asked.any():  # some answers are about nothing, and some things fill no cell
-        return looked.new_zeros(())
-    mass = looked[asked].masked_fill(~there[asked][:, None], -torch.inf).logsumexp(-1).mean(1)
-    return -(mass * weights[asked]).sum() / weights[asked].sum()
+                    there = shown[max(box, 0)].tolist() if shown else []
+                    if looked_up and there:
+                        there.append(name % length)
+                    answers.add(source, there, 1.0 if since < 2 else _AFTER)
+        return answers, names
 
 
 class Depth:
@@ -294,7 +307,14 @@ def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int
     optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98))
     first = _resume(work, recipe, modules, optimiser)
     last = min(recipe.steps, stop_after or recipe.steps)
-    scenes = Pool(work / "pool", recipe.seed, width=recipe.width, height=recipe.height)
+    scenes = Pool(
+        work / "pool",
+        recipe.seed,
+        width=recipe.width,
+        height=recipe.height,
+        fewest=recipe.fewest,
+        most=recipe.most,
+    )
     rendering = Rendering(scenes, _needed(recipe))
     try:
         order = _Order(scenes, recipe, rendering)

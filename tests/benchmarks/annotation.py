@@ -1,12 +1,14 @@
 """Measures annotation against the stand-in server.
 
-python tests/benchmarks/annotation.py compare --rows 2000     the authors' way of working beside ours
+python tests/benchmarks/annotation.py compare --rows 2000     the authors' way and distilabel's beside ours, 1 s latency
 python tests/benchmarks/annotation.py rate --rows 2000        calls a second at 1 s latency and 256 in flight
 python tests/benchmarks/annotation.py memory --rows 50000     peak memory as rows grow
 
 "The authors' way" is written from the description in release_defects.md (E2-5 to E2-10), not from their code:
 30 threads, three tries without back-off or classification, the only check is "```", one shared list that is
-appended outside the lock and flushed into one JSON file, rewritten whole, when (index + 1) % 30 == 0.
+appended outside the lock and flushed into one JSON file, rewritten whole, when (index + 1) % 30 == 0. distilabel 1.5.3
+asks batch by batch, loses a batch with the first error in it, and keeps what it is answered; what is sound of it is
+counted with our check, as of the authors'.
 """
 
 import argparse
@@ -20,8 +22,10 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -29,11 +33,13 @@ from sifthinker import annotate, depth, draw, judge, standin, vlm
 from sifthinker.agreement import Accepted, check
 from sifthinker.config import Api
 from sifthinker.ledger import Ledger, Reply, Usage
-from sifthinker.sample import Annotation
+from sifthinker.sample import Annotation, Region, Sample
 from tests import annotation_rows as rows
+from tests.benchmarks import others
 
 FAULTS = {kind: 0.3 / len(standin.FAULTS) for kind in standin.FAULTS}
 STALL = 20.0  # seconds; the authors set no time-out
+TOGETHER = 256  # calls in flight: ours, distilabel's; the authors have 30 threads
 
 
 def authors(folder: Path, count: int, url: str) -> dict[str, float]:
@@ -45,13 +51,7 @@ def authors(folder: Path, count: int, url: str) -> dict[str, float]:
     out, lock, done = folder / "authors.json", threading.Lock(), []
 
     def ask(row) -> str | None:
-        pictures = [
-            vlm.image_url(
-                draw.annotated((folder / row.image).read_bytes(), [r.box for r in step], 589_824, 90)
-            )
-            for step in asked[row.id]
-        ]
-        body = {"model": "m", "messages": annotate.messages(row, asked[row.id], pictures), "max_tokens": 2048}
+        body = {"model": "m", "messages": _messages(folder, row, asked[row.id]), "max_tokens": 2048}
         request = urllib.request.Request(
             f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -75,30 +75,75 @@ def authors(folder: Path, count: int, url: str) -> dict[str, float]:
     with ThreadPoolExecutor(30) as pool:
         list(pool.map(work, range(count)))
     kept = json.loads(out.read_text()) if out.exists() else []
-    by_id = {row.id: row for row in samples}
-    verdicts = [check(f"```{row['response']}```", asked[row["id"]], by_id[row["id"]]) for row in kept]
-    good = sum(isinstance(verdict, Accepted) for verdict in verdicts)
-    return {"kept": len(kept), "sound": good, "rejected": 0}
+    replies = {row["id"]: f"```{row['response']}```" for row in kept}
+    return {"kept": len(kept), "sound": _sound(samples, asked, replies), "rejected": 0}
+
+
+def _messages(folder: Path, row: Sample, asked: Sequence[Sequence[Region]]) -> list[dict[str, Any]]:
+    pictures = [
+        vlm.image_url(draw.annotated((folder / row.image).read_bytes(), [r.box for r in step], 589_824, 90))
+        for step in asked
+    ]
+    return annotate.messages(row, asked, pictures)
+
+
+def _sound(samples: Sequence[Sample], asked: Mapping[str, Any], replies: Mapping[str, str]) -> int:
+    return sum(
+        isinstance(check(replies[row.id], asked[row.id], row), Accepted)
+        for row in samples
+        if row.id in replies
+    )
+
+
+def distilabel(folder: Path, count: int, url: str) -> dict[str, float]:
+    """Annotates with distilabel's ChatGeneration; every content is a list of parts, which its tables need."""
+    names = rows.pictures(folder, min(count, 40))
+    slope = depth.decode_bytes(next(rows.maps(names)).png)
+    samples = list(rows.samples(names, count))
+    asked = {row.id: depth.regions(rows.focus(row).steps, slope) for row in samples}
+    source, out = folder / "rows.jsonl", folder / "replies.jsonl"
+    empty = {"text": None, "image_url": None}
+    with source.open("w") as file:
+        for row in samples:
+            told = []
+            for message in _messages(folder, row, asked[row.id]):
+                content = message["content"]
+                parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+                told.append({"role": message["role"], "content": [empty | part for part in parts]})
+            file.write(json.dumps({"id": row.id, "messages": told}) + "\n")
+    program = [str(others.environment("distilabel")), others.__file__, "distilabel"]
+    command = [*program, url, str(source), str(out), str(TOGETHER)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    if done.returncode:
+        raise RuntimeError(f"distilabel failed: {done.stderr[-2000:]}")
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    replies = {row["id"]: row["reply"] for row in found if row["reply"]}
+    return {"kept": len(replies), "sound": _sound(samples, asked, replies), "rejected": 0}
 
 
 def ours(folder: Path, count: int, url: str) -> dict[str, float]:
-    """Annotates with this project's engine, with as many calls in flight."""
-    config = rows.settings(concurrency=30, timeout=5.0)
+    """Annotates with this project's engine."""
+    config = rows.settings(concurrency=TOGETHER, timeout=5.0)
     results = list(rows.run(folder, count, url, folder / "calls.db", config))
     kept = sum(isinstance(row, Annotation) for row in results)
     return {"kept": kept, "sound": kept, "rejected": count - kept}
 
 
-WAYS = {"authors": authors, "ours": ours}
+WAYS = {"authors": authors, "distilabel": distilabel, "ours": ours}
 
 
-def compare(count: int, latency: float = 0.2) -> list[dict[str, float | str]]:
-    """Both ways against equal servers, each in a process of its own."""
+def compare(
+    count: int,
+    ways: Sequence[str] = tuple(WAYS),
+    faults: Mapping[str, float] = FAULTS,
+    latency: float = 1.0,
+) -> list[dict[str, float | str]]:
+    """Each way against a server of its own, equal to the others', in a process of its own."""
     table = []
-    for way in WAYS:
+    for way in ways:
         with (
             tempfile.TemporaryDirectory() as folder,
-            standin.running(Path(folder) / "log", FAULTS, latency=latency, stall=STALL) as url,
+            standin.running(Path(folder) / "log", dict(faults), latency=latency, stall=STALL) as url,
         ):
             command = [sys.executable, __file__, "way", "--way", way, "--rows", str(count), "--url", url]
             text = subprocess.run(
@@ -108,7 +153,15 @@ def compare(count: int, latency: float = 0.2) -> list[dict[str, float | str]]:
         result = json.loads(text.splitlines()[-1])
         paid = counts["prompt_tokens"] + counts["completion_tokens"]
         table.append(
-            {"way": way, "rows": count, "answers paid": counts["answered"], "tokens": paid, **result}
+            {
+                "way": way,
+                "faults": f"{sum(faults.values()):.0%}",
+                "rows": count,
+                "answers paid": counts["answered"],
+                "tokens": paid,
+                "sound rows a second": round(result["sound"] / result["seconds"], 1),
+                **result,
+            }
         )
     return table
 
@@ -204,7 +257,7 @@ def main() -> None:
         result = WAYS[options.way](options.folder, options.rows, options.url)
         print(json.dumps({**result, "seconds": round(time.monotonic() - began, 1), "peak MiB": peak()}))
     elif options.what == "compare":
-        print(markdown(compare(options.rows)))
+        print(markdown(compare(options.rows) + compare(options.rows, faults={})))
     else:
         print(markdown([{"rate": rate, "memory": memory}[options.what](options.rows)]))
 

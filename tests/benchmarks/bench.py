@@ -267,15 +267,20 @@ def main() -> None:
         console.print(full_size.table(result["full size"]), highlight=False)
         errors.print("annotation")
         rows = 60 if options.quick else ANNOTATION_ROWS
-        result["annotation"] = annotation.compare(rows)
+        ways = ("authors", "ours") if options.quick else tuple(annotation.WAYS)
+        result["annotation"] = [
+            row for faults in (annotation.FAULTS, {}) for row in annotation.compare(rows, ways, faults)
+        ]
         console.print(annotation.markdown(result["annotation"]), highlight=False)
         result["annotation rate"] = [annotation.rate(rows)]
         console.print(annotation.markdown(result["annotation rate"]), highlight=False)
-        if not options.quick:  # it makes a whole reproduction first
+        if not options.quick:  # it makes a whole reproduction first, and installs other tools
             errors.print("rerun")
             with tempfile.TemporaryDirectory() as folder, rerun.serving(Path(folder)) as environment:
                 result["rerun"] = rerun.measure(Path(folder), RERUNS, environment)
+                result["rerun beside"] = rerun.beside(Path(folder), RERUNS, environment)
             console.print(rerun.table(result["rerun"]), highlight=False)
+            console.print(rerun.beside_table(result["rerun beside"]), highlight=False)
     console.print(json.dumps(result["machine"]), highlight=False, soft_wrap=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

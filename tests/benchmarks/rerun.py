@@ -29,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from flows import server
+from tests.benchmarks import others
 
 ROOT = Path(__file__).resolve().parents[2]
 AIM = 3.0  # seconds (issue: "under 3 seconds over Prefect's own cost")
@@ -141,6 +142,50 @@ def measure(folder: Path, rounds: int, environment: Mapping[str, str]) -> list[d
     ]
 
 
+def beside(folder: Path, rounds: int, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Seconds of a rerun in which nothing changed, by whole commands in turns: ours and other tools' on equal chains.
+
+    After `measure`, whose folder holds what both Prefect flows made.
+    """
+
+    def run(command: list[str]) -> Callable[[], Any]:
+        return lambda: subprocess.run(
+            command, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=ROOT
+        )
+
+    calls = {
+        "sif run": run(ours(folder)),
+        "a trivial Prefect flow": run(alone(folder)),
+        "dvc repro": others.dvc(folder / "dvc", STAGES),
+        "metaflow resume": others.metaflow(folder / "metaflow", STAGES),
+    }
+    for call in calls.values():
+        call()
+    turns = [
+        {name: _timed(call, resource.RUSAGE_CHILDREN)[0] for name, call in calls.items()}
+        for _ in range(rounds)
+    ]
+    return [
+        {
+            "command": name,
+            "stages": STAGES,
+            "rounds": rounds,
+            "seconds": statistics.median(turn[name] for turn in turns),
+            "least": min(turn[name] for turn in turns),
+            "greatest": max(turn[name] for turn in turns),
+        }
+        for name in calls
+    ]
+
+
+def beside_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| nothing changed | stages | seconds (least to greatest) |", "|---|---|---|"]
+    for row in rows:
+        spread = f"{row['seconds']:.2f} ({row['least']:.2f} to {row['greatest']:.2f})"
+        lines.append(f"| {row['command']} | {row['stages']} | {spread} |")
+    return "\n".join(lines)
+
+
 def states(flow: Any) -> list[str]:
     """The states of a flow run's tasks, from the server."""
     from prefect.client.orchestration import get_client
@@ -218,9 +263,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with serving(folder) as environment:
             rows = measure(folder, options.rounds, environment)
-    print(table(rows))
+            compared = beside(folder, options.rounds, environment)
+    print(table(rows), beside_table(compared), sep="\n\n")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"over": rows, "beside": compared}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,8 +132,9 @@ def test_packed_conversations_cost_what_the_plain_model_says(
             if lesson is asked[0]:
                 wanted_first = plain.attentions[1][0, :3, at].transpose(0, 1)[:1, :, shown]
     assert torch.allclose(got, torch.cat(wanted), atol=1e-4)
-    assert torch.allclose(looked.exp(), torch.cat(wanted_looks), atol=1e-5)
-    assert torch.allclose(first.exp(), wanted_first, atol=1e-5)
+    pictured = batch["ids"][0] == model.config.image_token_id
+    assert torch.allclose(looked[..., pictured].exp(), torch.cat(wanted_looks), atol=1e-5)
+    assert torch.allclose(first[..., pictured].exp(), wanted_first, atol=1e-5)
 
 
 def test_a_name_and_the_numbers_of_its_box_are_to_look_at_its_thing(drawn: list[pool.Seen]) -> None:
@@ -143,15 +145,35 @@ def test_a_name_and_the_numbers_of_its_box_are_to_look_at_its_thing(drawn: list[
     lesson = lessons._boxes("where", f"Where is the {thing['names'][0]}?", seen.facts["things"], [index])
     rows = [[(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]]
     batch = training.packer.rows(rows, depth_input=True)
-    cells = torch.tensor(np.tile(np.array(seen.facts["cells"]).ravel() == index, 2))
-    places, named, _ = training._names([seen], [[lesson]], rows, 2, batch["sources"])
-    word = training.processor.tokenizer.decode(batch["ids"].flatten()[places])
-    assert word.strip() in thing["names"][0].split()[-1:]
-    assert torch.equal(named, cells[None])
-    there, weights = training._answers([seen], [[lesson]], rows, 2)
-    assert torch.equal(there, cells.expand(len(batch["targets"]), -1))
-    assert weights[:2].tolist() == [1.0, 1.0]  # the box's opening, and its first number
-    assert torch.allclose(weights[2:], torch.tensor(0.1))
+    answers, names = training._looks([seen], [[lesson]], rows, 2, batch)
+    (name,) = names.tokens
+    last = training.processor.tokenizer.decode(batch["ids"][0, name]).strip()
+    assert last in thing["names"][0].split()[-1:]
+    image = torch.nonzero(batch["ids"][0] == training.model.config.image_token_id).squeeze(1)
+    cells = image[np.tile(np.array(seen.facts["cells"]).ravel() == index, 2)].tolist()
+    assert cells and names.places == [cells]
+    assert answers.tokens == batch["sources"].tolist()
+    assert answers.places == [[*cells, name]] * len(answers.tokens)  # the name has found it
+    assert answers.weights[:2] == [1.0, 1.0]  # the box's opening, and its first number
+    assert set(answers.weights[2:]) == {0.1}
+
+
+def test_attention_where_it_should_be_costs_nothing() -> None:
+    looks = pretrain.Looks(4)
+    looks.add(0, [1, 2], 1.0)
+    looks.add(3, [], 1.0)  # about nothing
+    looks.add(5, [0], 0.5)
+    shares = torch.tensor([[0.0, 0.5, 0.5, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    assert looks.missed(shares[:, None].log()).item() == pytest.approx(0.5 * math.log(4) / 1.5)
+    assert pretrain.Looks(4).missed(torch.zeros(0, 3, 4)) == 0
+
+
+def test_lessons_that_name_nothing_are_learnt_too(
+    drawn: list[pool.Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lessons, "draw", lambda *_: [lessons.Lesson("say", "Say: red", "red")])
+    loss, parts = pretrain.Policy(SMALL).loss(drawn[:1], np.random.default_rng(0), SMALL.looking)
+    assert parts["pointing"] == 0 and torch.isfinite(loss)
 
 
 @pytest.mark.e2e
