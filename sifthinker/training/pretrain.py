@@ -28,7 +28,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,8 @@ _LONG = {
 }  # weight of a token; others are short
 _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
-_ANSWERS, _NAMES = (2, 3), (1, 3)  # who looks: a layer, and how many of its heads
+_WORDS, _NAMES, _ANSWERS = (0, 2), (1, 3), (2, 3)  # who looks: a layer, and how many of its heads
 _AFTER = 0.1  # how much looking counts once a box's first number tells which thing it is
-_NAMING = {"where", "all", "color", "shape", "size"}  # lessons that name one thing, or one kind of things
 Drawn = list[list[lessons.Lesson]]
 Rows = list[list[tuple[list[int], list[int], float]]]
 _BLUR = 0.02  # of the numbers that a cell shows
@@ -186,10 +185,9 @@ class Policy:
         self.packer = packed.Packer(self.model, self.processor, recipe.width, recipe.height)
         ids = self.processor.tokenizer.convert_tokens_to_ids
         self.openings = {ids(text) for text in build.OPENINGS}
-        self.nouns = set(_word_ids(self.processor.tokenizer, [*render.SHAPES, "object"]).tolist())
-        self.nouns |= set(
-            _word_ids(self.processor.tokenizer, [f"{shape}s" for shape in render.SHAPES]).tolist()
-        )
+        self.adjectives = self._meanings({"color": render.COLORS, "size": render.SIZES})
+        self.nouns = self._meanings({"shape": render.SHAPES}) | self._meanings({"shape": render.SHAPES}, "s")
+        self.nouns |= {int(token): {} for token in _word_ids(self.processor.tokenizer, ["object", "objects"])}
         self.hundredths = torch.tensor(ids([f"0.{number:02}" for number in range(100)]))
         torch.manual_seed(recipe.seed)
         self.extra = Cells(self.model, self.processor.tokenizer)
@@ -216,52 +214,85 @@ class Policy:
             for row in drawn
         ]
         batch = self.packer.rows(rows, depth_input)
-        answers, names = self._looks(seen, drawn, rows, 1 + depth_input, batch)
-        found, (at_answers, at_names) = packed.logits(
+        words, names, answers = self._looks(seen, drawn, rows, 1 + depth_input, batch)
+        found, (at_words, at_names, at_answers) = packed.logits(
             self.model,
             by_row.flatten(1, 2),
             batch,
-            [answers.asked(*_ANSWERS), names.asked(*_NAMES)],
+            [words.asked(*_WORDS), names.asked(*_NAMES), answers.asked(*_ANSWERS)],
         )
         losses = functional.cross_entropy(found, batch["targets"], reduction="none")
         targets, weights = batch["targets"], batch["weights"].clone()
         weights[1:][torch.isin(targets[:-1], self.hundredths)] *= _THIRD
         text = (losses * weights).sum() / weights.sum()
-        pointing = answers.missed(at_answers) + names.missed(at_names)
+        pointing = words.missed(at_words) + names.missed(at_names) + answers.missed(at_answers)
         total = text + CELLS * cells + POINTING * pointing
         return total, {"text": text.item(), "cells": cells.item(), "pointing": pointing.item()}
 
+    def _meanings(self, words: Mapping[str, Iterable[str]], ending: str = "") -> dict[int, dict[str, str]]:
+        """What a word's token says of a thing."""
+        return {
+            int(token): {key: value}
+            for key, values in words.items()
+            for value, token in zip(
+                values,
+                _word_ids(self.processor.tokenizer, [value + ending for value in values]),
+                strict=True,
+            )
+        }
+
     def _looks(
         self, seen: list[Seen], drawn: Drawn, rows: Rows, pictures: int, batch: dict[str, torch.Tensor]
-    ) -> tuple[Looks, Looks]:
-        """Who is to look where: every token of the answers, and the last word of every name that is asked for.
+    ) -> tuple[Looks, Looks, Looks]:
+        """Who is to look where, a layer each: a noun at its adjectives, at the things that it names, an answer at its.
 
-        An answer looks at the tokens of the pictures that show what it is about, a name at those of what it is the
-        name of. The answer to a name may look at the name instead, which has found the thing a layer earlier.
+        A thing is looked at where the tokens of the pictures show it; an answer may look at the noun that names just
+        what it is about instead, which has found it by then.
         """
         length = batch["ids"].shape[1]
         image = torch.nonzero(batch["ids"][0] == self.model.config.image_token_id).squeeze(1)
-        answers, names = Looks(length), Looks(length)
+        words, names, answers = Looks(length), Looks(length), Looks(length)
         sources = iter(batch["sources"].tolist())
         for scene, lesson_row, row in zip(seen, drawn, rows, strict=True):
             cells = np.tile(np.array(scene.facts["cells"]).ravel(), pictures)
             for lesson, (asked, answer, _) in zip(lesson_row, row, strict=True):
-                shown = [image[np.isin(cells, things)] for things in lesson.about]
-                named = [at - len(asked) + 1 for at, token in enumerate(asked) if token in self.nouns]
-                looked_up = lesson.kind in _NAMING and len(shown) == 1 and len(named) > 0
+                source = next(sources)
+                named: dict[frozenset[int], int] = {}  # things: the noun's place in the row
+                for at, described, things in self._phrases(asked, scene.facts["things"]):
+                    noun = source - (len(asked) - 1) + at
+                    words.add(noun, [(noun - back) % length for back in range(1, described + 1)], 1.0)
+                    names.add(noun, image[np.isin(cells, list(things))].tolist(), 1.0)
+                    named[things] = noun % length
                 box, since = -1, 0
                 for number, token in enumerate(answer):
-                    source = next(sources)
-                    if looked_up and number == 0:
-                        name = source + named[0]
-                        names.add(name, shown[0].tolist(), 1.0)
+                    source = next(sources) if number else source
                     opens = token in self.openings
                     box, since = box + opens, 0 if opens else since + 1
-                    there = shown[max(box, 0)].tolist() if shown else []
-                    if looked_up and there:
-                        there.append(name % length)
+                    about = lesson.about[max(box, 0)] if lesson.about else ()
+                    there = image[np.isin(cells, about)].tolist()
+                    if there and frozenset(about) in named:
+                        there.append(named[frozenset(about)])
                     answers.add(source, there, 1.0 if since < 2 else _AFTER)
-        return answers, names
+        return words, names, answers
+
+    def _phrases(
+        self, asked: list[int], things: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, int, frozenset[int]]]:
+        """The phrases that name some of the things: the noun's place, how many adjectives, which things."""
+        for at, token in enumerate(asked):
+            if token not in self.nouns:
+                continue
+            meant, first = dict(self.nouns[token]), at
+            while first and asked[first - 1] in self.adjectives:
+                first -= 1
+                meant |= self.adjectives[asked[first]]
+            found = frozenset(
+                index
+                for index, thing in enumerate(things)
+                if all(thing[key] == value for key, value in meant.items())
+            )
+            if meant and found:
+                yield at, at - first, found
 
 
 class Depth:

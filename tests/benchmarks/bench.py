@@ -37,6 +37,7 @@ PAIRS = [
     *depth.PAIRS, *boxes.PAIRS, *rewards.PAIRS, *ingest.PAIRS, *evaluation.PAIRS, *dataset.PAIRS,
 ]  # fmt: skip
 ANNOTATION_ROWS = 2000
+PICTURES = 2000  # of 640x480, for a whole stage; once
 RERUNS = 5
 _PACKAGES = ("numpy", "scipy", "pillow", "pyarrow", "orjson", "aiohttp", "shapely", "torch", "transformers")
 
@@ -265,6 +266,9 @@ def main() -> None:
 
         result["full size"] = full_size.measure((200, 400) if options.quick else full_size.SIZES)
         console.print(full_size.table(result["full size"]), highlight=False)
+        errors.print("the stages with pictures at full size")
+        result["pictures"] = [measure(pair, 2 if options.quick else PICTURES, 1) for pair in dataset.PAIRS]
+        console.print(table(result["pictures"]))
         errors.print("annotation")
         rows = 60 if options.quick else ANNOTATION_ROWS
         ways = ("authors", "ours") if options.quick else tuple(annotation.WAYS)

@@ -137,25 +137,51 @@ def test_packed_conversations_cost_what_the_plain_model_says(
     assert torch.allclose(first[..., pictured].exp(), wanted_first, atol=1e-5)
 
 
-def test_a_name_and_the_numbers_of_its_box_are_to_look_at_its_thing(drawn: list[pool.Seen]) -> None:
-    training = pretrain.Policy(SMALL)
-    seen = drawn[0]
-    index = next(i for i, thing in enumerate(seen.facts["things"]) if thing["names"])
-    thing = seen.facts["things"][index]
-    lesson = lessons._boxes("where", f"Where is the {thing['names'][0]}?", seen.facts["things"], [index])
+def _looks(training: pretrain.Policy, seen: pool.Seen, lesson: lessons.Lesson) -> tuple:
     rows = [[(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]]
     batch = training.packer.rows(rows, depth_input=True)
-    answers, names = training._looks([seen], [[lesson]], rows, 2, batch)
-    (name,) = names.tokens
-    last = training.processor.tokenizer.decode(batch["ids"][0, name]).strip()
-    assert last in thing["names"][0].split()[-1:]
+    return batch, *training._looks([seen], [[lesson]], rows, 2, batch)
+
+
+def _shown(training: pretrain.Policy, batch: dict, seen: pool.Seen, things: list[int]) -> list[int]:
     image = torch.nonzero(batch["ids"][0] == training.model.config.image_token_id).squeeze(1)
-    cells = image[np.tile(np.array(seen.facts["cells"]).ravel() == index, 2)].tolist()
+    return image[np.tile(np.isin(np.array(seen.facts["cells"]).ravel(), things), 2)].tolist()
+
+
+def test_a_noun_its_adjectives_and_the_answer_are_to_look_at_its_thing(drawn: list[pool.Seen]) -> None:
+    training = pretrain.Policy(SMALL)
+    seen = drawn[0]
+    things = seen.facts["things"]
+    thing = things[1]
+    called = f"{thing['size']} {thing['color']} {thing['shape']}"
+    lesson = lessons._boxes("where", f"Where is the {called}?", things, [1])
+    batch, words, names, answers = _looks(training, seen, lesson)
+    (noun,) = names.tokens
+    assert training.processor.tokenizer.decode(batch["ids"][0, noun - 2 : noun + 1]) == f" {called}"
+    assert (words.tokens, words.places) == ([noun], [[noun - 1, noun - 2]])
+    cells = _shown(training, batch, seen, [1])
     assert cells and names.places == [cells]
     assert answers.tokens == batch["sources"].tolist()
-    assert answers.places == [[*cells, name]] * len(answers.tokens)  # the name has found it
+    assert answers.places == [[*cells, noun]] * len(answers.tokens)  # the noun has found it
     assert answers.weights[:2] == [1.0, 1.0]  # the box's opening, and its first number
     assert set(answers.weights[2:]) == {0.1}
+
+
+def test_every_noun_looks_at_all_that_it_names(drawn: list[pool.Seen]) -> None:
+    training = pretrain.Policy(SMALL)
+    seen = drawn[0]
+    things = seen.facts["things"]
+    one, other = things[0]["color"], things[1]["shape"]
+    lesson = lessons.Lesson("count", f"How many {one} objects are behind the {other}? objects?", "2", ((0,),))
+    batch, words, names, answers = _looks(training, seen, lesson)
+    called = [
+        [i for i, thing in enumerate(things) if thing["color"] == one],
+        [i for i, thing in enumerate(things) if thing["shape"] == other],
+    ]
+    shown = [_shown(training, batch, seen, found) for found in called]
+    assert names.places == [places for places in shown if places]
+    assert words.places == [[names.tokens[0] - 1]]  # the shape has no adjective, and " objects" names nothing
+    assert all(isinstance(place, int) for places in answers.places for place in places)
 
 
 def test_attention_where_it_should_be_costs_nothing() -> None:
