@@ -13,8 +13,8 @@ POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
 .PHONY: demo test test-slow bench gpu-check lint format deploy worker audit stop clean
-demo: $(VENV)/ready ## the whole reproduction with rendered scenes and tiny models; leaves the UI running
-	$(BIN)/sif run --config smoke --set store=$(STORE)
+demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
+	$(BIN)/sif run --config demo --set store=$(STORE)
 
 test: $(VENV)/ready ## quick tests, then the end-to-end ones
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not e2e"

@@ -51,7 +51,7 @@ def main() -> None:
 
 @app.command()
 def run(
-    config: ConfigOption = "smoke",
+    config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     start_at: StartAt = None,
     stop_after: StopAfter = None,
@@ -85,7 +85,7 @@ def run(
 
 @app.command()
 def plan(
-    config: ConfigOption = "smoke",
+    config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
     start_at: StartAt = None,
     stop_after: StopAfter = None,
@@ -111,7 +111,7 @@ def plan(
 def accept(
     stage: Annotated[str, typer.Argument(help="label of the stage, as in `sif plan`")],
     why: Annotated[str, typer.Option(help="the reason, for the record")],
-    config: ConfigOption = "smoke",
+    config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Records that a stage's latest artifact stands for the present code: a refactoring costs no night."""
@@ -152,7 +152,7 @@ def frame(
 
 @app.command()
 def annotate(
-    config: ConfigOption = "smoke",
+    config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
     rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
     retry: Annotated[
@@ -248,7 +248,7 @@ def ask(
         str | None,
         typer.Option("--server", help="a server that runs, with /v1, instead of --model", metavar="URL"),
     ] = None,
-    config: ConfigOption = "smoke",
+    config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Asks a model about one image; shows its chain as it comes, and draws where it looked, with the depths."""

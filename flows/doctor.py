@@ -22,7 +22,7 @@ DEPLOYMENTS = Path(__file__).resolve().parents[1] / "infra" / "prefect.yaml"
 
 
 def doctor(
-    config: ConfigOption = "smoke",
+    config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
     no_calls: Annotated[
         bool,

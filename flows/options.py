@@ -17,7 +17,7 @@ console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 8
 CONFIGS = Path(__file__).parent / "configs"
 
 ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="smoke, paper, or the path of a YAML file", metavar="NAME|FILE")
+    str, typer.Option("--config", "-c", help="demo, paper, or the path of a YAML file", metavar="NAME|FILE")
 ]
 SetOption = Annotated[
     list[str],

@@ -341,7 +341,7 @@ def weights(config: Config) -> Iterator[Finding]:
         folder = Path(given).expanduser()
         if given == TINY:
             yield Finding(name, "ok", "tiny: random, built on the spot; learns nothing")
-        elif given == miniature.NAME and name == "depth.weights":
+        elif given == miniature.NAME:
             yield Finding(
                 name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
             )
@@ -357,7 +357,7 @@ def weights(config: Config) -> Iterator[Finding]:
                 name,
                 "error",
                 f"{given}: no such folder",
-                "give a folder, a hub id (owner/name), tiny, or miniature (depth)",
+                "give a folder, a hub id (owner/name), tiny, or miniature",
             )
         elif os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false", "no"):
             todo = "unset HF_HUB_OFFLINE, or give a folder, unless the store has them already"

@@ -216,7 +216,7 @@ class Model(Section):
     """The policy: base weights and what every stage that feeds it must agree on."""
 
     weights: str = Field(
-        "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', a local folder, or a hub id (paper)"
+        "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', 'miniature', a local folder, or a hub id (paper)"
     )
     revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
     family: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"] = Field(

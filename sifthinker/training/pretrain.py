@@ -1,6 +1,7 @@
 """The miniature's pre-training: both of its models from scratch, on rendered scenes made while it runs.
 
     python -m sifthinker.training.pretrain policy WORK [--steps N] [--seed S] [--batch B] [--lessons L] [--threads T]
+                                                         [--keep FOLDER]
     python -m sifthinker.training.pretrain depth  WORK [--steps N] ...
 
 It goes on where WORK/checkpoint.pt stands, with the same losses to the last bit as without an interruption: the
@@ -25,6 +26,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -37,6 +39,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToText
 
 from sifthinker import depth
 from sifthinker.config import UserError
@@ -373,6 +376,16 @@ def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int
     return work / "model"
 
 
+def keep(what: str, trained: Path, folder: Path) -> None:
+    """Copies a trained model, its weights rounded to 16 bits (float16)."""
+    kind = AutoModelForImageTextToText if what == "policy" else AutoModelForDepthEstimation
+    model = kind.from_pretrained(trained, trust_remote_code=False, use_safetensors=True, dtype=torch.float16)
+    model.save_pretrained(folder)
+    for file in trained.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            shutil.copy(file, folder)
+
+
 class _Order:
     """Which scenes a step sees: blocks of shards in order, each shuffled anew for every pass over it."""
 
@@ -468,9 +481,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "work", type=Path, help="folder of checkpoints, history and scenes; a new one begins anew"
     )
-    for name in ("steps", "batch", "lessons", "seed", "looking"):
+    for name in ("steps", "batch", "lessons", "seed", "looking", "fewest", "most"):
         parser.add_argument(f"--{name}", type=int, help="another value than the recipe's")
     parser.add_argument("--rate", type=float, help="another value than the recipe's")
+    parser.add_argument("--keep", type=Path, help="folder for the trained model, in 16 bits")
     parser.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more than one a core is slower")
     given = parser.parse_args(arguments)
@@ -479,7 +493,9 @@ def main(arguments: list[str] | None = None) -> int:
     values = asdict(RECIPES[given.what])
     values |= {name: value for name in values if (value := getattr(given, name, None)) is not None}
     try:
-        train(given.work, Recipe(**values), given.save_minutes)
+        made = train(given.work, Recipe(**values), given.save_minutes)
+        if given.keep:
+            keep(given.what, made, given.keep)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -117,7 +117,7 @@ def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
 @pytest.mark.parametrize(
     ("name", "configuration", "pool", "part"),
     [
-        ("reproduce", "smoke", "cpu", {}),  # on demand: what `make demo` ran, to be changed in the form
+        ("reproduce", "demo", "cpu", {}),  # on demand: what `make demo` ran, to be changed in the form
         ("dataset", "paper", "gpu-1", {"stop_after": "subset"}),  # ends with the last stage that makes data
         ("training", "paper", "gpu-8", {"start_at": "sft"}),  # the data set comes from the store
         ("nightly", "nightly", "cpu", {}),  # on what the demo left in the store
