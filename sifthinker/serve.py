@@ -207,6 +207,7 @@ def run(folder: Path, port: int, name: str) -> None:
     import torch
     import uvicorn
     from transformers import GenerationConfig
+    from transformers.cli.serving import utils
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
     from transformers.cli.serving.model_manager import ModelManager
@@ -245,6 +246,8 @@ def run(folder: Path, port: int, name: str) -> None:
         def load_model_and_processor(self, *_: Any, **__: Any) -> tuple[Any, Any]:
             return model, processor
 
+    # Or it takes what stands in <think> out of the reply, and a chain with it.
+    utils._RESPONSE_TEMPLATE_FALLBACKS.clear()
     manager, state = OneModel(force_model=name), GenerationState()
     app = build_server(
         manager,

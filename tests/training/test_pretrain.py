@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from sifthinker import depth, prompts, scenes
 from sifthinker.config import UserError
@@ -223,6 +224,11 @@ def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: st
     assert lines[1]["loss"] < 0.9 * lines[0]["loss"]
     if what == "policy":
         load_processor(tmp_path / "cut" / "model")
+    pretrain.keep(what, tmp_path / "cut" / "model", tmp_path / "kept")
+    exact, kept = (load_file(tmp_path / name / "model.safetensors") for name in ("cut/model", "kept"))
+    assert all(torch.equal(kept[name], exact[name].half()) for name in exact)
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("cut/model", "kept")]
+    assert names[0] == names[1]
     with pytest.raises(UserError, match="only steps may change"):
         pretrain.train(tmp_path / "cut", replace(recipe, rate=2e-3))
 
