@@ -20,6 +20,7 @@ from PIL import Image
 
 from sifthinker import models, prompts, serve
 from sifthinker.config import UserError
+from sifthinker.miniature import build
 
 MAX_PIXELS = 112 * 84  # of the folder's processor: 4 x 3 tokens for an image of that aspect
 PICTURES = [Image.linear_gradient("L").resize((640, 480 + 8 * turn)).rotate(40 * turn) for turn in range(8)]
@@ -66,6 +67,18 @@ def test_greedy_replies_are_those_of_the_model_whatever_else_is_asked(
     assert alone[1].usage.prompt_tokens == inputs["input_ids"].shape[1]  # the folder's pixel budget holds
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
     assert alone[1].choices[0].message.content == processor.decode(tokens, skip_special_tokens=True)
+
+
+def test_a_chain_is_given_whole(tmp_path: Path) -> None:
+    """What stands in <think> is a part of the reply, wherever the model that is served comes from."""
+    folder = tmp_path / "policy"
+    models.fetch("miniature", None, "policy", "qwen2_5_vl", 0, folder)
+    said = '<think>\n<area>[{"bbox_2d": [0.0, 0.0, 1.0, 1.0], "depth": 0.512}]</area>'
+    messages: Any = [{"role": "user", "content": build.SAY.format(query=said)}]
+    with serve.serving(folder, "transformers", tmp_path / "server.log") as address:
+        asked = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+        reply = asked.chat.completions.create(messages=messages, model="policy", temperature=0, max_tokens=40)
+    assert (reply.choices[0].message.content or "").startswith("<think>\n<area>")
 
 
 def test_the_one_model_is_listed_and_others_are_refused(client: openai.OpenAI) -> None:
