@@ -377,9 +377,10 @@ def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int
 
 
 def keep(what: str, trained: Path, folder: Path) -> None:
-    """Copies a trained model, its weights rounded to 16 bits (float16)."""
+    """Copies a trained model under the name of the miniature, its weights rounded to 16 bits (float16)."""
     kind = AutoModelForImageTextToText if what == "policy" else AutoModelForDepthEstimation
     model = kind.from_pretrained(trained, trust_remote_code=False, use_safetensors=True, dtype=torch.float16)
+    model.config.miniature, model.config.toy = model.config.toy, ""  # no random toy any more
     model.save_pretrained(folder)
     for file in trained.iterdir():
         if file.name not in ("config.json", "model.safetensors"):

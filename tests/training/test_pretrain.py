@@ -227,6 +227,8 @@ def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: st
     pretrain.keep(what, tmp_path / "cut" / "model", tmp_path / "kept")
     exact, kept = (load_file(tmp_path / name / "model.safetensors") for name in ("cut/model", "kept"))
     assert all(torch.equal(kept[name], exact[name].half()) for name in exact)
+    found = json.loads((tmp_path / "kept" / "config.json").read_text())
+    assert (found["toy"], found["miniature"].split("-")[0]) == ("", "miniature")
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("cut/model", "kept")]
     assert names[0] == names[1]
     with pytest.raises(UserError, match="only steps may change"):
