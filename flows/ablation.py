@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from sifthinker.ablation import configured
+from sifthinker.ablation import configured, seeds
 from sifthinker.config import Config, UserError, Variant
 from sifthinker.store import Ref, Store
 from tasks import ablation as table
@@ -91,22 +91,18 @@ def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] |
     store = Store.of(config)
     try:
         with alive(store):
-            variants = {variant.name: configured(config, variant) for variant in chosen(config, rows)}
+            wanted = made_with(config, chosen(config, rows))  # a wrong row is refused before any is made
             failed = {
-                variant.name: state.message
-                for variant in chosen(config, rows)
+                name: state.message
+                for name, (variant, made) in wanted.items()
                 if not (
-                    state := ablation_row(variants[variant.name], variant.trained, refresh, return_state=True)
+                    state := ablation_row(made, variant.trained, refresh, return_state=True)
                 ).is_completed()
             }
             found = {
-                variant.name: ref
-                for variant in config.ablation.variants
-                if (
-                    ref := table.evaluation(
-                        partial(row, trained=variant.trained), configured(config, variant), store
-                    )
-                )
+                name: ref
+                for name, (variant, made) in made_with(config, config.ablation.variants).items()
+                if (ref := table.evaluation(partial(row, trained=variant.trained), made, store))
             }
             if not found:
                 return Failed(message=f"no row could be made: {failed}")
@@ -123,6 +119,15 @@ def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] |
     if failed:
         return Failed(message="; ".join(f"{name}: {why}" for name, why in failed.items()))
     return Completed(message=f"{len(found)} rows", data=str(folder))
+
+
+def made_with(config: Config, variants: Sequence[Variant]) -> dict[str, tuple[Variant, Config]]:
+    """The rows' configurations by <row>.<seed>."""
+    return {
+        f"{variant.name}.{seed}": (variant, configured(config, variant, seed))
+        for variant in variants
+        for seed in seeds(config, variant)
+    }
 
 
 def chosen(config: Config, rows: list[str] | None) -> list[Variant]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +23,43 @@ TOY = "The base model is a random toy. It learns nothing: every row is chance, a
 _INK, _GREY = "#2f81c1", "#808790"
 
 
-def configured(config: Config, variant: Variant) -> Config:
-    """The configuration of a row.
+def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
+    """The seeds that a row is made with: one, where nothing is trained."""
+    return config.ablation.seeds[:1] if variant.trained == "no" else config.ablation.seeds
+
+
+def configured(config: Config, variant: Variant, seed: int) -> Config:
+    """The configuration of a row, trained with a seed.
 
     Raises:
         UserError: the row sets a field that there is not, or a wrong value.
     """
-    fields = {**variant.fields, "name": f"{config.name}.{variant.name}"}
+    name = f"{config.name}.{variant.name}" + (f".{seed}" if len(config.ablation.seeds) > 1 else "")
+    fields = {"sft.seed": seed, "grpo.seed": seed, **variant.fields, "name": name}
     return changed(config, fields, f"ablation, row {variant.name}")
 
 
-def write(out: Path, rows: Mapping[str, Path], reference: str, toy: bool) -> str:
+def write(out: Path, rows: Mapping[str, Sequence[Path]], reference: str, toy: bool) -> str:
     """Writes `table.json`, `table.md` and `table.png` into `out`; returns the Markdown.
 
     Args:
         out: a folder.
-        rows: the folders of evaluations (`scores.json`, `predictions.parquet`) by row, in order.
+        rows: by row, in order: the folders of its evaluations (`scores.json`, `predictions.parquet`), one a seed.
         reference: the row that the others are compared with, where it is there.
         toy: whether the base model is a random one.
     """
     scores = {
-        name: json.loads((path / "scores.json").read_text(encoding="utf-8"))["scores"]
-        for name, path in rows.items()
+        name: pooled(
+            [json.loads((path / "scores.json").read_text(encoding="utf-8"))["scores"] for path in paths]
+        )
+        for name, paths in rows.items()
     }
     compared = _compared(rows, reference) if reference in rows else {}
     columns = history.headlines([score for of in scores.values() for score in of])
     table = [
         {
             "row": name,
+            "seeds": len(rows[name]),
             "scores": [s for s in of if (s["benchmark"], s["metric"]) in columns],
             "missing": {s["benchmark"]: s["missing"] for s in of if s["missing"]},
             "compared": [asdict(c) for c in compared.get(name, [])],
@@ -65,9 +76,60 @@ def write(out: Path, rows: Mapping[str, Path], reference: str, toy: bool) -> str
     return text
 
 
-def _compared(rows: Mapping[str, Path], reference: str) -> dict[str, list[gate.Comparison]]:
-    """Every other row against the reference, benchmark by benchmark; Holm over the whole table, no margin."""
-    verdicts = {name: gate.load(path / "predictions.parquet") for name, path in rows.items()}
+def pooled(seeds: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The scores of a row over its seeds: means of `strict`, `official` and `unparsable`, and their spread.
+
+    `error` is the standard error of the strict mean over the seeds (None of one). The interval `low` to `high` is that
+    of one seed's questions, which all seeds share, widened by the seeds' spread: sqrt(half² + (1.96 error)²).
+    """
+    found = []
+    for same in zip(*seeds, strict=True):
+        score = dict(same[0])
+        if len({(s["benchmark"], s["metric"], s["n"]) for s in same}) > 1:
+            raise ValueError(f"the seeds' scores differ in {score['benchmark']} {score['metric']}")
+        for name in ("strict", "official", "unparsable"):
+            score[name] = _mean([s[name] for s in same])
+        values = [s["strict"] for s in same]
+        score["by_seed"] = values
+        score["error"] = None
+        if len(values) > 1 and None not in values:
+            score["error"] = statistics.stdev(values) / math.sqrt(len(values))
+            for name, sign in (("low", -1), ("high", 1)):
+                halves = [s[name] and abs(s[name] - s["strict"]) for s in same]
+                half = _mean(halves)
+                if half is not None:
+                    score[name] = score["strict"] + sign * math.hypot(half, 1.96 * score["error"])
+        found.append(score)
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
+    """The scored replies of a row by benchmark; of several seeds, each question's mean."""
+    loaded = [gate.load(path / "predictions.parquet") for path in paths]
+    if len(loaded) == 1:
+        return loaded[0]
+    found: dict[str, list[gate.Verdict]] = {}
+    for benchmark, first in loaded[0].items():
+        by_question = [{v.question: v.strict for v in of.get(benchmark, [])} for of in loaded]
+        found[benchmark] = [
+            replace(v, strict=statistics.fmean(of[v.question] for of in by_question))
+            for v in first
+            if all(v.question in of for of in by_question)
+        ]
+    return found
+
+
+def _compared(rows: Mapping[str, Sequence[Path]], reference: str) -> dict[str, list[gate.Comparison]]:
+    """Every other row against the reference, benchmark by benchmark; Holm over the whole table, no margin.
+
+    Questions are paired, each with its mean over the seeds: the test is about other questions, with these seeds.
+    """
+    verdicts = {name: _verdicts(paths) for name, paths in rows.items()}
     made = [
         (name, comparison)
         for name, of in verdicts.items()
@@ -102,13 +164,17 @@ def _markdown(
         found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
         lines.append(f"| {row['row']} | {' | '.join(_cell(found.get(column)) for column in columns)} |")
     lines += ["", "Strict score of 100 (official in brackets), unparsable replies in per cent."]
+    if most := max((row["seeds"] for row in table), default=1) - 1:
+        lines[-1] += (
+            f" Means over {most + 1} seeds, with the standard error over them where a row was trained."
+        )
     worse = [
         f"| {name} | {c.benchmark} | {100 * c.difference:+.1f} | {100 * c.low:+.1f} to {100 * c.high:+.1f} | {c.adjusted:.2g} |"
         for name, of in compared.items()
         for c in of
     ]
     if worse:
-        head = f"Mean strict score against {reference}, paired; p one-sided (not worse), Holm over the table:"
+        head = f"Mean strict score against {reference}, questions paired; p one-sided (not worse), Holm over the table:"
         lines += [
             "",
             head,
@@ -135,7 +201,8 @@ def _cell(score: Mapping[str, Any] | None) -> str:
     factor = 100 if score["unit"] == "share" else 1
     official = "n/a" if score["official"] is None else f"{score['official'] * factor:.1f}"
     unparsable = 100 * score["unparsable"] / score["n"] if score["n"] else 0.0
-    return f"{score['strict'] * factor:.1f} ({official}), {unparsable:.0f} %"
+    error = f" ± {score['error'] * factor:.1f}" if score["error"] is not None else ""
+    return f"{score['strict'] * factor:.1f}{error} ({official}), {unparsable:.0f} %"
 
 
 def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], limit: int | None) -> bytes:

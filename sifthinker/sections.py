@@ -441,6 +441,9 @@ class Ablation(Section):
         ),
         description="the rows; each is a reproduction of its own",
     )
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="of SFT and GRPO; every trained row is made once a seed"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -449,4 +452,6 @@ class Ablation(Section):
             raise ValueError(
                 f"ablation: names must be unique and hold the reference {self.reference!r}: {names}"
             )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"ablation: seeds must be unique: {list(self.seeds)}")
         return self

@@ -1,6 +1,7 @@
 """ablation: the table of all rows that there are."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sifthinker import ablation as domain
 from sifthinker.config import Config
@@ -15,9 +16,11 @@ from tasks.stage import Job, stage
 )
 def ablation(job: Job) -> None:
     """Writes the table as Markdown, JSON and a picture."""
-    rows = {name: artifact.path for name, artifact in job.inputs.items()}
+    rows: dict[str, list[Path]] = {}
+    for name, artifact in job.inputs.items():  # <row>.<seed>
+        rows.setdefault(name.rpartition(".")[0], []).append(artifact.path)
     domain.write(job.out, rows, job.config.ablation.reference, job.config.model.weights == "tiny")
-    job.draft.rows = {"in": len(rows), "kept": len(rows), "rejected": {}}
+    job.draft.rows = {"in": len(job.inputs), "kept": len(job.inputs), "rejected": {}}
 
 
 def evaluation(pipeline: Callable[[Run], None], config: Config, store: Store) -> Ref | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.ablation import row
+from flows.ablation import made_with, row
 from sifthinker import ablation
 from sifthinker.config import Config, UserError, Variant, identity
 from sifthinker.store import Store
@@ -19,7 +19,7 @@ VARIANTS = {variant.name: variant for variant in CONFIG.ablation.variants}
 
 
 def drawn(name: str) -> Drawing:
-    drawing = Drawing(ablation.configured(CONFIG, VARIANTS[name]))
+    drawing = Drawing(ablation.configured(CONFIG, VARIANTS[name], 0))
     row(drawing, VARIANTS[name].trained)  # type: ignore[arg-type]
     return drawing
 
@@ -62,7 +62,7 @@ def test_a_row_differs_from_the_full_run_in_its_own_stages_only(name: str, own: 
 
 def test_a_row_of_an_unknown_field_is_refused() -> None:
     with pytest.raises(UserError, match=r"ablation, row x: .*\n.*grpo\.rewards\.colour"):
-        ablation.configured(CONFIG, Variant(name="x", fields={"grpo.rewards.colour": 0}))
+        ablation.configured(CONFIG, Variant(name="x", fields={"grpo.rewards.colour": 0}), 0)
     with pytest.raises(ValueError, match="hold the reference 'full'"):
         Config.model_validate({"scenes": {}, "ablation": {"variants": [{"name": "base"}]}})
 
@@ -71,9 +71,9 @@ def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_no
     store = Store(tmp_path / "store")
     full = [1.0] * 60 + [0.0] * 40
     rows = {
-        "base": nights.evaluated(store, "00", {"vstar": [0.0] * 30 + [1.0] * 30 + [0.0] * 40}).folder,
-        "full": nights.evaluated(store, "01", {"vstar": full}).folder,
-        "no-progress": nights.evaluated(store, "02", {"vstar": full}, missing={"pope": "no files"}).folder,
+        "base": [nights.evaluated(store, "00", {"vstar": [0.0] * 30 + [1.0] * 30 + [0.0] * 40}).folder],
+        "full": [nights.evaluated(store, "01", {"vstar": full}).folder],
+        "no-progress": [nights.evaluated(store, "02", {"vstar": full}, missing={"pope": "no files"}).folder],
     }
     text = ablation.write(tmp_path, rows, "full", toy=True)
     assert text == (tmp_path / "table.md").read_text().rstrip("\n")
@@ -89,6 +89,46 @@ def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_no
     assert document["limit"] is None and "quick look" not in text
 
 
+def test_every_trained_row_is_made_once_a_seed() -> None:
+    config = Config.model_validate({"scenes": {}, "name": "table", "ablation": {"seeds": [3, 5]}})
+    made = made_with(config, config.ablation.variants)
+    assert [name for name in made if name.startswith(("base", "full"))] == ["base.3", "full.3", "full.5"]
+    assert (made["full.5"][1].sft.seed, made["full.5"][1].grpo.seed) == (5, 5)
+    assert made["full.5"][1].name == "table.full.5"
+    with pytest.raises(ValueError, match="seeds must be unique"):
+        Config.model_validate({"scenes": {}, "ablation": {"seeds": [1, 1]}})
+
+
+def test_seeds_are_pooled_question_by_question(tmp_path: Path) -> None:
+    """Of 4 questions one seed has 2 right, the other 3: mean 0.625, and a standard error of 0.25 / 2."""
+    store = Store(tmp_path / "store")
+    one, other = [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]
+    rows = {
+        "base": [nights.evaluated(store, "00", {"vstar": [0.0] * 4}).folder],
+        "full": [
+            nights.evaluated(store, name, {"vstar": of}).folder for name, of in (("01", one), ("02", other))
+        ],
+    }
+    text = ablation.write(tmp_path, rows, "full", toy=False)
+    assert "| full | 62.5 ± 12.5 (62.5), 0 % |" in text
+    assert "| base | 0.0 (0.0), 0 % |" in text
+    assert "| base | vstar | -62.5 | " in text
+    assert "Means over 2 seeds" in text
+    document = json.loads((tmp_path / "table.json").read_text())
+    (score,) = document["rows"][1]["scores"]
+    assert score["by_seed"] == [0.5, 0.75] and score["error"] == pytest.approx(0.125)
+    assert score["low"] < 0.625 - 1.96 * 0.125  # the questions' own uncertainty comes on top
+    (compared,) = document["rows"][0]["compared"]
+    assert (compared["lost"], compared["won"], compared["n"]) == (3, 0, 4)
+
+
+def test_seeds_that_answered_other_questions_are_not_pooled(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    folders = [nights.evaluated(store, str(n), {"vstar": [1.0] * n}).folder for n in (2, 3)]
+    with pytest.raises(ValueError, match="differ in vstar"):
+        ablation.write(tmp_path, {"full": folders}, "full", toy=False)
+
+
 def test_the_table_of_a_quick_look_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     folder = nights.evaluated(store, "00", {"vstar": [1.0, 0.0]}).folder
@@ -96,7 +136,7 @@ def test_the_table_of_a_quick_look_says_so(tmp_path: Path) -> None:
     for score in scores["scores"]:
         score["limit"] = 2
     (folder / "scores.json").write_text(json.dumps(scores))
-    text = ablation.write(tmp_path, {"full": folder}, "full", toy=False)
+    text = ablation.write(tmp_path, {"full": [folder]}, "full", toy=False)
     assert text.startswith(
         "**This is a quick look: at most 2 questions of each benchmark, a seeded sample.**"
     )
