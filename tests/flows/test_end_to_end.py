@@ -181,20 +181,24 @@ def test_a_run_killed_in_its_data_stages_ends_with_the_same_artifacts(store: Pat
     expected = {label: manifests(store)[label]["digest"] for label in DATA}
     pause = random.Random(0)
     environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "WARNING"}
-    kills = 0
+    began, kills = time.monotonic(), 0
+    sif(tmp_path / "undisturbed", "run", "--stop-after", "subset")
+    took = time.monotonic() - began
     for _ in range(4):
-        command = line(tmp_path, "run", ("--stop-after", "subset"))
+        command = line(tmp_path / "killed", "run", ("--stop-after", "subset"))
         process = subprocess.Popen(
             command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL
         )
-        time.sleep(pause.uniform(6, 14))
+        time.sleep(pause.uniform(0.4, 1) * took)
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
     assert kills, "every run ended before its kill"
-    sif(tmp_path, "run", "--stop-after", "subset")
-    assert {label: manifest["digest"] for label, manifest in manifests(tmp_path).items()} == expected
+    sif(tmp_path / "killed", "run", "--stop-after", "subset")
+    assert {
+        label: manifest["digest"] for label, manifest in manifests(tmp_path / "killed").items()
+    } == expected
 
 
 def test_the_export_is_what_the_release_reads(store: Path, tmp_path: Path) -> None:

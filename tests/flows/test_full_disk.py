@@ -33,7 +33,7 @@ def test_a_run_on_a_full_disk_says_so_and_finishes_with_room(prefect_server: str
     options = [word for field in fields for word in ("--set", field)]
 
     def run() -> subprocess.CompletedProcess[str]:
-        command = [*SIF, "run", *options, "--stop-after", "scenes"]
+        command = [*SIF, "run", "--config", "smoke", *options, "--stop-after", "scenes"]
         return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
     failed = run()
