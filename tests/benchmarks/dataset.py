@@ -25,7 +25,7 @@ from tests.benchmarks.pair import Pair, Work
 
 WIDTH, HEIGHT = 640, 480
 DEPTH = Depth()
-DISTINCT = 64  # pictures; more of them are these again, under other names
+DISTINCT = 64  # pictures; more of them are these again, in files that differ behind the picture's end
 
 
 def photograph(number: int) -> bytes:
@@ -37,25 +37,26 @@ def photograph(number: int) -> bytes:
 
 
 def prepare(folder: Path, size: int) -> None:
-    for number in range(min(size, DISTINCT)):
-        (folder / f"{number}.jpg").write_bytes(photograph(number))
-        (folder / f"{number}.png").write_bytes(depth.encode(scene(number, WIDTH, HEIGHT)))
+    drawn = [photograph(number) for number in range(min(size, DISTINCT))]
+    maps = [depth.encode(scene(number, WIDTH, HEIGHT)) for number in range(len(drawn))]
+    for number in range(size):
+        of, again = number % DISTINCT, number // DISTINCT
+        (folder / f"{number}.jpg").write_bytes(drawn[of] + bytes(again))
+        (folder / f"{number}.png").write_bytes(maps[of])
 
 
 def publishing(folder: Path, size: int) -> Work:
     samples, chains, maps = [], [], []
     for number in range(size):
-        of = number % DISTINCT
-        sha256 = hashlib.sha256((folder / f"{of}.jpg").read_bytes()).hexdigest()
-        png = (folder / f"{of}.png").read_bytes()
-        id = f"photos/gqa/{number:06}"
-        about = ("photos", "gqa", "train", "What is it?", "A cat", f"{of}.jpg", sha256, WIDTH, HEIGHT)
+        sha256 = hashlib.sha256((folder / f"{number}.jpg").read_bytes()).hexdigest()
+        png = (folder / f"{number}.png").read_bytes()
+        id = f"photos/gqa/{number}"
+        about = ("photos", "gqa", "train", "What is it?", "A cat", f"{number}.jpg", sha256, WIDTH, HEIGHT)
         samples.append(Sample(id, *about, boxes=(WHOLE,)))
         steps = depth.regions([(WHOLE,)], depth.decode_bytes(png))
         text = chain.render(chain.Chain((chain.Step(steps[0], "Here."),), "A cat"))
         chains.append(Annotation(id, steps, text, "standin", 1, 100, 20, ()))
-        if number < DISTINCT:
-            maps.append(DepthMap(sha256, WIDTH, HEIGHT, png))
+        maps.append(DepthMap(sha256, WIDTH, HEIGHT, png))
     out = folder / "sif.parquet"
 
     def work() -> str:
@@ -72,10 +73,9 @@ def encoding(folder: Path, size: int) -> Work:
     def work() -> str:
         with out.open("wb") as file:
             for number in range(size):
-                of = number % DISTINCT
-                png = (folder / f"{of}.png").read_bytes()
+                png = (folder / f"{number}.png").read_bytes()
                 picture = depth.picture(depth.decode_bytes(png))
-                file.write((folder / f"{of}.jpg").read_bytes() + picture + png)
+                file.write((folder / f"{number}.jpg").read_bytes() + picture + png)
         return str(out)
 
     return work
