@@ -16,11 +16,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sifthinker import draw, gate, history, paper
+from sifthinker import draw, gate, history, paper, sample
 from sifthinker.config import Config, Variant, changed
 
-TOY = "The base model is a random toy. It learns nothing: every row is chance, and differences mean nothing."
-_INK, _GREY = "#2f81c1", "#808790"
+NOTICES = {  # by model.weights
+    "tiny": "The base model is a random toy. It learns nothing: every row is chance, and differences mean nothing.",
+    "miniature": "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of "
+    "the paper's model.",
+}
+_INK, _SECOND, _GREY = "#2f81c1", "#d9822b", "#808790"
+_SAMPLED = " sampled"  # ends the name of a benchmark whose replies are sampled
 
 
 def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
@@ -39,14 +44,14 @@ def configured(config: Config, variant: Variant, seed: int) -> Config:
     return changed(config, fields, f"ablation, row {variant.name}")
 
 
-def write(out: Path, rows: Mapping[str, Sequence[Path]], reference: str, toy: bool) -> str:
+def write(out: Path, rows: Mapping[str, Sequence[Path]], reference: str, weights: str) -> str:
     """Writes `table.json`, `table.md` and `table.png` into `out`; returns the Markdown.
 
     Args:
         out: a folder.
         rows: by row, in order: the folders of its evaluations (`scores.json`, `predictions.parquet`), one a seed.
         reference: the row that the others are compared with, where it is there.
-        toy: whether the base model is a random one.
+        weights: `model.weights`; what is no published model is named as such.
     """
     scores = {
         name: pooled(
@@ -60,16 +65,17 @@ def write(out: Path, rows: Mapping[str, Sequence[Path]], reference: str, toy: bo
         {
             "row": name,
             "seeds": len(rows[name]),
-            "scores": [s for s in of if (s["benchmark"], s["metric"]) in columns],
+            "scores": [s for s in of if (s["benchmark"], s["metric"]) in columns or "/" in s["metric"]],
             "missing": {s["benchmark"]: s["missing"] for s in of if s["missing"]},
             "compared": [asdict(c) for c in compared.get(name, [])],
         }
         for name, of in scores.items()
     ]
     limit = next((score["limit"] for of in scores.values() for score in of if score["limit"]), None)
-    document = {"reference": reference, "toy": toy, "limit": limit, "rows": table}
+    notice = NOTICES.get(weights, "")
+    document = {"reference": reference, "notice": notice, "limit": limit, "rows": table}
     (out / "table.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    text = _markdown(table, columns, compared, reference, toy, limit)
+    text = _markdown(table, columns, compared, reference, notice, limit)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     if columns:
         (out / "table.png").write_bytes(_plot(table, columns, limit))
@@ -109,8 +115,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
-    """The scored replies of a row by benchmark; of several seeds, each question's mean."""
-    loaded = [gate.load(path / "predictions.parquet") for path in paths]
+    """The scored replies of a row by benchmark (and what it scores of a reply); of several seeds, each question's mean."""
+    loaded = [_scored(path / "predictions.parquet") for path in paths]
     if len(loaded) == 1:
         return loaded[0]
     found: dict[str, list[gate.Verdict]] = {}
@@ -121,6 +127,19 @@ def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
             for v in first
             if all(v.question in of for of in by_question)
         ]
+    return found
+
+
+def _scored(predictions: Path) -> dict[str, list[gate.Verdict]]:
+    """`gate.load` with every part of a reply's score as a benchmark of its own: "sif answer", "sif boxes"."""
+    found: dict[str, list[gate.Verdict]] = {}
+    for row in sample.read(predictions, [*gate.COLUMNS, "parts"]):
+        if row["strict"] is None:
+            continue
+        of = tuple(row[name] for name in gate.COLUMNS[1:-1])
+        scores = [(f"{row['benchmark']} {name}", value) for name, value in row["parts"] or ()]
+        for name, value in scores or [(row["benchmark"], row["strict"])]:
+            found.setdefault(name, []).append(gate.Verdict(of, row["image_sha256"], value))
     return found
 
 
@@ -153,21 +172,25 @@ def _markdown(
     columns: Sequence[tuple[str, str]],
     compared: Mapping[str, Sequence[gate.Comparison]],
     reference: str,
-    toy: bool,
+    notice: str,
     limit: int | None,
 ) -> str:
-    names = [" ".join(column) for column in columns]
-    lines = [f"**{TOY}**", ""] if toy else []
+    lines = [f"**{notice}**", ""] if notice else []
     lines += [f"**This is {history.quick_look(limit)}.**", ""] if limit else []
-    lines += [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
-    for row in table:
-        found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
-        lines.append(f"| {row['row']} | {' | '.join(_cell(found.get(column)) for column in columns)} |")
-    lines += ["", "Strict score of 100 (official in brackets), unparsable replies in per cent."]
+    lines += _lines(table, columns)
+    lines += [
+        "",
+        "Strict score of 100 (official in brackets where it differs), unparsable replies in per cent.",
+    ]
     if most := max((row["seeds"] for row in table), default=1) - 1:
         lines[-1] += (
             f" Means over {most + 1} seeds, with the standard error over them where a row was trained."
         )
+    parts = dict.fromkeys(
+        (s["benchmark"], s["metric"]) for row in table for s in row["scores"] if "/" in s["metric"]
+    )
+    if parts:
+        lines += ["", "The same by the data set that the question is from:", "", *_lines(table, [*parts])]
     worse = [
         f"| {name} | {c.benchmark} | {100 * c.difference:+.1f} | {100 * c.low:+.1f} to {100 * c.high:+.1f} | {c.adjusted:.2g} |"
         for name, of in compared.items()
@@ -195,48 +218,63 @@ def _markdown(
     return "\n".join(lines)
 
 
+def _lines(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> list[str]:
+    """A Markdown table of these columns."""
+    lines = [f"| | {' | '.join(map(' '.join, columns))} |", f"|---|{'---:|' * len(columns)}"]
+    for row in table:
+        found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
+        lines.append(f"| {row['row']} | {' | '.join(_cell(found.get(column)) for column in columns)} |")
+    return lines
+
+
 def _cell(score: Mapping[str, Any] | None) -> str:
     if score is None or score["strict"] is None:
         return "n/a"
     factor = 100 if score["unit"] == "share" else 1
     official = "n/a" if score["official"] is None else f"{score['official'] * factor:.1f}"
+    official = "" if score["official"] == score["strict"] else f" ({official})"
     unparsable = 100 * score["unparsable"] / score["n"] if score["n"] else 0.0
     error = f" ± {score['error'] * factor:.1f}" if score["error"] is not None else ""
-    return f"{score['strict'] * factor:.1f}{error} ({official}), {unparsable:.0f} %"
+    return f"{score['strict'] * factor:.1f}{error}{official}, {unparsable:.0f} %"
 
 
 def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], limit: int | None) -> bytes:
-    """One panel a metric, one line a row: the strict score of 100 with its 95 % interval."""
+    """One panel a metric, one line a row: the strict score of 100 with its 95 % interval; sampled replies below it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
     from matplotlib.figure import Figure
 
     names = [row["row"] for row in table]
+    panels = dict.fromkeys((benchmark.removesuffix(_SAMPLED), metric) for benchmark, metric in columns)
     figure = Figure(
-        figsize=(1.6 + 2.3 * len(columns), 0.9 + 0.3 * len(names)), dpi=draw.DPI, layout="constrained"
+        figsize=(1.6 + 2.3 * len(panels), 1.0 + 0.34 * len(names)), dpi=draw.DPI, layout="constrained"
     )
     FigureCanvasAgg(figure)
-    for axes, column in zip(
-        figure.subplots(1, len(columns), sharey=True, squeeze=False).flat, columns, strict=True
+    for axes, (benchmark, metric) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels, strict=True
     ):
         for place, row in enumerate(table):
-            score = next((s for s in row["scores"] if (s["benchmark"], s["metric"]) == column), None)
-            if score is None or score["strict"] is None:
-                continue
-            factor = 100 if score["unit"] == "share" else 1
-            if score["low"] is not None and score["high"] is not None:
-                axes.hlines(
-                    place, score["low"] * factor, score["high"] * factor, color=_INK, alpha=0.4, linewidth=3
-                )
-            axes.scatter([score["strict"] * factor], [place], color=_INK, s=22, zorder=3)
-        axes.set_title(" ".join(column), fontsize=9, loc="left")
+            found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
+            for suffix, color, offset in (("", _INK, 0.0), (_SAMPLED, _SECOND, 0.28)):
+                score = found.get((benchmark + suffix, metric))
+                if score is None or score["strict"] is None:
+                    continue
+                factor = 100 if score["unit"] == "share" else 1
+                if score["low"] is not None and score["high"] is not None:
+                    ends = score["low"] * factor, score["high"] * factor
+                    axes.hlines(place + offset, *ends, color=color, alpha=0.4, linewidth=3)
+                axes.scatter([score["strict"] * factor], [place + offset], color=color, s=20, zorder=3)
+        axes.set_title(f"{benchmark} {metric}".strip(), fontsize=9, loc="left")
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(labelsize=8, length=3)
         axes.grid(axis="x", color=_GREY, alpha=0.25, linewidth=0.6)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    if limit:
-        figure.supxlabel(history.quick_look(limit), fontsize=8, color=_GREY)
+    notes = [history.quick_look(limit)] if limit else []
+    if len(panels) < len(columns):
+        notes.append("blue: greedy replies, orange: sampled ones")
+    if notes:
+        figure.supxlabel("; ".join(notes), fontsize=8, color=_GREY)
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor="white", metadata={"Software": None})
     return out.getvalue()

@@ -33,9 +33,10 @@ from PIL import Image
 
 from sifthinker import config as configuration
 from sifthinker import images, prompts, sample, vlm
-from sifthinker.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, replies
+from sifthinker.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, WHOLE, replies
 from sifthinker.benchmarks.job import Job, open_job, reject
 from sifthinker.benchmarks.question import Answer, Missing, Question, Verdict
+from sifthinker.depth import SummedArea, decode_bytes
 from sifthinker.sample import Reject
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ PREDICTIONS = pa.schema(
         ("official", pa.float64()),
         ("strict", pa.float64()),
         ("unparsable", pa.string()),  # by the strict rule: the reason, "" when it was read
+        ("parts", pa.map_(pa.string(), pa.float64())),  # where the strict rule scores more than one thing
         ("judged", pa.list_(pa.string())),  # what a judge said, where the benchmark has one
         ("finish_reason", pa.string()),
         ("prompt_tokens", pa.int64()),
@@ -106,7 +108,8 @@ def evaluate(
         label: as reports show it.
         weights_digest: of the served weights; replies are remembered under it.
         ledger: file of remembered replies.
-        depth: Spectral_r PNGs of (image digest, image) pairs, in any order; None only without `depth_input`.
+        depth: Spectral_r PNGs of (image digest, image) pairs, in any order; None only without `depth_input` and
+            without a benchmark that scores depths.
         model: what training and evaluation agree on.
         config: how to ask.
         out: folder for the files.
@@ -146,16 +149,18 @@ def evaluate(
         vlm.Client(api, ledger, base_url, scope=weights_digest) as client,
     ):
         pictures = Path(folder)
-        if model.depth_input and depth is not None:
-            for digest, png in depth(_distinct_images(jobs)):
+        mapped = [job for job in jobs if model.depth_input or job.source.name in WHOLE]
+        if mapped:
+            assert depth is not None
+            for digest, png in depth(_distinct_images(mapped)):
                 (pictures / digest).write_bytes(png)
 
         def predictions() -> Iterator[dict[str, Any]]:
-            for job in jobs:
+            for job, name, how in _ways(jobs, config):
                 lost: list[Reject] = []
                 results: list[tuple[Question, Verdict, Verdict]] = []
                 hidden: list[tuple[Question, str]] = []
-                answered = _ask(job, client, pictures, model, config, lost)
+                answered = _ask(job, client, pictures, model, how, lost)
                 for asked, reply, answer in _judged(job, answered, judge):
                     official = job.benchmark.official(asked.question, answer)
                     strict = job.benchmark.strict(asked.question, answer)
@@ -163,14 +168,14 @@ def evaluate(
                         results.append((asked.question, official, strict))
                     else:
                         hidden.append((asked.question, strict.reading))
-                    yield _row(job.source.name, asked, reply, answer, official, strict)
-                if hidden:
-                    name, content = SUBMISSIONS[job.source.name](job.source, hidden)
-                    (out / name).write_bytes(content)
-                    why = f"the answers to {len(hidden)} questions are hidden: submit {name}"
-                    scores.append(_missing(job.source.name, why, config.limit))
+                    yield _row(name, asked, reply, answer, official, strict)
+                if hidden and how is config:
+                    file, content = SUBMISSIONS[job.source.name](job.source, hidden)
+                    (out / file).write_bytes(content)
+                    why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
+                    scores.append(_missing(name, why, config.limit))
                 if results or not hidden:
-                    scores.extend(_scores(job, results, len(lost), config.limit))
+                    scores.extend(_scores(job, name, results, len(lost), config.limit))
                 rejects.extend(lost)
 
         sample.write(out / "predictions.parquet", PREDICTIONS, predictions())
@@ -187,6 +192,16 @@ def evaluate(
     }
     (out / "scores.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _ways(
+    jobs: Sequence[Job], config: configuration.Evaluate
+) -> Iterator[tuple[Job, str, configuration.Evaluate]]:
+    """Every benchmark under the name of its scores, with how it is asked: as configured, then sampled."""
+    for job in jobs:
+        yield job, job.source.name, config
+        if config.sampled is not None:
+            yield job, f"{job.source.name} sampled", config.model_copy(update={"temperature": config.sampled})
 
 
 def _distinct_images(jobs: Sequence[Job]) -> Iterator[tuple[str, bytes]]:
@@ -219,13 +234,14 @@ def _ask(
             question, digest = item
             if digest != shown_of:  # most benchmarks ask several questions in a row about one image
                 shown = [job.image(question)]
-                if model.depth_input:
+                if model.depth_input or whole:
                     if not (pictures / digest).is_file():
                         lost.append(
                             reject(job.source, question, "depth-missing", "no depth map could be made")
                         )
                         continue
-                    shown.append((pictures / digest).read_bytes())
+                    if model.depth_input:
+                        shown.append((pictures / digest).read_bytes())
                 urls = [vlm.image_url(picture, _media_type(picture)) for picture in shown]
                 digests = [hashlib.sha256(picture).hexdigest() for picture in shown]
                 shown_of = digest
@@ -238,12 +254,18 @@ def _ask(
                 prompts.with_images(messages, urls), config.temperature, config.max_tokens, config.seed
             )
 
+    whole = job.source.name in WHOLE
     asked: deque[_Asked] = deque()
     for reply in client.answers(requests(job.questions(), asked)):
         item = asked.popleft()
         if isinstance(reply, vlm.Failure) and reply.kind not in _REFUSALS:
             raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
-        yield item, reply, _answer(reply, config.think)
+        answer = _answer(reply, config.think)
+        if whole:
+            depths = SummedArea(decode_bytes((pictures / item.image_sha256).read_bytes()))
+            text = reply.text if isinstance(reply, vlm.Reply) else ""
+            answer = dataclasses.replace(answer, chain=text if config.think else None, depth=depths)
+        yield item, reply, answer
 
 
 def _judged(job: Job, answered: Iterator[_Answered], judge: vlm.Client | None) -> Iterator[_Answered]:
@@ -311,6 +333,7 @@ def _row(
         "official": official.score if question.reference else None,
         "strict": strict.score if question.reference else None,
         "unparsable": strict.unparsable,
+        "parts": dict(strict.parts),
         "judged": list(answer.judged),
         "finish_reason": got.finish_reason if got else answer.absent,
         "prompt_tokens": got.prompt_tokens if got else 0,
@@ -319,15 +342,19 @@ def _row(
 
 
 def _scores(
-    job: Job, results: Sequence[tuple[Question, Verdict, Verdict]], rejected: int, limit: int | None
+    job: Job,
+    name: str,
+    results: Sequence[tuple[Question, Verdict, Verdict]],
+    rejected: int,
+    limit: int | None,
 ) -> list[dict[str, Any]]:
     """One entry a metric: both scores, and n, unparsable and the 95 % interval of the strict one."""
     if not results:
-        return [_missing(job.source.name, f"none of its {rejected} questions could be asked", limit)]
+        return [_missing(name, f"none of its {rejected} questions could be asked", limit)]
     official = {m.metric: m for m in job.benchmark.score([(q, o) for q, o, _ in results])}
     return [
         {
-            "benchmark": job.source.name,
+            "benchmark": name,
             "metric": measure.metric,
             "official": _finite(official[measure.metric].value),
             "strict": _finite(measure.value),

@@ -56,6 +56,9 @@ class Scenes(Section):
     benchmark_rows: int = Field(
         24, ge=2, description="questions per benchmark; other scenes than the training's"
     )
+    benchmarks: tuple[Literal["sif", "vstar", "refcoco", "spatialbench"], ...] = Field(
+        ("sif", "vstar", "refcoco", "spatialbench"), description="which are written and asked"
+    )
     seed: int = Field(0, description="same seed, same files")
     width: int = Field(224, ge=64, le=1024, description="pixels")
     height: int = Field(168, ge=64, le=1024, description="pixels")
@@ -349,7 +352,9 @@ class Benchmark(Section):
     name: str = Field(description="one of sifthinker.benchmarks.BENCHMARKS")
     path: Path = operational(description="annotation file or folder, as published")
     images: Path = operational(description="folder of the images")
-    split: str = Field("", description="where a benchmark has several, e.g. refcoco+_testB")
+    split: str = Field(
+        "", description="where a benchmark has several, e.g. refcoco+_testB; sif: its file's format"
+    )
     labels: Literal["listed", "each"] = Field(
         "listed",
         description="ovdeval only, whose labels the authors do not say how to attach: 'listed' gives the boxes the "
@@ -366,6 +371,12 @@ class Evaluate(Section):
     think: bool = Field(True, description="ask for the chain; false asks the plain question")
     max_tokens: int = Field(2048, ge=16, description="of a reply")
     temperature: float = Field(0.0, ge=0, description="not given in the paper; 0 is reproducible")
+    sampled: float | None = Field(
+        None,
+        gt=0,
+        description="temperature of a second reply to every question, scored as the benchmark '<name> sampled'; none: "
+        "not asked for",
+    )
     judge: Api | None = Field(
         None, description="scores VisCoT-s (paper: the annotator's model); none: that benchmark is left out"
     )

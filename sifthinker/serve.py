@@ -2,9 +2,9 @@
 
     python -m sifthinker.serve MODEL_FOLDER --port N --model-name NAME
 
-serves a folder with transformers: the embedded server, for the CPU and small models. It answers one request at a
-time (others wait their turn, on one thread), so a greedy reply does not depend on what else is asked. `serving`
-starts it, or vLLM, as a child for as long as a stage needs it.
+serves a folder with transformers: the embedded server, for the CPU and small models. A process answers one request at a
+time (others wait their turn, on one thread), so a greedy reply does not depend on what else is asked; without a GPU
+there is a process a core, on one port. `serving` starts it, or vLLM, as a child for as long as a stage needs it.
 
 Whichever serves: one model under one name, two images a prompt, sized by the folder's own processor, and neutral
 sampling (Qwen's `generation_config` has a repetition penalty, with which the policy was never trained; chains
@@ -258,7 +258,20 @@ def run(folder: Path, port: int, name: str) -> None:
         SystemOneHandler(manager, state),
         generation_state=state,
     )
-    uvicorn.run(app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=1)
+    settings = uvicorn.Config(app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=1)
+    listening = settings.bind_socket()
+    if not torch.cuda.is_available():
+        _fork(len(os.sched_getaffinity(0)) - 1)
+    uvicorn.Server(settings).run([listening])
+
+
+def _fork(count: int) -> None:
+    """As many more processes with the loaded model, in memory once; they end with the one that returns first."""
+    parent = os.getpid()
+    for _ in range(count):
+        if os.fork() == 0:
+            threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+            return
 
 
 if __name__ == "__main__":

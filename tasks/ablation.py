@@ -19,7 +19,7 @@ def ablation(job: Job) -> None:
     rows: dict[str, list[Path]] = {}
     for name, artifact in job.inputs.items():  # <row>.<seed>
         rows.setdefault(name.rpartition(".")[0], []).append(artifact.path)
-    domain.write(job.out, rows, job.config.ablation.reference, job.config.model.weights == "tiny")
+    domain.write(job.out, rows, job.config.ablation.reference, job.config.model.weights)
     job.draft.rows = {"in": len(job.inputs), "kept": len(job.inputs), "rejected": {}}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.ablation import made_with, row
-from sifthinker import ablation
+from sifthinker import ablation, evaluate, sample
 from sifthinker.config import Config, UserError, Variant, identity
 from sifthinker.store import Store
 from tests import nights
@@ -75,10 +75,10 @@ def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_no
         "full": [nights.evaluated(store, "01", {"vstar": full}).folder],
         "no-progress": [nights.evaluated(store, "02", {"vstar": full}, missing={"pope": "no files"}).folder],
     }
-    text = ablation.write(tmp_path, rows, "full", toy=True)
+    text = ablation.write(tmp_path, rows, "full", "tiny")
     assert text == (tmp_path / "table.md").read_text().rstrip("\n")
-    assert ablation.TOY in text
-    assert "| base | 30.0 (30.0), 0 % |" in text
+    assert ablation.NOTICES["tiny"] in text
+    assert "| base | 30.0, 0 % |" in text
     assert "| base | vstar | -30.0 | " in text
     assert "| no-progress | vstar | +0.0 | " in text
     assert "full run, viscot average 0.76 of 1, VQA-SFT 0.536, CoT-SFT 0.582" in text
@@ -109,9 +109,9 @@ def test_seeds_are_pooled_question_by_question(tmp_path: Path) -> None:
             nights.evaluated(store, name, {"vstar": of}).folder for name, of in (("01", one), ("02", other))
         ],
     }
-    text = ablation.write(tmp_path, rows, "full", toy=False)
-    assert "| full | 62.5 ± 12.5 (62.5), 0 % |" in text
-    assert "| base | 0.0 (0.0), 0 % |" in text
+    text = ablation.write(tmp_path, rows, "full", "published")
+    assert "| full | 62.5 ± 12.5, 0 % |" in text
+    assert "| base | 0.0, 0 % |" in text
     assert "| base | vstar | -62.5 | " in text
     assert "Means over 2 seeds" in text
     document = json.loads((tmp_path / "table.json").read_text())
@@ -122,11 +122,40 @@ def test_seeds_are_pooled_question_by_question(tmp_path: Path) -> None:
     assert (compared["lost"], compared["won"], compared["n"]) == (3, 0, 4)
 
 
+def test_what_is_scored_of_a_reply_is_compared_one_by_one_and_by_data_set(tmp_path: Path) -> None:
+    """Of 2 questions `full` looks right at both and answers one; `base` looks at neither."""
+    folders = {}
+    for name, boxes in (("base", 0.0), ("full", 1.0)):
+        folders[name] = folder = tmp_path / name
+        folder.mkdir()
+        rows = [
+            {
+                "benchmark": "sif", "id": str(i), "group": f"scenes-{i}", "question": "?", "reference": "x",
+                "image_sha256": str(i), "strict": float(i), "official": float(i),
+                "parts": {"answer": float(i), "boxes": boxes},
+            }
+            for i in (0, 1)
+        ]  # fmt: skip
+        sample.write(folder / "predictions.parquet", evaluate.PREDICTIONS, rows)
+        scores = [("answer", 0.5), ("boxes", boxes), ("boxes/scenes-0", boxes), ("boxes/scenes-1", boxes)]
+        entry = {"benchmark": "sif", "n": 2, "unparsable": 0, "unit": "share", "limit": None, "missing": None}
+        made = [
+            {**entry, "metric": name, "strict": value, "official": value, "low": value, "high": value}
+            for name, value in scores
+        ]
+        (folder / "scores.json").write_text(json.dumps({"scores": made}))
+    text = ablation.write(tmp_path, {name: [f] for name, f in folders.items()}, "full", "miniature")
+    assert "| | sif answer | sif boxes |" in text
+    assert "| | sif boxes/scenes-0 | sif boxes/scenes-1 |" in text
+    assert "| base | sif boxes | -100.0 | " in text and "| base | sif answer | +0.0 | " in text
+    assert text.startswith(f"**{ablation.NOTICES['miniature']}**")
+
+
 def test_seeds_that_answered_other_questions_are_not_pooled(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     folders = [nights.evaluated(store, str(n), {"vstar": [1.0] * n}).folder for n in (2, 3)]
     with pytest.raises(ValueError, match="differ in vstar"):
-        ablation.write(tmp_path, {"full": folders}, "full", toy=False)
+        ablation.write(tmp_path, {"full": folders}, "full", "published")
 
 
 def test_the_table_of_a_quick_look_says_so(tmp_path: Path) -> None:
@@ -136,7 +165,7 @@ def test_the_table_of_a_quick_look_says_so(tmp_path: Path) -> None:
     for score in scores["scores"]:
         score["limit"] = 2
     (folder / "scores.json").write_text(json.dumps(scores))
-    text = ablation.write(tmp_path, {"full": [folder]}, "full", toy=False)
+    text = ablation.write(tmp_path, {"full": [folder]}, "full", "published")
     assert text.startswith(
         "**This is a quick look: at most 2 questions of each benchmark, a seeded sample.**"
     )

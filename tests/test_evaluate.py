@@ -11,10 +11,11 @@ import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from sifthinker import config, evaluate, sample, vlm
+from sifthinker import config, depth, evaluate, sample, vlm
 from sifthinker.benchmarks import BENCHMARKS
 from sifthinker.benchmarks.question import Missing
 
@@ -152,6 +153,42 @@ def test_the_ablations_show_one_picture_and_ask_plainly(tmp_path):
     assert [part["type"] for part in content] == ["text", "image_url", "text"]
     assert content[-1]["text"] == f"\nWhat is thing 0?{OPTIONS}"
     assert summary["scores"][-1]["strict"] == 1.0
+
+
+def test_a_whole_chain_is_scored_and_every_question_sampled_too(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(png((1, 2, 3)))
+    row = {
+        "question": "What?",
+        "answer": "A",
+        "image": "a.png",
+        "width": 40,
+        "height": 30,
+        "bboxs": [[4, 6, 24, 24]],
+    }
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({**row, "dataset": "gqa", "split": "val", "question_id": 1})
+    )
+    source = config.Benchmark(name="sif", path=tmp_path / "rows.jsonl", images=images)
+
+    def depths(pairs):
+        return [(digest, depth.picture(np.full((30, 40), 0.5, dtype=np.float32))) for digest, _ in pairs]
+
+    def answer(_, body):
+        return CHAIN.format(answer="A") if body["temperature"] == 0 else "<think>?</think><answer>B</answer>"
+
+    with serving(answer) as (url, requests):
+        # The depth picture is not shown, and yet what is said of depth is scored.
+        model = config.Model(depth_input=False)
+        summary = run([source], url, tmp_path / "out", depth=depths, model=model, sampled=0.7)
+    found = {(s["benchmark"], s["metric"]): s["strict"] for s in summary["scores"]}
+    names = ("answer", "boxes", "depth", "format")
+    assert found == {("sif", name): 1.0 for name in names} | {("sif sampled", name): 0.0 for name in names}
+    assert [body["temperature"] for body in requests] == [0, 0.7]
+    kept = list(sample.read(tmp_path / "out" / "predictions.parquet", ["benchmark", "parts"]))
+    assert [row["benchmark"] for row in kept] == ["sif", "sif sampled"]
+    assert dict(kept[0]["parts"]) == dict.fromkeys(names, 1.0)
 
 
 def test_ground_truth_never_enters_a_request(tmp_path):

@@ -142,6 +142,7 @@ def test_the_folder_holds_as_many_rows_as_were_asked_for(folder: Path) -> None:
     assert counting == SETTINGS.rows // 4
     assert len(jsonl(folder / "vstar" / "test_questions.jsonl")) == 30
     assert len(jsonl(folder / "refcoco" / "REC_refcoco+_unc_testB.jsonl")) == 30
+    assert len(json.loads((folder / "sif" / "viscot.json").read_text())) == 30
     spatial = [json.loads(path.read_text()) for path in (folder / "spatialbench").glob("*.json")]
     assert len(spatial) == 4
     assert sum(map(len, spatial)) == 30
@@ -152,7 +153,13 @@ def test_odd_numbers_of_rows_are_met_too(rows: int, tmp_path: Path) -> None:
     settings = config.Scenes(rows=rows, benchmark_rows=rows + 2, width=64, height=64)
     written = scenes.write(tmp_path / "out", settings)
     assert written["viscot"] + written["tallyqa"] == rows
-    assert [written[name] for name in ("vstar", "refcoco", "spatialbench")] == [rows + 2] * 3
+    assert [written[name] for name in ("sif", "vstar", "refcoco", "spatialbench")] == [rows + 2] * 4
+
+
+def test_only_the_chosen_benchmarks_are_written(tmp_path: Path) -> None:
+    settings = config.Scenes(rows=1, benchmark_rows=2, width=64, height=64, benchmarks=("refcoco",))
+    scenes.write(tmp_path / "out", settings)
+    assert [benchmark.name for benchmark in scenes.benchmarks(tmp_path / "out")] == ["refcoco"]
 
 
 def test_same_seed_same_bytes_other_seed_other_scenes(tmp_path: Path) -> None:
@@ -393,8 +400,10 @@ def solve(text: str, things: list[dict[str, Any]]) -> tuple[str | None, list[dic
 def test_training_answers_and_boxes_follow_from_the_scenes(
     folder: Path, truth: dict[str, list[dict[str, Any]]]
 ) -> None:
-    for row in json.loads((folder / "viscot.json").read_text()):
-        things = truth[row["image"][0].replace("cot/", "images/")]
+    rows = [(row, "images") for row in json.loads((folder / "viscot.json").read_text())]
+    rows += [(row, "sif/images") for row in json.loads((folder / "sif" / "viscot.json").read_text())]
+    for row, images in rows:
+        things = truth[row["image"][0].replace("cot", images, 1)]
         text, given = (row["conversations"][turn]["value"] for turn in (0, 3))
         answer, wanted = solve(text.removeprefix("<image>\n"), things)
         assert wanted is not None

@@ -17,6 +17,7 @@ from sifthinker.benchmarks import (
     refcoco,
     sat,
     seed,
+    sif,
     spatialbench,
     viscot,
     vqav2,
@@ -37,7 +38,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "vqav2": vqav2,
     "ovdeval": ovdeval,
     "viscot": viscot,
+    "sif": sif,
 }
+# What scores the whole reply, and its depths against the image's map.
+WHOLE = ("sif",)
 # Where answers are free text: what to ask a judge, whose replies come back in `Answer.judged`.
 JUDGED: dict[str, Callable[[Question, Answer, str], Sequence[vlm.Request]]] = {
     "viscot": viscot.judge_requests

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sifthinker import config
+from sifthinker.depth import SummedArea
 from sifthinker.sample import Box, Reject
 
 
@@ -41,6 +42,9 @@ class Answer:
     area: str = ""  # the last area as it stands, for rules that take any numbers
     absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
     judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
+    # Of the benchmarks in `WHOLE`: the reply as it stands, None where no chain was asked for, and its image's depth.
+    chain: str | None = None
+    depth: SummedArea | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Verdict:
     score: float  # 1 = right, 0 = wrong; in between or below where the published rule is graded
     reading: str = ""  # what the reply was read as: "B", "yes", "3", boxes as JSON
     unparsable: str = ""  # why nothing could be read; "" when something was
+    parts: tuple[tuple[str, float], ...] = ()  # where a benchmark scores more than one thing of a reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@
     tallyqa.json           counting questions, a box for every counted thing
     images/scenes/*.jpg    what those two are about
     depth/scenes/*.png     exact depth of the same pictures, 16-bit, 0 = nearest, 65535 = farthest
+    sif/                   held out: viscot.json, images/scenes/*.jpg; the data set of a row names how many things
+                           its scene has, "scenes-3"
     vstar/                 V*Bench: test_questions.jsonl, a folder a category
     refcoco/               RefCOCO+ testB: expressions, images/
     spatialbench/          positional, existence, counting, size: .json, images, and depth in millimetres (_d)
@@ -34,7 +36,7 @@ from sifthinker.scenes.layout import Scene
 from sifthinker.scenes.questions import Question
 
 _LOG = logging.getLogger(__name__)
-_STREAMS = ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out")
+_STREAMS = ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out", "sif")
 _PER_SCENE = 4  # training questions about one picture, of which the last counts
 _REFCOCO = "REC_refcoco+_unc_testB.jsonl"
 _BOX_SENTENCE = (
@@ -55,7 +57,9 @@ def write(out: Path, config: config.Scenes) -> dict[str, int]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         folder = _Folder(Path(temporary) / "new", config)
-        rows = {**_train(folder), **_vstar(folder), **_refcoco(folder), **_spatialbench(folder)}
+        rows = _train(folder)
+        for name in config.benchmarks:
+            rows |= _BENCHMARKS[name](folder)
         folder.finish()
         if out.exists():
             out.rename(Path(temporary) / "old")
@@ -75,7 +79,8 @@ def sources(folder: Path) -> tuple[config.Source, ...]:
 
 def benchmarks(folder: Path) -> tuple[config.Benchmark, ...]:
     """A written folder's benchmarks for the pipeline."""
-    return (
+    known = (
+        config.Benchmark(name="sif", path=folder / "sif" / "viscot.json", images=folder / "sif" / "images"),
         config.Benchmark(name="vstar", path=folder / "vstar", images=folder / "vstar"),
         config.Benchmark(
             name="refcoco",
@@ -85,6 +90,7 @@ def benchmarks(folder: Path) -> tuple[config.Benchmark, ...]:
         ),
         config.Benchmark(name="spatialbench", path=folder / "spatialbench", images=folder / "spatialbench"),
     )
+    return tuple(benchmark for benchmark in known if (folder / benchmark.name).is_dir())
 
 
 def stream(
@@ -160,7 +166,7 @@ class _Folder:
         self.bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def finish(self) -> None:
-        settings = json.dumps(self.settings.model_dump())
+        settings = self.settings.model_dump_json()
         records = ",\n".join(json.dumps(record) for record in self.records)
         self.bytes("scenes.json", f'{{"settings": {settings},\n"scenes": [\n{records}\n]}}\n'.encode())
 
@@ -174,7 +180,7 @@ def _check(out: Path, settings: config.Scenes) -> None:
         raise config.UserError(
             f"{out}: exists and is no folder of scenes; name another or move it away"
         ) from error
-    if earlier != settings.model_dump():
+    if earlier != settings.model_dump(mode="json"):
         raise config.UserError(
             f"{out}: holds scenes of other settings, {earlier}; name another folder or move it away"
         )
@@ -200,7 +206,7 @@ def _train(folder: _Folder) -> dict[str, int]:
             if question.kind == "count":
                 counting.append(_tallyqa(scene, question, f"{stem}.jpg", len(counting)))
             else:
-                one_object.append(_viscot(scene, question, f"{stem}.jpg", len(one_object)))
+                one_object.append(_viscot(scene, question, f"{stem}.jpg", len(one_object), "scenes", "train"))
         folder.save(scene, "train", f"images/{stem}.jpg")
         folder.bytes(f"depth/{stem}.png", depth.encode(scene.view.depth))
     folder.array("viscot.json", one_object)
@@ -208,7 +214,28 @@ def _train(folder: _Folder) -> dict[str, int]:
     return {"viscot": len(one_object), "tallyqa": len(counting)}
 
 
-def _viscot(scene: Scene, question: Question, image: str, number: int) -> dict[str, Any]:
+def _sif(folder: _Folder) -> dict[str, int]:
+    rows: list[dict[str, Any]] = []
+    used: Counter[tuple[str, ...]] = Counter()
+    for index, (scene, rng) in enumerate(folder.stream("sif")):
+        missing = folder.settings.benchmark_rows - len(rows)
+        if not missing:
+            break
+        asked = tuple(questions.one_object(scene))
+        image, things = f"scenes/scene_{index:06d}.jpg", f"scenes-{len(scene.things)}"
+        chosen: list[Question] = []
+        for _ in range(min(missing, _PER_SCENE - 1)):
+            if question := questions.pick([q for q in asked if q not in chosen], used, rng):
+                chosen.append(question)
+                rows.append(_viscot(scene, question, image, len(rows), things, "test"))
+        folder.save(scene, "sif", f"sif/images/{image}")
+    folder.array("sif/viscot.json", rows)
+    return {"sif": len(rows)}
+
+
+def _viscot(
+    scene: Scene, question: Question, image: str, number: int, dataset: str, split: str
+) -> dict[str, Any]:
     (thing,) = question.things
     box = scene.things[thing].box
     view = scene.view
@@ -220,8 +247,8 @@ def _viscot(scene: Scene, question: Question, image: str, number: int) -> dict[s
         question.answer,
     )
     return {
-        "dataset": "scenes",
-        "split": "train",
+        "dataset": dataset,
+        "split": split,
         "question_id": number,
         "image": [f"cot/{image}", f"cot/{image}###{list(box)}"],
         "conversations": [
@@ -379,6 +406,14 @@ def _spatialbench_row(
         text = " ".join([question.text, *questions.lettered(options), questions.LETTER])
         return {"image": image, "question": text, "answer": "AB"[options.index(question.answer)]}
     return {"image": image, "question": f"{question.text} Answer with Yes or No.", "answer": question.answer}
+
+
+_BENCHMARKS: dict[str, Callable[[_Folder], dict[str, int]]] = {
+    "sif": _sif,
+    "vstar": _vstar,
+    "refcoco": _refcoco,
+    "spatialbench": _spatialbench,
+}
 
 
 def jpeg(scene: Scene) -> bytes:

@@ -4,12 +4,13 @@ import base64
 import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sifthinker import config, evaluate, models, sample, serve, vlm
+from sifthinker import config, depth, evaluate, models, sample, serve, vlm
 from sifthinker.benchmarks import BENCHMARKS, mme, ovdeval, pope, refcoco, spatialbench, viscot
 from sifthinker.benchmarks.question import Question
 
@@ -182,6 +183,13 @@ def published(name: str, garbage: bool) -> dict[str, bytes]:
             }  # fmt: skip
             files[f"{task}.json"] = json.dumps(document).encode()
         return pictures | files
+    if name == "sif":
+        fixed = {"image": "1.png", "width": 40, "height": 30, "bboxs": [[4 + 10 * garbage, 3, 20, 15]]}
+        rows = [
+            fixed | {"question": f"What {i}?", "answer": yes(i, garbage), "dataset": "gqa", "split": "val", "question_id": i}
+            for i in n
+        ]  # fmt: skip
+        return pictures | {"rows.jsonl": lines(rows)}
     assert name == "viscot"
     files = {}
     for source in viscot.SOURCES:
@@ -328,7 +336,16 @@ def perfect(name: str, question: Question) -> str:
     if name == "ovdeval":
         ((label, (x, y, w, h), _),) = json.loads(question.reference)["objects"]
         return chain(label, [(x / 40, y / 30, (x + w) / 40, (y + h) / 30)])
+    if name == "sif":
+        truth = json.loads(question.reference)
+        return chain(truth["answer"], truth["boxes"])
     return chain(question.reference)
+
+
+def depths(pairs):
+    """Every image is at the depth that `chain` states."""
+    flat = depth.picture(np.full((30, 40), 0.5, dtype=np.float32))
+    return [(digest, flat) for digest, _ in pairs]
 
 
 class Server:
@@ -369,6 +386,8 @@ def written(folder, name, form, garbage=False) -> config.Benchmark:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     path = folder / ("en" if form == "parquet" else "mmbench.tsv") if name == "mmbench" else folder
+    if name == "sif":
+        path = folder / "rows.jsonl"
     return config.Benchmark(name=name, path=path, images=folder)
 
 
@@ -399,7 +418,7 @@ def asked(tmp_path, monkeypatch):
             "label",
             "digest",
             tmp_path / "ledger",
-            lambda pairs: pairs,
+            depths,
             config.Model(),
             config.Evaluate(),
             out,
@@ -458,7 +477,7 @@ def test_all_are_asked_of_the_embedded_server_by_the_real_client_and_scored(tmp_
                 "toy",
                 "digest",
                 tmp_path / "ledger.sqlite",
-                lambda pairs: pairs,
+                depths,
                 config.Model(),
                 config.Evaluate(limit=4, max_tokens=16),
                 tmp_path,

@@ -34,11 +34,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[pool.Seen]:
 
 def test_no_scene_of_one_stream_is_a_scene_of_another() -> None:
     found: dict[tuple[render.Solid, ...], str] = {}
-    for stream in ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out"):
+    for stream in ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out", "sif"):
         for seed in (0, 1):
             for (scene, _), _ in zip(scenes.stream(stream, seed, 64, 64), range(10), strict=False):
                 assert found.setdefault(scene.view.solids, f"{stream} {seed}") == f"{stream} {seed}"
-    assert len(found) == 6 * 2 * 10
+    assert len(found) == 7 * 2 * 10
 
 
 @pytest.mark.parametrize(
