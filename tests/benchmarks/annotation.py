@@ -39,7 +39,7 @@ from tests.benchmarks import others
 
 FAULTS = {kind: 0.3 / len(standin.FAULTS) for kind in standin.FAULTS}
 STALL = 20.0  # seconds; the authors set no time-out
-TOGETHER = 256  # calls in flight: ours, distilabel's; the authors have 30 threads
+TOGETHER = 512  # calls in flight: ours, distilabel's; the authors have 30 threads
 
 
 def authors(folder: Path, count: int, url: str) -> dict[str, float]:
