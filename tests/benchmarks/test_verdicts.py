@@ -3,7 +3,8 @@
 `verdicts/<benchmark>.json` holds at least 200 replies a benchmark: terse, wordy, right and wrong, empty, contradictory,
 in other case, with number words and articles, two answers or none. "official" names the code that was run on them and
 its commit; the reading was given by hand to every form of reply, before ours was looked at. OVDEval's scorer has no
-verdict on a single reply: test_ovdeval.py holds its suppression and average precision to the official code's.
+verdict on a single reply: test_ovdeval.py holds its suppression and average precision to the official code's. `sif` is
+ours and has no official code: test_sif.py has its scores by hand.
 """
 
 import json
@@ -51,5 +52,5 @@ def test_each_reply_gets_the_verdict_of_the_official_code_and_of_a_person(file, 
 
 def test_every_benchmark_has_two_hundred_replies():
     counts = {file.stem: len(json.loads(file.read_text(encoding="utf-8"))["cases"]) for file in VERDICTS}
-    assert set(counts) == set(BENCHMARKS) - {"ovdeval"}
+    assert set(counts) == set(BENCHMARKS) - {"ovdeval", "sif"}
     assert min(counts.values()) >= 200
