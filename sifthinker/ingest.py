@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 
 import orjson
@@ -31,6 +32,7 @@ from sifthinker.images import BadImage
 from sifthinker.sample import Reject, Sample
 from sifthinker.sources import READERS
 from sifthinker.sources._row import BadRow, Picture, Row, finish, look, placed, reject
+from sifthinker.spill import Spill
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ _REPORT_EVERY = 5_000  # rows
 def ingest(sources: Sequence[config.Source], config: config.Ingest) -> Iterator[Sample | Reject]:
     """Samples and rejects of all sources: rejects as they are found, then the samples sorted by id.
 
-    Memory does not grow with the files but for the ids: rows wait for their turn in a temporary SQLite file,
-    which the system removes with the process.
+    Memory does not grow with the files: ids, rows that wait for their turn, what is known of images and the samples
+    lie in temporary SQLite files, which the system removes with the process.
 
     Raises:
         UserError: a file cannot be read, is not JSON or is cut off.
@@ -87,7 +89,6 @@ def _choose(
     in_line: Iterable[Row], folders: Mapping[str, Path | None], config: config.Ingest
 ) -> Iterator[Sample | Reject]:
     """Takes rows in turn under the caps; rejects at once, samples at the end by id."""
-    kept: list[Sample] = []
     count: Counter[str] = Counter()  # of the kept, by data set
     batch: list[Row] = []
     planned: Counter[str] = Counter()  # of the kept and the batch: what the caps allow if every image is good
@@ -97,8 +98,8 @@ def _choose(
             return f"ingest.cap = {config.cap} rows of {row.dataset}"
         return f"ingest.total = {config.total} rows" if taken.total() >= config.total else ""
 
-    with ThreadPoolExecutor() as pool:
-        pictures = _Pictures(folders, config.max_pixels, pool)
+    with ThreadPoolExecutor() as pool, Spill() as kept, Spill() as known:
+        pictures = _Pictures(folders, config.max_pixels, pool, known)
 
         def settle() -> Iterator[Reject]:
             for row, picture in zip(batch, pictures.of(batch), strict=True):
@@ -106,7 +107,7 @@ def _choose(
                 if isinstance(result, Reject):
                     yield result
                     continue
-                kept.append(result)
+                kept[result.id] = result
                 count[row.dataset] += 1
             batch.clear()
             planned.clear()
@@ -114,7 +115,7 @@ def _choose(
 
         for number, row in enumerate(in_line, 1):
             if number % _REPORT_EVERY == 0:
-                log.info("%d rows decided, %d samples of at most %d", number, len(kept), config.total)
+                log.info("%d rows decided, %d samples of at most %d", number, count.total(), config.total)
             # A row that only the batch stands in the way of waits until the batch's images are known.
             if len(batch) == BATCH or (batch and full(row, planned) and not full(row, count)):
                 yield from settle()
@@ -124,35 +125,44 @@ def _choose(
                 batch.append(row)
                 planned[row.dataset] += 1
         yield from settle()
-    log.info("%d samples: %s", len(kept), dict(sorted(count.items())))
-    yield from sorted(kept, key=lambda one: one.id)
-
-
-_Key = tuple[Path, tuple[str, ...]]  # image folder, where the image may lie in it
+        log.info("%d samples: %s", count.total(), dict(sorted(count.items())))
+        yield from map(sample.sample, kept.values())
 
 
 class _Pictures:
     """What is known of images; one that several rows show is read once."""
 
-    def __init__(self, folders: Mapping[str, Path | None], max_pixels: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path | None], max_pixels: int, pool: ThreadPoolExecutor, known: Spill
+    ) -> None:
         self.folders = folders
         self.max_pixels = max_pixels
         self.pool = pool
-        self.known: dict[_Key, Picture | BadImage] = {}
+        self.known = known  # `_key` to the picture, or to reason and detail of what is wrong with it
 
     def of(self, rows: Sequence[Row]) -> list[Picture | BadImage | None]:
         """One a row; None where its source has no image folder."""
-        unknown: dict[_Key, Row] = {}
+        unknown: dict[str, tuple[Path, Row]] = {}
         for row in rows:
-            if (key := self._key(row)) is not None and key not in self.known:
-                unknown.setdefault(key, row)
-        found = self.pool.map(lambda item: look(item[0][0], item[1], self.max_pixels), unknown.items())
-        self.known.update(zip(unknown, found, strict=True))
-        return [None if (key := self._key(row)) is None else self.known[key] for row in rows]
+            folder = self.folders[row.source]
+            if folder is not None and (key := _key(folder, row)) not in self.known:
+                unknown.setdefault(key, (folder, row))
+        found = self.pool.map(lambda item: look(item[0], item[1], self.max_pixels), unknown.values())
+        for key, picture in zip(unknown, found, strict=True):
+            self.known[key] = (
+                [picture.reason, picture.detail] if isinstance(picture, BadImage) else astuple(picture)
+            )
+        return [
+            None if (folder := self.folders[row.source]) is None else self._known(folder, row) for row in rows
+        ]
 
-    def _key(self, row: Row) -> _Key | None:
-        folder = self.folders[row.source]
-        return None if folder is None else (folder, row.images)
+    def _known(self, folder: Path, row: Row) -> Picture | BadImage:
+        found = self.known[_key(folder, row)]
+        return BadImage(*found) if len(found) == 2 else Picture(*found)
+
+
+def _key(folder: Path, row: Row) -> str:
+    return "\0".join((str(folder), *row.images))
 
 
 def _turn(id: str, seed: int) -> bytes:

@@ -7,6 +7,7 @@ all samples of its images, so that joining never looks beyond it. Rows in = chai
 from __future__ import annotations
 
 import hashlib
+import heapq
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -111,19 +112,26 @@ def subset(parts: Sequence[Path], n: int, seed: int) -> list[str]:
     Returns:
         ids in the order of that hash; all of them, with a warning logged, where there are fewer than `n`.
     """
-    strata: dict[str, list[str]] = defaultdict(list)
-    for row in read_columns(parts, columns=["id", "dataset"]):
-        strata[row["dataset"]].append(row["id"])
-    total = sum(map(len, strata.values()))
+    columns = ["id", "dataset"]
+    sizes = Counter(row["dataset"] for row in read_columns(parts, columns=columns))
+    total = sizes.total()
     if total < n:
         logger.warning("the subset of %d rows takes all there are: %d", n, total)
-    share = _largest_remainder({name: len(ids) for name, ids in strata.items()}, min(n, total))
+    share = _largest_remainder(sizes, min(n, total))
 
-    def order(id: str) -> bytes:
-        return hashlib.sha256(f"{seed}\n{id}".encode()).digest()
+    def order(id: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{seed}\n{id}".encode()).digest())
 
-    chosen = [id for name, ids in strata.items() for id in sorted(ids, key=order)[: share[name]]]
-    return sorted(chosen, key=order)
+    first: dict[str, list[tuple[int, str]]] = {
+        name: [] for name in sizes
+    }  # heaps, the last of the order on top
+    for row in read_columns(parts, columns=columns):
+        heap, item = first[row["dataset"]], (-order(row["id"]), row["id"])
+        if len(heap) < share[row["dataset"]]:
+            heapq.heappush(heap, item)
+        elif heap:
+            heapq.heappushpop(heap, item)
+    return [id for _, id in sorted((item for heap in first.values() for item in heap), reverse=True)]
 
 
 def write_subset(parts: Sequence[Path], ids: Collection[str], out: Path) -> int:

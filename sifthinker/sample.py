@@ -265,7 +265,7 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._flush()
+            self.flush()
             self._file.close()
             return
         with suppress(OSError, pa.ArrowException):  # a full disk: its first error is the one to be told
@@ -275,9 +275,10 @@ class Writer:
         self._chunk.append(record if isinstance(record, dict) else _plain(record))
         self.written += 1
         if len(self._chunk) == self._batch:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Ends the row group."""
         if self._chunk:
             self._file.write_table(pa.Table.from_pylist(self._chunk, schema=self._schema))
             self._chunk = []

@@ -7,6 +7,9 @@ from sifthinker.config import Config, identity
 from sifthinker.sample import SAMPLES
 from tasks.stage import Job, stage
 
+IN_MEMORY = 40_000  # samples, of all parts together: they come in no order of the parts
+MIN_BATCH = 64  # of a part
+
 
 def _files(config: Config) -> dict[str, Path]:
     return {
@@ -31,4 +34,5 @@ def ingest(job: Job) -> None:
         domain.ingest(job.config.sources, job.config.ingest),
         route=lambda sample: domain.part(sample, shards),
         parts=shards,
+        batch=max(MIN_BATCH, min(1000, IN_MEMORY // shards)),
     )

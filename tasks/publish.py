@@ -28,7 +28,15 @@ def publish(job: Job) -> None:
                     part_of[row["id"]] = index
                 yield row
 
-    job.keep("sif", SIF, rows(), route=lambda row: part_of.pop(row["id"]), parts=len(parts), batch=64)
+    job.keep(
+        "sif",
+        SIF,
+        rows(),
+        route=lambda row: part_of.pop(row["id"]),
+        parts=len(parts),
+        batch=domain.ROW_GROUP,
+        part_by_part=True,
+    )
     write_json(job.out / "statistics.json", domain.statistics(sorted(job.out.glob("sif-*.parquet"))))
 
 

@@ -154,11 +154,15 @@ class Job:
         route: Callable[[Any], int] | None = None,
         parts: int = 1,
         batch: int = 1000,
+        part_by_part: bool = False,
     ) -> None:
-        """Streams records into the table (`route` says into which part) and rejects into `rejects.parquet`."""
+        """Streams records into the table (`route` says into which part) and rejects into `rejects.parquet`.
+
+        Each part holds up to `batch` rows in memory; only one does if they come `part_by_part`.
+        """
         names = [f"{table}-{i:05}.parquet" for i in range(parts)] if route else [f"{table}.parquet"]
         rejected: Counter[str] = Counter()
-        kept = 0
+        kept = at = 0
         with ExitStack() as stack:
             writers = [stack.enter_context(Writer(self.out / name, schema, batch)) for name in names]
             rejects = stack.enter_context(Writer(self.out / "rejects.parquet", REJECTS))
@@ -167,7 +171,11 @@ class Job:
                     rejects.add(record)
                     rejected[record.reason] += 1
                 else:
-                    writers[route(record) if route else 0].add(record)
+                    part = route(record) if route else 0
+                    if part_by_part and part != at:
+                        writers[at].flush()
+                    at = part
+                    writers[part].add(record)
                     kept += 1
                 self.progress.add(1)
         total = kept + sum(rejected.values())

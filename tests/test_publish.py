@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import io
 from collections import Counter
 from pathlib import Path
@@ -123,6 +124,17 @@ def test_the_subset_depends_on_the_seed_and_not_on_the_order_of_rows_or_parts(tm
     forward, backward = _parts(tmp_path / "x", sizes), _parts(tmp_path / "y", sizes, reverse=True)
     assert publish.subset(forward, 13, seed=0) == publish.subset(backward, 13, seed=0)
     assert publish.subset(forward, 13, seed=0) != publish.subset(forward, 13, seed=1)
+
+
+def test_the_subset_is_the_first_of_each_data_set_by_hash(tmp_path):
+    parts = _parts(tmp_path, {"a": 40, "b": 25})
+
+    def order(id):
+        return hashlib.sha256(f"3\n{id}".encode()).digest()
+
+    first = [sorted((f"{name}/{i}" for i in range(of)), key=order) for name, of in (("a", 40), ("b", 25))]
+    expected = sorted(first[0][:8] + first[1][:5], key=order)  # 13 of 65: a fifth of each
+    assert publish.subset(parts, 13, seed=3) == expected
 
 
 def test_too_few_rows_are_noted(tmp_path, caplog):

@@ -397,6 +397,14 @@ def solve(text: str, things: list[dict[str, Any]]) -> tuple[str | None, list[dic
     raise AssertionError(f"no rule for {text!r}")
 
 
+def meant(text: str, answer: str) -> str:
+    """The option behind a letter, and yes behind "Yes", where a question is asked as benchmarks ask it."""
+    options = dict(re.findall(r"\((\w)\) (.*?)(?=\s\(|\sAnswer)", text))
+    if options:
+        return options[answer]
+    return answer.lower() if "Answer with Yes or No." in text else answer
+
+
 def test_training_answers_and_boxes_follow_from_the_scenes(
     folder: Path, truth: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -405,6 +413,7 @@ def test_training_answers_and_boxes_follow_from_the_scenes(
     for row, images in rows:
         things = truth[row["image"][0].replace("cot", images, 1)]
         text, given = (row["conversations"][turn]["value"] for turn in (0, 3))
+        given = meant(text, given)
         answer, wanted = solve(text.removeprefix("<image>\n"), things)
         assert wanted is not None
         if answer is None:  # a name is asked for
@@ -457,12 +466,23 @@ def test_two_things_are_compared_only_where_they_differ_clearly() -> None:
                     assert abs(scene.things[a].depth - scene.things[b].depth) >= questions.DEEPER
 
 
+def test_a_third_of_the_training_is_asked_as_benchmarks_ask(folder: Path) -> None:
+    texts = [row["conversations"][0]["value"] for row in json.loads((folder / "viscot.json").read_text())]
+    texts += [row["question"] for row in json.loads((folder / "tallyqa.json").read_text())]
+    forms = ("Answer with the option's letter", "Answer with Yes or No.", "Answer with a number.")
+    shares = [sum(form in text for text in texts) / len(texts) for form in forms]
+    assert all(shares) and 0.2 < sum(shares) < 0.4  # "nearest" and "nearer" have no other form
+
+
 def test_kinds_and_answers_come_in_about_equal_numbers(folder: Path) -> None:
     answers: dict[str, Counter[str]] = {}
     for row in json.loads((folder / "viscot.json").read_text()):
         text, answer = (row["conversations"][turn]["value"] for turn in (0, 3))
-        kind = next(pattern for pattern, _ in RULES if re.fullmatch(pattern, text[8:].split("?")[0]))
-        answers.setdefault(kind, Counter())[answer] += 1
+        asked = (
+            text[8:].split("?")[0].replace("on the left or right side of", "to the left or to the right of")
+        )
+        kind = next(pattern for pattern, _ in RULES if re.fullmatch(pattern, asked))
+        answers.setdefault(kind, Counter())[meant(text, answer)] += 1
     totals = [sum(counter.values()) for counter in answers.values()]
     assert len(answers) == 9
     assert max(totals) - min(totals) <= 3

@@ -24,6 +24,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from sifthinker.scenes.questions import Question
 _LOG = logging.getLogger(__name__)
 _STREAMS = ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out", "sif")
 _PER_SCENE = 4  # training questions about one picture, of which the last counts
+_OFFERING = 1 / 3  # of the training questions are asked as benchmarks ask them
 _REFCOCO = "REC_refcoco+_unc_testB.jsonl"
 _BOX_SENTENCE = (
     "Please provide the bounding box coordinate of the region that can help you answer the question better."
@@ -203,6 +205,8 @@ def _train(folder: _Folder) -> dict[str, int]:
                 chosen.append(question)
         stem = f"scenes/scene_{index:06d}"
         for question in chosen:
+            if rng.random() < _OFFERING:
+                question = _as_benchmarks_ask(question, rng)
             if question.kind == "count":
                 counting.append(_tallyqa(scene, question, f"{stem}.jpg", len(counting)))
             else:
@@ -212,6 +216,15 @@ def _train(folder: _Folder) -> dict[str, int]:
     folder.array("viscot.json", one_object)
     folder.array("tallyqa.json", counting)
     return {"viscot": len(one_object), "tallyqa": len(counting)}
+
+
+def _as_benchmarks_ask(question: Question, rng: np.random.Generator) -> Question:
+    if question.answer in ("yes", "no"):
+        return replace(
+            question, text=f"{question.text} Answer with Yes or No.", answer=question.answer.capitalize()
+        )
+    text, answer = questions.offering(question.kind, question.text, question.answer, rng)
+    return replace(question, text=text, answer=answer)
 
 
 def _sif(folder: _Folder) -> dict[str, int]:

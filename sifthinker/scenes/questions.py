@@ -25,6 +25,12 @@ RELATIONS = {
     "in front": "in front of",
     "behind": "behind",
 }
+_OPTIONS = {
+    "color": [*COLORS],
+    "shape": [*SHAPES],
+    "side": ["left", "right"],
+    "order": ["in front", "behind"],
+}
 # What a thing is named by, the first that fits it alone, when the key must not be given away.
 _WORDS = {
     "": (("color", "shape"), ("size", "color", "shape")),
@@ -263,6 +269,22 @@ def expressions(scene: Scene, index: int) -> list[str]:
     """What this thing alone may be called."""
     found = [name(scene, index), name(scene, index, "color"), name(scene, index, "shape")]
     return [words for words in dict.fromkeys(found) if words]
+
+
+def offering(kind: str, text: str, answer: str, rng: np.random.Generator) -> tuple[str, str]:
+    """The question as benchmarks ask it, with options or a word on the answer's form, and what answers it then."""
+    if kind in _OPTIONS:
+        others = [option for option in _OPTIONS[kind] if option != answer]
+        offered = [str(option) for option in rng.permutation(others)[:3]]
+        right = int(rng.integers(len(offered) + 1))
+        offered.insert(right, answer)
+        if rng.random() < 0.5:
+            text = text.replace("to the left or to the right of", "on the left or right side of")
+        joint = "\n" if rng.random() < 0.5 else " "
+        return joint.join([text, *lettered(offered), LETTER]), "ABCD"[right]
+    if kind == "count":
+        return f"{text} Answer with a number.", answer
+    return text, answer
 
 
 def lettered(options: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sifthinker import boxes, config, images
 from sifthinker.sample import Box, Reject, Sample
+from sifthinker.spill import Spill
 
 STAGE = "ingest"
 # Annotators drew some boxes beyond the image (CUB by up to 26 of 333 pixels, GQA by 1 to 5). A box is clipped
@@ -71,26 +72,28 @@ def checked(
     rows: Iterable[tuple[int, Any]], parse: Callable[[int, Mapping[str, Any]], Row], source: str, file: str
 ) -> Iterator[Row | Reject]:
     """The rows parsed; those that are broken or repeat the id of an earlier good one as rejects."""
-    seen: dict[str, int] = {}
-    for number, value in rows:
-        try:
-            if isinstance(value, BadRow):
-                raise value
-            if not isinstance(value, dict):
-                raise BadRow("wrong-type", f"a row is a JSON object, found {short(value)}; drop the row")
-            row = parse(number, value)
-            if (first := seen.setdefault(row.id, number)) != number:
-                detail = f"row {first} has id {row.id} too; make dataset and question_id unique, or drop one"
-                raise BadRow("duplicate-id", detail, "question_id")
-        except BadRow as error:
-            yield Reject(STAGE, error.reason, error.detail, "", source, file, number, error.field)
-        except images.BadImage as error:
-            yield Reject(STAGE, error.reason, error.detail, "", source, file, number, "image")
-        except RecursionError:  # a value nested so deeply that it parses but cannot be shown
-            detail = "a value is nested too deeply; drop the row"
-            yield Reject(STAGE, "wrong-type", detail, "", source, file, number)
-        else:
-            yield row
+    with Spill() as seen:
+        for number, value in rows:
+            try:
+                if isinstance(value, BadRow):
+                    raise value
+                if not isinstance(value, dict):
+                    raise BadRow("wrong-type", f"a row is a JSON object, found {short(value)}; drop the row")
+                row = parse(number, value)
+                if (first := seen.setdefault(row.id, number)) != number:
+                    detail = (
+                        f"row {first} has id {row.id} too; make dataset and question_id unique, or drop one"
+                    )
+                    raise BadRow("duplicate-id", detail, "question_id")
+            except BadRow as error:
+                yield Reject(STAGE, error.reason, error.detail, "", source, file, number, error.field)
+            except images.BadImage as error:
+                yield Reject(STAGE, error.reason, error.detail, "", source, file, number, "image")
+            except RecursionError:  # a value nested so deeply that it parses but cannot be shown
+                detail = "a value is nested too deeply; drop the row"
+                yield Reject(STAGE, "wrong-type", detail, "", source, file, number)
+            else:
+                yield row
 
 
 def complete(rows: Iterable[Row | Reject], root: Path | None, max_pixels: int) -> Iterator[Sample | Reject]:

@@ -31,12 +31,6 @@ SHARES = {
     "plain": 0.26,  # the scenes' questions, a third of those that allow it with options
     "say": 0.04,  # a piece of a chain that is not about the scene -> the same, so that its words are known
 }
-_OPTIONS = {
-    "color": [*render.COLORS],
-    "shape": [*render.SHAPES],
-    "side": ["left", "right"],
-    "order": ["in front", "behind"],
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +52,8 @@ def draw(seen: Seen, rng: np.random.Generator, count: int) -> list[Lesson]:
 def plain(question: dict[str, Any], rng: np.random.Generator, options: bool) -> Lesson:
     """One of the scenes' questions, also as the benchmarks offer their options."""
     text, answer, kind = question["text"], question["answer"], question["kind"]
-    if options and kind in _OPTIONS:
-        others = [option for option in _OPTIONS[kind] if option != answer]
-        offered = [str(option) for option in rng.permutation(others)[:3]]
-        right = int(rng.integers(len(offered) + 1))
-        offered.insert(right, answer)
-        if rng.random() < 0.5:
-            text = text.replace("to the left or to the right of", "on the left or right side of")
-        joint = "\n" if rng.random() < 0.5 else " "
-        text = joint.join([text, *questions.lettered(offered), questions.LETTER])
-        answer = "ABCD"[right]
-    elif options and kind == "count":
-        text = f"{text} Answer with a number."
+    if options:
+        text, answer = questions.offering(kind, text, answer, rng)
     return Lesson(kind, text, answer, (tuple(question["things"]),))
 
 

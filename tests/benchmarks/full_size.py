@@ -27,6 +27,7 @@ from PIL import Image
 
 from sifthinker import chain, config, depth, expand, ingest, publish, sample
 from sifthinker.sample import WHOLE, Annotation, DepthMap, Reject, Sample
+from tasks.ingest import IN_MEMORY, MIN_BATCH
 from tests.benchmarks import ingest as viscot
 
 SIZES = (10_000, 100_000, 400_000)
@@ -46,6 +47,7 @@ def ingesting(folder: Path, size: int) -> dict[str, int]:
         ingest.ingest([source], settings),
         lambda row: ingest.part(row, _parts(size)),
         _parts(size),
+        max(MIN_BATCH, min(1000, IN_MEMORY // _parts(size))),
     )
 
 

@@ -1,0 +1,62 @@
+"""A mapping that does not grow in memory: its entries lie in a temporary file, which goes with the process."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+_CACHE = 32  # MiB of a mapping that stay in memory
+
+
+class Spill:
+    """Text to what JSON can hold, in order of the keys' code points. Closed by `with`; used in one thread.
+
+    Exact as a dict is, at about 5 us an entry.
+    """
+
+    def __init__(self) -> None:
+        self._file = sqlite3.connect("")  # a name of its own, unlinked as soon as it is open
+        self._file.execute(f"PRAGMA cache_size = -{_CACHE * 1024}")
+        self._file.execute("CREATE TABLE entries (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+
+    def setdefault(self, key: str, value: Any) -> Any:
+        """The value of the key, which is `value` if it had none."""
+        row = (_bytes(key), orjson.dumps(value))
+        if self._file.execute("INSERT OR IGNORE INTO entries VALUES (?, ?)", row).rowcount:
+            return value
+        return self[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._file.execute("REPLACE INTO entries VALUES (?, ?)", (_bytes(key), orjson.dumps(value)))
+
+    def __getitem__(self, key: str) -> Any:
+        found = self._file.execute("SELECT value FROM entries WHERE key = ?", (_bytes(key),)).fetchone()
+        if found is None:
+            raise KeyError(key)
+        return orjson.loads(found[0])
+
+    def __contains__(self, key: str) -> bool:
+        return (
+            self._file.execute("SELECT 1 FROM entries WHERE key = ?", (_bytes(key),)).fetchone() is not None
+        )
+
+    def values(self) -> Iterator[Any]:
+        """In order of the keys, one in memory at a time."""
+        for (value,) in self._file.execute("SELECT value FROM entries ORDER BY key"):
+            yield orjson.loads(value)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")  # a folder's name may be no UTF-8
