@@ -12,6 +12,7 @@ both know the held-out answers, which makes them harder to beat than a guesser.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -67,6 +68,8 @@ def policy_scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 
     prompts_asked = [(index, text) for index, _, text, _ in asked]
     prompts_named = [(index, prompts.REC_QUESTION.format(query=name)) for index, _, name in named]
     replies = answers(model, processor, seen, [*prompts_asked, *prompts_named])
+    said = [lessons.aside(rng) + "\n" for _ in prompts_asked]
+    later = answers(model, processor, seen, prompts_asked, said)
     kinds: dict[str, list[tuple[bool, str]]] = defaultdict(list)
     for (_, kind, _, answer), reply in zip(asked, replies, strict=False):
         kinds[kind].append((reply.strip() == answer, answer))
@@ -84,6 +87,10 @@ def policy_scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 
             }
             for kind, rows in sorted(kinds.items())
         },
+        "questions after lines about nothing": {
+            "asked": len(asked),
+            **_share([reply.strip() == answer for (*_, answer), reply in zip(asked, later, strict=True)]),
+        },
         "boxes": {
             "asked": len(found),
             "readable": round(statistics.fmean(iou is not None for iou, _ in found), 3),
@@ -99,9 +106,17 @@ def policy_scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 
 
 @torch.inference_mode()
 def answers(
-    model: Any, processor: Any, seen: Sequence[Seen], asked: Sequence[tuple[int, str]], longest: int = 64
+    model: Any,
+    processor: Any,
+    seen: Sequence[Seen],
+    asked: Sequence[tuple[int, str]],
+    said: Sequence[str] = (),
+    longest: int = 64,
 ) -> list[str]:
-    """Greedy answers to questions (scene's index, text) in the pipeline's prompt with both pictures, no chain."""
+    """Greedy answers to questions (scene's index, text) in the pipeline's prompt with both pictures, no chain.
+
+    They go on from what was `said`, one text a question, where that is given.
+    """
     palette = depth.palette()
     replies: list[str] = []
     for start in range(0, len(asked), _BATCH):
@@ -110,7 +125,10 @@ def answers(
             processor.apply_chat_template(
                 prompts.policy_messages(text, True, think=False), tokenize=False, add_generation_prompt=True
             )
-            for _, text in rows
+            + begun
+            for (_, text), begun in zip(
+                rows, said[start : start + _BATCH] or itertools.repeat(""), strict=False
+            )
         ]
         pictures = [
             Image.fromarray(array)

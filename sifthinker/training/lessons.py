@@ -7,8 +7,8 @@ the request for a chain. Boxes and depths are written as chains write them (`pro
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ SHARES = {
 }
 
 
+# the same for the second training: looking first, then the answer
+FAR = {**SHARES, "plain": 0.20, "then": 0.20, "what": 0.06, "where": 0.18, "say": 0.02}
+
+
 @dataclass(frozen=True, slots=True)
 class Lesson:
     kind: str
@@ -42,9 +46,11 @@ class Lesson:
     """Of each of the answer's boxes, or of the whole answer if it has none: the things to look at."""
 
 
-def draw(seen: Seen, rng: np.random.Generator, count: int) -> list[Lesson]:
+def draw(
+    seen: Seen, rng: np.random.Generator, count: int, shares: Mapping[str, float] = SHARES
+) -> list[Lesson]:
     """`count` lessons about a scene, at most one of them a list."""
-    kinds = [str(kind) for kind in rng.choice(list(SHARES), size=count, p=list(SHARES.values()))]
+    kinds = [str(kind) for kind in rng.choice(list(shares), size=count, p=list(shares.values()))]
     kept = [kind for index, kind in enumerate(kinds) if kind != "list" or "list" not in kinds[:index]]
     return [lesson for kind in kept if (lesson := _draw(kind, seen, rng)) is not None]
 
@@ -105,13 +111,22 @@ def _draw(kind: str, seen: Seen, rng: np.random.Generator) -> Lesson | None:
         box = _some_box(thing["box"], rng)
         depth = box_depth((1 - seen.depth / 255).astype(np.float32), box)
         return Lesson(kind, build.HOW_DEEP.format(query=json.dumps(box)), json.dumps(round(depth, 3)))
+    if kind == "then":
+        question = _balanced(seen, rng)
+        if not question["things"]:
+            return None
+        asked = plain(question, rng, options=bool(rng.random() < 0.35))
+        looked = _boxes(
+            kind, f"{build.LOOK.format(query=asked.asked)} Then answer it.", things, question["things"]
+        )
+        return replace(looked, answer=f"{looked.answer}\n{asked.answer}")
     if kind == "say":
-        said = _said(rng)
+        said = aside(rng)
         return Lesson(kind, build.SAY.format(query=said), said)
     return plain(_balanced(seen, rng), rng, options=bool(rng.random() < 0.35))
 
 
-def _said(rng: np.random.Generator) -> str:
+def aside(rng: np.random.Generator) -> str:
     """One or two lines of a chain, about nothing."""
     steps = [[Region((0.0, 0.0, 1.0, 1.0), float(rng.random()))]]
     for _ in range(2):

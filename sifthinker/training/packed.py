@@ -7,7 +7,8 @@ those of the plain model on the conversations one by one (a test compares them).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +63,16 @@ class Packer:
         return torch.from_numpy(np.ascontiguousarray(patches).reshape(len(images), -1, 3 * self.patch**2))
 
     def rows(
-        self, conversations: Sequence[Sequence[tuple[list[int], list[int], float]]], depth_input: bool
+        self,
+        conversations: Sequence[Sequence[tuple[list[int], list[int], float]]],
+        depth_input: bool,
+        gaps: Iterator[int] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """A batch: ids and positions of each row, what each token may see, and the targets with their weights."""
+        """A batch: ids and positions of each row, what each token may see, and the targets with their weights.
+
+        `gaps` gives how many positions each answer stands farther from its question than it would.
+        """
+        gaps = gaps or itertools.repeat(0)
         prefix, prefix_positions, start = self.prefixes[depth_input]
         length = len(prefix) + max(sum(len(a) + len(b) for a, b, _ in row) for row in conversations)
         count = len(conversations)
@@ -81,6 +89,7 @@ class Packer:
                 end = at + len(asked) + len(answer)
                 ids[index, at:end] = torch.tensor(asked + answer)
                 positions[:, index, at:end] = start + torch.arange(end - at)
+                positions[:, index, at + len(asked) : end] += next(gaps)
                 part[index, at:end] = number
                 sources.append(index * length + torch.arange(at + len(asked) - 1, end - 1))
                 targets.append(torch.tensor(answer))

@@ -74,7 +74,13 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[pool.Seen]) -> None:
     seen, rng = drawn[0], np.random.default_rng(0)
     things = seen.facts["things"]
     kinds = set()
-    for lesson in (lesson for _ in range(40) for lesson in lessons.draw(seen, rng, 7)):
+    drawn_lessons = [
+        lesson
+        for shares in (lessons.SHARES, lessons.FAR)
+        for _ in range(40)
+        for lesson in lessons.draw(seen, rng, 7, shares)
+    ]
+    for lesson in drawn_lessons:
         kinds.add(lesson.kind)
         boxes = [[round(v, 3) for v in thing["box"]] for thing in things]
         if lesson.kind in (
@@ -90,6 +96,13 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[pool.Seen]) -> None:
             assert [row["depth"] for row in listed] == sorted(round(thing["depth"], 3) for thing in things)
         elif lesson.kind in ("where", "all", "look"):
             assert all(row["bbox_2d"] in boxes for row in json.loads(lesson.answer))
+        elif lesson.kind == "then":
+            looked, answer = lesson.answer.split("\n")
+            regions = [row["bbox_2d"] for row in json.loads(looked)]
+            assert regions == [boxes[index] for (index,) in lesson.about]
+            asked = lesson.asked.removeprefix("Where to look for this: ").removesuffix(" Then answer it.")
+            known = [q for q in seen.facts["questions"] if asked.startswith(q["text"][:20])]
+            assert answer in {*"ABCD", *(q["answer"] for q in known)}
         elif lesson.kind == "what":
             (thing,) = (t for t in things if f"{[round(v, 3) for v in t['box']]}" in lesson.asked)
             assert lesson.answer == f"{thing['size']} {thing['color']} {thing['shape']}"
@@ -99,7 +112,8 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[pool.Seen]) -> None:
             box = json.loads(lesson.asked.removeprefix("How deep is ").removesuffix("?"))
             exact = depth.box_depth((1 - seen.depth / 255).astype(np.float32), box)
             assert float(lesson.answer) == round(exact, 3)
-    assert {"list", "where", "all", "look", "what", "deep", "say", "color"} <= kinds
+    assert {"list", "where", "all", "look", "what", "deep", "say", "color", "then"} <= kinds
+    assert sum(lessons.FAR.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("depth_input", [True, False])
@@ -136,6 +150,19 @@ def test_packed_conversations_cost_what_the_plain_model_says(
     pictured = batch["ids"][0] == model.config.image_token_id
     assert torch.allclose(looked[..., pictured].exp(), torch.cat(wanted_looks), atol=1e-5)
     assert torch.allclose(first[..., pictured].exp(), wanted_first, atol=1e-5)
+
+
+def test_a_gap_moves_an_answer_and_nothing_else() -> None:
+    model, processor = build.build_policy(seed=0)
+    packer = packed.Packer(model, processor, **SIZE)
+    row = [(*packer.conversation(asked, answer), 1.0) for asked, answer in (("red?", "no"), ("cube?", "yes"))]
+    plain, moved = packer.rows([row], True), packer.rows([row], True, iter([7, 0]))
+    away = moved.pop("positions") - plain.pop("positions")
+    assert all(torch.equal(plain[name], moved[name]) for name in plain)
+    start = len(packer.prefixes[True][0]) + len(row[0][0])
+    expected = torch.zeros_like(away)
+    expected[:, :, start : start + len(row[0][1])] = 7
+    assert torch.equal(away, expected)
 
 
 def _looks(training: pretrain.Policy, seen: pool.Seen, lesson: lessons.Lesson) -> tuple:
@@ -204,9 +231,14 @@ def test_lessons_that_name_nothing_are_learnt_too(
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("what", ["policy", "depth"])
+@pytest.mark.parametrize("what", ["policy", "far", "depth"])
 def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: str) -> None:
     recipe = replace(SMALL, what=what)
+    if what == "far":
+        model, processor = build.build_policy(seed=3)
+        for part in (model, processor):
+            part.save_pretrained(tmp_path / "start")
+        recipe = replace(recipe, start=str(tmp_path / "start"))
     pretrain.train(tmp_path / "whole", recipe)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "pool").symlink_to(tmp_path / "whole" / "pool")
@@ -222,7 +254,7 @@ def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: st
     ]  # steps 1 to 9, and 10 to 24
     assert [line["step"] for line in lines] == [9, 24]
     assert lines[1]["loss"] < 0.9 * lines[0]["loss"]
-    if what == "policy":
+    if what != "depth":
         load_processor(tmp_path / "cut" / "model")
     pretrain.keep(what, tmp_path / "cut" / "model", tmp_path / "kept")
     exact, kept = (load_file(tmp_path / name / "model.safetensors") for name in ("cut/model", "kept"))
@@ -253,7 +285,9 @@ def test_held_out_scores_are_whole_for_the_truth_and_nothing_for_what_cannot_be_
 ) -> None:
     seen = drawn[:8]
 
-    def answers(_model: object, _processor: object, _seen: object, asked: list[tuple[int, str]]) -> list[str]:
+    def answers(
+        _model: object, _processor: object, _seen: object, asked: list[tuple[int, str]], *_said: object
+    ) -> list[str]:
         return [truth(seen[scene], text) if right else "no idea" for scene, text in asked]
 
     monkeypatch.setattr(held_out, "answers", answers)
@@ -262,6 +296,7 @@ def test_held_out_scores_are_whole_for_the_truth_and_nothing_for_what_cannot_be_
     for kind in found["questions"].values():
         assert kind["right"] == (1.0 if right else 0.0)
         assert 0 < kind["blind"] <= 1
+    assert found["questions after lines about nothing"]["right"] == (1.0 if right else 0.0)
     boxes = found["boxes"]
     assert (boxes["readable"], boxes["over half"]) == ((1.0, 1.0) if right else (0.0, 0.0))
     assert boxes["mean IoU"] == pytest.approx(1.0 if right else 0.0, abs=1e-3)
