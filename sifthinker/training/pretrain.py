@@ -96,7 +96,7 @@ class Recipe:
 
 RECIPES = {
     "policy": Recipe("policy", steps=10_000, batch=3, lessons=7, rate=1e-3, seed=1, looking=4000),
-    "far": Recipe("far", steps=2_000, batch=3, lessons=7, rate=5e-4, seed=2),
+    "far": Recipe("far", steps=1_400, batch=3, lessons=7, rate=5e-4, seed=2),
     "depth": Recipe("depth", steps=3_000, batch=8, lessons=0, rate=1e-3, seed=1),
 }
 
@@ -335,7 +335,7 @@ class Far(Policy):
         model = AutoModelForImageTextToText.from_pretrained(
             self.recipe.start, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
-        model.config.toy = model.config.miniature or model.config.toy  # until `keep`
+        model.config.toy = getattr(model.config, "miniature", "") or model.config.toy  # until `keep`
         return model, processor
 
     def loss(
