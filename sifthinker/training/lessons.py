@@ -7,6 +7,7 @@ the request for a chain. Boxes and depths are written as chains write them (`pro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +35,9 @@ SHARES = {
 
 
 # the same for the second training: looking first, then the answer
-FAR = {**SHARES, "plain": 0.20, "then": 0.20, "what": 0.06, "where": 0.18, "say": 0.02}
+FAR = {**SHARES, "plain": 0.16, "then": 0.20, "what": 0.06, "where": 0.18, "say": 0.06}
+
+_PIECES = re.compile(r"\n(?=<text>)|(?<=</text>)\n(?=<area>)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +130,21 @@ def _draw(kind: str, seen: Seen, rng: np.random.Generator) -> Lesson | None:
 
 
 def aside(rng: np.random.Generator) -> str:
-    """One or two lines of a chain, about nothing."""
+    """One or two pieces of a chain, about nothing: areas, texts, the last text with the answer."""
     steps = [[Region((0.0, 0.0, 1.0, 1.0), float(rng.random()))]]
     for _ in range(2):
-        (x1, x2), (y1, y2) = np.sort(rng.random((2, 2)), axis=1).tolist()
-        steps.append([Region((x1, y1, x2, y2), float(rng.random()))])
+        step = []
+        for _ in range(int(rng.choice([1, 1, 1, 2, 3, 4]))):
+            (x1, x2), (y1, y2) = np.sort(rng.random((2, 2)), axis=1).tolist()
+            step.append(Region((x1, y1, x2, y2), float(rng.random())))
+        steps.append(step)
     answer = str(rng.choice([*render.COLORS, *render.SHAPES, "yes", "no", "left", "right", "1", "2", "3"]))
     text = standin_model.chain(
         [prompts.regions_json(step) for step in steps], answer, rng.bytes(8), "fenceless"
     )
-    lines = text.split("\n")
-    start = int(rng.integers(len(lines) - 1))
-    return "\n".join(lines[start : start + int(rng.integers(1, 3))])
+    pieces = _PIECES.split(text)
+    start = int(rng.integers(len(pieces)))
+    return "\n".join(pieces[start : start + int(rng.integers(1, 3))])
 
 
 def _balanced(seen: Seen, rng: np.random.Generator) -> dict[str, Any]:

@@ -39,6 +39,7 @@ PAIRS = [
 ANNOTATION_ROWS = 2000
 PICTURES = 2000  # of 640x480, for a whole stage; once
 RERUNS = 5
+GRPO_PAIRS = 60
 _PACKAGES = ("numpy", "scipy", "pillow", "pyarrow", "orjson", "aiohttp", "shapely", "torch", "transformers")
 
 
@@ -152,6 +153,16 @@ def _prepare(number: int, folder: Path, size: int) -> None:
 def scale(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     """Time and memory of the ingest stage and of json.load as the file grows; one counted call each."""
     return [measure(ingest.SCALE, size, rounds=1) for size in sizes]
+
+
+def grpo_step(pairs: int) -> tuple[dict[str, Any], str]:
+    """What our trainer adds to a step of TRL's, in a process that does nothing else; and the same as a text."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        module = ["-m", "tests.benchmarks.grpo_overhead"]
+        command = [sys.executable, *module, "--pairs", str(pairs), "--json", str(found)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(found.read_text(encoding="utf-8")), done.stdout.rstrip()
 
 
 def machine() -> dict[str, Any]:
@@ -278,6 +289,9 @@ def main() -> None:
         console.print(annotation.markdown(result["annotation"]), highlight=False)
         result["annotation rate"] = [annotation.rate(rows)]
         console.print(annotation.markdown(result["annotation rate"]), highlight=False)
+        errors.print("a step of GRPO")
+        result["grpo step"], line = grpo_step(2 if options.quick else GRPO_PAIRS)
+        console.print(line, highlight=False)
         if not options.quick:  # it makes a whole reproduction first, and installs other tools
             errors.print("rerun")
             with tempfile.TemporaryDirectory() as folder, rerun.serving(Path(folder)) as environment:

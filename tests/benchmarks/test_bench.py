@@ -66,6 +66,7 @@ def test_the_whole_command_runs_at_its_smallest_size(tmp_path):
     assert {row["stage"] for row in result["full size"]} == {"ingest", "expand", "publish"}
     assert [row["way"] for row in result["annotation"]] == 2 * ["authors", "ours"]
     assert result["annotation rate"][0]["share of the ideal rate"] > 0
+    assert len(result["grpo step"]["ours"]) == len(result["grpo step"]["trl"]) == 2
 
 
 def test_a_way_that_fails_ends_the_benchmark(tmp_path):

@@ -165,6 +165,15 @@ def test_a_gap_moves_an_answer_and_nothing_else() -> None:
     assert torch.equal(away, expected)
 
 
+def test_lines_about_nothing_have_every_tag_of_a_chain() -> None:
+    """One that is never seen in pre-training is confused with other unseen tokens when chains are sampled."""
+    tokenizer, rng = build.build_tokenizer(), np.random.default_rng(0)
+    seen = {token for _ in range(60) for token in tokenizer(lessons.aside(rng))["input_ids"]}
+    said = chain(['[{"bbox_2d": [0.0, 0.1, 0.2, 0.3], "depth": 0.4}]'] * 2, "red", b"x", "fenceless")
+    tags = {token for token in tokenizer(said)["input_ids"] if "<" in tokenizer.decode([token])}
+    assert len(tags) == 5 and tags <= seen
+
+
 def _looks(training: pretrain.Policy, seen: pool.Seen, lesson: lessons.Lesson) -> tuple:
     rows = [[(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]]
     batch = training.packer.rows(rows, depth_input=True)
