@@ -68,7 +68,7 @@ def policy_scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 
     prompts_asked = [(index, text) for index, _, text, _ in asked]
     prompts_named = [(index, prompts.REC_QUESTION.format(query=name)) for index, _, name in named]
     replies = answers(model, processor, seen, [*prompts_asked, *prompts_named])
-    said = [lessons.aside(rng) + "\n" for _ in prompts_asked]
+    said = [lessons.aside(rng).removesuffix("\n") + "\n" for _ in prompts_asked]
     later = answers(model, processor, seen, prompts_asked, said)
     kinds: dict[str, list[tuple[bool, str]]] = defaultdict(list)
     for (_, kind, _, answer), reply in zip(asked, replies, strict=False):

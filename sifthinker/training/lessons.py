@@ -37,7 +37,7 @@ SHARES = {
 # the same for the second training: looking first, then the answer
 FAR = {**SHARES, "plain": 0.16, "then": 0.20, "what": 0.06, "where": 0.18, "say": 0.06}
 
-_PIECES = re.compile(r"\n(?=<text>)|(?<=</text>)\n(?=<area>)")
+_PIECES = re.compile(r"(?=\n<text>)|(?<=</text>)(?=\n<area>)|(?<=<answer>\n)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _draw(kind: str, seen: Seen, rng: np.random.Generator) -> Lesson | None:
 
 
 def aside(rng: np.random.Generator) -> str:
-    """One or two pieces of a chain, about nothing: areas, texts, the last text with the answer."""
+    """One or two pieces of a chain, about nothing: areas, texts, the last text with its tags, the answer."""
     steps = [[Region((0.0, 0.0, 1.0, 1.0), float(rng.random()))]]
     for _ in range(2):
         step = []
@@ -144,7 +144,10 @@ def aside(rng: np.random.Generator) -> str:
     )
     pieces = _PIECES.split(text)
     start = int(rng.integers(len(pieces)))
-    return "\n".join(pieces[start : start + int(rng.integers(1, 3))])
+    end = min(
+        start + int(rng.integers(1, 3)), max(start + 1, len(pieces) - 1)
+    )  # `<answer>` before no made-up one
+    return "".join(pieces[start:end]).lstrip("\n")
 
 
 def _balanced(seen: Seen, rng: np.random.Generator) -> dict[str, Any]:

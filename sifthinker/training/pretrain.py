@@ -361,8 +361,8 @@ class Far(Policy):
     def _aside(self, rng: np.random.Generator) -> list[int]:
         if rng.random() >= _ASIDES:
             return []
-        said = self.packer.processor.tokenizer(lessons.aside(rng) + "\n", add_special_tokens=False)
-        return list(said["input_ids"])
+        said = lessons.aside(rng).removesuffix("\n") + "\n"
+        return list(self.packer.processor.tokenizer(said, add_special_tokens=False)["input_ids"])
 
 
 class Depth:
