@@ -2,7 +2,7 @@
 
     python -m sifthinker.training.pretrain policy WORK [--steps N] [--seed S] [--batch B] [--lessons L] [--threads T]
                                                          [--keep FOLDER]
-    python -m sifthinker.training.pretrain far    WORK --start FOLDER [--steps N] ...
+    python -m sifthinker.training.pretrain far    WORK --start FOLDER [--steps N] ...   (from a policy's weights)
     python -m sifthinker.training.pretrain depth  WORK [--steps N] ...
 
 It goes on where WORK/checkpoint.pt stands, with the same losses to the last bit as without an interruption: the
@@ -72,7 +72,7 @@ Rows = list[list[tuple[list[int], list[int], float]]]
 _BLUR = 0.02  # of the numbers that a cell shows
 _THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
 _FAR, _FARTHEST = 0.7, 320  # share of the answers with positions left out before them, and how many at most
-_ASIDES = 0.2  # share of the answers that follow lines about nothing
+_ASIDES = 0.2  # share of the answers that follow pieces of chains about nothing
 _NO_DEPTH = 1 / 8  # of the steps show the photograph alone (model.depth_input: false)
 
 
@@ -326,8 +326,8 @@ class Far(Policy):
     """The policy's second training: answers that stand far from their questions, as at the end of a chain.
 
     After the first an answer stood next to its question always; chains learnt from there put 85 of 100 boxes on their
-    things and ended in answers to no question. Here positions are left out before most answers, some follow lines
-    about nothing (which are not learnt), and some follow the boxes of what is asked about.
+    things and ended in answers to no question. Here positions are left out before most answers, some follow pieces of
+    chains about nothing (which are not learnt), and some follow the boxes of what is asked about.
     """
 
     def _begun(self) -> tuple[Any, Any]:
