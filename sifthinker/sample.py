@@ -265,8 +265,7 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.flush()
-            self._file.close()
+            self.close()
             return
         with suppress(OSError, pa.ArrowException):  # a full disk: its first error is the one to be told
             self._file.close()
@@ -275,10 +274,14 @@ class Writer:
         self._chunk.append(record if isinstance(record, dict) else _plain(record))
         self.written += 1
         if len(self._chunk) == self._batch:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        """Ends the row group."""
+    def close(self) -> None:
+        """Completes the file; nothing of it stays in memory (an open one keeps what its footer says of each row group)."""
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
         if self._chunk:
             self._file.write_table(pa.Table.from_pylist(self._chunk, schema=self._schema))
             self._chunk = []

@@ -158,7 +158,7 @@ class Job:
     ) -> None:
         """Streams records into the table (`route` says into which part) and rejects into `rejects.parquet`.
 
-        Each part holds up to `batch` rows in memory; only one does if they come `part_by_part`.
+        Each part holds up to `batch` rows in memory; only one does if they come `part_by_part`, each part in one go.
         """
         names = [f"{table}-{i:05}.parquet" for i in range(parts)] if route else [f"{table}.parquet"]
         rejected: Counter[str] = Counter()
@@ -173,7 +173,7 @@ class Job:
                 else:
                     part = route(record) if route else 0
                     if part_by_part and part != at:
-                        writers[at].flush()
+                        writers[at].close()
                     at = part
                     writers[part].add(record)
                     kept += 1

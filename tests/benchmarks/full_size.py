@@ -20,14 +20,16 @@ from contextlib import ExitStack
 from hashlib import sha256
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from sifthinker import chain, config, depth, expand, ingest, publish, sample
-from sifthinker.sample import WHOLE, Annotation, DepthMap, Reject, Sample
+from sifthinker.sample import WHOLE, Annotation, DepthMap, Sample
 from tasks.ingest import IN_MEMORY, MIN_BATCH
+from tasks.stage import Job
 from tests.benchmarks import ingest as viscot
 
 SIZES = (10_000, 100_000, 400_000)
@@ -59,18 +61,31 @@ def expanding(folder: Path, size: int) -> dict[str, int]:
 def publishing(folder: Path, size: int) -> dict[str, int]:
     images = {"photos": folder / "photos"}
 
+    part_of: dict[str, int] = {}
+
     def rows() -> Any:
         for part in range(_parts(size)):
             of = folder / f"photos-samples-{part:05}.parquet"
-            yield from publish.rows(
+            for row in publish.rows(
                 map(sample.sample, sample.read(of)),
                 map(sample.annotation, sample.read(folder / f"photos-chains-{part:05}.parquet")),
                 (DepthMap(**row) for row in sample.read(folder / f"photos-maps-{part:05}.parquet")),
                 images,
                 10**7,
-            )
+            ):
+                part_of[row["id"]] = part
+                yield row
 
-    return _written(folder, "sif", sample.SIF, rows(), batch=publish.ROW_GROUP)
+    return _written(
+        folder,
+        "sif",
+        sample.SIF,
+        rows(),
+        lambda row: part_of.pop(row["id"]),
+        _parts(size),
+        publish.ROW_GROUP,
+        part_by_part=True,
+    )
 
 
 STAGES: dict[str, Callable[[Path, int], dict[str, int]]] = {
@@ -121,29 +136,13 @@ def _parts(size: int) -> int:
     return max(1, size // PART)
 
 
-def _written(
-    folder: Path,
-    name: str,
-    schema: Any,
-    rows: Any,
-    route: Callable[[Any], int] = lambda row: 0,
-    parts: int = 1,
-    batch: int = 1000,
-) -> dict[str, int]:
-    """As `Job.keep` writes a stage's table."""
-    found = {"kept": 0, "rejected": 0}
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(sample.Writer(folder / f"{name}-{part:05}.parquet", schema, batch))
-            for part in range(parts)
-        ]
-        for row in rows:
-            if isinstance(row, Reject):
-                found["rejected"] += 1
-            else:
-                writers[route(row)].add(row)
-                found["kept"] += 1
-    return found
+def _written(folder: Path, name: str, schema: Any, rows: Any, *how: Any, **options: Any) -> dict[str, int]:
+    """As the stage writes its table: by `Job.keep`."""
+    draft: Any = SimpleNamespace(out=folder, rows=None)
+    nothing: Any = None
+    progress: Any = SimpleNamespace(add=lambda _: None)
+    Job(nothing, nothing, {}, draft, {}, nothing, progress).keep(name, schema, rows, *how, **options)
+    return {"kept": draft.rows["kept"], "rejected": sum(draft.rows["rejected"].values())}
 
 
 def _work(stage: str, folder: Path, size: int, pipe: Connection) -> None:
