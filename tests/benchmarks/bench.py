@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import boxes, dataset, depth, evaluation, ingest, rewards
-from tests.benchmarks.pair import Pair
+from tests.benchmarks.pair import Pair, peak
 
 PAIRS = [
     *depth.PAIRS, *boxes.PAIRS, *rewards.PAIRS, *ingest.PAIRS, *evaluation.PAIRS, *dataset.PAIRS,
@@ -87,18 +87,12 @@ def _work(number: int, side: str, folder: Path, size: int, pipe: Connection) -> 
         except EOFError:  # nothing more is asked
             return
         if asked == "memory":
-            highest = _peak()
+            highest = peak()
             pipe.send({"peak": highest / 2**20, "work": max(0, highest - ready) / 2**20})
             continue
         start = time.perf_counter()
         result = work()
         pipe.send((time.perf_counter() - start, result))
-
-
-def _peak() -> int:
-    """Most memory that this process ever held, bytes. (getrusage would begin with its parent's.)"""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def measure(pair: Pair, size: int, rounds: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from sifthinker.sample import WHOLE, Annotation, DepthMap, Sample
 from tasks.ingest import IN_MEMORY, MIN_BATCH
 from tasks.stage import Job
 from tests.benchmarks import ingest as viscot
+from tests.benchmarks.pair import peak
 
 SIZES = (10_000, 100_000, 400_000)
 PART = 10_000  # rows, about
@@ -146,13 +147,11 @@ def _written(folder: Path, name: str, schema: Any, rows: Any, *how: Any, **optio
 
 
 def _work(stage: str, folder: Path, size: int, pipe: Connection) -> None:
-    from tests.benchmarks.bench import _peak
-
     began, cpu = time.perf_counter(), time.process_time()
     rows = (prepare if stage == "prepare" else STAGES[stage])(folder, size)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     pipe.send(
-        {"stage": stage, "rows": size, **rows, "seconds": seconds, "processor": cpu, "peak": _peak() / 2**20}
+        {"stage": stage, "rows": size, **rows, "seconds": seconds, "processor": cpu, "peak": peak() / 2**20}
     )
 
 

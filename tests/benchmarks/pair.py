@@ -42,3 +42,9 @@ def close(tolerance: float) -> Callable[[Any, Any], None]:
         assert worst <= tolerance, f"they differ by {worst:.3g}, more than {tolerance:g}"
 
     return same
+
+
+def peak() -> int:
+    """Most memory that this process ever held, bytes. (getrusage would begin with its parent's.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
