@@ -1,8 +1,8 @@
 """Measures annotation against the stand-in server.
 
-python tests/benchmarks/annotation.py compare --rows 2000     the authors' way and distilabel's beside ours, 1 s latency
-python tests/benchmarks/annotation.py rate --rows 2000        calls a second at 1 s latency and 256 in flight
-python tests/benchmarks/annotation.py memory --rows 50000     peak memory as rows grow
+python -m tests.benchmarks.annotation compare --rows 2000     the authors' way and distilabel's beside ours, 1 s latency
+python -m tests.benchmarks.annotation rate --rows 2000        calls a second at 1 s latency and 256 in flight
+python -m tests.benchmarks.annotation memory --rows 50000     peak memory as rows grow
 
 "The authors' way" is written from the description in release_defects.md (E2-5 to E2-10), not from their code:
 30 threads, three tries without back-off or classification, the only check is "```", one shared list that is
@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from sifthinker import annotate, depth, draw, judge, standin, vlm
 from sifthinker.agreement import Accepted, check
 from sifthinker.config import Api
@@ -36,6 +33,7 @@ from sifthinker.ledger import Ledger, Reply, Usage
 from sifthinker.sample import Annotation, Region, Sample
 from tests import annotation_rows as rows
 from tests.benchmarks import others
+from tests.benchmarks.pair import peak
 
 FAULTS = {kind: 0.3 / len(standin.FAULTS) for kind in standin.FAULTS}
 STALL = 20.0  # seconds; the authors set no time-out
@@ -145,9 +143,20 @@ def compare(
             tempfile.TemporaryDirectory() as folder,
             standin.running(Path(folder) / "log", dict(faults), latency=latency, stall=STALL) as url,
         ):
-            command = [sys.executable, __file__, "way", "--way", way, "--rows", str(count), "--url", url]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.annotation",
+                "way",
+                "--way",
+                way,
+                "--rows",
+                str(count),
+                "--url",
+                url,
+            ]
             text = subprocess.run(
-                [*command, "--folder", folder], check=True, capture_output=True, text=True
+                [*command, "--folder", folder], check=True, capture_output=True, text=True, cwd=others.ROOT
             ).stdout
             counts = standin.counts(url)
         result = json.loads(text.splitlines()[-1])
@@ -170,11 +179,6 @@ def markdown(table: list[dict[str, float | str]]) -> str:
     names = list(table[0])
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *(f"| {' | '.join(str(row[name]) for name in names)} |" for row in table)])
-
-
-def peak() -> int:
-    """Peak memory of this process, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def ledger_alone(folder: Path, count: int, together: int = 8) -> float:
@@ -220,7 +224,7 @@ def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, 
         "processor ms a call": round(1000 * cpu / count, 2),
         "ledger alone ms a call": round(1000 * alone, 2),
         "ledger and its waiting for the interpreter ms a call": round(1000 * ledger / count, 2),
-        "peak MiB": peak(),
+        "peak MiB": peak() // 2**20,
     }
 
 
@@ -237,8 +241,8 @@ def memory(count: int) -> dict[str, list[int]]:
         ):
             if number % max(1, count // 10) == 0:
                 marks["rows"].append(number)
-                marks["peak MiB"].append(peak())
-                print(number, peak(), file=sys.stderr)
+                marks["peak MiB"].append(peak() // 2**20)
+                print(number, peak() // 2**20, file=sys.stderr)
     return marks
 
 
@@ -255,7 +259,9 @@ def main() -> None:
     if options.what == "way":  # a process of `compare`
         began = time.monotonic()
         result = WAYS[options.way](options.folder, options.rows, options.url)
-        print(json.dumps({**result, "seconds": round(time.monotonic() - began, 1), "peak MiB": peak()}))
+        print(
+            json.dumps({**result, "seconds": round(time.monotonic() - began, 1), "peak MiB": peak() // 2**20})
+        )
     elif options.what == "compare":
         print(markdown(compare(options.rows) + compare(options.rows, faults={})))
     else:

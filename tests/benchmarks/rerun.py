@@ -1,6 +1,6 @@
 """What an unchanged rerun of the whole flow costs beyond what Prefect itself costs, in pairs.
 
-python tests/benchmarks/rerun.py [--rounds 9] [--folder DIR]
+python -m tests.benchmarks.rerun [--rounds 9] [--folder DIR]
 
 Beside it stands a flow of as many trivial tasks, each cached by Prefect and fed by the one before: what is left is
 ours (identities, the verified store, the plan, the record of the run). Two pairs are measured, in turns on one server:
@@ -25,8 +25,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from flows import server
 from tests.benchmarks import others
@@ -79,7 +77,7 @@ def ours(folder: Path, command: str = "run") -> list[str]:
 
 def alone(folder: Path) -> list[str]:
     """The command that reruns the trivial flow; its results are in `folder`."""
-    return [sys.executable, str(Path(__file__).resolve()), "--trivial", "--folder", str(folder)]
+    return [sys.executable, "-m", "tests.benchmarks.rerun", "--trivial", "--folder", str(folder)]
 
 
 def trivial(folder: Path, tasks: int = STAGES) -> Callable[[], Any]:
