@@ -250,8 +250,9 @@ def _ask(
             kept = question.image if isinstance(question.image, str) else ""
             light = dataclasses.replace(question, image=kept, cluster=question.cluster or digest)
             asked.append(_Asked(light, digest, prompt))
+            shown_messages = prompts.with_images(messages, urls)
             yield vlm.Request(
-                prompts.with_images(messages, urls), config.temperature, config.max_tokens, config.seed
+                shown_messages, config.temperature, config.max_tokens, _seed(config.seed, prompt)
             )
 
     whole = job.source.name in WHOLE
@@ -300,6 +301,11 @@ def _judged(job: Job, answered: Iterator[_Answered], judge: vlm.Client | None) -
         said.append(one.text if isinstance(one, vlm.Reply) else "")
         yield from complete()
     yield from complete()
+
+
+def _seed(seed: int, prompt: str) -> int:
+    """The seed of one reply: with one for all, all would be sampled with the same random numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {prompt}".encode()).digest()[:4], "big")
 
 
 def _answer(reply: vlm.Reply | vlm.Failure, think: bool) -> Answer:

@@ -367,7 +367,7 @@ class Evaluate(Section):
 
     benchmarks: tuple[Benchmark, ...] = Field((), description="rendered scenes add their own")
     limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
-    seed: int = Field(0, description="of the samples under `limit`")
+    seed: int = Field(0, description="of the samples under `limit`, and of sampled replies")
     think: bool = Field(True, description="ask for the chain; false asks the plain question")
     max_tokens: int = Field(2048, ge=16, description="of a reply")
     temperature: float = Field(0.0, ge=0, description="not given in the paper; 0 is reproducible")

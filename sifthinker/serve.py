@@ -246,12 +246,29 @@ def run(folder: Path, port: int, name: str) -> None:
         def load_model_and_processor(self, *_: Any, **__: Any) -> tuple[Any, Any]:
             return model, processor
 
+    generate = model.generate
+
+    def seeded(*inputs: Any, generation_config: Any, **options: Any) -> Any:
+        if generation_config.seed is not None:
+            torch.manual_seed(generation_config.seed)
+        return generate(*inputs, generation_config=generation_config, **options)
+
+    model.generate = seeded
+
+    class Seeded(ChatCompletionHandler):  # type: ignore[misc]
+        """A request's seed holds from its first token on: the server's own is set in the midst of another's reply."""
+
+        def _build_generation_config(self, body: dict[str, Any], *model_and_mode: Any, **mode: Any) -> Any:
+            made = super()._build_generation_config({**body, "seed": None}, *model_and_mode, **mode)
+            made.seed = body.get("seed")
+            return made
+
     # Or it takes what stands in <think> out of the reply, and a chain with it.
     utils._RESPONSE_TEMPLATE_FALLBACKS.clear()
     manager, state = OneModel(force_model=name), GenerationState()
     app = build_server(
         manager,
-        ChatCompletionHandler(manager, state),
+        Seeded(manager, state),
         CompletionHandler(manager, state),
         ResponseHandler(manager, state),
         TranscriptionHandler(manager, state),

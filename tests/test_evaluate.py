@@ -131,7 +131,8 @@ def test_a_benchmark_is_asked_with_both_pictures_and_scored(tmp_path):
     shown = Image.open(io.BytesIO(base64.b64decode(depth["image_url"]["url"].split(",")[1])))
     assert shown.getpixel((0, 0))[0] == int(hashlib.sha256(original).hexdigest()[:2], 16)
     assert question["text"].startswith("\nWhat is thing 2?") and "<think>" in question["text"]
-    assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.0, 0, 2048)
+    assert (body["temperature"], body["max_tokens"]) == (0.0, 2048)
+    assert len({r["seed"] for r in requests}) == 6  # each reply is sampled with random numbers of its own
     rows = list(sample.read(tmp_path / "out" / "predictions.parquet"))
     assert [row["id"] for row in rows] == [f"{row['group']}/{i}" for i, row in enumerate(rows)]
     assert rows[0]["answer"] == rows[0]["read_as"] == "A" and rows[0]["boxes"] == [[0.1, 0.2, 0.6, 0.8]]

@@ -69,6 +69,17 @@ def test_greedy_replies_are_those_of_the_model_whatever_else_is_asked(
     assert alone[1].choices[0].message.content == processor.decode(tokens, skip_special_tokens=True)
 
 
+def test_a_sampled_reply_is_that_of_its_seed_whatever_else_is_asked(client: openai.OpenAI) -> None:
+    def said(seed: int) -> str | None:
+        reply: str | None = ask(client, 1, temperature=1, seed=seed).choices[0].message.content
+        return reply
+
+    alone = [said(seed) for seed in range(8)]
+    assert len(set(alone)) == 8
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(said, range(8))) == alone
+
+
 def test_a_chain_is_given_whole(tmp_path: Path) -> None:
     """What stands in <think> is a part of the reply, wherever the model that is served comes from."""
     folder = tmp_path / "policy"
