@@ -104,7 +104,8 @@ def pooled(seeds: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
                 halves = [s[name] and abs(s[name] - s["strict"]) for s in same]
                 half = _mean(halves)
                 if half is not None:
-                    score[name] = score["strict"] + sign * math.hypot(half, 1.96 * score["error"])
+                    end = score["strict"] + sign * math.hypot(half, 1.96 * score["error"])
+                    score[name] = min(max(end, 0.0), 1.0) if score["unit"] == "share" else end
         found.append(score)
     return found
 
@@ -186,11 +187,17 @@ def _markdown(
         lines[-1] += (
             f" Means over {most + 1} seeds, with the standard error over them where a row was trained."
         )
-    parts = dict.fromkeys(
-        (s["benchmark"], s["metric"]) for row in table for s in row["scores"] if "/" in s["metric"]
-    )
-    if parts:
-        lines += ["", "The same by the data set that the question is from:", "", *_lines(table, [*parts])]
+    parts: dict[tuple[str, str], dict[tuple[str, str], None]] = {}  # columns by benchmark and what is scored
+    for row in table:
+        for score in row["scores"]:
+            whole, slash, _ = score["metric"].partition("/")
+            if slash:
+                of = parts.setdefault((score["benchmark"], whole), {})
+                of[score["benchmark"], score["metric"]] = None
+    for (benchmark, whole), of in parts.items():
+        heads = [metric.partition("/")[2] for _, metric in of]
+        lines += ["", f"{benchmark} {whole} by the data set that the question is from:", ""]
+        lines += _lines(table, [*of], heads)
     worse = [
         f"| {name} | {c.benchmark} | {100 * c.difference:+.1f} | {100 * c.low:+.1f} to {100 * c.high:+.1f} | {c.adjusted:.2g} |"
         for name, of in compared.items()
@@ -218,9 +225,11 @@ def _markdown(
     return "\n".join(lines)
 
 
-def _lines(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> list[str]:
+def _lines(
+    table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], heads: Sequence[str] = ()
+) -> list[str]:
     """A Markdown table of these columns."""
-    lines = [f"| | {' | '.join(map(' '.join, columns))} |", f"|---|{'---:|' * len(columns)}"]
+    lines = [f"| | {' | '.join(heads or map(' '.join, columns))} |", f"|---|{'---:|' * len(columns)}"]
     for row in table:
         found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
         lines.append(f"| {row['row']} | {' | '.join(_cell(found.get(column)) for column in columns)} |")

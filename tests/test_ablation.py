@@ -146,9 +146,17 @@ def test_what_is_scored_of_a_reply_is_compared_one_by_one_and_by_data_set(tmp_pa
         (folder / "scores.json").write_text(json.dumps({"scores": made}))
     text = ablation.write(tmp_path, {name: [f] for name, f in folders.items()}, "full", "miniature")
     assert "| | sif answer | sif boxes |" in text
-    assert "| | sif boxes/scenes-0 | sif boxes/scenes-1 |" in text
+    assert "sif boxes by the data set that the question is from:\n\n| | scenes-0 | scenes-1 |" in text
     assert "| base | sif boxes | -100.0 | " in text and "| base | sif answer | +0.0 | " in text
     assert text.startswith(f"**{ablation.NOTICES['miniature']}**")
+
+
+def test_the_interval_of_a_share_ends_at_one() -> None:
+    score = {"benchmark": "vstar", "metric": "overall", "n": 4, "unit": "share", "unparsable": 0}
+    one, other = ({**score, "strict": s, "official": s, "low": s - 0.2, "high": 1.0} for s in (1.0, 0.75))
+    (found,) = ablation.pooled([[one], [other]])
+    assert found["high"] == 1.0
+    assert found["low"] == pytest.approx(0.875 - (0.2**2 + (1.96 * 0.125) ** 2) ** 0.5)
 
 
 def test_seeds_that_answered_other_questions_are_not_pooled(tmp_path: Path) -> None:
