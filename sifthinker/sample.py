@@ -258,7 +258,7 @@ class Writer:
         self._schema = schema
         self._batch = batch
         self._chunk: list[dict[str, Any]] = []
-        self._file = pq.ParquetWriter(path, schema, compression="zstd")
+        self._file: pq.ParquetWriter | None = pq.ParquetWriter(path, schema, compression="zstd")
 
     def __enter__(self) -> Writer:
         return self
@@ -267,22 +267,27 @@ class Writer:
         if kind is None:
             self.close()
             return
-        with suppress(OSError, pa.ArrowException):  # a full disk: its first error is the one to be told
-            self._file.close()
+        if self._file:
+            with suppress(OSError, pa.ArrowException):  # a full disk: its first error is the one to be told
+                self._file.close()
 
     def add(self, record: Any) -> None:
+        if self._file is None:
+            raise ValueError("the file is complete: a row came for a part that was done")
         self._chunk.append(record if isinstance(record, dict) else _plain(record))
         self.written += 1
         if len(self._chunk) == self._batch:
             self._flush()
 
     def close(self) -> None:
-        """Completes the file; nothing of it stays in memory (an open one keeps what its footer says of each row group)."""
-        self._flush()
-        self._file.close()
+        """Completes the file, once; nothing of it stays in memory (Arrow's writer keeps its footer, a kB a column chunk)."""
+        if self._file:
+            self._flush()
+            self._file.close()
+            self._file = None
 
     def _flush(self) -> None:
-        if self._chunk:
+        if self._chunk and self._file:
             self._file.write_table(pa.Table.from_pylist(self._chunk, schema=self._schema))
             self._chunk = []
 

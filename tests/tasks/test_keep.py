@@ -41,3 +41,10 @@ def test_a_part_that_is_done_is_a_complete_file_and_holds_nothing_in_memory(tmp_
 
     job.keep("t", SCHEMA, rows(), lambda row: row["part"], 3, batch=100, part_by_part=True)
     assert held == {0: [], 1: [5], 2: [5, 5]}
+
+
+def test_a_row_for_a_part_that_is_done_is_an_error_and_no_lost_row(tmp_path):
+    job = Job(None, None, {}, SimpleNamespace(out=tmp_path), {}, None, SimpleNamespace(add=lambda _: None))
+    rows = [{"id": str(number), "part": part} for number, part in enumerate((0, 1, 0))]
+    with pytest.raises(ValueError, match="a part that was done"):
+        job.keep("t", SCHEMA, rows, lambda row: row["part"], 2, part_by_part=True)
