@@ -250,9 +250,9 @@ def _ask(
             kept = question.image if isinstance(question.image, str) else ""
             light = dataclasses.replace(question, image=kept, cluster=question.cluster or digest)
             asked.append(_Asked(light, digest, prompt))
-            shown_messages = prompts.with_images(messages, urls)
+            seed = _seed(config.seed, prompt)
             yield vlm.Request(
-                shown_messages, config.temperature, config.max_tokens, _seed(config.seed, prompt)
+                prompts.with_images(messages, urls), config.temperature, config.max_tokens, seed
             )
 
     whole = job.source.name in WHOLE

@@ -249,8 +249,8 @@ def run(folder: Path, port: int, name: str) -> None:
     generate = model.generate
 
     def seeded(*inputs: Any, generation_config: Any, **options: Any) -> Any:
-        if generation_config.seed is not None:
-            torch.manual_seed(generation_config.seed)
+        if (seed := getattr(generation_config, "seed", None)) is not None:  # only a chat completion's has one
+            torch.manual_seed(seed)
         return generate(*inputs, generation_config=generation_config, **options)
 
     model.generate = seeded

@@ -80,6 +80,11 @@ def test_a_sampled_reply_is_that_of_its_seed_whatever_else_is_asked(client: open
         assert list(pool.map(said, range(8))) == alone
 
 
+def test_another_form_of_request_is_answered_too(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model="policy", prompt="What is 1?", temperature=0, max_tokens=4)
+    assert reply.usage and reply.usage.completion_tokens == 4
+
+
 def test_a_chain_is_given_whole(tmp_path: Path) -> None:
     """What stands in <think> is a part of the reply, wherever the model that is served comes from."""
     folder = tmp_path / "policy"

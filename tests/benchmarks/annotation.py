@@ -143,20 +143,13 @@ def compare(
             tempfile.TemporaryDirectory() as folder,
             standin.running(Path(folder) / "log", dict(faults), latency=latency, stall=STALL) as url,
         ):
-            command = [
-                sys.executable,
-                "-m",
-                "tests.benchmarks.annotation",
-                "way",
-                "--way",
-                way,
-                "--rows",
-                str(count),
-                "--url",
-                url,
-            ]
+            command = [sys.executable, "-m", "tests.benchmarks.annotation", "way", "--way", way, "--url", url]
             text = subprocess.run(
-                [*command, "--folder", folder], check=True, capture_output=True, text=True, cwd=others.ROOT
+                [*command, "--rows", str(count), "--folder", folder],
+                check=True,
+                capture_output=True,
+                text=True,
+                cwd=others.ROOT,
             ).stdout
             counts = standin.counts(url)
         result = json.loads(text.splitlines()[-1])
