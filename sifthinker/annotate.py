@@ -296,7 +296,7 @@ class Projection:
 
 
 _RETRIES = 1.15  # calls a row; a guess, the summary of a run has the truth
-_STEPS = 3.2  # steps a chain where no focus is known yet (facts: measured on the released metadata)
+_STEPS = 3.2  # steps a chain where no focus is known yet (measured: PAPER.md R3.4)
 _PIXELS_A_TOKEN = 28 * 28  # Qwen2.5-VL's; other models differ
 _STEP_TOKENS = 90  # of an area and its text in a reply
 

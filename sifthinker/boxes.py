@@ -131,7 +131,7 @@ def pair_iou(pred: Boxes, gt: Boxes) -> float:
     """Mean IoU over the one-to-one matching of `pred` and `gt` with the largest total IoU (the paper's PIoU).
 
     The mean is over all min(len(pred), len(gt)) pairs, also those with IoU 0; boxes without a partner do not
-    count (paper: 1/|M|; release_defects E3-5). Both empty: 1; one empty: 0. A degenerate box is matched like any
+    count (1/|M|, PAPER.md P5.2 and R5.6). Both empty: 1; one empty: 0. A degenerate box is matched like any
     other, with IoU 0.
     """
     if not pred or not gt:
@@ -156,7 +156,7 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
     Step 0 is the ground truth, the last step `[WHOLE]`; every box of a step lies inside one of the next step.
 
     `release`: ground truth, one expansion, the hull of that where it is several boxes, the whole image (the
-    release plans five expansions and uses the first, release_defects E2-2, with the step of E2-1). One expansion
+    release plans five expansions and uses the first, PAPER.md R3.4, with the step of R3.2). One expansion
     may already be the whole image, which then stands there twice.
 
     `progressive` is our reading of the paper's Fig. 1b, for which no definition is published: every edge moves
@@ -251,7 +251,7 @@ def _distractor(target: Box, draw: random.Random) -> Box | None:
 
     Release (bbox_adjust.py): 1.2 times the target, clipped to the image, scaled by a uniform 0.7..1.3; put
     diagonally against one of the target's corners, uniformly among those where it fits; where it fits at none,
-    up to 1000 random places are tried until one is free, or the sample silently goes without (E2-13).
+    up to 1000 random places are tried until one is free, or the sample silently goes without (R3.6).
 
     Ours: 1. the scale is uniform over the part of 0.7..1.3 for which there is room, so large targets are not left
     out more often than they must be; 2. the free place is drawn directly, uniformly over all of them, which is
@@ -295,7 +295,7 @@ def _distractor(target: Box, draw: random.Random) -> Box | None:
 
 
 def _grow(boxes: Boxes, width: int, height: int) -> list[Box]:
-    """The first of the release's expansions (facts.md 1.2, steps 2 and 3): not merged, not rounded."""
+    """The first of the release's expansions (PAPER.md R3.2): not merged, not rounded."""
     x_room = (1 - max(box[0] for box in boxes) - min(box[2] for box in boxes)) * width
     y_room = (1 - max(box[1] for box in boxes) - min(box[3] for box in boxes)) * height
     step = max(x_room / EXPANSIONS, y_room / EXPANSIONS, 1.0)  # pixels

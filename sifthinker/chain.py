@@ -17,7 +17,7 @@ of objects with exactly `bbox_2d` (4 numbers in 0..1, x2 > x1, y2 > y1) and `dep
 decimals by value (1e-3 is 0.001). Every text and the one answer are non-empty and hold nothing that looks like a tag
 (`<word>`, `</word>`), so no second answer can hide.
 
-`release`: what the authors' validate_format accepts (facts.md 2.23, release_defects E3-8): text around the two
+`release`: what the authors' validate_format accepts (PAPER.md R5.1): text around the two
 blocks, further answers, empty areas, further or repeated keys, and true and false as numbers pass as well.
 
 The scan is linear in the text's length: tags are found once, left to right, and nothing is tried twice.

@@ -4,7 +4,7 @@ A map is `(H, W) float32`, 0 = nearest pixel of the image, 1 = farthest: 1 minus
 depth of Depth Anything V2. It is kept losslessly as a 16-bit grey PNG (0 = nearest); the Spectral_r picture that
 models are shown has 256 colours and is rendered from it (red = near, violet = far, as in the release).
 
-The release read grey maps with the opposite sign of coloured ones (release_defects E2-4); here the polarity of a
+The release read grey maps with the opposite sign of coloured ones (PAPER.md R4.2); here the polarity of a
 grey map is an argument.
 """
 

@@ -1,4 +1,4 @@
-"""Depth maps by Depth Anything V2 (facts, section 5).
+"""Depth maps by Depth Anything V2 (PAPER.md F4.1).
 
 Input, as in the authors' code: RGB, the shorter side resized to at least `size` with the aspect kept, both sides
 multiples of 14, bicubic (Pillow's), ImageNet mean and deviation. transformers' own processor departs from that for

@@ -1,4 +1,4 @@
-"""Export: SIF-50K in the files of the authors' release, so that their tools read it (facts: format of SIF-50K).
+"""Export: SIF-50K in the files of the authors' release, so that their tools read it (PAPER.md F2.4).
 
     <out>/SIF-50K.json               all rows: LLaMA-Factory's SFT
     <out>/SIF-50K-sampled-200.json   the RL subset, whatever its size: the name that GRPO-SIF's scripts look for
@@ -13,7 +13,7 @@ One record:
      {"content": "<think>…", "role": "assistant"}], "images": [the same two paths]}
 
 Paths are relative to `out`: GRPO-SIF takes them with `--image_folders <out>`, LLaMA-Factory with `dataset_dir`.
-Boxes are in 0..1 of the image itself, three decimals (the release's of VisCoT are not, release_defects E2-3).
+Boxes are in 0..1 of the image itself, three decimals (the release's of VisCoT are not, PAPER.md R2.1).
 """
 
 from __future__ import annotations

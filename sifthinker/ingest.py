@@ -9,7 +9,7 @@ Reads `sources`, writes `sample.SAMPLES`. Every row of every file ends as one sa
    all a uniform sample without replacement. The image of a row is opened when it is its turn; one that is missing,
    broken or of another size is a reject, and the next row in line takes the place.
 
-Departures from the release (release_defects E2-11), which takes the first `cap` rows of a data set in file order
+Departures from the release (PAPER.md R2.2), which takes the first `cap` rows of a data set in file order
 and then the first `total` of those.
 """
 

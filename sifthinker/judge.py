@@ -1,7 +1,7 @@
 """The judge: how close an answer comes to the standard answer, 0..1 (paper, Fig. 7).
 
 Two pure functions around one call: `request` out, `score` in. The model's answer is data: it stands between two
-lines with a marker that it cannot contain (release_defects E3-15).
+lines with a marker that it cannot contain (PAPER.md R1.5).
 """
 
 from __future__ import annotations

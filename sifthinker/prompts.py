@@ -1,4 +1,4 @@
-"""Every text that is sent to a model, in one place (facts: paper Figs. 5 to 9, release's produce.py).
+"""Every text that is sent to a model, in one place (PAPER.md P1.4 to P1.7).
 
 The policy is asked with the same words in SFT, GRPO, evaluation and serving: `policy_messages` is the one
 function that builds them.

@@ -83,7 +83,7 @@ class Source(Section):
     frame: Literal["padded", "release"] = Field(
         "padded",
         description="viscot conversations: boxes are on the square-padded canvas; 'release' reads them as the "
-        "authors' code does (release_defects E2-3), for comparison only",
+        "authors' code does (PAPER.md R2.1), for comparison only",
     )
 
 

@@ -66,7 +66,7 @@ CASES = {
     "scientific notation by value": (with_item(depth="1e-3"), True, True),
     "negative zero": (with_item("[-0.0, 0.2, 0.3, 0.4]"), True, True),
     "trailing zeros": (with_item(depth="0.50000"), True, True),
-    # Reward hacking that the release allows (release_defects E3-8):
+    # Reward hacking that the release allows (PAPER.md R5.1):
     "text before": (f"Sure! {GOOD}", False, True),
     "text after": (f"{GOOD} Trust me.", False, True),
     "text between think and answer": (GOOD.replace("</think>", "</think> so"), False, True),

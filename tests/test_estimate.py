@@ -43,7 +43,7 @@ def maps(images: list[tuple[str, bytes]], weights: Path, batch: int = 8, workers
 @pytest.mark.parametrize(
     ("width", "height", "expected"),
     [
-        (1920, 1080, (924, 518)),  # the example of facts.md, section 5
+        (1920, 1080, (924, 518)),  # the example of PAPER.md F4.1
         (518, 518, (518, 518)),
         (640, 480, (686, 518)),  # 690.7 -> 49.3 patches -> 49
         (480, 640, (518, 686)),

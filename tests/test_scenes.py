@@ -236,7 +236,7 @@ def test_viscot_rows_give_the_box_in_pixels_and_on_the_padded_square(
         box = json.loads(marked.removeprefix(f"{plain}###"))
         assert box in [thing["box"] for thing in truth[plain.replace("cot/", "images/")]]
         x1, y1, x2, y2 = box
-        pad = (width - height) // 2  # facts 3.1
+        pad = (width - height) // 2  # PAPER.md F2.1
         padded = [v / width for v in (x1, y1 + pad, x2, y2 + pad)]
         assert json.loads(row["conversations"][1]["value"]) == pytest.approx(padded, abs=5e-4)
 

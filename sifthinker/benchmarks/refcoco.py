@@ -23,7 +23,7 @@ apart. Their scores are of other sets, so they have other names: `refcoco_val+go
 
 `official` is Visual-CoT's rule (playground/data/eval/REC/calculation.py): right when the IoU is *greater than* 0.5.
 That script scales by the longer side, because Visual-CoT's models answer on the padded square; ours answer in 0..1
-of the image itself, so width and height are what their numbers are scaled by (facts: E1, 4.6). It takes whatever
+of the image itself, so width and height are what their numbers are scaled by (PAPER.md M7.6). It takes whatever
 numbers there are: a box beyond the image or a plain reply with more than four numbers is scored all the same.
 `strict` asks for real boxes inside the image. Several boxes in the last area stand for the box around all of them,
 in both: the expression describes one region.

@@ -7,12 +7,12 @@
 
 The question is asked in the authors' words (release, eval_sat.py): the choices as a list, and "Answer strictly with
 only one of the above options." Rows with several images are not asked, because the prompt has one place; they are
-rejects, not wrong answers in the denominator (release_defects E1-4).
+rejects, not wrong answers in the denominator (PAPER.md R7.4).
 
 There is no official script for this split. `official` follows SAT's own for choices (models/eval_funcs.py,
 QA_Accuracy_choice): the first word, in small letters and without brackets, is the right answer, so that an answer of
 several words can never be right. The release instead counts an unreadable reply as right and takes the first listed
-choice that occurs in it (E1-3, E1-5); that is not followed.
+choice that occurs in it (R7.3, R7.5); that is not followed.
 """
 
 from __future__ import annotations

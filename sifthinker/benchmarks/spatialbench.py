@@ -13,8 +13,8 @@ published beside the images is not used: the policy was trained on estimated dep
 stands, capitals included, so that "1" is in "10" and "A" in "An apple". Position: share of right replies. Existence:
 share of pairs with both right. Size, reach: right replies plus a point for every pair with both right, of three a
 pair. Counting: 100 minus the mean relative error in per cent, which can be negative; the script stops at a reply
-that is no integer, we count it as an error of 100 %. The release counts a missing answer as right (E1-1); nobody
-should.
+that is no integer, we count it as an error of 100 %. The release counts a missing answer as right (PAPER.md
+R7.1); nobody should.
 `strict` reads the option, the yes or no, or the number; an error in counting costs at most the whole question, so
 that silence does not beat a bad count.
 """

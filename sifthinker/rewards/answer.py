@@ -1,8 +1,8 @@
 """r_ans = s + (s - mean of the sample's scores in the last epoch) (paper, section GRPO-SIF, "answer reward").
 
-s in 0..1 is the judge's score; None (the judge could not be reached) stays None, never 0 (release_defects E3-4).
+s in 0..1 is the judge's score; None (the judge could not be reached) stays None, never 0 (PAPER.md R5.3).
 
-`paper`: signed progress, on raw scores. `release`: progress only where s >= the mean (facts.md 2.19). The release
+`paper`: signed progress, on raw scores. `release`: progress only where s >= the mean (R5.2). The release
 means the shaped rewards of the last visit, so for that variant `Book` is given the rewards instead of the scores;
 that it forgets a mean of exactly 0, and everything on a restart, is not copied.
 

@@ -3,14 +3,14 @@
 d_i^gt is the mean of the depth map inside the box that the model chose, with 3 decimals as chains state it. The
 paper's sentence speaks of an absolute error and its formula of a relative one; the formula is followed.
 
-`paper`: all or nothing over all regions of the chain. `release`: the share of regions that are right (facts.md
-2.22), read from the areas alone; a region with d_i^gt = 0 is never right.
+`paper`: all or nothing over all regions of the chain. `release`: the share of regions that are right (PAPER.md
+R5.7), read from the areas alone; a region with d_i^gt = 0 is never right.
 
 1. A completion that is no chain is wrong, 0.0.
 2. d_i^gt = 0, where the paper's quotient is undefined: only d_i = 0 is right (`paper`).
 3. A region that covers at least `WHOLE_SHARE` of the image must be right like any other, but a chain with no other
-   region gets 0.0 (`paper`): one whole-image box, whose depth is easily guessed, earns nothing (release_defects
-   E3-7). What the formula still allows is choosing boxes of easy depth; r_bbox is what holds against that.
+   region gets 0.0 (`paper`): one whole-image box, whose depth is easily guessed, earns nothing (PAPER.md
+   R5.7). What the formula still allows is choosing boxes of easy depth; r_bbox is what holds against that.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """r_format: 1 where the completion is a chain, else 0 (paper, section GRPO-SIF, "format reward").
 
-Departures from the release (release_defects E3-8): the whole completion must be the chain, with one answer and
+Departures from the release (PAPER.md R5.1): the whole completion must be the chain, with one answer and
 no empty area (`chain.parse`, strict). `release` accepts what the authors' validate_format accepts.
 """
 

@@ -1,16 +1,16 @@
 """r_bbox = s_end + (s_end - s_init), s = HIoU with the ground truth (paper, section GRPO-SIF).
 
 s_init is of the first area that is not exactly the whole image (the whole image where there is no other), s_end of
-the last area. `paper`: signed. `release`: the progress is clipped, s_end + max(0, s_end - s_init) (facts.md 2.20).
+the last area. `paper`: signed. `release`: the progress is clipped, s_end + max(0, s_end - s_init) (PAPER.md R5.4).
 
 1. A completion that is no chain is wrong, 0.0. A chain with bad boxes can score less (down to -1), but it has
    r_format = 1 on top, so with unit weights breaking the format never pays.
 2. `release` reads the areas alone (`chain.areas`), as the authors' code does: the rest of the format may be broken.
    Where an area cannot be read the completion gets 0.0.
 3. The paper's formula itself rewards a bad first box: s_end = 0.9 gives 0.9 after s_init = 0.9 and 1.8 after
-   s_init = 0 (release_defects E3-6). It is kept as the paper has it; `scores` gives both parts, so that a falling
+   s_init = 0 (PAPER.md R5.5). It is kept as the paper has it; `scores` gives both parts, so that a falling
    s_init shows in the logs.
-4. Spam boxes: pair IoU counts matched pairs only (the paper's 1/|M|, E3-5), so they do not lower that half of
+4. Spam boxes: pair IoU counts matched pairs only (the paper's 1/|M|, R5.6), so they do not lower that half of
    HIoU; they do lower union IoU, the other half.
 """
 

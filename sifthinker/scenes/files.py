@@ -1,4 +1,4 @@
-"""Writes scenes and questions as the files that data sets and benchmarks come in (facts 3.1, 3.2, 4.1, 4.4, 4.6).
+"""Writes scenes and questions as the files that data sets and benchmarks come in (PAPER.md F2.1, F2.3, M7.1, M7.4, M7.6).
 
     viscot.json            one-object questions, VisCoT conversations: pixel box and box on the padded square
     tallyqa.json           counting questions, a box for every counted thing

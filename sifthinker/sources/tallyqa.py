@@ -1,4 +1,4 @@
-"""TallyQA counting questions with a box for every counted thing, in the schema of GRIT (facts 3.2).
+"""TallyQA counting questions with a box for every counted thing, in the schema of GRIT (PAPER.md F2.3).
 
 TallyQA itself has no boxes; `tallyqa_val.jsonl` of yfan1997/GRIT_data has (491 rows). The release reads the same
 rows as a JSON array; both are read here:

@@ -13,7 +13,7 @@ Conversations (`viscot_363k.json`, benchmark `<name>.json`; a JSON array):
 
 The box after ### is in pixels and is the one that is kept. The box of turn 1 is on the image padded to a
 square; it is un-padded and compared (`_row._check_canvas`). The release reads it as if it were on the image
-(release_defects E2-3); `frame: release` does that too, without comparing. The rows hold no image size: it comes
+(PAPER.md R2.1); `frame: release` does that too, without comparing. The rows hold no image size: it comes
 from the image, or from `sizes`, a benchmark_det file:
 
     {"img_path": "cot/gqa/2316539.jpg", "expression": "{Q}", "bbox": [217, 343, 242, 393], "height": 500,

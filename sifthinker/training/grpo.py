@@ -1,4 +1,4 @@
-"""GRPO-SIF (paper, section 3.4; facts 1.3 and 1.4), by TRL's GRPOTrainer with this project's four rewards.
+"""GRPO-SIF (PAPER.md P6.2 and P6.3), by TRL's GRPOTrainer with this project's four rewards.
 
     python -m sifthinker.training.grpo CONFIG.yaml
 
@@ -18,10 +18,10 @@ Departures from TRL's defaults:
    0.2: TRL's defaults already, written out here.
 2. `beta` 0.04 (paper; TRL 0): the reference is the same model with its adapter off, so no second copy is loaded.
 3. Dropout of the LoRA layers is off while completions are sampled, and on in the loss. TRL and the release sample
-   with dropout (release_defects E3-10).
+   with dropout (PAPER.md R6.7).
 4. Tokens that stand for pictures are never sampled: a text with one no longer fits its images.
 5. A score the judge could not give takes no part in the advantage: in the sum it stands for the mean of its group.
-   TRL would sum it as 0 (release_defects E3-4). A share above `rewards.max_absent` in a step stops the run.
+   TRL would sum it as 0 (PAPER.md R5.3). A share above `rewards.max_absent` in a step stops the run.
 6. The order of samples is a function of seed and epoch alone; TRL's sampler starts again with the first epoch's order
    when a run is resumed.
 
@@ -36,7 +36,7 @@ asks: keep it on a private address.
 is then vLLM's (constraints-py312.txt). With either, TRL weighs tokens by what vLLM's and the trainer's probabilities
 differ in (its importance sampling correction).
 
-Departures from the release: RGB and depth picture are both shown, in the SFT's prompt (E3-1); 20 epochs; the rewards
+Departures from the release: RGB and depth picture are both shown, in the SFT's prompt (R1.2); 20 epochs; the rewards
 (see sifthinker.rewards).
 """
 

@@ -4,7 +4,7 @@ python -m tests.benchmarks.annotation compare --rows 2000     the authors' way a
 python -m tests.benchmarks.annotation rate --rows 2000        calls a second at 1 s latency and 256 in flight
 python -m tests.benchmarks.annotation memory --rows 50000     peak memory as rows grow
 
-"The authors' way" is written from the description in release_defects.md (E2-5 to E2-10), not from their code:
+"The authors' way" is written from the description in PAPER.md (R2.5 to R2.9), not from their code:
 30 threads, three tries without back-off or classification, the only check is "```", one shared list that is
 appended outside the lock and flushed into one JSON file, rewritten whole, when (index + 1) % 30 == 0. distilabel 1.5.3
 asks batch by batch, loses a batch with the first error in it, and keeps what it is answered; what is sound of it is

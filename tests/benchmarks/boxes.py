@@ -1,4 +1,4 @@
-"""HIoU, against polygon unions and scipy's assignment (the authors' way: facts.md 2.21)."""
+"""HIoU, against polygon unions and scipy's assignment (the authors' way: PAPER.md R5.6 and R5.9)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Depth values of boxes, against the authors' way.
 
-Theirs (facts.md 2.10 and 5, release_defects E2-15 and E3-13): the map exists as a coloured 8-bit PNG only; every
+Theirs (PAPER.md R4.1, R4.2 and R4.4): the map exists as a coloured 8-bit PNG only; every
 time it is wanted, the whole picture is matched with the 256 colours by a nearest-neighbour tree. Ours reads a
 16-bit map, and sums it up once for all boxes that will be asked for.
 

@@ -1,6 +1,6 @@
 """The four rewards of a group of 8 completions, the judge's scores given, against the authors' way.
 
-Written anew from facts.md 2.19 to 2.23 and release_defects E3-13: the format by tags and JSON, areas by a regular
+Written anew from PAPER.md R5.1 to R5.9: the format by tags and JSON, areas by a regular
 expression, HIoU by polygons, and for every completion the depth picture opened and decoded again. Ours is timed with
 its `release` variants, which score alike; the map is read and summed up once a group, within the time.
 """

@@ -85,7 +85,7 @@ def test_an_unknown_split_is_refused_with_the_known_ones(place):
 
 
 def published_verdict(text: str, target: list[float], w: int, h: int) -> bool:
-    """Visual-CoT, playground/data/eval/REC/calculation.py, with width and height as the scale (facts 4.6)."""
+    """Visual-CoT, playground/data/eval/REC/calculation.py, with width and height as the scale (PAPER.md M7.6)."""
     parts = text.replace(" .", "").replace("[", "").replace("]", "").split(", ")
     try:
         pred = np.float32(

@@ -65,7 +65,7 @@ def test_official_keeps_the_quirks_that_strict_does_not_have(reference, reply, o
 
 
 def test_an_unreadable_reply_is_wrong():
-    """release_defects E1-3: the authors' script counts it as right."""
+    """PAPER.md R7.3: the authors' script counts it as right."""
     verdict = sat.strict(asked(), Answer("", absent="no-answer"))
     assert (verdict.score, verdict.unparsable) == (0, "no-answer")
     (overall, _) = sat.score([(asked(), verdict)])

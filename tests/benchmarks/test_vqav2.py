@@ -96,7 +96,7 @@ def test_broken_files_are_errors_that_name_them(place):
 
 
 def published_score(reply: str, answers: list[str]) -> float:
-    """GT-Vision-Lab/VQA, vqaEval.py (with both sides processed only on disagreement, facts 4.11), said once more."""
+    """GT-Vision-Lab/VQA, vqaEval.py (with both sides processed only on disagreement, PAPER.md M7.11), said once more."""
     import re
 
     numbers = dict(

@@ -53,7 +53,7 @@ def test_the_book_means_the_epoch_before_and_no_other() -> None:
 def test_a_mean_of_zero_is_kept() -> None:
     book = Book()
     book.add("a", 0, [0.0, 0.0])
-    assert book.previous("a", 1) == 0.0  # the release forgets it (release_defects E3-2)
+    assert book.previous("a", 1) == 0.0  # the release forgets it (PAPER.md R5.2)
 
 
 def test_ranks_merge_to_the_same_book_in_any_order() -> None:

@@ -94,7 +94,7 @@ def test_all_rows_of_the_real_metadata_load(name: str, rows: int) -> None:
 @needs_data
 @pytest.mark.parametrize(
     ("name", "rows", "iou", "below"),
-    [("cub", 492, 0.74, 0.002), ("gqa", 978, 0.55, 0.312), ("vsr", 404, 0.67, 0.146)],  # facts 2.1
+    [("cub", 492, 0.74, 0.002), ("gqa", 978, 0.55, 0.312), ("vsr", 404, 0.67, 0.146)],  # PAPER.md R2.1
 )
 def test_real_benchmark_boxes_agree_with_the_pixel_boxes_and_the_release_frame_does_not(
     name: str, rows: int, iou: float, below: float

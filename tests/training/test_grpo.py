@@ -84,7 +84,7 @@ def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, jud
     assert means["format"] == pytest.approx(sum(entry["format"] for entry in completions) / 16)
     assert means.keys() == {*rewards.REWARDS, "judge"}
     assert list((tmp_path / "run" / "work" / "tensorboard").glob("events.*")), "on by default"
-    # The judge saw the picture and the whole question, first letter included (release_defects E3-3).
+    # The judge saw the picture and the whole question, first letter included (PAPER.md R1.4).
     picture, text = judge.asked[0]["messages"][1]["content"]
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
     assert text["text"].startswith("Question: What color is patch")
@@ -257,7 +257,7 @@ def test_batches_that_do_not_fit_the_groups_are_refused_before_anything_loads(
 
 
 def test_the_paper_is_the_default():
-    """Facts 1.4 and 2.25; the numbers that decide the loss."""
+    """PAPER.md P6.2, P6.3 and R6.6; the numbers that decide the loss."""
     made = grpo.grpo_arguments(Grpo())
     assert (
         made

@@ -21,7 +21,7 @@ def url(judge: Judge) -> str:
 @pytest.mark.parametrize(
     ("settings", "rows", "wanted"),
     [
-        (Grpo(), 200, 2000),  # paper: 8 x 1 x 2 completions = 2 samples a step, 20 epochs (facts 2.26)
+        (Grpo(), 200, 2000),  # paper: 8 x 1 x 2 completions = 2 samples a step, 20 epochs (PAPER.md R6.5)
         (Grpo(), 201, 2000),  # half a step is left out of each epoch
         (Grpo(max_steps=7), 200, 7),
         (Sft(), 50_000, 3 * 391),  # 8 x 2 x 8 = 128 a step; the last step of an epoch is a small one
