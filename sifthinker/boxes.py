@@ -3,8 +3,8 @@
 A box is `(x1, y1, x2, y2)` in 0..1 of the image itself, x2 > x1 and y2 > y1. What a model predicts may break
 this; the overlap functions say what they make of such a box, all others are given valid ones.
 
-Paper: section "Method", HIoU and Algorithm 1. Departures from the release's expansion are numbered at `expand`,
-`focus` and `_distractor`.
+Source: PAPER.md P5.2 (HIoU) and section 3 (expansion). The docstrings of `expand`, `focus` and `_distractor` say
+where they depart from the release.
 """
 
 from __future__ import annotations
@@ -27,21 +27,45 @@ DISTRACTOR_SCALE = (0.7, 1.3)  # release, bbox_adjust.py
 
 
 def from_pixels(box: Sequence[float], width: int, height: int) -> Box:
-    """0..1 of an image of `width` x `height` pixels, from pixels."""
+    """Converts a box from pixels to 0..1 of its image.
+
+    Args:
+        box: (x1, y1, x2, y2) in pixels of the image.
+        width: of the image in pixels, at least 1.
+        height: of the image in pixels, at least 1.
+
+    Returns:
+        The box in 0..1, neither clipped nor rounded: a box that leaves the image stays outside 0..1.
+    """
     x1, y1, x2, y2 = box
     return x1 / width, y1 / height, x2 / width, y2 / height
 
 
 def to_pixels(box: Sequence[float], width: int, height: int) -> Box:
-    """Pixels (not rounded) of an image of `width` x `height` pixels, from 0..1."""
+    """Converts a box from 0..1 of its image to pixels, neither clipped nor rounded; the inverse of `from_pixels`.
+
+    Args:
+        box: (x1, y1, x2, y2) in 0..1 of the image.
+        width: of the image in pixels.
+        height: of the image in pixels.
+    """
     x1, y1, x2, y2 = box
     return x1 * width, y1 * height, x2 * width, y2 * height
 
 
 def from_padded(box: Sequence[float], width: int, height: int) -> Box:
-    """0..1 of the image, from 0..1 of VisCoT's canvas: the image centred on a square of its longer side.
+    """Converts a box from 0..1 of VisCoT's canvas to 0..1 of the image.
 
-    The margin is whole pixels, `|width - height| // 2` (VisCoT, convert_data_to_llava_format.py).
+    The canvas is the image centred on a square of its longer side. The margin is whole pixels,
+    `|width - height| // 2` (PAPER.md F2.1; VisCoT, convert_data_to_llava_format.py).
+
+    Args:
+        box: (x1, y1, x2, y2) in 0..1 of the canvas.
+        width: of the image in pixels, at least 1.
+        height: of the image in pixels, at least 1.
+
+    Returns:
+        The box in 0..1 of the image, neither clipped nor rounded.
     """
     side, left, top = _canvas(width, height)
     x1, y1, x2, y2 = box
@@ -49,25 +73,36 @@ def from_padded(box: Sequence[float], width: int, height: int) -> Box:
 
 
 def to_padded(box: Sequence[float], width: int, height: int) -> Box:
-    """0..1 of VisCoT's square canvas, from 0..1 of the image; the inverse of `from_padded`."""
+    """Converts a box from 0..1 of the image to 0..1 of VisCoT's square canvas; the inverse of `from_padded`."""
     side, left, top = _canvas(width, height)
     x1, y1, x2, y2 = to_pixels(box, width, height)
     return (x1 + left) / side, (y1 + top) / side, (x2 + left) / side, (y2 + top) / side
 
 
 def intersects(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two boxes share an area; touching is not enough."""
+    """Whether two boxes of one frame share an area; touching is not enough."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def hull(boxes: Boxes) -> Box:
-    """The smallest box around all boxes."""
+    """The smallest box around all boxes, in their frame.
+
+    Raises:
+        ValueError: there are no boxes.
+    """
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     return min(x1), min(y1), max(x2), max(y2)
 
 
 def merge(boxes: Boxes) -> list[Box]:
-    """Replaces boxes that share an area by their hull until no two do; keeps the order of the first ones."""
+    """Replaces boxes that share an area by their hull until no two do (PAPER.md R3.3).
+
+    Args:
+        boxes: of one frame; none is allowed.
+
+    Returns:
+        Boxes that share no area, in the order of the first box of each group.
+    """
     merged: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes]
     while True:
         kept: list[Box] = []
@@ -83,7 +118,7 @@ def merge(boxes: Boxes) -> list[Box]:
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes; 0 where one of them is degenerate (x2 <= x1 or y2 <= y1)."""
+    """Intersection over union of two boxes of one frame, 0..1; 0 if one is degenerate (x2 <= x1 or y2 <= y1)."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
@@ -93,10 +128,14 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def union_iou(pred: Boxes, gt: Boxes) -> float:
-    """IoU of the union of `pred` and the union of `gt` (the paper's "GIoU", which is not Rezatofighi's).
+    """IoU of the union of `pred` and the union of `gt`, 0..1: the paper's "GIoU" (PAPER.md P5.2).
 
     Both empty: 1; one empty: 0. Degenerate boxes cover nothing. Areas are exact: between two neighbouring vertical
     edges the boxes are stretches of one line, whose covered lengths are added up from the top.
+
+    Args:
+        pred: boxes that a model gave; they may be degenerate or overlap.
+        gt: ground truth, in the same frame; its boxes may overlap too.
     """
     if not pred or not gt:
         return float(len(pred) == len(gt))
@@ -128,11 +167,15 @@ def union_iou(pred: Boxes, gt: Boxes) -> float:
 
 
 def pair_iou(pred: Boxes, gt: Boxes) -> float:
-    """Mean IoU over the one-to-one matching of `pred` and `gt` with the largest total IoU (the paper's PIoU).
+    """Mean IoU over the one-to-one matching of `pred` and `gt` with the largest total IoU, 0..1: the paper's PIoU.
 
     The mean is over all min(len(pred), len(gt)) pairs, also those with IoU 0; boxes without a partner do not
     count (1/|M|, PAPER.md P5.2 and R5.6). Both empty: 1; one empty: 0. A degenerate box is matched like any
     other, with IoU 0.
+
+    Args:
+        pred: boxes that a model gave.
+        gt: ground truth, in the same frame.
     """
     if not pred or not gt:
         return float(len(pred) == len(gt))
@@ -146,7 +189,12 @@ def pair_iou(pred: Boxes, gt: Boxes) -> float:
 
 
 def hiou(pred: Boxes, gt: Boxes) -> float:
-    """(union IoU + pair IoU) / 2: the paper's HIoU, in 0..1."""
+    """(union IoU + pair IoU) / 2, 0..1: the paper's HIoU (PAPER.md P5.2).
+
+    Args:
+        pred: boxes that a model gave; both empty give 1, one empty 0.
+        gt: ground truth, in the same frame.
+    """
     return (union_iou(pred, gt) + pair_iou(pred, gt)) / 2
 
 
@@ -159,7 +207,7 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
     release plans five expansions and uses the first, PAPER.md R3.4, with the step of R3.2). One expansion
     may already be the whole image, which then stands there twice.
 
-    `progressive` is our reading of the paper's Fig. 1b, for which no definition is published: every edge moves
+    `progressive` is our reading of the paper's Fig. 1b, for which no definition is published (D3.1): every edge moves
     outwards to the image's border in `PROGRESSIVE_EXPANSIONS` equal steps ("expand"), boxes that meet become
     their hull ("merge"), and a step that overlaps the last one kept by more than `PROGRESSIVE_SAME` is left out
     ("select").
@@ -219,7 +267,7 @@ def focus(
 ) -> tuple[list[list[Box]], int]:
     """Where the chain of a sample looks: the steps of `expand` in forward order, with or without a distractor.
 
-    A distractor ("attention to be corrected") is a box beside the target, looked at right after the whole image.
+    A distractor ("attention to be corrected", R3.5) is a box beside the target, looked at right after the whole image.
     It is drawn from `seed` and the sample's id alone, so a rerun, another order or another shard gives the same.
     Unlike the release, no step is equal to the one before it.
 
@@ -233,7 +281,11 @@ def focus(
         seed: of the run.
 
     Returns:
-        The steps, whole image first and ground truth last, and the distractor's index in them (-1 for none).
+        The steps, whole image first and ground truth last, and the distractor's index in them (-1 for none). Boxes
+        are in 0..1 with 3 decimals.
+
+    Raises:
+        ValueError: see `expand`.
     """
     outwards = expand(boxes, width, height, variant)
     steps = [outwards[-1], *(b for a, b in pairwise(reversed(outwards)) if a != b)]

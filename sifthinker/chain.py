@@ -9,7 +9,7 @@
     The answer.
     </answer>
 
-Paper, r_format: `<think>(<area>..</area><text>..</text>)+</think><answer>..</answer>`, an area being a JSON list of
+PAPER.md P1.3: `<think>(<area>..</area><text>..</text>)+</think><answer>..</answer>`, an area being a JSON list of
 boxes with depth. Two readings of it:
 
 `strict` (default): the whole text is that and white space between the elements. Every area is a non-empty JSON list
@@ -54,6 +54,12 @@ class Malformed(ValueError):
     """
 
     def __init__(self, reason: str, position: int) -> None:
+        """Adds the position to `reason`.
+
+        Args:
+            reason: what is wrong, without a full stop.
+            position: index of the character in the text, from 0.
+        """
         self.reason = f"{reason} (at character {position})"
         self.position = position
         super().__init__(self.reason)
@@ -61,7 +67,7 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One look: the regions of an `<area>` and what the `<text>` after it says."""
+    """One look: the regions of an `<area>` (boxes and depths in 0..1) and what the `<text>` after it says."""
 
     regions: tuple[Region, ...]
     text: str
@@ -77,6 +83,13 @@ class Chain:
 
 def parse(text: str, variant: str = "strict") -> Chain:
     """The chain that `text` is; texts and answer are without the white space around them.
+
+    Args:
+        text: a whole reply or completion.
+        variant: "strict" (PAPER.md D1.1) or "release" (R5.1); see the module.
+
+    Returns:
+        The chain; boxes are in 0..1 of the image, depths 0 (nearest) to 1 (farthest).
 
     Raises:
         Malformed: `text` is no chain in this reading.
@@ -101,7 +114,11 @@ def parse(text: str, variant: str = "strict") -> Chain:
 
 
 def is_valid(text: str, variant: str = "strict") -> bool:
-    """Whether `parse` accepts `text`."""
+    """Whether `parse` accepts `text` in this reading.
+
+    Raises:
+        ValueError: unknown variant.
+    """
     try:
         parse(text, variant)
     except Malformed:
@@ -129,7 +146,12 @@ def render(chain: Chain) -> str:
 
 
 def answer(text: str) -> str | None:
-    """What the answer block of a reply says, whatever surrounds it; None where there is none, or not just one."""
+    """What the answer block of a reply says, whatever surrounds it.
+
+    Returns:
+        The text without the white space around it; None if there is no answer block, an empty one, or more than one
+        (the release takes the first: R1.3).
+    """
     if text.count("<answer>") != 1 or text.count("</answer>") != 1:
         return None
     start, end = text.index("<answer>") + len("<answer>"), text.index("</answer>")
@@ -141,6 +163,9 @@ def areas(text: str) -> list[list[Region]] | None:
 
     For evaluation and the release's rewards: neither think, texts nor answer are asked for, an area may be an empty
     list and numbers may have any decimals. Tags must pair and the JSON must be as in a strict chain.
+
+    Returns:
+        The regions of each area, in order; boxes and depths in 0..1.
     """
     tags = [tag for tag in _TAG.finditer(text) if tag.group() in ("<area>", "</area>")]
     if not tags or len(tags) % 2:

@@ -53,6 +53,9 @@ def decode(path: Path | str, polarity: Polarity = "near_dark", nearest: bool = F
             depth). Coloured files need none: red is near.
         nearest: take the nearest of the 256 colours for pixels of other colours instead of refusing them.
 
+    Returns:
+        (H, W) float32, 0 = nearest, 1 = farthest.
+
     Raises:
         UserError: the file is missing, is no picture, or has colours that are not Spectral_r's.
     """
@@ -66,7 +69,20 @@ def decode(path: Path | str, polarity: Polarity = "near_dark", nearest: bool = F
 def decode_bytes(
     data: bytes, polarity: Polarity = "near_dark", nearest: bool = False, name: str = "depth map"
 ) -> Map:
-    """`decode` for a file's bytes; `name` stands for it in errors."""
+    """`decode` for a file's bytes.
+
+    Args:
+        data: of a PNG file.
+        polarity: see `decode`.
+        nearest: see `decode`.
+        name: stands for the file in errors.
+
+    Returns:
+        (H, W) float32, 0 = nearest, 1 = farthest.
+
+    Raises:
+        UserError: `data` is no picture, or has colours that are not Spectral_r's.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             plain = image.mode in ("I;16", "I;16B", "I", "L", "RGB")
@@ -84,6 +100,9 @@ def decode_bytes(
 def encode(depth: Map) -> bytes:
     """A map as a 16-bit grey PNG, 0 = nearest; `decode_bytes` reads it back to within 1 / 131,070.
 
+    Args:
+        depth: (H, W), 0 = nearest, 1 = farthest.
+
     Raises:
         ValueError: a value is outside 0..1 or not a number.
     """
@@ -94,7 +113,10 @@ def encode(depth: Map) -> bytes:
 def render(depth: Map) -> Image.Image:
     """A map as the Spectral_r picture that models are shown: RGB, H x W pixels, red = near.
 
-    To the nearest of the 256 colours; the release truncates.
+    To the nearest of the 256 colours; the release truncates (PAPER.md R4.1).
+
+    Args:
+        depth: (H, W), 0 = nearest, 1 = farthest.
 
     Raises:
         ValueError: a value is outside 0..1 or not a number.
@@ -103,7 +125,11 @@ def render(depth: Map) -> Image.Image:
 
 
 def picture(depth: Map) -> bytes:
-    """`render` as a PNG with a palette: the same colours in two thirds of the bytes and a fifth of the time."""
+    """`render` as a PNG with a palette: the same colours in two thirds of the bytes and a fifth of the time.
+
+    Raises:
+        ValueError: a value is outside 0..1 or not a number.
+    """
     return _png(_paletted(depth), level=6)
 
 
@@ -123,9 +149,15 @@ def palette() -> NDArray[np.uint8]:
 
 
 def normalise(disparity: NDArray[np.floating]) -> Map:
-    """The map of an inverse depth (larger = nearer) of any scale: 1 - (d - min) / (max - min), (H, W).
+    """The map of an inverse depth of any scale: 1 - (d - min) / (max - min) (PAPER.md F4.1 and R4.1).
 
     A constant inverse depth tells nothing: the whole map is 0.0.
+
+    Args:
+        disparity: (H, W), larger = nearer, in any unit.
+
+    Returns:
+        (H, W) float32, 0 = nearest pixel of this image, 1 = farthest.
 
     Raises:
         ValueError: a value is not finite.
@@ -140,7 +172,14 @@ def normalise(disparity: NDArray[np.floating]) -> Map:
 
 
 def box_depth(depth: Map, box: Sequence[float]) -> float:
-    """Mean depth of a box in 0..1, over rows floor(y1*H):ceil(y2*H) and columns floor(x1*W):ceil(x2*W).
+    """Mean depth of a box, over rows floor(y1*H):ceil(y2*H) and columns floor(x1*W):ceil(x2*W) (PAPER.md R4.3).
+
+    Args:
+        depth: (H, W), 0 = nearest, 1 = farthest.
+        box: (x1, y1, x2, y2) in 0..1 of the image; what lies outside is not counted.
+
+    Returns:
+        The mean, 0..1, not rounded.
 
     Raises:
         ValueError: the box holds no pixel.
@@ -150,7 +189,18 @@ def box_depth(depth: Map, box: Sequence[float]) -> float:
 
 
 def regions(steps: Sequence[Sequence[Box]], depth: Map) -> tuple[tuple[Region, ...], ...]:
-    """The boxes of a chain with their mean depths, 3 decimals."""
+    """The boxes of a chain with their mean depths.
+
+    Args:
+        steps: boxes of each area, in 0..1 of the image.
+        depth: (H, W), 0 = nearest, 1 = farthest.
+
+    Returns:
+        The regions of each area; their depths have 3 decimals.
+
+    Raises:
+        ValueError: a box holds no pixel.
+    """
     return tuple(tuple(Region(box, round(box_depth(depth, box), 3)) for box in step) for step in steps)
 
 
@@ -158,7 +208,7 @@ class SummedArea:
     """Sums of a map over all rectangles from its corner: many boxes of one map at four look-ups a box."""
 
     def __init__(self, depth: Map) -> None:
-        """Takes O(H W); `depth` is (H, W)."""
+        """Sums up `depth`, (H, W), 0 = nearest, 1 = farthest, in O(H W)."""
         height, width = depth.shape
         self._sums = np.zeros((height + 1, width + 1), dtype=np.float64)
         inside = self._sums[1:, 1:]
@@ -168,6 +218,9 @@ class SummedArea:
 
     def mean(self, box: Sequence[float]) -> float:
         """`box_depth` of the map, to 1e-6.
+
+        Args:
+            box: (x1, y1, x2, y2) in 0..1 of the image.
 
         Raises:
             ValueError: the box holds no pixel.

@@ -1,4 +1,4 @@
-"""Stage expand: where the chain of each sample will look (reverse expansion, paper Algorithm 1).
+"""Stage expand: where the chain of each sample will look (reverse expansion, PAPER.md P3.1).
 
 Reads `SAMPLES`, writes `FOCUS`. The geometry is `boxes.focus`; here it meets the rows.
 """
@@ -12,7 +12,16 @@ from sifthinker.sample import Focus, Reject, Sample
 
 
 def expand(samples: Iterable[Sample], settings: config.Expand) -> Iterator[Focus | Reject]:
-    """The focus of every sample, in order; one row out for each row in."""
+    """The focus of every sample, in order; one row out for each row in.
+
+    Args:
+        samples: with boxes in 0..1 of the image, and the image's size in pixels.
+        settings: the stage's.
+
+    Yields:
+        A `Focus` with boxes in 0..1 (3 decimals), or a `Reject` with the reason `box-invalid` where `boxes.focus`
+        refuses the sample's boxes.
+    """
     for sample in samples:
         try:
             steps, distractor = boxes.focus(

@@ -1,4 +1,4 @@
-"""The four rewards of GRPO-SIF, each a plain function over a batch (paper, section GRPO-SIF).
+"""The four rewards of GRPO-SIF, each a plain function over a batch (PAPER.md P5.1).
 
 None means "not applicable" and is left out of sums and statistics; 0 means "wrong". An exception is a bug and stops
 the run. What counts is the chain that `chain.parse` reads strictly: a completion that is no chain has no regions

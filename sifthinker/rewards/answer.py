@@ -1,6 +1,6 @@
-"""r_ans = s + (s - mean of the sample's scores in the last epoch) (paper, section GRPO-SIF, "answer reward").
+"""r_ans = s + (s - mean of the sample's scores in the last epoch) (PAPER.md P5.4).
 
-s in 0..1 is the judge's score; None (the judge could not be reached) stays None, never 0 (PAPER.md R5.3).
+s in 0..1 is the judge's score; None (the judge could not be reached) stays None, never 0 (R5.3).
 
 `paper`: signed progress, on raw scores. `release`: progress only where s >= the mean (R5.2). The release
 means the shaped rewards of the last visit, so for that variant `Book` is given the rewards instead of the scores;
@@ -31,6 +31,12 @@ def reward(
         previous_means: of each one's sample in the last epoch (`Book.previous`); None where there is none.
         variant: "paper" (-1..2) or "release" (0..2).
         progress: False is the paper's ablation: the score alone.
+
+    Returns:
+        One reward per score, in order; None where the score is None.
+
+    Raises:
+        ValueError: the two sequences are not of one length.
     """
     rewards: list[float | None] = []
     for score, mean in zip(scores, previous_means, strict=True):
@@ -49,10 +55,16 @@ class Book:
     """
 
     def __init__(self) -> None:
+        """Starts empty."""
         self._scores: dict[str, dict[int, list[float]]] = {}
 
     def add(self, sample: str, epoch: int, scores: Iterable[float | None]) -> None:
-        """Enters scores of a sample's completions; None (no score) is left out.
+        """Enters scores of a sample's completions.
+
+        Args:
+            sample: its id.
+            epoch: from 0.
+            scores: finite numbers; None (no score) is left out.
 
         Raises:
             ValueError: a score is not a finite number.

@@ -1,16 +1,16 @@
-"""r_depth = 1 where every stated depth d_i is right: |d_i - d_i^gt| <= T d_i^gt, T = 0.1 (paper, GRPO-SIF).
+"""r_depth = 1 where every stated depth d_i is right: |d_i - d_i^gt| <= T d_i^gt, T = 0.1 (PAPER.md P5.6).
 
 d_i^gt is the mean of the depth map inside the box that the model chose, with 3 decimals as chains state it. The
 paper's sentence speaks of an absolute error and its formula of a relative one; the formula is followed.
 
-`paper`: all or nothing over all regions of the chain. `release`: the share of regions that are right (PAPER.md
-R5.7), read from the areas alone; a region with d_i^gt = 0 is never right.
+`paper`: all or nothing over all regions of the chain. `release`: the share of regions that are right (R5.7),
+read from the areas alone; a region with d_i^gt = 0 is never right.
 
 1. A completion that is no chain is wrong, 0.0.
 2. d_i^gt = 0, where the paper's quotient is undefined: only d_i = 0 is right (`paper`).
 3. A region that covers at least `WHOLE_SHARE` of the image must be right like any other, but a chain with no other
-   region gets 0.0 (`paper`): one whole-image box, whose depth is easily guessed, earns nothing (PAPER.md
-   R5.7). What the formula still allows is choosing boxes of easy depth; r_bbox is what holds against that.
+   region gets 0.0 (`paper`): one whole-image box, whose depth is easily guessed, earns nothing (R5.7).
+   What the formula still allows is choosing boxes of easy depth; r_bbox is what holds against that.
 """
 
 from __future__ import annotations
@@ -33,9 +33,15 @@ def reward(
 
     Args:
         completions: texts of the model.
-        maps: depth map of each one's sample; completions of one sample share one.
+        maps: depth map of each one's sample, 0 = nearest, 1 = farthest; completions of one sample share one.
         variant: "paper" (0 or 1) or "release" (a share).
-        tolerance: T, relative.
+        tolerance: T, relative to the true depth.
+
+    Returns:
+        One reward per completion, in order.
+
+    Raises:
+        ValueError: the two sequences are not of one length.
     """
     pairs = zip(completions, maps, strict=True)
     if variant == "release":

@@ -1,14 +1,14 @@
-"""r_bbox = s_end + (s_end - s_init), s = HIoU with the ground truth (paper, section GRPO-SIF).
+"""r_bbox = s_end + (s_end - s_init), s = HIoU with the ground truth (PAPER.md P5.5).
 
 s_init is of the first area that is not exactly the whole image (the whole image where there is no other), s_end of
-the last area. `paper`: signed. `release`: the progress is clipped, s_end + max(0, s_end - s_init) (PAPER.md R5.4).
+the last area. `paper`: signed. `release`: the progress is clipped, s_end + max(0, s_end - s_init) (R5.4).
 
 1. A completion that is no chain is wrong, 0.0. A chain with bad boxes can score less (down to -1), but it has
    r_format = 1 on top, so with unit weights breaking the format never pays.
 2. `release` reads the areas alone (`chain.areas`), as the authors' code does: the rest of the format may be broken.
    Where an area cannot be read the completion gets 0.0.
 3. The paper's formula itself rewards a bad first box: s_end = 0.9 gives 0.9 after s_init = 0.9 and 1.8 after
-   s_init = 0 (PAPER.md R5.5). It is kept as the paper has it; `scores` gives both parts, so that a falling
+   s_init = 0 (R5.5). It is kept as the paper has it; `scores` gives both parts, so that a falling
    s_init shows in the logs.
 4. Spam boxes: pair IoU counts matched pairs only (the paper's 1/|M|, R5.6), so they do not lower that half of
    HIoU; they do lower union IoU, the other half.
@@ -32,6 +32,12 @@ def reward(
         completions: texts of the model.
         truths: ground-truth boxes of each one's sample, 0..1 of the image.
         variant: "paper" (-1..2) or "release" (0..2).
+
+    Returns:
+        One reward per completion, in order; 0.0 for one that cannot be read.
+
+    Raises:
+        ValueError: the two sequences are not of one length.
     """
     rewards = []
     for completion, truth in zip(completions, truths, strict=True):
@@ -46,7 +52,16 @@ def reward(
 
 
 def scores(completion: str, truth: Sequence[Box], variant: Variant = "paper") -> tuple[float, float] | None:
-    """(s_init, s_end) of a completion; None where it cannot be read."""
+    """The two parts of r_bbox.
+
+    Args:
+        completion: text of the model.
+        truth: ground-truth boxes of its sample, 0..1 of the image.
+        variant: how the completion is read: "paper" (a strict chain) or "release" (its areas alone).
+
+    Returns:
+        (s_init, s_end), each an HIoU in 0..1; None if the completion cannot be read or has no area.
+    """
     looks = _looks(completion, variant)
     if not looks:
         return None
