@@ -96,7 +96,7 @@ class PrefectServer:
     def ask(self, path: str, body: Any = None) -> Any:
         """The answer; asked again while a busy server says 503, as Prefect's own client does."""
         deadline = time.monotonic() + 60
-        with httpx.Client(base_url=f"{self.api}/", timeout=60) as client:
+        with httpx.Client(base_url=f"{self.api}/", timeout=120) as client:
             while True:
                 answer = client.get(path) if body is None else client.post(path, json=body)
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
