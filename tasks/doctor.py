@@ -1,13 +1,29 @@
-"""The Prefect server's part of `sif doctor`: whether it answers, its pools and their workers, its deployments."""
+"""The Prefect server's part of `sif doctor`: whether it answers, its pools and their workers, its deployments and
+their schedules, and whether the packages here are ones that Prefect works with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 import prefect
+from packaging.specifiers import SpecifierSet
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import WorkerStatus, WorkPool
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType, WorkerStatus, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 
 from sifthinker.config import Config
@@ -15,6 +31,24 @@ from sifthinker.doctor import Check, Finding, Verdict
 from tasks import placement
 
 DEPLOY = "make deploy registers it"
+# Packages that Prefect 3.8.8 accepts in any newer version, the versions that it works with, and what fails with others.
+# Nothing else shows it: these failures are silent, or name another cause.
+NEEDS = {
+    "sqlalchemy": (
+        "<2.1",
+        "the scheduler of a server that is started from here fails: no schedule makes a run",
+    ),
+    "fastapi": ("<0.151", "every flow fails with an unexpected keyword argument"),
+}
+SCHEDULER = (
+    "they will not start by themselves: look for schedule_deployments in the server's log, see that the server's "
+    f"environment has sqlalchemy{NEEDS['sqlalchemy'][0]} and that its scheduler is on "
+    "(PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED), and restart the server. Look again later where the server has just "
+    "started, or where the next date is more than 100 days away"
+)
+SETTLES = timedelta(
+    minutes=2
+)  # after which a new or changed schedule has runs: the scheduler looks every minute
 
 
 def server(
@@ -29,12 +63,45 @@ def server(
         expected: the pools of the deployments that there should be, by their names.
     """
     if not answers(api):
-        return {"server": lambda: [_silent(api)]}
+        return {"Prefect": needs, "server": lambda: [_silent(api)]}
     return {
+        "Prefect": needs,
         "server": lambda: _server(api),
         "work pools": lambda: _pools(config, expected),
         "deployments": lambda: _deployments(expected),
+        "schedules": schedules,
     }
+
+
+def needs(installed: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """The packages here against the versions that Prefect works with.
+
+    Args:
+        installed: version by name; none: of this environment.
+    """
+    there = _installed() if installed is None else installed
+    wrong = [
+        (f"{name} {there[name]} is not {bound}: {fails}", f"{name}{bound}")
+        for name, (bound, fails) in NEEDS.items()
+        if name in there and not SpecifierSet(bound).contains(there[name], prereleases=True)
+    ]
+    if wrong:
+        wanted = " ".join(f"'{requirement}'" for _, requirement in wrong)
+        todo = f"pip install {wanted} -c constraints.txt, and restart the server and the workers"
+        yield Finding("Prefect", "error", "; ".join(found for found, _ in wrong), todo)
+    else:
+        found = ", ".join(f"{name} {there[name]}" for name in NEEDS if name in there)
+        yield Finding("Prefect", "ok", f"{prefect.__version__} works with {found}")
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in NEEDS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # `packages` says so
+            continue
+    return found
 
 
 def _silent(api: str) -> Finding:
@@ -107,3 +174,56 @@ def _deployments(expected: dict[str, str]) -> Iterator[Finding]:
         )
     if not missing and not paused:
         yield Finding("deployments", "ok", f"{len(found)}: {', '.join(sorted(found))}")
+
+
+def schedules() -> Iterator[Finding]:
+    """Whether the server has made a run ahead of time for each deployment whose schedule is active.
+
+    It makes at least three, and those of the next 100 days at most.
+    """
+    coming: dict[str, datetime] = {}
+    without: list[str] = []
+    new: list[str] = []
+    off: list[str] = []
+    now = datetime.now(UTC)
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            if not deployment.schedules or deployment.paused:  # `deployments` names what is paused
+                continue
+            active = [schedule for schedule in deployment.schedules if schedule.active]
+            if not active:
+                off.append(deployment.name)
+            elif (begins := _next(client, deployment, now)) is not None:
+                coming[deployment.name] = begins
+            elif any(schedule.updated and now - schedule.updated < SETTLES for schedule in active):
+                new.append(deployment.name)
+            else:
+                without.append(deployment.name)
+    if without:
+        found = f"active, and the server has scheduled no run: {', '.join(sorted(without))}"
+        yield Finding("schedules", "error", found, SCHEDULER)
+    if new:
+        found = f"registered or changed just now, and not scheduled yet: {', '.join(sorted(new))}"
+        yield Finding("schedules", "warning", found, "look again in two minutes")
+    if off:
+        todo = "switch them on in the UI, if they shall run"
+        yield Finding("schedules", "warning", f"off: {', '.join(sorted(off))}", todo)
+    if coming or not (without or new or off):
+        runs = [f"{name} runs next at {coming[name]:%Y-%m-%d %H:%M} UTC" for name in sorted(coming)]
+        yield Finding("schedules", "ok", ", ".join(runs) or "no deployment has one")
+
+
+def _next(client: SyncPrefectClient, deployment: DeploymentResponse, now: datetime) -> datetime | None:
+    """When the first run begins that the server has made for a deployment's schedule."""
+    ahead = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=["auto-scheduled"]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(after_=now),
+    )
+    found = client.read_flow_runs(
+        flow_run_filter=ahead,
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+        limit=1,
+    )
+    return found[0].expected_start_time if found else None

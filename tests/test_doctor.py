@@ -357,8 +357,14 @@ def test_a_server_that_refuses_the_credentials_is_an_error_that_says_so(tmp_path
     finally:
         quiet.shutdown()
         quiet.server_close()
-    assert found[0].verdict == "error" and "PREFECT_API_AUTH_STRING" in found[0].todo
-    assert [finding.check for finding in found] == ["server", "work pools", "deployments"]
+    assert found[1].verdict == "error" and "PREFECT_API_AUTH_STRING" in found[1].todo
+    assert [finding.check for finding in found] == [
+        "Prefect",
+        "server",
+        "work pools",
+        "deployments",
+        "schedules",
+    ]
 
 
 def test_pools_and_deployments_of_a_server_are_held_to_the_project(

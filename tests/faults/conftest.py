@@ -56,6 +56,7 @@ class PrefectServer:
     home: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, str] = field(default_factory=dict)  # of the server alone, by their variables
 
     @property
     def api(self) -> str:
@@ -79,7 +80,7 @@ class PrefectServer:
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
-                env=self.environment,
+                env={**self.environment, **self.settings},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -93,9 +94,14 @@ class PrefectServer:
         self.process.wait()
 
     def ask(self, path: str, body: Any = None) -> Any:
-        with httpx.Client(base_url=f"{self.api}/", timeout=60) as client:
-            answer = client.get(path) if body is None else client.post(path, json=body)
-            return answer.raise_for_status().json()
+        """The answer; asked again while a busy server says 503, as Prefect's own client does."""
+        deadline = time.monotonic() + 60
+        with httpx.Client(base_url=f"{self.api}/", timeout=120) as client:
+            while True:
+                answer = client.get(path) if body is None else client.post(path, json=body)
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                    return answer.raise_for_status().json() if answer.content else None
+                time.sleep(0.5)
 
     def going(self) -> list[dict[str, Any]]:
         """Flow and task runs that the server believes to be under way."""
@@ -211,9 +217,9 @@ def until(true: Callable[[], Any], what: str, seconds: float = 180) -> float:
 
 
 @contextmanager
-def started(home: Path) -> Iterator[PrefectServer]:
+def started(home: Path, settings: dict[str, str] | None = None) -> Iterator[PrefectServer]:
     home.mkdir(parents=True, exist_ok=True)
-    prefect = PrefectServer(home)
+    prefect = PrefectServer(home, settings=settings or {})
     prefect.start()
     try:
         yield prefect

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -71,6 +72,13 @@ def run(client: httpx.Client, deployment: str, state: dict[str, str]) -> str:
     return str(made)
 
 
+def untaken(client: httpx.Client, deployment: str) -> str:
+    """A run that no worker takes, and that the server therefore marks as Late; its id."""
+    due = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}
+    return str(post(client, f"deployments/{deployment}/create_flow_run", {"state": state})["id"])
+
+
 @pytest.fixture
 def deployments(composed: Composed) -> Iterator[tuple[str, str]]:
     """Ids of the night's deployment and of another; removed again, and alerts too: the server is shared."""
@@ -109,8 +117,10 @@ def test_a_night_that_went_wrong_is_told_once(
                 ("CRASHED", "Crashed"),
                 ("FAILED", "Failed"),
                 ("FAILED", "NotRun"),
+                ("FAILED", "TimedOut"),
             )
         }
+        told[untaken(client, night)] = "Late"
         deadline = time.monotonic() + 120
         while len(bodies) < len(told) and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -119,6 +129,6 @@ def test_a_night_that_went_wrong_is_told_once(
     assert len(bodies) == len(told)
     for body in bodies:
         assert body["deployment"] == alerts.DEPLOYMENT
-        assert body["message"] == 'vstar "fell" from 60.0 to 40.0'
+        assert body["message"] == ("" if body["state"] == "Late" else 'vstar "fell" from 60.0 to 40.0')
         assert body["state"] in body["text"] and body["message"] in body["text"]
         assert body["run"] in body["url"]

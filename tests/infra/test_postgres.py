@@ -19,6 +19,7 @@ import pytest
 from tasks.process import end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROOT = Path(__file__).resolve().parents[2]
 SIF = str(Path(sys.executable).with_name("sif"))
 SHARDS = 200
 ENDED = {"Completed", "Cached"}
@@ -127,3 +128,23 @@ def test_the_demo_passes_on_postgresql(environment: dict[str, str], tmp_path: Pa
     added = settled(environment, before.total() + 1) - before
     assert {state for _, state in added} <= ENDED
     assert ("report", "Completed") in added
+
+
+def test_schedules_make_runs_on_postgresql(environment: dict[str, str]) -> None:
+    """The scheduler's statements are other ones than on SQLite."""
+    start = [sys.executable, "-c", "from flows import server; server.ensure()"]
+    for command in (start, [sys.executable, "infra/deploy.py"]):
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    filters = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    scheduled: set[str] = set()
+    deadline = time.monotonic() + 90
+    while scheduled != {"nightly", "prune"} and time.monotonic() < deadline:
+        time.sleep(1)
+        api = environment["PREFECT_API_URL"]
+        found = httpx.post(f"{api}/flow_runs/filter", json=filters, timeout=60).raise_for_status().json()
+        names = {
+            one["id"]: one["name"] for one in httpx.post(f"{api}/flows/filter", json={}, timeout=60).json()
+        }
+        scheduled = {names[run["flow_id"]] for run in found if run["auto_scheduled"]}
+    assert scheduled == {"nightly", "prune"}

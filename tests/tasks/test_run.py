@@ -58,6 +58,17 @@ def refused(job: Job) -> None:
     raise UserError("data.json, row 3, field box: not a list; write four numbers")
 
 
+@stage(config=lambda c: {}, code=("sifthinker.store",), retries=1)
+def shaky(job: Job) -> None:
+    """Breaks the first time, as a download or a training does."""
+    tries = job.config.store / "tries"
+    with tries.open("a") as said:
+        said.write("try\n")
+    if tries.read_text() == "try\n":
+        raise ConnectionError("the line broke")
+    (job.out / "made").touch()
+
+
 def pipeline(run: Run) -> None:
     source = run(numbers)
     doubled = run(double, numbers=source)
@@ -206,6 +217,16 @@ def test_a_lost_row_fails_the_stage(tmp_path: Path) -> None:
     state = small(config(tmp_path, ingest={"total": 20}), Partial(), losing, return_state=True)
     assert state.is_failed()
     assert not list(tmp_path.glob("careless/*/manifest.json"))
+
+
+def test_a_stage_that_breaks_is_tried_again_and_cached_as_any_other(tmp_path: Path) -> None:
+    def shaken(run: Run) -> None:
+        run(shaky)
+
+    assert go(config(tmp_path), shaken) == {"shaky": "Completed"}
+    assert (tmp_path / "tries").read_text() == "try\ntry\n"
+    assert go(config(tmp_path), shaken) == {"shaky": "Cached"}
+    assert (tmp_path / "tries").read_text() == "try\ntry\n"
 
 
 def test_a_mistake_of_the_users_fails_the_run_with_its_message_alone(

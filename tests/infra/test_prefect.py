@@ -1,0 +1,391 @@
+"""What the project relies on in Prefect, against the pinned versions; the table in infra/README.md says what is where.
+
+A pin can break a part of Prefect that no flow touches: with SQLAlchemy 2.1 everything worked but the scheduler, and
+no night ever started. So each part is used here as the project uses it, on one server: a fresh one, with what
+`make deploy` registers, and one worker of pool cpu.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from sifthinker.doctor import Finding
+from sifthinker.store import Store
+from tasks import doctor
+from tasks.process import end
+from tests.faults.conftest import ROOT, PrefectServer, free_port, started
+from tests.infra import image
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+SCHEDULED = sorted(deployment["name"] for deployment in DEPLOYMENTS if deployment.get("schedules"))
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+PROBE = '''
+import os, time
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import INPUTS
+
+
+@task(cache_policy=INPUTS, persist_result=True)
+def step(folder: str) -> None:
+    with (Path(folder) / "steps").open("a") as made:
+        made.write("step\\n")
+
+
+@flow(name="probe")
+def probe(folder: str, until: str = "", needs: str = "") -> None:
+    """Ends when a file is there; fails where another is missing."""
+    Path(folder).mkdir(exist_ok=True)
+    (Path(folder) / "pid").write_text(str(os.getpid()))
+    step(folder)
+    while until and not (Path(folder) / until).exists():
+        time.sleep(0.1)
+    if needs and not (Path(folder) / needs).exists():
+        raise FileNotFoundError(needs)
+'''
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A fresh server on which a container `deploy` registered the deployments; waits that are for people are short."""
+    short = {
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+    }
+    container = image.build("worker.Dockerfile", tmp_path_factory.mktemp("image"))
+    with started(tmp_path_factory.mktemp("prefect-relied-on"), short) as running:
+        assert "alerts:" in deploy(running, container)
+        yield running
+
+
+def deploy(prefect: PrefectServer, folder: Path = ROOT) -> str:
+    """What `make deploy` does, with the code of a folder; what it said."""
+    code = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "infra/deploy.py"],
+        cwd=folder,
+        env={**prefect.environment, "PYTHONPATH": code},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def worker(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A worker of pool cpu as compose.yaml starts it; the port of its health page."""
+    folder, port = tmp_path_factory.mktemp("worker"), free_port()
+    environment = {
+        **prefect.environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
+        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    }
+    command = ["-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process", "--with-healthcheck"]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    yield port
+    end(process.pid)
+
+
+def wait(look: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """The first true value of `look()`."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.3)
+    return found
+
+
+def named(prefect: PrefectServer, name: str) -> dict[str, Any]:
+    """A deployment by its name."""
+    found = prefect.ask("deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+    assert len(found) == 1, name
+    return dict(found[0])
+
+
+def made(prefect: PrefectServer, deployment: str, *types: str) -> list[dict[str, Any]]:
+    """The runs that a deployment's schedule made, the first to start first; of these types of states, if given."""
+    filters: dict[str, Any] = {"deployment_id": {"any_": [named(prefect, deployment)["id"]]}}
+    if types:
+        filters["state"] = {"type": {"any_": list(types)}}
+    runs = prefect.ask("flow_runs/filter", {"flow_runs": filters, "sort": "EXPECTED_START_TIME_ASC"})
+    return [run for run in runs if run["auto_scheduled"]]
+
+
+def probe(prefect: PrefectServer, folder: Path, name: str, **fields: Any) -> str:
+    """A deployment of the flow above in pool cpu, taken from a folder as the project's are; its id."""
+    (folder / "probe.py").write_text(PROBE, encoding="utf-8")
+    flow = prefect.ask("flows/", {"name": "probe"})["id"]
+    there = [{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}]
+    results = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(folder / "results")}
+    body = {
+        "name": name,
+        "flow_id": flow,
+        "entrypoint": "probe.py:probe",
+        "pull_steps": there,
+        "work_pool_name": "cpu",
+        "job_variables": {"env": results},
+        "parameters": {"folder": str(folder / "run")},
+        "enforce_parameter_schema": False,
+        **fields,
+    }
+    return str(prefect.ask("deployments/", body)["id"])
+
+
+def start(prefect: PrefectServer, deployment: str, **parameters: Any) -> str:
+    """A run for the worker, as the UI's form or `run_deployment` asks for one; its id."""
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return str(prefect.ask(f"deployments/{deployment}/create_flow_run", body)["id"])
+
+
+def state(prefect: PrefectServer, run: str) -> dict[str, Any]:
+    return dict(prefect.ask(f"flow_runs/{run}")["state"])
+
+
+def ended(prefect: PrefectServer, run: str) -> str:
+    """The type of the state in which a run ends."""
+    return str(wait(lambda: (s := state(prefect, run)) and s["type"] in FINAL and s, "the run ends")["type"])
+
+
+def change(prefect: PrefectServer, run: str, kind: str, name: str) -> None:
+    """What a button of the UI sends."""
+    prefect.ask(f"flow_runs/{run}/set_state", {"state": {"type": kind, "name": name}})
+
+
+def test_there_are_schedules_to_look_for() -> None:
+    assert SCHEDULED == ["nightly", "prune"]
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_the_server_makes_runs_for_a_schedule_after_make_deploy(prefect: PrefectServer, name: str) -> None:
+    """Fails with SQLAlchemy 2.1: the scheduler breaks at each pass, and nothing else does."""
+    first, *more = wait(lambda: made(prefect, name, "SCHEDULED"), f"a scheduled run of {name}", 90)
+    assert more, "the scheduler makes at least three"
+    [schedule] = next(d["schedules"] for d in DEPLOYMENTS if d["name"] == name)
+    begins = datetime.fromisoformat(first["expected_start_time"]).astimezone(UTC)
+    minute, hour, _, _, weekday = schedule["cron"].split()
+    assert (begins.minute, begins.hour) == (int(minute), int(hour))
+    assert weekday in ("*", str(begins.isoweekday() % 7))
+    assert begins - datetime.now(UTC) < timedelta(days=7)
+
+
+def test_a_pause_takes_the_scheduled_runs_away_and_outlasts_make_deploy(prefect: PrefectServer) -> None:
+    wait(lambda: made(prefect, "nightly", "SCHEDULED"), "a night", 90)
+    wait(lambda: made(prefect, "prune", "SCHEDULED"), "a pruning", 90)
+    night, pruning = named(prefect, "nightly"), named(prefect, "prune")
+    schedule = f"deployments/{pruning['id']}/schedules/{pruning['schedules'][0]['id']}"
+    with httpx.Client(base_url=f"{prefect.api}/", timeout=60) as client:
+        prefect.ask(f"deployments/{night['id']}/pause_deployment", {})
+        client.patch(schedule, json={"active": False}).raise_for_status()
+        assert not made(prefect, "nightly", "SCHEDULED")
+        assert not made(prefect, "prune", "SCHEDULED")
+        deploy(prefect)
+        time.sleep(7)  # the scheduler looks at new and changed deployments every 5 s
+        assert not made(prefect, "nightly", "SCHEDULED")
+        assert not made(prefect, "prune", "SCHEDULED")
+        prefect.ask(f"deployments/{night['id']}/resume_deployment", {})
+        client.patch(schedule, json={"active": True}).raise_for_status()
+    for name in SCHEDULED:
+        wait(lambda name=name: made(prefect, name, "SCHEDULED"), f"{name} again", 90)
+
+
+def look(prefect: PrefectServer) -> list[Finding]:
+    """What `sif doctor` says of the schedules."""
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
+        return [*doctor.schedules()]
+
+
+def test_doctor_says_when_a_night_comes_and_that_a_schedule_is_off(prefect: PrefectServer) -> None:
+    wait(lambda: made(prefect, "nightly", "SCHEDULED"), "a night", 90)
+    wait(lambda: made(prefect, "prune", "SCHEDULED"), "a pruning", 90)
+    [good] = look(prefect)
+    assert good.verdict == "ok"
+    assert "nightly runs next at 20" in good.found and "prune runs next at 20" in good.found
+    night = named(prefect, "nightly")
+    schedule = f"{prefect.api}/deployments/{night['id']}/schedules/{night['schedules'][0]['id']}"
+    httpx.patch(schedule, json={"active": False}, timeout=60).raise_for_status()
+    try:
+        off, rest = look(prefect)
+    finally:
+        httpx.patch(schedule, json={"active": True}, timeout=60).raise_for_status()
+    assert (off.verdict, off.found) == ("warning", "off: nightly") and "UI" in off.todo
+    assert rest.verdict == "ok" and "nightly" not in rest.found
+
+
+def test_doctor_names_the_deployments_whose_schedule_makes_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that schedules nothing, as with SQLAlchemy 2.1: the deployment is registered, and all seems well."""
+    with started(tmp_path, {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false"}) as silent:
+        flow = silent.ask("flows/", {"name": "nightly"})["id"]
+        every = [{"schedule": {"cron": "0 1 * * *", "timezone": "Etc/UTC"}, "active": True}]
+        silent.ask("deployments/", {"name": "nightly", "flow_id": flow, "schedules": every})
+        [early] = look(silent)
+        assert early.verdict == "warning" and "look again" in early.todo
+        monkeypatch.setattr(doctor, "SETTLES", timedelta(0))
+        [late] = look(silent)
+    assert late.verdict == "error" and late.found.endswith("no run: nightly")
+    assert "schedule_deployments" in late.todo and "sqlalchemy<2.1" in late.todo
+
+
+def test_a_schedule_of_seconds_starts_runs_by_itself(
+    prefect: PrefectServer, worker: int, tmp_path: Path
+) -> None:
+    schedules = [{"schedule": {"interval": 5.0}, "active": True, "max_scheduled_runs": 3}]
+    often = probe(prefect, tmp_path, "often", schedules=schedules)
+    try:
+        [run, *_] = wait(lambda: made(prefect, "often", *FINAL), "a scheduled run has ended")
+    finally:
+        prefect.ask(f"deployments/{often}/pause_deployment", {})
+    assert run["state"]["type"] == "COMPLETED", run["state"]
+    assert run["created_by"]["type"] == "SCHEDULE" and run["start_time"]
+    assert (tmp_path / "run" / "steps").read_text() == "step\n"
+
+
+def test_a_worker_is_seen_alive_by_the_server_and_by_its_health_page(
+    prefect: PrefectServer, worker: int
+) -> None:
+    def online() -> list[str]:
+        found = prefect.ask("work_pools/cpu/workers/filter", {})
+        return [one["name"] for one in found if one["status"] == "ONLINE"]
+
+    def healthy() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{worker}/health", timeout=5).is_success
+        except httpx.HTTPError:
+            return False
+
+    wait(online, "the worker is online")
+    wait(healthy, "its health page")
+
+
+def test_a_cancelled_run_ends_and_gives_its_concurrency_slot_to_the_run_that_waits(
+    prefect: PrefectServer, worker: int, tmp_path: Path
+) -> None:
+    """As two nights at once: the second waits, keeps the time at which it should have begun, and then runs."""
+    options = {"concurrency_limit": 1, "concurrency_options": {"collision_strategy": "ENQUEUE"}}
+    deployment = probe(prefect, tmp_path, "one-at-a-time", **options)
+    first = start(prefect, deployment, folder=str(tmp_path / "first"), until="never")
+    pid = tmp_path / "first" / "pid"
+    wait(lambda: pid.exists() and pid.read_text(), "the first run runs")
+    second = start(prefect, deployment, folder=str(tmp_path / "second"))
+    due = prefect.ask(f"flow_runs/{second}")["expected_start_time"]
+    wait(lambda: state(prefect, second)["name"] == "AwaitingConcurrencySlot", "the second run waits")
+    assert state(prefect, first)["type"] == "RUNNING"
+    change(prefect, first, "CANCELLING", "Cancelling")
+    assert ended(prefect, first) == "CANCELLED"
+    wait(
+        lambda: not psutil.pid_exists(int(pid.read_text())), "the process of the cancelled run has ended", 60
+    )
+    assert ended(prefect, second) == "COMPLETED"
+    assert prefect.ask(f"flow_runs/{second}")["expected_start_time"] == due
+
+
+def test_a_failed_run_runs_again_by_the_uis_retry_and_keeps_its_cached_tasks(
+    prefect: PrefectServer, worker: int, tmp_path: Path
+) -> None:
+    deployment = probe(prefect, tmp_path, "mended")
+    run = start(prefect, deployment, folder=str(tmp_path / "run"), needs="mended")
+    assert ended(prefect, run) == "FAILED"
+    (tmp_path / "run" / "mended").touch()
+    change(prefect, run, "SCHEDULED", "AwaitingRetry")
+    wait(lambda: state(prefect, run)["type"] == "COMPLETED", "the retried run completes")
+    assert prefect.ask(f"flow_runs/{run}")["run_count"] == 2
+    assert (tmp_path / "run" / "steps").read_text() == "step\n"
+
+
+def test_a_pool_of_gpus_hands_out_one_run_at_a_time(prefect: PrefectServer) -> None:
+    """gpu-1 as `make deploy` makes it, asked as a worker asks."""
+    deployment = named(prefect, "gpu-1")["id"]
+    # The stage's parameters are of no interest here: nothing runs.
+    body = {"state": {"type": "SCHEDULED"}, "parameters": {}, "enforce_parameter_schema": False}
+    both = {str(prefect.ask(f"deployments/{deployment}/create_flow_run", body)["id"]) for _ in range(2)}
+
+    def offered() -> list[str]:
+        until = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+        found = prefect.ask("work_pools/gpu-1/get_scheduled_flow_runs", {"scheduled_before": until})
+        return [one["flow_run"]["id"] for one in found]
+
+    [first] = offered()
+    change(prefect, first, "PENDING", "Pending")
+    change(prefect, first, "RUNNING", "Running")
+    assert offered() == []
+    change(prefect, first, "COMPLETED", "Completed")
+    assert offered() == [*(both - {first})]
+    change(prefect, *(both - {first}), "CANCELLED", "Cancelled")
+
+
+def test_a_stage_runs_in_the_pool_that_it_is_placed_in(
+    prefect: PrefectServer, worker: int, tmp_path: Path
+) -> None:
+    """`run_deployment`, a child run with its parent, and its outcome."""
+    fields = {
+        "store": tmp_path,
+        "scenes.rows": 4,
+        "scenes.benchmark_rows": 2,
+        "ingest.shards": 1,
+        "placement": "pools",
+        "pools.depth": "cpu",
+    }
+    options = [x for name, value in fields.items() for x in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--config", "smoke"]
+    done = subprocess.run(
+        [*command, *options, "--stop-after", "depth"],
+        cwd=ROOT,
+        env=prefect.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [child] = prefect.ask(
+        "flow_runs/filter",
+        {"flows": {"name": {"any_": ["stage"]}}, "deployments": {"name": {"any_": ["cpu"]}}},
+    )
+    assert child["state"]["type"] == "COMPLETED" and child["parent_task_run_id"]
+    [parent] = prefect.ask("flow_runs/filter", {"flows": {"name": {"any_": ["reproduce"]}}})
+    assert parent["state"]["type"] == "COMPLETED"
+    assert list((Store(tmp_path).root / "depth").glob("*/manifest.json"))
+
+
+def test_a_server_that_comes_back_hears_of_the_end_of_a_run_and_goes_on_scheduling(
+    prefect: PrefectServer, worker: int, tmp_path: Path
+) -> None:
+    environment = {"PREFECT_CLIENT_MAX_RETRIES": "8", "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(tmp_path)}
+    deployment = probe(prefect, tmp_path, "outlives", job_variables={"env": environment})
+    run = start(prefect, deployment, folder=str(tmp_path / "run"), until="go")
+    wait((tmp_path / "run" / "pid").exists, "the run runs")
+    before = {made(prefect, name, "SCHEDULED")[0]["id"] for name in SCHEDULED}
+    prefect.kill()
+    (tmp_path / "run" / "go").touch()
+    time.sleep(2)
+    prefect.start()
+    assert ended(prefect, run) == "COMPLETED"
+    assert {made(prefect, name, "SCHEDULED")[0]["id"] for name in SCHEDULED} == before
