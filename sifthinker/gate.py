@@ -114,7 +114,7 @@ class Comparison:
     @property
     def fell(self) -> bool:
         """By more than the margin, significant or not."""
-        return self.difference < -self.margin
+        return beyond(-self.difference, self.margin)
 
 
 def load(predictions: Path) -> dict[str, list[Verdict]]:
@@ -197,7 +197,7 @@ def judge(comparisons: Iterable[Comparison], level: float) -> list[Comparison]:
             adjusted=p,
             regressed=p <= level and comparison.fell,
             reachable=(reachable := min(1.0, len(made) * comparison.least)),
-            able=reachable <= level and comparison.before > comparison.margin,
+            able=reachable <= level and beyond(comparison.before, comparison.margin),
         )
         for comparison, p in zip(made, adjusted.values(), strict=True)
     ]
@@ -211,6 +211,11 @@ def least(paired: Paired) -> float:
         (by_image(paired.old, paired.images)[0] > 0).sum()
     )  # all of them fall in one of 2^images swaps
     return float(0.5**images if images <= EXACT else (1 + SWAPS * 0.5**images) / (1 + SWAPS))
+
+
+def beyond(fall: float, margin: float) -> bool:
+    """Whether a fall is larger than the margin; 0.70 - 0.69 is not larger than 0.01, whatever the last bit says."""
+    return fall > margin + 1e-9
 
 
 def mcnemar(lost: int, won: int) -> float:

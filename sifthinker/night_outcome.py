@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sifthinker import history, power
 from sifthinker.config import Nightly
-from sifthinker.gate import Comparison, Verdict
+from sifthinker.gate import Comparison, Verdict, beyond
 from sifthinker.night import Outcome, Target
 
 
@@ -25,7 +25,7 @@ def warnings(target: Target, verdicts: Mapping[str, Sequence[Verdict]], settings
     ]
     for benchmark, of in verdicts.items():
         compared = [c for c in target.comparisons if c.benchmark == benchmark]
-        risen = [c for c in compared if _rise(c) > settings.unparsable]
+        risen = [c for c in compared if beyond(_rise(c), settings.unparsable)]
         now = sum(verdict.unparsable for verdict in of) / max(1, len(of))
         if risen:
             most = max(risen, key=_rise)
@@ -34,7 +34,7 @@ def warnings(target: Target, verdicts: Mapping[str, Sequence[Verdict]], settings
                 f", {_percent(most.unparsable_before)} in the {most.against}",
             )
             said.append(f"{_percent(share)} of the replies to {benchmark} are unparsable{before}")
-        elif not compared and now > settings.unparsable:
+        elif not compared and beyond(now, settings.unparsable):
             said.append(f"{_percent(now)} of the replies to {benchmark} are unparsable")
     return said
 
@@ -81,7 +81,7 @@ def outcome(targets: Sequence[Target], report: Path, limit: int | None) -> Outco
 def unable(comparisons: Sequence[Comparison]) -> list[str]:
     """That some comparisons could not have failed, and why; at most two sentences."""
     said = []
-    empty = [c for c in comparisons if c.before <= c.margin]
+    empty = [c for c in comparisons if not beyond(c.before, c.margin)]
     few = [c for c in comparisons if not c.able and c not in empty]
     if few:
         said.append(
@@ -151,9 +151,7 @@ def remark(comparison: Comparison) -> str:
 
 
 def _rise(comparison: Comparison) -> float:
-    return (
-        comparison.unparsable_after - comparison.unparsable_before - 1e-9
-    )  # so that 0.15 - 0.10 is not above 0.05
+    return comparison.unparsable_after - comparison.unparsable_before
 
 
 def _percent(share: float) -> str:

@@ -39,7 +39,7 @@ def detectable(paired: Paired, margin: float, level: float) -> float | None:
         None when not even a fall to 0 would be found.
     """
     mean = float(paired.old.mean())
-    if gate.least(paired) > level or mean <= margin:
+    if gate.least(paired) > level or not gate.beyond(mean, margin):
         return None
     exact = paired.test == gate.MCNEMAR
     enough = _counted(paired, margin, level) if exact else _simulated(paired, margin, level)
@@ -75,7 +75,7 @@ def _needed(won: int, right: int, n: int, margin: float, level: float) -> int:
     """The fewest lost questions that are a regression; one more than there are where none is."""
 
     def regressed(lost: int) -> bool:
-        return (lost - won) / n > margin and gate.mcnemar(lost, won) <= level
+        return gate.beyond((lost - won) / n, margin) and gate.mcnemar(lost, won) <= level
 
     return bisect_left(range(right + 1), True, key=regressed)
 
@@ -111,7 +111,7 @@ def _simulated(paired: Paired, margin: float, level: float) -> Callable[[float],
         z, _, sums = sorted(nights, key=lambda made: made[0])[place]
         changed = int((sums != 0).sum())
         p = gate.swapped(sums) if changed <= gate.EXACT else float(stats.norm.cdf(z))
-        return p <= level and fall > margin
+        return p <= level and gate.beyond(fall, margin)
 
     return enough
 

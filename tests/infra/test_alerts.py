@@ -109,6 +109,8 @@ def test_a_night_that_went_wrong_is_told_once(
                 ("CRASHED", "Crashed"),
                 ("FAILED", "Failed"),
                 ("FAILED", "NotRun"),
+                ("FAILED", "Inconclusive"),
+                ("COMPLETED", "Warned"),
             )
         }
         deadline = time.monotonic() + 120
