@@ -20,7 +20,7 @@ def warnings(target: Target, verdicts: Mapping[str, Sequence[Verdict]], settings
         settings: `unparsable` is the rise of the share of unparsable replies that is let pass.
     """
     said = [
-        f"{text}, which is beyond its margin but not significant"
+        f"{text} (beyond its margin, not significant)"
         for text in falls(c for c in target.comparisons if c.fell and not c.regressed)
     ]
     for benchmark, of in verdicts.items():
@@ -105,8 +105,8 @@ def _unchanged(comparisons: Sequence[Comparison]) -> str:
         return "nothing to compare with yet"
     largest = max(comparisons, key=lambda c: c.detectable or 0.0)
     return (
-        f"{len(comparisons)} comparisons, none worse beyond its margin; each would have found a fall of "
-        f"{100 * (largest.detectable or 0.0):.1f} points or less ({largest.benchmark} needs the most)"
+        f"{len(comparisons)} comparisons, none worse beyond its margin; a fall of {finds(largest)} points would have "
+        f"been found in any of them, in {power.RATE:.0%} of the cases"
     )
 
 

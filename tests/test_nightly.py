@@ -107,7 +107,7 @@ def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warni
     assert look.outcome == history.INCONCLUSIVE
     for name, n in right.items():
         fall = f"{name} fell from {5 * n}.0 to 0.0 against the last good night and the baseline"
-        assert f"{fall}, which is beyond its margin but not significant" in look.message
+        assert f"{fall} (beyond its margin, not significant)" in look.message
         assert f"100 % of the replies to {name} are unparsable, 0 % in the last good night" in look.message
     assert "8 of 8 comparisons could not have failed, whatever was answered" in look.message
     assert "none worse" not in look.message
@@ -220,7 +220,7 @@ def test_the_smallest_fall_that_is_found_is_in_the_message_the_table_the_page_an
     finds = f"{100 * comparison['detectable']:.1f}"
     # Ten of 70 must be lost; they are in 80 % of the nights with 12.2 lost on average.
     assert finds == "12.2"
-    assert f"each would have found a fall of {finds} points or less" in tonight.message
+    assert f"a fall of {finds} points would have been found in any of them" in tonight.message
     assert f"| {finds} |" in tonight.table
     assert f">{finds}</td>" in tonight.report.read_text()
 
