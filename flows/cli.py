@@ -280,19 +280,24 @@ def nightly(
     fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
     limit: LimitOption = None,
 ) -> None:
-    """Runs a night: 1 when a benchmark regressed, 3 when the night could not run."""
+    """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
+
+    Exit codes: 0 passed (or skipped); 1 a benchmark regressed; 2 wrong usage; 3 the night could not run;
+    4 inconclusive: too few questions to find a fall; 5 passed with warnings: a fall beyond the margin that is not
+    significant, or many more unparsable replies.
+    """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
     ui = server.ensure()
+    from flows.night_results import show
+    from flows.nightly import EXIT_CODES
     from flows.nightly import nightly as night
 
     state: Any = night(resolved, models=model, benchmarks=benchmark, fresh=fresh, return_state=True)
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
-    console.print(
-        f"report    {_latest_night(resolved.store)}\nUI        {ui}", highlight=False, soft_wrap=True
-    )
-    if not state.is_completed():
-        raise typer.Exit(3 if state.name == "NotRun" else 1)
+    show(resolved.store / "nights" / str(state.state_details.flow_run_id))
+    console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
+    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
 
 
 @app.command()
@@ -351,10 +356,6 @@ for command in (
     doctor,
 ):
     app.command()(command)
-
-
-def _latest_night(store: Path) -> Path:
-    return max((store / "nights").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
 
 
 def _planned(

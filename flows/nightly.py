@@ -22,7 +22,10 @@ from tasks.stage import StageFailed
 from tasks.sweep import RunCancelled, alive
 from tasks.weights import depth_weights
 
-STATES = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun"}
+# Names of states; infra/alerts.py tells people of each of them.
+FAILED = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun", history.INCONCLUSIVE: "Inconclusive"}
+WARNED = "Warned"
+EXIT_CODES = {"Regressed": 1, "NotRun": 3, "Inconclusive": 4, WARNED: 5}  # of `sif nightly`; 2 is wrong usage
 
 
 def evening(run: Run, night: str, started: datetime) -> Outcome:
@@ -48,7 +51,9 @@ def nightly(
 ) -> State[str]:
     """Evaluates the promoted checkpoints and fails when a benchmark got significantly worse.
 
-    It ends as Completed; as the failure "Regressed", with a table; as the failure "NotRun" when a server was down or
+    It ends as Completed when every comparison could have failed and none did; as "Warned" when, besides, something fell
+    by more than its margin or many replies became unparsable; as the failure "Regressed", with a table; as the failure
+    "Inconclusive" when too few questions were asked to find any fall; as the failure "NotRun" when a server was down or
     files were missing, which says nothing about the models; or, started too late to be of use, as "Skipped".
 
     Args:
@@ -85,9 +90,10 @@ def nightly(
         why = dict.fromkeys(config.nightly.models, str(error))
         outcomes.append(compare(store, Night(night, started, config), [], why, None))
     [outcome] = outcomes
-    if state := STATES.get(outcome.outcome):
+    if state := FAILED.get(outcome.outcome):
         return Failed(name=state, message=outcome.message)
-    return Completed(message=outcome.message, data=str(outcome.report))
+    name = WARNED if outcome.outcome == history.WARNED else None
+    return Completed(name=name, message=outcome.message, data=str(outcome.report))
 
 
 def choose(run: Run) -> None:

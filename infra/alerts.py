@@ -1,4 +1,4 @@
-"""Tells somebody when a night went wrong: a Prefect automation that calls a webhook.
+"""Tells somebody when a night went wrong or warned: a Prefect automation that calls a webhook.
 
     PREFECT_API_URL=... SIF_ALERT_URL=https://hooks.slack.com/services/... python -m infra.alerts    # as `make deploy`
 
@@ -20,8 +20,9 @@ URL = "SIF_ALERT_URL"
 BLOCK = "sif-alert"
 NAME = "a night went wrong"
 DEPLOYMENT = "nightly"
-# Names of states. Late: no worker took it. Regressed and NotRun are flows/nightly.py's own failures.
-WRONG = ("Failed", "Crashed", "TimedOut", "Regressed", "NotRun", "Late")
+# Names of states. Late: no worker took it. From Regressed on they are flows/nightly.py's own; their messages say what
+# fell and by how much.
+WRONG = ("Failed", "Crashed", "TimedOut", "Late", "Regressed", "NotRun", "Inconclusive", "Warned")
 # One line for people under `text`, the field that Slack's incoming webhooks show; the rest is for programs.
 PAYLOAD = """{
  "text": {{ (deployment.name ~ " " ~ flow_run.name ~ ": " ~ flow_run.state.name ~ ". " ~ (flow_run.state.message or "") ~ " " ~ (flow_run|ui_url)) | tojson }},

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from sifthinker import sample
 
-PASSED, REGRESSED, NOT_RUN = "passed", "regressed", "not-run"
+PASSED, WARNED, INCONCLUSIVE, NOT_RUN, REGRESSED = "passed", "warned", "inconclusive", "not-run", "regressed"
+WORST_FIRST = (REGRESSED, NOT_RUN, INCONCLUSIVE, WARNED, PASSED)
 NIGHTS = pa.schema(
     [
         ("night", pa.string()),  # id of the flow run
@@ -41,7 +42,7 @@ NIGHTS = pa.schema(
         ("limit", pa.int64()),  # a sample of so many questions; null = all
         ("missing", pa.string()),  # why it was not scored; null where it was
         ("regressed", pa.bool_()),  # this benchmark, this night
-        ("outcome", pa.string()),  # of the checkpoint's whole night: PASSED, REGRESSED or NOT_RUN
+        ("outcome", pa.string()),  # of the checkpoint's whole night: one of WORST_FIRST
     ]
 )
 
@@ -80,14 +81,33 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def good(rows: Sequence[Row], target: str, since: float = 0.0) -> list[Row]:
     """One row a night that passed, of a checkpoint, latest first; `since` in seconds since 1970.
 
+    A quick look is never one: a sample is no reference for a whole benchmark. Nor is a night with a fall beyond the
+    margin, significant or not: it did not pass, it warned.
+
     A baseline that was pinned later than a night is a person's word that it counts from now on: pass its time.
     """
     nights = {
         row["night"]: row
         for row in rows
-        if row["target"] == target and row["outcome"] == PASSED and row["started"].timestamp() >= since
+        if row["target"] == target
+        and row["outcome"] == PASSED
+        and row["limit"] is None
+        and row["started"].timestamp() >= since
     }
     return list(reversed(nights.values()))
+
+
+def benchmarks(rows: Sequence[Row], target: str, since: float = 0.0) -> set[str]:
+    """The benchmarks that good nights of a checkpoint have scores of."""
+    nights = {row["night"] for row in good(rows, target, since)}
+    return {
+        row["benchmark"]
+        for row in rows
+        if row["night"] in nights and row["target"] == target and row["strict"] is not None
+    }
+
+
+NO_REFERENCE = "Later nights are not compared with it."
 
 
 def quick_look(limit: int) -> str:

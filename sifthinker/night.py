@@ -67,13 +67,22 @@ class Target:
     missing: dict[str, str] = field(default_factory=dict)  # by benchmark, "" for all: why it could not run
     last: Evaluated | None = None  # the last good night
     comparisons: list[Comparison] = field(default_factory=list)
+    uncompared: dict[str, str] = field(
+        default_factory=dict
+    )  # by benchmark, why, though earlier nights had it
+    warnings: list[str] = field(default_factory=list)  # falls and unreadable replies, whatever the tests say
     notices: list[str] = field(default_factory=list)
 
     @property
     def outcome(self) -> str:
+        """It passed only when every comparison could have failed, and none did."""
         if any(comparison.regressed for comparison in self.comparisons):
             return history.REGRESSED
-        return history.NOT_RUN if self.missing else history.PASSED
+        if self.missing:
+            return history.NOT_RUN
+        if self.uncompared or not all(comparison.able for comparison in self.comparisons):
+            return history.INCONCLUSIVE
+        return history.WARNED if self.warnings else history.PASSED
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,17 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from sifthinker import draw, flips, history
+from sifthinker import draw, flips, history, night_outcome, power
 from sifthinker.apart import apart
 from sifthinker.flips import Flip
 from sifthinker.gate import Comparison
 from sifthinker.night import BASELINE, LAST, Evaluated, Night, Outcome, Target
 
-HEADLINES = (
-    "average",
-    "overall",
-    "perception",
-    "cognition",
-)  # where a benchmark has such a metric, its trend
 NIGHTS = 60  # shown in a trend
 CLIP = 1200  # characters of a reply
 _AROUND = timedelta(hours=12)  # left free at both ends of a trend
@@ -69,7 +62,11 @@ def render(
         pages=[_page(night, target, rows, baseline) for target in targets],
         compared=sum(len(target.comparisons) for target in targets),
         regressed=sum(comparison.regressed for target in targets for comparison in target.comparisons),
+        able=sum(comparison.able for target in targets for comparison in target.comparisons),
         nights=len({row["night"] for row in rows}),
+        unable=night_outcome.unable([c for target in targets for c in target.comparisons]),
+        finds=night_outcome.finds,
+        rate=power.RATE,
         clip=CLIP,
     )
 
@@ -79,13 +76,9 @@ def _page(
 ) -> dict[str, Any]:
     """What the template shows of one checkpoint."""
     mine = [row for row in rows if row["target"] == target.name]
-    against, earlier = (LAST, target.last) if target.last else (BASELINE, baseline)
-    changed = (
-        flips.find(earlier.predictions, target.tonight.predictions) if earlier and target.tonight else []
-    )
-    shown = flips.shown(changed, night.config.nightly.flips, night.config.evaluate.benchmarks)
+    changes = _changes(night, target, baseline)
     trend = trends(mine, baseline.scores() if baseline else [])
-    worst = sorted(target.comparisons, key=lambda c: (not c.regressed, c.adjusted, c.benchmark))
+    worst = night_outcome.worst_first(target.comparisons)
     # One scale for all differences, symmetric about 0: rows can be compared by eye.
     scale = 1.1 * max([0.05, *(max(abs(c.low), abs(c.high), c.margin) for c in worst)])
     return {
@@ -93,17 +86,42 @@ def _page(
         "comparisons": [(c, _bar(c, scale)) for c in worst],
         "scores": _scores(target, baseline),
         "trend": (_uri(trend[0], "png"), trend[1]) if trend else None,
-        "against": against,
-        "lost": sum(flip.lost for flip in changed),
-        "won": sum(not flip.lost for flip in changed),
-        "more": len(changed) - len(shown),
-        "flips": [(name, [_flip(f) for f in group]) for name, group in groupby(shown, _benchmark)],
+        "changes": changes,
+        "lost": sum(change["lost"] for change in changes),
+        "won": sum(change["won"] for change in changes),
         "apart": apart(target.tonight.scores(), target.tonight.predictions) if target.tonight else [],
     }
 
 
-def _benchmark(flip: Flip) -> str:
-    return str(flip.after["benchmark"])
+def _changes(night: Night, target: Target, baseline: Evaluated | None) -> list[dict[str, Any]]:
+    """The replies with another score, by benchmark: against the reference from which it fell the most surely.
+
+    Where it fell from none, that is the last good night, or the baseline where there is no such night.
+    """
+    if target.tonight is None:
+        return []
+    found: dict[str, list[Flip]] = {}
+    for name, reference in ((LAST, target.last), (BASELINE, baseline)):
+        found[name] = flips.find(reference.predictions, target.tonight.predictions) if reference else []
+    made = []
+    shown_against: dict[str, Comparison] = {}
+    # A stable sort: of two references that tell the same, the last good night comes first.
+    for c in sorted(target.comparisons, key=lambda c: (not c.regressed, not c.fell)):
+        shown_against.setdefault(c.benchmark, c)
+    for benchmark, comparison in shown_against.items():
+        changed = [flip for flip in found[comparison.against] if flip.after["benchmark"] == benchmark]
+        shown = flips.shown(changed, night.config.nightly.flips, night.config.evaluate.benchmarks)
+        made.append(
+            {
+                "benchmark": benchmark,
+                "against": comparison.against,
+                "lost": comparison.lost,
+                "won": comparison.won,
+                "more": len(changed) - len(shown),
+                "flips": [_flip(flip) for flip in shown],
+            }
+        )
+    return made
 
 
 def _bar(comparison: Comparison, scale: float) -> dict[str, float]:

@@ -1,11 +1,20 @@
 """A night: the scores of checkpoints, held against the last good night and the pinned baseline, and kept.
 
-What comes of it is one of three: passed; regressed (some benchmark is significantly worse beyond its margin, see
-gate.py); not run (a server was down, files were missing), which says nothing about the model. A checkpoint that
-regressed on one benchmark and could not run on another has regressed.
+What comes of it is the first of these that is true:
+
+* regressed: some benchmark is significantly worse beyond its margin, see gate.py;
+* not run: a server was down or files were missing, which says nothing about the model;
+* inconclusive: some comparison could not have failed whatever was answered, because too few questions were asked, or
+  could not be made although an earlier night had its benchmark;
+* warned: every comparison could have failed and none did, but something fell by more than its margin, or many more
+  replies than before are unparsable;
+* passed.
+
+A fall beyond the margin and a jump of unparsable replies are told in any case, whatever the outcome. A checkpoint's
+first night has nothing to be compared with and passes, unless its replies are unparsable.
 
 Every night stays in the history, also one that did not run. "Last good night" is the latest one of the same
-checkpoint's name that passed; nights from before the baseline was pinned no longer count, so a fall that is wanted is
+checkpoint's name that passed and was no quick look; nights from before the baseline was pinned no longer count, so a fall that is wanted is
 accepted by pinning the checkpoint as baseline.
 
 The last good night's verdicts are those of the code that ran then, the baseline's are made by tonight's: a changed
@@ -16,12 +25,13 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sifthinker import aliases, gate, history, night_report
+from sifthinker import aliases, gate, history, night_outcome, night_report, power
+from sifthinker.gate import Paired, Verdict
 from sifthinker.night import BASELINE, LAST, Evaluated, Night, Outcome, Target
 from sifthinker.store import Damaged, Store, write_json
 
@@ -46,12 +56,19 @@ def hold(
     """
     rows = history.read(store.root / "history")
     pinned = aliases.read(store, night.config.nightly.baseline)
-    targets = [_compared(store, night, rows, tonight, baseline, pinned) for tonight in evaluated]
+    verdicts = {tonight.target: tonight.verdicts() for tonight in evaluated}
+    pairs: list[Paired] = []
+    targets = [
+        _compared(store, night, rows, tonight, verdicts[tonight.target], baseline, pinned, pairs)
+        for tonight in evaluated
+    ]
     targets += [Target(name, None, {"": why}) for name, why in failed.items()]
-    _judge(targets, night.config.nightly.level)
+    _judge(targets, pairs, night.config.nightly.level)
+    for target in targets:
+        target.warnings = night_outcome.warnings(target, verdicts.get(target.name, {}), night.config.nightly)
     rows += [row for target in targets for row in _rows(night, target)]
     folder = store.root / "nights" / night.id
-    outcome = _outcome(targets, folder / "report.html", night.config.evaluate.limit)
+    outcome = night_outcome.outcome(targets, folder / "report.html", night.config.evaluate.limit)
     _write(folder, night, targets, outcome, rows, baseline, pinned)
     mine = [row for row in rows if row["night"] == night.id]
     store.share(history.append(store.root / "history", night.id, mine))
@@ -63,13 +80,16 @@ def _compared(
     night: Night,
     rows: Sequence[history.Row],
     tonight: Evaluated,
+    verdicts: Mapping[str, Sequence[Verdict]],
     baseline: Evaluated | None,
     pinned: Mapping[str, Any] | None,
+    pairs: list[Paired],
 ) -> Target:
+    """A checkpoint against its references; what was compared is added to `pairs`, in the order of the comparisons."""
     settings = night.config.nightly
-    verdicts = tonight.verdicts()
     target = Target(tonight.target, tonight, tonight.missing())
-    target.last = _last_good(store, rows, target, pinned["when"] if pinned else 0.0)
+    since = pinned["when"] if pinned else 0.0
+    target.last = _last_good(store, rows, target, since)
     if pinned is None:
         target.notices.append(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
@@ -78,12 +98,27 @@ def _compared(
         earlier = reference.verdicts() if reference else {}
         for benchmark in sorted(verdicts.keys() & earlier.keys()):
             margin = settings.margins.get(benchmark, settings.margin)
-            made = gate.compare(benchmark, name, earlier[benchmark], verdicts[benchmark], margin)
-            if made is None:
+            before, after = earlier[benchmark], verdicts[benchmark]
+            paired = gate.pair(before, after)
+            if paired is None:
                 target.notices.append(f"{benchmark} has no question in common with the {name}: not compared.")
-            else:
-                target.comparisons.append(made)
+                continue
+            unpaired = len(before) + len(after) - 2 * len(paired.old)
+            target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
+            pairs.append(paired)
+    _uncompared(target, verdicts.keys(), history.benchmarks(rows, target.name, since))
     return target
+
+
+def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[str]) -> None:
+    """Benchmarks that were held against nothing: a first time is a notice, a lost reference leaves the night open."""
+    for benchmark in sorted(set(tonight) - {c.benchmark for c in target.comparisons}):
+        if benchmark in earlier:
+            target.uncompared[benchmark] = (
+                "no reference is left that has its questions; pin a baseline to go on from here"
+            )
+        elif target.comparisons:
+            target.notices.append(f"{benchmark} is there for the first time: compared with nothing.")
 
 
 def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since: float) -> Evaluated | None:
@@ -104,11 +139,15 @@ def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since:
     return None
 
 
-def _judge(targets: Sequence[Target], level: float) -> None:
+def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> None:
     """One family over all that is compared in a night: its level is that of the night."""
-    judged = iter(gate.judge([c for target in targets for c in target.comparisons], level))
+    judged = gate.judge([c for target in targets for c in target.comparisons], level)
+    found = iter(
+        replace(c, detectable=power.detectable(paired, c.margin, level / len(pairs)))
+        for c, paired in zip(judged, pairs, strict=True)
+    )
     for target in targets:
-        target.comparisons = [next(judged) for _ in target.comparisons]
+        target.comparisons = [next(found) for _ in target.comparisons]
 
 
 def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
@@ -123,10 +162,16 @@ def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
         "replayed": bool(target.tonight and target.tonight.replayed),
         "outcome": target.outcome,
     }
+    limit = night.config.evaluate.limit
     if target.tonight:
         worse = {comparison.benchmark for comparison in target.comparisons if comparison.regressed}
         return [
-            {**common, **{k: v for k, v in s.items() if k in common}, "regressed": s["benchmark"] in worse}
+            {
+                **common,
+                **{k: v for k, v in s.items() if k in common},
+                "limit": limit,
+                "regressed": s["benchmark"] in worse,
+            }
             for s in target.tonight.scores()
         ]
     benchmarks = dict.fromkeys(source.name for source in night.config.evaluate.benchmarks) or [""]
@@ -136,36 +181,10 @@ def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
         "unit": "share",
         "n": 0,
         "unparsable": 0,
+        "limit": limit,
         "regressed": False,
     }
     return [{**common, **why, "benchmark": name} for name in benchmarks]
-
-
-def _outcome(targets: Sequence[Target], report: Path, limit: int | None) -> Outcome:
-    comparisons = [comparison for target in targets for comparison in target.comparisons]
-    worse = [c for c in comparisons if c.regressed]
-    missing = [(target.name, name, why) for target in targets for name, why in target.missing.items()]
-    several = len(targets) > 1
-    said = [
-        f"{c.benchmark} fell from {100 * c.before:.1f} to {100 * c.after:.1f} against the {c.against}"
-        for c in worse
-    ]
-    said += [f"{name or target} could not run: {why}" for target, name, why in missing]
-    lines = [f"- {text}" for text in said]
-    for target in targets:
-        if target.comparisons:
-            lines += ["", f"### {target.name}" if several else "", gate.table(target.comparisons)]
-        lines += ["", *target.notices]
-    state = history.REGRESSED if worse else history.NOT_RUN if missing else history.PASSED
-    message = "; ".join(said) or (
-        f"{len(comparisons)} comparisons, none worse beyond its margin"
-        if comparisons
-        else "nothing to compare with yet"
-    )
-    if limit is not None:
-        mark = history.quick_look(limit)
-        message, lines = f"{message} ({mark})", [f"**This is {mark}.**", "", *lines]
-    return Outcome(state, message, "\n".join(lines).strip(), report)
 
 
 def _write(
@@ -192,6 +211,8 @@ def _write(
                 target.name: {
                     "outcome": target.outcome,
                     "missing": target.missing,
+                    "uncompared": target.uncompared,
+                    "warnings": target.warnings,
                     "comparisons": [asdict(comparison) for comparison in target.comparisons],
                 }
                 for target in targets

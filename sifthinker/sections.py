@@ -413,10 +413,19 @@ class Nightly(Section):
         description="chance, at most, that a night fails although nothing changed: gate.py",
     )
     margin: float = Field(
-        0.01, ge=0, lt=1, description="fall of a benchmark's mean strict score, of 1, that no night fails for"
+        0.01,
+        ge=0,
+        lt=1,
+        description="fall of a benchmark's mean strict score, of 1, that no night fails or warns for",
     )
     margins: dict[str, float] = Field(
         {}, description="the same by benchmark: a flaky one gets a wider margin"
+    )
+    unparsable: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="rise of the share of a benchmark's unparsable replies, of 1, above which a night warns",
     )
     fresh: bool = Field(False, description="ask every question again, whatever was answered before")
     flips: int = Field(12, ge=0, description="changed samples of a benchmark that the report shows")

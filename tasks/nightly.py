@@ -1,12 +1,13 @@
 """What a night does beside its stages: it evaluates what it can, and compares."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from sifthinker import aliases
+from sifthinker import aliases, history
 from sifthinker import nightly as domain
 from sifthinker.night import Evaluated, Night, Outcome
 from sifthinker.store import Ref, Store
@@ -62,5 +63,6 @@ def compare(
     outcome = domain.hold(store, night, made, failed, baseline)
     text = f"{outcome.message}\n\n{outcome.table}\n\nReport: `{outcome.report}`"
     shown.markdown(text, "night", f"The night: {outcome.outcome}")
-    get_run_logger().info("%s: %s; report: %s", outcome.outcome, outcome.message, outcome.report)
+    level = logging.INFO if outcome.outcome == history.PASSED else logging.WARNING
+    get_run_logger().log(level, "%s: %s; report: %s", outcome.outcome, outcome.message, outcome.report)
     return outcome

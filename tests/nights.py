@@ -17,7 +17,7 @@ from sifthinker.evaluate import PREDICTIONS
 from sifthinker.night import Evaluated
 from sifthinker.store import Store
 
-Verdicts = dict[str, Sequence[float]]  # by benchmark, a strict score a question
+Verdicts = dict[str, Sequence[float | None]]  # by benchmark, a strict score a question; None = unparsable
 
 
 def config(store: Path, **sections: Any) -> Config:
@@ -33,8 +33,9 @@ def picture(index: int) -> bytes:
     return out.getvalue()
 
 
-def row(benchmark: str, index: int, strict: float, per_image: int = 1) -> dict[str, Any]:
-    """A prediction; a right answer is "B", a wrong one "A"."""
+def row(benchmark: str, index: int, verdict: float | None, per_image: int = 1) -> dict[str, Any]:
+    """A prediction; a right answer is "B", a wrong one "A", an unparsable one is no chain at all."""
+    strict = verdict or 0.0
     said = "B" if strict else "A"
     area = '[{"bbox_2d": [0.1, 0.1, 0.5, 0.6], "depth": 0.4}]'
     return {
@@ -45,29 +46,32 @@ def row(benchmark: str, index: int, strict: float, per_image: int = 1) -> dict[s
         "reference": "B",
         "image_sha256": f"{index // per_image:064x}",
         "prompt_sha256": "",
-        "reply": f"<think><area>{area}</area><text>Looking {said}.</text></think><answer>{said}</answer>",
-        "answer": said,
-        "boxes": [[0.1, 0.1, 0.5, 0.6]],
-        "read_as": said,
+        "reply": f"<think><area>{area}</area><text>Looking {said}.</text></think><answer>{said}</answer>"
+        if verdict is not None
+        else "The picture shows a picture of a picture",
+        "answer": said if verdict is not None else "",
+        "boxes": [[0.1, 0.1, 0.5, 0.6]] if verdict is not None else None,
+        "read_as": said if verdict is not None else "",
         "official": strict,
         "strict": strict,
-        "unparsable": "",
+        "unparsable": "" if verdict is not None else "no-answer",
         "finish_reason": "stop",
         "prompt_tokens": 1,
         "completion_tokens": 1,
     }
 
 
-def score(benchmark: str, verdicts: Sequence[float]) -> dict[str, Any]:
-    low, high = statistics.wilson(sum(verdicts), len(verdicts))
-    mean = sum(verdicts) / len(verdicts)
+def score(benchmark: str, verdicts: Sequence[float | None]) -> dict[str, Any]:
+    right = sum(verdict or 0.0 for verdict in verdicts)
+    low, high = statistics.wilson(right, len(verdicts))
+    mean = right / len(verdicts)
     return {
         "benchmark": benchmark,
         "metric": "overall",
         "official": mean,
         "strict": mean,
         "n": len(verdicts),
-        "unparsable": 0,
+        "unparsable": sum(verdict is None for verdict in verdicts),
         "rejected": 0,
         "low": low,
         "high": high,
@@ -83,10 +87,11 @@ def evaluated(
     verdicts: Verdicts,
     target: str = "promoted",
     missing: dict[str, str] | None = None,
+    per_image: int = 1,
 ) -> Evaluated:
-    """An evaluation in the store."""
+    """An evaluation in the store; `per_image` questions in a row are about one image."""
     with store.making("evaluate", key, {"label": "evaluate", "name": "test", "identity": {}}) as draft:
-        predictions = [row(name, i, strict) for name, of in verdicts.items() for i, strict in enumerate(of)]
+        predictions = [row(name, i, v, per_image) for name, of in verdicts.items() for i, v in enumerate(of)]
         sample.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
         scores = [score(name, of) for name, of in verdicts.items()]
         scores += [

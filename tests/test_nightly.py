@@ -73,6 +73,158 @@ def test_a_known_flaky_benchmark_has_a_margin_in_the_configuration(store: Store)
     assert flaky.message == "pope fell from 70.0 to 58.0 against the last good night"
 
 
+LATER = datetime(2100, 1, 1, tzinfo=UTC)  # after any pin that a test makes
+
+
+def pinned(store: Store) -> None:
+    with store.making("merge", "aa", {}) as draft:
+        (draft.out / "model").write_text("x")
+    found = store.find("merge", "aa")
+    assert found
+    aliases.pin(store, "baseline", found.ref, "ada", "first good one")
+
+
+def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warnings(store: Store) -> None:
+    """As it happened: 20 questions about ten pictures, four benchmarks, two references. The model writes no chains;
+    17, 17, 11 and 7 right answers are lost and none is won. The least p that ten pictures can give is (1/2)^10; times
+    8 comparisons that is 0.008, and the level is 0.001."""
+    pinned(store)
+    right = {"sif": 17, "refcoco": 17, "spatialbench": 11, "vstar": 7}
+    good: nights.Verdicts = {
+        name: [1.0] * n + [0.0] * (20 - n) + [1.0, 0.0] * 20 for name, n in right.items()
+    }
+    silent: nights.Verdicts = {name: [None] * 60 for name in right}
+    baseline = nights.evaluated(store, "base", good, "baseline", per_image=2)
+    quick = nights.config(store.root, evaluate={"limit": 20})
+
+    def hold_on(day: int, key: str, verdicts: nights.Verdicts, of: config.Config) -> Outcome:
+        made = nights.evaluated(store, key, verdicts, per_image=2)
+        return nightly.hold(store, Night(key, LATER + timedelta(days=day), of), [made], {}, baseline)
+
+    full = nights.config(store.root)
+    assert hold_on(0, "n0", good, full).outcome == history.PASSED
+    look = hold_on(1, "n1", {name: of[:20] for name, of in silent.items()}, quick)
+    assert look.outcome == history.INCONCLUSIVE
+    for name, n in right.items():
+        fall = f"{name} fell from {5 * n}.0 to 0.0 against the last good night and the baseline"
+        assert f"{fall} (beyond its margin, not significant)" in look.message
+        assert f"100 % of the replies to {name} are unparsable, 0 % in the last good night" in look.message
+    assert "8 of 8 comparisons could not have failed, whatever was answered" in look.message
+    assert "none worse" not in look.message
+    assert look.table.count("| none | fell, could not have failed |") == 8
+    page = look.report.read_text()
+    assert "Inconclusive" in page and '<b class="bad">0</b><span>of 8 comparisons could have failed' in page
+    # The next full night is held against the good night, not against the quick look.
+    night = hold_on(2, "n2", silent, full)
+    assert night.outcome == history.REGRESSED
+    assert "vstar fell from 45.0 to 0.0 against the last good night and the baseline" in night.message
+    assert outcomes(store) == ["passed", "inconclusive", "regressed"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "outcome"),
+    [
+        (0, history.PASSED),
+        (1, history.PASSED),  # exactly the margin of a point
+        (5, history.WARNED),  # p = 1/32
+        (9, history.WARNED),  # p = 1/512, and the level is 1/1000
+        (10, history.REGRESSED),  # p = 1/1024
+    ],
+)
+def test_a_fall_beyond_the_margin_warns_until_it_is_significant(
+    store: Store, lost: int, outcome: str
+) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    fallen = [0.0] * lost + RIGHT[lost:]
+    tonight = hold(store, 1, {"vstar": fallen})
+    assert tonight.outcome == outcome
+    if outcome != history.PASSED:
+        assert f"vstar fell from 70.0 to {70 - lost}.0 against the last good night" in tonight.message
+    # Only a night that passed is what the next one is held against.
+    passed = outcome == history.PASSED
+    before = f"| vstar | last good night | {70 - lost if passed else 70}.0 |"
+    assert before in hold(store, 2, {"vstar": fallen}).table
+
+
+def test_replies_that_become_unparsable_warn_though_no_score_falls(store: Store) -> None:
+    silent: list[float | None] = [1.0] * 70 + [None] * 10 + [0.0] * 20  # ten wrong answers are no answers now
+    hold(store, 0, {"vstar": RIGHT})
+    tonight = hold(store, 1, {"vstar": silent})
+    assert tonight.outcome == history.WARNED
+    assert tonight.message == "10 % of the replies to vstar are unparsable, 0 % in the last good night"
+    assert "10 % of the replies to vstar are unparsable" in tonight.report.read_text()
+    assert hold(store, 2, {"vstar": silent}, unparsable=0.1).outcome == history.PASSED
+    assert hold(store, 3, {"vstar": silent}).outcome == history.PASSED  # no jump from the night before
+
+
+def test_a_first_night_whose_replies_are_unparsable_warns_and_is_no_reference(store: Store) -> None:
+    first = hold(store, 0, {"vstar": [None] * 100})
+    assert (first.outcome, first.message) == (
+        history.WARNED,
+        "100 % of the replies to vstar are unparsable",
+    )
+    assert hold(store, 1, {"vstar": RIGHT}).message == "nothing to compare with yet"
+
+
+def test_a_score_that_cannot_fall_is_inconclusive_and_not_passed(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": [0.0] * 100})
+    again = hold(store, 1, {"vstar": RIGHT, "pope": [0.0] * 100})
+    assert again.outcome == history.INCONCLUSIVE
+    assert again.message == (
+        "1 of 2 comparisons could not have failed, because the score before was not above the margin (pope)"
+    )
+
+
+def test_a_quick_look_that_passes_is_no_reference_for_a_whole_night(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    made = nights.evaluated(store, "0001", {"vstar": RIGHT[:60]})
+    quick = nights.config(store.root, evaluate={"limit": 60})
+    assert nightly.hold(store, Night("n1", START + timedelta(days=1), quick), [made], {}).outcome == (
+        history.PASSED
+    )
+    assert "| 12 / 0 of 100 |" in hold(store, 2, {"vstar": WRONG}).table  # all hundred are paired
+
+
+def test_changed_replies_are_shown_against_the_reference_from_which_they_fell(store: Store) -> None:
+    """The last good night had the same wrong replies; only the baseline tells the fall."""
+    hold(store, 0, {"vstar": WRONG, "pope": [*RIGHT[:99], 0.0]})
+    baseline = nights.evaluated(store, "base", {"vstar": RIGHT, "pope": RIGHT}, "baseline")
+    made = nights.evaluated(store, "0001", {"vstar": WRONG, "pope": [*RIGHT[:99], 1.0]})
+    outcome = nightly.hold(store, night(store, 1, flips=5), [made], {}, baseline)
+    assert outcome.message == "vstar fell from 70.0 to 58.0 against the baseline"
+    page = outcome.report.read_text()
+    assert "against the baseline: 12 lost, 0 won; 7 of them are not shown" in page
+    assert "against the last good night: 0 lost, 1 won" in page  # pope fell from neither
+    assert "<b>12</b><span>replies right before, wrong or worse now" in page
+    assert "<b>1</b><span>replies wrong before, right or better now" in page
+    assert "12 lost, 1 won." in page
+
+
+def test_a_benchmark_whose_references_are_lost_leaves_the_night_open(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": RIGHT})
+    store.discard("evaluate", "0000")
+    gone = hold(store, 1, {"vstar": WRONG, "pope": RIGHT})
+    assert gone.outcome == history.INCONCLUSIVE
+    assert "vstar was not compared: no reference is left that has its questions" in gone.message
+    assert "The good night of 2026-11-01 cannot be compared with: evaluate/0000 is gone." in gone.table
+
+
+def test_the_smallest_fall_that_is_found_is_in_the_message_the_table_the_page_and_for_programs(
+    store: Store,
+) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    tonight = hold(store, 1, {"vstar": RIGHT})
+    [comparison] = json.loads(tonight.report.with_name("outcome.json").read_text())["targets"]["promoted"][
+        "comparisons"
+    ]
+    finds = f"{100 * comparison['detectable']:.1f}"
+    # Ten of 70 must be lost; they are in 80 % of the nights with 12.2 lost on average.
+    assert finds == "12.2"
+    assert f"a fall of {finds} points would have been found in any of them" in tonight.message
+    assert f"| {finds} |" in tonight.table
+    assert f">{finds}</td>" in tonight.report.read_text()
+
+
 def test_missing_files_are_no_regression_and_no_reference(store: Store) -> None:
     hold(store, 0, {"vstar": RIGHT})
     lost = hold(store, 1, {"pope": RIGHT}, missing={"vstar": "vstar: wants test_questions.jsonl"})

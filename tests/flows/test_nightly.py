@@ -1,4 +1,4 @@
-"""The nightly flow on a real Prefect server: its three ends, told apart by name; replies come from a made-up stage."""
+"""The nightly flow on a real Prefect server: its ends, told apart by name; replies come from a made-up stage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import State
+from typer.testing import CliRunner
 
 import tasks.nightly
+from flows import cli
 from flows import nightly as flow
+from infra import alerts
 from sifthinker import aliases, evaluate, history, sample
 from sifthinker.config import Config, UserError
 from sifthinker.store import Ref, Store, write_json
@@ -24,15 +27,18 @@ from tests import nights
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-@stage(config=lambda c: c.evaluate.fresh, code=("sifthinker.store",))
+@stage(config=lambda c: [c.evaluate.fresh, c.evaluate.limit], code=("sifthinker.store",))
 def replies(job: Job) -> None:
-    """Stands for the evaluate stage: a "model" is the list of its verdicts, or the reason why it cannot be served."""
+    """Stands for the evaluate stage: a "model" is the list of its verdicts, or the reason why it cannot be served.
+
+    The benchmarks differ in name alone."""
     model = json.loads((job.inputs["model"].path / "config.json").read_text())
     if isinstance(model, str):
         raise UserError(model)
-    rows = [nights.row("vstar", i, verdict) for i, verdict in enumerate(model)]
+    asked, names = model[: job.config.evaluate.limit], ("vstar", "pope")
+    rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
     sample.write(job.out / "predictions.parquet", evaluate.PREDICTIONS, rows)
-    (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score("vstar", model)]}))
+    (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score(n, asked) for n in names]}))
 
 
 @stage(config=lambda c: {}, code=("sifthinker.store",))
@@ -47,6 +53,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RIGHT = [1.0] * 60 + [0.0] * 40
+SILENT = [None] * 100  # a model that writes no chains
 WRONG = [0.0] * 20 + [1.0] * 40 + [0.0] * 40
 
 
@@ -74,7 +81,7 @@ def test_a_night_passes_is_replayed_and_asks_again_on_request(tmp_path: Path) ->
     first, again, fresh = run(settings(store)), run(settings(store)), run(settings(store), fresh=True)
     assert [state.name for state in (first, again, fresh)] == ["Completed"] * 3
     rows = history.read(tmp_path / "history")
-    assert [row["replayed"] for row in rows] == [False, True, False]
+    assert [row["replayed"] for row in rows if row["benchmark"] == "vstar"] == [False, True, False]
     assert len({row["evaluation"] for row in rows}) == 2  # a fresh night has an evaluation of its own
     assert Path(first.result()).is_file()
 
@@ -93,7 +100,66 @@ def test_a_regression_fails_the_run_by_name_with_a_table(tmp_path: Path) -> None
         [artifact] = client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["night"]))
         )
-    assert str(artifact.data).count("**regressed**") == 2  # against the last good night and the baseline
+    assert (
+        str(artifact.data).count("**regressed**") == 4
+    )  # two benchmarks, the last good night and the baseline
+
+
+def command(config: Config, tmp_path: Path, *options: str) -> tuple[int, str]:
+    """The exit code of `sif nightly` and what it printed."""
+    file = tmp_path / "config.yaml"
+    file.write_text(config.model_dump_json(exclude_unset=True))
+    done = CliRunner().invoke(cli.app, ["nightly", "--config", str(file), *options])
+    return done.exit_code, done.output
+
+
+def test_a_quick_look_at_a_model_that_writes_no_chains_is_no_passed_night(tmp_path: Path) -> None:
+    """Its ten questions cannot fail; the whole night after it regresses against the good one."""
+    store = Store(tmp_path / "store")
+    for name in ("promoted", "baseline"):
+        aliases.pin(store, name, model(store, "aa", RIGHT), "ada", "good")
+    code, said = command(settings(store), tmp_path)
+    assert code == 0 and "Completed: 2 comparisons, none worse beyond its margin; a fall of" in said
+    aliases.pin(store, "promoted", model(store, "bb", SILENT), "bob", "looks better")
+    code, said = command(settings(store), tmp_path, "--limit", "10")
+    assert code == 4
+    assert (
+        "Inconclusive: pope fell from 100.0 to 0.0 against the last good night and the baseline (beyond its "
+        "margin, not significant); vstar fell from 100.0 to 0.0"
+    ) in said
+    assert "100 % of the replies to vstar are unparsable" in said
+    assert said.count("10 / 0 of 10") == said.count("fell, could not have failed") == 4
+    assert "finds: the smallest fall" in said
+    code, said = command(settings(store), tmp_path)
+    assert code == 1
+    assert "Regressed: pope fell from 60.0 to 0.0 against the last good night and the baseline" in said
+    assert [r["outcome"] for r in history.read(store.root / "history")][::2] == [
+        "passed",
+        "inconclusive",
+        "regressed",
+    ]
+
+
+def test_a_fall_that_is_not_significant_warns_by_a_state_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    assert command(settings(store), tmp_path)[0] == 0
+    aliases.pin(store, "promoted", model(store, "bb", [0.0] * 4 + RIGHT[4:]), "bob", "looks better")
+    state = run(settings(store))
+    assert (state.type.value, state.name) == ("COMPLETED", "Warned")
+    assert "vstar fell from 60.0 to 56.0 against the last good night" in str(state.message)
+    code, said = command(settings(store), tmp_path)
+    assert code == 5 and "Warned: pope fell from 60.0 to 56.0" in said
+    aliases.pin(store, "promoted", model(store, "cc", "out of memory"), "bob", "looks better")
+    assert command(settings(store), tmp_path)[0] == 3
+
+
+def test_every_end_that_is_not_good_has_an_exit_code_and_is_told() -> None:
+    names = {*flow.FAILED.values(), flow.WARNED}
+    assert names == flow.EXIT_CODES.keys() and names <= set(alerts.WRONG)
+    assert sorted(flow.EXIT_CODES.values()) == [1, 3, 4, 5]
+    shown = CliRunner().invoke(cli.app, ["nightly", "--help"], env={"COLUMNS": "200"}).output
+    assert all(f"{code} " in shown for code in flow.EXIT_CODES.values())
 
 
 @pytest.mark.parametrize(
@@ -118,7 +184,7 @@ def test_a_night_that_cannot_run_fails_by_another_name_and_is_in_the_history(
     state = run(settings(store, **sections))
     assert (state.type.value, state.name) == ("FAILED", "NotRun")
     assert message in str(state.message)
-    assert [row["outcome"] for row in history.read(tmp_path / "history")] == ["not-run"]
+    assert {row["outcome"] for row in history.read(tmp_path / "history")} == {"not-run"}
 
 
 def test_one_checkpoint_that_cannot_be_served_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_a_night_that_went_wrong_is_told_once(
                 ("FAILED", "Failed"),
                 ("FAILED", "NotRun"),
                 ("FAILED", "TimedOut"),
+                ("FAILED", "Inconclusive"),
+                ("COMPLETED", "Warned"),
             )
         }
         told[untaken(client, night)] = "Late"
