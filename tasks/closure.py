@@ -82,8 +82,12 @@ def _source(dotted: str, without: tuple[str, ...] = ()) -> Source:
     file = path(dotted)
     if file is None:
         raise Undeclared(f"tasks/results.py: there is no module {dotted}; correct its path in MODULES")
-    text = file.read_text(encoding="utf-8")
-    return syntax.read(text, dotted, file.name == "__init__.py", is_module, without)
+    return _read(file.read_text(encoding="utf-8"), dotted, file.name == "__init__.py", without)
+
+
+@cache  # by the text: a file that is the same again is not parsed again
+def _read(text: str, dotted: str, package: bool, without: tuple[str, ...]) -> Source:
+    return syntax.read(text, dotted, package, is_module, without)
 
 
 def _imported(source: Source) -> set[str]:

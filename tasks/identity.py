@@ -88,7 +88,7 @@ def ingredients_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[
 def means_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Which libraries, data files and modules differ."""
     if is_old(old):
-        return ["its key has an earlier form, without libraries (see `sif accept`)"]
+        return ["keys had another form when it was made (see `sif accept`)"]
     libraries = [
         f"{name} {old['libraries'].get(name, 'not in the key')} -> {new['libraries'].get(name, 'not in the key')}"
         for name in sorted(old["libraries"].keys() | new["libraries"].keys())

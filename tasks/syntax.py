@@ -291,11 +291,11 @@ def _plain(value: object, meanings: Mapping[str, str], ours: set[str]) -> object
     if isinstance(value, ast.Constant):
         return ("Constant", type(value.value).__name__, repr(value.value))
     if isinstance(value, ast.Name) and value.id in meanings:
-        return ("Name", meanings[value.id])
+        return ("Name", ("id", meanings[value.id]))
     if isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
         base = value.value.id
         if base in ours and base in meanings:  # module.name is `from module import name`
-            return ("Name", f"{meanings[base]}.{value.attr}")
+            return ("Name", ("id", f"{meanings[base]}.{value.attr}"))
     fields = [(field, getattr(value, field, None)) for field in value._fields if field not in _UNSEEN]
     if isinstance(value, ast.JoinedStr):
         fields = [("values", _joined(value.values))]
