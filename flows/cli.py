@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import server, store_commands
+from flows.accept import accept
 from flows.doctor import doctor
 from flows.options import (
     ConfigOption,
@@ -92,12 +92,17 @@ def plan(
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
     """Shows which stages would run, and why, without running any."""
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
+    planned = _planned(resolved, start_at, stop_after, refresh, reuse_run)
+    if json_:
+        typer.echo(json.dumps([p.as_json() for p in planned], indent=1, ensure_ascii=False))
+        return
     table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
-    for p in _planned(resolved, start_at, stop_after, refresh, reuse_run):
+    for p in planned:
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
         colour = "yellow" if p.verdict == "runs" else "green"
         why = "\n".join(map(plain, p.reasons))
@@ -105,23 +110,6 @@ def plan(
             p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
         )
     console.print(table)
-
-
-@app.command()
-def accept(
-    stage: Annotated[str, typer.Argument(help="label of the stage, as in `sif plan`")],
-    why: Annotated[str, typer.Option(help="the reason, for the record")],
-    config: ConfigOption = "demo",
-    set_: SetOption = [],  # noqa: B006
-) -> None:
-    """Records that a stage's latest artifact stands for the present code: a refactoring costs no night."""
-    resolved = load(config, set_)
-    server.settings(resolved.store)
-    from flows.reproduce import reproduction
-    from tasks import run as tasks
-
-    recorded = tasks.accept(reproduction, resolved, Store.of(resolved), stage, why, getpass.getuser())
-    console.print(recorded, soft_wrap=True)
 
 
 @app.command()
@@ -348,6 +336,7 @@ def bench(
 
 
 for command in (
+    accept,
     store_commands.status,
     store_commands.lineage,
     store_commands.export,

@@ -42,7 +42,7 @@ def stage(
         label: its name in that run, e.g. merge-sft
         config: that run's configuration; paths that begin with "store:" lie in the store
         inputs: the artifacts that it is made from, by name
-        identity: what the artifact is to be made from; other code or data here ends the run
+        identity: what the artifact is to be made from; other code, libraries or data here end the run
         refresh: make it again although it is in the store
     """
     try:
@@ -50,10 +50,10 @@ def stage(
         with explained(f"store {store.root}"), alive(store):
             decision = decide(store, STAGES[stage], label, placement.received(config, store), inputs, refresh)
             if decision.order.key != key(identity):
-                reasons = "; ".join(differences(identity, dict(decision.order.identity)))
+                reasons = "; ".join(differences(identity, decision.order.identity))
                 raise UserError(
-                    f"{label}: another artifact would be made here than is wanted: {reasons}; give this pool's "
-                    "workers the flow's version of the code, and the same data"
+                    f"{label}: another artifact would be made here than is wanted (flow -> worker): {reasons}; give "
+                    "this pool's workers the flow's version of the code and of the libraries, and the same data"
                 )
             made = outcome(decision, store)
     except RunCancelled as error:

@@ -31,7 +31,7 @@ from typing import Literal
 import psutil
 from filelock import FileLock, Timeout
 
-from sifthinker import miniature
+from sifthinker import miniature, retry
 from sifthinker.config import STANDIN, Api, Config, UserError
 from sifthinker.disk import trouble
 from sifthinker.store import Store, write_json
@@ -371,7 +371,7 @@ def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
     used: dict[str, Api | None] = {
         "annotate": config.annotate.api,
         **{
-            f"retry.passes[{n}]": again.over(config.annotate).api
+            f"retry.passes[{n}]": retry.over(again, config.annotate).api
             for n, again in enumerate(config.retry.passes)
         },
         "grpo.judge": config.grpo.judge,

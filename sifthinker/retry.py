@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 
 from sifthinker.annotate import annotate, attempts
-from sifthinker.config import Annotate, UserError
+from sifthinker.config import Again, Annotate, UserError
 from sifthinker.sample import Annotation, DepthMap, Focus, Reject, Sample
 from sifthinker.vlm import Client
 
@@ -23,6 +23,15 @@ UNANSWERED = {"exhausted", "timeout"}
 _UNASKED = {"focus-missing", "depth-missing", "focus-mismatch"}
 
 Pass = tuple[frozenset[str], Client, Annotate]  # reasons (none = any), whom to ask, and how
+
+
+def over(again: Again, annotate: Annotate) -> Annotate:
+    """The annotator of a pass: what the pass leaves out is annotate's."""
+    names = ("api", "prompt", "temperature", "seed", "attempts")
+    changes = {name: value for name in names if (value := getattr(again, name)) is not None}
+    if again.model is not None:
+        changes["api"] = (again.api or annotate.api).model_copy(update={"model": again.model})
+    return annotate.model_copy(update=changes)
 
 
 def retry(

@@ -191,14 +191,6 @@ class Again(Section):
     )
     attempts: int | None = Field(None, ge=1, description="calls a sample may take in this pass")
 
-    def over(self, annotate: Annotate) -> Annotate:
-        """The annotator of this pass."""
-        names = ("api", "prompt", "temperature", "seed", "attempts")
-        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.model is not None:
-            changes["api"] = (self.api or annotate.api).model_copy(update={"model": self.model})
-        return annotate.model_copy(update=changes)
-
 
 class Retry(Section):
     """Dead letters: the rows that annotate rejected, asked again, alone."""
@@ -324,7 +316,7 @@ class Grpo(Train):
     max_completion: int = Field(2048, ge=16, description="tokens")  # release 2048, paper "2028"
     rewards: Rewards = Rewards()
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
-    generation: Literal["transformers", "vllm_colocate", "vllm_server"] = operational(
+    generation: Literal["transformers", "vllm_colocate", "vllm_server"] = Field(
         "transformers", description="what samples the completions"
     )
     vllm_server: str = operational(
@@ -381,7 +373,7 @@ class Evaluate(Section):
         None, description="scores VisCoT-s (paper: the annotator's model); none: that benchmark is left out"
     )
     fresh: str = Field("", description="questions are asked again for every other value, not remembered")
-    server: Literal["transformers", "vllm"] | str = operational(
+    server: Literal["transformers", "vllm"] | str = Field(
         "vllm", description="server the stage starts, or the base URL of one that runs"
     )
     concurrency: int = operational(64, ge=1, description="most requests in flight")

@@ -6,13 +6,14 @@ from pathlib import Path
 from sifthinker import ablation as domain
 from sifthinker.config import Config
 from sifthinker.store import Ref, Store
+from tasks.results import RESULTS
 from tasks.run import Partial, Run
 from tasks.stage import Job, stage
 
 
 @stage(
     config=lambda c: {"reference": c.ablation.reference, "weights": c.model.weights},
-    code=("sifthinker.ablation",),
+    results=RESULTS["ablation"],
 )
 def ablation(job: Job) -> None:
     """Writes the table as Markdown, JSON and a picture."""

@@ -10,6 +10,7 @@ from sifthinker.config import Config, identity
 from sifthinker.sample import CHAINS, DepthMap, focus, read, sample
 from sifthinker.store import Artifact
 from tasks.endpoint import endpoint, watched
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
@@ -35,7 +36,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
 
 @stage(
     config=lambda c: {"annotate": identity(c.annotate)},
-    code=("sifthinker.annotate",),
+    results=RESULTS["annotate"],
     parts=("samples", "focus", "maps"),
     around=_annotating,
     expects=_expects,

@@ -58,13 +58,11 @@ def portable(order: Order) -> Order:
 
 def check(order: Order) -> None:
     """Raises:
-    UserError: this worker's code is not the flow's.
+    UserError: this worker's code or libraries are not the flow's.
     """
-    here = identity.identity(order.stage.name, order.stage.code, order.identity["config"], {}, {})
-    there = {**order.identity, "stage": order.stage.name, "inputs": {}, "files": {}}
-    if here["code"] != order.identity["code"]:
-        reasons = "; ".join(identity.differences(there, here))
+    here = identity.identity(order.stage.name, order.stage.results.of(order.config), None, {}, {})
+    if reasons := identity.means_changed(order.identity, here):
         raise UserError(
-            f"{order.label}: this Dask worker has another version of the code: {reasons}; give the cluster's workers "
-            "the flow's"
+            f"{order.label}: this Dask worker has another version of the code or of a library (flow -> worker): "
+            f"{'; '.join(reasons)}; give the cluster's workers the flow's"
         )

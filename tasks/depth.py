@@ -3,12 +3,13 @@
 from sifthinker import images
 from sifthinker.config import identity
 from sifthinker.sample import MAPS, read, sample
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
 @stage(
-    config=lambda c: {"depth": identity(c.depth)},
-    code=("sifthinker.estimate", "sifthinker.images"),
+    config=lambda c: {"depth": identity(c.depth), "ingest": {"max_pixels": c.ingest.max_pixels}},
+    results=RESULTS["depth"],
     parts=("samples",),
     in_turn=True,
 )

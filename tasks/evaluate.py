@@ -9,7 +9,10 @@ from sifthinker import evaluate as domain
 from sifthinker import serve, vlm
 from sifthinker.config import Config, identity
 from sifthinker.sample import read
+from tasks import closure, results
+from tasks import identity as identities
 from tasks.endpoint import endpoint
+from tasks.results import RESULTS, Results
 from tasks.stage import Job, stage
 
 
@@ -25,6 +28,15 @@ def _files(config: Config) -> dict[str, Path]:
             if path.exists():  # a missing one is reported by the stage, and others run
                 found[f"{name}{again}.{field}"] = path
     return found
+
+
+def _served(server: str) -> str:
+    """What answers besides the weights: the server, its libraries, and what we have it do.
+
+    A reply of another server is another reply, also in the ledger.
+    """
+    means = results.SERVERS.get(server, Results())
+    return " ".join(filter(None, (server, identities.versions(means.libraries), closure.digest("serve"))))
 
 
 @contextmanager
@@ -47,7 +59,7 @@ def _judge(job: Job) -> Iterator[vlm.Client | None]:
         "evaluate": identity(c.evaluate),
         "depth": identity(c.depth),
     },
-    code=("sifthinker.evaluate", "sifthinker.serve", "sifthinker.estimate"),
+    results=RESULTS["evaluate"],
     files=_files,
     retries=1,  # answered questions are in the ledger
 )
@@ -67,7 +79,7 @@ def evaluate(job: Job) -> None:
             url,
             serve.MODEL_NAME,
             f"{job.config.name} {model.manifest['label']}",
-            f"{model.weights} {config.fresh}".strip(),
+            f"{model.weights} {_served(config.server)} {config.fresh}".strip(),
             job.store.root / "calls.sqlite",
             depth_pictures,
             job.config.model,

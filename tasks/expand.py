@@ -3,10 +3,11 @@
 from sifthinker import expand as domain
 from sifthinker.config import identity
 from sifthinker.sample import FOCUS, read, sample
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
-@stage(config=lambda c: {"expand": identity(c.expand)}, code=("sifthinker.expand",), parts=("samples",))
+@stage(config=lambda c: {"expand": identity(c.expand)}, results=RESULTS["expand"], parts=("samples",))
 def expand(job: Job) -> None:
     """Reverse expansion from the ground truth to the whole image, for every sample."""
     samples = map(sample, job.counted(read(job.table("samples"))))

@@ -4,12 +4,13 @@ from sifthinker.config import identity
 from sifthinker.training import preflight
 from tasks.endpoint import endpoint
 from tasks.process import train, training_outcome
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
 @stage(
     config=lambda c: {"model": identity(c.model), "grpo": identity(c.grpo)},
-    code=("sifthinker.training.grpo",),
+    results=RESULTS["grpo"],
     around=endpoint(lambda c: c.grpo.judge),
     lineage=True,
     retries=2,  # resumes from its last checkpoint

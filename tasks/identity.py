@@ -1,64 +1,100 @@
 """What a stage's output is made from, as a key, and the reasons why a key is new.
 
-An identity is plain JSON: the stage's name, the digest of each domain module it runs (transitively within the
-package, as syntax trees, so that comments, layout and docstrings count for nothing), its section of the
-configuration without operational fields, and the digests of its input artifacts and of the user's files.
-Never a path, never a clock, no secret.
+An identity is plain JSON: the stage's name, the digests of the modules that decide its result by their logical names,
+the libraries that compute it by major.minor, the digests of the data files of ours that its programs read, its section
+of the configuration without operational fields, and the digests of its input artifacts and of the user's files.
+tasks/results.py says which these are, and tasks/syntax.py what of a module counts. Never a path, a clock or a secret,
+and nothing about the Python that runs it.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import sifthinker
+from sifthinker.config import UserError
 from sifthinker.store import KEY_LENGTH, sha256
+from tasks import closure, results
+from tasks.results import Results
 
-PACKAGE = Path(sifthinker.__file__).parent
-# Its values are in the identity already, and its fields belong to all stages.
-WITHOUT_CODE = {"sifthinker.config", "sifthinker.sections", "sifthinker.disk", "sifthinker"}
+ABSENT = "not installed"
 
 Identity = dict[str, Any]
 
 
 def identity(
-    stage: str, modules: Iterable[str], config: Any, inputs: Mapping[str, str], files: Mapping[str, str]
+    stage: str, means: Results, config: Any, inputs: Mapping[str, str], files: Mapping[str, str]
 ) -> Identity:
-    """The identity of a stage's output; `inputs` and `files` are digests by name."""
-    code = {name: _digest(name) for name in sorted(_closure(tuple(modules)))}
-    return {"stage": stage, "code": code, "config": config, "inputs": dict(inputs), "files": dict(files)}
+    """The identity of a stage's output; `inputs` and `files` are digests by name.
+
+    Args:
+        stage: its name.
+        means: what decides its result, with its configuration (`Results.of`).
+        config: its section, as plain values.
+        inputs: digests of the artifacts.
+        files: digests of the user's files.
+
+    Raises:
+        UserError: a data file of ours is not there.
+    """
+    return {
+        "stage": stage,
+        "code": closure.code(means.modules),
+        "libraries": {name: _minor(installed(name)) for name in sorted(means.libraries)},
+        "data": {name: _data(path) for name, path in means.data},
+        "config": config,
+        "inputs": dict(inputs),
+        "files": dict(files),
+    }
 
 
-def key(of: Identity) -> str:
+def key(of: Mapping[str, Any]) -> str:
     """The name of the artifact in the store."""
-    return sha256(of)[:KEY_LENGTH]
+    return sha256(dict(of))[:KEY_LENGTH]
 
 
-def differences(old: Identity, new: Identity) -> list[str]:
-    """Why `new` is not `old`, one reason a line: which input, which config field (old -> new), which module."""
-    reasons = []
-    for name, digest in new["inputs"].items():
-        if name not in old["inputs"]:
-            reasons.append(f"input {name} is new")
-        elif old["inputs"][name] != digest:
-            reasons.append(f"input {name} changed")
-    for name, digest in new["files"].items():
-        if old["files"].get(name) != digest:
-            reasons.append(f"file {name} changed" if name in old["files"] else f"file {name} is new")
-    reasons += [f"input {name} is gone" for name in sorted(old["inputs"].keys() - new["inputs"].keys())]
-    reasons += [f"file {name} is gone" for name in sorted(old["files"].keys() - new["files"].keys())]
+def is_old(of: Mapping[str, Any]) -> bool:
+    """Whether an identity is of the form that named no libraries: its code cannot be compared with today's."""
+    return "libraries" not in of
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Why `new` is not `old`, one reason a line: which input, which config field (old -> new), which library or module."""
+    reasons = ingredients_changed(old, new)
     before, after = flatten(old["config"]), flatten(new["config"])
     for field in sorted(before.keys() | after.keys()):
-        if before.get(field) != after.get(field):
-            reasons.append(f"config {field}: {before.get(field)} -> {after.get(field)}")
-    for name in sorted(old["code"].keys() | new["code"].keys()):
-        if old["code"].get(name) != new["code"].get(name):
-            reasons.append(f"code {name.removeprefix('sifthinker.')} changed")
-    return reasons
+        if field not in before:
+            reasons.append(f"config {field} is new: {after[field]}")
+        elif field not in after:
+            reasons.append(f"config {field} is gone: {before[field]}")
+        elif before[field] != after[field]:
+            reasons.append(f"config {field}: {before[field]} -> {after[field]}")
+    return [*reasons, *means_changed(old, new)]
+
+
+def ingredients_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Which inputs and which files of the user's differ."""
+    # A data file of ours was one of the user's in the old form.
+    files = {
+        name: digest for name, digest in old["files"].items() if not (is_old(old) and name in new["data"])
+    }
+    return [*_changes("input", old["inputs"], new["inputs"]), *_changes("file", files, new["files"])]
+
+
+def means_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Which libraries, data files and modules differ."""
+    if is_old(old):
+        return ["keys had another form when it was made (see `sif accept`)"]
+    libraries = [
+        f"{name} {old['libraries'].get(name, 'not in the key')} -> {new['libraries'].get(name, 'not in the key')}"
+        for name in sorted(old["libraries"].keys() | new["libraries"].keys())
+        if old["libraries"].get(name) != new["libraries"].get(name)
+    ]
+    return [*libraries, *_changes("", old["data"], new["data"]), *_changes("", old["code"], new["code"])]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -70,47 +106,43 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): value}
 
 
-def _path(module: str) -> Path | None:
-    base = PACKAGE.parent.joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
 @cache
-def _tree(module: str) -> tuple[str, frozenset[str]]:
-    """The digest of a module's code, and the modules of the package that it imports, anywhere in it."""
-    path = _path(module)
-    assert path, f"{module} is no module of the package"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imports.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imports.add(node.module)
-            imports.update(f"{node.module}.{alias.name}" for alias in node.names)
-        if isinstance(
-            node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        ) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:]
-    ours = {name for name in imports if name.split(".")[0] == "sifthinker" and _path(name)}
-    # Importing a.b.c runs a.b too.
-    ours |= {".".join(name.split(".")[:n]) for name in ours for n in range(2, name.count(".") + 1)}
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:KEY_LENGTH], frozenset(ours - WITHOUT_CODE)
+def installed(name: str) -> str:
+    """The version of a distribution."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ABSENT
 
 
-def _digest(module: str) -> str:
-    return _tree(module)[0]
+def versions(names: Iterable[str]) -> str:
+    """Libraries by major.minor, in words."""
+    return ", ".join(f"{name} {_minor(installed(name))}" for name in names)
 
 
-@cache
-def _closure(modules: tuple[str, ...]) -> frozenset[str]:
-    found: set[str] = set()
-    frontier = set(modules)
-    while frontier:
-        name = frontier.pop()
-        found.add(name)
-        frontier |= _tree(name)[1] - found
-    return frozenset(found - WITHOUT_CODE)
+def _minor(full: str) -> str:
+    """2.13.0+cpu: 2.13. A patch release mends and computes the same; a build tag says where, not what."""
+    return ".".join(full.partition("+")[0].split(".")[:2])
+
+
+def _data(relative: str) -> str:
+    """The digest of a data file; of JSON by its values, whatever the layout."""
+    file = results.ROOT / relative
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read: {error.strerror}; run from a checkout that has {relative}"
+        ) from error
+    if file.suffix == ".json":
+        return sha256(json.loads(content))
+    return hashlib.sha256(content).hexdigest()
+
+
+def _changes(kind: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    said = f"{kind} " if kind else ""
+    return [
+        f"{said}{name} {'changed' if name in old and name in new else 'is new' if name in new else 'is gone'}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]

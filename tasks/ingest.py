@@ -5,6 +5,7 @@ from pathlib import Path
 from sifthinker import ingest as domain
 from sifthinker.config import Config, identity
 from sifthinker.sample import SAMPLES
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 IN_MEMORY = 40_000  # samples, of all parts together: they come in no order of the parts
@@ -22,7 +23,7 @@ def _files(config: Config) -> dict[str, Path]:
 
 @stage(
     config=lambda c: {"ingest": identity(c.ingest), "sources": identity(c.sources)},
-    code=("sifthinker.ingest",),
+    results=RESULTS["ingest"],
     files=_files,
 )
 def ingest(job: Job) -> None:

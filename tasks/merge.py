@@ -2,12 +2,13 @@
 
 from sifthinker.config import identity
 from tasks.process import train, training_outcome
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
 @stage(
     config=lambda c: {"model": identity(c.model), "merge": identity(c.merge)},
-    code=("sifthinker.training.merge",),
+    results=RESULTS["merge"],
     lineage=True,
 )
 def merge(job: Job) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 from sifthinker import publish as domain
 from sifthinker.sample import SIF, DepthMap, annotation, read, sample
 from sifthinker.store import write_json
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
-@stage(config=lambda c: {}, code=("sifthinker.publish",))
+@stage(config=lambda c: {"ingest": {"max_pixels": c.ingest.max_pixels}}, results=RESULTS["publish"])
 def publish(job: Job) -> None:
     """Joins samples, chains and depth maps, part by part, with the pictures."""
     parts = list(zip(*(job.table(name) for name in ("samples", "chains", "maps")), strict=True))
@@ -42,7 +43,7 @@ def publish(job: Job) -> None:
 
 @stage(
     config=lambda c: {"rl_samples": c.publish.rl_samples, "seed": c.publish.seed},
-    code=("sifthinker.publish",),
+    results=RESULTS["subset"],
 )
 def subset(job: Job) -> None:
     """Draws the reinforcement-learning samples, stratified by data set."""

@@ -1,19 +1,16 @@
 """report: everything on one page."""
 
 import json
-from pathlib import Path
 
 from sifthinker import lineage
 from sifthinker import report as domain
+from tasks.results import RESULTS
 from tasks.stage import PAGE, Job, stage
 
 
 @stage(
     config=lambda c: {"report": c.report.model_dump(), "name": c.name},
-    code=("sifthinker.report", "sifthinker.lineage"),
-    files=lambda c: {
-        name: Path(domain.__file__).with_name(name) for name in ("report.html.jinja", "style.css.jinja")
-    },
+    results=RESULTS["report"],
 )
 def report(job: Job) -> None:
     """Writes the self-contained HTML page, and a short one for the UI."""

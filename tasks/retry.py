@@ -11,18 +11,19 @@ from sifthinker.config import Again, Api, Config, identity
 from sifthinker.sample import CHAINS, DepthMap, Reject, annotation, focus, read, sample
 from sifthinker.store import Artifact
 from tasks.endpoint import endpoint, watched
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
 def _api(job: Job, again: Again) -> Api:
-    return again.over(job.config.annotate).api
+    return domain.over(again, job.config.annotate).api
 
 
 @contextmanager
 def _retrying(job: Job) -> Iterator[dict[str, str]]:
     """An engine a pass for all shards, as in annotate; the counts shown are the last pass's."""
     annotate, passes = job.config.annotate, job.config.retry.passes
-    domain.check([(again.reasons, again.over(annotate)) for again in passes], annotate)
+    domain.check([(again.reasons, domain.over(again, annotate)) for again in passes], annotate)
     context: dict[str, str] = {}
     with ExitStack() as stack:
         for number, again in enumerate(passes):
@@ -44,13 +45,15 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
         ids = {row.id for row in domain.asked_again(letters, again.reasons)}
         rows = (row for row in map(sample, read(inputs["samples"].parts("samples"))) if row.id in ids)
         steps = map(focus, read(inputs["focus"].parts("focus")))
-        parts.append(f"{len(ids)} rows: {annotator.project(rows, steps, again.over(config.annotate)).line()}")
+        parts.append(
+            f"{len(ids)} rows: {annotator.project(rows, steps, domain.over(again, config.annotate)).line()}"
+        )
     return "; then at most ".join(parts)
 
 
 @stage(
     config=lambda c: {"annotate": identity(c.annotate), "retry": identity(c.retry)},
-    code=("sifthinker.retry",),
+    results=RESULTS["retry"],
     parts=("samples", "focus", "maps", "chains"),
     around=_retrying,
     expects=_expects,
@@ -65,7 +68,7 @@ def retry(job: Job) -> None:
             client = vlm.Client(
                 _api(job, again), Path(job.context["ledger"]), job.context[f"base_url {number}"]
             )
-            config = again.over(job.config.annotate)
+            config = domain.over(again, job.config.annotate)
             passes.append((frozenset(again.reasons), stack.enter_context(client), config))
         records = domain.retry(
             lambda: map(sample, read(job.table("samples"))),

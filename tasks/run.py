@@ -22,8 +22,7 @@ from sifthinker.config import Config, UserError
 from sifthinker.disk import explained
 from sifthinker.store import Damaged, Ref, Store
 from tasks import lineage, placement, shown
-from tasks.identity import differences
-from tasks.stage import PAGE, Decision, Stage, StageFailed, decide, execute
+from tasks.stage import PAGE, Decision, Stage, StageFailed, decide, execute, latest
 from tasks.sweep import RunCancelled, alive
 
 Pipeline = Callable[["Run"], None]
@@ -52,6 +51,21 @@ class Planned:
     rows: int | None = None
     expects: str = ""  # what it will take: calls, tokens, money, steps
     pool: str | None = None  # where it would run; none: in the flow's process
+    key: str | None = None  # none: an input of it is not there yet
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: a stage whose inputs are not there yet has no key."""
+        return {
+            "stage": self.label,
+            "key": self.key,
+            "cached": self.verdict != "runs",
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "expected_seconds": self.seconds if self.verdict == "runs" else 0.0,
+            "rows": self.rows,
+            "where": self.where,
+            "expects": self.expects,
+        }
 
     @property
     def where(self) -> str:
@@ -98,11 +112,13 @@ class Run:
         if self._pinned is not None and not self._reached:
             made = self._take_pinned(label, self._pinned)
         elif pending:  # only ever in a plan
+            last = latest(self.store, stage.name, label, self.config.name)
             self.plan.append(
                 Planned(
                     label,
                     "runs",
                     (f"after {', '.join(dict.fromkeys(pending))}",),
+                    last["seconds"] if last else None,
                     expects=self._expects(stage, given),
                     pool=placement.pool(self.config, stage.name),
                 )
@@ -144,7 +160,9 @@ class Run:
             self.store.open(pinned[label])
         except Damaged as damage:
             raise UserError(f"reuse_run: {label} of run {self.partial.reuse_run}: {damage}") from damage
-        self.plan.append(Planned(label, "pinned", (f"of run {self.partial.reuse_run}",)))
+        self.plan.append(
+            Planned(label, "pinned", (f"of run {self.partial.reuse_run}",), key=pinned[label].key)
+        )
         return pinned[label]
 
 
@@ -174,38 +192,6 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
                 + "\nRun without start_at, or pin the artifacts of an earlier run with reuse_run."
             )
     return looking.plan
-
-
-def accept(pipeline: Pipeline, config: Config, store: Store, label: str, why: str, who: str) -> str:
-    """Records that the latest artifact of a stage that differs only in code stands for the present code.
-
-    Returns:
-        What was recorded, in a sentence.
-
-    Raises:
-        UserError: the stage is unknown, needs no acceptance, cannot be looked up yet, or differs in more than code.
-    """
-    looking = _look(pipeline, config, Partial(), store)
-    labels = [planned.label for planned in looking.plan]
-    if label not in labels:
-        raise UserError(f"accept: {label} is no stage; stages: {', '.join(labels)}")
-    decision = looking.decisions.get(label)
-    if decision is None:
-        raise UserError(
-            f"accept: {label} waits for stages that would run themselves; accept or run those first"
-        )
-    if decision.artifact:
-        raise UserError(f"accept: {label} is cached already")
-    order = decision.order
-    for manifest in store.manifests(order.stage.name):
-        earlier = {**manifest["identity"], "code": order.identity["code"]}
-        if manifest["label"] == label and earlier == dict(order.identity):
-            changes = "; ".join(differences(manifest["identity"], dict(order.identity)))
-            store.accept(order.stage.name, order.key, manifest["key"], f"{why} ({changes})", who)
-            return f"{label}: {manifest['key']} stands for {order.key} from now on ({changes})"
-    raise UserError(
-        f"accept: {label} has no earlier artifact that differs in code alone: {'; '.join(decision.reasons)}"
-    )
 
 
 def _look(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> Run:
@@ -314,6 +300,14 @@ def _planned(label: str, decision: Decision, expects: str) -> Planned:
         accepted = (
             () if found.ref.key == decision.order.key else (f"accepted for this code: {found.ref.key}",)
         )
-        return Planned(label, "cached", accepted, rows=found.manifest["rows"]["kept"])
+        return Planned(label, "cached", accepted, rows=found.manifest["rows"]["kept"], key=decision.order.key)
     there = placement.pool(decision.order.config, decision.order.stage.name)
-    return Planned(label, "runs", decision.reasons, decision.estimate, expects=expects, pool=there)
+    return Planned(
+        label,
+        "runs",
+        decision.reasons,
+        decision.estimate,
+        expects=expects,
+        pool=there,
+        key=decision.order.key,
+    )

@@ -2,10 +2,11 @@
 
 from sifthinker import scenes as domain
 from sifthinker.config import identity
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
-@stage(config=lambda c: {"scenes": identity(c.scenes)}, code=("sifthinker.scenes",))
+@stage(config=lambda c: {"scenes": identity(c.scenes)}, results=RESULTS["scenes"])
 def scenes(job: Job) -> None:
     """Renders scenes and writes them in the formats of VisCoT, TallyQA and the benchmarks."""
     assert job.config.scenes

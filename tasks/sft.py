@@ -3,12 +3,13 @@
 from sifthinker.config import identity
 from sifthinker.training import preflight
 from tasks.process import train, training_outcome
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
 @stage(
     config=lambda c: {"model": identity(c.model), "sft": identity(c.sft)},
-    code=("sifthinker.training.sft",),
+    results=RESULTS["sft"],
     lineage=True,
     retries=2,  # resumes from its last checkpoint
 )

@@ -33,6 +33,7 @@ from sifthinker.disk import explained
 from sifthinker.sample import REJECTS, Reject, Writer
 from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
 from tasks import cluster, identity, placement, shown
+from tasks.results import Results
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 PAGE = "page.md"  # of the report: in short, for the UI
@@ -50,7 +51,7 @@ class Stage:
     name: str
     run: Callable[[Job], None]
     config: Callable[[Config], Any]  # its section, without operational fields
-    code: tuple[str, ...]  # the domain modules that it runs
+    results: Results  # what decides its result: tasks/results.py
     parts: tuple[str, ...]  # input tables that it works through part by part; none: all at once
     files: Callable[[Config], Mapping[str, Path]]  # the user's files that it reads
     around: Callable[[Job], AbstractContextManager[dict[str, str]]]  # a server that must run meanwhile
@@ -225,7 +226,7 @@ def _alone(_: Job) -> Iterator[dict[str, str]]:
 def stage(
     *,
     config: Callable[[Config], Any],
-    code: tuple[str, ...],
+    results: Results,
     parts: tuple[str, ...] = (),
     files: Callable[[Config], Mapping[str, Path]] = lambda config: {},
     around: Callable[[Job], AbstractContextManager[dict[str, str]]] = _alone,
@@ -238,7 +239,7 @@ def stage(
 
     def wrap(run: Callable[[Job], None]) -> Stage:
         return Stage(
-            run.__name__, run, config, code, parts, files, around, in_turn, retries, lineage, expects
+            run.__name__, run, config, results, parts, files, around, in_turn, retries, lineage, expects
         )
 
     return wrap
@@ -254,7 +255,7 @@ def decide(
             raise UserError(f"{label}: {name}: {path} does not exist; correct the path in the configuration")
     of = identity.identity(
         stage.name,
-        stage.code,
+        stage.results.of(config),
         stage.config(config),
         {name: ref.digest for name, ref in inputs.items()},
         {name: store.digests.tree(path) for name, path in files.items()},
@@ -263,11 +264,16 @@ def decide(
     return _look_up(store, order)
 
 
+def latest(store: Store, place: str, label: str, name: str) -> dict[str, Any] | None:
+    """The manifest of the latest artifact of a stage, rather of a configuration of the same name."""
+    earlier = [m for m in store.manifests(place) if m["label"] == label]
+    return next((m for m in earlier if m["name"] == name), earlier[0] if earlier else None)
+
+
 def _look_up(store: Store, order: Order) -> Decision:
-    history = store.manifests(order.place) if order.part is None else []  # nobody asks why a shard runs
-    earlier = [m for m in history if m["label"] == order.label]
-    same_name = [m for m in earlier if m["name"] == order.config.name] or earlier
-    estimate = same_name[0]["seconds"] if same_name else None
+    # Nobody asks why a shard runs.
+    last = latest(store, order.place, order.label, order.config.name) if order.part is None else None
+    estimate = last["seconds"] if last else None
     if order.refresh:
         return Decision(order, None, ("asked for by `refresh`",), estimate)
     try:
@@ -276,9 +282,9 @@ def _look_up(store: Store, order: Order) -> Decision:
         return Decision(order, None, (f"damaged: {damage}",), estimate)
     if found:
         return Decision(order, found, (), estimate)
-    if not same_name:
+    if last is None:
         return Decision(order, None, ("never made",), None)
-    reasons = identity.differences(same_name[0]["identity"], dict(order.identity))
+    reasons = identity.differences(last["identity"], order.identity)
     return Decision(order, None, tuple(reasons) or ("its output is gone from the store",), estimate)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from sifthinker import miniature
+from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
 
@@ -20,7 +21,7 @@ def _local(weights: str, kind: Literal["policy", "depth"]) -> dict[str, Path]:
         "family": c.model.family,
         "seed": c.model.seed,
     },
-    code=("sifthinker.models",),
+    results=RESULTS["policy_weights"],
     files=lambda c: _local(c.model.weights, "policy"),
     retries=2,  # a download
 )
@@ -31,7 +32,7 @@ def policy_weights(job: Job) -> None:
 
 @stage(
     config=lambda c: {"weights": c.depth.weights, "revision": c.depth.revision, "seed": c.model.seed},
-    code=("sifthinker.models",),
+    results=RESULTS["depth_weights"],
     files=lambda c: _local(c.depth.weights, "depth"),
     retries=2,
 )

@@ -20,7 +20,7 @@ def test_dead_letters_are_asked_again_alone_and_nothing_is_lost(tmp_path):
         assert {row.reason for row in rejects} == {"depths", "content-filter"}
         asked = standin.counts(url)["requests"]
         again = Again(reasons=("depths",), model="other", prompt="Write the chain.")
-        second = again.over(first)
+        second = retry.over(again, first)
         with vlm.Client(second.api, ledger, url) as client:
             after = list(
                 retry.retry(
@@ -55,6 +55,6 @@ def test_a_pass_that_asks_the_same_is_refused():
     first = rows.settings()
     for again in (Again(), Again(attempts=9), Again(reasons=("depths",)), Again(model=first.api.model)):
         with pytest.raises(UserError, match="another model, prompt, temperature or seed"):
-            retry.check([(again.reasons, again.over(first))], first)
+            retry.check([(again.reasons, retry.over(again, first))], first)
     for again in (Again(seed=1), Again(prompt="x"), Again(model="other"), Again(reasons=("exhausted",))):
-        retry.check([(again.reasons, again.over(first))], first)
+        retry.check([(again.reasons, retry.over(again, first))], first)

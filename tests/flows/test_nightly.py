@@ -21,13 +21,14 @@ from sifthinker import aliases, evaluate, history, sample
 from sifthinker.config import Config, UserError
 from sifthinker.store import Ref, Store, write_json
 from tasks import checkpoint
+from tasks.results import Results
 from tasks.stage import Job, stage
 from tests import nights
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-@stage(config=lambda c: [c.evaluate.fresh, c.evaluate.limit], code=("sifthinker.store",))
+@stage(config=lambda c: [c.evaluate.fresh, c.evaluate.limit], results=Results(("spill",)))
 def replies(job: Job) -> None:
     """Stands for the evaluate stage: a "model" is the list of its verdicts, or the reason why it cannot be served.
 
@@ -41,7 +42,7 @@ def replies(job: Job) -> None:
     (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score(n, asked) for n in names]}))
 
 
-@stage(config=lambda c: {}, code=("sifthinker.store",))
+@stage(config=lambda c: {}, results=Results(("spill",)))
 def nothing(job: Job) -> None:
     (job.out / "weights").write_text("depth")
 

@@ -8,7 +8,8 @@ import pytest
 
 from sifthinker.config import Config, Scenes, Source, UserError
 from sifthinker.store import Store
-from tasks import cluster
+from tasks import cluster, identity
+from tasks.depth import depth
 from tasks.expand import expand
 from tasks.stage import decide
 
@@ -21,9 +22,20 @@ def order(tmp_path: Path):
 
 def test_a_worker_of_the_flows_code_takes_the_order_and_another_names_the_module(order):
     cluster.check(order)
-    code = {**order.identity["code"], "sifthinker.expand": "another"}
-    with pytest.raises(UserError, match="another version of the code: code expand changed"):
+    code = {**order.identity["code"], "expand": "another"}
+    with pytest.raises(UserError, match=r"another version of the code .*: expand changed"):
         cluster.check(replace(order, identity={**order.identity, "code": code}))
+
+
+def test_a_worker_with_another_library_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = Config(name="c", store=tmp_path, scenes=Scenes(rows=4), dask="tcp://127.0.0.1:1")
+    has = identity.installed
+    monkeypatch.setattr(identity, "installed", lambda name: "2.98.1" if name == "torch" else has(name))
+    order = decide(Store(tmp_path), depth, "depth", config, {}, refresh=False).order
+    cluster.check(order)
+    monkeypatch.setattr(identity, "installed", lambda name: "2.99.0" if name == "torch" else has(name))
+    with pytest.raises(UserError, match=r"\(flow -> worker\): torch 2\.98 -> 2\.99"):
+        cluster.check(order)
 
 
 def test_a_stage_is_sent_by_its_name(order):

@@ -1,93 +1,97 @@
-"""The identity of a stage: what changes it, what does not, and the reasons that are given."""
+"""The identity of a stage: what is in it, and the reasons that are given for a new one."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from sifthinker.config import Config, identity
-from tasks import evaluate
+from sifthinker.config import Config, UserError, identity
+from tasks import closure, evaluate, results
 from tasks import identity as identities
+from tasks.results import RESULTS, Results
 
-MODULE = '"""Docs."""\nfrom sifthinker import b\n\ndef f(x):\n    """What f does."""\n    return x + 1\n'
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of three modules: a imports b, b imports c inside a function; config is imported by all."""
-    folder = tmp_path / "sifthinker"
-    (folder / "sub").mkdir(parents=True)
-    files = {
-        "__init__.py": "",
-        "config.py": "LIMIT = 1\n",
-        "a.py": MODULE,
-        "b.py": "import sifthinker.config\n\ndef g():\n    from sifthinker.sub.c import h\n    return h()\n",
-        "sub/__init__.py": "",
-        "sub/c.py": "def h():\n    return 1\n",
-        "unrelated.py": "X = 1\n",
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    monkeypatch.setattr(identities, "PACKAGE", folder)
-    forget()
-    yield folder
-    forget()
+CONFIG = Config.model_validate({"scenes": {}})
 
 
-def forget() -> None:
-    identities._tree.cache_clear()
-    identities._closure.cache_clear()
-
-
-def code(**changes: str) -> dict[str, str]:
-    forget()
-    return identities.identity("s", ["sifthinker.a"], {}, {}, {})["code"]
-
-
-def test_the_code_of_a_stage_is_its_modules_and_what_they_import_anywhere(package: Path) -> None:
-    assert set(code()) == {"sifthinker.a", "sifthinker.b", "sifthinker.sub", "sifthinker.sub.c"}
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "changed"),
-    [
-        ("a.py", MODULE.replace("x + 1", "x + 2"), {"sifthinker.a"}),  # a line of code
-        ("sub/c.py", "def h():\n    return 2\n", {"sifthinker.sub.c"}),  # a line two imports away
-        ("a.py", MODULE.replace("return", "# why\n    return"), set()),  # a comment
-        ("a.py", MODULE.replace("What f does", "Another text"), set()),  # a docstring
-        ("a.py", MODULE.replace("x + 1", "(x +\n            1)"), set()),  # layout
-        ("config.py", "LIMIT = 2\n", set()),  # its values are in the identity anyway
-        ("unrelated.py", "X = 2\n", set()),
-    ],
-)
-def test_only_code_that_is_run_changes_the_identity(
-    package: Path, file: str, text: str, changed: set[str]
-) -> None:
-    before = code()
-    (package / file).write_text(text)
-    after = code()
-    assert {name for name in before if before[name] != after[name]} == changed
-
-
-def test_every_difference_is_named() -> None:
-    old = identities.identity("s", [], {"lr": 1e-5, "lora": {"r": 8}}, {"data": "1"}, {"file": "1"})
+def test_every_difference_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    installed = {"trl": "1.16.2", "torch": "2.13.0+cpu", "peft": "0.19.0"}
+    monkeypatch.setattr(identities, "installed", lambda name: installed.get(name, identities.ABSENT))
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(closure, "code", lambda names: dict.fromkeys(names, "1"))
+    (tmp_path / "zero3.json").write_text('{"stage": 3}')
+    means = Results(
+        ("rewards/grounding", "chain"), ("trl", "torch"), (("DeepSpeed zero3.json", "zero3.json"),)
+    )
+    old = identities.identity(
+        "s", means, {"grpo": {"learning_rate": 1e-5, "lora": {"r": 8}}}, {"data": "1"}, {"sources.path": "1"}
+    )
+    installed["trl"] = "1.17.0"
+    (tmp_path / "zero3.json").write_text('{"stage": 2}')
+    monkeypatch.setattr(closure, "code", lambda names: {name: name[0] for name in names if name != "chain"})
     new = identities.identity(
-        "s", [], {"lr": 2e-5, "lora": {"r": 8}}, {"data": "2", "more": "1"}, {"file": "2"}
+        "s",
+        Results(means.modules, (*means.libraries, "deepspeed"), means.data),
+        {"grpo": {"learning_rate": 3e-5, "lora": {"r": 8}, "generation": "transformers"}},
+        {"data": "2", "more": "1"},
+        {"sources.path": "2"},
     )
     assert identities.differences(old, new) == [
         "input data changed",
         "input more is new",
-        "file file changed",
-        "config lr: 1e-05 -> 2e-05",
+        "file sources.path changed",
+        "config grpo.generation is new: transformers",
+        "config grpo.learning_rate: 1e-05 -> 3e-05",
+        "deepspeed not in the key -> not installed",
+        "trl 1.16 -> 1.17",
+        "DeepSpeed zero3.json changed",
+        "chain is gone",
+        "rewards/grounding changed",
     ]
     assert identities.key(old) != identities.key(new)
 
 
+def test_an_identity_holds_no_path_and_no_patch_version(tmp_path: Path) -> None:
+    of = identities.identity("grpo", RESULTS["grpo"].of(CONFIG), {}, {}, {})
+    text = json.dumps(of)
+    assert str(results.ROOT) not in text and "sifthinker." not in text and ".py" not in text
+    assert all(
+        version.count(".") == 1 for version in of["libraries"].values() if version != identities.ABSENT
+    )
+    assert of["data"].keys() == {"DeepSpeed zero3.json"}
+
+
+def test_a_data_file_that_is_not_there_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    with pytest.raises(UserError, match=r"zero3\.json: cannot be read: No such file"):
+        identities.identity("s", Results((), (), (("DeepSpeed zero3.json", "infra/zero3.json"),)), {}, {}, {})
+
+
 def test_paths_limits_and_names_of_keys_are_no_part_of_an_identity() -> None:
-    config = Config.model_validate({"scenes": {}})
-    assert set(identity(config.annotate.api)) == {"base_url", "model", "mode", "batch_chat_path"}
-    assert "concurrency" not in identity(config.evaluate)
+    assert set(identity(CONFIG.annotate.api)) == {"base_url", "model", "mode", "batch_chat_path"}
+    assert "concurrency" not in identity(CONFIG.evaluate)
+
+
+def test_what_samples_and_what_serves_are_part_of_an_identity() -> None:
+    assert identity(CONFIG.grpo)["generation"] == "transformers"
+    assert "vllm_server" not in identity(CONFIG.grpo)
+    assert identity(CONFIG.evaluate)["server"] == "vllm"
+
+
+def test_replies_of_another_server_or_library_are_not_taken_from_the_ledger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = {"transformers": "5.23.0", "torch": "2.13.0", "vllm": "0.31.1"}
+    monkeypatch.setattr(identities, "installed", installed.__getitem__)
+    ours, vllm, theirs = map(evaluate._served, ("transformers", "vllm", "http://127.0.0.1:8000/v1"))
+    assert len({ours, vllm, theirs}) == 3
+    installed["transformers"] = "5.23.4"
+    assert evaluate._served("transformers") == ours
+    installed["transformers"] = "5.24.0"
+    assert evaluate._served("transformers") != ours and evaluate._served("vllm") == vllm
 
 
 def test_a_benchmark_that_is_there_twice_has_the_digests_of_both_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from sifthinker.config import Config, UserError
 from sifthinker.sample import Reject, read
 from sifthinker.store import Store
-from tasks import identity
+from tasks import accept as accepting
+from tasks import closure
 from tasks import run as running
+from tasks.results import Results
 from tasks.run import Partial, Run, plan, run_flow
 from tasks.stage import Job, stage
 
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 NUMBERS = pa.schema([("n", pa.int64())])
 
 
-@stage(config=lambda c: {"total": c.ingest.total}, code=("sifthinker.store",))
+@stage(config=lambda c: {"total": c.ingest.total}, results=Results(("spill",)))
 def numbers(job: Job) -> None:
     """0..total-1 in three parts; sevens are rejected."""
     records = [
@@ -33,27 +36,27 @@ def numbers(job: Job) -> None:
     job.keep("numbers", NUMBERS, records, route=lambda row: row["n"] % 3, parts=3)
 
 
-@stage(config=lambda c: {"seed": c.expand.seed}, code=("sifthinker.store",), parts=("numbers",))
+@stage(config=lambda c: {"seed": c.expand.seed}, results=Results(("spill",)), parts=("numbers",))
 def double(job: Job) -> None:
     rows = job.counted(read(job.table("numbers")))
     job.keep("doubled", NUMBERS, ({"n": 2 * row["n"] + job.config.expand.seed} for row in rows))
 
 
-@stage(config=lambda c: {"tolerance": c.merge.tolerance}, code=("sifthinker.store",))
+@stage(config=lambda c: {"tolerance": c.merge.tolerance}, results=Results(("spill",)))
 def total(job: Job) -> None:
     rows = [row["n"] for row in read(job.table("doubled"))]
     (job.out / "total.txt").write_text(str(sum(rows)))
     job.draft.rows = {"in": len(rows), "kept": len(rows), "rejected": {}}
 
 
-@stage(config=lambda c: {}, code=("sifthinker.store",), parts=("numbers",))
+@stage(config=lambda c: {}, results=Results(("spill",)), parts=("numbers",))
 def careless(job: Job) -> None:
     """Loses a row, which must not pass."""
     rows = list(job.counted(read(job.table("numbers"))))
     job.keep("kept", NUMBERS, rows[1:])
 
 
-@stage(config=lambda c: {}, code=("sifthinker.store",))
+@stage(config=lambda c: {}, results=Results(("spill",)))
 def refused(job: Job) -> None:
     raise UserError("data.json, row 3, field box: not a list; write four numbers")
 
@@ -241,17 +244,36 @@ def test_a_mistake_of_the_users_fails_the_run_with_its_message_alone(
     assert "Traceback" not in caplog.text
 
 
-def test_accept_lets_an_artifact_stand_for_changed_code(
+def test_accept_lets_artifacts_stand_for_changed_code_and_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     c = config(tmp_path, ingest={"total": 20})
     go(c)
-
-    monkeypatch.setattr(identity, "_digest", lambda module: f"new-{module}")
-    assert verdicts(c)["numbers"].startswith("runs; code ") and "code store changed" in verdicts(c)["numbers"]
+    monkeypatch.setattr(closure, "digest", lambda module: f"new-{module}")
+    assert verdicts(c)["numbers"] == "runs; spill changed"
     store = Store(tmp_path)
-    for label in ("numbers", "double", "total"):
-        said = running.accept(pipeline, c, store, label, "moved a function", "somebody")
-        assert "code store changed" in said
+    assert "spill changed" in accepting.accept(pipeline, c, store, "numbers", "moved a function", "somebody")
+    outcomes = accepting.accept_all(pipeline, c, store, "moved a function", "somebody")
+    assert [(o.label, o.verdict) for o in outcomes] == [
+        ("numbers", "cached"),
+        ("double", "accepted"),
+        ("total", "accepted"),
+    ]
+    record = json.loads(only_file(tmp_path, "accepted/double/*").read_text())
+    assert record["who"] == "somebody" and record["why"] == "moved a function (spill changed)"
+    assert record["when"] > 0
     assert all(v.startswith("cached; accepted for this code") for v in verdicts(c).values())
     assert set(go(c).values()) == {"Cached"}
+
+
+def test_a_plan_for_programs_has_keys_reasons_and_times(tmp_path: Path) -> None:
+    c = config(tmp_path, ingest={"total": 20})
+    go(c)
+    more = config(tmp_path, ingest={"total": 20}, expand={"seed": 3})
+    numbers_, double_, total_ = (p.as_json() for p in plan(pipeline, more, Partial(), Store(tmp_path)))
+    assert numbers_["cached"] and numbers_["key"] and numbers_["expected_seconds"] == 0
+    assert not double_["cached"] and double_["reasons"] == ["config seed: 0 -> 3"]
+    assert double_["key"] != only_file(tmp_path, "double/*/manifest.json").parent.name
+    assert total_["key"] is None and total_["reasons"] == ["after double"]
+    assert double_["expected_seconds"] > 0 and total_["expected_seconds"] > 0
+    assert json.loads(json.dumps([numbers_, double_, total_]))

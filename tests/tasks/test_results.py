@@ -1,0 +1,389 @@
+"""Which change makes which stage new: a table over code, libraries, data files and configuration."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sifthinker.config import Config, changed
+from tasks import closure, identity, results
+from tasks.ablation import ablation
+from tasks.annotate import annotate
+from tasks.depth import depth
+from tasks.evaluate import evaluate
+from tasks.expand import expand
+from tasks.grpo import grpo
+from tasks.ingest import ingest
+from tasks.merge import merge
+from tasks.publish import publish, subset
+from tasks.report import report
+from tasks.results import MODULES, RESULTS
+from tasks.retry import retry
+from tasks.scenes import scenes
+from tasks.sft import sft
+from tasks.weights import depth_weights, policy_weights
+
+BEFORE = (scenes, policy_weights, depth_weights, ingest, expand, depth, annotate, retry, publish, subset)
+STAGES = {stage.name: stage for stage in (*BEFORE, sft, merge, grpo, evaluate, report, ablation)}
+ENDPOINT = {"base_url": "https://api.example.org/v1"}
+REAL = Config.model_validate(
+    {
+        "scenes": {},
+        "annotate": {"api": {**ENDPOINT, "model": "m"}},
+        "grpo": {"judge": {**ENDPOINT, "model": "m"}},
+        "retry": {"passes": [{"seed": 1}]},
+    }
+)
+TOYS = Config.model_validate({"scenes": {}, "model": {"weights": "tiny"}, "retry": {"passes": [{"seed": 1}]}})
+ALL = set(STAGES)
+TRAINED = {"sft", "merge", "grpo"}
+PICTURES = {
+    "scenes",
+    "ingest",
+    "depth",
+    "annotate",
+    "retry",
+    "publish",
+    *TRAINED,
+    "evaluate",
+    "report",
+    "ablation",
+}
+NOTHING: set[str] = set()
+
+# (file, text in it, what it becomes): the stages that are new
+CODE: dict[str, tuple[str, str, str, set[str]]] = {
+    # wording
+    "a log line of a training": (
+        "sifthinker/training/run.py",
+        "is incomplete and passed over",
+        "is cut",
+        NOTHING,
+    ),
+    "the wording of the progress": ("sifthinker/progress.py", "in flight", "under way", NOTHING),
+    "code of the progress": ("sifthinker/progress.py", "return ", "return None or ", NOTHING),
+    "a docstring": ("sifthinker/boxes.py", "Geometry of boxes", "Boxes", NOTHING),
+    "a user's message": (
+        "sifthinker/training/grpo.py",
+        "raise UserError(",
+        'raise UserError("Sorry: " + ',
+        NOTHING,
+    ),
+    "a comment": ("sifthinker/boxes.py", "EXPANSIONS = 5 ", "EXPANSIONS = 5  # five", NOTHING),
+    # transport, processes, what is only shown or expected
+    "the client": ("sifthinker/vlm.py", "_PENDING = 16", "_PENDING = 8", NOTHING),
+    "the engine": ("sifthinker/engine.py", "wait = 0.05", "wait = 0.5", NOTHING),
+    "the ledger": ("sifthinker/ledger.py", "import ", "import this\nimport ", NOTHING),
+    "how a server is ended": ("sifthinker/serve.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
+    "how a training resumes": ("sifthinker/training/run.py", '"complete.json"', '"whole.json"', NOTHING),
+    "where DeepSpeed's files are": ("sifthinker/training/run.py", "parents[2]", "parents[1]", NOTHING),
+    "what a run will cost": ("sifthinker/annotate.py", "_RETRIES = 1.15", "_RETRIES = 2.0", NOTHING),
+    "what a plan says of a stage": ("tasks/annotate.py", 'return ""', 'return "?"', NOTHING),
+    "how often a stage is retried": ("tasks/sft.py", "retries=2", "retries=3", NOTHING),
+    "the store": ("sifthinker/store.py", "KEY_LENGTH = 20", "KEY_LENGTH = 24", NOTHING),
+    "a configuration's default": ("sifthinker/sections.py", "1e-4", "2e-4", NOTHING),  # its value counts
+    # results
+    "a reward": ("sifthinker/rewards/grounding.py", "return ", "return 0 or ", {"grpo"}),
+    "a reward that a benchmark scores too": (
+        "sifthinker/rewards/format.py",
+        "return ",
+        "return 0 or ",
+        {"grpo", "evaluate"},
+    ),
+    "a prompt": (
+        "sifthinker/prompts.py",
+        "Your output was not accepted",
+        "Your output was refused",
+        {"annotate", "retry", *TRAINED, "evaluate", "report"},
+    ),
+    "when an answer is the reference": (
+        "sifthinker/annotate.py",
+        "AGREEMENT = 0.8",
+        "AGREEMENT = 0.9",
+        {"annotate", "retry"},
+    ),
+    "what a pass takes over": ("sifthinker/retry.py", '"seed", ', "", {"retry"}),
+    "a constant of the expansion": (  # the module has the overlap of boxes too
+        "sifthinker/boxes.py",
+        "EXPANSIONS = 5 ",
+        "EXPANSIONS = 6 ",
+        {"scenes", "ingest", "expand", "grpo", "evaluate"},
+    ),
+    "how rows are routed": ("tasks/publish.py", "part_of.pop(row", "part_of.get(row", {"publish", "subset"}),
+    "how many rows are in memory": ("tasks/ingest.py", "MIN_BATCH = 64", "MIN_BATCH = 8", {"ingest"}),
+    "what vLLM is told": ("sifthinker/serve.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
+    "a benchmark": ("sifthinker/benchmarks/pope.py", "return ", "return None or ", {"evaluate"}),
+    "the gate": ("sifthinker/gate.py", "return ", "return None or ", {"ablation"}),
+    "the layers that are trained": ("sifthinker/training/run.py", 'FROZEN = r"', 'FROZEN = r"x', TRAINED),
+    "what a checkpoint's trainer is told": (
+        "sifthinker/training/run.py",
+        '"logging_steps": 1',
+        '"logging_steps": 2',
+        TRAINED,
+    ),
+    "the page of the report": ("sifthinker/report.html.jinja", "<", "<!-- --><", {"report"}),
+    "a part of that page": ("sifthinker/apart.html.jinja", "<", "<!-- --><", {"report"}),
+    # data
+    "a field of DeepSpeed": ("infra/deepspeed/zero3.json", ": true", ": false", {"sft", "grpo"}),
+    "the layout of DeepSpeed's file": ("infra/deepspeed/zero3.json", "\n", "\n ", NOTHING),
+    "a DeepSpeed file that is not used": ("infra/deepspeed/zero2.json", ": true", ": false", NOTHING),
+    # stand-ins, which are not used here
+    "the random models": ("sifthinker/tiny.py", "import ", "import this\nX = 1\nimport ", NOTHING),
+    "the stand-in's replies": ("sifthinker/standin_model.py", "return ", "return None or ", NOTHING),
+}
+LIBRARIES: dict[str, set[str]] = {
+    "torch": {"depth", *TRAINED, "evaluate"},
+    "transformers": {"depth", *TRAINED, "evaluate"},
+    "trl": {"sft", "grpo"},
+    "peft": TRAINED,
+    "accelerate": {"sft", "grpo"},
+    "deepspeed": {"sft", "grpo"},
+    "vllm": {"evaluate"},
+    "pillow": PICTURES,
+    "numpy": {"scenes", "depth", "annotate", "retry", "publish", *TRAINED, "evaluate", "ablation"},
+    "scipy": {"grpo", "evaluate", "ablation"},
+    "pyarrow": {"publish", "subset"},
+    "matplotlib": {"report", "ablation"},
+    "tokenizers": NOTHING,
+    "prefect": NOTHING,
+    "openai": NOTHING,
+}
+FIELDS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"annotate.api.timeout": 3.0, "annotate.api.concurrency": 2}, NOTHING),
+    ({"annotate.api.prices.prompt": 2.0, "annotate.api.budget_money": 5.0}, NOTHING),
+    ({"evaluate.timeout": 3.0, "evaluate.concurrency": 2, "grpo.save_steps": 3}, NOTHING),
+    ({"grpo.vllm_server": "http://127.0.0.1:8001", "placement": "pools"}, NOTHING),
+    ({"annotate.api.base_url": "https://other.example.org/v1"}, {"annotate", "retry"}),
+    ({"annotate.api.model": "other"}, {"annotate", "retry"}),
+    ({"annotate.prompt": "Look."}, {"annotate", "retry"}),
+    ({"grpo.generation": "vllm_colocate"}, {"grpo"}),
+    ({"grpo.learning_rate": 3e-5}, {"grpo"}),
+    ({"grpo.deepspeed": "zero2"}, {"grpo"}),
+    ({"evaluate.server": "transformers"}, {"evaluate"}),
+    ({"evaluate.server": "http://127.0.0.1:8000/v1"}, {"evaluate"}),
+    ({"expand.variant": "progressive"}, {"expand"}),
+    ({"ingest.max_pixels": 1000}, {"ingest", "depth", "publish"}),
+]
+# Imported by a module of a stage for something that the stage does not do.
+IDLE = {
+    "pyarrow": ALL - {"publish", "subset"},  # only the published data set is Parquet that others read
+    "scipy": {"scenes", "ingest", "expand"},  # boxes: matches boxes in the reward
+    "matplotlib": {"annotate", "retry"},  # draw: curves
+    "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
+    "transformers": {"policy_weights", "depth_weights"},
+    "pillow": {"policy_weights", "depth_weights", "subset"},
+    "numpy": {"subset", "report"},
+    "deepspeed": {"merge"},
+}
+# They read, check, carry and write; what comes out does not depend on their version.
+HARMLESS = {
+    "orjson",
+    "pydantic",
+    "yaml",
+    "datasets",
+    "safetensors",
+    "huggingface_hub",
+    "httpx",
+    "uvicorn",
+    "jinja2",
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the code that tests may change."""
+    for folder in ("sifthinker", "tasks", "infra/deepspeed"):
+        shutil.copytree(
+            results.ROOT / folder,
+            tmp_path / folder,
+            ignore=shutil.ignore_patterns("__pycache__", "*.safetensors", "tokenizer.json"),
+        )
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    closure.forget()
+    yield tmp_path
+    closure.forget()
+
+
+def keys(config: Config = REAL) -> dict[str, str]:
+    """Of all stages, from equal inputs."""
+    return {
+        name: identity.key(identity.identity(name, stage.results.of(config), stage.config(config), {}, {}))
+        for name, stage in STAGES.items()
+    }
+
+
+def new(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def edit(tree: Path, file: str, old: str, other: str) -> None:
+    text = (tree / file).read_text(encoding="utf-8")
+    assert old in text, f"{file} has no {old!r} any more; correct the table"
+    (tree / file).write_text(text.replace(old, other), encoding="utf-8")
+    closure.forget()
+
+
+def append(tree: Path, file: str, line: str) -> None:
+    with (tree / file).open("a", encoding="utf-8") as opened:
+        opened.write(f"\n{line}")
+    closure.forget()
+
+
+@pytest.fixture(scope="module")
+def real() -> dict[str, str]:
+    closure.forget()
+    return keys()
+
+
+@pytest.mark.parametrize("what", CODE)
+def test_a_change_of_the_code_makes_these_stages_new(tree: Path, real: dict[str, str], what: str) -> None:
+    file, old, other, stages = CODE[what]
+    edit(tree, file, old, other)
+    assert new(real, keys()) == stages
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_another_minor_version_of_a_library_makes_these_stages_new(
+    real: dict[str, str], monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    has = identity.installed
+    for version, stages in (("999.0.1", LIBRARIES[library]), (patched(has(library)), NOTHING)):
+        monkeypatch.setattr(
+            identity, "installed", lambda name, v=version: v if name == library else has(name)
+        )
+        assert new(real, keys()) == stages, version
+
+
+def patched(version: str) -> str:
+    """The next patch release, of another build."""
+    return version if version == identity.ABSENT else f"{'.'.join(version.split('.')[:2])}.999+cu130"
+
+
+@pytest.mark.parametrize(
+    ("fields", "stages"), FIELDS, ids=lambda value: str(value) if isinstance(value, dict) else ""
+)
+def test_a_field_makes_these_stages_new(
+    real: dict[str, str], fields: dict[str, Any], stages: set[str]
+) -> None:
+    assert new(real, keys(changed(REAL, fields, "test"))) == stages
+
+
+def test_stand_ins_count_where_they_are_used(tree: Path) -> None:
+    before = keys(TOYS)
+    append(tree, "sifthinker/tiny.py", "MORE = 1\n")
+    built = keys(TOYS)
+    assert new(before, built) == {"policy_weights"}
+    edit(tree, "sifthinker/standin_model.py", "return ", "return None or ")
+    assert new(built, keys(TOYS)) == {"annotate", "retry", "grpo"}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("boxes", "sifthinker.core.boxes"),
+        ("boxes", "sifthinker.geometry"),
+        ("rewards/grounding", "sifthinker.rewards.overlap"),
+        ("training/run", "sifthinker.training.program"),
+        ("progress", "sifthinker.llm.call_counts"),
+        ("stages/publish", "tasks.stages.publish"),
+    ],
+)
+def test_a_file_that_moves_makes_no_stage_new(
+    tree: Path, real: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    module = MODULES[name]
+    move(tree, module.paths[0], path)
+    monkeypatch.setitem(results.MODULES, name, replace(module, paths=(path,)))
+    closure.forget()
+    assert new(real, keys()) == NOTHING
+
+
+def move(tree: Path, old: str, other: str) -> None:
+    """Moves a module, and corrects every import of it."""
+    (package, name), (new_package, new_name) = old.rsplit(".", 1), other.rsplit(".", 1)
+    target = tree.joinpath(*other.split(".")).with_suffix(".py")
+    target.parent.mkdir(exist_ok=True)
+    (target.parent / "__init__.py").touch()
+    tree.joinpath(*old.split(".")).with_suffix(".py").rename(target)
+    line = (
+        f"from {new_package} import {new_name} as {name}"
+        if name != new_name
+        else f"from {new_package} import {name}"
+    )
+
+    def without(match: re.Match[str]) -> str:
+        rest = [part.strip() for part in match[2].split(",") if part.strip() != name]
+        if len(rest) == match[2].count(",") + 1:
+            return match[0]
+        kept = f"{match[1]}from {package} import {', '.join(rest)}\n" if rest else ""
+        return f"{kept}{match[1]}{line}\n"
+
+    for file in [*(tree / "sifthinker").rglob("*.py"), *(tree / "tasks").rglob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        text = text.replace(f"from {old} import", f"from {other} import")
+        text = re.sub(rf"^( *)from {re.escape(package)} import ([\w, ]+)$\n", without, text, flags=re.M)
+        assert (
+            not re.search(rf"from {re.escape(package)} import .*\b{name}\b(?! *#)", text)
+            or package == new_package
+        )
+        file.write_text(text, encoding="utf-8")
+
+
+def test_an_import_that_is_not_declared_is_an_error_that_says_what_to_do(tree: Path) -> None:
+    (tree / "sifthinker/fresh.py").write_text("X = 1\n")
+    append(tree, "sifthinker/training/rows.py", "from sifthinker.fresh import X\n")
+    with pytest.raises(closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/results\.py"):
+        keys()
+
+
+CONFIGS: list[Callable[[], Config]] = [
+    lambda: REAL,
+    lambda: TOYS,
+    lambda: changed(REAL, {"grpo.generation": "vllm_colocate", "evaluate.server": "transformers"}, "test"),
+    lambda: changed(TOYS, {"evaluate.judge": {"model": "m"}, "depth.weights": "tiny"}, "test"),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_module_and_library_that_a_stage_uses_is_declared(config: Callable[[], Config]) -> None:
+    """Fails when a module that decides results imports one, or a library, that tasks/results.py does not place."""
+    assert RESULTS.keys() == STAGES.keys()
+    distributions = {"PIL": "pillow"}
+    wrong = []
+    for name, stage in STAGES.items():
+        means = stage.results.of(config())
+        for package, importers in closure.third_party(means.modules).items():
+            library = distributions.get(package, package)
+            placed = library in means.libraries or name in IDLE.get(library, set()) or library in HARMLESS
+            if package not in sys.stdlib_module_names and not placed:
+                wrong.append(f"{name}: {library}, imported by {sorted(importers)}")
+    assert not wrong
+
+
+def test_what_the_table_leaves_out_is_there() -> None:
+    """A name that is gone would be left out of nothing, unnoticed."""
+    for name, module in MODULES.items():
+        assert module.paths and not (module.neutral and module.without), name
+        for path in module.paths:
+            file = closure.path(path)
+            assert file, f"{name}: there is no {path}"
+        text = "\n".join(closure.path(path).read_text(encoding="utf-8") for path in module.paths)  # type: ignore[union-attr]
+        for definition in module.without:
+            assert re.search(rf"^(async def|def|class) {definition}\b|^{definition}\b", text, re.M), (
+                f"{name}: {definition}"
+            )
+
+
+def test_deepspeeds_files_are_those_that_the_training_reads() -> None:
+    from sifthinker.training.run import DEEPSPEED
+
+    [(name, path)] = RESULTS["grpo"].of(REAL).data
+    assert name == "DeepSpeed zero3.json"
+    assert results.ROOT / path == DEEPSPEED / "zero3.json"
