@@ -41,7 +41,7 @@ class Pools(Section):
 
     depth: str | None = pool("gpu-1", "one GPU")
     sft: str | None = pool("gpu-8", "as many GPUs as sft.ranks")
-    merge: str | None = pool("gpu-1", "one GPU, or memory for two copies of the model")
+    merge: str | None = pool("gpu-1", "one GPU, or memory for the model in fp32")
     grpo: str | None = pool("gpu-8", "as many GPUs as grpo.ranks")
     evaluate: str | None = pool("gpu-1", "one GPU, for the server that it starts")
     wait: float = operational(
@@ -328,9 +328,13 @@ class Grpo(Train):
 class Merge(Section):
     """The adapter merged into its base."""
 
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the merged weights")
-    tolerance: float = Field(
-        0.05, gt=0, description="largest allowed difference of logits, adapter against merged"
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="of the merged weights' files; the merge itself is computed in fp32"
+    )
+    prompts: int = Field(
+        4,
+        ge=1,
+        description="rows whose answers are compared, adapter against merged: training/merge_check.py",
     )
     unchanged: Literal["error", "note"] = Field(
         "error",

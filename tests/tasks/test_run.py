@@ -42,7 +42,7 @@ def double(job: Job) -> None:
     job.keep("doubled", NUMBERS, ({"n": 2 * row["n"] + job.config.expand.seed} for row in rows))
 
 
-@stage(config=lambda c: {"tolerance": c.merge.tolerance}, results=Results(("spill",)))
+@stage(config=lambda c: {"prompts": c.merge.prompts}, results=Results(("spill",)))
 def total(job: Job) -> None:
     rows = [row["n"] for row in read(job.table("doubled"))]
     (job.out / "total.txt").write_text(str(sum(rows)))
@@ -206,7 +206,7 @@ def test_a_rerun_that_cannot_be_is_refused_with_what_is_missing(
 def test_reuse_run_pins_the_earlier_stages_whatever_the_configuration(tmp_path: Path) -> None:
     go(config(tmp_path, ingest={"total": 20}))
     first = running.runs(Store(tmp_path))[0]["id"]
-    other = config(tmp_path, ingest={"total": 50}, merge={"tolerance": 0.5})
+    other = config(tmp_path, ingest={"total": 50}, merge={"prompts": 5})
     assert verdicts(other, start_at="total", reuse_run=first)["double"] == f"pinned; of run {first}"
     states = go(other, start_at="total", reuse_run=first)
     assert states == {"total": "Completed"}

@@ -1,0 +1,124 @@
+"""The paper's configuration as it is shipped, through every stage, on toys: what 8 GPUs would do for days."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from flows.options import CONFIGS
+from flows.reproduce import Label
+from sifthinker import config as configuration
+from sifthinker import scenes
+from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
+from sifthinker.store import Store
+from tasks.run import runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+# What a machine without GPUs, network and published data sets has to have otherwise, ...
+PLACES = {
+    "annotate.api.base_url": "standin",
+    "grpo.judge.base_url": "standin",
+    "depth.weights": "miniature",
+    "model.weights": "miniature",
+    "evaluate.server": "transformers",
+}
+# ... and the sizes that end in minutes.
+SIZES = {
+    "ingest.shards": 2,
+    "sft.ranks": 2,
+    "sft.max_steps": 2,
+    "grpo.ranks": 2,
+    "grpo.max_steps": 2,
+    "grpo.generations": 4,  # ranks x batch x accumulation completions a step
+    "grpo.max_completion": 160,
+    "evaluate.max_tokens": 160,
+}
+
+
+def test_the_papers_configuration_runs_to_the_report(prefect_server: str, tmp_path: Path) -> None:
+    file = tmp_path / "paper.yaml"
+    file.write_text(yaml.safe_dump(on_toys(tmp_path / "data")))
+    config = configuration.load(file, {**PLACES, **SIZES, "store": str(tmp_path / "store")})
+    check_that_only_places_and_sizes_differ(config)
+
+    changes = [f"{field}={value}" for field, value in {**PLACES, **SIZES}.items()]
+    options = [word for change in [f"store={tmp_path / 'store'}", *changes] for word in ("--set", change)]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("sif")), "run", "--config", str(file), *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ARK_API_KEY": "unused"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    found = {
+        label: tmp_path / "store" / ref["stage"] / ref["key"]
+        for label, ref in runs(Store(tmp_path / "store"))[0]["stages"].items()
+    }
+    assert set(found) == set(get_args(Label)) - {"scenes", "retry"}
+    notes = {label: json.loads((path / "manifest.json").read_text())["notes"] for label, path in found.items()}
+    for label in ("sft", "grpo"):
+        assert (notes[label]["steps"], notes[label]["world"]) == (2, 2)
+    for label in ("merge-sft", "merge-grpo"):
+        assert notes[label]["precision"] == "bf16"
+        assert notes[label]["kl_fold"] < 1e-5 * notes[label]["kl_cast"]
+        assert notes[label]["changed"] > 0
+    asked = pq.read_table(found["evaluate"] / "predictions.parquet").to_pylist()
+    assert {row["benchmark"] for row in asked} == {"vstar", "spatialbench", "refcoco"}
+    assert (found["report"] / "report.html").stat().st_size > 0
+
+
+def on_toys(folder: Path) -> dict[str, Any]:
+    """paper.yaml with the files of rendered scenes in the place of the published ones, and nothing else changed."""
+    scenes.write(folder, Scenes(rows=24, benchmark_rows=4, benchmarks=("vstar", "refcoco", "spatialbench")))
+    values = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
+    rendered = {
+        "sources": {source.format: source for source in scenes.sources(folder)},
+        "benchmarks": {benchmark.name: benchmark for benchmark in scenes.benchmarks(folder)},
+    }
+    for source in values["sources"]:
+        made = rendered["sources"][source["format"]]
+        source.update(path=str(made.path), images=str(made.images))
+    for benchmark in values["evaluate"]["benchmarks"]:
+        made = rendered["benchmarks"][benchmark["name"]]
+        benchmark.update(path=str(made.path), images=str(made.images))
+    return values
+
+
+def check_that_only_places_and_sizes_differ(config: Config) -> None:
+    """From the resolved configuration: what runs is paper.yaml, and its training sections are the defaults."""
+    paper = configuration.load(CONFIGS / "paper.yaml")
+    for section, default in (("sft", Sft()), ("merge", Merge()), ("grpo", Grpo())):
+        expected = {n for n in {**PLACES, **SIZES} if n.startswith(f"{section}.")}
+        assert differing(getattr(config, section), default, f"{section}.") - ENDPOINT == expected - ENDPOINT
+    files = {f"sources.{i}.{field}" for i in range(2) for field in ("path", "images")}
+    files |= {f"evaluate.benchmarks.{i}.{field}" for i in range(3) for field in ("path", "images")}
+    assert differing(config, paper) == {*PLACES, *SIZES, *files, "store"}
+
+
+ENDPOINT = {f"grpo.judge.{name}" for name in ("base_url", "api_key_env")}  # paper.yaml sets these itself
+
+
+def differing(left: Any, right: Any, prefix: str = "") -> set[str]:
+    """The dotted names of the fields whose values differ."""
+    one, other = dict(leaves(left.model_dump(), prefix)), dict(leaves(right.model_dump(), prefix))
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, inner in items:
+        if isinstance(inner, Mapping | tuple | list) and inner:
+            yield from leaves(inner, f"{name}{key}.")
+        else:
+            yield f"{name}{key}", inner
