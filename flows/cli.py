@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from flows import server, store_commands
+from flows import outcome, server, store_commands
 from flows.doctor import doctor
 from flows.options import (
     ConfigOption,
@@ -76,6 +76,8 @@ def run(
         reuse_run=reuse_run,
         return_state=True,
     )
+    for line in outcome.lines(Store.of(resolved), str(state.state_details.flow_run_id)):
+        console.print(plain(line), highlight=False, soft_wrap=True)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
