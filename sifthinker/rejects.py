@@ -64,7 +64,8 @@ def described(row: Mapping[str, Any]) -> str:
     tried = attempts(row["detail"])
     detail = tried[-1]["reason"] if tried else row["detail"]
     said = f"; the model wrote: {tried[-1]['text'][:_SHOWN]!r}" if tried and tried[-1]["text"] else ""
-    return f"{where or 'a row'}: {row['reason']}: {detail[:_SHOWN]}{said}"
+    what = f"{row['reason']}: {detail.removeprefix(row['reason'] + ': ')[:_SHOWN]}"
+    return f"{where or 'a row'}: {what}{said}"
 
 
 def attempts(detail: str) -> list[dict[str, str]]:

@@ -15,9 +15,13 @@ if TYPE_CHECKING:  # it imports this module
 
 
 def too_many(order: Order, rows: Mapping[str, Any]) -> str:
-    """What is wrong with the rows of an artifact; a shard may reject what it likes, the whole stage is judged."""
+    """What is wrong with the rows of an artifact; empty where nothing is.
+
+    The whole stage is judged. A shard may reject what it likes, but one that kept nothing is never taken for a hit: it
+    may be the rest of a stage that was refused.
+    """
     if order.part is not None:
-        return ""
+        return rejects.too_many(rows, (), 1.0)
     return rejects.too_many(rows, order.stage.by_choice, order.stage.most(order.config))
 
 
@@ -27,7 +31,7 @@ def check(job: Job) -> None:
     Raises:
         UserError: see `refuse`.
     """
-    if wrong := too_many(job.order, job.draft.rows):
+    if job.order.part is None and (wrong := too_many(job.order, job.draft.rows)):
         refuse(job, wrong, job.draft.rows["rejected"], by_choice=job.order.stage.by_choice)
 
 
@@ -47,6 +51,8 @@ def refuse(
 ) -> None:
     """Keeps the rejects in the stage's work folder and ends the stage.
 
+    Shards with rejects go: the next run makes them again, and asks again what was never answered.
+
     Raises:
         UserError: always; it names the reasons, one example, the file of the rejects and what to do.
     """
@@ -58,6 +64,9 @@ def refuse(
         lines.append(f"For example {shown}")
     lines.append(f"All rejects: {kept}")
     lines.append(_advice(job.draft.rows["kept"], source))
+    for shard in job.draft.shards:
+        if job.store.open(shard).manifest["rows"]["rejected"]:
+            job.store.discard(shard.stage, shard.key)
     raise UserError("\n".join(lines))
 
 

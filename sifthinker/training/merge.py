@@ -143,7 +143,7 @@ def conversations(
         ramp = np.add.outer(np.arange(84), np.arange(112)).astype(np.uint8)
         pictures = [Image.fromarray(ramp).convert("RGB")] * (2 if depth_input else 1)
         return [(prompts.policy_messages("What is nearest?", depth_input), pictures)]
-    columns = ["question", "chain", *rows.image_columns(depth_input)]
+    columns = ["id", "question", "chain", *rows.image_columns(depth_input)]
     found = []
     for row, _ in zip(sample.read(dataset, columns), range(PROMPTS), strict=False):
         messages = prompts.policy_messages(row["question"], depth_input, chain=row["chain"])
