@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from sifthinker import rejects
+from sifthinker.config import UserError
 from sifthinker.store import Ref, Store
 
 
@@ -22,3 +23,24 @@ def lines(store: Store, run_id: str) -> list[str]:
     counted = {label: m["rows"] for label, m in manifests.items() if m and m["rows"]["in"]}
     width = max(map(len, counted), default=0)
     return [f"{label:{width}}  {rejects.line(rows)}" for label, rows in counted.items()]
+
+
+def annotators_rejects(store: Store) -> list[Path]:
+    """The rejects of the latest run that got as far as annotate, also where it kept too few rows and failed.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    from tasks import run as tasks
+
+    made = next((run for run in tasks.runs(store) if "annotate" in run["stages"]), None)
+    refused = [
+        path for name in ("annotate", "retry") for path in store.root.glob(f"{name}/*.work/rejects.parquet")
+    ]
+    latest = max(refused, key=lambda path: path.stat().st_mtime, default=None)
+    if latest and (made is None or made["started"] < latest.stat().st_mtime):
+        return [latest]
+    if made is None:
+        raise UserError(f"annotate: {store.root} has no run that got as far as annotate")
+    stages = made["stages"]
+    return store.open(Ref(**stages.get("retry", stages["annotate"]))).rejects()
