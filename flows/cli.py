@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from flows import server, store_commands
+from flows import outcome, server, store_commands
 from flows.accept import accept
 from flows.doctor import doctor
 from flows.options import (
@@ -32,7 +32,7 @@ from flows.options import (
 from sifthinker import config as configuration
 from sifthinker.config import Config, UserError
 from sifthinker.disk import explained
-from sifthinker.store import Ref, Store
+from sifthinker.store import Store
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -76,6 +76,8 @@ def run(
         reuse_run=reuse_run,
         return_state=True,
     )
+    for line in outcome.lines(Store.of(resolved), str(state.state_details.flow_run_id)):
+        console.print(plain(line), highlight=False, soft_wrap=True)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
@@ -172,14 +174,10 @@ def annotate(
 def _dead_letters(config: configuration.Config) -> None:
     """Lists the rows of the latest run that have no chain, by reason."""
     from sifthinker.annotate import dead_letters
-    from tasks import run as tasks
 
     store = Store.of(config)
-    made = next((r["stages"] for r in tasks.runs(store) if "annotate" in r["stages"]), None)
-    if made is None:
-        raise UserError(f"annotate: {store.root} has no run that got as far as annotate")
     table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
-    for letters in dead_letters(store.open(Ref(**made.get("retry", made["annotate"]))).rejects()):
+    for letters in dead_letters(outcome.annotators_rejects(store)):
         table.add_row(letters.reason, str(letters.rows), plain(f"{letters.ids[0]}: {letters.example}"))
     console.print(table if table.row_count else "every sample has its chain")
 

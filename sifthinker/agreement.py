@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sifthinker import chain, prompts
+from sifthinker import chain, prompts, reasoning, special
 from sifthinker.sample import Region, Sample
 
 _FENCED = re.compile(r"\A```\s*(<think>(?:(?!```).)*)```\Z", re.DOTALL)
@@ -39,7 +39,9 @@ class Accepted:
     chain: str  # canonical
     answer: str
     agrees: bool  # False: only a judge can tell whether the answer says what the reference says
-    repairs: tuple[str, ...]  # what was mended exactly: "fence", "box-rounding", "depth-rounding"
+    repairs: tuple[
+        str, ...
+    ]  # what was mended exactly: "reasoning", "fence", "box-rounding", "depth-rounding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,10 @@ def check(reply: str, asked: Sequence[Sequence[Region]], row: Sample) -> Accepte
     """Compares a reply with what was asked: areas, order, boxes, depths, texts and answer.
 
     Boxes have to be equal to 3 decimals and depths equal to the computed ones; a number that differs by its
-    rounding only is replaced by the one asked for, and that is recorded.
+    rounding only is replaced by the one asked for, and that is recorded. Reasoning before the chain is put aside.
     """
-    repairs: list[str] = []
-    text = reply.strip()
+    text, aside = reasoning.before_chain(reply)
+    repairs = ["reasoning"] if aside else []
     fenced = _FENCED.match(text)
     if fenced:
         text = fenced[1].strip()
@@ -80,19 +82,35 @@ def check(reply: str, asked: Sequence[Sequence[Region]], row: Sample) -> Accepte
         parsed = chain.parse(text)
     except chain.Malformed as error:
         return Refused("malformed", error.reason)
+    if refused := _unfit(parsed, row):
+        return refused
+    same = agrees(row.answer, parsed.answer)
+    if same is False:
+        return Refused("answer", f"the answer {parsed.answer!r} does not say {row.answer!r}")
+    return Accepted(chain.render(parsed), parsed.answer, bool(same), tuple(repairs))
+
+
+def _unfit(parsed: chain.Chain, row: Sample) -> Refused | None:
+    """What is wrong with the words of a chain whose areas are right."""
     said = {f"text {number}": step.text for number, step in enumerate(parsed.steps, 1)}
     for where, words in {**said, "the answer": parsed.answer}.items():
-        if leak := _LEAK.search(words):
-            return Refused("leak", f"{where} says {leak[0]!r}; write only what is seen and thought")
+        if token := special.find(words):
+            return Refused("special-token", f"{where} holds {token}; write plain text")
+        if leak := _leak(words, row):
+            return Refused("leak", f"{where} says {leak!r}; write only what is seen and thought")
     for number, step in enumerate(parsed.steps, 1):
         if plain(step.text) in _EXAMPLE:
             return Refused("copied", f"text {number} is the example's; write about this image")
     if len({plain(step.text) for step in parsed.steps}) < len(parsed.steps):
         return Refused("repeated", "two of the texts are the same; say what each region shows")
-    same = agrees(row.answer, parsed.answer)
-    if same is False:
-        return Refused("answer", f"the answer {parsed.answer!r} does not say {row.answer!r}")
-    return Accepted(chain.render(parsed), parsed.answer, bool(same), tuple(repairs))
+    return None
+
+
+def _leak(words: str, row: Sample) -> str:
+    """The first phrase that betrays how the chain was made; a phrase of the question or its answer betrays nothing."""
+    known = f"{row.question}\n{row.answer}".casefold()
+    found = (leak[0] for leak in _LEAK.finditer(words))
+    return next((phrase for phrase in found if phrase.casefold() not in known), "")
 
 
 def _compare(

@@ -22,10 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sifthinker import depth, draw, images, judge, prompts, sample
+from sifthinker import depth, draw, early, images, judge, prompts, sample
 from sifthinker.agreement import Refused, agrees, check
 from sifthinker.config import Annotate
 from sifthinker.endpoint import money
+from sifthinker.rejects import attempts
 from sifthinker.sample import Annotation, DepthMap, Focus, Region, Reject, Sample
 from sifthinker.vlm import BudgetSpent, Client, Failure, Request, image_url
 
@@ -57,6 +58,7 @@ def annotate(
 
     Raises:
         BudgetSpent: see `Client.ask`; what was bought is kept, and a rerun continues from there.
+        Hopeless: the first `config.give_up_after` rows were all rejected.
         Unauthorized: see `Client.ask`.
         Unreachable: see `Client.ask`.
     """
@@ -67,7 +69,7 @@ def annotate(
     try:
         for row in samples:
             if row.id in asked:
-                work = partial(_row, row, asked.pop(row.id), folders, client, config)
+                work = partial(_watched, row, asked.pop(row.id), folders, client, config)
                 rows.append(client.start(work))
             else:
                 rows.append(_finished(_reject(row, *left.pop(row.id, _NO_FOCUS))))
@@ -120,6 +122,15 @@ def _out(future: Future[Annotation | Reject], client: Client) -> Annotation | Re
     row = future.result()
     client.row_done(kept=isinstance(row, Annotation))
     return row
+
+
+async def _watched(
+    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
+) -> Annotation | Reject:
+    """`_row`, and whether it is one row too many that fails at the start."""
+    result = await _row(row, asked, folders, client, config)
+    early.first(client.engine).saw(result, config.give_up_after, client.engine)
+    return result
 
 
 async def _row(
@@ -263,15 +274,6 @@ def dead_letters(rejects: Path | Iterable[Path]) -> list[DeadLetters]:
         DeadLetters(reason, rows, found[reason].ids, found[reason].example)
         for reason, rows in counts.most_common()
     ]
-
-
-def attempts(detail: str) -> list[dict[str, str]]:
-    """Text and reason of every attempt, from a reject's detail; empty where nothing was asked."""
-    try:
-        value = json.loads(detail)
-    except ValueError:
-        return []
-    return value if isinstance(value, list) else []
 
 
 def _last(detail: str) -> str:

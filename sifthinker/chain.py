@@ -33,9 +33,8 @@ from typing import Any, NoReturn
 
 from sifthinker.prompts import regions_json
 from sifthinker.sample import Box, Region
+from sifthinker.special import TAG
 
-# Possessive (++), so a failed match never goes back; "<" is no word character, so no character is read twice.
-_TAG = re.compile(r"</?\w++>")
 _ORDER = ("<area>", "</area>", "<text>", "</text>")
 _LONGEST_AREA = 100_000  # characters; thousands of boxes, far more than any reply has
 _LONGEST_NUMBER = 30  # characters of a literal; keeps hostile integers and fractions cheap
@@ -104,7 +103,7 @@ def parse(text: str, variant: str = "strict") -> Chain:
         _only_space(text, 0, think - len("<think>"), "before <think>")
         _only_space(text, after_think, answer_start - len("<answer>"), "between </think> and <answer>")
         _only_space(text, after_answer, len(text), "after </answer>")
-        stray = _TAG.search(text, answer_start, answer_end)
+        stray = TAG.search(text, answer_start, answer_end)
         if stray:
             raise Malformed(f"the answer holds the tag {_short(stray.group())}", stray.start())
     found = text[answer_start:answer_end].strip()
@@ -167,7 +166,7 @@ def areas(text: str) -> list[list[Region]] | None:
     Returns:
         The regions of each area, in order; boxes and depths in 0..1.
     """
-    tags = [tag for tag in _TAG.finditer(text) if tag.group() in ("<area>", "</area>")]
+    tags = [tag for tag in TAG.finditer(text) if tag.group() in ("<area>", "</area>")]
     if not tags or len(tags) % 2:
         return None
     found = []
@@ -199,7 +198,7 @@ def _steps(text: str, start: int, end: int, strict: bool) -> Iterator[Step]:
     regions: tuple[Region, ...] = ()
     last = start
     count = 0
-    for tag in _TAG.finditer(text, start, end):
+    for tag in TAG.finditer(text, start, end):
         expected = _ORDER[count % 4]
         number = count // 4 + 1
         if tag.group() != expected:

@@ -108,6 +108,13 @@ class Config(Section):
         pattern=r"^(tcp|tls)://",
         description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth",
     )
+    max_rejected: float = operational(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of its rows that a stage may reject before it fails; rows that ingest.exclude, cap or "
+        "total and sft.too_long leave out do not count. 1 = any share, but never all rows",
+    )
     scenes: Scenes | None = Field(None, description="none: no rendered scenes")
     sources: tuple[Source, ...] = Field((), description="files of annotations, with their images")
     ingest: Ingest = Ingest()

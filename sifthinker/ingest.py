@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import orjson
@@ -37,19 +37,41 @@ from sifthinker.spill import Spill
 log = logging.getLogger(__name__)
 
 BATCH = 256  # images looked at together
+BY_CHOICE = ("excluded", "not-sampled")  # reasons that are no fault of the row: exclude, cap and total say so
 _REPORT_EVERY = 5_000  # rows
+_TRIED = 10  # rows of a source that took their turn, from which all of them being broken tells of the source
 
 
-def ingest(sources: Sequence[config.Source], config: config.Ingest) -> Iterator[Sample | Reject]:
+@dataclass
+class Tally:
+    """How far the rows of each source came."""
+
+    sound: Counter[str] = field(default_factory=Counter)  # readable, and waiting for their turn
+    tried: Counter[str] = field(default_factory=Counter)  # took their turn: their images were opened
+    kept: Counter[str] = field(default_factory=Counter)
+
+    def empty(self, sources: Iterable[config.Source]) -> list[str]:
+        """The sources that have no sample because of their rows, and not because the caps were reached before."""
+        return [
+            source.name
+            for source in sources
+            if not self.kept[source.name] and self.tried[source.name] >= min(_TRIED, self.sound[source.name])
+        ]
+
+
+def ingest(
+    sources: Sequence[config.Source], config: config.Ingest, tally: Tally | None = None
+) -> Iterator[Sample | Reject]:
     """Samples and rejects of all sources: rejects as they are found, then the samples sorted by id.
 
     Memory does not grow with the files: ids, rows that wait for their turn, what is known of images and the samples
-    lie in temporary SQLite files, which the system removes with the process.
+    lie in temporary SQLite files, which the system removes with the process. `tally` is counted up on the way.
 
     Raises:
         UserError: a file cannot be read, is not JSON or is cut off.
     """
     folders = {source.name: source.images for source in sources}
+    tally = tally or Tally()
     with closing(sqlite3.connect("")) as waiting:
         waiting.execute("CREATE TABLE waiting (turn BLOB, row BLOB)")
         for source in sources:
@@ -59,11 +81,12 @@ def ingest(sources: Sequence[config.Source], config: config.Ingest) -> Iterator[
                 elif (wrong := _unfit(row, config)) is not None:
                     yield reject(row, wrong)
                 else:
+                    tally.sound[row.source] += 1
                     waiting.execute(
                         "INSERT INTO waiting VALUES (?, ?)", (_turn(row.id, config.seed), _pack(row))
                     )
         in_line = (_unpack(packed) for (packed,) in waiting.execute("SELECT row FROM waiting ORDER BY turn"))
-        yield from _choose(in_line, folders, config)
+        yield from _choose(in_line, folders, config, tally)
 
 
 def part(sample: Sample, shards: int) -> int:
@@ -86,7 +109,7 @@ def _unfit(row: Row, config: config.Ingest) -> BadRow | None:
 
 
 def _choose(
-    in_line: Iterable[Row], folders: Mapping[str, Path | None], config: config.Ingest
+    in_line: Iterable[Row], folders: Mapping[str, Path | None], config: config.Ingest, tally: Tally
 ) -> Iterator[Sample | Reject]:
     """Takes rows in turn under the caps; rejects at once, samples at the end by id."""
     count: Counter[str] = Counter()  # of the kept, by data set
@@ -104,11 +127,13 @@ def _choose(
         def settle() -> Iterator[Reject]:
             for row, picture in zip(batch, pictures.of(batch), strict=True):
                 result = finish(row, picture)
+                tally.tried[row.source] += 1
                 if isinstance(result, Reject):
                     yield result
                     continue
                 kept[result.id] = result
                 count[row.dataset] += 1
+                tally.kept[row.source] += 1
             batch.clear()
             planned.clear()
             planned.update(count)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 
-from sifthinker import prompts
+from sifthinker import prompts, reasoning
 from sifthinker.vlm import Request
 
 MAX_TOKENS = 64  # {"score": 0.8} and a fence around it
@@ -57,8 +57,11 @@ def fence(question: str, reference: str, answer: str) -> str:
 
 
 def score(text: str) -> float | None:
-    """The judge's number, brought into 0..1: `{"score": x}`, the same in a fence, or a bare number; else None."""
-    text = text.strip()
+    """The judge's number, brought into 0..1: `{"score": x}`, the same in a fence, or a bare number; else None.
+
+    What a reasoning model writes before it, up to `</think>`, is put aside.
+    """
+    text = reasoning.before_answer(text)
     if len(text) > 200:  # neither a number nor a small object; also keeps the JSON parser from deep nesting
         return None
     if match := _FENCED.match(text):

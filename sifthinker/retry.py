@@ -12,8 +12,9 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sifthinker.annotate import annotate, attempts
+from sifthinker.annotate import annotate
 from sifthinker.config import Again, Annotate, UserError
+from sifthinker.rejects import attempts
 from sifthinker.sample import Annotation, DepthMap, Focus, Reject, Sample
 from sifthinker.vlm import Client
 
@@ -68,7 +69,7 @@ def retry(
             maps(),
             folders,
             client,
-            config,
+            config.model_copy(update={"give_up_after": 0}),  # what was rejected once may well be again
         )
         for result in again:
             before = attempts(left[result.id].detail)

@@ -176,6 +176,11 @@ class Annotate(Section):
     jpeg_quality: int = Field(90, ge=1, le=100, description="percent, of the images sent")
     prompt: str = Field("", description="the system text; none: prompts.ANNOTATOR_SYSTEM")
     seed: int | None = Field(None, description="sent with every request, for models that know one")
+    give_up_after: int = operational(
+        50,
+        ge=0,
+        description="the stage stops when so many rows were rejected and none was accepted before; 0 = never",
+    )
 
 
 class Again(Section):

@@ -40,6 +40,9 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     parts=("samples", "focus", "maps"),
     around=_annotating,
     expects=_expects,
+    most=lambda c: (
+        1.0 if c.retry.passes else c.max_rejected
+    ),  # retry mends some, and is judged by what is left
 )
 def annotate(job: Job) -> None:
     """Asks for each chain, checks it against what was asked, and asks again with the reason."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from sifthinker import ingest as domain
 from sifthinker.config import Config, identity
 from sifthinker.sample import SAMPLES
+from tasks import refusal
 from tasks.results import RESULTS
 from tasks.stage import Job, stage
 
@@ -25,15 +26,18 @@ def _files(config: Config) -> dict[str, Path]:
     config=lambda c: {"ingest": identity(c.ingest), "sources": identity(c.sources)},
     results=RESULTS["ingest"],
     files=_files,
+    by_choice=domain.BY_CHOICE,
 )
 def ingest(job: Job) -> None:
     """Reads, checks, samples and un-pads; splits the samples into parts by image."""
     shards = job.config.ingest.shards
+    tally = domain.Tally()
     job.keep(
         "samples",
         SAMPLES,
-        domain.ingest(job.config.sources, job.config.ingest),
+        domain.ingest(job.config.sources, job.config.ingest, tally),
         route=lambda sample: domain.part(sample, shards),
         parts=shards,
         batch=max(MIN_BATCH, min(1000, IN_MEMORY // shards)),
     )
+    refusal.check_sources(job, tally.empty(job.config.sources))

@@ -11,6 +11,7 @@ from tasks.stage import Job, stage
     config=lambda c: {"model": identity(c.model), "sft": identity(c.sft)},
     results=RESULTS["sft"],
     lineage=True,
+    by_choice=("too-long",),  # only ever rejected where sft.too_long asks for it
     retries=2,  # resumes from its last checkpoint
 )
 def sft(job: Job) -> None:

@@ -32,7 +32,7 @@ from sifthinker.config import Config, UserError
 from sifthinker.disk import explained
 from sifthinker.sample import REJECTS, Reject, Writer
 from sifthinker.store import Artifact, Damaged, Draft, Ref, Store
-from tasks import cluster, identity, placement, shown
+from tasks import cluster, identity, placement, refusal, shown
 from tasks.results import Results
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -59,6 +59,8 @@ class Stage:
     retries: int
     lineage: bool  # a model: equal weights made with other settings are another model in every table
     expects: Callable[[Config, Mapping[str, Artifact]], str]  # of the inputs there are: what it will take
+    most: Callable[[Config], float]  # largest share of its rows that it may reject
+    by_choice: tuple[str, ...]  # reasons that the configuration asks for: their rows do not count in it
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
         """By name: whoever is sent a stage runs its own code, and can tell whether it is the sender's."""
@@ -234,12 +236,26 @@ def stage(
     retries: int = 0,
     lineage: bool = False,
     expects: Callable[[Config, Mapping[str, Artifact]], str] = lambda config, inputs: "",
+    most: Callable[[Config], float] = lambda config: config.max_rejected,
+    by_choice: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
     def wrap(run: Callable[[Job], None]) -> Stage:
         return Stage(
-            run.__name__, run, config, results, parts, files, around, in_turn, retries, lineage, expects
+            run.__name__,
+            run,
+            config,
+            results,
+            parts,
+            files,
+            around,
+            in_turn,
+            retries,
+            lineage,
+            expects,
+            most,
+            by_choice,
         )
 
     return wrap
@@ -280,6 +296,10 @@ def _look_up(store: Store, order: Order) -> Decision:
         found = store.find(order.place, order.key)
     except Damaged as damage:
         return Decision(order, None, (f"damaged: {damage}",), estimate)
+    if found and (
+        wrong := refusal.too_many(order, found.manifest["rows"])
+    ):  # a stricter max_rejected than then
+        return Decision(order, None, (wrong,), estimate)
     if found:
         return Decision(order, found, (), estimate)
     if last is None:
@@ -369,7 +389,7 @@ def _made_meanwhile(store: Store, order: Order) -> Ref | None:
         get_run_logger().warning("%s is made again: %s", order.label, damage)
         store.discard(order.place, order.key)
         return None
-    return found.ref if found else None
+    return found.ref if found and not refusal.too_many(order, found.manifest["rows"]) else None
 
 
 def _make(order: Order, store: Store, log: Log) -> None:
@@ -397,6 +417,7 @@ def _make(order: Order, store: Store, log: Log) -> None:
         read = draft.notes.pop("read", rows["in"])
         lost = read - rows["kept"] - sum(rows["rejected"].values())
         assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
+        refusal.check(job)
 
 
 def _fan_out(job: Job) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker import annotate, standin, vlm
+from sifthinker import annotate, early, standin, vlm
 from sifthinker.agreement import Accepted, Refused, agrees, check
 from sifthinker.config import Prices
 from sifthinker.prompts import ANNOTATOR_SYSTEM, regions_json
@@ -383,3 +383,62 @@ def test_no_process_of_a_stand_in_is_left(tmp_path):
         for pid in children
         if Path(f"/proc/{pid}/cmdline").exists() and b"standin" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+# --- Nothing is accepted -----------------------------------------------------------------------------------
+
+
+def hopeless(tmp_path: Path, fault: str, count: int = 60, **changed: object) -> tuple[list[object], str, int]:
+    """What came of `count` rows that the annotator gets all wrong, how it ended, and the calls that were answered."""
+    config = rows.settings(concurrency=4).model_copy(update=changed)
+    results: list[object] = []
+    with standin.running(tmp_path / "log", {fault: 1.0}) as url:
+        ended = ""
+        try:
+            results.extend(rows.run(tmp_path, count, url, tmp_path / "calls.db", config))
+        except early.Hopeless as error:
+            ended = str(error)
+        return results, ended, standin.counts(url)["requests"]
+
+
+def test_a_stage_whose_first_rows_all_fail_stops_before_the_rest_is_paid(tmp_path):
+    _, ended, asked = hopeless(tmp_path, "wrong-depths", give_up_after=10)
+    assert "first 10 rows were all rejected: depths 10" in ended
+    assert "the model wrote: '```" in ended and "test/made/" in ended and "annotate.give_up_after" in ended
+    # Ten rows of three attempts, and what was under way: at most six rows (concurrency and a quarter more).
+    assert 30 <= asked <= 48
+    with vlm.Client(rows.settings(concurrency=4).api, tmp_path / "calls.db", "http://127.0.0.1:9") as client:
+        assert client.engine.spent.calls == asked  # all that was paid is in the ledger
+    # A second run is told the same by the ledger, and asks at most what the first had under way.
+    _, again, more = hopeless(tmp_path, "wrong-depths", give_up_after=10)
+    assert "first 10 rows" in again
+    assert more <= 18
+
+
+def test_shards_share_what_they_see_of_the_first_rows(tmp_path):
+    config = rows.settings(concurrency=4).model_copy(update={"give_up_after": 10, "attempts": 1})
+    with standin.running(tmp_path / "log", {"wrong-depths": 1.0}) as url:
+        with vlm.Client(config.api, tmp_path / "calls.db", url):  # as the stage holds one for all its shards
+            few = config.model_copy(update={"seed": 1})
+            assert len(list(rows.run(tmp_path, 6, url, tmp_path / "calls.db", few))) == 6
+            with pytest.raises(early.Hopeless, match="first 10 rows"):
+                list(rows.run(tmp_path, 40, url, tmp_path / "calls.db", config))
+        assert (
+            len(list(rows.run(tmp_path, 6, url, tmp_path / "calls.db", few))) == 6
+        )  # another stage starts anew
+
+
+@pytest.mark.parametrize("changed", [{"give_up_after": 0}, {"give_up_after": 100}])
+def test_a_stage_goes_on_where_it_may_or_where_there_are_fewer_rows(tmp_path, changed):
+    results, ended, _ = hopeless(tmp_path, "wrong-depths", 20, attempts=1, **changed)
+    assert not ended
+    assert len(results) == 20
+
+
+def test_one_accepted_row_at_the_start_is_enough_to_go_on(tmp_path):
+    config = rows.settings(concurrency=1).model_copy(update={"give_up_after": 10, "attempts": 1})
+    with standin.running(tmp_path / "log") as url:
+        list(rows.run(tmp_path, 1, url, tmp_path / "calls.db", config))
+    with standin.running(tmp_path / "log", {"wrong-depths": 1.0}) as url:  # the first row is in the ledger
+        results = list(rows.run(tmp_path, 30, url, tmp_path / "calls.db", config))
+    assert [isinstance(row, Annotation) for row in results] == [True, *[False] * 29]

@@ -83,7 +83,7 @@ BROKEN: list[tuple[Any, str, str]] = [
     (METADATA | {"split": None}, "wrong-type", "split"),
     (METADATA | {"question": " \n"}, "empty", "question"),
     (METADATA | {"answer": ""}, "empty", "answer"),
-    (METADATA | {"question": "<image> Is it?"}, "image-token", "question"),
+    (METADATA | {"question": "<image> Is it?"}, "special-token", "question"),
     (without(METADATA, "bboxs"), "no-box", "bboxs"),
     (METADATA | {"bboxs": []}, "no-box", "bboxs"),
     (METADATA | {"bboxs": [[4, 3, 4, 15]]}, "box-degenerate", "bboxs"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sifthinker import boxes, config, images
+from sifthinker import boxes, config, images, special
 from sifthinker.sample import Box, Reject, Sample
 from sifthinker.spill import Spill
 
@@ -20,6 +20,9 @@ STAGE = "ingest"
 # if the image holds this share of its area, or if it leaves the image by one pixel (ends counted inclusively).
 MIN_INSIDE = 0.9
 EDGE = 1.0  # pixels
+# Far beyond any annotation. A longer text or more boxes fit neither the annotator's reply nor a training's context.
+MOST_CHARACTERS = 10_000
+MOST_BOXES = 100
 MAX_PIXELS: int = config.Ingest().max_pixels
 
 
@@ -237,7 +240,7 @@ def member(value: Mapping[str, Any], field: str) -> Any:
 
 
 def text(found: Any, field: str) -> str:
-    """A text with something in it, without white space around it."""
+    """A text with something in it that models may be shown, without white space around it."""
     if not isinstance(found, str):
         raise BadRow("wrong-type", f"{field} must be text, found {short(found)}", field)
     if not found.isascii():
@@ -250,22 +253,44 @@ def text(found: Any, field: str) -> str:
             raise BadRow("not-utf8", detail, field) from error
     if not (stripped := found.strip()):
         raise BadRow("empty", f"{field} is empty; fill it or drop the row", field)
-    if "<image>" in stripped:
-        raise BadRow(
-            "image-token", f"{field} holds '<image>', which stands for a picture in prompts; drop it", field
+    if len(stripped) > MOST_CHARACTERS:
+        detail = (
+            f"{field} has {len(stripped):,} characters, at most {MOST_CHARACTERS:,} are taken; shorten it"
         )
+        raise BadRow("text-too-long", detail, field)
+    if token := special.find(stripped):
+        detail = f"{field} holds {token}, which models read as a command and not as text; take it out"
+        raise BadRow("special-token", detail, field)
     return stripped
 
 
-def answer(found: Any, field: str = "answer") -> str:
-    """An answer: a text or a count."""
+def label(found: Any, field: str) -> str:
+    """A text or a whole number, as a text."""
     return str(found) if isinstance(found, int) and not isinstance(found, bool) else text(found, field)
+
+
+def question(found: Any) -> str:
+    """A question, without the tags of a chain: the policy could not tell them from its own."""
+    written = text(found, "question")
+    for tag in special.TAG.findall(written):
+        if tag in special.CHAIN_TAGS:
+            raise BadRow("chain-tag", f"question holds {tag}, a tag of the chain; take it out", "question")
+    return written
+
+
+def answer(found: Any, field: str = "answer") -> str:
+    """An answer that a chain can give, a text or a count: one with a tag is refused by the chain's grammar."""
+    written = label(found, field)
+    if tag := special.TAG.search(written):
+        detail = f"the answer holds the tag {tag[0][:40]}, with which no chain is accepted; take it out"
+        raise BadRow("chain-tag", detail, field)
+    return written
 
 
 def identity(number: int, value: Mapping[str, Any], source: str, dataset: str) -> str:
     """The sample's id, from the row's question_id or, where it has none, its place in the file."""
     found = value.get("question_id", f"row{number}")
-    return f"{source}/{dataset}/{answer(found, 'question_id')}"
+    return f"{source}/{dataset}/{label(found, 'question_id')}"
 
 
 def size(value: Mapping[str, Any]) -> tuple[int, int]:
@@ -281,6 +306,9 @@ def pixel_boxes(found: Any, field: str = "bboxs") -> tuple[Box, ...]:
         raise BadRow("no-box", f"{field} holds no box; add one or drop the row", field)
     if not isinstance(found, list):
         raise BadRow("wrong-type", f"{field} must be a list of boxes, found {short(found)}", field)
+    if len(found) > MOST_BOXES:
+        detail = f"{field} holds {len(found):,} boxes, at most {MOST_BOXES} are taken; drop some, or the row"
+        raise BadRow("too-many-boxes", detail, field)
     return tuple(box(item, field) for item in found)
 
 

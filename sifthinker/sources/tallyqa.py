@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker import config, images
-from sifthinker.sample import Reject, Sample
+from sifthinker.sample import Box, Reject, Sample
 from sifthinker.sources import _row
 from sifthinker.sources._files import rows
-from sifthinker.sources._row import Row
+from sifthinker.sources._row import BadRow, Row
 
 
 def load(path: Path, images: Path | None, config: config.Source) -> Iterator[Sample | Reject]:
@@ -57,14 +57,21 @@ def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Sour
         source=source.name,
         dataset=dataset,
         split=_row.text(value.get("split", "train"), "split"),
-        question=_row.text(_row.member(value, "question"), "question"),
+        question=_row.question(_row.member(value, "question")),
         answer=_row.answer(_row.member(value, "answer")),
         images=(image,),
         width=width,
         height=height,
-        boxes=_row.pixel_boxes(value.get("bboxs")),
+        boxes=_boxes(value),
         canvas=None,
         frame=source.frame,
         file=file,
         number=number,
     )
+
+
+def _boxes(value: Mapping[str, Any]) -> tuple[Box, ...]:
+    if "bboxs" not in value:
+        detail = "no field bboxs: TallyQA's own files have no boxes; give GRIT's file (tallyqa_val.jsonl) as `path`"
+        raise BadRow("no-box", detail, "bboxs")
+    return _row.pixel_boxes(value["bboxs"])

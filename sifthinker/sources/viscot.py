@@ -181,7 +181,7 @@ def _metadata(number: int, value: Mapping[str, Any], file: str, source: config.S
         source=source.name,
         dataset=dataset,
         split=_row.text(_row.member(value, "split"), "split"),
-        question=_row.text(_row.member(value, "question"), "question"),
+        question=_row.question(_row.member(value, "question")),
         answer=_row.answer(_row.member(value, "answer")),
         images=_places(dataset, image),
         width=width,
@@ -270,7 +270,7 @@ def _turns(found: Any) -> tuple[str, Box, str]:
     if isinstance(question, str):
         question = question.strip().removeprefix("<image>").removesuffix(BOX_SENTENCE)
     return (
-        _row.text(question, "question"),
+        _row.question(question),
         _row.box(_json(_row.text(canvas, field), field), field),
         _row.answer(answer),
     )

@@ -55,7 +55,7 @@ from trl.trainer.utils import RepeatSampler
 
 from sifthinker import models
 from sifthinker.config import Grpo, Model, Section, UserError
-from sifthinker.training import rows, run
+from sifthinker.training import rowcheck, rows, run
 from sifthinker.training.scoring import Scorer, epoch_of
 
 logger = logging.getLogger(__name__)
@@ -229,7 +229,14 @@ class EpochSampler(RepeatSampler):
 
 
 class Trainer(GRPOTrainer):
-    """TRL's trainer with departures 3 and 6."""
+    """TRL's trainer with departures 3 and 6; a prompt that cannot be processed is named."""
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        try:
+            return super()._generate_and_score_completions(inputs)
+        except ValueError:
+            rowcheck.name_row(self.processing_class, inputs)
+            raise
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         self.model.eval()

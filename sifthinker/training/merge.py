@@ -310,7 +310,7 @@ def _rows(
         pictures = [Image.fromarray(ramp).convert("RGB")] * (2 if depth_input else 1)
         yield "What is nearest?", MADE_UP_CHAIN, pictures
         return
-    columns = ["question", "chain", *rows.image_columns(depth_input)]
+    columns = ["id", "question", "chain", *rows.image_columns(depth_input)]
     for row in islice(sample.read(dataset, columns), count):
         yield row["question"], row["chain"], rows.conversation(row, depth_input)["images"]
 

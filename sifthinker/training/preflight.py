@@ -202,17 +202,19 @@ def check_longest(
     """Tokens of the longest sample, with its pictures and its target (GRPO: as long as one may get).
 
     Raises:
-        UserError: it does not fit the model's context.
+        UserError: it does not fit the model's context, or a text holds a special token of the model.
     """
     from sifthinker import models
-    from sifthinker.training import rows
+    from sifthinker.training import rowcheck, rows
 
     processor = models.load_processor(model, policy.max_pixels)
     target = settings.target if isinstance(settings, Sft) else None
     columns = ["id", "question", "width", "height", *([target] if target else [])]
+    texts, reserved = ["question", *([target] if target else [])], rowcheck.reserved(processor)
     longest, which = 0, ""
     records = sample.read(dataset, columns)
     while batch := list(islice(records, BATCH)):
+        rowcheck.check_texts(reserved, batch, texts)
         lengths = rows.count_tokens(processor, batch, policy.depth_input, target)
         if max(lengths) > longest:
             longest = max(lengths)

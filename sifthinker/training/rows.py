@@ -51,11 +51,16 @@ def image_columns(depth_input: bool) -> list[str]:
 
 
 def conversation(row: Mapping[str, Any], depth_input: bool, think: bool = True) -> dict[str, Any]:
-    """The prompt of a row (one user's turn, as in evaluation and serving) and its pictures."""
-    return {
-        "prompt": prompts.policy_messages(row["question"], depth_input, think),
-        "images": [picture(row[name]["bytes"]) for name in image_columns(depth_input)],
-    }
+    """The prompt of a row (one user's turn, as in evaluation and serving) and its pictures.
+
+    Raises:
+        UserError: a picture cannot be read; it names the row.
+    """
+    try:
+        images = [picture(row[name]["bytes"]) for name in image_columns(depth_input)]
+    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:  # all that Pillow says
+        raise UserError(f"{row['id']}: a picture of this row cannot be read: {error}") from error
+    return {"prompt": prompts.policy_messages(row["question"], depth_input, think), "images": images}
 
 
 @lru_cache(maxsize=32)  # a group of completions asks for the same two pictures again and again

@@ -32,7 +32,7 @@ from datasets import Dataset
 from sifthinker import models, prompts, sample
 from sifthinker.config import Model, Section, Sft, UserError
 from sifthinker.sample import Reject
-from sifthinker.training import rows, run
+from sifthinker.training import rowcheck, rows, run
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ def build(task: SftRun, arguments: Any, processor: Any, dataset: Dataset) -> tup
         peft_config=run.lora(settings.lora),
         callbacks=[run.Progress(task.work), run.Checkpoints()],
     )
+    trainer.data_collator = rowcheck.NamedRows(trainer.data_collator)
     return trainer, len(held_out or ())
 
 
@@ -156,15 +157,16 @@ def fitting(task: SftRun, processor: Any) -> tuple[Dataset, list[Reject]]:
 
 
 def examples(dataset: Dataset, depth_input: bool, target: str) -> Dataset:
-    """Rows as TRL's collator takes them: prompt, completion, images; made when a batch is made."""
+    """Rows as TRL's collator takes them: prompt, completion, images, sample_id; made when a batch is made."""
 
     def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         made = []
         for values in zip(*batch.values(), strict=True):
             row = dict(zip(batch, values, strict=True))
             turn = prompts.policy_messages(row["question"], depth_input, chain=row[target])[1:]
-            made.append({**rows.conversation(row, depth_input, target == "chain"), "completion": turn})
-        return {name: [example[name] for example in made] for name in ("prompt", "completion", "images")}
+            example = rows.conversation(row, depth_input, target == "chain")
+            made.append({**example, "completion": turn, rowcheck.ID: row["id"]})
+        return {name: [example[name] for example in made] for name in made[0]}
 
     return dataset.with_transform(transform)
 

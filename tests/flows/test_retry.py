@@ -31,6 +31,7 @@ def sif(tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch):
             "annotate.api.api_key_env=SIF_TEST_KEY",
             "annotate.api.prices={prompt: 2.0, completion: 8.0}",
             "annotate.attempts=1",
+            "max_rejected=1",  # half of the rows are dead letters
             "evaluate.benchmarks=[]",
         ]
 

@@ -1,0 +1,152 @@
+"""A stage that keeps nothing or too little is not made; its rejects are left to be looked at."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sifthinker.config import Config, UserError
+from sifthinker.sample import Reject, read
+from sifthinker.store import Store
+from tasks import stage as stages
+from tasks.annotate import annotate
+from tasks.ingest import ingest
+from tasks.stage import Job, Stage, decide, stage
+
+SCHEMA = pa.schema([("id", pa.string())])
+
+
+def some(kept: int, **rejected: int) -> Stage:
+    """A stage that keeps and rejects so many rows, the reasons in the order given."""
+
+    def run(job: Job) -> None:
+        rows: list[Any] = [{"id": str(number)} for number in range(kept)]
+        for reason, count in rejected.items():
+            rows += [
+                Reject("made", reason, f"bad row {n}", f"s/d/{n}", "s", "a.json", n) for n in range(count)
+            ]
+        job.keep("rows", SCHEMA, rows)
+
+    run.__name__ = "made"
+    return stage(config=lambda c: {}, code=("sifthinker.expand",), by_choice=("left",))(run)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., tuple[Store, Any]]:
+    def make(of: Stage, **settings: Any) -> tuple[Store, Any]:
+        store = Store(tmp_path / "store")
+        config = Config.model_validate({"scenes": {}, **settings})
+        decision = decide(store, of, of.name, config, {}, False)
+        if not decision.cached:
+            stages._make(decision.order, store, logging.getLogger("test"))
+        return store, decision
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kept", "rejected", "settings", "wrong"),
+    [
+        (0, {"bad": 3}, {}, "no row was kept of 3: bad 3"),
+        (0, {"bad": 3}, {"max_rejected": 1.0}, "no row was kept of 3: bad 3"),
+        (0, {"left": 3}, {}, "no row was kept of 3: left 3"),
+        (
+            2,
+            {"worse": 1, "bad": 2},
+            {},
+            "3 of 5 rows were rejected, and max_rejected = 0.5 allows 50%: bad 2, worse 1",
+        ),
+        (2, {"bad": 1}, {"max_rejected": 0.3}, "1 of 3 rows were rejected"),
+    ],
+)
+def test_such_a_stage_fails_and_is_not_sealed(make, tmp_path, kept, rejected, settings, wrong):
+    with pytest.raises(UserError) as told:
+        make(some(kept, **rejected), **settings)
+    said = str(told.value)
+    assert said.startswith(wrong), said
+    assert "For example s/d/0 in file a.json, row 0: " in said and "bad row 0" in said
+    (left,) = (tmp_path / "store").glob("made/*.work/rejects.parquet")
+    assert f"All rejects: {left}" in said
+    assert len(list(read(left))) == sum(rejected.values())
+    assert not list((tmp_path / "store").glob("made/*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("kept", "rejected", "settings"),
+    [
+        (2, {"bad": 2}, {}),
+        (2, {"left": 900}, {}),
+        (1, {"bad": 90}, {"max_rejected": 1.0}),
+        (0, {}, {}),  # no rows came in: weights, scenes
+    ],
+)
+def test_other_stages_are_sealed(make, tmp_path, kept, rejected, settings):
+    make(some(kept, **rejected), **settings)
+    assert len(list((tmp_path / "store").glob("made/*/manifest.json"))) == 1
+
+
+def test_an_artifact_of_a_laxer_run_is_no_hit(make):
+    of = some(2, bad=3)
+    make(of, max_rejected=1.0)
+    assert make(of, max_rejected=0.6)[1].cached
+    with pytest.raises(UserError, match="3 of 5 rows were rejected"):
+        make(of)
+
+
+def test_annotate_is_judged_by_what_retry_leaves() -> None:
+    plain = Config.model_validate({"scenes": {}})
+    again = Config.model_validate({"scenes": {}, "retry": {"passes": [{"model": "other"}]}})
+    assert (annotate.most(plain), annotate.most(again)) == (0.5, 1.0)
+
+
+# --- ingest: every source ----------------------------------------------------------------------------------
+
+ROW = {"question": "How many cups?", "answer": "2", "image": "a.jpg", "width": 100, "height": 80}
+BOXES = {"bboxs": [[10, 10, 50, 50]]}
+
+
+def ingested(
+    make: Callable[..., Any], tmp_path: Path, files: dict[str, list[dict[str, Any]]], **ingest_: Any
+) -> Any:
+    import json
+
+    sources = []
+    for name, rows in files.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps([{**row, "question_id": n} for n, row in enumerate(rows)]))
+        sources.append({"name": name, "format": "tallyqa", "path": path})
+    return make(ingest, scenes=None, sources=sources, ingest={"shards": 2, **ingest_})
+
+
+def test_a_source_that_keeps_nothing_is_an_error_though_others_keep_rows(make, tmp_path):
+    with pytest.raises(UserError) as told:
+        ingested(make, tmp_path, {"good": [ROW | BOXES] * 20, "tally": [ROW] * 3})
+    said = str(told.value)
+    assert said.startswith("no row was kept of the source tally: no-box 3")
+    assert "tally.json, row 0" in said and "GRIT" in said  # which file is wanted
+    assert "rejects.parquet" in said
+
+
+def test_an_empty_source_is_an_error(make, tmp_path):
+    with pytest.raises(UserError, match="no row was kept of the source none: there are no rows in it"):
+        ingested(make, tmp_path, {"good": [ROW | BOXES], "none": []})
+
+
+def test_a_source_that_the_caps_leave_out_is_none(make, tmp_path):
+    store, decision = ingested(
+        make, tmp_path, {"large": [ROW | BOXES] * 50, "small": [ROW | BOXES, ROW]}, total=1
+    )
+    rows = store.find("ingest", decision.order.key).manifest["rows"]
+    assert rows == {"in": 52, "kept": 1, "rejected": {"no-box": 1, "not-sampled": 50}}
+
+
+def test_rows_left_out_by_exclude_and_caps_do_not_count(make, tmp_path):
+    excluded = [ROW | BOXES | {"dataset": "docvqa"}] * 30
+    store, decision = ingested(make, tmp_path, {"all": [*[ROW | BOXES] * 40, *excluded]}, cap=5)
+    rows = store.find("ingest", decision.order.key).manifest["rows"]
+    assert rows["rejected"] == {"excluded": 30, "not-sampled": 35}
