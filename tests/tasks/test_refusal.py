@@ -16,6 +16,7 @@ from sifthinker.store import Store
 from tasks import stage as stages
 from tasks.annotate import annotate
 from tasks.ingest import ingest
+from tasks.results import Results
 from tasks.stage import Job, Stage, decide, stage
 
 SCHEMA = pa.schema([("id", pa.string())])
@@ -33,7 +34,7 @@ def some(kept: int, **rejected: int) -> Stage:
         job.keep("rows", SCHEMA, rows)
 
     run.__name__ = "made"
-    return stage(config=lambda c: {}, code=("sifthinker.expand",), by_choice=("left",))(run)
+    return stage(config=lambda c: {}, results=Results(("expand",)), by_choice=("left",))(run)
 
 
 @pytest.fixture

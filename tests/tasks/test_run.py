@@ -61,7 +61,7 @@ def refused(job: Job) -> None:
     raise UserError("data.json, row 3, field box: not a list; write four numbers")
 
 
-@stage(config=lambda c: {}, code=("sifthinker.store",), retries=1)
+@stage(config=lambda c: {}, results=Results(("spill",)), retries=1)
 def shaky(job: Job) -> None:
     """Breaks the first time, as a download or a training does."""
     tries = job.config.store / "tries"
