@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import shutil
 import tempfile
 import time
 import warnings
@@ -285,7 +284,7 @@ def _publish(folder: Path, out: Path) -> None:
     for file in sorted(
         folder.iterdir(), key=lambda file: (file.name == "config.json", file.suffix == ".json")
     ):
-        shutil.move(file, out / file.name)
+        file.replace(out / file.name)
 
 
 # --- the prompts ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ The acceptance rule has no number that depends on the model or on the size of th
 2. KL(adapter || merged) may be at most 1e-5 of KL(merged || cast). Both models compute in fp32, so only rounding may
    separate them, and the cast shows how much this model makes of rounding: a KL divergence goes with the square of
    the error, and bf16 rounds 65,536 times as coarsely as fp32, which makes 2e-10. Folding rounds a few times more
-   often than a cast: toys with lora_B of a standard deviation from 1e-5 to 3 showed 4e-13 to 5e-7.
+   often than a cast: toys with lora_B of a standard deviation from 1e-5 to 3 showed 3e-9 to 5e-7.
 3. KL(adapter || saved) may be at most twice KL(merged || cast) when the files are bf16: the same rounding, so the two
    agree, and the factor covers their positions and rule 2. When the files are fp32, the limit is that of rule 2.
    Likewise the most probable token may differ at most at twice as many positions as the cast alone moves it, or at

@@ -17,7 +17,7 @@ import yaml
 from flows.options import CONFIGS
 from flows.reproduce import Label
 from sifthinker import config as configuration
-from sifthinker import scenes
+from sifthinker import miniature, scenes
 from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
 from sifthinker.store import Store
 from tasks.run import runs
@@ -29,7 +29,7 @@ PLACES = {
     "annotate.api.base_url": "standin",
     "grpo.judge.base_url": "standin",
     "depth.weights": "miniature",
-    "model.weights": "miniature",
+    "model.weights": "miniature",  # see `taught`
     "evaluate.server": "transformers",
 }
 # ... and the sizes that end in minutes.
@@ -48,34 +48,65 @@ SIZES = {
 def test_the_papers_configuration_runs_to_the_report(prefect_server: str, tmp_path: Path) -> None:
     file = tmp_path / "paper.yaml"
     file.write_text(yaml.safe_dump(on_toys(tmp_path / "data")))
-    config = configuration.load(file, {**PLACES, **SIZES, "store": str(tmp_path / "store")})
-    check_that_only_places_and_sizes_differ(config)
-
-    changes = [f"{field}={value}" for field, value in {**PLACES, **SIZES}.items()]
-    options = [word for change in [f"store={tmp_path / 'store'}", *changes] for word in ("--set", change)]
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("sif")), "run", "--config", str(file), *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "ARK_API_KEY": "unused"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    changes = {**PLACES, **SIZES, "store": str(tmp_path / "store")}
+    sif_run(file, changes, "--stop-after", "subset")
+    [subset] = (tmp_path / "store").glob("subset/*/rl.parquet")
+    changes["model.weights"] = str(taught(subset, tmp_path / "toy"))
+    check_that_only_places_and_sizes_differ(configuration.load(file, changes))
+    sif_run(file, changes)
 
     found = {
         label: tmp_path / "store" / ref["stage"] / ref["key"]
         for label, ref in runs(Store(tmp_path / "store"))[0]["stages"].items()
     }
     assert set(found) == set(get_args(Label)) - {"scenes", "retry"}
-    notes = {label: json.loads((path / "manifest.json").read_text())["notes"] for label, path in found.items()}
+    notes = {
+        label: json.loads((path / "manifest.json").read_text())["notes"] for label, path in found.items()
+    }
     for label in ("sft", "grpo"):
         assert (notes[label]["steps"], notes[label]["world"]) == (2, 2)
     for label in ("merge-sft", "merge-grpo"):
         assert notes[label]["precision"] == "bf16"
         assert notes[label]["kl_fold"] < 1e-5 * notes[label]["kl_cast"]
         assert notes[label]["changed"] > 0
+    rewards = [json.loads(line)["reward"] for line in (found["grpo"] / "history.jsonl").open()]
+    assert max(rewards) > 0
     asked = pq.read_table(found["evaluate"] / "predictions.parquet").to_pylist()
     assert {row["benchmark"] for row in asked} == {"vstar", "spatialbench", "refcoco"}
     assert (found["report"] / "report.html").stat().st_size > 0
+
+
+def sif_run(file: Path, changes: dict[str, Any], *options: str) -> None:
+    settings = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+    command = [str(Path(sys.executable).with_name("sif")), "run", "--config", str(file), *settings, *options]
+    environment = {**os.environ, "ARK_API_KEY": "unused"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def taught(rows: Path, folder: Path) -> Path:
+    """The miniature after enough training that it writes chains: as it is shipped it writes none, so that no completion
+    would earn a reward, and GRPO would learn nothing."""
+    base, model = str(miniature.folder("policy")), {"max_pixels": 12544}
+    common = {"dataset": [str(rows)], "work": str(folder / "work")}
+    training = {"learning_rate": 4e-3, "max_steps": 120, "batch": 8, "accumulation": 1, "ranks": 1}
+    training |= {"deepspeed": "none", "precision": "fp32", "gradient_checkpointing": False}
+    training |= {"lora": {"r": 32, "alpha": 64, "dropout": 0.0}, "trackers": []}
+    programs = {
+        "sft": {"model": base, "settings": {"model": model, "sft": training}},
+        "merge": {
+            "model": base,
+            "adapter": str(folder / "sft" / "adapter"),
+            "settings": {"model": model, "merge": {}},
+        },
+    }
+    folder.mkdir()
+    for name, values in programs.items():
+        file = folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**common, **values, "out": str(folder / name)}))
+        done = subprocess.run([sys.executable, "-m", f"sifthinker.training.{name}", str(file)])
+        assert done.returncode == 0
+    return folder / "merge"
 
 
 def on_toys(folder: Path) -> dict[str, Any]:
