@@ -17,7 +17,8 @@ from sifthinker.engine import Engine
 from sifthinker.sample import Annotation, Reject
 
 _ADVICE = {
-    "bad-request": "Change what the endpoint does not take: its message names it.",
+    "bad-request": "Change what the endpoint does not take: its message names it. If the endpoint itself was mended, "
+    "set another annotate.seed: an equal request has its refusal in the ledger.",
     "cut-off": "Raise annotate.max_tokens.",
     "content-filter": "The provider blocks these pictures or questions: use another model.",
     "judge": "The judge is annotate's own model: use one that answers with a score.",

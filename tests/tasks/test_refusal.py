@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from sifthinker.config import Config, UserError
-from sifthinker.sample import Reject, read
-from sifthinker.store import Store
+from sifthinker.sample import REJECTS, Reject, read, write
+from sifthinker.store import Draft, Store
+from tasks import refusal
 from tasks import stage as stages
 from tasks.annotate import annotate
 from tasks.ingest import ingest
@@ -103,6 +105,42 @@ def test_annotate_is_judged_by_what_retry_leaves() -> None:
     plain = Config.model_validate({"scenes": {}})
     again = Config.model_validate({"scenes": {}, "retry": {"passes": [{"model": "other"}]}})
     assert (annotate.most(plain), annotate.most(again)) == (0.5, 1.0)
+
+
+def test_shards_of_a_refused_stage_are_made_again_if_they_have_rejects(tmp_path: Path) -> None:
+    store, of = Store(tmp_path / "store"), some(0)
+    order = decide(store, of, "made", Config.model_validate({"scenes": {}}), {}, False).order
+    shards = []
+    for number, rejected in enumerate(({"exhausted": 3}, {})):
+        key = str(number) * 20
+        with store.making("made.parts", key, {}) as draft:
+            draft.rows = {"in": 4, "kept": 4 - sum(rejected.values()), "rejected": rejected}
+            rows = [
+                Reject("made", "exhausted", "gone", f"s/d/{n}", "s") for n in range(sum(rejected.values()))
+            ]
+            write(draft.out / "rejects.parquet", REJECTS, rows)
+        found = store.find("made.parts", key)
+        assert found
+        shards.append(found.ref)
+    out = tmp_path / "out"
+    out.mkdir()
+    draft = Draft(out, {}, {"in": 8, "kept": 3, "rejected": {"exhausted": 5}}, shards=shards)
+    job = Job(order, store, {}, draft, {}, logging.getLogger("test"), None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="5 of 8 rows were rejected"):
+        refusal.check(job)
+    (left,) = (tmp_path / "store").glob("made/*.work/rejects.parquet")
+    assert [row["id"] for row in read(left)] == ["s/d/0", "s/d/1", "s/d/2"]
+    assert store.find("made.parts", "0" * 20) is None  # asked again by the next run
+    assert store.find("made.parts", "1" * 20) is not None
+
+
+def test_a_shard_that_kept_nothing_is_sealed_but_never_a_hit(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    order = decide(store, some(0), "made", Config.model_validate({"scenes": {}}), {}, False).order
+    part = replace(order, part=0)
+    assert refusal.too_many(part, {"in": 3, "kept": 0, "rejected": {"bad": 3}})
+    assert not refusal.too_many(part, {"in": 3, "kept": 1, "rejected": {"bad": 2}})
+    assert not refusal.too_many(part, {"in": 0, "kept": 0, "rejected": {}})  # no image is in this part
 
 
 # --- ingest: every source ----------------------------------------------------------------------------------
