@@ -268,9 +268,13 @@ def nightly(
 ) -> None:
     """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
 
-    Exit codes: 0 passed (or skipped); 1 a benchmark regressed; 2 wrong usage; 3 the night could not run;
-    4 inconclusive: too few questions to find a fall; 5 passed with warnings: a fall beyond the margin that is not
-    significant, or many more unparsable replies.
+    Exit codes:
+    0 passed, or skipped because it was too late
+    1 regressed: a benchmark fell significantly; or the run failed
+    2 wrong usage
+    3 not run: it says nothing about the model
+    4 inconclusive: some comparison could not have failed, whatever was answered
+    5 warned: a fall that is not significant, or many more unparsable replies
     """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)

@@ -127,6 +127,20 @@ def test_more_questions_fewer_comparisons_and_steadier_replies_make_smaller_fall
     assert steady < few and steady < many_comparisons and steady < unsteady
 
 
+def test_the_least_p_is_what_the_test_says_of_a_fall_to_0() -> None:
+    for right, per_image in ((9, 1), (20, 2), (60, 3)):
+        old = np.array([1.0] * right + [0.0] * 12)
+        made = paired(old, old * 0.0, per_image)
+        p = gate.mcnemar(right, 0) if made.test == gate.MCNEMAR else gate.swaps(made.changes, made.images)
+        assert gate.least(made) == pytest.approx(p, abs=2e-5)
+
+
+def test_all_swaps_are_tried_where_there_are_few() -> None:
+    """Three images, sums -2, -1, +1: of 8 sign patterns, (- - -), (- - +) and (- + -) give -2 or less."""
+    differences = np.array([-1.0, -1.0, -1.0, 0.0, 1.0, 0.0])
+    assert gate.swaps(differences, ["a", "a", "b", "b", "c", "c"]) == 3 / 8
+
+
 def test_the_margin_bounds_what_is_detectable() -> None:
     old = np.ones(2000)
     fall = power.detectable(paired(old, old), 0.1, 1e-4)
