@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from flows import server
 from flows.options import ConfigOption, SetOption, console, load, plain
-from sifthinker.config import UserError
+from sifthinker.config import Config, UserError
 from sifthinker.store import Store
+
+if TYPE_CHECKING:
+    from tasks.accept import Outcome
+    from tasks.run import Pipeline
 
 
 def accept(
@@ -22,6 +27,9 @@ def accept(
     all_: Annotated[
         bool, typer.Option("--all", help="every stage of the reproduction, in its order")
     ] = False,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="with --all: of every row of the ablation instead")
+    ] = False,
     config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
 ) -> None:
@@ -31,6 +39,8 @@ def accept(
     """
     if all_ == (stage is not None):
         raise UserError("accept: name one stage, or give --all")
+    if ablation and not all_:
+        raise UserError("accept: --ablation goes with --all")
     resolved = load(config, set_)
     server.settings(resolved.store)
     from flows.reproduce import reproduction
@@ -41,10 +51,20 @@ def accept(
     if stage is not None:
         console.print(plain(accept_one(reproduction, resolved, store, stage, why, who)), soft_wrap=True)
         return
-    outcomes = accept_all(reproduction, resolved, store, why, who)
+    pipelines: dict[str, tuple[Pipeline, Config]] = {"": (reproduction, resolved)}
+    if ablation:
+        from flows.ablation import made_with, row
+
+        pipelines = {
+            f"{name} ": (partial(row, trained=variant.trained), made)
+            for name, (variant, made) in made_with(resolved, resolved.ablation.variants).items()
+        }
+    outcomes: list[Outcome] = []
     table = Table("stage", "", "what was recorded, or why not", box=None, pad_edge=False)
-    for outcome in outcomes:
-        table.add_row(outcome.label, outcome.verdict, plain(outcome.said))
+    for name, (pipeline, with_) in pipelines.items():
+        for outcome in accept_all(pipeline, with_, store, why, who):
+            outcomes.append(outcome)
+            table.add_row(f"{name}{outcome.label}", outcome.verdict, plain(outcome.said))
     console.print(table)
     counts = {v: sum(outcome.verdict == v for outcome in outcomes) for v in ("accepted", "cached")}
     console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,26 @@ def test_replies_of_another_server_or_library_are_not_taken_from_the_ledger(
     assert evaluate._served("transformers") == ours
     installed["transformers"] = "5.24.0"
     assert evaluate._served("transformers") != ours and evaluate._served("vllm") == vllm
+
+
+def test_the_version_of_a_server_in_an_environment_of_its_own_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\ntest "$3" = vllm && echo 0.31.2\n')
+    command = tmp_path / "vllm"
+    command.write_text(f"#!{python}\nimport vllm\n")
+    for file in (python, command):
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    identities.installed.cache_clear()
+    assert identities.versions(["vllm"]) == "vllm 0.31"
+    command.write_text("#!/bin/sh\nexec vllm\n")
+    identities.installed.cache_clear()
+    assert identities.versions(["vllm"]) == f"vllm {identities.UNKNOWN}"
+    command.unlink()
+    identities.installed.cache_clear()
+    assert identities.versions(["vllm"]) == f"vllm {identities.ABSENT}"
 
 
 def test_a_benchmark_that_is_there_twice_has_the_digests_of_both_files(tmp_path: Path) -> None:
