@@ -5,7 +5,6 @@ One HTML file without script or network, as report.py's; everything in it that c
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections import defaultdict
@@ -21,6 +20,7 @@ from sifthinker import draw, flips, history
 from sifthinker.apart import apart
 from sifthinker.flips import Flip
 from sifthinker.gate import Comparison
+from sifthinker.images import data_url
 from sifthinker.night import BASELINE, LAST, Evaluated, Night, Outcome, Target
 
 HEADLINES = (
@@ -92,7 +92,7 @@ def _page(
         "target": target,
         "comparisons": [(c, _bar(c, scale)) for c in worst],
         "scores": _scores(target, baseline),
-        "trend": (_uri(trend[0], "png"), trend[1]) if trend else None,
+        "trend": (data_url(trend[0], "image/png"), trend[1]) if trend else None,
         "against": against,
         "lost": sum(flip.lost for flip in changed),
         "won": sum(not flip.lost for flip in changed),
@@ -159,7 +159,7 @@ def _flip(flip: Flip) -> dict[str, Any]:
                 "colours": [draw.colour(number) for number in range(len(flips.steps(row)))],
             }
         )
-    pictures = [_uri(picture, "jpeg") for picture in flip.pictures] or ["", ""]
+    pictures = [data_url(picture) for picture in flip.pictures] or ["", ""]
     row, truth = flip.after, flips.truth(flip.after["reference"])
     return {
         "lost": flip.lost,
@@ -239,7 +239,3 @@ def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.R
 
 def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
