@@ -68,15 +68,16 @@ def decode_bytes(
 ) -> Map:
     """`decode` for a file's bytes; `name` stands for it in errors."""
     try:
-        # PNG alone: other formats start other programs (EPS) or hold values that are no depth (float TIFF).
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        # Other formats start other programs (EPS) or hold values that are no depth (float TIFF).
+        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
             plain = image.mode in ("I;16", "L", "RGB")
             pixels = np.asarray(image if plain else image.convert("RGB"))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise all sorts on broken and hostile bytes
+        what = type(error).__name__
         raise UserError(
-            f"{name}: not a readable PNG ({len(data)} bytes): {type(error).__name__}; make the depth map again"
+            f"{name}: not a readable picture, PNG or JPEG ({what}, {len(data)} bytes); make the depth map again"
         ) from error
     if pixels.ndim == 2:
         largest = 255 if pixels.dtype == np.uint8 else 65535

@@ -68,10 +68,14 @@ class Photo:
 
     width: int  # pixels, upright
     height: int
-    sha256: str  # of the user's file
     orientation: int  # EXIF, 1 to 8: how the stored pixels had to be turned; 1 = not at all
     file: bytes  # the user's
     made: Image.Image | None  # the picture, where `file` holds it in another form
+
+    @property
+    def sha256(self) -> str:
+        """Of the user's file (computed anew)."""
+        return hashlib.sha256(self.file).hexdigest()
 
     @property
     def data(self) -> bytes:
@@ -87,8 +91,7 @@ def photo(data: bytes, max_pixels: int, name: str = "the picture") -> Photo:
             that are no colours before somebody decides what is white).
     """
     image, orientation, as_it_is = _opened(data, max_pixels, name)
-    digest = hashlib.sha256(data).hexdigest()
-    return Photo(image.width, image.height, digest, orientation, data, None if as_it_is else image)
+    return Photo(image.width, image.height, orientation, data, None if as_it_is else image)
 
 
 def rgb(data: bytes, name: str = "the picture", max_pixels: int | None = None) -> Image.Image:
@@ -226,8 +229,8 @@ def of(sample: Sample, folders: Mapping[str, Path], max_pixels: int) -> Photo:
         raise UserError(
             f"image {sample.image} of {sample.id} changed since ingest: {error}; {hint}"
         ) from error
-    if found.sha256 != sample.image_sha256:
-        was, now = sample.image_sha256[:12], found.sha256[:12]
+    if (digest := found.sha256) != sample.image_sha256:
+        was, now = sample.image_sha256[:12], digest[:12]
         raise UserError(
             f"image {sample.image} of {sample.id} changed since ingest: sha256 {was}, now {now}; {hint}"
         )

@@ -69,7 +69,8 @@ class Job:
             try:
                 photo = files.photo(self.source, image)
                 size = (photo.width, photo.height)
-                self._seen[key] = _Seen(photo.sha256, size, photo.orientation, photo.made is None)
+                digest = key if isinstance(image, bytes) else photo.sha256
+                self._seen[key] = _Seen(digest, size, photo.orientation, photo.made is None)
             except images.BadImage as error:
                 self._seen[key] = error
         return self._seen[key]
