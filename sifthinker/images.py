@@ -34,7 +34,7 @@ from sifthinker.sample import Sample
 
 # What the data sets and cameras hold. Pillow knows more, some of which start other programs (EPS) or have no
 # pixels (WMF). A JPEG may be an MPO. HEIC needs a plug-in that is not installed.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF")
 _KEPT = ("JPEG", "PNG", "WEBP")  # what every server, judge and reader opens
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")  # Pillow converts them rightly
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -174,10 +174,9 @@ def find(root: Path, relative: str) -> Path:
     Raises:
         BadImage: "path-outside", "image-missing" or "image-unreadable".
     """
-    folder = Path(os.path.realpath(root))
+    folder = os.path.realpath(root)
     path = Path(os.path.realpath(f"{folder}/{confined(relative)}"))
-    blobs = _blobs(folder)
-    if not (path.is_relative_to(folder) or (blobs is not None and path.is_relative_to(blobs))):
+    if not path.is_relative_to(folder) and not _in_blobs(path, Path(folder)):
         raise BadImage(
             "path-outside",
             f"{relative} is a link that leaves the image folder; put or mount the files inside the folder",
@@ -355,12 +354,12 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _blobs(folder: Path) -> Path | None:
-    """Where the files of a folder in a snapshot of the Hugging Face cache are: `<repository>/blobs`."""
-    for place in (folder, *folder.parents):
+def _in_blobs(path: Path, folder: Path) -> bool:
+    """Whether `folder` is in a snapshot of the Hugging Face cache, and `path` where such a snapshot's files are."""
+    for place in (folder, *folder.parents):  # <hub>/datasets--<owner>--<name>/snapshots/<revision>
         if place.parent.name == "snapshots" and "--" in place.parent.parent.name:
-            return place.parent.parent / "blobs"
-    return None
+            return path.is_relative_to(place.parent.parent / "blobs")
+    return False
 
 
 def _unusable(relative: str, error: OSError) -> BadImage:
