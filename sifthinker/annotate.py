@@ -207,11 +207,12 @@ def _pictures(
     Raises:
         BadImage: it cannot be read any more, or is another one than ingest saw.
     """
-    photo, *_, digest = images.read(folders[row.source], row.image, row.width * row.height)
-    if digest != row.image_sha256:
+    found = images.read(folders[row.source], row.image, row.width * row.height)
+    if found.sha256 != row.image_sha256:
         raise images.BadImage(
             "image-changed", f"{row.image} is not the file that ingest read; run ingest again"
         )
+    photo = found.data
     boxes = [[region.box for region in step] for step in asked]
     return photo, [
         image_url(draw.annotated(photo, step, config.max_pixels, config.jpeg_quality)) for step in boxes
@@ -220,8 +221,8 @@ def _pictures(
 
 async def _judged(row: Sample, answer: str, photo: bytes, client: Client, config: Annotate) -> Refused | None:
     """Why the judge finds that an answer does not say what the reference says; None where it does."""
-    picture = await asyncio.to_thread(draw.annotated, photo, [], config.max_pixels, config.jpeg_quality)
-    reply = await client.reply(judge.request(row.question, row.answer, answer, image_url(picture)))
+    picture = await asyncio.to_thread(judge.picture, photo, config.max_pixels, config.jpeg_quality)
+    reply = await client.reply(judge.request(row.question, row.answer, answer, picture))
     if isinstance(reply, Failure):
         return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
     score = judge.score(reply.text)

@@ -1,12 +1,11 @@
 """One image and one question through depth, prompt and model, as a person watches it.
 
-The model sees what it saw in training: `prompts.policy_messages`, the image file as it is and, with
-`model.depth_input`, the Spectral_r picture of its depth. Nothing is remembered in a ledger: who asks wants an answer.
+The model sees what it saw in training: `prompts.policy_messages`, the picture as `images` makes it of the
+file and, with `model.depth_input`, the Spectral_r picture of its depth. Nothing is remembered in a ledger: who asks wants an answer.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from PIL import Image
 
-from sifthinker import chain, depth, draw, images, prompts, vlm
+from sifthinker import chain, depth, draw, images, prompts
 from sifthinker.config import Config, UserError
 from sifthinker.sample import Region
 
@@ -98,7 +96,7 @@ def ask(
     shown = [photo, relief] if config.model.depth_input and relief else [photo]
     messages = prompts.with_images(
         prompts.policy_messages(question, config.model.depth_input, config.evaluate.think),
-        [vlm.image_url(data, _media_type(data)) for data in shown],
+        [images.data_url(data, images.media_type(data)) for data in shown],
     )
     reply = ""
     for piece in stream(base_url, model_name, messages, config):
@@ -121,13 +119,13 @@ def ask(
 
 
 def picture(image: Path, config: Config) -> bytes:
-    """An image file's bytes.
+    """An image file as training would have it: upright, 8-bit RGB (see `images`).
 
     Raises:
         UserError: it is not there, no image, or too large.
     """
     try:
-        return images.read(image.parent, image.name, config.ingest.max_pixels)[0]
+        return images.read(image.parent, image.name, config.ingest.max_pixels).data
     except images.BadImage as error:
         raise UserError(f"{image}: {error}") from error
 
@@ -190,13 +188,11 @@ def _write(
 ) -> Iterator[Path]:
     """The reply, the depth picture, and every area on the photograph with its depths."""
     steps = [[region.box for region in area] for area in areas]
-    with Image.open(io.BytesIO(photo)) as opened:
-        image = opened.convert("RGB")
+    image = images.rgb(photo)
     made: dict[str, bytes] = {"reply.txt": reply.encode()}
     if relief:
         made["depth.png"] = relief
-        with Image.open(io.BytesIO(relief)) as opened:
-            made["chain.jpg"] = draw.encode(draw.figure(image, opened, steps, (), question))
+        made["chain.jpg"] = draw.encode(draw.figure(image, images.rgb(relief), steps, (), question))
     for number, panel in enumerate(draw.panels(image, steps, ())):
         texts = [f"said {region.depth:.3f}" for region in areas[number]]
         if measured:
@@ -205,8 +201,3 @@ def _write(
     for name, data in made.items():
         (out / name).write_bytes(data)
         yield out / name
-
-
-def _media_type(data: bytes) -> str:
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        return Image.MIME[str(image.format)]

@@ -53,6 +53,38 @@ def to_pixels(box: Sequence[float], width: int, height: int) -> Box:
     return x1 * width, y1 * height, x2 * width, y2 * height
 
 
+def turn(said: tuple[int, int], upright: tuple[int, int], orientation: int) -> int:
+    """The EXIF orientation by which boxes have to be turned, from the size that goes with them; 1 = not at all.
+
+    * The size of the upright picture and not of the stored one: the boxes are of the upright picture already.
+    * Any other, also a size that both have (a square, a half turn, a mirror) or none: the boxes are of the stored
+      pixels. That is how the authors' code, which opens files without a look at EXIF, takes the boxes of VisCoT
+      and TallyQA, and where the sizes of these files come from.
+
+    Args:
+        said: width and height that go with the boxes; (0, 0) = not known.
+        upright: width and height of the upright picture.
+        orientation: of the file, 1 to 8.
+    """
+    stored = upright if orientation < 5 else upright[::-1]
+    return 1 if said == upright != stored else orientation
+
+
+def turned(box: Sequence[float], width: float, height: float, orientation: int) -> Box:
+    """A box on the stored pixels, `width` x `height`, as a box on the upright picture of an EXIF orientation.
+
+    In pixels, or in 0..1 with a width and a height of 1.
+    """
+    x1, y1, x2, y2 = box
+    if orientation >= 5:  # rows and columns are exchanged
+        x1, y1, x2, y2, width, height = y1, x1, y2, x2, height, width
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = width - x2, width - x1
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = height - y2, height - y1
+    return x1, y1, x2, y2
+
+
 def from_padded(box: Sequence[float], width: int, height: int) -> Box:
     """Converts a box from 0..1 of VisCoT's canvas to 0..1 of the image.
 

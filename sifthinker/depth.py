@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sifthinker.config import UserError
 from sifthinker.sample import Box, Region
@@ -84,11 +84,17 @@ def decode_bytes(
         UserError: `data` is no picture, or has colours that are not Spectral_r's.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            plain = image.mode in ("I;16", "I;16B", "I", "L", "RGB")
+        # Other formats start other programs (EPS) or hold values that are no depth (float TIFF).
+        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+            plain = image.mode in ("I;16", "L", "RGB")
             pixels = np.asarray(image if plain else image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{name}: not a readable picture: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise all sorts on broken and hostile bytes
+        what = type(error).__name__
+        raise UserError(
+            f"{name}: not a readable picture, PNG or JPEG ({what}, {len(data)} bytes); make the depth map again"
+        ) from error
     if pixels.ndim == 2:
         largest = 255 if pixels.dtype == np.uint8 else 65535
         return _grey(pixels, largest, polarity)

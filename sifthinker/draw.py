@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sifthinker import images
 from sifthinker.sample import Box
 
 GREEN = (0, 255, 0)  # of the annotator's boxes (paper; release, produce.py)
@@ -31,12 +32,11 @@ def annotated(image: bytes, boxes: Sequence[Box], max_pixels: int, quality: int)
 
     It is sized down to at most `max_pixels` first, so that the lines stay 2 px wide; never enlarged.
     """
-    with Image.open(io.BytesIO(image)) as opened:
-        scale = math.sqrt(max_pixels / (opened.width * opened.height))
-        size = (max(1, int(opened.width * scale)), max(1, int(opened.height * scale)))
-        if scale < 1:
-            opened.thumbnail(size, Image.Resampling.LANCZOS)
-        photo = opened.convert("RGB")
+    photo = images.rgb(image)
+    scale = math.sqrt(max_pixels / (photo.width * photo.height))
+    if scale < 1:
+        size = (max(1, int(photo.width * scale)), max(1, int(photo.height * scale)))
+        photo.thumbnail(size, Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(photo)
     for box in boxes:
         pen.rectangle(_pixels(box, photo), outline=GREEN, width=2)

@@ -17,7 +17,6 @@ by digest. Hence:
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 from collections import defaultdict, deque
@@ -33,6 +32,8 @@ from PIL import Image
 
 from sifthinker import depth
 from sifthinker.config import Depth, UserError
+from sifthinker.images import BadImage
+from sifthinker.images import rgb as pixels_of
 from sifthinker.sample import DepthMap, Reject
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def estimate(
     """The depth map of every image, in their order.
 
     Args:
-        images: SHA-256 and bytes of image files; an EXIF orientation is not applied (see images.py).
+        images: SHA-256 and bytes of image files.
         weights: folder of a Depth Anything V2 model.
         config: the input size, and how many images are worked on at a time.
 
@@ -147,14 +148,9 @@ def _in_batches(
 def _prepare(image: tuple[str, bytes], size: int) -> _Prepared | Reject:
     sha256, data = image
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            rgb = opened.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise all sorts on broken bytes
-        what = type(error).__name__  # its text holds a memory address, and rejects are compared by digest
-        detail = f"image {sha256} ({len(data)} bytes) cannot be decoded: {what}; fetch the file again"
-        return Reject("depth", "image-broken", detail)
+        rgb = pixels_of(data, f"image {sha256}")
+    except BadImage as error:
+        return Reject("depth", error.reason, error.detail)
     if max(rgb.size) > _LONGEST * min(rgb.size):
         detail = f"image {sha256} has {rgb.width}x{rgb.height} pixels, one side more than {_LONGEST} times the other"
         return Reject("depth", "image-too-long", detail)

@@ -4,9 +4,10 @@ Reads the benchmarks' files; writes `predictions.parquet` (`PREDICTIONS`, one ro
 (questions that could not be asked, with the reason), `scores.json`, and a submission file for every benchmark whose
 answers are hidden.
 
-* The model sees what it saw in training: the prompt of `prompts.policy_messages`, the image file as it is and,
-  with `model.depth_input`, the Spectral_r picture of its depth. Images are not sized down here: training lets the
-  processor apply the pixel budget to the original file, so does the server, and a second resizing would differ.
+* The model sees what it saw in training: the prompt of `prompts.policy_messages`, the picture as `images` makes it
+  of the file (upright, 8-bit RGB) and, with `model.depth_input`, the Spectral_r picture of its depth. Pictures are
+  not sized down here: training lets the processor apply the pixel budget to the whole picture, so does the server,
+  and a second resizing would differ.
 * Nothing of a question but its text and image is sent; the reference never leaves this process.
 * A request that fails in transport stops the evaluation (asked again, it continues from the ledger); it is never
   scored. A refusal or a reply cut off is what the model gave: unparsable, wrong and counted.
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import math
@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from sifthinker import config as configuration
 from sifthinker import images, prompts, sample, vlm
@@ -37,6 +36,7 @@ from sifthinker.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, WHOLE, replie
 from sifthinker.benchmarks.job import Job, open_job, reject
 from sifthinker.benchmarks.question import Answer, Missing, Question, Verdict
 from sifthinker.depth import SummedArea, decode_bytes
+from sifthinker.judge import picture as judge_picture
 from sifthinker.sample import Reject
 
 logger = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ def _ask(
                         continue
                     if model.depth_input:
                         shown.append((pictures / digest).read_bytes())
-                urls = [vlm.image_url(picture, _media_type(picture)) for picture in shown]
+                urls = [images.data_url(picture, images.media_type(picture)) for picture in shown]
                 digests = [hashlib.sha256(picture).hexdigest() for picture in shown]
                 shown_of = digest
             messages = prompts.policy_messages(question.text, model.depth_input, config.think)
@@ -282,8 +282,7 @@ def _judged(job: Job, answered: Iterator[_Answered], judge: vlm.Client | None) -
             item, _, answer = one
             questions: list[vlm.Request] = []
             if answer.text:
-                data = job.image(item.question)
-                url = vlm.image_url(data, _media_type(data))
+                url = judge_picture(job.image(item.question))
                 questions = list(JUDGED[job.source.name](item.question, answer, url))
             waiting.append((one, [], len(questions)))
             yield from questions
@@ -397,8 +396,3 @@ def _missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
         "limit": limit,
         "missing": why,
     }
-
-
-def _media_type(data: bytes) -> str:
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        return Image.MIME[str(image.format)]

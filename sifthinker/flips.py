@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from sifthinker import chain, config, draw, images
 from sifthinker.benchmarks import BENCHMARKS, files
@@ -78,11 +74,9 @@ def _photos(
         try:
             for item in BENCHMARKS[source.name].load(source):
                 if isinstance(item, Question) and (source.name, item.id) in wanted:
-                    data = item.image
-                    if isinstance(data, str):
-                        data = images.read(source.images, data, files.MAX_PIXELS)[0]
-                    if hashlib.sha256(data).hexdigest() == wanted[source.name, item.id]:
-                        yield (source.name, item.id), data
+                    photo = files.photo(source, item.image)
+                    if photo.sha256 == wanted[source.name, item.id]:
+                        yield (source.name, item.id), photo.data
         except (Missing, images.BadImage) as error:  # the night's verdict does not need the picture
             logger.warning("no pictures of %s: %s", source.name, error)
 
@@ -90,8 +84,7 @@ def _photos(
 def _drawn(photo: bytes | None, flip: Flip) -> tuple[bytes, ...]:
     if photo is None:
         return ()
-    with Image.open(io.BytesIO(photo)) as opened:
-        picture = opened.convert("RGB")
+    picture = images.rgb(photo)
     right = truth(flip.after["reference"])
     looks = (draw.overview(picture, picture, steps(row), right)[0] for row in (flip.before, flip.after))
     return tuple(draw.encode(look, quality=80) for look in looks)

@@ -11,10 +11,15 @@ import json
 import math
 import re
 
-from sifthinker import prompts, reasoning
+from sifthinker import draw, prompts, reasoning
+from sifthinker.images import data_url
 from sifthinker.vlm import Request
 
 MAX_TOKENS = 64  # {"score": 0.8} and a fence around it
+MAX_PIXELS, QUALITY = (
+    589_824,
+    90,
+)  # of the photograph; what annotate.max_pixels and jpeg_quality are unless set
 _SALT = "sifthinker judge"
 _FENCED = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
@@ -39,6 +44,11 @@ def request(
         max_tokens=MAX_TOKENS,
         seed=seed,
     )
+
+
+def picture(photo: bytes, max_pixels: int = MAX_PIXELS, quality: int = QUALITY) -> str:
+    """The photograph for `request`: a JPEG, sized down as for the annotator, whatever file the user has."""
+    return data_url(draw.annotated(photo, [], max_pixels, quality))
 
 
 def fence(question: str, reference: str, answer: str) -> str:

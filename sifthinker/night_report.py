@@ -5,7 +5,6 @@ One HTML file without script or network, as report.py's; everything in it that c
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections import defaultdict
@@ -20,6 +19,7 @@ from sifthinker import draw, flips, history, night_outcome, power
 from sifthinker.apart import apart
 from sifthinker.flips import Flip
 from sifthinker.gate import Comparison
+from sifthinker.images import data_url
 from sifthinker.night import BASELINE, LAST, Evaluated, Night, Outcome, Target
 
 NIGHTS = 60  # shown in a trend
@@ -85,7 +85,7 @@ def _page(
         "target": target,
         "comparisons": [(c, _bar(c, scale)) for c in worst],
         "scores": _scores(target, baseline),
-        "trend": (_uri(trend[0], "png"), trend[1]) if trend else None,
+        "trend": (data_url(trend[0], "image/png"), trend[1]) if trend else None,
         "changes": changes,
         "lost": sum(change["lost"] for change in changes),
         "won": sum(change["won"] for change in changes),
@@ -177,7 +177,7 @@ def _flip(flip: Flip) -> dict[str, Any]:
                 "colours": [draw.colour(number) for number in range(len(flips.steps(row)))],
             }
         )
-    pictures = [_uri(picture, "jpeg") for picture in flip.pictures] or ["", ""]
+    pictures = [data_url(picture) for picture in flip.pictures] or ["", ""]
     row, truth = flip.after, flips.truth(flip.after["reference"])
     return {
         "lost": flip.lost,
@@ -257,7 +257,3 @@ def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.R
 
 def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

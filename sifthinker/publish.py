@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from sifthinker import depth
 from sifthinker.config import UserError
+from sifthinker.images import Photo
 from sifthinker.images import of as photograph
 from sifthinker.sample import SIF, Annotation, DepthMap, Reject, Sample
 from sifthinker.sample import read as read_columns
@@ -63,9 +64,10 @@ def rows(
         if not group:
             continue
         photo = photograph(group[0], images, max_pixels)
+        data = photo.data
         picture = depth.picture(depth.decode_bytes(depth_map.png))
         for sample in group:
-            yield _row(sample, waiting.pop(sample.id), photo, picture, depth_map.png)
+            yield _row(sample, waiting.pop(sample.id), photo, data, picture, depth_map.png)
     unmapped = {sample.id: sample for group in by_image.values() for sample in group}
     for id in waiting:  # neither happens in an undamaged run: annotate reads the same samples and maps
         known = unmapped.get(id)
@@ -184,8 +186,12 @@ def answer_type(answer: str) -> str:
     return "short" if len(text.split()) <= 3 else "sentence"
 
 
-def _row(sample: Sample, chain: Annotation, photo: bytes, picture: bytes, depth_map: bytes) -> dict[str, Any]:
+def _row(
+    sample: Sample, chain: Annotation, photo: Photo, data: bytes, picture: bytes, depth_map: bytes
+) -> dict[str, Any]:
     name = Path(sample.image)
+    if photo.made is not None:  # no longer the user's file, but a PNG of its picture
+        name = name.with_suffix(".png")
     return {
         "id": sample.id,
         "source": sample.source,
@@ -196,7 +202,7 @@ def _row(sample: Sample, chain: Annotation, photo: bytes, picture: bytes, depth_
         "width": sample.width,
         "height": sample.height,
         "boxes": sample.boxes,
-        "image": {"bytes": photo, "path": name.name},
+        "image": {"bytes": data, "path": name.name},
         "depth_image": {"bytes": picture, "path": f"{name.stem}_d.png"},
         "depth_map": depth_map,
         "steps": [[{"box": r.box, "depth": r.depth} for r in step] for step in chain.steps],

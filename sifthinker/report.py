@@ -6,7 +6,6 @@ it, and the page's own policy forbids scripts and every address but `data:`.
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import json
@@ -22,8 +21,9 @@ import jinja2
 import yaml
 from PIL import Image
 
-from sifthinker import chain, draw, paper, publish
+from sifthinker import chain, draw, images, paper, publish
 from sifthinker.apart import apart
+from sifthinker.images import data_url
 from sifthinker.sample import Box, Region, boxes
 from sifthinker.sample import read as read_table
 
@@ -87,7 +87,7 @@ def write(out: Path, facts: Facts) -> None:
         charts=_charts(statistics),
         examples=[_example(row) for row in _examples(facts)],
         curves=_curves(facts.histories),
-        lineage=_uri(facts.lineage, "png") if facts.lineage else "",
+        lineage=data_url(facts.lineage, "image/png") if facts.lineage else "",
         completions=_completions(facts),
         benchmarks=_scores(facts.scores),
         apart=apart(facts.scores, facts.predictions) if facts.predictions else [],
@@ -111,7 +111,7 @@ def page(facts: Facts) -> str:
         picture = draw.chain_picture(example.photo, example.relief, example.steps, example.truth)
         parts.append(
             f"**{html.escape(row['question'])}** ({html.escape(row['answer'])})\n\n"
-            f"![boxes in order, ground truth dashed; depth picture beside]({_uri(draw.encode(picture, 75), 'jpeg')})\n\n"
+            f"![boxes in order, ground truth dashed; depth picture beside]({data_url(draw.encode(picture, 75))})\n\n"
             f"<pre>{html.escape(row['chain'][:CLIP])}</pre>"  # escaped: what a model writes is never interpreted
         )
     return "\n\n".join(parts) + "\n"
@@ -210,8 +210,7 @@ class _Opened:
 def _opened(row: Mapping[str, Any]) -> _Opened:
     pictures = []
     for name in ("image", "depth_image"):
-        with Image.open(io.BytesIO(row[name]["bytes"])) as opened:
-            pictures.append(opened.convert("RGB"))
+        pictures.append(images.rgb(row[name]["bytes"]))
     regions = [[Region(tuple(r["box"]), r["depth"]) for r in step] for step in row["steps"]]
     return _Opened(pictures[0], pictures[1], regions, boxes(row["boxes"]))
 
@@ -232,10 +231,10 @@ def _example(row: Mapping[str, Any]) -> dict[str, Any]:
         "reference": row["answer"],
         "answer": answer,
         "raw": row["chain"],
-        "pictures": [_uri(draw.encode(p), "jpeg") for p in draw.overview(photo, relief, steps, truth)],
+        "pictures": [data_url(draw.encode(p)) for p in draw.overview(photo, relief, steps, truth)],
         "steps": [
             {
-                "panel": _uri(draw.encode(panel, quality=80), "jpeg"),
+                "panel": data_url(draw.encode(panel, quality=80)),
                 "colour": draw.colour(number),
                 "regions": regions[number],
                 "text": texts[number] if number < len(texts) else "",
@@ -255,7 +254,7 @@ def _curves(histories: Mapping[str, Path]) -> list[dict[str, Any]]:
         keys = [key for key in ["loss", "eval_loss", "reward", *rewards, *lengths] if key in logged]
         png = draw.curves(path, keys) if keys else b""
         width = Image.open(io.BytesIO(png)).width * 96 // draw.DPI if png else 0  # one scale for all plots
-        out.append({"stage": stage, "picture": _uri(png, "png") if png else "", "width": width})
+        out.append({"stage": stage, "picture": data_url(png, "image/png") if png else "", "width": width})
     return out
 
 
@@ -328,7 +327,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

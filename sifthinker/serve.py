@@ -31,7 +31,8 @@ from typing import Any
 
 import httpx
 
-from sifthinker.config import UserError
+from sifthinker.config import Ingest, UserError
+from sifthinker.images import BadImage, from_data_url, rgb
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ HOST = "127.0.0.1"
 MODEL_NAME = "policy"
 _START = {"transformers": 300.0, "vllm": 1800.0}  # seconds a server may take until it answers
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+_MAX_PIXELS = Ingest().max_pixels  # of a picture in a request
 _LOG_LINES = 25  # of the log, in an error
 
 
@@ -206,6 +208,7 @@ def run(folder: Path, port: int, name: str) -> None:
     """Serves a folder with transformers, in this process, until it is ended."""
     import torch
     import uvicorn
+    from fastapi import HTTPException
     from transformers import GenerationConfig
     from transformers.cli.serving import utils
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
@@ -215,7 +218,7 @@ def run(folder: Path, port: int, name: str) -> None:
     from transformers.cli.serving.server import build_server
     from transformers.cli.serving.systemone import SystemOneHandler
     from transformers.cli.serving.transcription import TranscriptionHandler
-    from transformers.cli.serving.utils import GenerationState
+    from transformers.cli.serving.utils import BaseHandler, GenerationState
 
     from sifthinker import models
 
@@ -255,7 +258,21 @@ def run(folder: Path, port: int, name: str) -> None:
 
     model.generate = seeded
 
-    class Seeded(ChatCompletionHandler):  # type: ignore[misc]
+    class Upright(BaseHandler):  # type: ignore[misc]
+        """A request's pictures go through our own door, as in training; transformers' makes 16-bit grey white."""
+
+        @staticmethod
+        def get_processor_inputs_from_messages(messages: list[Any], modality: Any) -> list[dict[str, Any]]:
+            made: list[dict[str, Any]] = BaseHandler.get_processor_inputs_from_messages(messages, modality)
+            try:
+                return [received(message) for message in made]
+            except BadImage as error:
+                raise HTTPException(status_code=400, detail=str(error)) from error
+
+    class Responses(Upright, ResponseHandler):  # type: ignore[misc]
+        """Another form of request."""
+
+    class Seeded(Upright, ChatCompletionHandler):  # type: ignore[misc]
         """A request's seed holds from its first token on: the server's own is set in the midst of another's reply."""
 
         def _build_generation_config(self, body: dict[str, Any], *model_and_mode: Any, **mode: Any) -> Any:
@@ -270,7 +287,7 @@ def run(folder: Path, port: int, name: str) -> None:
         manager,
         Seeded(manager, state),
         CompletionHandler(manager, state),
-        ResponseHandler(manager, state),
+        Responses(manager, state),
         TranscriptionHandler(manager, state),
         SystemOneHandler(manager, state),
         generation_state=state,
@@ -280,6 +297,23 @@ def run(folder: Path, port: int, name: str) -> None:
     if not torch.cuda.is_available():
         _fork(len(os.sched_getaffinity(0)) - 1)
     uvicorn.Server(settings).run([listening])
+
+
+def received(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as transformers reads a request, with the pictures themselves in the place of their data URLs.
+
+    Raises:
+        BadImage: a picture is none, or not in a data URL: this server opens no addresses and no files for others.
+    """
+    if isinstance(message["content"], str):
+        return message
+    content = [
+        {"type": "image", "image": rgb(from_data_url(part["url"]), max_pixels=_MAX_PIXELS)}
+        if part["type"] == "image"
+        else part
+        for part in message["content"]
+    ]
+    return {**message, "content": content}
 
 
 def _fork(count: int) -> None:

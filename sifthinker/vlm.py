@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import base64
 import gc
 import threading
 from collections import deque
@@ -19,6 +18,7 @@ from sifthinker import endpoint
 from sifthinker.config import Api
 from sifthinker.endpoint import Unauthorized
 from sifthinker.engine import BudgetSpent, Engine, Request, Unreachable
+from sifthinker.images import data_url as image_url
 from sifthinker.ledger import Failure, Reply
 from sifthinker.progress import Counts
 
@@ -26,11 +26,6 @@ __all__ = ["BudgetSpent", "Client", "Failure", "Reply", "Request", "Unauthorized
 
 T = TypeVar("T")
 _PENDING = 16  # answers per call in flight that may wait for an earlier one, since they come out in order
-
-
-def image_url(data: bytes, mime: str = "image/jpeg") -> str:
-    """A picture as a data URL."""
-    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 class Client:

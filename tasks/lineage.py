@@ -1,11 +1,10 @@
 """The chain of artifacts behind what a run made, as a picture that the UI shows."""
 
-import base64
 from collections.abc import Mapping
 
 from prefect.logging import get_run_logger
 
-from sifthinker import lineage
+from sifthinker import images, lineage
 from sifthinker.store import Ref, Store
 from tasks import shown
 
@@ -26,9 +25,9 @@ def show(store: Store, made: Mapping[str, Ref]) -> None:
     log = get_run_logger()
     try:
         nodes = lineage.trace(store.manifest, ref)
-        drawn = base64.b64encode(lineage.picture(nodes)).decode("ascii")
+        drawn = images.data_url(lineage.picture(nodes), "image/png")
         title = f"What {ref.stage}/{ref.key} was made from"
-        text = f"![{title}](data:image/png;base64,{drawn})\n\n{lineage.table(nodes)}"
+        text = f"![{title}]({drawn})\n\n{lineage.table(nodes)}"
     except Exception:  # a picture that cannot be drawn must not fail a run that made everything
         log.exception("the lineage is not shown")
     else:

@@ -15,6 +15,7 @@ from PIL import Image
 from sifthinker import depth
 from sifthinker.config import UserError
 from sifthinker.sample import WHOLE, Region
+from tests import odd_pictures
 
 
 def noise(height: int = 37, width: int = 53, seed: int = 0) -> depth.Map:
@@ -114,6 +115,25 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     broken.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"broken\.png: not a readable picture"):
         depth.decode(broken)
+
+
+def hostile() -> dict[str, bytes]:
+    """Files that make Pillow raise something of its own, start a program, or give values that are no depth."""
+    return {
+        **odd_pictures.hostile(),
+        "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        "WMF": b"\xd7\xcd\xc6\x9a" + bytes(40),
+        "floats": file_of(np.full((4, 4), 1.5, np.float32), "TIFF"),
+        "long": file_of(np.full((4, 4), -5, np.int32), "TIFF"),
+        "nothing": b"",
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(hostile()))
+def test_a_hostile_file_is_a_user_s_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started a program"))
+    with pytest.raises(UserError, match=r"^map\.png: not a readable picture"):
+        depth.decode_bytes(hostile()[kind], name="map.png")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])

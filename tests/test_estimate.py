@@ -120,13 +120,13 @@ def test_images_of_every_mode_have_a_map(weights: Path, mode: str) -> None:
     assert depth.decode_bytes(found.png).shape == (40, 60)
 
 
-def test_an_exif_orientation_is_not_applied(weights: Path) -> None:
+def test_an_exif_orientation_is_applied(weights: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees
     buffer = io.BytesIO()
     Image.open(io.BytesIO(picture(60, 40)[1])).save(buffer, format="JPEG", exif=exif)
     (found,) = maps([("turned", buffer.getvalue())], weights)
-    assert (found.width, found.height) == (60, 40)
+    assert (found.width, found.height) == (40, 60)
 
 
 def test_what_has_no_map_is_a_reject_with_the_reason(weights: Path) -> None:

@@ -308,7 +308,7 @@ def test_questions_without_a_usable_image_or_depth_map_are_rejected_by_name(tmp_
         assert (summary["scores"][-1]["n"], summary["scores"][-1]["rejected"]) == (2, 4)
         run([source], url, tmp_path / "without", depth=lambda pairs: [])
     reasons = [row["reason"] for row in sample.read(tmp_path / "out" / "rejects.parquet")]
-    assert reasons == ["image-missing"] * 2 + ["image-broken"] * 2
+    assert reasons == ["image-missing"] * 2 + ["image-format"] * 2
     reasons = [row["reason"] for row in sample.read(tmp_path / "without" / "rejects.parquet")]
     assert reasons[4:] == ["depth-missing"] * 2
     assert len(requests) == 2

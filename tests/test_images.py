@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sifthinker import images
+from tests import odd_pictures
 
 
 def picture(path: Path, size: tuple[int, int] = (8, 6), **options: object) -> Path:
@@ -20,18 +21,11 @@ def picture(path: Path, size: tuple[int, int] = (8, 6), **options: object) -> Pa
     return path
 
 
-def test_read_gives_the_bytes_the_stored_size_and_the_digest_of_the_bytes(tmp_path: Path) -> None:
+def test_read_gives_the_bytes_the_size_and_the_digest_of_the_bytes(tmp_path: Path) -> None:
     path = picture(tmp_path / "a" / "b.png")
-    data, width, height, sha256 = images.read(tmp_path, "a/b.png", 48)
-    assert (data, width, height) == (path.read_bytes(), 8, 6)
-    assert sha256 == hashlib.sha256(data).hexdigest()
-
-
-def test_an_exif_orientation_does_not_turn_the_size(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to show"
-    picture(tmp_path / "a.jpg", exif=exif)
-    assert images.read(tmp_path, "a.jpg", 48)[1:3] == (8, 6)
+    found = images.read(tmp_path, "a/b.png", 48)
+    assert (found.data, found.width, found.height) == (path.read_bytes(), 8, 6)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def bad_files(root: Path) -> None:
@@ -41,6 +35,14 @@ def bad_files(root: Path) -> None:
     (root / "cut.png").write_bytes(whole[: len(whole) // 2])
     (root / "text.jpg").write_text("no image")
     (root / "empty.jpg").write_bytes(b"")
+    (root / "long.tif").write_bytes(odd_pictures.saved(Image.new("I", (9, 9)), "TIFF"))
+    (root / "lab.tif").write_bytes(odd_pictures.saved(Image.new("LAB", (9, 9)), "TIFF"))
+    for name, value in (("bright", 1.5), ("below", -0.1), ("none", float("nan"))):
+        (root / f"{name}.tif").write_bytes(odd_pictures.saved(Image.new("F", (9, 9), value), "TIFF"))
+    for name, data in odd_pictures.hostile().items():
+        (root / f"{name}.png").write_bytes(data)
+    (root / "phone.heic").write_bytes(bytes(3) + b"\x18ftypheic" + bytes(20))
+    (root / "old.wmf").write_bytes(b"\xd7\xcd\xc6\x9a" + bytes(40))
     (root / "page.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     (root / "folder.png").mkdir()
     (root / "link.png").symlink_to(root.parent / "outside.png")
@@ -63,9 +65,19 @@ def bad_files(root: Path) -> None:
         ("folder.png", "image-missing"),
         ("x" * 300 + ".png", "image-missing"),  # longer than a file name can be
         ("cut.png", "image-broken"),
-        ("text.jpg", "image-broken"),
-        ("empty.jpg", "image-broken"),
-        ("page.eps", "image-broken"),  # Pillow would start Ghostscript
+        ("text.jpg", "image-format"),
+        ("empty.jpg", "image-format"),
+        ("page.eps", "image-format"),  # Pillow would start Ghostscript
+        ("old.wmf", "image-format"),
+        ("phone.heic", "image-format"),
+        ("long.tif", "image-mode"),  # 32-bit numbers: nothing says what is white
+        ("lab.tif", "image-mode"),
+        ("bright.tif", "image-mode"),
+        ("below.tif", "image-mode"),
+        ("none.tif", "image-mode"),
+        ("bomb.png", "image-too-large"),
+        ("text bomb.png", "image-broken"),
+        ("broken chunk.png", "image-broken"),
         ("many_pixels.png", "image-too-large"),
         ("long.png", "image-too-large"),  # bytes no image within the limit needs
     ],
@@ -93,6 +105,50 @@ def test_the_image_folder_may_itself_be_a_link(tmp_path: Path) -> None:
     picture(tmp_path / "disk" / "a.png")
     (tmp_path / "images").symlink_to(tmp_path / "disk")
     assert images.find(tmp_path / "images", "a.png") == (tmp_path / "disk" / "a.png").resolve()
+
+
+def test_a_snapshot_of_the_hub_s_cache_may_be_the_image_folder(tmp_path: Path) -> None:
+    """Its files are links to the blobs of the same repository, and to nothing else."""
+    hub = tmp_path / "hub" / "datasets--a--vstar"
+    data = picture(hub / "blobs" / "d1.png").read_bytes()
+    other = picture(tmp_path / "hub" / "datasets--b--other" / "blobs" / "d2.png")
+    folder = hub / "snapshots" / "0f" / "direct_attributes"
+    folder.mkdir(parents=True)
+    (folder / "a.png").symlink_to("../../../blobs/d1.png")
+    (folder / "b.png").symlink_to(other)
+    (folder / "c.png").symlink_to(hub / "refs")
+    (hub / "refs").write_bytes(data)
+    for root, inside in ((folder.parent, "direct_attributes/"), (folder, "")):
+        assert images.read(root, f"{inside}a.png", 48).data == data
+        for name in ("b.png", "c.png"):
+            with pytest.raises(images.BadImage, match="path-outside"):
+                images.read(root, f"{inside}{name}", 48)
+    plain = tmp_path / "hub" / "mine"  # no snapshot: its neighbours are none of its files
+    plain.mkdir()
+    (plain / "a.png").symlink_to(hub / "blobs" / "d1.png")
+    with pytest.raises(images.BadImage, match="path-outside"):
+        images.read(plain, "a.png", 48)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0junk", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
+def test_exif_that_cannot_be_read_says_nothing_and_is_not_sent_on(exif: bytes) -> None:
+    data = odd_pictures.saved(Image.fromarray(odd_pictures.stored()), "JPEG", exif=exif)
+    found = images.photo(data, 10_000)
+    assert (found.orientation, found.width, found.height) == (1, odd_pictures.WIDTH, odd_pictures.HEIGHT)
+    with Image.open(io.BytesIO(data)) as plain, Image.open(io.BytesIO(found.data)) as sent:
+        assert plain.tobytes() == sent.tobytes()
+        assert not sent.getexif()
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_there_is_not_turns_nothing(orientation: int) -> None:
+    data, pixels = odd_pictures.oriented("JPEG", 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = odd_pictures.saved(Image.fromarray(odd_pictures.stored()), "JPEG", quality=90, exif=exif)
+    found = images.photo(data, 10_000)
+    assert found.orientation == 1
+    assert images.rgb(data).tobytes() == pixels.tobytes()
 
 
 def test_an_error_of_the_machine_is_raised_so_that_no_row_is_lost_to_it(
@@ -124,4 +180,4 @@ def test_damaged_bytes_are_read_or_refused_but_never_crash(
     try:
         images.read(root, "a", 10_000)
     except images.BadImage as error:
-        assert error.reason in ("image-broken", "image-too-large")
+        assert error.reason in ("image-broken", "image-format", "image-too-large", "image-mode")

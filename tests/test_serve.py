@@ -13,14 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import openai
 import psutil
 import pytest
 from PIL import Image
 
-from sifthinker import models, prompts, serve
+from sifthinker import images, models, prompts, serve
 from sifthinker.config import UserError
 from sifthinker.miniature import build
+from tests import odd_pictures
 
 MAX_PIXELS = 112 * 84  # of the folder's processor: 4 x 3 tokens for an image of that aspect
 PICTURES = [Image.linear_gradient("L").resize((640, 480 + 8 * turn)).rotate(40 * turn) for turn in range(8)]
@@ -78,6 +81,31 @@ def test_a_sampled_reply_is_that_of_its_seed_whatever_else_is_asked(client: open
     assert len(set(alone)) == 8
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(said, range(8))) == alone
+
+
+def test_a_request_s_pictures_are_turned_and_made_8_bit_as_in_training(client: openai.OpenAI) -> None:
+    """A photograph on its side, and 16-bit grey, which transformers would make all white."""
+
+    def said(data: bytes, kind: str) -> Any:
+        address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        messages: Any = prompts.with_images(prompts.policy_messages("What?", False), [address])
+        settings: Any = {"model": "policy", "temperature": 0, "max_tokens": 12}
+        reply = client.chat.completions.create(messages=messages, **settings)
+        return reply.usage.prompt_tokens if reply.usage else 0, reply.choices[0].message.content
+
+    sideways, upright = odd_pictures.oriented("JPEG", 6)
+    plain = Image.fromarray(np.ascontiguousarray(upright))
+    assert said(sideways, "jpeg") == said(odd_pictures.saved(plain), "png")
+    deep, pixels = odd_pictures.MODES["I;16"]
+    assert said(deep, "png") == said(odd_pictures.saved(Image.fromarray(pixels)), "png")
+    white = odd_pictures.saved(Image.new("RGB", (odd_pictures.WIDTH, odd_pictures.HEIGHT), "white"))
+    assert said(deep, "png") != said(white, "png")  # or this test tells nothing
+    for bad in (b"no picture", sideways[:300]):
+        messages = prompts.with_images(prompts.policy_messages("What?", False), [images.data_url(bad)])
+        body = {"model": "policy", "messages": messages}
+        reply = httpx.post(f"{client.base_url}chat/completions", json=body, trust_env=False)
+        assert reply.status_code == 400
+        assert reply.json()["detail"].startswith("image-")
 
 
 def test_another_form_of_request_is_answered_too(client: openai.OpenAI) -> None:

@@ -42,6 +42,12 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 # What scores the whole reply, and its depths against the image's map.
 WHOLE = ("sif",)
+# Where a reference holds boxes: the question for a picture that an EXIF orientation turns. Those of `sif` are turned
+# by its reader.
+TURNED: dict[str, Callable[[Question, int], Question]] = {
+    "refcoco": refcoco.turned,
+    "ovdeval": ovdeval.turned,
+}
 # Where answers are free text: what to ask a judge, whose replies come back in `Answer.judged`.
 JUDGED: dict[str, Callable[[Question, Answer, str], Sequence[vlm.Request]]] = {
     "viscot": viscot.judge_requests

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from sifthinker import config, images
 from sifthinker.benchmarks.question import Missing
@@ -139,7 +137,9 @@ def shards(source: config.Benchmark, split: str = "test") -> list[Path]:
 
 
 def picture(row: dict[str, Any], field: str) -> bytes:
-    """An embedded image file: bytes, or the struct of bytes and path that `datasets` writes.
+    """An embedded image file as it is: bytes, or the struct of bytes and path that `datasets` writes.
+
+    Only its header is read here; `Job` decodes the pictures of the questions that are asked.
 
     Raises:
         BadRow: there is none, or it is not an image within `MAX_PIXELS`.
@@ -151,19 +151,26 @@ def picture(row: dict[str, Any], field: str) -> bytes:
             "image-missing", f"{field}: wanted an embedded image, found {type(data).__name__}", field
         )
     try:
-        with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-            width, height = image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise BadRow("image-broken", f"{field}: {error}", field) from error
-    if width * height > MAX_PIXELS:
-        raise BadRow("image-too-large", f"{field}: {width} x {height} pixels", field)
+        images.size(data, MAX_PIXELS, field)
+    except images.BadImage as error:
+        raise BadRow(error.reason, error.detail, field) from error
     return data
 
 
 def pixels(data: bytes) -> tuple[int, int]:
-    """Width and height of an image that `picture` gave."""
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        return image.size
+    """Width and height of an image that `picture` gave, as it is stored: what the boxes beside it speak of."""
+    return images.size(data, MAX_PIXELS)
+
+
+def photo(source: config.Benchmark, image: str | bytes) -> images.Photo:
+    """The picture of a `Question.image`.
+
+    Raises:
+        images.BadImage: it cannot be used.
+    """
+    if isinstance(image, bytes):
+        return images.photo(image, MAX_PIXELS)
+    return images.read(source.images, image, MAX_PIXELS)
 
 
 def text(row: dict[str, Any], field: str) -> str:

@@ -6,10 +6,20 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sifthinker import config, images
-from sifthinker.benchmarks import files
+from sifthinker import boxes, config, images
+from sifthinker.benchmarks import TURNED, files
 from sifthinker.benchmarks.question import Benchmark, Question
 from sifthinker.sample import Reject
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is known of a picture that was decoded."""
+
+    sha256: str  # of the file
+    size: tuple[int, int]  # upright
+    orientation: int
+    as_it_is: bool  # the file is sent as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +29,8 @@ class Job:
     source: config.Benchmark
     benchmark: Benchmark
     chosen: frozenset[int]
-    # Image files are decoded once, to see that they are whole: path -> digest, or what is wrong.
-    _seen: dict[str, str | images.BadImage] = field(default_factory=dict)
+    # Images are decoded once, to see that they are whole: what is known of them, by path or digest, or what is wrong.
+    _seen: dict[str, _Seen | images.BadImage] = field(default_factory=dict)
     # The last embedded image and its digest: questions about one picture follow each other and share its bytes.
     _last: list[tuple[bytes, str]] = field(default_factory=list)
 
@@ -30,29 +40,47 @@ class Job:
             if position not in self.chosen:
                 continue
             assert isinstance(item, Question), "a benchmark's file changed while it was read"
-            digest = self._digest(item.image)
-            if isinstance(digest, str):
-                yield item, digest
+            seen = self._look(item.image)
+            if isinstance(seen, images.BadImage):
+                yield reject(self.source, item, seen.reason, seen.detail)
             else:
-                yield reject(self.source, item, digest.reason, digest.detail)
+                yield self._upright(item, seen), seen.sha256
 
     def image(self, question: Question) -> bytes:
-        """The image file of a question that `questions` gave."""
+        """The picture of a question that `questions` gave, as `images.Photo.data` has it."""
+        seen = self._look(question.image)
+        if isinstance(seen, images.BadImage):
+            raise seen
+        if not seen.as_it_is:
+            return files.photo(self.source, question.image).data
         if isinstance(question.image, bytes):
             return question.image
         return images.find(self.source.images, question.image).read_bytes()
 
-    def _digest(self, image: str | bytes) -> str | images.BadImage:
+    def _look(self, image: str | bytes) -> _Seen | images.BadImage:
+        """Decodes an image when it is asked for the first time."""
         if isinstance(image, bytes):
             if not (self._last and self._last[0][0] is image):
                 self._last[:] = [(image, hashlib.sha256(image).hexdigest())]
-            return self._last[0][1]
-        if image not in self._seen:
+            key = self._last[0][1]
+        else:
+            key = image
+        if key not in self._seen:
             try:
-                self._seen[image] = images.read(self.source.images, image, files.MAX_PIXELS)[3]
+                photo = files.photo(self.source, image)
+                size = (photo.width, photo.height)
+                digest = key if isinstance(image, bytes) else photo.sha256
+                self._seen[key] = _Seen(digest, size, photo.orientation, photo.made is None)
             except images.BadImage as error:
-                self._seen[image] = error
-        return self._seen[image]
+                self._seen[key] = error
+        return self._seen[key]
+
+    def _upright(self, question: Question, seen: _Seen) -> Question:
+        """The question with its boxes on the upright picture."""
+        turn = boxes.turn((question.width, question.height), seen.size, seen.orientation)
+        if turn == 1 or self.source.name not in TURNED:
+            return question
+        return TURNED[self.source.name](question, turn)
 
 
 def open_job(

@@ -25,6 +25,7 @@ the image. A single verdict's score is the picture's F1 at IoU 0.5, for looking 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import defaultdict
@@ -90,6 +91,18 @@ def strict(question: Question, answer: Answer) -> Verdict:
     if bad and not _says_none(answer.text):
         return Verdict(0.0, "[]", "bad-box")
     return _verdict(question, answer, answer.boxes)
+
+
+def turned(question: Question, orientation: int) -> Question:
+    """The question with its boxes on the upright picture of a file with this EXIF orientation."""
+    truth = json.loads(question.reference)
+    width, height = question.width, question.height
+    for entry in truth["objects"]:
+        x, y, w, h = entry[1]
+        x1, y1, x2, y2 = boxes.turned((x, y, x + w, y + h), width, height, orientation)
+        entry[1] = [x1, y1, x2 - x1, y2 - y1]
+    size = (width, height) if orientation < 5 else (height, width)
+    return dataclasses.replace(question, reference=json.dumps(truth), width=size[0], height=size[1])
 
 
 def score(results: Sequence[Result]) -> list[Measure]:

@@ -31,6 +31,7 @@ in both: the expression describes one region.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +106,14 @@ def strict(question: Question, answer: Answer) -> Verdict:
     if not answer.boxes:
         return Verdict(0.0, unparsable="bad-box" if answer.area else answer.absent or "no-box")
     return _verdict(question, answer.boxes)
+
+
+def turned(question: Question, orientation: int) -> Question:
+    """The question with its box on the upright picture of a file with this EXIF orientation."""
+    box = boxes.turned(json.loads(question.reference), 1, 1, orientation)
+    width, height = question.width, question.height
+    size = (width, height) if orientation < 5 else (height, width)
+    return dataclasses.replace(question, reference=json.dumps(box), width=size[0], height=size[1])
 
 
 def score(results: Sequence[Result]) -> list[Measure]:

@@ -63,6 +63,7 @@ class Picture:
     width: int
     height: int
     sha256: str
+    orientation: int = 1  # images.Photo.orientation
 
 
 def reject(row: Row, error: BadRow | images.BadImage) -> Reject:
@@ -118,12 +119,12 @@ def look(root: Path, row: Row, max_pixels: int) -> Picture | images.BadImage:
     """Finds, reads and decodes the image of a row; what is wrong with it is returned, for others to see too."""
     for relative in row.images:
         try:
-            _, width, height, sha256 = images.read(root, relative, max_pixels)
+            found = images.read(root, relative, max_pixels)
         except images.BadImage as error:
             if error.reason != "image-missing":
                 return error
         else:
-            return Picture(relative, width, height, sha256)
+            return Picture(relative, found.width, found.height, found.sha256, found.orientation)
     looked = " nor ".join(row.images)
     return images.BadImage(
         "image-missing", f"no file {looked} in the image folder; check the source's `images`"
@@ -147,6 +148,7 @@ def place(row: Row, picture: Picture | None) -> Sample:
         BadRow: "size-mismatch", "size-missing", "box-mismatch", "box-outside" or "box-degenerate".
     """
     width, height = (picture.width, picture.height) if picture else (row.width, row.height)
+    orientation = picture.orientation if picture else 1
     return Sample(
         id=row.id,
         source=row.source,
@@ -158,12 +160,15 @@ def place(row: Row, picture: Picture | None) -> Sample:
         image_sha256=picture.sha256 if picture else "",
         width=width,
         height=height,
-        boxes=placed(row, width, height),
+        boxes=placed(row, width, height, orientation),
     )
 
 
-def placed(row: Row, width: int, height: int) -> tuple[Box, ...]:
-    """The boxes of a row in 0..1 of its image, which has `width` x `height` pixels (0: not known).
+def placed(row: Row, width: int, height: int, orientation: int = 1) -> tuple[Box, ...]:
+    """The boxes of a row in 0..1 of its image, which has `width` x `height` pixels upright (0: not known).
+
+    Where the image file has an EXIF `orientation`, the row's size tells whether its boxes are of the upright picture
+    or of the stored pixels, as which they are turned with the picture; `boxes.turn` has the rule.
 
     Raises:
         BadRow: see `place`.
@@ -172,21 +177,29 @@ def placed(row: Row, width: int, height: int) -> tuple[Box, ...]:
         raise BadRow(
             "size-missing", "no image size in the row; add width and height, or give `images`", "width"
         )
-    if row.width and (row.width, row.height) != (width, height):
+    upright = (width, height)
+    stored = upright if orientation < 5 else (height, width)
+    said = (row.width, row.height)
+    if row.width and said not in (upright, stored):
         raise BadRow(
             "size-mismatch",
             f"the row says {row.width}x{row.height}, the image has {width}x{height} pixels; boxes would be off: "
             "use the image that was annotated",
             "width",
         )
+    turn = boxes.turn(said, upright, orientation)
+    wide, high = stored if turn != 1 else upright  # of the picture that the boxes are of
     pixels = row.boxes
     if row.canvas is not None and row.frame == "release":
         x1, y1, x2, y2 = row.canvas
-        pixels = ((x1 * width, y1 * height, x2 * width, y2 * height),)
+        pixels = ((x1 * wide, y1 * high, x2 * wide, y2 * high),)
     elif row.canvas is not None:
-        _check_canvas(row.canvas, row.boxes, width, height)
+        _check_canvas(row.canvas, row.boxes, wide, high)
     field = "bboxs" if row.canvas is None else "image"
-    return tuple([boxes.from_pixels(_clip(box, width, height, field), width, height) for box in pixels])
+    inside = [_clip(box, wide, high, field) for box in pixels]
+    if turn != 1:
+        inside = [boxes.turned(box, wide, high, turn) for box in inside]
+    return tuple([boxes.from_pixels(box, width, height) for box in inside])
 
 
 def _check_canvas(canvas: Box, pixels: tuple[Box, ...], width: int, height: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from datasets import Dataset, Image
 from PIL import Image as Pillow
 
-from sifthinker import prompts
+from sifthinker import images, prompts
 from sifthinker.config import UserError
 
 
@@ -65,8 +64,15 @@ def conversation(row: Mapping[str, Any], depth_input: bool, think: bool = True) 
 
 @lru_cache(maxsize=32)  # a group of completions asks for the same two pictures again and again
 def picture(data: bytes) -> Pillow.Image:
-    """The picture of a file's bytes, RGB."""
-    return Pillow.open(io.BytesIO(data)).convert("RGB")
+    """The picture of a file's bytes.
+
+    Raises:
+        UserError: they hold none.
+    """
+    try:
+        return images.rgb(data, "a picture of the data set")
+    except images.BadImage as error:
+        raise UserError(f"dataset: {error}; publish the data set again") from error
 
 
 def count_tokens(

@@ -7,7 +7,6 @@ ranks, the book of judge scores is kept, and every completion goes into `work/co
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import statistics
@@ -21,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate.utils import gather_object
 from datasets import Dataset
-from PIL import Image as Pillow
 
 from sifthinker import chain, depth, judge, sample, vlm
 from sifthinker.config import STANDIN, Grpo, UserError
@@ -203,7 +201,7 @@ class Scorer:
             answer=row["answer"],
             boxes=sample.boxes(row["boxes"]),
             depth=depth.SummedArea(depth.decode_bytes(row["depth_map"], name=f"depth map of {id}")),
-            image_url=vlm.image_url(row["image"]["bytes"], _mime(row["image"]["bytes"])),
+            image_url=judge.picture(row["image"]["bytes"]),
         )
 
     def _check_absent(self, everyone: list[dict[str, Any]], step: int) -> None:
@@ -259,11 +257,6 @@ class Scorer:
 def epoch_of(state: Any) -> int:
     """The epoch under way, from 0, of a trainer's state (whose `epoch` is a float)."""
     return int((state.epoch or 0) + 1e-6)
-
-
-def _mime(data: bytes) -> str:
-    with Pillow.open(io.BytesIO(data)) as picture:
-        return Pillow.MIME[picture.format or ""]
 
 
 def neutral(local: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> list[float | None]:

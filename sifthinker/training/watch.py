@@ -6,17 +6,13 @@ pictures and the page (Markdown) of a step stay in `work/watch/step-<n>/`.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from sifthinker import chain, draw, sample
+from sifthinker import chain, draw, images, sample
 
 CURVES = (
     "loss",
@@ -104,7 +100,7 @@ def _subjects(dataset: Sequence[Path], ids: set[str]) -> dict[str, dict[str, Any
 def _drawn(entry: dict[str, Any], subject: dict[str, Any]) -> bytes:
     """JPEG of photograph and depth picture with the boxes of each area; ground truth dashed."""
     steps = [[region.box for region in area] for area in chain.areas(entry["text"]) or []]
-    pictures = [Image.open(io.BytesIO(subject[name]["bytes"])) for name in ("image", "depth_image")]
+    pictures = [images.rgb(subject[name]["bytes"]) for name in ("image", "depth_image")]
     truth = sample.boxes(subject["boxes"])
     return draw.encode(draw.chain_picture(pictures[0], pictures[1], steps, truth, title=entry["id"]))
 
@@ -129,4 +125,4 @@ def _completion(entry: dict[str, Any], subject: dict[str, Any], picture: str) ->
 
 
 def _picture(data: bytes, kind: str, title: str) -> str:
-    return f"![{title}](data:image/{kind};base64,{base64.b64encode(data).decode('ascii')})"
+    return f"![{title}]({images.data_url(data, f'image/{kind}')})"

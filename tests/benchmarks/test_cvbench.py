@@ -54,7 +54,7 @@ def test_parquet_with_images_and_jsonl_with_paths_give_the_same_questions(place,
         == beside.text
         == ROW["prompt"] + "\nAnswer with the option's letter from the given choices directly."
     )
-    assert isinstance(broken, Reject) and (broken.reason, broken.row) == ("image-broken", 1)
+    assert isinstance(broken, Reject) and (broken.reason, broken.row) == ("image-format", 1)
 
 
 def test_bad_rows_missing_and_broken_files_are_named(place):
