@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 
 from sifthinker import prompts
@@ -57,7 +56,10 @@ def fence(question: str, reference: str, answer: str) -> str:
 
 
 def score(text: str) -> float | None:
-    """The judge's number, brought into 0..1: `{"score": x}`, the same in a fence, or a bare number; else None."""
+    """The judge's number: `{"score": x}`, the same in a fence, or a bare number; else None.
+
+    A number outside 0..1 is none: a judge that scores 0 to 100 would give full marks to everything.
+    """
     text = text.strip()
     if len(text) > 200:  # neither a number nor a small object; also keeps the JSON parser from deep nesting
         return None
@@ -69,6 +71,6 @@ def score(text: str) -> float | None:
         return None
     if isinstance(value, dict):
         value = value.get("score")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(min(1, max(0, value)))
+    return float(value) if 0 <= value <= 1 else None  # NaN is neither

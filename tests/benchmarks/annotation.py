@@ -206,7 +206,7 @@ def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, 
         began, cpu = time.monotonic(), time.process_time()
         client.ask_all(judge.request("q", "a", f"b{n}", picture) for n in range(count))
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
-        ledger = client.engine.ledger_seconds
+        ledger = client.engine.commits.seconds
         alone = ledger_alone(Path(folder), count)
     ideal = math.ceil(count / concurrency) * latency
     return {
