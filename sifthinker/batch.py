@@ -23,8 +23,9 @@ from sifthinker.completion import Unreadable
 from sifthinker.config import Api
 from sifthinker.costs import Costs
 from sifthinker.endpoint import Dead, Endpoint, Transient
-from sifthinker.ledger import Failure, Ledger, Reply, Usage
+from sifthinker.ledger import Failure, Ledger, Reply
 from sifthinker.patience import Patience, Unreachable
+from sifthinker.usage import Usage
 
 log = logging.getLogger(__name__)
 

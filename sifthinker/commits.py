@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from sifthinker.config import UserError
 from sifthinker.costs import Costs
 from sifthinker.disk import trouble
-from sifthinker.ledger import Ledger, Usage
+from sifthinker.ledger import Ledger
+from sifthinker.usage import Usage
 
 T = TypeVar("T")
 _GATHER = 0.002  # seconds in which operations gather for one commit

@@ -14,7 +14,7 @@ from typing import Any
 from sifthinker.completion import Tokens
 from sifthinker.config import Api
 from sifthinker.endpoint import priced
-from sifthinker.ledger import Budget, Usage
+from sifthinker.usage import Budget, Usage
 
 _IMAGE_TOKENS = 1000.0  # first guess of an image's tokens; the server's reports correct it
 _BYTES_A_TOKEN = (

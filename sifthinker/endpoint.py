@@ -20,7 +20,8 @@ import httpx2
 from sifthinker import completion, loopback
 from sifthinker.completion import Tokens, Unreadable
 from sifthinker.config import STANDIN, Api, Prices, UserError
-from sifthinker.ledger import Failure, Reply, Usage
+from sifthinker.ledger import Failure, Reply
+from sifthinker.usage import Usage
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 OVERLOADED = {429, 503, 529}

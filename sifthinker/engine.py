@@ -16,22 +16,22 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-
-import orjson
 
 from sifthinker.batch import IN_FLIGHT, BatchEndpoint
 from sifthinker.commits import Commits
 from sifthinker.config import Api, UserError
 from sifthinker.costs import Costs
 from sifthinker.endpoint import Dead, Endpoint, Transient, Unauthorized
-from sifthinker.ledger import LEASE, Failure, Ledger, Reply, Usage
+from sifthinker.ledger import LEASE, Failure, Ledger, Reply
 from sifthinker.limits import MINUTE, Gate, Quota, Ticket
 from sifthinker.patience import Patience, Unreachable
 from sifthinker.progress import Counts
+from sifthinker.request import Request
+from sifthinker.usage import Usage
 from sifthinker.waiting import outcome
 
 log = logging.getLogger(__name__)
@@ -48,17 +48,6 @@ class BudgetSpent(UserError):
 
 class Interrupted(UserError):
     """The run was told to end."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question to a model; equal requests are the same request and are paid once."""
-
-    messages: list[dict[str, Any]]  # OpenAI form, images as data URLs
-    temperature: float
-    max_tokens: int
-    seed: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)  # more parameters of the body
 
 
 class Engine:
@@ -168,7 +157,7 @@ class Engine:
     async def reply(self, request: Request, scope: str) -> Reply | Failure:
         """The answer: of the same request in flight, of the ledger, or of the server."""
         self.check_interrupted()
-        key, record = self._identity(request, scope)
+        key, record = request.identity(self.api, scope)
         joined = key in self._flying
         if not joined:
             task = asyncio.create_task(self._outcome(key, record, request))
@@ -190,27 +179,6 @@ class Engine:
         del self._flying[key]
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits any more
-
-    def _identity(self, request: Request, scope: str) -> tuple[str, bytes]:
-        """Key and canonical form of a request: everything that decides the answer, pictures by digest."""
-        messages = [
-            {**message, "content": [_by_digest(part) for part in message["content"]]}
-            if isinstance(message["content"], list)
-            else message
-            for message in request.messages
-        ]
-        asked = {
-            "endpoint": self.api.base_url,
-            "model": self.api.model,
-            "scope": scope,
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-            "extra": request.extra,
-            "messages": messages,
-        }
-        record = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
-        return hashlib.sha256(record).hexdigest(), record
 
     async def _outcome(self, key: str, record: bytes, request: Request) -> Reply | Failure:
         wait = 0.05
@@ -324,7 +292,7 @@ class Engine:
             began = time.monotonic()
             try:
                 self._check()
-                reply, usage = await self.endpoint.chat(key, self._body(request))
+                reply, usage = await self.endpoint.chat(key, request.body(self.api.model))
             except Transient as error:
                 self._trouble(error, ticket)
                 raise
@@ -386,17 +354,6 @@ class Engine:
             self.gate.peers = self.quota.peers()
             await asyncio.sleep(1.0)
 
-    def _body(self, request: Request) -> bytes:
-        body = {
-            "model": self.api.model,
-            "messages": request.messages,
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            **({} if request.seed is None else {"seed": request.seed}),
-            **request.extra,
-        }
-        return orjson.dumps(body)  # ten times as fast as json with pictures in it
-
     def row_done(self, kept: bool) -> None:
         if kept:
             self._kept += 1
@@ -427,15 +384,3 @@ class Engine:
             seconds_left=left / per_second if self.rows_total and per_second else None,
             waiting=self.patience.state(),
         )
-
-
-def _by_digest(part: dict[str, Any]) -> dict[str, Any]:
-    if part.get("type") != "image_url":
-        return part
-    image = part["image_url"]
-    return {"type": "image_url", "image_url": {**image, "url": _digest(image["url"])}}
-
-
-@lru_cache(maxsize=16)  # a benchmark's questions about one picture follow each other, and share its text
-def _digest(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()

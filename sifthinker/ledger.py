@@ -31,6 +31,7 @@ import psutil
 
 from sifthinker.config import UserError
 from sifthinker.disk import trouble
+from sifthinker.usage import Budget, Usage
 
 logger = logging.getLogger(__name__)
 LEASE = 30.0  # seconds without a heartbeat after which an owner on another host (container) counts as dead
@@ -71,59 +72,6 @@ class Failure:
 
     kind: str  # countable: "content-filter", "bad-request", "exhausted", "timeout"
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a call, or an account so far, has cost."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0  # of the prompt tokens, those the provider had cached
-    completion_tokens: int = 0
-    money: float = 0.0
-    estimated: int = 0  # of all tokens, those that the server did not report
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.money + other.money,
-            self.estimated + other.estimated,
-        )
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(
-            self.calls - other.calls,
-            self.prompt_tokens - other.prompt_tokens,
-            self.cached_tokens - other.cached_tokens,
-            self.completion_tokens - other.completion_tokens,
-            self.money - other.money,
-            self.estimated - other.estimated,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The most that an account may cost, counted over everything its ledger holds; none = no limit."""
-
-    tokens: int | None = None
-    money: float | None = None
-
-    @property
-    def limits(self) -> bool:
-        return self.tokens is not None or self.money is not None
-
-    def spent(self, usage: Usage) -> bool:
-        return (self.tokens is not None and usage.tokens >= self.tokens) or (
-            self.money is not None and usage.money >= self.money
-        )
 
 
 Claim = Reply | Failure | Literal["mine", "busy", "spent"]

@@ -18,10 +18,11 @@ from typing import Self, TypeVar
 from sifthinker import endpoint
 from sifthinker.config import Api
 from sifthinker.endpoint import Unauthorized
-from sifthinker.engine import BudgetSpent, Engine, Request
+from sifthinker.engine import BudgetSpent, Engine
 from sifthinker.ledger import Failure, Reply
 from sifthinker.patience import Unreachable
 from sifthinker.progress import Counts
+from sifthinker.request import Request
 from sifthinker.waiting import STEP, outcome
 
 __all__ = ["BudgetSpent", "Client", "Failure", "Reply", "Request", "Unauthorized", "Unreachable", "image_url"]

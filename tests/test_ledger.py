@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sifthinker.config import UserError
-from sifthinker.ledger import Budget, Failure, Ledger, Reply, Usage
+from sifthinker.ledger import Failure, Ledger, Reply
+from sifthinker.usage import Budget, Usage
 
 REPLY = Reply("a text", "stop", "some-model", 100, 20, seconds=1.5)
 COST = Usage(1, 100, 40, 20, 0.25)

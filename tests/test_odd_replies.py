@@ -420,7 +420,7 @@ def test_a_line_of_a_batch_is_read_at_the_same_door(tmp_path, monkeypatch, provi
     monkeypatch.setattr(batch.BatchEndpoint, "_raw", raw)
     api = Api(mode="batch", timeout=10.0, retries=1, model=name)
     with vlm.Client(api, tmp_path / "calls.db", provider) as client:
-        odd_key = client.engine._identity(question(ODD), "")[0].encode()
+        odd_key = question(ODD).identity(api, "")[0].encode()
         answers = client.ask_all(question(n) for n in range(6))
     good = [answers[n] for n in range(6) if n != ODD]
     assert all(isinstance(reply, vlm.Reply) for reply in good)

@@ -29,8 +29,9 @@ from typing import Any
 from sifthinker import annotate, depth, draw, judge, standin, vlm
 from sifthinker.agreement import Accepted, check
 from sifthinker.config import Api
-from sifthinker.ledger import Ledger, Reply, Usage
+from sifthinker.ledger import Ledger, Reply
 from sifthinker.sample import Annotation, Region, Sample
+from sifthinker.usage import Usage
 from tests import annotation_rows as rows
 from tests.benchmarks import others
 from tests.benchmarks.pair import peak
