@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 _UNREACHABLE = 10  # requests in a row that exhausted their retries, without one success between them
 _PAID_TRIES = 3  # of a request whose replies cannot be used, since each may be paid for
-_GRACE = 5.0  # seconds that a call on the wire is given when the run is told to end
+_GRACE = 3.0  # seconds that a call on the wire is given when the run is told to end
 
 
 class BudgetSpent(UserError):
