@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from sifthinker import loopback
 from sifthinker.config import UserError
 
 START = 180.0  # seconds; a first start on a busy machine takes about 20
@@ -21,6 +22,7 @@ def settings(store: Path) -> None:
     Raises:
         UserError: Prefect's home cannot be made.
     """
+    loopback.direct()
     home = store.resolve() / "prefect"
     defaults = {
         "PREFECT_HOME": str(home),
@@ -83,6 +85,7 @@ def ensure() -> str:
 
 def answers(api: str) -> bool:
     """Whether a Prefect server is healthy at this address."""
+    loopback.direct()
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=5) as response:
             return bool(response.read().strip() == b"true")

@@ -29,6 +29,7 @@ from sifthinker.endpoint import money
 from sifthinker.rejects import attempts
 from sifthinker.sample import Annotation, DepthMap, Focus, Region, Reject, Sample
 from sifthinker.vlm import BudgetSpent, Client, Failure, Request, image_url
+from sifthinker.waiting import outcome
 
 AGREEMENT = 0.8  # judge's score from which an answer says the same as the reference; not given in the paper
 _PENDING = 16  # rows per call in flight that may wait for an earlier one, since rows come out in order
@@ -119,7 +120,7 @@ def _finished(value: Reject) -> Future[Annotation | Reject]:
 
 
 def _out(future: Future[Annotation | Reject], client: Client) -> Annotation | Reject:
-    row = future.result()
+    row = outcome(future)
     client.row_done(kept=isinstance(row, Annotation))
     return row
 

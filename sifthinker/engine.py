@@ -14,48 +14,40 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
-
 from sifthinker.batch import IN_FLIGHT, BatchEndpoint
+from sifthinker.commits import Commits
 from sifthinker.config import Api, UserError
-from sifthinker.disk import trouble
+from sifthinker.costs import Costs
 from sifthinker.endpoint import Dead, Endpoint, Transient, Unauthorized
-from sifthinker.ledger import LEASE, Budget, Failure, Ledger, Reply, Usage
+from sifthinker.ledger import LEASE, Failure, Ledger, Reply
 from sifthinker.limits import MINUTE, Gate, Quota, Ticket
+from sifthinker.patience import Patience, Unreachable
 from sifthinker.progress import Counts
+from sifthinker.request import Request
+from sifthinker.usage import Usage
+from sifthinker.waiting import outcome
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_IMAGE_TOKENS = 1000.0  # first guess of an image's tokens; the server's reports correct it
-_GATHER = 0.002  # seconds in which the ledger's operations gather for one commit
 _UNREACHABLE = 10  # requests in a row that exhausted their retries, without one success between them
+_PAID_TRIES = 3  # of a request whose replies cannot be used, since each may be paid for
+_GRACE = 3.0  # seconds that a call on the wire is given when the run is told to end
 
 
 class BudgetSpent(UserError):
     """The hard stop. What was bought is in the ledger, and a higher budget continues from there."""
 
 
-class Unreachable(UserError):
-    """The endpoint answers nothing any more."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question to a model; equal requests are the same request and are paid once."""
-
-    messages: list[dict[str, Any]]  # OpenAI form, images as data URLs
-    temperature: float
-    max_tokens: int
-    seed: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)  # more parameters of the body
+class Interrupted(UserError):
+    """The run was told to end."""
 
 
 class Engine:
@@ -64,10 +56,10 @@ class Engine:
     def __init__(self, api: Api, ledger: Path, url: str) -> None:
         self.api, self.url = api, url
         self.account = f"{api.base_url} {api.model}"
-        self.budget = Budget(api.budget_tokens, api.budget_money)
         self.ledger = Ledger(ledger)
-        self.ledger_seconds = 0.0  # spent in the ledger, for the benchmark
-        self.spent = self.ledger.usage(self.account)
+        self.costs = Costs(api, self.ledger.usage(self.account))
+        self.commits = Commits(self.ledger, self.account, self.costs, self._stop)
+        self.patience = Patience(url, api.max_pause)
         name = hashlib.sha256(self.account.encode()).hexdigest()[:16]
         self.quota = Quota(
             ledger.with_name(f"{ledger.name}.{name}.quota"), api.requests_per_minute, api.tokens_per_minute
@@ -75,23 +67,15 @@ class Engine:
         self.stopped: UserError | None = None
         self.rows_total = self._kept = self._rejected = 0
         self._calls = self._cached = self._failed = self._in_flight = self._exhausted = 0
-        self._received = self._bought = Usage()  # paid for by this process; of that, what the ledger holds
         self._finished: deque[float] = deque(maxlen=10_000)  # when rows, or calls, were done
         self._flying: dict[str, asyncio.Task[Reply | Failure]] = {}
-        self._queue: list[tuple[Callable[[], Any], Usage | None, asyncio.Future[Any]]] = []
-        self._committing = False
-        self._seen = [
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-        ]  # calls, prompts as guessed, prompts, completions: fading sums of tokens
-        self._ledger_thread = ThreadPoolExecutor(1, "ledger")
+        self._wire: set[asyncio.Task[Any] | None] = set()  # of those, the ones whose call is on the wire
+        self._warned: set[str] = set()  # kinds of failures
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="vlm", daemon=True)
         self._thread.start()
         try:
-            self.submit(self._open()).result()
+            outcome(self.submit(self._open()))
         except BaseException:
             self._end()
             raise
@@ -104,37 +88,67 @@ class Engine:
         kind = BatchEndpoint if self.api.mode == "batch" else Endpoint
         self.endpoint = kind(self.api, self.url)
         if isinstance(self.endpoint, BatchEndpoint):
-            await self.endpoint.open(self.ledger, self.ledger_do, self.account)
+            await self.endpoint.open(self.ledger, self.commits, self.account, self.costs, self.patience)
         self._beat = asyncio.create_task(self._beats())
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
+    def interrupt(self) -> None:
+        """Ends everything within seconds: a run that was told to end does not wait for its endpoint.
+
+        What is on the wire has a moment to arrive, since it is paid for.
+        """
+        self.loop.call_soon_threadsafe(self._interrupt)
+
+    def _interrupt(self) -> None:
+        self._stop(Interrupted(f"{self.url}: interrupted; what was bought is kept"))
+        self._drop()
+        self.loop.call_later(_GRACE, self._drop, True)
+
+    def check_interrupted(self) -> None:
+        if isinstance(self.stopped, Interrupted):
+            raise self.stopped
+
+    def _drop(self, all_: bool = False) -> None:
+        """Cancels the requests that wait for something else than an answer, or all of them."""
+        late = [task for task in self._flying.values() if all_ or task not in self._wire]
+        if lost := sum(task in self._wire for task in late):
+            log.warning("%s: %d calls without an answer are dropped; they are asked again", self.url, lost)
+        for task in late:
+            task.cancel()
+
+    def _stop(self, why: UserError) -> UserError:
+        """Nothing more is asked; the first reason counts."""
+        self.stopped = self.stopped or why
+        return self.stopped
+
     def close(self) -> None:
         """Lets what is on the wire arrive, since it is paid for, and drops what is not yet sent."""
-        self.stopped = self.stopped or UserError("the client was closed")
+        self._stop(UserError("the client was closed"))
         try:
-            self.submit(self._close()).result()
+            outcome(self.submit(self._close()))
         finally:
             self._end()
 
     async def _close(self) -> None:
+        self._drop()
         if self._flying:
             # A batch goes on without us and is collected by the next run.
             grace = 0.0 if self.api.mode == "batch" else self.api.timeout
-            _, late = await asyncio.wait(self._flying.values(), timeout=grace)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+            await asyncio.wait(list(self._flying.values()), timeout=grace)
+        self._drop(all_=True)
+        if self._flying:
+            await asyncio.wait(list(self._flying.values()))
         self._beat.cancel()
+        await self.commits.drained()
         await self.endpoint.close()
         await self.loop.shutdown_default_executor()
 
     def _end(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._ledger_thread.shutdown()
+        self.commits.shut_down()
         self.loop.close()
         self.ledger.close()
         self.quota.leave()
@@ -142,48 +156,36 @@ class Engine:
 
     async def reply(self, request: Request, scope: str) -> Reply | Failure:
         """The answer: of the same request in flight, of the ledger, or of the server."""
-        key, record = self._identity(request, scope)
+        self.check_interrupted()
+        key, record = request.identity(self.api, scope)
         joined = key in self._flying
         if not joined:
             task = asyncio.create_task(self._outcome(key, record, request))
             self._flying[key] = task
             task.add_done_callback(lambda done: self._landed(key, done))
         # Shielded: a caller who no longer waits does not stop what others wait for, or what is on the wire.
-        outcome = await asyncio.shield(self._flying[key])
+        flying = self._flying[key]
+        try:
+            answer = await asyncio.shield(flying)
+        except asyncio.CancelledError:
+            if flying.cancelled() and self.stopped is not None:
+                raise self.stopped from None
+            raise
         if joined:
             self._cached += 1
-        return replace(outcome, cached=True) if joined and isinstance(outcome, Reply) else outcome
+        return replace(answer, cached=True) if joined and isinstance(answer, Reply) else answer
 
     def _landed(self, key: str, task: asyncio.Task[Reply | Failure]) -> None:
         del self._flying[key]
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits any more
 
-    def _identity(self, request: Request, scope: str) -> tuple[str, bytes]:
-        """Key and canonical form of a request: everything that decides the answer, pictures by digest."""
-        messages = [
-            {**message, "content": [_by_digest(part) for part in message["content"]]}
-            if isinstance(message["content"], list)
-            else message
-            for message in request.messages
-        ]
-        asked = {
-            "endpoint": self.api.base_url,
-            "model": self.api.model,
-            "scope": scope,
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-            "extra": request.extra,
-            "messages": messages,
-        }
-        record = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
-        return hashlib.sha256(record).hexdigest(), record
-
     async def _outcome(self, key: str, record: bytes, request: Request) -> Reply | Failure:
         wait = 0.05
         while True:
-            claim = await self.ledger_do(lambda: self.ledger.claim(key, self.account, record, self.budget))
+            claim = await self.commits.do(
+                lambda: self.ledger.claim(key, self.account, record, self.costs.budget)
+            )
             if isinstance(claim, (Reply, Failure)):
                 self._cached += 1
                 return claim
@@ -197,68 +199,122 @@ class Engine:
         try:
             return await self._buy(key, request)
         except BaseException:
-            await asyncio.shield(self.ledger_do(partial(self.ledger.release, key)))
+            await asyncio.shield(self.commits.do(partial(self.ledger.release, key)))
             raise
 
     async def _buy(self, key: str, request: Request) -> Reply | Failure:
         """Sends a reserved request until it is answered, refused or given up, and records which."""
-        trouble = Transient("exhausted", "never sent")
-        for attempt in range(self.api.retries + 1):
-            if attempt:
-                backoff = min(60.0, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-                await asyncio.sleep(max(trouble.after or 0.0, backoff))
+        tries = paid = 0
+        while True:
             try:
                 reply, usage = await self._send(key, request)
+            except Dead as error:
+                return await self._refused(key, request, error)
             except Transient as error:
                 trouble = error
-                continue
-            except Dead as error:
-                self._failed += 1
-                await self.ledger_do(
-                    partial(self.ledger.fail, key, error.failure, True, error.usage), error.usage
-                )
-                return error.failure
-            await self.ledger_do(partial(self.ledger.settle, key, reply, usage), usage)
-            self._calls += 1
-            if not self.rows_total:
-                self._finished.append(time.monotonic())
-            return reply
-        kind = "timeout" if trouble.kind == "timeout" else "exhausted"
-        failure = Failure(kind, f"given up after {self.api.retries + 1} tries; the last: {trouble.detail}")
+            else:
+                await self.commits.do(partial(self.ledger.settle, key, reply, usage), usage)
+                self._calls += 1
+                if not self.rows_total:
+                    self._finished.append(time.monotonic())
+                return reply
+            tries += 1
+            if trouble.is_paid:
+                paid += 1
+                cost = self._cost(request, trouble)
+                await self.commits.do(partial(self.ledger.charge, key, cost), cost)
+            if tries > self.api.retries or paid >= _PAID_TRIES:
+                return await self._given_up(key, trouble, tries)
+            await self._pause(trouble, tries)
+
+    async def _pause(self, trouble: Transient, tries: int) -> None:
+        """Waits before the next try, as long as the server asks for; so do all others then."""
+        try:
+            pause = self.patience.pause(trouble)
+        except Unreachable as error:
+            raise self._stop(error) from None
+        if pause:
+            self.quota.pause(pause)
+        wait = max(pause, self.patience.backoff(tries))
+        self.patience.say(trouble, pause, wait, len(self._flying))
+        await asyncio.sleep(wait)
+
+    async def _refused(self, key: str, request: Request, error: Dead) -> Failure:
         self._failed += 1
-        await self.ledger_do(partial(self.ledger.fail, key, failure, False))
+        self._warn(error.failure)
+        cost = self._cost(request, error)
+        await self.commits.do(partial(self.ledger.fail, key, error.failure, True, cost), cost)
+        return error.failure
+
+    async def _given_up(self, key: str, trouble: Transient, tries: int) -> Failure:
+        kind = "exhausted"
+        if trouble.kind == "timeout" or (trouble.kind == "unreadable" and trouble.is_paid):
+            kind = trouble.kind
+        failure = Failure(kind, f"given up after {tries} tries; the last: {trouble.detail}")
+        self._failed += 1
+        self._warn(failure)
+        await self.commits.do(partial(self.ledger.fail, key, failure, False))
         self._exhausted += 1
         if self._exhausted >= _UNREACHABLE:
-            self.stopped = self.stopped or Unreachable(
-                f"{self.url}: the last {self._exhausted} requests were given up after {self.api.retries + 1} tries "
-                f"each, the last one with: {trouble.detail}\nWhat was bought is kept; start again when it answers."
+            self._stop(
+                Unreachable(
+                    f"{self.url}: the last {self._exhausted} requests were given up after {tries} tries each, the "
+                    f"last one with: {trouble.detail}\nWhat was bought is kept; start again when it answers."
+                )
             )
         return failure
+
+    def _warn(self, failure: Failure) -> None:
+        """Says what a provider refuses, once a kind; every row's own words are in its reject."""
+        if failure.kind not in self._warned:
+            self._warned.add(failure.kind)
+            log.warning("%s: the first request that fails as %s: %s", self.url, failure.kind, failure.detail)
+
+    def _cost(self, request: Request, error: Transient | Dead) -> Usage:
+        """What a reply cost that cannot be used; estimated where the server does not say."""
+        if error.usage is not None:
+            return error.usage
+        size = error.size if isinstance(error, Transient) else 0
+        return self.costs.estimated(request.messages, size, request.max_tokens)
 
     async def _send(self, key: str, request: Request) -> tuple[Reply, Usage]:
         """One try, within the limits."""
         async with self.gate:
             self._check()
-            guess = self._guess(request)
+            guess = self.costs.guess(request.messages)
             ticket = await self._ticket(guess, request.max_tokens)
-            self._check()
+            expected = self.costs.expected(guess, request.max_tokens)
+            if not await self.costs.room(expected):
+                raise self._budget_spent()
+            task = asyncio.current_task()
             self._in_flight += 1
+            self._wire.add(task)
             began = time.monotonic()
             try:
-                reply, usage = await self.endpoint.chat(key, self._body(request))
+                self._check()
+                reply, usage = await self.endpoint.chat(key, request.body(self.api.model))
             except Transient as error:
                 self._trouble(error, ticket)
                 raise
             except Dead as error:
-                self.quota.settle(ticket, error.usage.tokens)
+                self.quota.settle(ticket, error.usage.tokens if error.usage else ticket.tokens)
                 raise
             except Unauthorized as error:
-                self.stopped = self.stopped or error
+                self._stop(error)
                 raise
             finally:
                 self._in_flight -= 1
+                self._wire.discard(task)
+                self.costs.landed(expected)
             self._exhausted = 0
-            self._learn(guess, usage)
+            self.patience.answered()
+            if usage is None:
+                usage = self.costs.estimated(request.messages, len(reply.text.encode()), request.max_tokens)
+                reply = replace(
+                    reply, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
+                )
+            else:
+                self.costs.learn(guess, usage)
             self.gate.good(time.monotonic() - began)
             self.quota.settle(ticket, usage.tokens)
             return reply, usage
@@ -267,8 +323,6 @@ class Engine:
         log.debug("retried: %s", error.detail)
         if error.kind in ("rate-limit", "connection"):
             self.quota.settle(ticket, 0)  # not served, so not counted; a time-out may well be
-        if error.after:
-            self.quota.pause(error.after)
         if error.overload:
             self.gate.bad()
 
@@ -276,9 +330,7 @@ class Engine:
         """A place in the quota for a prompt guessed at so many tokens and an answer of `most` at most."""
         async with self._turn:  # one waits for the quota and the others behind it: nothing is reserved ahead
             while True:
-                calls, guessed, prompts, completions = self._seen
-                tokens = prompt * prompts / guessed + completions / calls if guessed else prompt + most
-                ticket = self.quota.reserve(tokens)
+                ticket = self.quota.reserve(self.costs.expected(prompt, most).tokens)
                 if isinstance(ticket, Ticket):
                     return ticket
                 await asyncio.sleep(min(ticket, MINUTE / 60))
@@ -287,107 +339,20 @@ class Engine:
     def _check(self) -> None:
         if self.stopped is not None:
             raise self.stopped
-        if self.budget.spent(self.spent + self._received - self._bought):
+        if self.costs.is_spent:
             raise self._budget_spent()
 
     def _budget_spent(self) -> UserError:
-        if self.stopped is None:
-            limits = [
-                f"{self.budget.tokens:,} tokens" if self.budget.tokens is not None else "",
-                f"{self.budget.money:,.2f} {self.api.prices.currency}"
-                if self.budget.money is not None
-                else "",
-            ]
-            self.stopped = BudgetSpent(
-                f"{self.account}: the budget of {' and '.join(filter(None, limits))} is spent: {self.spent.calls:,} "
-                f"calls, {self.spent.tokens:,} tokens, {self.spent.money:,.2f} {self.api.prices.currency}. Everything "
-                "bought is kept in the ledger; raise budget_tokens or budget_money to continue from there."
-            )
-        return self.stopped
-
-    async def ledger_do(self, operation: Callable[[], T], usage: Usage | None = None) -> T:
-        """Runs `operation` in the ledger's thread; all that wait together share one commit.
-
-        With a `usage` it records something paid for, and the commit waits for the disk.
-        """
-        done: asyncio.Future[T] = self.loop.create_future()
-        self._queue.append((operation, usage, done))
-        if usage is not None:
-            self._received += usage
-        if not self._committing:
-            self._committing = True
-            self.loop.create_task(self._commits())
-        return await done
-
-    async def _commits(self) -> None:
-        while self._queue:
-            await asyncio.sleep(_GATHER)
-            queue, self._queue = self._queue, []
-            operations = [operation for operation, _, _ in queue]
-            paid = [usage for _, usage, _ in queue if usage is not None]
-            try:
-                results, self.spent = await self.loop.run_in_executor(
-                    self._ledger_thread, self._commit, operations, bool(paid)
-                )
-            except Exception as error:  # noqa: BLE001 - to each of those who wait
-                told: Exception = error
-                if said := trouble(error):  # what is bought now could not be recorded: nothing more is asked
-                    told = UserError(f"{self.ledger.path.name}: {said}. What was recorded before is kept")
-                    told.__cause__ = error
-                    self.stopped = self.stopped or told
-                for _, _, done in queue:
-                    if not done.done():
-                        done.set_exception(told)
-                continue
-            for usage in paid:
-                self._bought += usage
-            for (_, _, done), result in zip(queue, results, strict=True):
-                if not done.done():
-                    done.set_result(result)
-        self._committing = False
-
-    def _commit(self, operations: list[Callable[[], Any]], durable: bool) -> tuple[list[Any], Usage]:
-        began = time.perf_counter()
-        with self.ledger.transaction(durable):
-            results = [operation() for operation in operations]
-            spent = self.ledger.usage(self.account)  # with what other processes bought
-        self.ledger_seconds += time.perf_counter() - began
-        return results, spent
+        return self._stop(BudgetSpent(f"{self.account}: {self.costs.line()}"))
 
     async def _beats(self) -> None:
         last = 0.0
         while True:
             if time.monotonic() - last > LEASE / 6:
                 last = time.monotonic()
-                await self.ledger_do(self.ledger.beat)
+                await self.commits.do(self.ledger.beat)
             self.gate.peers = self.quota.peers()
             await asyncio.sleep(1.0)
-
-    def _body(self, request: Request) -> bytes:
-        body = {
-            "model": self.api.model,
-            "messages": request.messages,
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            **({} if request.seed is None else {"seed": request.seed}),
-            **request.extra,
-        }
-        return orjson.dumps(body)  # ten times as fast as json with pictures in it
-
-    def _guess(self, request: Request) -> float:
-        """Tokens that a prompt probably has; `_ticket` corrects it by what the server reported so far."""
-        if self.api.tokens_per_minute is None:
-            return 0.0
-        prompt = 0.0
-        for message in request.messages:
-            content = message["content"]
-            for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
-                prompt += _IMAGE_TOKENS if part["type"] == "image_url" else len(part["text"]) / 4
-        return prompt
-
-    def _learn(self, guess: float, usage: Usage) -> None:
-        news = (1.0, guess, usage.prompt_tokens, usage.completion_tokens)
-        self._seen = [0.99 * old + new for old, new in zip(self._seen, news, strict=True)]
 
     def row_done(self, kept: bool) -> None:
         if kept:
@@ -401,6 +366,7 @@ class Engine:
         span = time.monotonic() - recent[0] if recent else 0.0
         per_second = len(recent) / span if span > 0 else 0.0
         left = max(0, self.rows_total - self._kept - self._rejected)
+        bought = self.costs.bought
         return Counts(
             rows_total=self.rows_total,
             rows_kept=self._kept,
@@ -409,22 +375,12 @@ class Engine:
             cached=self._cached,
             failed=self._failed,
             in_flight=self._in_flight,
-            prompt_tokens=self._bought.prompt_tokens,
-            completion_tokens=self._bought.completion_tokens,
-            money=self._bought.money,
+            prompt_tokens=bought.prompt_tokens,
+            completion_tokens=bought.completion_tokens,
+            estimated_tokens=bought.estimated,
+            money=bought.money,
             currency=self.api.prices.currency,
             per_minute=60 * per_second,
             seconds_left=left / per_second if self.rows_total and per_second else None,
+            waiting=self.patience.state(),
         )
-
-
-def _by_digest(part: dict[str, Any]) -> dict[str, Any]:
-    if part.get("type") != "image_url":
-        return part
-    image = part["image_url"]
-    return {"type": "image_url", "image_url": {**image, "url": _digest(image["url"])}}
-
-
-@lru_cache(maxsize=16)  # a benchmark's questions about one picture follow each other, and share its text
-def _digest(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 DepthPictures = Callable[[Iterable[tuple[str, bytes]]], Iterable[tuple[str, bytes]]]
 # What the model or its provider gave instead of a reply; every other failure is the transport's or the set-up's.
-_REFUSALS = {"content-filter": "refused"}
+_REFUSALS = {"content-filter": "refused", "unreadable": "unreadable"}
 
 PREDICTIONS = pa.schema(
     [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 
 from sifthinker import draw, prompts, reasoning
@@ -67,9 +66,10 @@ def fence(question: str, reference: str, answer: str) -> str:
 
 
 def score(text: str) -> float | None:
-    """The judge's number, brought into 0..1: `{"score": x}`, the same in a fence, or a bare number; else None.
+    """The judge's number: `{"score": x}`, the same in a fence, or a bare number; else None.
 
-    What a reasoning model writes before it, up to `</think>`, is put aside.
+    What a reasoning model writes before it, up to `</think>`, is put aside. A number outside 0..1 is no score: a judge
+    that scores 0 to 100 would give full marks to everything.
     """
     text = reasoning.before_answer(text)
     if len(text) > 200:  # neither a number nor a small object; also keeps the JSON parser from deep nesting
@@ -82,6 +82,6 @@ def score(text: str) -> float | None:
         return None
     if isinstance(value, dict):
         value = value.get("score")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(min(1, max(0, value)))
+    return float(value) if 0 <= value <= 1 else None  # NaN is neither

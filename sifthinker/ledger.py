@@ -31,6 +31,7 @@ import psutil
 
 from sifthinker.config import UserError
 from sifthinker.disk import trouble
+from sifthinker.usage import Budget, Usage
 
 logger = logging.getLogger(__name__)
 LEASE = 30.0  # seconds without a heartbeat after which an owner on another host (container) counts as dead
@@ -46,6 +47,7 @@ CREATE TABLE IF NOT EXISTS accounts (
     account TEXT PRIMARY KEY, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
     cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, money REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS estimates (account TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, account TEXT NOT NULL, state TEXT NOT NULL,
     keys BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 """
@@ -70,56 +72,6 @@ class Failure:
 
     kind: str  # countable: "content-filter", "bad-request", "exhausted", "timeout"
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a call, or an account so far, has cost."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0  # of the prompt tokens, those the provider had cached
-    completion_tokens: int = 0
-    money: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.money + other.money,
-        )
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(
-            self.calls - other.calls,
-            self.prompt_tokens - other.prompt_tokens,
-            self.cached_tokens - other.cached_tokens,
-            self.completion_tokens - other.completion_tokens,
-            self.money - other.money,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The most that an account may cost, counted over everything its ledger holds; none = no limit."""
-
-    tokens: int | None = None
-    money: float | None = None
-
-    @property
-    def limits(self) -> bool:
-        return self.tokens is not None or self.money is not None
-
-    def spent(self, usage: Usage) -> bool:
-        return (self.tokens is not None and usage.tokens >= self.tokens) or (
-            self.money is not None and usage.money >= self.money
-        )
 
 
 Claim = Reply | Failure | Literal["mine", "busy", "spent"]
@@ -207,6 +159,26 @@ class Ledger:
         finally:
             self._depth -= 1
 
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """A part of the open transaction: where it fails, it is undone alone, and the rest goes on."""
+        costs = dict(self._costs)
+        self._db.execute("SAVEPOINT apart")
+        try:
+            yield
+        except BaseException:
+            self._costs = costs
+            if self._db.in_transaction:  # else the whole transaction is gone, as when the disk is full
+                self._db.execute("ROLLBACK TO apart")
+                self._db.execute("RELEASE apart")
+            raise
+        self._db.execute("RELEASE apart")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a transaction is open; SQLite ends it itself when the disk is full."""
+        return self._db.in_transaction
+
     def beat(self) -> None:
         """Says that this owner is alive; due several times per lease."""
         with self.transaction(durable=False):
@@ -270,6 +242,15 @@ class Ledger:
             key, usage or Usage(), "state = ?, kind = ?, detail = ?", [state, failure.kind, failure.detail]
         )
 
+    def charge(self, key: str, usage: Usage) -> None:
+        """Adds what a reply cost that could not be used; the request stays reserved."""
+        self._finish(key, usage, "owner = owner", [])
+
+    def asked(self, key: str) -> bytes:
+        """The request as it was recorded; empty where it is not known."""
+        row = self._db.execute("SELECT request FROM calls WHERE key = ?", [key]).fetchone()
+        return zlib.decompress(row[0]) if row else b""
+
     def release(self, key: str) -> None:
         """Gives a reservation back unasked."""
         with self.transaction():
@@ -281,7 +262,8 @@ class Ledger:
     def usage(self, account: str) -> Usage:
         """What the account has cost since the ledger began."""
         row = self._db.execute(
-            "SELECT calls, prompt_tokens, cached_tokens, completion_tokens, money FROM accounts WHERE account = ?",
+            "SELECT calls, prompt_tokens, cached_tokens, completion_tokens, money, coalesce(tokens, 0)"
+            " FROM accounts LEFT JOIN estimates USING (account) WHERE account = ?",
             [account],
         ).fetchone()
         written = Usage(*row) if row else Usage()
@@ -354,6 +336,12 @@ class Ledger:
                     cost.money,
                 ],
             )
+            if cost.estimated:
+                self._db.execute(
+                    "INSERT INTO estimates VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET"
+                    " tokens = tokens + excluded.tokens",
+                    [account, cost.estimated],
+                )
         self._costs.clear()
 
     def _is_alive(self, owner: str) -> bool:

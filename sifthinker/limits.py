@@ -18,15 +18,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MINUTE = 60.0  # seconds of the provider's window
 _BUCKETS = 128  # ring of window parts; 121 of half a second make the window, 60 to 60.5 s
 _PARTS = 120
 _BURST = 1.0 / 60  # of the minute's quota that may be sent at once
 _PEERS = 32
 _ALIVE = 10.0  # seconds after which a process that no longer asks does not count as a peer
-# Layout, doubles: next request, next token, paused until; per bucket: number, requests, tokens; per peer: pid, beat.
+# Layout, doubles: next request, next token, paused until; per bucket: number, requests, tokens; per peer: pid, beat;
+# of the process that set the pause: pid, when it was created.
 _RING, _PEER = 3, 3 + 3 * _BUCKETS
-_SIZE = (_PEER + 2 * _PEERS) * 8
+_PAUSER = _PEER + 2 * _PEERS
+_SIZE = (_PAUSER + 2) * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Quota:
 
     def __init__(self, path: Path, requests: int | None = None, tokens: int | None = None) -> None:
         self.requests, self.tokens = requests, tokens
+        self._created = psutil.Process().create_time()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with self._locked():
@@ -68,6 +73,8 @@ class Quota:
             for i in range(_RING):
                 if self._state[i] > now + 60 * MINUTE:
                     self._state[i] = 0.0
+            if self._state[2] > now and not self._is_pauser_alive():
+                self._state[2] = 0.0
             costs = [(0, self.requests, 1.0), (1, self.tokens, tokens)]
             limited = [(column, quota, cost) for column, quota, cost in costs if quota is not None]
             wait = max([self._state[2] - now, *(self._wait(*limit, now) for limit in limited)])
@@ -107,9 +114,19 @@ class Quota:
                 self._add(ticket.bucket, 0.0, tokens - ticket.tokens)
 
     def pause(self, seconds: float) -> None:
-        """Nobody sends for so long: what a Retry-After asks for."""
+        """Nobody sends for so long: what a Retry-After asks for. It ends with this process: who starts again asks again."""
         with self._locked():
-            self._state[2] = max(self._state[2], time.monotonic() + seconds)
+            until = time.monotonic() + seconds
+            if until > self._state[2] or not self._is_pauser_alive():
+                self._state[2] = until
+                self._state[_PAUSER], self._state[_PAUSER + 1] = os.getpid(), self._created
+
+    def _is_pauser_alive(self) -> bool:
+        try:  # not exactly: the system's idea of when it booted moves with its clock
+            created = psutil.Process(int(self._state[_PAUSER])).create_time()
+        except psutil.NoSuchProcess:
+            return False
+        return bool(abs(created - self._state[_PAUSER + 1]) < 2)
 
     def peers(self) -> int:
         """Processes that use this quota now, this one included."""

@@ -28,6 +28,8 @@ class Counts:
     currency: str
     per_minute: float  # rows, or calls where no rows are counted
     seconds_left: float | None  # none: not known (yet)
+    estimated_tokens: int = 0  # of the tokens bought, those that the server did not report
+    waiting: str = ""  # what the endpoint is waited for
 
     @property
     def rows_done(self) -> int:
@@ -40,12 +42,15 @@ class Counts:
             parts = [f"{self.rows_done}/{self.rows_total} rows", f"{self.rows_rejected} rejected"]
         parts += [f"{self.calls} calls", f"{self.cached} from the ledger", f"{self.in_flight} in flight"]
         parts.append(f"{self.per_minute:,.0f}/min")
-        parts.append(f"{self.prompt_tokens + self.completion_tokens:,} tokens")
+        estimated = f" ({self.estimated_tokens:,} estimated)" if self.estimated_tokens else ""
+        parts.append(f"{self.prompt_tokens + self.completion_tokens:,} tokens{estimated}")
         if self.money:
             parts.append(f"{self.money:,.2f} {self.currency}")
         if self.seconds_left is not None:
             minutes, seconds = divmod(round(self.seconds_left), 60)
             parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+        if self.waiting:
+            parts.append(self.waiting)
         return ", ".join(parts)
 
 

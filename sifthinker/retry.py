@@ -19,7 +19,7 @@ from sifthinker.sample import Annotation, DepthMap, Focus, Reject, Sample
 from sifthinker.vlm import Client
 
 # Never answered: asked again even by an equal request. Every other reply is in the ledger for good.
-UNANSWERED = {"exhausted", "timeout"}
+UNANSWERED = {"exhausted", "timeout", "unreadable"}
 # Nothing to do with what a model replied: these rows could not be asked at all.
 _UNASKED = {"focus-missing", "depth-missing", "focus-mismatch"}
 

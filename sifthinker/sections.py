@@ -158,9 +158,25 @@ class Api(Section):
     concurrency: int = operational(64, ge=1, description="most requests in flight; adapts below it")
     timeout: float = operational(120.0, gt=0, description="seconds for one request")
     retries: int = operational(8, ge=0, description="of the transport: 408, 409, 429, 5xx, time-outs, resets")
+    max_pause: float = operational(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="seconds; the longest pause (Retry-After) that is waited for. A server that then asks for a "
+        "longer one again ends the stage",
+    )
     budget_tokens: int | None = operational(None, ge=0, description="hard stop; none = no limit")
     budget_money: float | None = operational(None, ge=0, description="hard stop in the prices' currency")
     prices: Prices = operational(Prices())
+
+    @model_validator(mode="after")
+    def _money_needs_prices(self) -> Self:
+        if self.budget_money is not None and not (self.prices.prompt or self.prices.completion):
+            raise ValueError(
+                "budget_money cannot be held without prices: set prices.prompt and prices.completion (money per "
+                "million tokens), or use budget_tokens"
+            )
+        return self
 
 
 class Annotate(Section):

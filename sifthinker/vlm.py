@@ -17,10 +17,13 @@ from typing import Self, TypeVar
 from sifthinker import endpoint
 from sifthinker.config import Api
 from sifthinker.endpoint import Unauthorized
-from sifthinker.engine import BudgetSpent, Engine, Request, Unreachable
+from sifthinker.engine import BudgetSpent, Engine
 from sifthinker.images import data_url as image_url
 from sifthinker.ledger import Failure, Reply
+from sifthinker.patience import Unreachable
 from sifthinker.progress import Counts
+from sifthinker.request import Request
+from sifthinker.waiting import STEP, outcome
 
 __all__ = ["BudgetSpent", "Client", "Failure", "Reply", "Request", "Unauthorized", "Unreachable", "image_url"]
 
@@ -46,7 +49,11 @@ class Client:
         self._engine = _acquire(*self._where)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends the engine with its last client; a signal or a cancellation ends it for all clients."""
+        interrupted = kind is not None and not issubclass(kind, (Exception, GeneratorExit))
+        if interrupted and self._engine is not None:
+            self._engine.interrupt()
         self._engine = None
         _give_back(*self._where)
 
@@ -67,7 +74,7 @@ class Client:
             BudgetSpent: the budget is used up.
             Unreachable: the endpoint has stopped answering.
         """
-        return self.submit(request).result()
+        return outcome(self.submit(request))
 
     def ask_all(self, requests: Iterable[Request]) -> list[Reply | Failure]:
         """Asks concurrently; answers in the order of the requests, which are taken as they are needed.
@@ -89,13 +96,14 @@ class Client:
         try:
             for request in requests:
                 while waiting and (waiting[0].done() or len(waiting) >= _PENDING * self.api.concurrency):
-                    yield waiting.popleft().result()
-                room.acquire()
+                    yield outcome(waiting.popleft())
+                while not room.acquire(timeout=STEP):
+                    pass  # see `outcome`
                 future = self.submit(request)
                 future.add_done_callback(lambda _: room.release())
                 waiting.append(future)
             while waiting:
-                yield waiting.popleft().result()
+                yield outcome(waiting.popleft())
         finally:
             for future in waiting:
                 future.cancel()
@@ -114,6 +122,7 @@ class Client:
 
         async def run() -> T:
             async with engine.rows:
+                engine.check_interrupted()
                 return await work()
 
         return engine.submit(run())

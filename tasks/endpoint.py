@@ -58,5 +58,7 @@ def watched(job: Job, progress: Callable[[], Counts]) -> Iterator[None]:
             prompt_tokens_bought=counts.prompt_tokens,
             completion_tokens_bought=counts.completion_tokens,
         )
+        if counts.estimated_tokens:  # of those bought; the server did not report them
+            job.notes["tokens_estimated"] = counts.estimated_tokens
         if counts.money:
             job.notes["cost"] = f"{counts.money:.4f} {counts.currency}"

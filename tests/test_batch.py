@@ -9,6 +9,7 @@ import pytest
 
 from sifthinker import batch, judge, standin, vlm
 from sifthinker.config import Api, Prices
+from sifthinker.endpoint import Transient
 from sifthinker.ledger import Ledger
 
 API = Api(
@@ -139,6 +140,47 @@ def test_what_an_earlier_run_bought_is_kept_although_nobody_asks_for_it(tmp_path
         with vlm.Client(Api(), tmp_path / "calls.db", url) as online:
             assert all(reply.cached for reply in online.ask_all(questions(20)))
         assert standin.counts(url)["answered"] == 20
+
+
+def failing(monkeypatch, times: int) -> None:
+    """The provider answers no look at a batch, so many times."""
+    real, left = batch.BatchEndpoint._raw, [times]
+
+    async def raw(self, method: str, path: str, *arguments, **named) -> bytes:
+        if path.startswith("/batches/") and left[0]:
+            left[0] -= 1
+            raise Transient("server-error", "HTTP 502: gone for a moment")
+        return await real(self, method, path, *arguments, **named)
+
+    monkeypatch.setattr(batch.BatchEndpoint, "_raw", raw)
+    monkeypatch.setattr("sifthinker.patience.Patience.backoff", lambda *_: 0.01)
+
+
+def test_a_batch_is_looked_at_again_more_often_than_a_call_is_retried_and_is_not_bought_twice(
+    tmp_path, monkeypatch
+):
+    failing(monkeypatch, 20)
+    with (
+        standin.running(tmp_path / "log") as url,
+        vlm.Client(API, tmp_path / "calls.db", url) as client,
+    ):
+        assert all(isinstance(reply, vlm.Reply) for reply in client.ask_all(questions(5)))
+        assert standin.counts(url)["batches"] == 1
+
+
+def test_a_provider_that_stays_away_ends_the_run_and_the_next_one_collects_the_batch(tmp_path, monkeypatch):
+    failing(monkeypatch, 3)
+    monkeypatch.setattr(batch, "OUTAGE", 0.0)
+    with standin.running(tmp_path / "log") as url:
+        with (
+            vlm.Client(API, tmp_path / "calls.db", url) as client,
+            pytest.raises(vlm.Unreachable, match="gone for a moment"),
+        ):
+            client.ask_all(questions(5))
+        monkeypatch.setattr(batch, "OUTAGE", 60.0)
+        with vlm.Client(API, tmp_path / "calls.db", url) as client:
+            assert all(isinstance(reply, vlm.Reply) for reply in client.ask_all(questions(5)))
+        assert standin.counts(url)["batches"] == 1
 
 
 def test_a_refused_key_stops_a_batch_too(tmp_path, monkeypatch):

@@ -19,9 +19,10 @@ import pytest
 from sifthinker import doctor, judge, standin, vlm
 from sifthinker.config import Api, UserError, parse
 from sifthinker.disk import explained, trouble
-from sifthinker.ledger import Ledger, Reply, Usage
+from sifthinker.ledger import Ledger, Reply
 from sifthinker.sample import Writer
 from sifthinker.store import Store, write_json
+from sifthinker.usage import Usage
 
 SMALL = 2_000_000  # bytes
 

@@ -299,6 +299,24 @@ def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
     assert [row["unparsable"] for row in rows] == ["refused", "no-answer", "several-named", ""]
 
 
+def test_a_reply_that_is_no_text_is_wrong_and_counted_and_the_evaluation_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("sifthinker.patience.Patience.backoff", lambda *_: 0.01)
+
+    def answer(text, _):
+        parts = [{"type": "thinking", "text": "B"}, {"type": "text", "text": CHAIN.format(answer="A")}]
+        return {"0": 7, "1": {"text": "A"}, "2": parts, "3": CHAIN.format(answer="B \ud83d")}[text[15]]
+
+    with serving(answer) as (url, _):
+        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
+    assert summary["scores"][-1]["n"] == 4
+    rows = list(sample.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["unparsable"] for row in rows][:3] == ["unreadable", "unreadable", ""]
+    assert [row["reply"][-20:] for row in rows[2:]] == [
+        CHAIN.format(answer="A")[-20:],
+        CHAIN.format(answer="B \ufffd")[-20:],
+    ]
+
+
 def test_questions_without_a_usable_image_or_depth_map_are_rejected_by_name(tmp_path):
     source = vstar(tmp_path / "data", rows=6)
     (tmp_path / "data" / "0.png").unlink()
@@ -380,6 +398,28 @@ def test_a_judge_scores_free_answers_and_without_one_the_benchmark_is_left_out(t
         [],
         ["score: 0.75", '{"score": 0.5}'],
     ]
+
+
+def test_a_judge_whose_reply_is_no_text_ends_no_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("sifthinker.patience.Patience.backoff", lambda *_: 0.01)
+    folder = tmp_path / "viscot"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png("red"))
+    turns = [
+        {"from": "human", "value": "<image>\nWhat is it? Please provide the bounding box"},
+        {"value": "a door"},
+    ]
+    row = {"dataset": "gqa", "question_id": 0, "image": ["cot/1.png"], "conversations": turns}
+    (folder / "gqa.json").write_text(json.dumps([row]))
+    source = config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
+    with (
+        serving(lambda *_: CHAIN.format(answer="a red door")) as (url, _),
+        serving(lambda *_: {"score": 0.5}) as (judge_url, _),
+        vlm.Client(config.Api(model="judge", base_url=judge_url), tmp_path / "judge.sqlite") as client,
+    ):
+        summary = run([source], url, tmp_path / "out", judge=client)
+    (entry,) = summary["scores"]
+    assert (entry["n"], entry["unparsable"]) == (1, 1)
 
 
 def test_every_registered_benchmark_says_where_its_files_are_published():

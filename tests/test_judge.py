@@ -14,9 +14,10 @@ from sifthinker.config import Api
         ('```json\n{"score": 0.25}\n```', 0.25),  # fenced
         ("```\n0.5\n```", 0.5),
         ("0.5", 0.5),  # a bare number
-        ('{"score": 1.7}', 1.0),  # clamped
-        ("-3", 0.0),
-        ("1e999", 1.0),  # infinite is out of range, clamped
+        ('{"score": 1.7}', None),  # out of range
+        ('{"score": 80}', None),  # a judge that scores 0 to 100
+        ("-3", None),
+        ("1e999", None),  # infinite
         ("", None),
         ("0.8 because it is close", None),
         ('{"score": "0.8"}', None),  # a text is no number
@@ -25,11 +26,11 @@ from sifthinker.config import Api
         ("NaN", None),
         ("[0.5]", None),
         ('{"points": 1}', None),
-        ("9" * 150, 1.0),
+        ("9" * 150, None),
         ("[" * 100_000, None),  # no deep nesting for the parser
     ],
 )
-def test_a_score_is_read_and_clamped_or_absent(text, score):
+def test_a_score_from_0_to_1_is_read_and_everything_else_is_absent(text, score):
     assert judge.score(text) == score
 
 

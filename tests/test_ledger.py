@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sifthinker.config import UserError
-from sifthinker.ledger import Budget, Failure, Ledger, Reply, Usage
+from sifthinker.ledger import Failure, Ledger, Reply
+from sifthinker.usage import Budget, Usage
 
 REPLY = Reply("a text", "stop", "some-model", 100, 20, seconds=1.5)
 COST = Usage(1, 100, 40, 20, 0.25)
@@ -105,6 +106,30 @@ def test_operations_in_one_transaction_are_all_kept_or_none(path):
         ledger.claim("k", "account", b"")
         raise ZeroDivisionError
     assert ledger.counts() == {}
+
+
+def test_a_part_of_a_transaction_that_fails_is_undone_alone(path):
+    ledger = Ledger(path)
+    with ledger.transaction():
+        with ledger.apart():
+            ledger.claim("good", "account", b"")
+            ledger.settle("good", REPLY, COST)
+        with pytest.raises(ZeroDivisionError), ledger.apart():
+            ledger.claim("bad", "account", b"")
+            ledger.settle("bad", REPLY, COST)
+            raise ZeroDivisionError
+    assert ledger.counts() == {"ok": 1}
+    assert ledger.usage("account") == COST
+
+
+def test_what_an_unusable_reply_cost_is_charged_and_the_request_stays_reserved(path):
+    ledger = Ledger(path)
+    ledger.claim("k", "account", b"asked")
+    ledger.charge("k", Usage(1, 100, 0, 20, 0.25, 120))
+    assert ledger.counts() == {"reserved": 1}
+    assert ledger.usage("account") == Usage(1, 100, 0, 20, 0.25, 120)
+    assert ledger.asked("k") == b"asked"
+    assert ledger.asked("unknown") == b""
 
 
 def test_a_file_that_is_no_ledger_is_a_clear_error(path):

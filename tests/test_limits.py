@@ -92,6 +92,24 @@ def test_a_pause_from_before_the_machine_started_is_forgotten(tmp_path):
     assert isinstance(quota.reserve(1), Ticket)
 
 
+def test_a_pause_ends_with_the_process_that_was_asked_for_it(tmp_path):
+    quota = Quota(tmp_path / "quota")
+    context = multiprocessing.get_context("fork")
+    other = context.Process(target=lambda: Quota(tmp_path / "quota").pause(600))
+    other.start()
+    other.join()
+    assert isinstance(quota.reserve(1), Ticket)  # it is gone, and so is its pause
+    quota.pause(5)
+    assert isinstance(Quota(tmp_path / "quota").reserve(1), float)
+
+
+def test_a_pause_in_a_file_of_an_earlier_version_is_forgotten(tmp_path):
+    quota = Quota(tmp_path / "quota")
+    quota.pause(600)
+    quota._state[limits._PAUSER] = 0.0  # that version did not say whose it is
+    assert isinstance(quota.reserve(1), Ticket)
+
+
 def test_peers_are_counted_and_forgotten_when_they_leave(tmp_path):
     quota = Quota(tmp_path / "quota")
     assert quota.peers() == 1

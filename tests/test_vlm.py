@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker import engine, judge, progress, standin, vlm
+from sifthinker import costs, judge, progress, standin, vlm
 from sifthinker.config import STANDIN, Api, Prices, UserError
 from sifthinker.endpoint import money, retry_after
 
@@ -383,7 +383,7 @@ def test_a_budget_in_money_stops(canned, open_client):
 
 
 def test_the_learned_size_of_prompts_stays_put(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_IMAGE_TOKENS", 5000.0)  # a bad first guess
+    monkeypatch.setattr(costs, "_IMAGE_TOKENS", 5000.0)  # a bad first guess
     request = [judge.request("q", "a", f"b{n}", vlm.image_url(b"x")) for n in range(40)]
     api = Api(tokens_per_minute=10**9, concurrency=4)
     with (
@@ -391,7 +391,7 @@ def test_the_learned_size_of_prompts_stays_put(tmp_path, monkeypatch):
         vlm.Client(api, tmp_path / "calls.db", url) as client,
     ):
         client.ask_all(request)
-        _, guessed, prompts, _ = client.engine._seen
+        _, guessed, prompts, _ = client.engine.costs.seen
         assert prompts / guessed == pytest.approx(450 / 5150, rel=0.05)
 
 

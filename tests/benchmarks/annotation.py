@@ -29,8 +29,9 @@ from typing import Any
 from sifthinker import annotate, depth, draw, judge, standin, vlm
 from sifthinker.agreement import Accepted, check
 from sifthinker.config import Api
-from sifthinker.ledger import Ledger, Reply, Usage
+from sifthinker.ledger import Ledger, Reply
 from sifthinker.sample import Annotation, Region, Sample
+from sifthinker.usage import Usage
 from tests import annotation_rows as rows
 from tests.benchmarks import others
 from tests.benchmarks.pair import peak
@@ -206,7 +207,7 @@ def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, 
         began, cpu = time.monotonic(), time.process_time()
         client.ask_all(judge.request("q", "a", f"b{n}", picture) for n in range(count))
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
-        ledger = client.engine.ledger_seconds
+        ledger = client.engine.commits.seconds
         alone = ledger_alone(Path(folder), count)
     ideal = math.ceil(count / concurrency) * latency
     return {

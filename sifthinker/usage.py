@@ -1,0 +1,58 @@
+"""What calls cost, and the most that they may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call, or an account so far, has cost."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt tokens, those the provider had cached
+    completion_tokens: int = 0
+    money: float = 0.0
+    estimated: int = 0  # of all tokens, those that the server did not report
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.money + other.money,
+            self.estimated + other.estimated,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls - other.calls,
+            self.prompt_tokens - other.prompt_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.money - other.money,
+            self.estimated - other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that an account may cost, counted over everything its ledger holds; none = no limit."""
+
+    tokens: int | None = None
+    money: float | None = None
+
+    @property
+    def limits(self) -> bool:
+        return self.tokens is not None or self.money is not None
+
+    def spent(self, usage: Usage) -> bool:
+        return (self.tokens is not None and usage.tokens >= self.tokens) or (
+            self.money is not None and usage.money >= self.money
+        )
