@@ -181,3 +181,23 @@ def test_damaged_bytes_are_read_or_refused_but_never_crash(
         images.read(root, "a", 10_000)
     except images.BadImage as error:
         assert error.reason in ("image-broken", "image-format", "image-too-large", "image-mode")
+
+
+@pytest.mark.parametrize("orientation", sorted(odd_pictures.UPRIGHT))
+@pytest.mark.parametrize(
+    "mode", ["L", "1", "P with a clear colour", "LA", "RGBA", "I;16 with a clear value", "F"]
+)
+def test_a_mode_and_an_orientation_together(mode: str, orientation: int) -> None:
+    file, pixels = odd_pictures.MODES[mode]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(io.BytesIO(file)) as image:
+        turn = {"tiffinfo": {0x0112: orientation}} if image.format == "TIFF" else {"exif": exif}
+        clear = {name: image.info[name] for name in ("transparency",) if name in image.info}
+        data = odd_pictures.saved(image, str(image.format), **turn, **clear)
+    found = images.photo(data, 10_000)
+    upright = odd_pictures.UPRIGHT[orientation](pixels)
+    assert (found.orientation, found.height, found.width) == (orientation, *upright.shape[:2])
+    with Image.open(io.BytesIO(found.data)) as sent:
+        assert sent.mode == "RGB"
+        assert sent.tobytes() == upright.tobytes()
