@@ -28,7 +28,7 @@ bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
 	$(BIN)/sif bench
 
 gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA GPU
-	$(BIN)/python -m sifthinker.training.check --json gpu-check.json
+	$(BIN)/python -m sifthinker.training.gpu_check --json gpu-check.json
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

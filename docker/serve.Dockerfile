@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1.7
 # vLLM with a merged policy, mounted at /model, for whoever asks it by hand or for `evaluate.server: http://vllm:8000/v1`.
 #   docker build -f docker/serve.Dockerfile -t sifthinker-serve:0.1.0 .
-# The options are those of sifthinker.serve.vllm_command (a test compares them), but for the address: a container's
+# The options are those of sifthinker.models.serving.vllm_command (a test compares them), but for the address: a container's
 # loopback is reachable from nowhere. Publish the port on the host's loopback only; set VLLM_API_KEY for more.
 
 FROM python:3.11.14-slim-bookworm

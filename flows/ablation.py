@@ -13,26 +13,27 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from sifthinker.ablation import configured, seeds
-from sifthinker.config import Config, UserError, Variant
-from sifthinker.store import Ref, Store
-from tasks import ablation as table
-from tasks import shown
-from tasks.annotate import annotate
-from tasks.depth import depth
-from tasks.evaluate import evaluate
-from tasks.expand import expand
-from tasks.grpo import grpo
-from tasks.ingest import ingest
-from tasks.merge import merge
-from tasks.publish import publish, subset
-from tasks.retry import retry
-from tasks.run import Partial, Run, carry_out, run_flow
-from tasks.scenes import scenes
-from tasks.sft import sft
-from tasks.stage import StageFailed
-from tasks.sweep import RunCancelled, alive
-from tasks.weights import depth_weights, policy_weights
+from sifthinker.config import Config, Variant
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation.ablation import configured, seeds
+from sifthinker.store.artifacts import Ref, Store
+from tasks.runtime import ui_artifacts
+from tasks.runtime.liveness import RunCancelled, alive
+from tasks.runtime.pipeline import Partial, Run, carry_out, run_flow
+from tasks.runtime.stage import StageFailed
+from tasks.stages import ablation as table
+from tasks.stages.annotate import annotate
+from tasks.stages.depth import depth
+from tasks.stages.evaluate import evaluate
+from tasks.stages.expand import expand
+from tasks.stages.grpo import grpo
+from tasks.stages.ingest import ingest
+from tasks.stages.merge import merge
+from tasks.stages.publish import publish, subset
+from tasks.stages.retry import retry
+from tasks.stages.scenes import scenes
+from tasks.stages.sft import sft
+from tasks.stages.weights import depth_weights, policy_weights
 
 
 def row(run: Run, trained: str) -> None:
@@ -115,7 +116,7 @@ def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] |
         return Failed(message=str(error))
     folder = store.open(made["ablation"]).path
     text = (folder / "table.md").read_text(encoding="utf-8")
-    shown.markdown(f"{text}\n\n`{folder}`", "ablation", "What each part brings")
+    ui_artifacts.markdown(f"{text}\n\n`{folder}`", "ablation", "What each part brings")
     if failed:
         return Failed(message="; ".join(f"{name}: {why}" for name, why in failed.items()))
     return Completed(message=f"{len(found)} rows", data=str(folder))

@@ -10,17 +10,18 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
-from sifthinker import ask, history
-from sifthinker.config import Config, UserError
-from sifthinker.night import Night, Outcome
-from sifthinker.store import Store
-from tasks.nightly import compare, each, pinned
-from tasks.placement import settled
-from tasks.run import Partial, Run, carry_out
-from tasks.scenes import scenes
-from tasks.stage import StageFailed
-from tasks.sweep import RunCancelled, alive
-from tasks.weights import depth_weights
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation import ask, history
+from sifthinker.evaluation.nights.records import Night, Outcome
+from sifthinker.store.artifacts import Store
+from tasks.operations.nightly import compare, each, pinned
+from tasks.runtime.liveness import RunCancelled, alive
+from tasks.runtime.pipeline import Partial, Run, carry_out
+from tasks.runtime.placement import settled
+from tasks.runtime.stage import StageFailed
+from tasks.stages.scenes import scenes
+from tasks.stages.weights import depth_weights
 
 # Names of states; infra/alerts.py tells people of each of them.
 FAILED = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun", history.INCONCLUSIVE: "Inconclusive"}

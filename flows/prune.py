@@ -11,11 +11,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from sifthinker.config import UserError
-from sifthinker.prune import Rules, running
-from sifthinker.store import Store
-from tasks.prune import clear, over
-from tasks.sweep import sweep
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+from sifthinker.upkeep.prune import Rules, running
+from tasks.operations.prune import clear, over
+from tasks.runtime.liveness import sweep
 
 
 @flow(name="prune")

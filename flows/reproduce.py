@@ -9,20 +9,20 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from sifthinker.config import Config
-from tasks.annotate import annotate
-from tasks.depth import depth
-from tasks.evaluate import evaluate
-from tasks.expand import expand
-from tasks.grpo import grpo
-from tasks.ingest import ingest
-from tasks.merge import merge
-from tasks.publish import publish, subset
-from tasks.report import report
-from tasks.retry import retry
-from tasks.run import Partial, Run, run_flow
-from tasks.scenes import scenes
-from tasks.sft import sft
-from tasks.weights import depth_weights, policy_weights
+from tasks.runtime.pipeline import Partial, Run, run_flow
+from tasks.stages.annotate import annotate
+from tasks.stages.depth import depth
+from tasks.stages.evaluate import evaluate
+from tasks.stages.expand import expand
+from tasks.stages.grpo import grpo
+from tasks.stages.ingest import ingest
+from tasks.stages.merge import merge
+from tasks.stages.publish import publish, subset
+from tasks.stages.report import report
+from tasks.stages.retry import retry
+from tasks.stages.scenes import scenes
+from tasks.stages.sft import sft
+from tasks.stages.weights import depth_weights, policy_weights
 
 # The stages of `reproduction` by the names that partial reruns use; a test compares the two.
 Label = Literal[

@@ -10,8 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from sifthinker import loopback
-from sifthinker.config import UserError
+from sifthinker.core.errors import UserError
+from sifthinker.system import loopback
 
 START = 180.0  # seconds; a first start on a busy machine takes about 20
 

@@ -9,18 +9,19 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
-from sifthinker.config import Config, UserError
-from sifthinker.disk import explained
-from sifthinker.store import Damaged, Ref, Store
-from tasks import placement
-from tasks.depth import depth
-from tasks.evaluate import evaluate
-from tasks.grpo import grpo
-from tasks.identity import differences, key
-from tasks.merge import merge
-from tasks.sft import sft
-from tasks.stage import decide, outcome
-from tasks.sweep import RunCancelled, alive
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.system.disk_errors import explained
+from tasks.runtime import placement
+from tasks.runtime.identity import differences, key
+from tasks.runtime.liveness import RunCancelled, alive
+from tasks.runtime.stage import decide, outcome
+from tasks.stages.depth import depth
+from tasks.stages.evaluate import evaluate
+from tasks.stages.grpo import grpo
+from tasks.stages.merge import merge
+from tasks.stages.sft import sft
 
 # What can be placed: the fields of config.Pools; a test compares the two.
 STAGES = {stage.name: stage for stage in (depth, sft, merge, grpo, evaluate)}

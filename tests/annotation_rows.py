@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sifthinker import annotate, boxes, depth, vlm
+from sifthinker import llm
+from sifthinker.annotation import annotate
 from sifthinker.config import Annotate, Api
-from sifthinker.sample import CHAINS, REJECTS, Annotation, DepthMap, Focus, Reject, Sample, write
+from sifthinker.core import boxes, depth_maps
+from sifthinker.core.records import CHAINS, REJECTS, Annotation, DepthMap, Focus, Reject, Sample, write
 
 WIDTH, HEIGHT = 96, 72
 ANSWERS = ("a red coat", "3", "yes", "behind the tall tree", "no", "seven")
@@ -60,7 +62,7 @@ def focus(row: Sample) -> Focus:
 
 def maps(names: list[tuple[str, str]]) -> Iterator[DepthMap]:
     slope = np.linspace(0, 1, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)
-    png = depth.encode(slope)
+    png = depth_maps.encode(slope)
     for _, digest in names:
         yield DepthMap(digest, WIDTH, HEIGHT, png)
 
@@ -70,7 +72,7 @@ def run(
 ) -> Iterator[Annotation | Reject]:
     """Annotates `rows` made-up rows whose pictures are in `folder`."""
     names = pictures(folder, min(rows, images))
-    with vlm.Client(config.api, ledger, url) as client:
+    with llm.Client(config.api, ledger, url) as client:
         yield from annotate.annotate(
             samples(names, rows),
             map(focus, samples(names, rows)),

@@ -22,8 +22,10 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What trains, serves a model or needs the Prefect server takes minutes in all: it is `e2e`, not quick."""
     for item in items:
-        trains = Path(__file__).with_name("training") in item.path.parents
-        serves = item.path.name in ("test_serve.py", "test_models.py")
+        trains = {Path(__file__).with_name(name) for name in ("training", "pretraining")} & set(
+            item.path.parents
+        )
+        serves = item.path.parent.name == "models"
         if trains or serves or "prefect_server" in getattr(item, "fixturenames", ()):
             item.add_marker("e2e")
 
@@ -47,7 +49,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"
     from flows import server
-    from tasks.process import end
+    from tasks.runtime.programs import end
 
     server.ensure()
     from prefect.settings import PREFECT_API_URL, temporary_settings

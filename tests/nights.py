@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sifthinker import sample, statistics
 from sifthinker.config import Config
-from sifthinker.evaluate import PREDICTIONS
-from sifthinker.night import Evaluated
-from sifthinker.store import Store
+from sifthinker.core import records
+from sifthinker.evaluation import statistics
+from sifthinker.evaluation.evaluate import PREDICTIONS
+from sifthinker.evaluation.nights.records import Evaluated
+from sifthinker.store.artifacts import Store
 
 Verdicts = dict[str, Sequence[float | None]]  # by benchmark, a strict score a question; None = unparsable
 
@@ -92,7 +93,7 @@ def evaluated(
     """An evaluation in the store; `per_image` questions in a row are about one image."""
     with store.making("evaluate", key, {"label": "evaluate", "name": "test", "identity": {}}) as draft:
         predictions = [row(name, i, v, per_image) for name, of in verdicts.items() for i, v in enumerate(of)]
-        sample.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
+        records.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
         scores = [score(name, of) for name, of in verdicts.items()]
         scores += [
             {

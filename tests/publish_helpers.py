@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sifthinker import chain, depth, publish, sample
-from sifthinker.sample import WHOLE, Annotation, Box, DepthMap, Sample
+from sifthinker.core import chain, depth_maps, records
+from sifthinker.core.records import WHOLE, Annotation, Box, DepthMap, Sample
+from sifthinker.data import publish
 
 BOX: Box = (0.25, 0.25, 0.75, 0.5)
 
@@ -28,7 +29,7 @@ class Part:
         return list(publish.rows(self.samples, self.chains, self.maps, self.images, 1_000_000))
 
     def write(self, path: Path) -> Path:
-        sample.write(path, sample.SIF, self.rows(), batch=publish.ROW_GROUP)
+        records.write(path, records.SIF, self.rows(), batch=publish.ROW_GROUP)
         return path
 
 
@@ -58,13 +59,13 @@ def part(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
         sha = hashlib.sha256(data).hexdigest()
-        made.maps.append(DepthMap(sha, 64, 48, depth.encode(slope)))
+        made.maps.append(DepthMap(sha, 64, 48, depth_maps.encode(slope)))
         for row in range(count):
             id = f"photos/{dataset}/{number}.{row}"
             made.samples.append(
                 Sample(id, "photos", dataset, "train", question, answer, name, sha, 64, 48, (BOX,))
             )
-            regions = depth.regions([(WHOLE,), (BOX,)], slope)
+            regions = depth_maps.regions([(WHOLE,), (BOX,)], slope)
             said = chain.render(chain.Chain(tuple(chain.Step(step, text) for step in regions), answer))
             made.chains.append(Annotation(id, regions, said, "standin", 1, 100, 20, ()))
     return made

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import app
+from flows.commands.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sifthinker import chain
-from sifthinker.depth import SummedArea
+from sifthinker.core import chain
+from sifthinker.core.depth_maps import SummedArea
+from sifthinker.core.records import Region
 from sifthinker.rewards.variant import Variant
-from sifthinker.sample import Region
 
 WHOLE_SHARE = 0.95  # ours: of the image's area
 _ROUNDING = 1e-9  # 0.99 * 0.1 in floats must not decide

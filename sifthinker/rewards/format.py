@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sifthinker import chain
+from sifthinker.core import chain
 from sifthinker.rewards.variant import Variant
 
 READINGS = {"paper": "strict", "release": "release"}  # reward variant: how chain.parse reads

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sifthinker import boxes, chain
+from sifthinker.core import boxes, chain
+from sifthinker.core.records import WHOLE, Box, Region
 from sifthinker.rewards.variant import Variant
-from sifthinker.sample import WHOLE, Box, Region
 
 
 def reward(

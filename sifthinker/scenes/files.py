@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sifthinker import boxes, config, depth
+from sifthinker import config
+from sifthinker.core import boxes, depth_maps, errors
 from sifthinker.scenes import layout, questions, render
 from sifthinker.scenes.layout import Scene
 from sifthinker.scenes.questions import Question
@@ -179,11 +180,11 @@ def _check(out: Path, settings: config.Scenes) -> None:
     try:
         earlier = json.loads((out / "scenes.json").read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise config.UserError(
+        raise errors.UserError(
             f"{out}: exists and is no folder of scenes; name another or move it away"
         ) from error
     if earlier != settings.model_dump(mode="json"):
-        raise config.UserError(
+        raise errors.UserError(
             f"{out}: holds scenes of other settings, {earlier}; name another folder or move it away"
         )
 
@@ -212,7 +213,7 @@ def _train(folder: _Folder) -> dict[str, int]:
             else:
                 one_object.append(_viscot(scene, question, f"{stem}.jpg", len(one_object), "scenes", "train"))
         folder.save(scene, "train", f"images/{stem}.jpg")
-        folder.bytes(f"depth/{stem}.png", depth.encode(scene.view.depth))
+        folder.bytes(f"depth/{stem}.png", depth_maps.encode(scene.view.depth))
     folder.array("viscot.json", one_object)
     folder.array("tallyqa.json", counting)
     return {"viscot": len(one_object), "tallyqa": len(counting)}

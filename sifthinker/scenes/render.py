@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sifthinker import depth
+from sifthinker.core import depth_maps
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,7 +105,7 @@ class View:
     @property
     def depth(self) -> npt.NDArray[np.float32]:
         """(H, W), 0 = nearest, 1 = farthest: what Depth Anything V2 would give if it made no errors."""
-        return depth.normalise(1 / self.distance)
+        return depth_maps.normalise(1 / self.distance)
 
 
 def focal(width: int, height: int) -> float:

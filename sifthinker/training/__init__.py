@@ -1,0 +1,1 @@
+"""The training programs: SFT, GRPO-SIF, merging, scoring, and their checks before a run."""

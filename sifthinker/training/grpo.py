@@ -53,9 +53,10 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from sifthinker import models
-from sifthinker.config import Grpo, Model, Section, UserError
-from sifthinker.training import rowcheck, rows, run
+from sifthinker.config import Grpo, Model, Section
+from sifthinker.core.errors import UserError
+from sifthinker.models import loading
+from sifthinker.training import harness, row_check, rows
 from sifthinker.training.scoring import Scorer, epoch_of
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class GrpoRun(Section):
 
 def main(path: Path) -> None:
     """Trains the LoRA adapter of the GRPO stage."""
-    train(run.load(path, GrpoRun))
+    train(harness.load(path, GrpoRun))
 
 
 def train(task: GrpoRun) -> None:
@@ -90,47 +91,47 @@ def train(task: GrpoRun) -> None:
     """
     started = time.monotonic()
     settings = task.settings.grpo
-    run.check_world(settings)
+    harness.check_world(settings)
     check_groups(settings)
     check_generation(settings)
     task.work.mkdir(parents=True, exist_ok=True)
     task.out.mkdir(parents=True, exist_ok=True)
     columns = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
-    arguments = GRPOConfig(**run.arguments(settings, task.work), **grpo_arguments(settings))
-    run.start_deepspeed(settings)
-    run.check_identity(task.work, task.settings)
+    arguments = GRPOConfig(**harness.arguments(settings, task.work), **grpo_arguments(settings))
+    harness.start_deepspeed(settings)
+    harness.check_identity(task.work, task.settings)
     dataset = rows.open_parquet(task.dataset, columns, task.work)
     check_size(settings, len(dataset))
-    processor = models.load_processor(task.model, task.settings.model.max_pixels)
+    processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     # TRL pads prompts on the left, but takes the places of their pictures from the processor: padded on the right,
     # the pictures of all but the longest prompt of a batch would lie beside their places.
     processor.tokenizer.padding_side = "left"
-    arguments.generation_kwargs = suppression(settings, models.picture_tokens(processor))
-    resumed = run.last_complete(task.work)
-    run.barrier()
+    arguments.generation_kwargs = suppression(settings, loading.picture_tokens(processor))
+    resumed = harness.last_complete(task.work)
+    harness.barrier()
     with Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer:
         trainer = Trainer(
-            model=models.load_policy(task.model, settings.precision),
+            model=loading.load_policy(task.model, settings.precision),
             reward_funcs=scorer.functions,
             args=arguments,
             train_dataset=examples(dataset, task.settings.model.depth_input),
             processing_class=processor,
-            peft_config=run.lora(settings.lora),
-            callbacks=[run.Progress(task.work), run.Checkpoints(scorer.save)],
+            peft_config=harness.lora(settings.lora),
+            callbacks=[harness.Progress(task.work), harness.Checkpoints(scorer.save)],
         )
         scorer.restore(resumed)
-        run.fit(trainer, resumed)
-        run.save_adapter(trainer, task.out / "adapter")
-        if run.rank() == 0:
-            history = run.write_history(trainer, task.out)
+        harness.fit(trainer, resumed)
+        harness.save_adapter(trainer, task.out / "adapter")
+        if harness.rank() == 0:
+            history = harness.write_history(trainer, task.out)
             completions = scorer.write_results(task.out)
             summary = {
                 "in": len(dataset),
                 "kept": len(dataset),
                 "rejected": {},
-                "notes": {**run.notes(trainer, history, resumed, started), "completions": completions},
+                "notes": {**harness.notes(trainer, history, resumed, started), "completions": completions},
             }
-            run.write_json(task.out / "summary.json", summary)
+            harness.write_json(task.out / "summary.json", summary)
 
 
 def grpo_arguments(settings: Grpo) -> dict[str, Any]:
@@ -235,7 +236,7 @@ class Trainer(GRPOTrainer):
         try:
             return super()._generate_and_score_completions(inputs)
         except ValueError:
-            rowcheck.name_row(self.processing_class, inputs)
+            row_check.name_row(self.processing_class, inputs)
             raise
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
@@ -257,4 +258,4 @@ class Trainer(GRPOTrainer):
 
 
 if __name__ == "__main__":
-    run.main(main)
+    harness.main(main)

@@ -40,9 +40,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sifthinker import models, prompts, sample
-from sifthinker.config import Merge, Model, Section, UserError
-from sifthinker.training import merge_check, rows, run
+from sifthinker.config import Merge, Model, Section
+from sifthinker.core import prompts, records
+from sifthinker.core.errors import UserError
+from sifthinker.models import loading
+from sifthinker.training import harness, merge_check, rows
 from sifthinker.training.merge_check import Answers, Difference, Prompt
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ class MergeRun(Section):
 
 def main(path: Path) -> None:
     """Folds an adapter into its base model."""
-    merge(run.load(path, MergeRun))
+    merge(harness.load(path, MergeRun))
 
 
 def merge(task: MergeRun) -> None:
@@ -90,7 +92,7 @@ def merge(task: MergeRun) -> None:
     if not trained:
         _unchanged(task.settings.merge, f"{task.adapter}: every lora_B is zero: the adapter is untrained")
     task.out.mkdir(parents=True, exist_ok=True)
-    processor = models.load_processor(task.model, task.settings.model.max_pixels)
+    processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     given = list(
         compared(task.dataset, task.settings.merge.prompts, task.settings.model.depth_input, processor)
     )
@@ -110,7 +112,7 @@ def merge(task: MergeRun) -> None:
         "precision": task.settings.merge.precision,
         "seconds": round(time.monotonic() - started, 3),
     }
-    run.write_json(task.out / "summary.json", {"in": 1, "kept": 1, "rejected": {}, "notes": notes})
+    harness.write_json(task.out / "summary.json", {"in": 1, "kept": 1, "rejected": {}, "notes": notes})
 
 
 def _merge(
@@ -118,7 +120,7 @@ def _merge(
 ) -> dict[str, Any]:
     """Folds, compares, and saves into `folder`; returns the notes on what was compared."""
     precision = task.settings.merge.precision
-    model = models.load_policy(task.model, "fp32")
+    model = loading.load_policy(task.model, "fp32")
     model = model.to(device_for(model))
     answers.ask("base", model)
     adapted = attach(model, task.adapter, tensors)
@@ -144,7 +146,7 @@ def _merge(
     gc.collect()  # modules and their hooks refer to each other; two models would lie in memory
     fold_cost, cast = answers.difference("adapter", "merged"), answers.difference("merged", "cast")
     merge_check.check_fold(fold_cost, cast)
-    answers.ask("saved", models.load_policy(folder, precision).to(device))
+    answers.ask("saved", loading.load_policy(folder, precision).to(device))
     saved = answers.difference("adapter", "saved")
     merge_check.check_saved(saved, cast, precision)
     if precision == "bf16" and trained and cast.kl > brought.kl:
@@ -293,8 +295,8 @@ def _publish(folder: Path, out: Path) -> None:
 def compared(dataset: tuple[Path, ...], count: int, depth_input: bool, processor: Any) -> Iterator[Prompt]:
     """The first rows of the data set, prompt and chain, or a made-up one; the last `POSITIONS` of a chain count."""
     for question, chain, pictures in _rows(dataset, count, depth_input):
-        prompt = models.encode(processor, prompts.policy_messages(question, depth_input), pictures)
-        whole = models.encode(
+        prompt = loading.encode(processor, prompts.policy_messages(question, depth_input), pictures)
+        whole = loading.encode(
             processor, prompts.policy_messages(question, depth_input, chain=chain), pictures
         )
         written = whole["input_ids"].shape[1] - prompt["input_ids"].shape[1]
@@ -310,9 +312,9 @@ def _rows(
         yield "What is nearest?", MADE_UP_CHAIN, pictures
         return
     columns = ["id", "question", "chain", *rows.image_columns(depth_input)]
-    for row in islice(sample.read(dataset, columns), count):
+    for row in islice(records.read(dataset, columns), count):
         yield row["question"], row["chain"], rows.conversation(row, depth_input)["images"]
 
 
 if __name__ == "__main__":
-    run.main(main)
+    harness.main(main)

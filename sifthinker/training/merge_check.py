@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from sifthinker.config import UserError
+from sifthinker.core.errors import UserError
 
 LAYER = 0.01  # rule 1, share of what the adapter adds
 LAYER_ROUNDING = 1e-5  # rule 1, share of the layer's output

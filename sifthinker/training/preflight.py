@@ -31,8 +31,11 @@ import httpx
 import psutil
 import pyarrow.parquet as pq
 
-from sifthinker import judge, sample, vlm
-from sifthinker.config import Api, Grpo, Model, Sft, Train, UserError
+from sifthinker import llm
+from sifthinker.config import Api, Grpo, Model, Sft, Train
+from sifthinker.core import records as sample
+from sifthinker.core.errors import UserError
+from sifthinker.llm import judge
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +102,10 @@ def ask_judge(api: Api, base_url: str | None) -> None:
     request = judge.request("What color is the sky on a clear day?", "blue", "It is blue.")
     with (
         tempfile.TemporaryDirectory() as folder,
-        vlm.Client(api, Path(folder) / "calls.sqlite", base_url) as client,
+        llm.Client(api, Path(folder) / "calls.sqlite", base_url) as client,
     ):
         reply = client.ask(request)
-    if isinstance(reply, vlm.Failure):
+    if isinstance(reply, llm.Failure):
         raise UserError(
             f"grpo.judge: {api.model} does not answer ({reply.kind}: {reply.detail}); check its address, name and key"
         )
@@ -160,7 +163,7 @@ def read_shape(model: Path) -> Shape:
     """
     from transformers import AutoConfig
 
-    from sifthinker.training.run import FROZEN
+    from sifthinker.training.harness import FROZEN
 
     try:
         text = AutoConfig.from_pretrained(
@@ -204,17 +207,17 @@ def check_longest(
     Raises:
         UserError: it does not fit the model's context, or a text holds a special token of the model.
     """
-    from sifthinker import models
-    from sifthinker.training import rowcheck, rows
+    from sifthinker.models import loading
+    from sifthinker.training import row_check, rows
 
-    processor = models.load_processor(model, policy.max_pixels)
+    processor = loading.load_processor(model, policy.max_pixels)
     target = settings.target if isinstance(settings, Sft) else None
     columns = ["id", "question", "width", "height", *([target] if target else [])]
-    texts, reserved = ["question", *([target] if target else [])], rowcheck.reserved(processor)
+    texts, reserved = ["question", *([target] if target else [])], row_check.reserved(processor)
     longest, which = 0, ""
     records = sample.read(dataset, columns)
     while batch := list(islice(records, BATCH)):
-        rowcheck.check_texts(reserved, batch, texts)
+        row_check.check_texts(reserved, batch, texts)
         lengths = rows.count_tokens(processor, batch, policy.depth_input, target)
         if max(lengths) > longest:
             longest = max(lengths)

@@ -10,8 +10,8 @@ from typing import Any
 from datasets import Dataset, Image
 from PIL import Image as Pillow
 
-from sifthinker import images, prompts
-from sifthinker.config import UserError
+from sifthinker.core import images, prompts
+from sifthinker.core.errors import UserError
 
 
 def open_parquet(paths: tuple[Path, ...], columns: list[str], work: Path) -> Dataset:

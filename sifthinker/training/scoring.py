@@ -21,10 +21,13 @@ import pyarrow.parquet as pq
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from sifthinker import chain, depth, judge, sample, vlm
-from sifthinker.config import STANDIN, Grpo, UserError
+from sifthinker import llm
+from sifthinker.config import STANDIN, Grpo
+from sifthinker.core import chain, depth_maps, records
+from sifthinker.core.errors import UserError
+from sifthinker.llm import judge
 from sifthinker.rewards import REWARDS, answer, grounding
-from sifthinker.training import run
+from sifthinker.training import harness
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +71,8 @@ class Subject(NamedTuple):
     dataset: str
     question: str
     answer: str
-    boxes: tuple[sample.Box, ...]
-    depth: depth.SummedArea
+    boxes: tuple[records.Box, ...]
+    depth: depth_maps.SummedArea
     image_url: str
 
 
@@ -90,7 +93,7 @@ class Scorer:
             raise UserError(
                 "judge_base_url: the stand-in judge is not started by this program; give its address"
             )
-        self.client = vlm.Client(settings.judge, ledger, base_url, scope="judge")
+        self.client = llm.Client(settings.judge, ledger, base_url, scope="judge")
         self.file = work / "completions.jsonl"
         self.book = answer.Book()
         self.subject = lru_cache(maxsize=256)(self._subject)  # depth tables and data URLs, made once
@@ -185,7 +188,7 @@ class Scorer:
         ]
         scores: list[float | None] = [0.0] * len(texts)
         for index, reply in zip(asked, self.client.ask_all(requests), strict=True):
-            if isinstance(reply, vlm.Failure):
+            if isinstance(reply, llm.Failure):
                 logger.warning("judge: no score for a completion of %s: %s", subjects[index].id, reply)
                 scores[index] = None
             else:
@@ -199,8 +202,8 @@ class Scorer:
             dataset=row["dataset"],
             question=row["question"],
             answer=row["answer"],
-            boxes=sample.boxes(row["boxes"]),
-            depth=depth.SummedArea(depth.decode_bytes(row["depth_map"], name=f"depth map of {id}")),
+            boxes=records.boxes(row["boxes"]),
+            depth=depth_maps.SummedArea(depth_maps.decode_bytes(row["depth_map"], name=f"depth map of {id}")),
             image_url=judge.picture(row["image"]["bytes"]),
         )
 
@@ -218,13 +221,13 @@ class Scorer:
         source = "answer" if self.settings.rewards.variant == "release" else "judge"
         for entry in everyone:
             self.book.add(entry["id"], epoch, [entry[source]])
-        if run.rank() == 0:
+        if harness.rank() == 0:
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in everyone)
 
     def save(self, folder: Path) -> None:
         """Adds the book to a checkpoint."""
-        run.write_json(folder / BOOK, self.book.to_json())
+        harness.write_json(folder / BOOK, self.book.to_json())
 
     def restore(self, checkpoint: Path | None) -> None:
         """Goes back to where `checkpoint` was written; None is the very start."""
@@ -232,7 +235,7 @@ class Scorer:
         if checkpoint:
             self.book = answer.Book.from_json(json.loads((checkpoint / BOOK).read_text(encoding="utf-8")))
             step = int(checkpoint.name.rpartition("-")[2])
-        if run.rank() == 0:
+        if harness.rank() == 0:
             kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
             self.file.write_text("".join(kept), encoding="utf-8")
 
@@ -243,7 +246,7 @@ class Scorer:
         pq.write_table(
             pa.Table.from_pylist(entries, COMPLETIONS), out / "completions.parquet", compression="zstd"
         )
-        run.write_json(out / BOOK, self.book.to_json())
+        harness.write_json(out / BOOK, self.book.to_json())
         return len(entries)
 
     def _lines(self) -> list[str]:

@@ -29,10 +29,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from sifthinker import models, prompts, sample
-from sifthinker.config import Model, Section, Sft, UserError
-from sifthinker.sample import Reject
-from sifthinker.training import rowcheck, rows, run
+from sifthinker.config import Model, Section, Sft
+from sifthinker.core import prompts, records
+from sifthinker.core.errors import UserError
+from sifthinker.core.records import Reject
+from sifthinker.models import loading
+from sifthinker.training import harness, row_check, rows
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class SftRun(Section):
 
 def main(path: Path) -> None:
     """Trains the LoRA adapter of the warm-up stage."""
-    train(run.load(path, SftRun))
+    train(harness.load(path, SftRun))
 
 
 def train(task: SftRun) -> None:
@@ -65,11 +67,11 @@ def train(task: SftRun) -> None:
 
     started = time.monotonic()
     settings = task.settings.sft
-    run.check_world(settings)
+    harness.check_world(settings)
     task.work.mkdir(parents=True, exist_ok=True)
     task.out.mkdir(parents=True, exist_ok=True)
     arguments = SFTConfig(
-        **run.arguments(settings, task.work),
+        **harness.arguments(settings, task.work),
         max_length=None,
         dataloader_num_workers=4 if torch.cuda.is_available() else 0,  # they decode and resize the pictures
         lr_scheduler_type="cosine",
@@ -77,25 +79,25 @@ def train(task: SftRun) -> None:
         eval_strategy="epoch" if settings.held_out else "no",
         per_device_eval_batch_size=settings.batch,
     )
-    run.start_deepspeed(settings)
-    run.check_identity(task.work, task.settings)
-    processor = models.load_processor(task.model, task.settings.model.max_pixels)
+    harness.start_deepspeed(settings)
+    harness.check_identity(task.work, task.settings)
+    processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     dataset, rejects = fitting(task, processor)
     trainer, held_out = build(task, arguments, processor, dataset)
-    resumed = run.last_complete(task.work)
-    run.barrier()
-    run.fit(trainer, resumed)
-    run.save_adapter(trainer, task.out / "adapter")
-    if run.rank() == 0:
-        history = run.write_history(trainer, task.out)
-        sample.write(task.out / "rejects.parquet", sample.REJECTS, rejects)
-        run.write_json(
+    resumed = harness.last_complete(task.work)
+    harness.barrier()
+    harness.fit(trainer, resumed)
+    harness.save_adapter(trainer, task.out / "adapter")
+    if harness.rank() == 0:
+        history = harness.write_history(trainer, task.out)
+        records.write(task.out / "rejects.parquet", records.REJECTS, rejects)
+        harness.write_json(
             task.out / "summary.json",
             {
                 "in": len(dataset) + len(rejects),
                 "kept": len(dataset),
                 "rejected": {"too-long": len(rejects)} if rejects else {},
-                "notes": {**run.notes(trainer, history, resumed, started), "held_out": held_out},
+                "notes": {**harness.notes(trainer, history, resumed, started), "held_out": held_out},
             },
         )
 
@@ -109,17 +111,17 @@ def build(task: SftRun, arguments: Any, processor: Any, dataset: Dataset) -> tup
         parts = dataset.train_test_split(settings.held_out, seed=settings.seed)
         dataset, held_out = parts["train"], parts["test"]
     trainer = SFTTrainer(
-        model=models.load_policy(task.model, settings.precision),
+        model=loading.load_policy(task.model, settings.precision),
         args=arguments,
         train_dataset=examples(dataset, task.settings.model.depth_input, settings.target),
         eval_dataset=examples(held_out, task.settings.model.depth_input, settings.target)
         if held_out
         else None,
         processing_class=processor,
-        peft_config=run.lora(settings.lora),
-        callbacks=[run.Progress(task.work), run.Checkpoints()],
+        peft_config=harness.lora(settings.lora),
+        callbacks=[harness.Progress(task.work), harness.Checkpoints()],
     )
-    trainer.data_collator = rowcheck.NamedRows(trainer.data_collator)
+    trainer.data_collator = row_check.NamedRows(trainer.data_collator)
     return trainer, len(held_out or ())
 
 
@@ -165,11 +167,11 @@ def examples(dataset: Dataset, depth_input: bool, target: str) -> Dataset:
             row = dict(zip(batch, values, strict=True))
             turn = prompts.policy_messages(row["question"], depth_input, chain=row[target])[1:]
             example = rows.conversation(row, depth_input, target == "chain")
-            made.append({**example, "completion": turn, rowcheck.ID: row["id"]})
+            made.append({**example, "completion": turn, row_check.ID: row["id"]})
         return {name: [example[name] for example in made] for name in made[0]}
 
     return dataset.with_transform(transform)
 
 
 if __name__ == "__main__":
-    run.main(main)
+    harness.main(main)

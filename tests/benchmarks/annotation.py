@@ -26,12 +26,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sifthinker import annotate, depth, draw, judge, standin, vlm
-from sifthinker.agreement import Accepted, check
+from sifthinker import llm
+from sifthinker.annotation import annotate
+from sifthinker.annotation.acceptance import Accepted, check
 from sifthinker.config import Api
-from sifthinker.ledger import Ledger, Reply
-from sifthinker.sample import Annotation, Region, Sample
-from sifthinker.usage import Usage
+from sifthinker.core import depth_maps, drawing
+from sifthinker.core.records import Annotation, Region, Sample
+from sifthinker.llm import judge, standin
+from sifthinker.llm.ledger import Ledger, Reply
+from sifthinker.llm.usage import Usage
 from tests import annotation_rows as rows
 from tests.benchmarks import others
 from tests.benchmarks.pair import peak
@@ -44,9 +47,9 @@ TOGETHER = 512  # calls in flight: ours, distilabel's; the authors have 30 threa
 def authors(folder: Path, count: int, url: str) -> dict[str, float]:
     """Annotates as the release does; what became of the rows."""
     names = rows.pictures(folder, min(count, 40))
-    slope = depth.decode_bytes(next(rows.maps(names)).png)
+    slope = depth_maps.decode_bytes(next(rows.maps(names)).png)
     samples = list(rows.samples(names, count))
-    asked = {row.id: depth.regions(rows.focus(row).steps, slope) for row in samples}
+    asked = {row.id: depth_maps.regions(rows.focus(row).steps, slope) for row in samples}
     out, lock, done = folder / "authors.json", threading.Lock(), []
 
     def ask(row) -> str | None:
@@ -80,7 +83,9 @@ def authors(folder: Path, count: int, url: str) -> dict[str, float]:
 
 def _messages(folder: Path, row: Sample, asked: Sequence[Sequence[Region]]) -> list[dict[str, Any]]:
     pictures = [
-        vlm.image_url(draw.annotated((folder / row.image).read_bytes(), [r.box for r in step], 589_824, 90))
+        llm.image_url(
+            drawing.annotated((folder / row.image).read_bytes(), [r.box for r in step], 589_824, 90)
+        )
         for step in asked
     ]
     return annotate.messages(row, asked, pictures)
@@ -97,9 +102,9 @@ def _sound(samples: Sequence[Sample], asked: Mapping[str, Any], replies: Mapping
 def distilabel(folder: Path, count: int, url: str) -> dict[str, float]:
     """Annotates with distilabel's ChatGeneration; every content is a list of parts, which its tables need."""
     names = rows.pictures(folder, min(count, 40))
-    slope = depth.decode_bytes(next(rows.maps(names)).png)
+    slope = depth_maps.decode_bytes(next(rows.maps(names)).png)
     samples = list(rows.samples(names, count))
-    asked = {row.id: depth.regions(rows.focus(row).steps, slope) for row in samples}
+    asked = {row.id: depth_maps.regions(rows.focus(row).steps, slope) for row in samples}
     source, out = folder / "rows.jsonl", folder / "replies.jsonl"
     empty = {"text": None, "image_url": None}
     with source.open("w") as file:
@@ -198,11 +203,11 @@ def ledger_alone(folder: Path, count: int, together: int = 8) -> float:
 
 def rate(count: int, concurrency: int = 256, latency: float = 1.0) -> dict[str, float]:
     """Calls a second of the engine, with a picture of 30 kB each, against what the latency allows."""
-    picture = vlm.image_url(bytes(30_000))
+    picture = llm.image_url(bytes(30_000))
     with (
         tempfile.TemporaryDirectory() as folder,
         standin.running(Path(folder) / "log", latency=latency) as url,
-        vlm.Client(Api(concurrency=concurrency), Path(folder) / "calls.db", url) as client,
+        llm.Client(Api(concurrency=concurrency), Path(folder) / "calls.db", url) as client,
     ):
         began, cpu = time.monotonic(), time.process_time()
         client.ask_all(judge.request("q", "a", f"b{n}", picture) for n in range(count))

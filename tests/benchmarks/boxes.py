@@ -12,7 +12,7 @@ import shapely
 from scipy.optimize import linear_sum_assignment
 from shapely.ops import unary_union
 
-from sifthinker import boxes
+from sifthinker.core import boxes
 from tests.benchmarks.depth import random_boxes
 from tests.benchmarks.pair import Pair, Work, close
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sifthinker import chain, depth, publish, sample
 from sifthinker.config import Depth
-from sifthinker.sample import WHOLE, Annotation, DepthMap, Sample
+from sifthinker.core import chain, depth_maps, records
+from sifthinker.core.records import WHOLE, Annotation, DepthMap, Sample
+from sifthinker.data import publish
 from tests.benchmarks.depth import scene
 from tests.benchmarks.pair import Pair, Work
 
@@ -38,7 +39,7 @@ def photograph(number: int) -> bytes:
 
 def prepare(folder: Path, size: int) -> None:
     drawn = [photograph(number) for number in range(min(size, DISTINCT))]
-    maps = [depth.encode(scene(number, WIDTH, HEIGHT)) for number in range(len(drawn))]
+    maps = [depth_maps.encode(scene(number, WIDTH, HEIGHT)) for number in range(len(drawn))]
     for number in range(size):
         of, again = number % DISTINCT, number // DISTINCT
         (folder / f"{number}.jpg").write_bytes(drawn[of] + bytes(again))
@@ -53,7 +54,7 @@ def publishing(folder: Path, size: int) -> Work:
         id = f"photos/gqa/{number}"
         about = ("photos", "gqa", "train", "What is it?", "A cat", f"{number}.jpg", sha256, WIDTH, HEIGHT)
         samples.append(Sample(id, *about, boxes=(WHOLE,)))
-        steps = depth.regions([(WHOLE,)], depth.decode_bytes(png))
+        steps = depth_maps.regions([(WHOLE,)], depth_maps.decode_bytes(png))
         text = chain.render(chain.Chain((chain.Step(steps[0], "Here."),), "A cat"))
         chains.append(Annotation(id, steps, text, "standin", 1, 100, 20, ()))
         maps.append(DepthMap(sha256, WIDTH, HEIGHT, png))
@@ -61,7 +62,7 @@ def publishing(folder: Path, size: int) -> Work:
 
     def work() -> str:
         rows = publish.rows(samples, chains, maps, {"photos": folder}, 10**7)
-        sample.write(out, sample.SIF, rows, batch=publish.ROW_GROUP)
+        records.write(out, records.SIF, rows, batch=publish.ROW_GROUP)
         return str(out)
 
     return work
@@ -74,7 +75,7 @@ def encoding(folder: Path, size: int) -> Work:
         with out.open("wb") as file:
             for number in range(size):
                 png = (folder / f"{number}.png").read_bytes()
-                picture = depth.picture(depth.decode_bytes(png))
+                picture = depth_maps.picture(depth_maps.decode_bytes(png))
                 file.write((folder / f"{number}.jpg").read_bytes() + picture + png)
         return str(out)
 
@@ -82,22 +83,22 @@ def encoding(folder: Path, size: int) -> Work:
 
 
 def same_bytes(ours: str, other: str) -> None:
-    rows = sample.read(Path(ours), ["image", "depth_image", "depth_map"])
+    rows = records.read(Path(ours), ["image", "depth_image", "depth_map"])
     pieces = (row["image"]["bytes"] + row["depth_image"]["bytes"] + row["depth_map"] for row in rows)
     with Path(other).open("rb") as file:
         assert all(piece == file.read(len(piece)) for piece in pieces) and not file.read(1)
 
 
 def prepare_depth(folder: Path, size: int) -> None:
-    from sifthinker import tiny
+    from sifthinker.models import toys
 
-    tiny.build_tiny_depth(0, folder / "weights")
+    toys.build_tiny_depth(0, folder / "weights")
     for number in range(min(size, DISTINCT)):
         (folder / f"{number}.jpg").write_bytes(photograph(number))
 
 
 def estimating(folder: Path, size: int) -> Work:
-    from sifthinker import estimate
+    from sifthinker.data import depth_estimation
 
     out = folder / "maps.parquet"
 
@@ -105,7 +106,9 @@ def estimating(folder: Path, size: int) -> Work:
         return ((str(number), (folder / f"{number % DISTINCT}.jpg").read_bytes()) for number in range(size))
 
     def work() -> str:
-        sample.write(out, sample.MAPS, estimate.estimate(images(), folder / "weights", DEPTH), batch=64)
+        records.write(
+            out, records.MAPS, depth_estimation.estimate(images(), folder / "weights", DEPTH), batch=64
+        )
         return str(out)
 
     return work
@@ -114,11 +117,12 @@ def estimating(folder: Path, size: int) -> Work:
 def modelling(folder: Path, size: int) -> Work:
     import torch
 
-    from sifthinker import estimate, models
+    from sifthinker.data import depth_estimation
+    from sifthinker.models import loading
 
-    model = models.load_depth(folder / "weights")
+    model = loading.load_depth(folder / "weights")
     torch.set_num_threads(1)
-    shape = estimate.input_size(WIDTH, HEIGHT, DEPTH.size)
+    shape = depth_estimation.input_size(WIDTH, HEIGHT, DEPTH.size)
     inputs = []
     for number in range(min(size, DISTINCT)):
         with Image.open(folder / f"{number}.jpg") as photo:
@@ -145,13 +149,13 @@ def same_maps(ours: str, other: str) -> None:
     """Our maps are the model's output at the image's size, in 16 bits."""
     import torch
 
-    rows, disparities = sample.read(Path(ours)), np.load(other)
+    rows, disparities = records.read(Path(ours)), np.load(other)
     for row, disparity in zip(rows, disparities, strict=len(disparities) < DISTINCT):
         whole = torch.nn.functional.interpolate(
             torch.from_numpy(disparity)[None, None], (HEIGHT, WIDTH), mode="bilinear", align_corners=True
         )
-        expected = depth.normalise(whole[0, 0].numpy())
-        assert np.abs(depth.decode_bytes(row["png"]) - expected).max() < 1e-3
+        expected = depth_maps.normalise(whole[0, 0].numpy())
+        assert np.abs(depth_maps.decode_bytes(row["png"]) - expected).max() < 1e-3
 
 
 PAIRS = [

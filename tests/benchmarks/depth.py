@@ -18,13 +18,13 @@ import numpy as np
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from sifthinker import depth
+from sifthinker.core import depth_maps
 from tests.benchmarks.pair import Pair, Work, close
 
 WIDTH, HEIGHT, BOXES = 640, 480, 10
 
 
-def scene(seed: int, width: int = WIDTH, height: int = HEIGHT) -> depth.Map:
+def scene(seed: int, width: int = WIDTH, height: int = HEIGHT) -> depth_maps.Map:
     """A map with slopes and edges, of values that a coloured picture keeps: multiples of 1/255."""
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / width
@@ -32,7 +32,7 @@ def scene(seed: int, width: int = WIDTH, height: int = HEIGHT) -> depth.Map:
     for _ in range(6):  # things that stand out
         left, top = draw.integers(0, width // 2), draw.integers(0, height // 2)
         relief[top : top + height // 3, left : left + width // 4] += draw.random()
-    return (np.rint(depth.normalise(relief) * 255) / 255).astype(np.float32)
+    return (np.rint(depth_maps.normalise(relief) * 255) / 255).astype(np.float32)
 
 
 def random_boxes(count: int, draw: random.Random) -> list[list[float]]:
@@ -47,8 +47,8 @@ def prepare(folder: Path, size: int) -> None:
     draw = random.Random(0)
     for number in range(size):
         made = scene(number)
-        (folder / f"{number}.png").write_bytes(depth.encode(made))
-        depth.render(made).save(folder / f"{number}_d.png")
+        (folder / f"{number}.png").write_bytes(depth_maps.encode(made))
+        depth_maps.render(made).save(folder / f"{number}_d.png")
     boxes = [random_boxes(BOXES, draw) for _ in range(size)]
     (folder / "boxes.json").write_text(json.dumps(boxes))
 
@@ -59,8 +59,8 @@ def cold(folder: Path, size: int) -> Work:
     def work() -> list[float]:
         values = []
         for number, boxes in enumerate(asked):
-            read = depth.decode(folder / f"{number}.png")
-            values += [depth.box_depth(read, box) for box in boxes]
+            read = depth_maps.decode(folder / f"{number}.png")
+            values += [depth_maps.box_depth(read, box) for box in boxes]
         return values
 
     return work
@@ -68,14 +68,14 @@ def cold(folder: Path, size: int) -> Work:
 
 def seen(folder: Path, size: int) -> Work:
     asked = json.loads((folder / "boxes.json").read_text())
-    maps = [depth.SummedArea(depth.decode(folder / f"{number}.png")) for number in range(size)]
+    maps = [depth_maps.SummedArea(depth_maps.decode(folder / f"{number}.png")) for number in range(size)]
     return lambda: [found.mean(box) for found, boxes in zip(maps, asked, strict=True) for box in boxes]
 
 
 def coloured(path: Path) -> np.ndarray:
     """The authors' decoding: nearest of the 256 colours for every pixel, depth = 1 - index / 255."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(np.float64)
-    _, index = cKDTree(depth.palette().astype(np.float64)).query(pixels.reshape(-1, 3))
+    _, index = cKDTree(depth_maps.palette().astype(np.float64)).query(pixels.reshape(-1, 3))
     return 1 - index.reshape(pixels.shape[:2]) / 255
 
 

@@ -29,7 +29,8 @@ from typing import Any
 
 from PIL import Image
 
-from sifthinker import config, depth, prompts, sample
+from sifthinker import config
+from sifthinker.core import depth_maps, prompts, records
 from tests.benchmarks.depth import scene
 from tests.benchmarks.pair import Pair, Work
 
@@ -61,12 +62,12 @@ def prepare(folder: Path, size: int) -> None:
         }
         lines.append(json.dumps(row) + "\n")
     (folder / "test_questions.jsonl").write_text("".join(lines))
-    (folder / "depth.png").write_bytes(depth.picture(scene(0)))
+    (folder / "depth.png").write_bytes(depth_maps.picture(scene(0)))
 
 
 def ours(folder: Path, size: int) -> Work:
-    """`sifthinker.evaluate` with its defaults and a fresh ledger every time; the depth pictures are there."""
-    from sifthinker import evaluate
+    """`sifthinker.evaluation.evaluate` with its defaults and a fresh ledger every time; the depth pictures are there."""
+    from sifthinker.evaluation import evaluate
 
     benchmark = config.Benchmark(name="vstar", path=folder, images=folder)
     relief = (folder / "depth.png").read_bytes()
@@ -88,7 +89,7 @@ def ours(folder: Path, size: int) -> Work:
             config.Evaluate(),
             out,
         )
-        found = sample.read(out / "predictions.parquet", ["id", "official", "answer"])
+        found = records.read(out / "predictions.parquet", ["id", "official", "answer"])
         return {row["id"].rpartition("/")[2]: [row["official"], row["answer"]] for row in found}
 
     return work
@@ -96,19 +97,19 @@ def ours(folder: Path, size: int) -> Work:
 
 def rate(size: int) -> dict[str, float]:
     """Seconds and processor time of the evaluation of `size` questions, and its share of the ideal rate."""
-    from sifthinker import vlm
+    from sifthinker import llm
 
     sent: list[float] = []
     answered: list[float] = []
 
-    class Watched(vlm.Client):
-        def submit(self, request: vlm.Request) -> Any:
+    class Watched(llm.Client):
+        def submit(self, request: llm.Request) -> Any:
             sent.append(time.perf_counter())
             future = super().submit(request)
             future.add_done_callback(lambda _: answered.append(time.perf_counter()))
             return future
 
-    client, vlm.Client = vlm.Client, Watched  # type: ignore[misc]
+    client, llm.Client = llm.Client, Watched  # type: ignore[misc]
     try:
         with tempfile.TemporaryDirectory() as name:
             small, folder = Path(name) / "small", Path(name) / "whole"
@@ -124,7 +125,7 @@ def rate(size: int) -> dict[str, float]:
             seconds = time.perf_counter() - began
             process, thread = time.process_time() - process, time.thread_time() - thread
     finally:
-        vlm.Client = client  # type: ignore[misc]
+        llm.Client = client  # type: ignore[misc]
     answered.sort()
     concurrency = config.Evaluate().concurrency
     ideal = math.ceil(size / concurrency) * LATENCY

@@ -26,10 +26,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sifthinker import chain, config, depth, expand, ingest, publish, sample
-from sifthinker.sample import WHOLE, Annotation, DepthMap, Sample
-from tasks.ingest import IN_MEMORY, MIN_BATCH
-from tasks.stage import Job
+from sifthinker import config
+from sifthinker.core import chain, depth_maps, records
+from sifthinker.core.records import WHOLE, Annotation, DepthMap, Sample
+from sifthinker.data import expansion, ingest, publish
+from tasks.runtime.stage import Job
+from tasks.stages.ingest import IN_MEMORY, MIN_BATCH
 from tests.benchmarks import ingest as viscot
 from tests.benchmarks.pair import peak
 
@@ -46,7 +48,7 @@ def ingesting(folder: Path, size: int) -> dict[str, int]:
     return _written(
         folder,
         "samples",
-        sample.SAMPLES,
+        records.SAMPLES,
         ingest.ingest([source], settings),
         lambda row: ingest.part(row, _parts(size)),
         _parts(size),
@@ -55,8 +57,8 @@ def ingesting(folder: Path, size: int) -> dict[str, int]:
 
 
 def expanding(folder: Path, size: int) -> dict[str, int]:
-    rows = map(sample.sample, sample.read(sorted(folder.glob("samples-*.parquet"))))
-    return _written(folder, "focus", sample.FOCUS, expand.expand(rows, config.Expand()))
+    rows = map(records.sample, records.read(sorted(folder.glob("samples-*.parquet"))))
+    return _written(folder, "focus", records.FOCUS, expansion.expand(rows, config.Expand()))
 
 
 def publishing(folder: Path, size: int) -> dict[str, int]:
@@ -68,9 +70,9 @@ def publishing(folder: Path, size: int) -> dict[str, int]:
         for part in range(_parts(size)):
             of = folder / f"photos-samples-{part:05}.parquet"
             for row in publish.rows(
-                map(sample.sample, sample.read(of)),
-                map(sample.annotation, sample.read(folder / f"photos-chains-{part:05}.parquet")),
-                (DepthMap(**row) for row in sample.read(folder / f"photos-maps-{part:05}.parquet")),
+                map(records.sample, records.read(of)),
+                map(records.annotation, records.read(folder / f"photos-chains-{part:05}.parquet")),
+                (DepthMap(**row) for row in records.read(folder / f"photos-maps-{part:05}.parquet")),
                 images,
                 10**7,
             ):
@@ -80,7 +82,7 @@ def publishing(folder: Path, size: int) -> dict[str, int]:
     return _written(
         folder,
         "sif",
-        sample.SIF,
+        records.SIF,
         rows(),
         lambda row: part_of.pop(row["id"]),
         _parts(size),
@@ -103,8 +105,8 @@ def prepare(folder: Path, size: int) -> dict[str, int]:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(buffer, "JPEG")
     ramp = np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
-    png = depth.encode(ramp)
-    steps = depth.regions([(WHOLE,), ((0.1, 0.2, 0.5, 0.6),)], ramp)
+    png = depth_maps.encode(ramp)
+    steps = depth_maps.regions([(WHOLE,), ((0.1, 0.2, 0.5, 0.6),)], ramp)
     text = chain.render(
         chain.Chain(tuple(chain.Step(step, "Here it is said what can be seen.") for step in steps), "A cat")
     )
@@ -112,11 +114,11 @@ def prepare(folder: Path, size: int) -> dict[str, int]:
     for part in range(_parts(size)):
         with ExitStack() as stack:
             samples, chains, maps = (
-                stack.enter_context(sample.Writer(folder / f"photos-{name}-{part:05}.parquet", schema))
+                stack.enter_context(records.Writer(folder / f"photos-{name}-{part:05}.parquet", schema))
                 for name, schema in (
-                    ("samples", sample.SAMPLES),
-                    ("chains", sample.CHAINS),
-                    ("maps", sample.MAPS),
+                    ("samples", records.SAMPLES),
+                    ("chains", records.CHAINS),
+                    ("maps", records.MAPS),
                 )
             )
             for number in range(part * part_size, min(size, (part + 1) * part_size)):

@@ -30,9 +30,11 @@ import torch
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from sifthinker import models, sample, standin
 from sifthinker.config import Grpo
-from sifthinker.training import check, grpo, rows, run, scoring
+from sifthinker.core import records
+from sifthinker.llm import standin
+from sifthinker.models import loading
+from sifthinker.training import gpu_check, grpo, harness, rows, scoring
 from tests.training.canned_grpo import sample as canned
 
 WARM = 2  # steps of each that do not count
@@ -85,7 +87,7 @@ class Timed(scoring.Scorer):
         return scores
 
 
-class TimedProgress(run.Progress):
+class TimedProgress(harness.Progress):
     """Our callback, with its time noted."""
 
     own: list[float]
@@ -112,25 +114,25 @@ def sampled(trainer: type[GRPOTrainer]) -> type[GRPOTrainer]:
 def build(ours: bool, folder: Path, steps: int, scorer: Timed, turns: Turns) -> GRPOTrainer:
     work = Path(tempfile.mkdtemp(dir=folder))
     settings = scorer.settings
-    processor = models.load_processor(folder / "base", 12_544)
+    processor = loading.load_processor(folder / "base", 12_544)
     processor.tokenizer.padding_side = "left"
     given = grpo.grpo_arguments(settings)
     arguments = GRPOConfig(
-        **{**run.arguments(settings, work), "max_steps": steps},
+        **{**harness.arguments(settings, work), "max_steps": steps},
         **(given if ours else {**given, "reward_weights": None}),
     )
-    suppressed = grpo.suppression(settings, models.picture_tokens(processor))
+    suppressed = grpo.suppression(settings, loading.picture_tokens(processor))
     arguments.generation_kwargs = {**suppressed, "min_new_tokens": TOKENS}
     progress = TimedProgress(work)
     progress.own = scorer.own
     return sampled(grpo.Trainer if ours else GRPOTrainer)(
-        model=models.load_policy(folder / "base", "fp32"),
+        model=loading.load_policy(folder / "base", "fp32"),
         reward_funcs=scorer.functions if ours else (lambda completions, **_: [1.0] * len(completions)),
         args=arguments,
         train_dataset=grpo.examples(scorer.data, True),
         processing_class=processor,
-        peft_config=run.lora(settings.lora),
-        callbacks=[progress, run.Checkpoints(scorer.save), turns] if ours else [turns],
+        peft_config=harness.lora(settings.lora),
+        callbacks=[progress, harness.Checkpoints(scorer.save), turns] if ours else [turns],
     )
 
 
@@ -163,7 +165,7 @@ def measure(folder: Path, pairs: int, judge: str) -> dict[str, Any]:
         threads = []
         for name, each in turns.items():
             trainer = build(name == "ours", folder, WARM + pairs + 1, scorer, each)
-            threads.append(threading.Thread(target=run.fit, args=(trainer, None)))
+            threads.append(threading.Thread(target=harness.fit, args=(trainer, None)))
         gc.disable()
         for thread in threads:
             thread.start()
@@ -202,8 +204,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name, standin.running(Path(name) / "standin.log") as judge:
         folder = Path(name)
-        models.build_tiny("qwen2_5_vl", 0, folder / "base")
-        sample.write(folder / "rows.parquet", sample.SIF, check.made_up((112, 84)))
+        loading.build_tiny("qwen2_5_vl", 0, folder / "base")
+        records.write(folder / "rows.parquet", records.SIF, gpu_check.made_up((112, 84)))
         found = measure(folder, options.pairs, judge)
     result = summarise(found)
     if options.json:

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sifthinker import config
-from sifthinker.ingest import ingest
-from sifthinker.sample import Sample
-from sifthinker.sources._files import rows
+from sifthinker.core.records import Sample
+from sifthinker.data.ingest import ingest
+from sifthinker.data.sources.files import rows
 from tests.benchmarks.pair import Pair, Work, equal
 
 VISCOT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "viscot"

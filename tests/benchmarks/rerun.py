@@ -63,7 +63,7 @@ def serving(folder: Path) -> Iterator[dict[str, str]]:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.getenv("PYTHONPATH")))),
         }
     finally:
-        from tasks.process import end
+        from tasks.runtime.programs import end
 
         end(int((folder / "prefect" / "server.pid").read_text(encoding="utf-8")))
 
@@ -71,7 +71,7 @@ def serving(folder: Path) -> Iterator[dict[str, str]]:
 def ours(folder: Path, command: str = "run") -> list[str]:
     """The command that reruns the whole flow on the store in `folder`."""
     fields = [f"store={folder / 'store'}", *SETTINGS]
-    sif = [sys.executable, "-c", "from flows.cli import main; main()", command, "--config", "smoke"]
+    sif = [sys.executable, "-c", "from flows.commands.main import main; main()", command, "--config", "smoke"]
     return [*sif, *(x for field in fields for x in ("--set", field))]
 
 
@@ -107,7 +107,7 @@ def trivial(folder: Path, tasks: int = STAGES) -> Callable[[], Any]:
 
 def whole(folder: Path) -> Callable[[], Any]:
     """The reproduction, as a function of this process; gives the flow's final state."""
-    from flows.options import load
+    from flows.commands.options import load
     from flows.reproduce import reproduce
 
     config = load("smoke", [f"store={folder / 'store'}", *SETTINGS])

@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sifthinker import chain, depth
+from sifthinker.core import chain, depth_maps
+from sifthinker.core.records import WHOLE, Region, boxes
 from sifthinker.rewards import REWARDS
-from sifthinker.sample import WHOLE, Region, boxes
 from tests.benchmarks.boxes import hiou
 from tests.benchmarks.depth import coloured, mean, random_boxes, scene
 from tests.benchmarks.pair import Pair, Work, close
@@ -30,19 +30,19 @@ def prepare(folder: Path, size: int) -> None:
     groups = []
     for number in range(size):
         made = scene(number)
-        (folder / f"{number}.png").write_bytes(depth.encode(made))
-        depth.render(made).save(folder / f"{number}_d.png")
+        (folder / f"{number}.png").write_bytes(depth_maps.encode(made))
+        depth_maps.render(made).save(folder / f"{number}_d.png")
         texts = [_completion(made, draw, broken=index == 5) for index in range(GROUP)]
         scores = [draw.random() for _ in texts]
         groups.append({"texts": texts, "truth": random_boxes(2, draw), "scores": scores, "mean": 0.4})
     (folder / "groups.json").write_text(json.dumps(groups))
 
 
-def _completion(made: depth.Map, draw: random.Random, broken: bool) -> str:
+def _completion(made: depth_maps.Map, draw: random.Random, broken: bool) -> str:
     looks = [[WHOLE], *(list(boxes(random_boxes(draw.randint(1, 3), draw))) for _ in range(3))]
     steps = []
     for look in looks:
-        stated = [round(min(1.0, depth.box_depth(made, box) * draw.choice((1, 1.3))), 3) for box in look]
+        stated = [round(min(1.0, depth_maps.box_depth(made, box) * draw.choice((1, 1.3))), 3) for box in look]
         steps.append(chain.Step(tuple(map(Region, look, stated)), "Here it can be seen."))
     text = chain.render(chain.Chain(tuple(steps), "Yes"))
     return text.replace("</text>", "", 1) if broken else text
@@ -55,7 +55,7 @@ def ours(folder: Path, size: int) -> Work:
         values: list[Any] = []
         for number, group in enumerate(groups):
             texts, truth = group["texts"], boxes(group["truth"])
-            known = depth.SummedArea(depth.decode(folder / f"{number}.png"))
+            known = depth_maps.SummedArea(depth_maps.decode(folder / f"{number}.png"))
             values += REWARDS["format"](texts, "release")
             values += REWARDS["answer"](group["scores"], [group["mean"]] * GROUP, "release")
             values += REWARDS["grounding"](texts, [truth] * GROUP, "release")

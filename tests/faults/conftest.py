@@ -22,10 +22,11 @@ import psutil
 import pytest
 
 from flows import server
-from sifthinker import config, standin
-from sifthinker.store import Store
-from tasks.process import end
-from tasks.run import runs
+from sifthinker import config
+from sifthinker.llm import standin
+from sifthinker.store.artifacts import Store
+from tasks.runtime.pipeline import runs
+from tasks.runtime.programs import end
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "SIF_FAULTS"  # in the environment of a run and, inherited, of all that it starts

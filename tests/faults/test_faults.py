@@ -51,7 +51,9 @@ KINDS = {
     "training": Kind(
         "sft", ("sft",), lambda sif, _: _lines(sif, "sft/*.work/progress.jsonl"), "sifthinker.training.sft"
     ),
-    "evaluation": Kind("evaluate", ("evaluate",), lambda sif, run: sif.reserved(), "sifthinker.serve"),
+    "evaluation": Kind(
+        "evaluate", ("evaluate",), lambda sif, run: sif.reserved(), "sifthinker.models.serving"
+    ),
 }
 
 

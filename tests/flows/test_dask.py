@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from sifthinker.config import Config
-from sifthinker.store import Store
-from tasks.process import end
+from sifthinker.store.artifacts import Store
+from tasks.runtime.programs import end
 
 distributed = pytest.importorskip("distributed", reason="the `dask` extra is not installed")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker import chain, sample
-from sifthinker.boxes import iou
-from sifthinker.store import Store
-from sifthinker.training.held_out import _best_constant
-from tasks.run import runs
+from sifthinker.core import chain, records
+from sifthinker.core.boxes import iou
+from sifthinker.pretraining.held_out import _best_constant
+from sifthinker.store.artifacts import Store
+from tasks.runtime.pipeline import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -28,7 +28,7 @@ def test_the_demo_looks_where_it_should(prefect_server: str, tmp_path: Path) -> 
     store = Store(tmp_path)
     found = runs(store)[0]["stages"]["evaluate"]
     folder = tmp_path / found["stage"] / found["key"]
-    rows = list(sample.read(folder / "predictions.parquet"))
+    rows = list(records.read(folder / "predictions.parquet"))
     valid = statistics.fmean(chain.is_valid(row["reply"]) for row in rows)
     asked = [row for row in rows if row["benchmark"] == "refcoco"]
     truth = [json.loads(row["reference"]) for row in asked]

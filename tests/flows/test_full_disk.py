@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.store import Store
+from sifthinker.store.artifacts import Store
 
 pytestmark = pytest.mark.e2e
-SIF = [sys.executable, "-c", "from flows.cli import main; main()"]
+SIF = [sys.executable, "-c", "from flows.commands.main import main; main()"]
 
 
 @pytest.fixture

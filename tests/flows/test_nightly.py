@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tasks.operations.nightly
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
 
-import tasks.nightly
-from flows import cli
 from flows import nightly as flow
+from flows.commands import main
 from infra import alerts
-from sifthinker import aliases, evaluate, history, sample
-from sifthinker.config import Config, UserError
-from sifthinker.store import Ref, Store, write_json
-from tasks import checkpoint
-from tasks.results import Results
-from tasks.stage import Job, stage
+from sifthinker.config import Config
+from sifthinker.core import records
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation import evaluate, history
+from sifthinker.store import aliases
+from sifthinker.store.artifacts import Ref, Store, write_json
+from tasks.runtime import checkpoint
+from tasks.runtime.results import Results
+from tasks.runtime.stage import Job, stage
 from tests import nights
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -38,7 +41,7 @@ def replies(job: Job) -> None:
         raise UserError(model)
     asked, names = model[: job.config.evaluate.limit], ("vstar", "pope")
     rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
-    sample.write(job.out / "predictions.parquet", evaluate.PREDICTIONS, rows)
+    records.write(job.out / "predictions.parquet", evaluate.PREDICTIONS, rows)
     (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score(n, asked) for n in names]}))
 
 
@@ -49,7 +52,7 @@ def nothing(job: Job) -> None:
 
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.nightly, "evaluate", replies)
+    monkeypatch.setattr(tasks.operations.nightly, "evaluate", replies)
     monkeypatch.setattr(flow, "depth_weights", nothing)
 
 
@@ -110,7 +113,7 @@ def command(config: Config, tmp_path: Path, *options: str) -> tuple[int, str]:
     """The exit code of `sif nightly` and what it printed."""
     file = tmp_path / "config.yaml"
     file.write_text(config.model_dump_json(exclude_unset=True))
-    done = CliRunner().invoke(cli.app, ["nightly", "--config", str(file), *options])
+    done = CliRunner().invoke(main.app, ["nightly", "--config", str(file), *options])
     return done.exit_code, done.output
 
 
@@ -159,7 +162,7 @@ def test_every_end_that_is_not_good_has_an_exit_code_and_is_told() -> None:
     names = {*flow.FAILED.values(), flow.WARNED}
     assert names == flow.EXIT_CODES.keys() and names <= set(alerts.WRONG)
     assert sorted(flow.EXIT_CODES.values()) == [1, 3, 4, 5]
-    shown = CliRunner().invoke(cli.app, ["nightly", "--help"], env={"COLUMNS": "200"}).output
+    shown = CliRunner().invoke(main.app, ["nightly", "--help"], env={"COLUMNS": "200"}).output
     assert all(f"{code} " in shown for code in flow.EXIT_CODES.values())
 
 

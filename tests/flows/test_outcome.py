@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flows import outcome
-from sifthinker.config import UserError
-from sifthinker.sample import REJECTS, Reject, write
-from sifthinker.store import Store
+from flows.commands import outcome
+from sifthinker.core.errors import UserError
+from sifthinker.core.records import REJECTS, Reject, write
+from sifthinker.store.artifacts import Store
 
 
 def made(store: Store, stage: str, rows: dict[str, Any]) -> dict[str, str]:

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows.options import CONFIGS
+from flows.commands.options import CONFIGS
 from flows.reproduce import Label
 from sifthinker import config as configuration
-from sifthinker import miniature, scenes
+from sifthinker import scenes
 from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
-from sifthinker.store import Store
-from tasks.run import runs
+from sifthinker.models import miniature
+from sifthinker.store.artifacts import Store
+from tasks.runtime.pipeline import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

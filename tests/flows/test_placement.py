@@ -24,9 +24,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from sifthinker.store import Store
-from tasks.process import end
-from tasks.run import runs
+from sifthinker.store.artifacts import Store
+from tasks.runtime.pipeline import runs
+from tasks.runtime.programs import end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def test_ending_the_run_ends_its_training_in_the_other_pool(
 ) -> None:
     store = tmp_path_factory.getbasetemp() / "cancelled"  # one for all: the data is made once
     config = tiny(store, sft={"max_steps": 100_000, "save_steps": 100_000, "epochs": 100_000})
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--config"]
+    command = [sys.executable, "-c", "from flows.commands.main import main; main()", "run", "--config"]
     file = store.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     process = None

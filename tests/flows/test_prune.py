@@ -16,9 +16,9 @@ from prefect.artifacts import Artifact
 from prefect.states import Completed
 
 from flows.prune import prune
-from sifthinker.prune import DAY
-from sifthinker.store import Store, write_json
-from tasks.prune import over
+from sifthinker.store.artifacts import Store, write_json
+from sifthinker.upkeep.prune import DAY
+from tasks.operations.prune import over
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 OLD = time.time() - 100 * DAY

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.remote import Remote
-from sifthinker.store import Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.s3 import Remote
 from tests.flows.test_end_to_end import SIF, manifests, sif, states
-from tests.test_remote import server, url  # noqa: F401 (fixtures)
+from tests.store.test_s3 import server, url  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
 LAST = "ingest"

@@ -76,22 +76,6 @@ def test_the_form_of_the_ui_offers_exactly_the_stages() -> None:
     assert list(get_args(Label)) == list(drawn(scenes={}, retry={"passes": [{"model": "other"}]}).graph)
 
 
-def test_a_change_in_rewards_reaches_grpo_and_the_evaluation_that_scores_by_them() -> None:
-    from tasks.identity import identity
-
-    code = {
-        label: set(identity(stage.name, stage.code, {}, {}, {})["code"])
-        for label, stage in drawn(scenes={}).stages.items()
-    }
-    assert {label for label, modules in code.items() if "sifthinker.rewards.grounding" in modules} == {
-        "grpo",
-        "evaluate",
-    }
-    assert {label for label, modules in code.items() if "sifthinker.benchmarks.vstar" in modules} == {
-        "evaluate"
-    }
-
-
 def test_a_stages_task_fits_on_a_page() -> None:
     thin = [
         p

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker import standin
-from sifthinker.sample import read
+from sifthinker.core.records import read
+from sifthinker.llm import standin
 from tests.flows.test_end_to_end import line, manifests, states
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

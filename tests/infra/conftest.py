@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from flows import server
-from tasks.process import end
+from tasks.runtime.programs import end
 
 ROOT = Path(__file__).resolve().parents[2]
 SECURITY = (

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from sifthinker.doctor import Finding
-from tasks.doctor import NEEDS, needs
+from sifthinker.upkeep.doctor import Finding
+from tasks.operations.doctor import NEEDS, needs
 
 ROOT = Path(__file__).parents[2]
 FILES = ("constraints.txt", "constraints-py312.txt")

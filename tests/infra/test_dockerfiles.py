@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker import serve
+from sifthinker.models import serving
 from tests.infra.conftest import ROOT
 
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -90,6 +90,6 @@ def test_only_listed_paths_reach_the_builder() -> None:
 
 def test_vllm_is_served_with_the_options_that_the_policy_needs(tmp_path: Path) -> None:
     text = next(text for word, text in instructions(ROOT / "docker/serve.Dockerfile") if word == "ENTRYPOINT")
-    ours = serve.vllm_command(tmp_path, 8000, serve.MODEL_NAME)
-    expected = [{str(tmp_path): "/model", serve.HOST: "0.0.0.0"}.get(word, word) for word in ours]
+    ours = serving.vllm_command(tmp_path, 8000, serving.MODEL_NAME)
+    expected = [{str(tmp_path): "/model", serving.HOST: "0.0.0.0"}.get(word, word) for word in ours]
     assert json.loads(text) == expected, shlex.join(expected)

@@ -27,18 +27,18 @@ def test_every_module_can_be_imported_from_the_files_of_an_image(dockerfile: str
         for room in rooms
         for file in sorted((image.ROOT / room).rglob("*.py"))
     ]
-    assert {"infra.deploy", "infra.alerts", "flows.cli"} <= set(modules)
+    assert {"infra.deploy", "infra.alerts", "flows.commands.main"} <= set(modules)
     program = (
         "import importlib.util, sys\n"
         "found = {name: importlib.util.find_spec(name) for name in sys.argv[1:]}\n"
         "missing = [name for name, spec in found.items() if spec is None]\n"
-        "import flows.cli, infra.alerts, infra.deploy\n"
-        "print(missing, flows.cli.__file__, infra.alerts.__file__, infra.deploy.ROOT, sep='\\n')"
+        "import flows.commands.main, infra.alerts, infra.deploy\n"
+        "print(missing, flows.commands.main.__file__, infra.alerts.__file__, infra.deploy.ROOT, sep='\\n')"
     )
     done = run(made, "-c", program, *modules)
     missing, cli, alerts, root = done.stdout.splitlines()
     assert missing == "[]"
-    assert {Path(cli).parents[1], Path(alerts).parents[1], Path(root)} == {made}
+    assert {Path(cli).parents[2], Path(alerts).parents[1], Path(root)} == {made}
 
 
 @pytest.mark.parametrize("dockerfile", IMAGES)
@@ -50,7 +50,7 @@ def test_an_image_has_what_the_deployments_and_the_command_read(dockerfile: str,
         assert (made / deployment["entrypoint"].split(":")[0]).is_file()
     for file in sorted((image.ROOT / "flows" / "configs").glob("*.yaml")):
         assert (made / "flows" / "configs" / file.name).read_bytes() == file.read_bytes()
-    shown = run(made, "-c", "from flows.cli import main; main()", "doctor", "--help")
+    shown = run(made, "-c", "from flows.commands.main import main; main()", "doctor", "--help")
     assert "--no-calls" in shown.stdout
 
 

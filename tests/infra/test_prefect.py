@@ -22,10 +22,10 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from sifthinker.doctor import Finding
-from sifthinker.store import Store
-from tasks import doctor
-from tasks.process import end
+from sifthinker.store.artifacts import Store
+from sifthinker.upkeep.doctor import Finding
+from tasks.operations import doctor
+from tasks.runtime.programs import end
 from tests.faults.conftest import ROOT, PrefectServer, free_port, started
 from tests.infra import image
 
@@ -355,7 +355,14 @@ def test_a_stage_runs_in_the_pool_that_it_is_placed_in(
         "pools.depth": "cpu",
     }
     options = [x for name, value in fields.items() for x in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--config", "smoke"]
+    command = [
+        sys.executable,
+        "-c",
+        "from flows.commands.main import main; main()",
+        "run",
+        "--config",
+        "smoke",
+    ]
     done = subprocess.run(
         [*command, *options, "--stop-after", "depth"],
         cwd=ROOT,

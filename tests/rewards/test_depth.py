@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from sifthinker.chain import Chain, Step, render
-from sifthinker.depth import SummedArea
+from sifthinker.core.chain import Chain, Step, render
+from sifthinker.core.depth_maps import SummedArea
+from sifthinker.core.records import WHOLE, Box, Region
 from sifthinker.rewards import REWARDS
-from sifthinker.sample import WHOLE, Box, Region
 
 reward = REWARDS["depth"]
 # Left half 0.2, right half 0.8, the lower right pixel 0.

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker import boxes
-from sifthinker.chain import Chain, Step, render
+from sifthinker.core import boxes
+from sifthinker.core.chain import Chain, Step, render
+from sifthinker.core.records import WHOLE, Box, Region
 from sifthinker.rewards import REWARDS
 from sifthinker.rewards.grounding import scores
-from sifthinker.sample import WHOLE, Box, Region
 
 reward = REWARDS["grounding"]
 TRUTH = [(0.2, 0.2, 0.6, 0.6)]

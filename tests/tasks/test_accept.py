@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from sifthinker.config import Config, UserError, identity
-from sifthinker.store import Ref, Store, sha256, write_json
-from tasks import accept as accepting
-from tasks import identity as identities
-from tasks.results import Results
-from tasks.run import Partial, Run, plan
-from tasks.stage import Job, stage
+from sifthinker.config import Config, identity
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Ref, Store, sha256, write_json
+from tasks.operations import accept as accepting
+from tasks.runtime import identity as identities
+from tasks.runtime.pipeline import Partial, Run, plan
+from tasks.runtime.results import Results
+from tasks.runtime.stage import Job, stage
 
 SAMPLED = {"max_tokens": 96, "server": "transformers"}
 

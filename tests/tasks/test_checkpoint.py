@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.config import UserError
-from sifthinker.store import Store
-from tasks import checkpoint
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+from tasks.runtime import checkpoint
 
 
 def test_a_name_that_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None:

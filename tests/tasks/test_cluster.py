@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.config import Config, Scenes, Source, UserError
-from sifthinker.store import Store
-from tasks import cluster, identity
-from tasks.depth import depth
-from tasks.expand import expand
-from tasks.stage import decide
+from sifthinker.config import Config, Scenes, Source
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+from tasks.runtime import cluster, identity
+from tasks.runtime.stage import decide
+from tasks.stages.depth import depth
+from tasks.stages.expand import expand
 
 
 @pytest.fixture

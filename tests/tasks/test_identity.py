@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.config import Config, UserError, identity
-from tasks import closure, evaluate, results
-from tasks import identity as identities
-from tasks.results import RESULTS, Results
+from sifthinker.config import Config, identity
+from sifthinker.core.errors import UserError
+from tasks.runtime import closure, results
+from tasks.runtime import identity as identities
+from tasks.runtime.results import RESULTS, Results
+from tasks.stages import evaluate
 
 CONFIG = Config.model_validate({"scenes": {}})
 

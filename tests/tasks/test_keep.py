@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sifthinker.sample import Reject
-from tasks.stage import Job
+from sifthinker.core.records import Reject
+from tasks.runtime.stage import Job
 
 SCHEMA = pa.schema([("id", pa.string()), ("part", pa.int64())])
 

@@ -11,12 +11,13 @@ import yaml
 
 from flows.reproduce import reproduction
 from flows.stage import STAGES, stage
-from sifthinker.config import Config, Pools, UserError, parse
-from sifthinker.store import Ref, Store
-from tasks import placement
-from tasks.identity import differences
-from tasks.run import Partial, plan, plan_table
-from tasks.stage import Order, decide
+from sifthinker.config import Config, Pools, parse
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Ref, Store
+from tasks.runtime import placement
+from tasks.runtime.identity import differences
+from tasks.runtime.pipeline import Partial, plan, plan_table
+from tasks.runtime.stage import Order, decide
 
 ROOT = Path(__file__).resolve().parents[2]
 

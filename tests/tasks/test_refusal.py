@@ -11,15 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sifthinker.config import Config, UserError
-from sifthinker.sample import REJECTS, Reject, read, write
-from sifthinker.store import Draft, Store
-from tasks import refusal
-from tasks import stage as stages
-from tasks.annotate import annotate
-from tasks.ingest import ingest
-from tasks.results import Results
-from tasks.stage import Job, Stage, decide, stage
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.core.records import REJECTS, Reject, read, write
+from sifthinker.store.artifacts import Draft, Store
+from tasks.runtime import refusal
+from tasks.runtime import stage as stages
+from tasks.runtime.results import Results
+from tasks.runtime.stage import Job, Stage, decide, stage
+from tasks.stages.annotate import annotate
+from tasks.stages.ingest import ingest
 
 SCHEMA = pa.schema([("id", pa.string())])
 

@@ -13,22 +13,22 @@ from typing import Any
 import pytest
 
 from sifthinker.config import Config, changed
-from tasks import closure, identity, results
-from tasks.ablation import ablation
-from tasks.annotate import annotate
-from tasks.depth import depth
-from tasks.evaluate import evaluate
-from tasks.expand import expand
-from tasks.grpo import grpo
-from tasks.ingest import ingest
-from tasks.merge import merge
-from tasks.publish import publish, subset
-from tasks.report import report
-from tasks.results import MODULES, RESULTS
-from tasks.retry import retry
-from tasks.scenes import scenes
-from tasks.sft import sft
-from tasks.weights import depth_weights, policy_weights
+from tasks.runtime import closure, identity, results
+from tasks.runtime.results import MODULES, RESULTS
+from tasks.stages.ablation import ablation
+from tasks.stages.annotate import annotate
+from tasks.stages.depth import depth
+from tasks.stages.evaluate import evaluate
+from tasks.stages.expand import expand
+from tasks.stages.grpo import grpo
+from tasks.stages.ingest import ingest
+from tasks.stages.merge import merge
+from tasks.stages.publish import publish, subset
+from tasks.stages.report import report
+from tasks.stages.retry import retry
+from tasks.stages.scenes import scenes
+from tasks.stages.sft import sft
+from tasks.stages.weights import depth_weights, policy_weights
 
 BEFORE = (scenes, policy_weights, depth_weights, ingest, expand, depth, annotate, retry, publish, subset)
 STAGES = {stage.name: stage for stage in (*BEFORE, sft, merge, grpo, evaluate, report, ablation)}
@@ -62,33 +62,43 @@ NOTHING: set[str] = set()
 CODE: dict[str, tuple[str, str, str, set[str]]] = {
     # wording
     "a log line of a training": (
-        "sifthinker/training/run.py",
+        "sifthinker/training/harness.py",
         "is incomplete and passed over",
         "is cut",
         NOTHING,
     ),
-    "the wording of the progress": ("sifthinker/progress.py", "in flight", "under way", NOTHING),
-    "code of the progress": ("sifthinker/progress.py", "return ", "return None or ", NOTHING),
-    "a docstring": ("sifthinker/boxes.py", "Geometry of boxes", "Boxes", NOTHING),
+    "the wording of the progress": ("sifthinker/llm/call_counts.py", "in flight", "under way", NOTHING),
+    "code of the progress": ("sifthinker/llm/call_counts.py", "return ", "return None or ", NOTHING),
+    "a docstring": ("sifthinker/core/boxes.py", "Geometry of boxes", "Boxes", NOTHING),
     "a user's message": (
         "sifthinker/training/grpo.py",
         "raise UserError(",
         'raise UserError("Sorry: " + ',
         NOTHING,
     ),
-    "a comment": ("sifthinker/boxes.py", "EXPANSIONS = 5 ", "EXPANSIONS = 5  # five", NOTHING),
+    "a comment": ("sifthinker/core/boxes.py", "EXPANSIONS = 5 ", "EXPANSIONS = 5  # five", NOTHING),
     # transport, processes, what is only shown or expected
-    "the client": ("sifthinker/vlm.py", "_PENDING = 16", "_PENDING = 8", NOTHING),
-    "the engine": ("sifthinker/engine.py", "wait = 0.05", "wait = 0.5", NOTHING),
-    "the ledger": ("sifthinker/ledger.py", "import ", "import this\nimport ", NOTHING),
-    "how a server is ended": ("sifthinker/serve.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
-    "how a training resumes": ("sifthinker/training/run.py", '"complete.json"', '"whole.json"', NOTHING),
-    "where DeepSpeed's files are": ("sifthinker/training/run.py", "parents[2]", "parents[1]", NOTHING),
-    "what a run will cost": ("sifthinker/annotate.py", "_RETRIES = 1.15", "_RETRIES = 2.0", NOTHING),
-    "what a plan says of a stage": ("tasks/annotate.py", 'return ""', 'return "?"', NOTHING),
-    "how often a stage is retried": ("tasks/sft.py", "retries=2", "retries=3", NOTHING),
-    "the store": ("sifthinker/store.py", "KEY_LENGTH = 20", "KEY_LENGTH = 24", NOTHING),
-    "a configuration's default": ("sifthinker/sections.py", "1e-4", "2e-4", NOTHING),  # its value counts
+    "the client": ("sifthinker/llm.py", "_PENDING = 16", "_PENDING = 8", NOTHING),
+    "the engine": ("sifthinker/llm/dispatcher.py", "wait = 0.05", "wait = 0.5", NOTHING),
+    "the ledger": ("sifthinker/llm/ledger.py", "import ", "import this\nimport ", NOTHING),
+    "how a server is ended": ("sifthinker/models/serving.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
+    "how a training resumes": ("sifthinker/training/harness.py", '"complete.json"', '"whole.json"', NOTHING),
+    "where DeepSpeed's files are": ("sifthinker/training/harness.py", "parents[2]", "parents[1]", NOTHING),
+    "what a run will cost": (
+        "sifthinker/annotation/annotate.py",
+        "_RETRIES = 1.15",
+        "_RETRIES = 2.0",
+        NOTHING,
+    ),
+    "what a plan says of a stage": ("tasks/stages/annotate.py", 'return ""', 'return "?"', NOTHING),
+    "how often a stage is retried": ("tasks/stages/sft.py", "retries=2", "retries=3", NOTHING),
+    "the store": ("sifthinker/store/artifacts.py", "KEY_LENGTH = 20", "KEY_LENGTH = 24", NOTHING),
+    "a configuration's default": (
+        "sifthinker/config/sections.py",
+        "1e-4",
+        "2e-4",
+        NOTHING,
+    ),  # its value counts
     # results
     "a reward": ("sifthinker/rewards/grounding.py", "return ", "return 0 or ", {"grpo"}),
     "a reward that a benchmark scores too": (
@@ -98,32 +108,37 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         {"grpo", "evaluate"},
     ),
     "a prompt": (
-        "sifthinker/prompts.py",
+        "sifthinker/core/prompts.py",
         "Your output was not accepted",
         "Your output was refused",
         {"annotate", "retry", *TRAINED, "evaluate", "report"},
     ),
     "when an answer is the reference": (
-        "sifthinker/annotate.py",
+        "sifthinker/annotation/annotate.py",
         "AGREEMENT = 0.8",
         "AGREEMENT = 0.9",
         {"annotate", "retry"},
     ),
-    "what a pass takes over": ("sifthinker/retry.py", '"seed", ', "", {"retry"}),
+    "what a pass takes over": ("sifthinker/annotation/retry.py", '"seed", ', "", {"retry"}),
     "a constant of the expansion": (  # the module has the overlap of boxes too
-        "sifthinker/boxes.py",
+        "sifthinker/core/boxes.py",
         "EXPANSIONS = 5 ",
         "EXPANSIONS = 6 ",
         {"scenes", "ingest", "expand", "grpo", "evaluate"},
     ),
-    "how rows are routed": ("tasks/publish.py", "part_of.pop(row", "part_of.get(row", {"publish", "subset"}),
-    "how many rows are in memory": ("tasks/ingest.py", "MIN_BATCH = 64", "MIN_BATCH = 8", {"ingest"}),
-    "what vLLM is told": ("sifthinker/serve.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
-    "a benchmark": ("sifthinker/benchmarks/pope.py", "return ", "return None or ", {"evaluate"}),
-    "the gate": ("sifthinker/gate.py", "return ", "return None or ", {"ablation"}),
-    "the layers that are trained": ("sifthinker/training/run.py", 'FROZEN = r"', 'FROZEN = r"x', TRAINED),
+    "how rows are routed": (
+        "tasks/stages/publish.py",
+        "part_of.pop(row",
+        "part_of.get(row",
+        {"publish", "subset"},
+    ),
+    "how many rows are in memory": ("tasks/stages/ingest.py", "MIN_BATCH = 64", "MIN_BATCH = 8", {"ingest"}),
+    "what vLLM is told": ("sifthinker/models/serving.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
+    "a benchmark": ("sifthinker/evaluation/benchmarks/pope.py", "return ", "return None or ", {"evaluate"}),
+    "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
+    "the layers that are trained": ("sifthinker/training/harness.py", 'FROZEN = r"', 'FROZEN = r"x', TRAINED),
     "what a checkpoint's trainer is told": (
-        "sifthinker/training/run.py",
+        "sifthinker/training/harness.py",
         '"logging_steps": 1',
         '"logging_steps": 2',
         TRAINED,
@@ -131,12 +146,22 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "the page of the report": ("sifthinker/report.html.jinja", "<", "<!-- --><", {"report"}),
     "a part of that page": ("sifthinker/apart.html.jinja", "<", "<!-- --><", {"report"}),
     # data
-    "a field of DeepSpeed": ("infra/deepspeed/zero3.json", ": true", ": false", {"sft", "grpo"}),
-    "the layout of DeepSpeed's file": ("infra/deepspeed/zero3.json", "\n", "\n ", NOTHING),
-    "a DeepSpeed file that is not used": ("infra/deepspeed/zero2.json", ": true", ": false", NOTHING),
+    "a field of DeepSpeed": (
+        "sifthinker/training/deepspeed/zero3.json",
+        ": true",
+        ": false",
+        {"sft", "grpo"},
+    ),
+    "the layout of DeepSpeed's file": ("sifthinker/training/deepspeed/zero3.json", "\n", "\n ", NOTHING),
+    "a DeepSpeed file that is not used": (
+        "sifthinker/training/deepspeed/zero2.json",
+        ": true",
+        ": false",
+        NOTHING,
+    ),
     # stand-ins, which are not used here
-    "the random models": ("sifthinker/tiny.py", "import ", "import this\nX = 1\nimport ", NOTHING),
-    "the stand-in's replies": ("sifthinker/standin_model.py", "return ", "return None or ", NOTHING),
+    "the random models": ("sifthinker/models/toys.py", "import ", "import this\nX = 1\nimport ", NOTHING),
+    "the stand-in's replies": ("sifthinker/llm/standin_replies.py", "return ", "return None or ", NOTHING),
 }
 LIBRARIES: dict[str, set[str]] = {
     "torch": {"depth", *TRAINED, "evaluate"},
@@ -199,7 +224,7 @@ HARMLESS = {
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the code that tests may change."""
-    for folder in ("sifthinker", "tasks", "infra/deepspeed"):
+    for folder in ("sifthinker", "tasks"):
         shutil.copytree(
             results.ROOT / folder,
             tmp_path / folder,
@@ -277,10 +302,10 @@ def test_a_field_makes_these_stages_new(
 
 def test_stand_ins_count_where_they_are_used(tree: Path) -> None:
     before = keys(TOYS)
-    append(tree, "sifthinker/tiny.py", "MORE = 1\n")
+    append(tree, "sifthinker/models/toys.py", "MORE = 1\n")
     built = keys(TOYS)
     assert new(before, built) == {"policy_weights"}
-    edit(tree, "sifthinker/standin_model.py", "return ", "return None or ")
+    edit(tree, "sifthinker/llm/standin_replies.py", "return ", "return None or ")
     assert new(built, keys(TOYS)) == {"annotate", "retry", "grpo"}
 
 
@@ -353,7 +378,7 @@ CONFIGS: list[Callable[[], Config]] = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_module_and_library_that_a_stage_uses_is_declared(config: Callable[[], Config]) -> None:
-    """Fails when a module that decides results imports one, or a library, that tasks/results.py does not place."""
+    """Fails when a module that decides results imports one, or a library, that tasks/runtime/results.py does not place."""
     assert RESULTS.keys() == STAGES.keys()
     distributions = {"PIL": "pillow"}
     wrong = []
@@ -382,7 +407,7 @@ def test_what_the_table_leaves_out_is_there() -> None:
 
 
 def test_deepspeeds_files_are_those_that_the_training_reads() -> None:
-    from sifthinker.training.run import DEEPSPEED
+    from sifthinker.training.harness import DEEPSPEED
 
     [(name, path)] = RESULTS["grpo"].of(REAL).data
     assert name == "DeepSpeed zero3.json"

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks import syntax
+from tasks.runtime import syntax
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(__file__).with_name("syntax_cases.json")  # a text and its digest each, made by Python 3.11
-OURS = {"sifthinker": "", "sifthinker.boxes": "boxes", "sifthinker.core.boxes": "boxes", "sifthinker.log": ""}
+OURS = {
+    "sifthinker": "",
+    "sifthinker.core.boxes": "boxes",
+    "sifthinker.log": "",
+}
 
 
 def digest(*texts: str, without: tuple[str, ...] = ()) -> str:
@@ -44,14 +48,14 @@ SAME = {
         "def f(x: int) -> str:\n    y: str = g(x)\n    return y\n",
         "def f(x):\n    y = g(x)\n    return y\n",
     ),
-    "imports for types": ("if TYPE_CHECKING:\n    from sifthinker.boxes import Box\nX = 1\n", "X = 1\n"),
+    "imports for types": ("if TYPE_CHECKING:\n    from sifthinker.core.boxes import Box\nX = 1\n", "X = 1\n"),
     "how a program starts": ("X = 1\nif __name__ == '__main__':\n    main()\n", "X = 1\n"),
     "the declaration of a stage": (
         "@stage(config=lambda c: {}, retries=2)\ndef f(job):\n    pass\n",
         "@stage(config=lambda c: {}, retries=5)\ndef f(job):\n    pass\n",
     ),
     "a file that moved": (
-        "from sifthinker.boxes import iou\nx = iou(1)\n",
+        "from sifthinker.core.boxes import iou\nx = iou(1)\n",
         "from sifthinker.core.boxes import iou\nx = iou(1)\n",
     ),
     "an import written otherwise": (
@@ -81,8 +85,8 @@ OTHER = {
     "the kind of an error": ("raise UserError('a')\n", "raise ValueError('a')\n"),
     "the field of a record": ("class A:\n    x: int\n", "class A:\n    x: float\n"),
     "another function of a module": (
-        "from sifthinker.boxes import iou as f\nx = f(1)\n",
-        "from sifthinker.boxes import giou as f\nx = f(1)\n",
+        "from sifthinker.core.boxes import iou as f\nx = f(1)\n",
+        "from sifthinker.core.boxes import giou as f\nx = f(1)\n",
     ),
     "a parameter named as an import": (
         "from sifthinker import boxes\n\ndef f(boxes):\n    return boxes.iou\n",

@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from sifthinker.training import grpo, run
+from sifthinker.training import grpo, harness
 
 CHAIN = (
     '<think>\n<area>[{{"bbox_2d": [0.0, 0.0, 1.0, 1.0], "depth": {whole}}}]</area>\n<text>A wall.</text>\n'
@@ -48,4 +48,4 @@ def both(self, *args, **kwargs):
 
 if __name__ == "__main__":
     grpo.Trainer._generate_single_turn = both if "REALLY_SAMPLE" in os.environ else sample
-    run.main(grpo.main)
+    harness.main(grpo.main)

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from sifthinker import chain, depth, models, sample
+from sifthinker.core import chain, depth_maps, records
+from sifthinker.models import loading
 from tests.training.fake_judge import Judge
 
 WIDTH, HEIGHT = 56, 42
@@ -21,7 +22,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    models.build_tiny("qwen2_5_vl", 0, folder)
+    loading.build_tiny("qwen2_5_vl", 0, folder)
     return folder
 
 
@@ -34,7 +35,7 @@ def row(index: int) -> dict[str, Any]:
     near = np.tile(np.linspace(1, 0.4, HEIGHT, dtype=np.float32)[:, None], (1, WIDTH))
     near[12:30, left : left + 20] = 0.1
     x1, y1, x2, y2 = (round(v, 3) for v in (left / WIDTH, 12 / HEIGHT, (left + 20) / WIDTH, 30 / HEIGHT))
-    regions = depth.regions([[sample.WHOLE], [(x1, y1, x2, y2)]], near)
+    regions = depth_maps.regions([[records.WHOLE], [(x1, y1, x2, y2)]], near)
     texts = ("A grey wall with a patch.", f"The patch is {colour}.")
     looks = tuple(chain.Step(*pair) for pair in zip(regions, texts, strict=True))
     return {
@@ -48,8 +49,8 @@ def row(index: int) -> dict[str, Any]:
         "height": HEIGHT,
         "boxes": [[x1, y1, x2, y2]],
         "image": {"bytes": _png(image), "path": f"{index}.png"},
-        "depth_image": {"bytes": depth.picture(near), "path": f"{index}_d.png"},
-        "depth_map": depth.encode(near),
+        "depth_image": {"bytes": depth_maps.picture(near), "path": f"{index}_d.png"},
+        "depth_map": depth_maps.encode(near),
         "steps": [[{"box": list(r.box), "depth": r.depth} for r in step] for step in regions],
         "chain": chain.render(chain.Chain(looks, colour)),
         "model": "toy",
@@ -69,7 +70,7 @@ def _png(pixels: np.ndarray) -> bytes:
 def sif(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight rows in the SIF schema."""
     path = tmp_path_factory.mktemp("sif") / "train.parquet"
-    sample.write(path, sample.SIF, (row(i) for i in range(8)))
+    records.write(path, records.SIF, (row(i) for i in range(8)))
     return path
 
 

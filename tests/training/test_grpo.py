@@ -17,9 +17,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from sifthinker import models, prompts, rewards, sample
-from sifthinker.config import Grpo, UserError
-from sifthinker.training import grpo, rows, run, scoring
+from sifthinker import rewards
+from sifthinker.config import Grpo
+from sifthinker.core import prompts, records
+from sifthinker.core.errors import UserError
+from sifthinker.models import loading
+from sifthinker.training import grpo, harness, rows, scoring
 from tests.training.canned_grpo import TEXTS
 from tests.training.canned_grpo import sample as canned
 from tests.training.fake_judge import SCORES
@@ -107,15 +110,15 @@ def test_a_real_sampled_step_writes_no_picture_tokens_and_samples_without_dropou
 
     monkeypatch.setattr(grpo.GRPOTrainer, "_generate_single_turn", watched)
     grpo.main(grpo_file("real", {"max_steps": 1}))
-    processor = models.load_processor(run.load(tmp_path / "real.yaml", grpo.GrpoRun).model)
+    processor = loading.load_processor(harness.load(tmp_path / "real.yaml", grpo.GrpoRun).model)
     assert len(seen) == 8
-    assert not {token for ids in seen for token in ids} & set(models.picture_tokens(processor))
+    assert not {token for ids in seen for token in ids} & set(loading.picture_tokens(processor))
 
 
 def test_prompts_of_different_lengths_keep_their_pictures_in_their_places(
     grpo_file, sif, tmp_path, monkeypatch
 ):
-    varied = [dict(row) for row in sample.read(sif)]
+    varied = [dict(row) for row in records.read(sif)]
     for index, one in enumerate(varied):  # pictures and questions of all sizes in one batch
         one["question"] += " Look again." * index
         for name in ("image", "depth_image"):
@@ -124,7 +127,7 @@ def test_prompts_of_different_lengths_keep_their_pictures_in_their_places(
             buffer = io.BytesIO()
             larger.save(buffer, "PNG")
             one[name] = {"bytes": buffer.getvalue(), "path": one[name]["path"]}
-    sample.write(sif.with_name("varied.parquet"), sample.SIF, varied)
+    records.write(sif.with_name("varied.parquet"), records.SIF, varied)
     file = grpo_file("varied", {"max_steps": 2})
     settings = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**settings, "dataset": [str(sif.with_name("varied.parquet"))]}))
@@ -143,12 +146,12 @@ def test_prompts_of_different_lengths_keep_their_pictures_in_their_places(
 
 
 def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file, grpo_file, base):
-    task = run.load(grpo_file("prompt", {}), grpo.GrpoRun)
-    processor = models.load_processor(base, 3136)
+    task = harness.load(grpo_file("prompt", {}), grpo.GrpoRun)
+    processor = loading.load_processor(base, 3136)
     task.work.mkdir(parents=True)
     dataset = rows.open_parquet(task.dataset, ["id", "question", "image", "depth_image"], task.work)
     example = grpo.examples(dataset, True)[0]
-    row = next(iter(sample.read(task.dataset)))
+    row = next(iter(records.read(task.dataset)))
     fake = type(
         "", (), {"_is_vlm": True, "processing_class": processor, "tools": None, "chat_template": None}
     )()
@@ -158,7 +161,7 @@ def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file, grpo_f
     )
     ids, _, fields = grpo.GRPOTrainer._tokenize_prompts(fake, [prompt])
     pictures = [rows.picture(row[name]["bytes"]) for name in ("image", "depth_image")]
-    wanted = models.encode(processor, prompts.policy_messages(row["question"]), pictures)
+    wanted = loading.encode(processor, prompts.policy_messages(row["question"]), pictures)
     assert list(ids[0]) == wanted["input_ids"][0].tolist()
     assert torch.equal(torch.as_tensor(fields["pixel_values"]), wanted["pixel_values"])
 
@@ -179,7 +182,7 @@ def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    marker = tmp_path / "killed" / "work" / "checkpoint-6" / run.COMPLETE
+    marker = tmp_path / "killed" / "work" / "checkpoint-6" / harness.COMPLETE
     while not marker.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -236,7 +239,7 @@ def test_rewards_are_summed_up_by_epoch_and_source_data_set():
 
 
 def test_a_tracker_that_is_not_installed_is_named(grpo_file, monkeypatch):
-    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="trackers: mlflow is not installed; `pip install mlflow`"):
         grpo.main(grpo_file("tracked", {"trackers": ["mlflow"]}))
 
@@ -251,7 +254,7 @@ def test_a_tracker_that_is_not_installed_is_named(grpo_file, monkeypatch):
 def test_batches_that_do_not_fit_the_groups_are_refused_before_anything_loads(
     grpo_file, settings, message, monkeypatch
 ):
-    monkeypatch.setattr(models, "load_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load_policy", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match=message):
         grpo.main(grpo_file("wrong", settings))
 

@@ -16,9 +16,11 @@ import yaml
 from safetensors.torch import load_file
 from trl import GRPOConfig
 
-from sifthinker import chain, models, sample, standin
 from sifthinker.config import Grpo
-from sifthinker.training import grpo, merge, rows, run, sft
+from sifthinker.core import chain, records
+from sifthinker.llm import standin
+from sifthinker.models import loading
+from sifthinker.training import grpo, harness, merge, rows, sft
 from tests.training.conftest import row
 
 STEPS = 60
@@ -42,7 +44,7 @@ class Blind(grpo.Trainer):
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with half its layers: sampling takes half the time."""
     folder = tmp_path_factory.mktemp("small")
-    models.build_tiny("qwen2_5_vl", 0, folder)
+    loading.build_tiny("qwen2_5_vl", 0, folder)
     config = transformers.AutoConfig.from_pretrained(folder)
     config.text_config.num_hidden_layers = 2
     config.text_config.layer_types = ["full_attention"] * 2
@@ -70,7 +72,7 @@ def favour(
 ) -> tuple[list[float], dict[str, Any]]:
     """Mean rewards of a training in which a completion earns the share of its tokens that are one certain token, and
     the weights that were trained."""
-    processor = models.load_processor(base, 3136)
+    processor = loading.load_processor(base, 3136)
     processor.tokenizer.padding_side = "left"
     token = processor.tokenizer.convert_tokens_to_ids("Ġyes")
 
@@ -87,16 +89,16 @@ def favour(
     )
     columns = ["id", "question", "image"]
     made = trainer(
-        model=models.load_policy(base, "fp32"),
+        model=loading.load_policy(base, "fp32"),
         reward_funcs=[share],
         args=GRPOConfig(
-            **run.arguments(settings, work), **{**grpo.grpo_arguments(settings), "reward_weights": None}
+            **harness.arguments(settings, work), **{**grpo.grpo_arguments(settings), "reward_weights": None}
         ),
         train_dataset=grpo.examples(rows.open_parquet((sif,), columns, work), False),
         processing_class=processor,
-        peft_config=run.lora(settings.lora),
+        peft_config=harness.lora(settings.lora),
     )
-    run.fit(made, None)
+    harness.fit(made, None)
     rewards = [entry["reward"] for entry in made.state.log_history if "reward" in entry]
     return rewards, dict(made.model.named_parameters())
 
@@ -123,10 +125,10 @@ def warm(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     for one in map(row, range(8)):
         looks = chain.parse(one["chain"]).steps[-1:]
         right.append({**one, "chain": chain.render(chain.Chain(looks, one["answer"]))})
-        elsewhere = (chain.Step((sample.Region((0.4, 0.7, 0.6, 0.9), 0.9),), "The patch is gone."),)
+        elsewhere = (chain.Step((records.Region((0.4, 0.7, 0.6, 0.9), 0.9),), "The patch is gone."),)
         wrong.append({**one, "chain": chain.render(chain.Chain(elsewhere, "nothing"))})
-    sample.write(folder / "rows.parquet", sample.SIF, right)
-    sample.write(folder / "wrong.parquet", sample.SIF, wrong)
+    records.write(folder / "rows.parquet", records.SIF, right)
+    records.write(folder / "wrong.parquet", records.SIF, wrong)
     common = {"dataset": [str(folder / f"{name}.parquet") for name in ("rows", "wrong")], "model": str(small)}
     settings = {**COMMON, "max_steps": 100, "learning_rate": 5e-3, "batch": 8, "lora": LARGE}
     start(sft, folder, "sft", settings, **common)

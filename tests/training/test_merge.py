@@ -12,9 +12,10 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from sifthinker import miniature, models
-from sifthinker.config import Lora, Merge, UserError
-from sifthinker.training import merge, merge_check, run
+from sifthinker.config import Lora, Merge
+from sifthinker.core.errors import UserError
+from sifthinker.models import loading, miniature
+from sifthinker.training import harness, merge, merge_check
 from sifthinker.training.merge_check import Difference
 
 Adapter = Callable[..., Path]
@@ -26,7 +27,7 @@ def notes(tmp_path: Path) -> dict[str, Any]:
 
 def make_adapter(base: Path, folder: Path, std: float, config: LoraConfig, seed: int = 0) -> Path:
     """An adapter whose lora_B is not zero, as a trained one's; so is everything else that it may train."""
-    model = get_peft_model(models.load_policy(base, "fp32"), config)
+    model = get_peft_model(loading.load_policy(base, "fp32"), config)
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -38,7 +39,7 @@ def make_adapter(base: Path, folder: Path, std: float, config: LoraConfig, seed:
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = run.lora(Lora(r=4, alpha=8, dropout=0.0))
+    config = harness.lora(Lora(r=4, alpha=8, dropout=0.0))
     return make_adapter(base, tmp_path_factory.mktemp("adapter"), 0.05, config)
 
 
@@ -51,7 +52,7 @@ def merging(tmp_path: Path, base: Path, adapter: Path, **settings: object) -> me
         "settings": {"model": {"weights": "tiny", "max_pixels": 3136}, "merge": settings},
     }
     path.write_text(yaml.safe_dump(values))
-    return run.load(path, merge.MergeRun)
+    return harness.load(path, merge.MergeRun)
 
 
 @pytest.mark.parametrize("std", [1e-4, 0.002, 0.01, 0.03, 1.0])
@@ -59,7 +60,7 @@ def merging(tmp_path: Path, base: Path, adapter: Path, **settings: object) -> me
 def test_a_right_merge_passes_whatever_the_size_of_the_adapter(tmp_path, sif, std, settings):
     """The miniature's logits reach 20, where bf16 has steps of 0.125."""
     base = miniature.folder("policy")
-    config = run.lora(Lora(r=8, alpha=16, dropout=0.0))
+    config = harness.lora(Lora(r=8, alpha=16, dropout=0.0))
     adapter = make_adapter(base, tmp_path / "adapter", std, config)
     merge.merge(merging(tmp_path, base, adapter, dataset=[str(sif)], **settings))
     found = notes(tmp_path)
@@ -75,8 +76,8 @@ def test_a_right_merge_passes_whatever_the_size_of_the_adapter(tmp_path, sif, st
 
 def test_the_folder_stands_alone(tmp_path, base, adapter, sif):
     merge.merge(merging(tmp_path, base, adapter, dataset=[str(sif)]))
-    model = models.load_policy(tmp_path / "out", "bf16")
-    processor = models.load_processor(tmp_path / "out")
+    model = loading.load_policy(tmp_path / "out", "bf16")
+    processor = loading.load_processor(tmp_path / "out")
     assert processor.image_processor.size["longest_edge"] == 3136, "the pixel budget goes along"
     assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -124,7 +125,7 @@ def another_adapter(adapted: Any) -> None:
 def test_a_wrong_fold_is_refused(tmp_path, monkeypatch, sif, wrong, precision, by_layer):
     """An adapter so small that the cast costs more than it brings: each rule sees through that, alone as well."""
     base = miniature.folder("policy")
-    config = run.lora(Lora(r=8, alpha=16, dropout=0.0))
+    config = harness.lora(Lora(r=8, alpha=16, dropout=0.0))
     adapter = make_adapter(base, tmp_path / "adapter", 0.002, config)
     right = merge.fold
 
@@ -208,7 +209,9 @@ def test_more_moved_positions_than_the_cast_accounts_for_are_refused():
 )
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_adapters_of_other_kinds_are_merged_right(tmp_path, base, kind, precision):
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=run.FROZEN, **kind)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=harness.FROZEN, **kind
+    )
     adapter = make_adapter(base, tmp_path / "adapter", 0.02, config)
     merge.merge(merging(tmp_path, base, adapter, precision=precision))
     assert notes(tmp_path)["kl_adapter"] > 1e-4

@@ -9,9 +9,9 @@ import torch
 import yaml
 from peft import get_peft_model
 
-from sifthinker import models
 from sifthinker.config import Lora
-from sifthinker.training import check, run
+from sifthinker.models import loading
+from sifthinker.training import gpu_check, harness
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROGRAM = """\
@@ -28,7 +28,9 @@ def peak(folder: Path, base: Path, sif: Path, precision: str) -> int:
     """Bytes that the merge of a new adapter takes at its most, in a process of its own."""
     adapter, file = folder / f"adapter-{base.name}", folder / f"{base.name}-{precision}.yaml"
     if not adapter.exists():
-        model = get_peft_model(models.load_policy(base, "bf16"), run.lora(Lora(r=8, alpha=16, dropout=0.0)))
+        model = get_peft_model(
+            loading.load_policy(base, "bf16"), harness.lora(Lora(r=8, alpha=16, dropout=0.0))
+        )
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.01)
@@ -48,9 +50,9 @@ def peak(folder: Path, base: Path, sif: Path, precision: str) -> int:
 
 def test_a_merge_holds_one_fp32_copy_of_the_model(tmp_path: Path, base: Path, sif: Path) -> None:
     """More parameters than a tiny model has, in bf16 shards as the published ones are."""
-    parameters = check.build(tmp_path / "fp32", smoke=False)
-    models.load_policy(tmp_path / "fp32", "bf16").save_pretrained(tmp_path / "large", max_shard_size="30MB")
-    models.load_processor(tmp_path / "fp32").save_pretrained(tmp_path / "large")
+    parameters = gpu_check.build(tmp_path / "fp32", smoke=False)
+    loading.load_policy(tmp_path / "fp32", "bf16").save_pretrained(tmp_path / "large", max_shard_size="30MB")
+    loading.load_processor(tmp_path / "fp32").save_pretrained(tmp_path / "large")
     assert len(list((tmp_path / "large").glob("*.safetensors"))) > 5
     copy = 4 * parameters
     for precision in ("bf16", "fp32"):

@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sifthinker.config import Api, Grpo, Model, Sft, UserError
+from sifthinker.config import Api, Grpo, Model, Sft
+from sifthinker.core.errors import UserError
 from sifthinker.training import grpo, preflight, sft
 from tests.training.fake_judge import Judge
 

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTConfig
 
-from sifthinker import models, prompts, sample
-from sifthinker.config import UserError
-from sifthinker.training import rows, run, sft
+from sifthinker.core import prompts, records
+from sifthinker.core.errors import UserError
+from sifthinker.models import loading
+from sifthinker.training import harness, rows, sft
 
 SMALL = {"batch": 2, "accumulation": 1, "epochs": 2, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -29,34 +30,34 @@ def lines(path: Path) -> list[dict]:
 def batch(task: sft.SftRun, size: int = 2) -> tuple[dict, object, list[dict]]:
     """The first `size` rows as the trainer's collator makes them, the processor, and the rows."""
     task.work.mkdir(parents=True)
-    processor = models.load_processor(task.model, task.settings.model.max_pixels)
+    processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     dataset, _ = sft.fitting(task, processor)
-    arguments = SFTConfig(**run.arguments(task.settings.sft, task.work), max_length=None)
+    arguments = SFTConfig(**harness.arguments(task.settings.sft, task.work), max_length=None)
     trainer, _ = sft.build(task, arguments, processor, dataset)
     examples = [trainer.train_dataset[i] for i in range(size)]
-    return trainer.data_collator(examples), processor, list(sample.read(task.dataset))[:size]
+    return trainer.data_collator(examples), processor, list(records.read(task.dataset))[:size]
 
 
 def test_only_the_chain_and_its_end_carry_loss(config_file):
-    made, processor, found = batch(run.load(config_file("sft", "labels", SMALL), sft.SftRun))
+    made, processor, found = batch(harness.load(config_file("sft", "labels", SMALL), sft.SftRun))
     for labels, row in zip(made["labels"], found, strict=True):
         text = processor.tokenizer.decode(labels[labels != -100])
         assert text.removesuffix("\n") == row["chain"] + processor.tokenizer.eos_token
 
 
 def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file):
-    made, processor, found = batch(run.load(config_file("sft", "prompt", SMALL), sft.SftRun))
+    made, processor, found = batch(harness.load(config_file("sft", "prompt", SMALL), sft.SftRun))
     for ids, labels, mask, row in zip(
         made["input_ids"], made["labels"], made["attention_mask"], found, strict=True
     ):
         pictures = [rows.picture(row[name]["bytes"]) for name in ("image", "depth_image")]
-        wanted = models.encode(processor, prompts.policy_messages(row["question"]), pictures)
+        wanted = loading.encode(processor, prompts.policy_messages(row["question"]), pictures)
         assert ids[(labels == -100) & (mask == 1)].tolist() == wanted["input_ids"][0].tolist()
 
 
 def test_the_answer_alone_is_learnt_from_the_plain_question(config_file):
     made, processor, found = batch(
-        run.load(config_file("sft", "answer", {**SMALL, "target": "answer"}), sft.SftRun)
+        harness.load(config_file("sft", "answer", {**SMALL, "target": "answer"}), sft.SftRun)
     )
     for ids, labels, row in zip(made["input_ids"], made["labels"], found, strict=True):
         text = processor.tokenizer.decode(labels[labels != -100])
@@ -66,27 +67,27 @@ def test_the_answer_alone_is_learnt_from_the_plain_question(config_file):
 
 
 def test_without_depth_input_one_picture_is_shown(config_file):
-    both, *_ = batch(run.load(config_file("sft", "both", SMALL), sft.SftRun))
+    both, *_ = batch(harness.load(config_file("sft", "both", SMALL), sft.SftRun))
     path = config_file("sft", "one", SMALL, model_settings={"depth_input": False})
-    one, *_ = batch(run.load(path, sft.SftRun))
+    one, *_ = batch(harness.load(path, sft.SftRun))
     assert len(both["image_grid_thw"]) == 2 * len(one["image_grid_thw"]) == 4
 
 
 def test_tokens_are_counted_without_opening_pictures(config_file):
-    made, processor, found = batch(run.load(config_file("sft", "count", SMALL), sft.SftRun))
+    made, processor, found = batch(harness.load(config_file("sft", "count", SMALL), sft.SftRun))
     # The template ends the assistant's turn with a line feed, which stands in both.
     assert rows.count_tokens(processor, found, True) == made["attention_mask"].sum(1).tolist()
 
 
 def test_a_chain_that_does_not_fit_is_an_error_or_a_reject_and_never_cut(config_file, base):
-    task = run.load(config_file("sft", "long", {**SMALL, "max_length": 64}), sft.SftRun)
-    processor = models.load_processor(base, 3136)
+    task = harness.load(config_file("sft", "long", {**SMALL, "max_length": 64}), sft.SftRun)
+    processor = loading.load_processor(base, 3136)
     task.work.mkdir(parents=True)
     with pytest.raises(UserError, match=r"8 of 8 chains do not fit.*toy/patches/0: \d+ tokens"):
         sft.fitting(task, processor)
-    lengths = rows.count_tokens(processor, list(sample.read(task.dataset)), True)
+    lengths = rows.count_tokens(processor, list(records.read(task.dataset)), True)
     limit = sorted(lengths)[3]
-    task = run.load(
+    task = harness.load(
         config_file("sft", "long", {**SMALL, "max_length": limit, "too_long": "reject"}), sft.SftRun
     )
     kept, rejects = sft.fitting(task, processor)
@@ -106,7 +107,7 @@ def test_a_chain_that_does_not_fit_is_an_error_or_a_reject_and_never_cut(config_
 def test_a_wrong_configuration_is_one_line_and_code_2(config_file, settings, message, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sft", str(config_file("sft", "wrong", settings))])
     with pytest.raises(SystemExit) as exit:
-        run.main(sft.main)
+        harness.main(sft.main)
     error = capsys.readouterr().err
     assert exit.value.code == 2
     assert message in error
@@ -135,11 +136,11 @@ def test_a_killed_run_resumes_from_the_last_complete_checkpoint_and_ends_the_sam
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not (work / "checkpoint-2" / run.COMPLETE).exists() and time.monotonic() < deadline:
+    while not (work / "checkpoint-2" / harness.COMPLETE).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert run.last_complete(work) is not None
+    assert harness.last_complete(work) is not None
     half = work / "checkpoint-99"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"cut off")

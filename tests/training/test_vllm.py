@@ -10,8 +10,9 @@ import pytest
 import torch
 from trl.generation import vllm_client, vllm_generation
 
-from sifthinker import models
-from sifthinker.config import Grpo, UserError
+from sifthinker.config import Grpo
+from sifthinker.core.errors import UserError
+from sifthinker.models import loading
 from sifthinker.training import grpo, preflight
 from tests.training.fake_vllm import COMPLETION, Vllm
 
@@ -55,7 +56,7 @@ def test_a_server_samples_whole_groups_from_both_pictures_with_the_newest_weight
 
     asked = vllm.bodies("/inference/v1/generate")
     assert len(asked) == 4, "two samples a step, one request for each whole group"
-    suppressed = models.picture_tokens(models.load_processor(base))
+    suppressed = loading.picture_tokens(loading.load_processor(base))
     for body in asked:
         sampling = body["sampling_params"]
         assert (sampling["n"], sampling["max_tokens"], sampling["temperature"]) == (4, 16, 1.0)
@@ -95,7 +96,7 @@ class Rewarding(grpo.Trainer):
 def test_without_vllm_here_the_run_is_refused_before_anything_loads(
     config_file, judge, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(models, "load_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load_policy", lambda *_: pytest.fail("the model was loaded"))
     config = config_file("grpo", "run", SMALL, judge_base_url="http://x", ledger=str(tmp_path / "l.sqlite"))
     with pytest.raises(UserError, match=r"grpo\.generation: vllm_server: vLLM is not installed"):
         grpo.main(config)

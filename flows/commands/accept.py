@@ -1,0 +1,75 @@
+"""`sif accept`: artifacts of earlier code that stand for the present code."""
+
+from __future__ import annotations
+
+import getpass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from flows import server
+from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from tasks.operations.accept import Outcome
+    from tasks.runtime.pipeline import Pipeline
+
+
+def accept(
+    why: Annotated[str, typer.Option(help="the reason, for the record")],
+    stage: Annotated[
+        str | None, typer.Argument(help="label of the stage, as in `sif plan`", metavar="STAGE")
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="every stage of the reproduction, in its order")
+    ] = False,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="with --all: of every row of the ablation instead")
+    ] = False,
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Records that latest artifacts stand for the present code and libraries: a refactoring costs no night.
+
+    An artifact is accepted where only code, libraries or our own data files differ from those it was made with.
+    """
+    if all_ == (stage is not None):
+        raise UserError("accept: name one stage, or give --all")
+    if ablation and not all_:
+        raise UserError("accept: --ablation goes with --all")
+    resolved = load(config, set_)
+    server.settings(resolved.store)
+    from flows.reproduce import reproduction
+    from tasks.operations.accept import accept as accept_one
+    from tasks.operations.accept import accept_all
+
+    store, who = Store.of(resolved), getpass.getuser()
+    if stage is not None:
+        console.print(plain(accept_one(reproduction, resolved, store, stage, why, who)), soft_wrap=True)
+        return
+    pipelines: dict[str, tuple[Pipeline, Config]] = {"": (reproduction, resolved)}
+    if ablation:
+        from flows.ablation import made_with, row
+
+        pipelines = {
+            f"{name} ": (partial(row, trained=variant.trained), made)
+            for name, (variant, made) in made_with(resolved, resolved.ablation.variants).items()
+        }
+    outcomes: list[Outcome] = []
+    table = Table("stage", "", "what was recorded, or why not", box=None, pad_edge=False)
+    for name, (pipeline, with_) in pipelines.items():
+        for outcome in accept_all(pipeline, with_, store, why, who):
+            outcomes.append(outcome)
+            table.add_row(f"{name}{outcome.label}", outcome.verdict, plain(outcome.said))
+    console.print(table)
+    counts = {v: sum(outcome.verdict == v for outcome in outcomes) for v in ("accepted", "cached")}
+    console.print(
+        f"{counts['accepted']} accepted, {counts['cached']} in the store already, "
+        f"{len(outcomes) - sum(counts.values())} to be run",
+        highlight=False,
+    )

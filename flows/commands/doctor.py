@@ -1,0 +1,70 @@
+"""`sif doctor`: is everything here that a run needs, and what is to be done where it is not?"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.table import Table
+
+from flows import server
+from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
+DEPLOYMENTS = Path(__file__).resolve().parents[2] / "infra" / "prefect.yaml"
+
+
+def doctor(
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006
+    no_calls: Annotated[
+        bool,
+        typer.Option(
+            "--no-calls", help="leave out the one short call to each endpoint, which may cost money"
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Looks whether all that a run needs is in order, and says what to do: 1 when something is not."""
+    from sifthinker.upkeep import doctor as domain
+
+    resolved = load(config, set_)
+    findings = domain.examine({**domain.machine(resolved, not no_calls), "server": lambda: _server(resolved)})
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
+        for finding in findings:
+            verdict = f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]"
+            table.add_row(finding.check, verdict, plain(finding.found), plain(finding.todo))
+        console.print(table)
+    if any(finding.verdict == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _server(config: Config) -> list[Any]:
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "0")  # nobody waits minutes for a server here
+    try:
+        server.settings(config.store)
+    except UserError:  # is a finding already: of the store
+        os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="sif-doctor-")
+    from sifthinker.upkeep.doctor import examine
+    from tasks.operations import doctor as tasks
+
+    return examine(tasks.server(config, os.environ["PREFECT_API_URL"], server.answers, _expected()))
+
+
+def _expected() -> dict[str, str]:
+    """The pools of the project's deployments, by the deployments' names; none outside a checkout."""
+    if not DEPLOYMENTS.is_file():
+        return {}
+    described = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]
+    return {deployment["name"]: deployment["work_pool"]["name"] for deployment in described}

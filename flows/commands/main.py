@@ -1,0 +1,372 @@
+"""The `sif` command. Exit codes: 0 ok, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from flows import server
+from flows.commands import artifacts, outcome
+from flows.commands.accept import accept
+from flows.commands.doctor import doctor
+from flows.commands.options import (
+    ConfigOption,
+    LimitOption,
+    Refresh,
+    ReuseRun,
+    SetOption,
+    StartAt,
+    StopAfter,
+    console,
+    load,
+    plain,
+)
+from sifthinker import config as configuration
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+from sifthinker.system.disk_errors import explained
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
+def main() -> None:
+    """Runs the command; a user's mistake ends with its message and exit code 2, never a traceback."""
+    try:
+        with explained("sif"):
+            app()
+    except UserError as error:
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006 (typer copies it)
+    start_at: StartAt = None,
+    stop_after: StopAfter = None,
+    refresh: Refresh = [],  # noqa: B006
+    reuse_run: ReuseRun = None,
+    limit: LimitOption = None,
+) -> None:
+    """Runs the reproduction, or the part of it that is not in the store."""
+    resolved = load(config, set_, limit)
+    server.settings(resolved.store)
+    _planned(
+        resolved, start_at, stop_after, refresh, reuse_run
+    )  # a user's mistake shows before anything starts
+    ui = server.ensure()
+    from flows.reproduce import reproduce
+
+    state: Any = reproduce(
+        config=resolved,
+        start_at=start_at,
+        stop_after=stop_after,
+        refresh=refresh,
+        reuse_run=reuse_run,
+        return_state=True,
+    )
+    for line in outcome.lines(Store.of(resolved), str(state.state_details.flow_run_id)):
+        console.print(plain(line), highlight=False, soft_wrap=True)
+    if not state.is_completed():
+        console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
+        console.print(f"UI: {ui}", soft_wrap=True)
+        raise typer.Exit(1)
+    _where(resolved, state.result(), ui)
+
+
+@app.command()
+def plan(
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006
+    start_at: StartAt = None,
+    stop_after: StopAfter = None,
+    refresh: Refresh = [],  # noqa: B006
+    reuse_run: ReuseRun = None,
+    limit: LimitOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Shows which stages would run, and why, without running any."""
+    resolved = load(config, set_, limit)
+    server.settings(resolved.store)
+    planned = _planned(resolved, start_at, stop_after, refresh, reuse_run)
+    if json_:
+        typer.echo(json.dumps([p.as_json() for p in planned], indent=1, ensure_ascii=False))
+        return
+    table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
+    for p in planned:
+        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
+        colour = "yellow" if p.verdict == "runs" else "green"
+        why = "\n".join(map(plain, p.reasons))
+        table.add_row(
+            p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
+        )
+    console.print(table)
+
+
+@app.command()
+def scenes(
+    rows: Annotated[int, typer.Option(help="questions for training")],
+    out: Annotated[Path, typer.Option(help="folder that is made")],
+    seed: Annotated[int, typer.Option(help="same seed, same files")] = 0,
+    benchmark_rows: Annotated[int, typer.Option(help="questions per benchmark")] = 24,
+) -> None:
+    """Renders scenes with exact boxes and depth in the formats of VisCoT, TallyQA and the benchmarks."""
+    from sifthinker import scenes as domain
+
+    made = domain.write(out, configuration.Scenes(rows=rows, seed=seed, benchmark_rows=benchmark_rows))
+    console.print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in made.items()), soft_wrap=True)
+
+
+@app.command()
+def frame(
+    file: Annotated[Path, typer.Argument(help="VisCoT conversations .json")],
+    sizes: Annotated[Path, typer.Option(help="benchmark_det .jsonl with the images' sizes")],
+) -> None:
+    """Compares a VisCoT file's boxes with its own pixel boxes, read rightly and as the release reads them."""
+    from sifthinker.data.sources import viscot
+
+    for name, value in viscot.frame_report(file, sizes).items():
+        console.print(f"{name}: {value}", highlight=False)
+
+
+@app.command()
+def annotate(
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006
+    rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="ask again for what was rejected, and for nothing else")
+    ] = False,
+    reason: Annotated[list[str], typer.Option(help="retry only these; may be repeated")] = [],  # noqa: B006
+    model: Annotated[str | None, typer.Option(help="retry: another model of the endpoint")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="retry: another system text, from a file", metavar="FILE")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
+    seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
+) -> None:
+    """Runs the reproduction up to its chains; lists the samples whose chains were not accepted; or retries those."""
+    options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if reason:
+        given["reasons"] = list(reason)
+    if given and not retry:
+        raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
+    if rejected:
+        _dead_letters(load(config, set_))
+    elif retry:
+        _retry(config, set_, given)
+    else:
+        run(config, set_, stop_after="annotate")
+
+
+def _dead_letters(config: configuration.Config) -> None:
+    """Lists the rows of the latest run that have no chain, by reason."""
+    from sifthinker.annotation.annotate import dead_letters
+
+    store = Store.of(config)
+    table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
+    for letters in dead_letters(outcome.annotators_rejects(store)):
+        table.add_row(letters.reason, str(letters.rows), plain(f"{letters.ids[0]}: {letters.example}"))
+    console.print(table if table.row_count else "every sample has its chain")
+
+
+def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
+    """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
+    passes = [again.model_dump(exclude_unset=True) for again in load(name, overrides).retry.passes]
+    if given:
+        if file := given.get("prompt"):
+            if not file.is_file():
+                raise UserError(f"annotate --prompt {file}: no such file")
+            given["prompt"] = file.read_text(encoding="utf-8").strip()
+        passes.append(given)
+    if not passes:
+        raise UserError(
+            "annotate --retry: say what shall be different (--model, --prompt, --temperature, --seed), or list "
+            "passes under `retry` in the configuration"
+        )
+    lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
+    text = f"retry.passes={json.dumps(passes)}"
+    run(name, [*overrides, text], stop_after="retry")
+    _dead_letters(load(name, overrides))
+    console.print(
+        "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
+        "these lines in the configuration:\n",
+        soft_wrap=True,
+    )
+    console.print(plain(lines), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="folder of a merged model")],
+    port: Annotated[int, typer.Option(help="on loopback")] = 8000,
+) -> None:
+    """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
+    if not (model / "config.json").is_file():
+        raise UserError(f"serve: {model} is no model folder: it has no config.json")
+    from sifthinker.models.serving import MODEL_NAME
+    from sifthinker.models.serving import run as serving
+
+    serving(model, port, MODEL_NAME)
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    question: Annotated[str, typer.Argument(help="as a person asks it")],
+    out: Annotated[Path, typer.Option(help="folder for the reply and the pictures")],
+    model: Annotated[
+        str, typer.Option(help="'latest' of the store, an alias, a run, or a folder", metavar="MODEL")
+    ] = "latest",
+    server_: Annotated[
+        str | None,
+        typer.Option("--server", help="a server that runs, with /v1, instead of --model", metavar="URL"),
+    ] = None,
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Asks a model about one image; shows its chain as it comes, and draws where it looked, with the depths."""
+    resolved = load(config, set_)
+    server.settings(resolved.store)
+    from tasks.operations.ask import answer
+
+    def say(piece: str) -> None:
+        console.print(plain(piece), end="", highlight=False, soft_wrap=True)
+
+    answered = answer(resolved, image, question, model, server_, out, say)
+    console.print("\n")
+    if answered.problem:
+        console.print(f"[yellow]no chain in the trained form:[/] {plain(answered.problem)}", soft_wrap=True)
+    for name, value in {
+        "answer": answered.answer or "none",
+        "looks": len(answered.areas),
+        "files": out,
+    }.items():
+        console.print(f"{name:9} {plain(str(value))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def nightly(
+    config: ConfigOption = "nightly",
+    set_: SetOption = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006
+    benchmark: Annotated[list[str], typer.Option(help="only this one; may be repeated")] = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
+    limit: LimitOption = None,
+) -> None:
+    """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
+
+    Exit codes:
+    0 passed, or skipped because it was too late
+    1 regressed: a benchmark fell significantly; or the run failed
+    2 wrong usage
+    3 not run: it says nothing about the model
+    4 inconclusive: some comparison could not have failed, whatever was answered
+    5 warned: a fall that is not significant, or many more unparsable replies
+    """
+    resolved = load(config, set_, limit)
+    server.settings(resolved.store)
+    ui = server.ensure()
+    from flows.commands.night_results import show
+    from flows.nightly import EXIT_CODES
+    from flows.nightly import nightly as night
+
+    state: Any = night(resolved, models=model, benchmarks=benchmark, fresh=fresh, return_state=True)
+    console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
+    show(resolved.store / "nights" / str(state.state_details.flow_run_id))
+    console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
+    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
+
+
+@app.command()
+def ablation(
+    config: ConfigOption = "ablation",
+    set_: SetOption = [],  # noqa: B006
+    row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
+    refresh: Refresh = [],  # noqa: B006
+    limit: LimitOption = None,
+) -> None:
+    """Trains and evaluates the rows of the paper's Table 5; prints the table."""
+    resolved = load(config, set_, limit)
+    server.settings(resolved.store)
+    ui = server.ensure()
+    from flows.ablation import ablation as table
+
+    state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
+    if not state.is_completed():
+        console.print(
+            f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(1)
+    folder = Path(state.result())
+    console.print(plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+    console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="JSON that is written")] = Path("bench.json"),
+    only: Annotated[str, typer.Option(help="pairs whose name holds this", metavar="TEXT")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="smallest sizes: shows that all runs")] = False,
+) -> None:
+    """Measures our ways of working against those of today, in pairs; from a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
+        raise UserError(
+            f"bench: {checkout} has no tests/benchmarks; run it from a checkout of the repository"
+        )
+    missing = [name for name in ("shapely", "torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"bench: {', '.join(missing)} missing; pip install -e '.[train,bench]'")
+    options = ["--out", str(out.resolve()), "--only", only, *(["--quick"] if quick else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench", *options], cwd=checkout, check=False
+    )
+    raise typer.Exit(min(done.returncode, 2) if done.returncode >= 0 else 1)
+
+
+for command in (
+    accept,
+    artifacts.status,
+    artifacts.lineage,
+    artifacts.export,
+    artifacts.promote,
+    artifacts.prune,
+    doctor,
+):
+    app.command()(command)
+
+
+def _planned(
+    config: Config, start_at: str | None, stop_after: str | None, refresh: list[str], reuse_run: str | None
+) -> list[Any]:
+    from flows.reproduce import reproduction
+    from tasks.runtime.pipeline import Partial, plan
+
+    return plan(
+        reproduction, config, Partial(start_at, stop_after, tuple(refresh), reuse_run), Store.of(config)
+    )
+
+
+def _where(config: Config, made: dict[str, str], ui: str) -> None:
+    """Where the things are that people look for."""
+    places = {"data set": ("publish", ""), "model": ("merge-grpo", ""), "report": ("report", "report.html")}
+    console.print()
+    for name, (label, file) in places.items():
+        if label in made:
+            console.print(f"{name:9} {config.store / made[label] / file}", highlight=False, soft_wrap=True)
+    console.print(f"{'UI':9} {ui}", highlight=False, soft_wrap=True)

@@ -1,0 +1,348 @@
+"""Stage annotate: the chain of every sample, written by a vision-language model and checked (paper, Algorithm 1).
+
+Reads `SAMPLES`, `FOCUS` and `MAPS`, writes `CHAINS`. What departs from the release (produce.py):
+
+1. A reply is accepted only if it is the chain that was asked for (`agreement.check`); the release checks for "```".
+2. A reply that is not is sent back with the reason, up to `attempts`; then the row is a reject with every
+   attempt's text and reason. The release tries three times blindly and drops the row silently.
+3. Every call goes through the ledger: a rerun asks nothing twice. The release pays anew.
+4. The question and the answer are in the user's turn; the system text is the same for all rows, so that providers
+   can cache it, and never says that the answer was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sifthinker.annotation import early_stop
+from sifthinker.annotation.acceptance import Refused, agrees, check
+from sifthinker.config import Annotate
+from sifthinker.core import depth_maps, drawing, images, prompts, records
+from sifthinker.core.records import Annotation, DepthMap, Focus, Region, Reject, Sample
+from sifthinker.core.rejects import attempts
+from sifthinker.llm import BudgetSpent, Client, Failure, Request, image_url, judge
+from sifthinker.llm.http import money
+from sifthinker.system.waiting import outcome
+
+AGREEMENT = 0.8  # judge's score from which an answer says the same as the reference; not given in the paper
+_PENDING = 16  # rows per call in flight that may wait for an earlier one, since rows come out in order
+
+_NO_FOCUS = ("focus-missing", "the expand stage rejected this sample; its rejects say why")
+
+Steps = tuple[tuple[Region, ...], ...]
+
+
+def annotate(
+    samples: Iterable[Sample],
+    focus: Iterable[Focus],
+    maps: Iterable[DepthMap],
+    folders: Mapping[str, Path],
+    client: Client,
+    config: Annotate,
+) -> Iterator[Annotation | Reject]:
+    """The chain of every sample, in order: one row out for each row in. Of the maps, one is in memory at a time.
+
+    Args:
+        samples: of one part, as are `focus` and `maps`.
+        focus: where the chains look.
+        maps: of the images.
+        folders: image folder by name of the source.
+        client: of `config.api`.
+        config: the stage's.
+
+    Raises:
+        BudgetSpent: see `Client.ask`; what was bought is kept, and a rerun continues from there.
+        Hopeless: the first `config.give_up_after` rows were all rejected.
+        Unauthorized: see `Client.ask`.
+        Unreachable: see `Client.ask`.
+    """
+    asked, left = _join(focus, maps)
+    client.expect(len(asked) + len(left))  # a few less than the samples where expand has rejected some
+    rows: deque[Future[Annotation | Reject]] = deque()
+    done = 0
+    try:
+        for row in samples:
+            if row.id in asked:
+                work = partial(_watched, row, asked.pop(row.id), folders, client, config)
+                rows.append(client.start(work))
+            else:
+                rows.append(_finished(_reject(row, *left.pop(row.id, _NO_FOCUS))))
+            while rows and (rows[0].done() or len(rows) >= _PENDING * config.api.concurrency):
+                yield _out(rows.popleft(), client)
+                done += 1
+        while rows:
+            yield _out(rows.popleft(), client)
+            done += 1
+    except BudgetSpent as error:
+        remaining = len(rows) + 1 + len(asked) + len(left)
+        raise BudgetSpent(f"{error}\nOf this part {done} rows are done, {remaining} remain.") from None
+    finally:
+        for future in rows:
+            future.cancel()
+    assert not asked and not left, "focus and samples are of one part"
+
+
+def _join(
+    focus: Iterable[Focus], maps: Iterable[DepthMap]
+) -> tuple[dict[str, Steps], dict[str, tuple[str, str]]]:
+    """What to ask for, by sample; and reason and detail of the rows for which that is not known."""
+    by_image: dict[str, list[Focus]] = {}
+    for row in focus:
+        by_image.setdefault(row.image_sha256, []).append(row)
+    asked: dict[str, Steps] = {}
+    left: dict[str, tuple[str, str]] = {}
+    for image in maps:
+        rows = by_image.pop(image.image_sha256, [])
+        if rows:
+            values = depth_maps.decode_bytes(image.png, name=f"depth map of image {image.image_sha256[:12]}")
+            for row in rows:
+                asked[row.id] = depth_maps.regions(row.steps, values)
+    for digest, rows in by_image.items():
+        for row in rows:
+            left[row.id] = (
+                "depth-missing",
+                f"no depth map of image {digest[:12]}: the depth stage rejected it",
+            )
+    return asked, left
+
+
+def _finished(value: Reject) -> Future[Annotation | Reject]:
+    future: Future[Annotation | Reject] = Future()
+    future.set_result(value)
+    return future
+
+
+def _out(future: Future[Annotation | Reject], client: Client) -> Annotation | Reject:
+    row = outcome(future)
+    client.row_done(kept=isinstance(row, Annotation))
+    return row
+
+
+async def _watched(
+    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
+) -> Annotation | Reject:
+    """`_row`, and whether it is one row too many that fails at the start."""
+    result = await _row(row, asked, folders, client, config)
+    early_stop.first(client.engine).saw(result, config.give_up_after, client.engine)
+    return result
+
+
+async def _row(
+    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
+) -> Annotation | Reject:
+    """One sample: ask, check, ask again with the reason."""
+    off = _off_target(row, asked)
+    if off:
+        return _reject(row, "focus-mismatch", off)
+    try:
+        photo, pictures = await asyncio.to_thread(_pictures, row, asked, folders, config)
+    except images.BadImage as error:
+        return _reject(row, error.reason, error.detail)
+    talk = messages(row, asked, pictures, config.prompt)
+    attempts: list[dict[str, str]] = []
+    prompt_tokens = completion_tokens = 0
+    kind = ""
+    for number in range(1, config.attempts + 1):
+        reply = await client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
+        if isinstance(reply, Failure):
+            kind = reply.kind
+            attempts.append({"text": "", "reason": f"{reply.kind}: {reply.detail}"})
+            break
+        prompt_tokens += reply.prompt_tokens
+        completion_tokens += reply.completion_tokens
+        if reply.finish_reason == "length":
+            verdict: Any = Refused("cut-off", f"it was cut off at {config.max_tokens} tokens; be shorter")
+        else:
+            verdict = check(reply.text, asked, row)
+        if not isinstance(verdict, Refused) and not verdict.agrees:
+            verdict = await _judged(row, verdict.answer, photo, client, config) or verdict
+        if not isinstance(verdict, Refused):
+            return Annotation(
+                row.id,
+                asked,
+                verdict.chain,
+                reply.model,
+                number,
+                prompt_tokens,
+                completion_tokens,
+                verdict.repairs,
+            )
+        kind = verdict.kind
+        attempts.append({"text": reply.text, "reason": verdict.reason})
+        if kind == "judge":  # out of order itself: nothing that the annotator could mend
+            break
+        talk = [
+            *talk,
+            {"role": "assistant", "content": reply.text or "(nothing)"},
+            {"role": "user", "content": prompts.ANNOTATOR_RETRY.format(reason=verdict.reason)},
+        ]
+    return _reject(row, kind, json.dumps(attempts, ensure_ascii=False))
+
+
+def messages(row: Sample, asked: Steps, pictures: Iterable[str], system: str = "") -> list[dict[str, Any]]:
+    """The annotator's prompt: the question with its answer, then every step with its picture (a data URL).
+
+    `system` is another system text than `prompts.ANNOTATOR_SYSTEM`.
+    """
+    question = prompts.ANNOTATOR_QUESTION.format(question=row.question, answer=row.answer)
+    content: list[dict[str, Any]] = [{"type": "text", "text": question}]
+    for regions, picture in zip(asked, pictures, strict=True):
+        text = prompts.ANNOTATOR_REGION.format(regions=prompts.regions_json(regions))
+        content += [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
+    system = system or prompts.ANNOTATOR_SYSTEM
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+
+def _pictures(
+    row: Sample, asked: Steps, folders: Mapping[str, Path], config: Annotate
+) -> tuple[bytes, list[str]]:
+    """The photograph, and the picture of each step as a data URL.
+
+    Raises:
+        BadImage: it cannot be read any more, or is another one than ingest saw.
+    """
+    found = images.read(folders[row.source], row.image, row.width * row.height)
+    if found.sha256 != row.image_sha256:
+        raise images.BadImage(
+            "image-changed", f"{row.image} is not the file that ingest read; run ingest again"
+        )
+    photo = found.data
+    boxes = [[region.box for region in step] for step in asked]
+    return photo, [
+        image_url(drawing.annotated(photo, step, config.max_pixels, config.jpeg_quality)) for step in boxes
+    ]
+
+
+async def _judged(row: Sample, answer: str, photo: bytes, client: Client, config: Annotate) -> Refused | None:
+    """Why the judge finds that an answer does not say what the reference says; None where it does."""
+    picture = await asyncio.to_thread(judge.picture, photo, config.max_pixels, config.jpeg_quality)
+    reply = await client.reply(judge.request(row.question, row.answer, answer, picture))
+    if isinstance(reply, Failure):
+        return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
+    score = judge.score(reply.text)
+    if score is None:
+        return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}")
+    if score < AGREEMENT:
+        return Refused("answer", f"the answer {answer!r} does not say the same as {row.answer!r}")
+    return None
+
+
+def _off_target(row: Sample, asked: Steps) -> str:
+    """Where the last step is not the ground truth: to a pixel, since expansion works on whole pixels."""
+    last = sorted(region.box for region in asked[-1])
+    truth = sorted(row.boxes)
+    margins = (1 / row.width + 0.001, 1 / row.height + 0.001) * 2
+    near = len(last) == len(truth) and all(
+        abs(a - b) <= margin
+        for x, y in zip(last, truth, strict=True)
+        for a, b, margin in zip(x, y, margins, strict=True)
+    )
+    return "" if near else f"the last step looks at {last}, the ground truth is {truth}; run expand again"
+
+
+def _reject(row: Sample, reason: str, detail: str) -> Reject:
+    return Reject("annotate", reason, detail, row.id, row.source)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """The rejected rows of one reason."""
+
+    reason: str
+    rows: int
+    ids: list[str] = field(default_factory=list)
+    example: str = ""  # what the last attempt of the first row was refused for
+
+
+def dead_letters(rejects: Path | Iterable[Path]) -> list[DeadLetters]:
+    """The rejects of annotate by reason, the most frequent first; `retry` asks for them again."""
+    found: dict[str, DeadLetters] = {}
+    counts: Counter[str] = Counter()
+    for row in records.read(rejects):
+        if row["stage"] != "annotate":
+            continue
+        reason = row["reason"]
+        counts[reason] += 1
+        letters = found.setdefault(reason, DeadLetters(reason, 0, [], _last(row["detail"])))
+        letters.ids.append(row["id"])
+    return [
+        DeadLetters(reason, rows, found[reason].ids, found[reason].example)
+        for reason, rows in counts.most_common()
+    ]
+
+
+def _last(detail: str) -> str:
+    tried = attempts(detail)
+    return tried[-1]["reason"] if tried else detail
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What a stage will probably cost, before anything is asked."""
+
+    rows: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    money: float
+    currency: str
+
+    def line(self) -> str:
+        cost = f", {self.money:,.2f} {self.currency}" if self.money else ""
+        return f"{self.calls:,} calls, {self.prompt_tokens:,} + {self.completion_tokens:,} tokens{cost}"
+
+
+_RETRIES = 1.15  # calls a row; a guess, the summary of a run has the truth
+_STEPS = 3.2  # steps a chain where no focus is known yet (measured: PAPER.md R3.4)
+_PIXELS_A_TOKEN = 28 * 28  # Qwen2.5-VL's; other models differ
+_STEP_TOKENS = 90  # of an area and its text in a reply
+
+
+def project(
+    samples: Iterable[Sample], focus: Iterable[Focus] | None, config: Annotate, sampled: int = 200
+) -> Projection:
+    """Calls, tokens and money of the stage, from the first `sampled` rows and the number of all.
+
+    Without `focus` (it has not been made yet) a mean number of steps is taken.
+    """
+    steps = {row.id: len(row.steps) for row in focus} if focus is not None else None
+    rows = measured = judged = 0
+    prompt = completion = 0.0
+    for row in samples:
+        if steps is not None and row.id not in steps:
+            continue
+        rows += 1
+        if measured == sampled:
+            continue
+        measured += 1
+        count = steps[row.id] if steps is not None else _STEPS
+        text = (
+            len(config.prompt or prompts.ANNOTATOR_SYSTEM) + len(row.question) + len(row.answer) + 220 * count
+        )
+        prompt += text / 4 + count * min(row.width * row.height, config.max_pixels) / _PIXELS_A_TOKEN
+        completion += count * _STEP_TOKENS + len(row.answer) / 4
+        if agrees(row.answer, "") is None:  # judged unless it is the reference word for word: an upper bound
+            judged += 1
+            prompt += (400 + len(row.question)) / 4 + min(
+                row.width * row.height, config.max_pixels
+            ) / _PIXELS_A_TOKEN
+            completion += 10
+    scale = _RETRIES * rows / max(1, measured)
+    usage = {"prompt_tokens": round(scale * prompt), "completion_tokens": round(scale * completion)}
+    cost = money(usage, config.api.prices, config.api.mode != "chat")
+    return Projection(
+        rows,
+        round(scale * (measured + judged)),
+        cost.prompt_tokens,
+        cost.completion_tokens,
+        cost.money,
+        config.api.prices.currency,
+    )

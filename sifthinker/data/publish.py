@@ -1,0 +1,224 @@
+"""Publish: joins samples, chains and depth maps into SIF-50K, and draws the subset for GRPO from it.
+
+Reads `SAMPLES`, `CHAINS`, `MAPS` and the image files, writes `SIF`. The stage works part by part; a part holds
+all samples of its images, so that joining never looks beyond it. Rows in = chains of the part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sifthinker.core import depth_maps
+from sifthinker.core.errors import UserError
+from sifthinker.core.images import Photo
+from sifthinker.core.images import of as photograph
+from sifthinker.core.records import SIF, Annotation, DepthMap, Reject, Sample
+from sifthinker.core.records import read as read_columns
+from sifthinker.core.records import write as write_rows
+
+logger = logging.getLogger(__name__)
+
+ROW_GROUP = 64  # rows: one row holds two pictures and a depth map, about 1 MB; a row group is held in memory
+DEPTH_BINS = 20
+
+
+def rows(
+    samples: Iterable[Sample],
+    chains: Iterable[Annotation],
+    maps: Iterable[DepthMap],
+    images: Mapping[str, Path],
+    max_pixels: int,
+) -> Iterator[dict[str, Any] | Reject]:
+    """Rows of `SIF` for the chains of one part, in the order of its depth maps.
+
+    One image and its map are in memory at a time; both are read once, however many questions they have.
+    A sample without a chain was rejected by an earlier stage and is not counted here again.
+
+    Args:
+        samples: all samples of the part.
+        chains: the accepted chains; each ends in one row or one reject.
+        maps: the depth maps of the part's images.
+        images: image folder by the name of the source.
+        max_pixels: limit above which an image is not decoded, as in ingest.
+
+    Raises:
+        UserError: an image is not the one that was ingested, or its source has no image folder.
+    """
+    waiting = {chain.id: chain for chain in chains}
+    by_image: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.id in waiting:
+            by_image[sample.image_sha256].append(sample)
+    for depth_map in maps:
+        group = by_image.pop(depth_map.image_sha256, [])
+        if not group:
+            continue
+        photo = photograph(group[0], images, max_pixels)
+        data = photo.data
+        picture = depth_maps.picture(depth_maps.decode_bytes(depth_map.png))
+        for sample in group:
+            yield _row(sample, waiting.pop(sample.id), photo, data, picture, depth_map.png)
+    unmapped = {sample.id: sample for group in by_image.values() for sample in group}
+    for id in waiting:  # neither happens in an undamaged run: annotate reads the same samples and maps
+        known = unmapped.get(id)
+        if known is None:
+            yield Reject(
+                "publish", "sample-missing", "there is a chain for it but no sample in this part", id
+            )
+        else:
+            detail = (
+                f"no depth map for its image {known.image} (sha256 {known.image_sha256[:12] or 'unknown'})"
+            )
+            yield Reject("publish", "depth-missing", detail, id, known.source)
+
+
+def read(parts: Iterable[Path], ids: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Whole rows of `SIF` files, one row group in memory at a time; row groups without any of `ids` are skipped.
+
+    Raises:
+        UserError: a file is not one of ours.
+    """
+    wanted = None if ids is None else set(ids)
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            missing = [name for name in SIF.names if name not in file.schema_arrow.names]
+            if missing:
+                raise UserError(f"{part}: not a SIF-50K file, it lacks the columns {', '.join(missing)}")
+            for group in range(file.num_row_groups):
+                if wanted is None:
+                    yield from file.read_row_group(group).to_pylist()
+                elif wanted.intersection(file.read_row_group(group, columns=["id"])["id"].to_pylist()):
+                    table = file.read_row_group(group)
+                    yield from table.filter(
+                        pc.is_in(table["id"], value_set=pa.array(sorted(wanted)))
+                    ).to_pylist()
+
+
+def subset(parts: Sequence[Path], n: int, seed: int) -> list[str]:
+    """Ids of `n` rows, stratified by data set: P_RL is "200 instances sampled from SIF-50K" (paper).
+
+    Data sets share `n` in proportion to their rows, by largest remainder (ties: by name). Within a data set
+    rows are taken in the order of a hash of the seed and the id, so that neither the order of the rows nor how
+    they are spread over parts matters, and a larger `n` keeps most of a smaller one's.
+
+    Returns:
+        ids in the order of that hash; all of them, with a warning logged, where there are fewer than `n`.
+    """
+    columns = ["id", "dataset"]
+    sizes = Counter(row["dataset"] for row in read_columns(parts, columns=columns))
+    total = sizes.total()
+    if total < n:
+        logger.warning("the subset of %d rows takes all there are: %d", n, total)
+    share = _largest_remainder(sizes, min(n, total))
+
+    def order(id: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{seed}\n{id}".encode()).digest())
+
+    first: dict[str, list[tuple[int, str]]] = {
+        name: [] for name in sizes
+    }  # heaps, the last of the order on top
+    for row in read_columns(parts, columns=columns):
+        heap, item = first[row["dataset"]], (-order(row["id"]), row["id"])
+        if len(heap) < share[row["dataset"]]:
+            heapq.heappush(heap, item)
+        elif heap:
+            heapq.heappushpop(heap, item)
+    return [id for _, id in sorted((item for heap in first.values() for item in heap), reverse=True)]
+
+
+def write_subset(parts: Sequence[Path], ids: Collection[str], out: Path) -> int:
+    """Writes the rows with these ids, in the order of the parts, to one `SIF` file; returns how many."""
+    written = write_rows(out, SIF, read(parts, ids), batch=ROW_GROUP)
+    assert written == len(ids), f"{len(ids)} ids asked for, {written} found"
+    return written
+
+
+def statistics(parts: Sequence[Path]) -> dict[str, Any]:
+    """What the data set holds, as plain values for the manifest and the report; no picture is read.
+
+    Histograms are `{value: rows}` with the values as text, in ascending order. `depths` counts the regions of
+    all chains in `DEPTH_BINS` equal bins of 0..1.
+    """
+    columns = ["source", "dataset", "answer", "boxes", "steps", "model", "attempts"]
+    columns += ["prompt_tokens", "completion_tokens"]
+    counts: dict[str, Counter[Any]] = defaultdict(Counter)
+    depths = [0] * DEPTH_BINS
+    total = prompt = completion = 0
+    for row in read_columns(parts, columns=columns):
+        total += 1
+        prompt += row["prompt_tokens"]
+        completion += row["completion_tokens"]
+        for key in ("source", "dataset", "model", "attempts"):
+            counts[key][row[key]] += 1
+        counts["answers"][answer_type(row["answer"])] += 1
+        counts["truth_boxes"][len(row["boxes"])] += 1
+        counts["chain_steps"][len(row["steps"])] += 1
+        for step in row["steps"]:
+            counts["boxes_per_step"][len(step)] += 1
+            for region in step:
+                depths[min(int(region["depth"] * DEPTH_BINS), DEPTH_BINS - 1)] += 1
+    return {
+        "rows": total,
+        **{key: {str(v): counts[key][v] for v in sorted(counts[key])} for key in sorted(counts)},
+        "depths": depths,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+    }
+
+
+def answer_type(answer: str) -> str:
+    """Kind of a reference answer: yes/no, number, short (up to three words) or sentence."""
+    text = answer.strip().rstrip(".").lower()
+    if text in ("yes", "no"):
+        return "yes/no"
+    if text.isdecimal():
+        return "number"
+    return "short" if len(text.split()) <= 3 else "sentence"
+
+
+def _row(
+    sample: Sample, chain: Annotation, photo: Photo, data: bytes, picture: bytes, depth_map: bytes
+) -> dict[str, Any]:
+    name = Path(sample.image)
+    if photo.made is not None:  # no longer the user's file, but a PNG of its picture
+        name = name.with_suffix(".png")
+    return {
+        "id": sample.id,
+        "source": sample.source,
+        "dataset": sample.dataset,
+        "split": sample.split,
+        "question": sample.question,
+        "answer": sample.answer,
+        "width": sample.width,
+        "height": sample.height,
+        "boxes": sample.boxes,
+        "image": {"bytes": data, "path": name.name},
+        "depth_image": {"bytes": picture, "path": f"{name.stem}_d.png"},
+        "depth_map": depth_map,
+        "steps": [[{"box": r.box, "depth": r.depth} for r in step] for step in chain.steps],
+        "chain": chain.chain,
+        "model": chain.model,
+        "attempts": chain.attempts,
+        "prompt_tokens": chain.prompt_tokens,
+        "completion_tokens": chain.completion_tokens,
+    }
+
+
+def _largest_remainder(sizes: Mapping[str, int], n: int) -> dict[str, int]:
+    """`n` shared in proportion to `sizes` (n <= their sum), in whole numbers, exactly."""
+    total = sum(sizes.values())
+    share = {name: n * size // total for name, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda name: (-(n * sizes[name] % total), name))
+    for name in by_remainder[: n - sum(share.values())]:
+        share[name] += 1
+    return share

@@ -1,0 +1,78 @@
+"""TallyQA counting questions with a box for every counted thing, in the schema of GRIT (PAPER.md F2.3).
+
+TallyQA itself has no boxes; `tallyqa_val.jsonl` of yfan1997/GRIT_data has (491 rows). The release reads the same
+rows as a JSON array; both are read here:
+
+    {"question": "How many eyes are visible?", "answer": 2, "image": "VG_100K/2410408.jpg",
+     "width": 451, "height": 300, "bboxs": [[136.2, 83.4, 207.91, 148.5], [295.86, 108.9, 342.76, 163.8]],
+     "dataset": "tallyqa", "split": "train"}
+
+Boxes are in pixels of the image. The release needs neither width and height (they then come from the image) nor
+data set and split ("tallyqa", "train"). `image` is relative to the image folder. Ids are
+`<source>/<dataset>/<question_id>`, without a question_id `<source>/<dataset>/row<number>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sifthinker import config
+from sifthinker.core import images
+from sifthinker.core.records import Box, Reject, Sample
+from sifthinker.data.sources import fields
+from sifthinker.data.sources.fields import BadRow, Row
+from sifthinker.data.sources.files import rows
+
+
+def load(path: Path, images: Path | None, config: config.Source) -> Iterator[Sample | Reject]:
+    """The samples of a file, with the image of each opened and decoded (`images` None: none is opened).
+
+    Raises:
+        UserError: the file is not JSON or is cut off, after the good rows before that.
+    """
+    return fields.complete(read(path, images, config), images, fields.MAX_PIXELS)
+
+
+def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row | Reject]:
+    """The rows of a file, images unopened.
+
+    Raises:
+        UserError: the file is not JSON or is cut off, after the good rows before that.
+    """
+
+    def parse(number: int, value: Mapping[str, Any]) -> Row:
+        return _parse(number, value, path.name, config)
+
+    return fields.checked(rows(path), parse, config.name, path.name)
+
+
+def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Source) -> Row:
+    dataset = fields.text(value.get("dataset", "tallyqa"), "dataset")
+    image = fields.text(fields.member(value, "image"), "image")
+    images.confined(image)
+    width, height = fields.size(value)
+    return Row(
+        id=fields.identity(number, value, source.name, dataset),
+        source=source.name,
+        dataset=dataset,
+        split=fields.text(value.get("split", "train"), "split"),
+        question=fields.question(fields.member(value, "question")),
+        answer=fields.answer(fields.member(value, "answer")),
+        images=(image,),
+        width=width,
+        height=height,
+        boxes=_boxes(value),
+        canvas=None,
+        frame=source.frame,
+        file=file,
+        number=number,
+    )
+
+
+def _boxes(value: Mapping[str, Any]) -> tuple[Box, ...]:
+    if "bboxs" not in value:
+        detail = "no field bboxs: TallyQA's own files have no boxes; give GRIT's file (tallyqa_val.jsonl) as `path`"
+        raise BadRow("no-box", detail, "bboxs")
+    return fields.pixel_boxes(value["bboxs"])

@@ -1,0 +1,1 @@
+"""Scores: benchmarks, statistics, the nightly gate, the ablation."""

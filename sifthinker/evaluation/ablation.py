@@ -1,0 +1,291 @@
+"""The ablation of the paper's Table 5: configurations of its rows, and the table of their scores.
+
+Each row is the same pipeline under a configuration that differs in a few fields, so that rows share every stage that
+does not. The paper's rows without a reward, without progress and without the depth image could not be obtained; its
+VQA-SFT, CoT-SFT and full rows are shown beside ours.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sifthinker.config import Config, Variant, changed
+from sifthinker.core import drawing, records
+from sifthinker.evaluation import gate, history
+from sifthinker.reporting import paper_results
+
+NOTICES = {  # by model.weights
+    "tiny": "The base model is a random toy. It learns nothing: every row is chance, and differences mean nothing.",
+    "miniature": "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of "
+    "the paper's model.",
+}
+_INK, _SECOND, _GREY = "#2f81c1", "#d9822b", "#808790"
+_SAMPLED = " sampled"  # ends the name of a benchmark whose replies are sampled
+
+
+def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
+    """The seeds that a row is made with: one, where nothing is trained."""
+    return config.ablation.seeds[:1] if variant.trained == "no" else config.ablation.seeds
+
+
+def configured(config: Config, variant: Variant, seed: int) -> Config:
+    """The configuration of a row, trained with a seed.
+
+    Raises:
+        UserError: the row sets a field that there is not, or a wrong value.
+    """
+    name = f"{config.name}.{variant.name}" + (f".{seed}" if len(config.ablation.seeds) > 1 else "")
+    fields = {"sft.seed": seed, "grpo.seed": seed, **variant.fields, "name": name}
+    return changed(config, fields, f"ablation, row {variant.name}")
+
+
+def write(out: Path, rows: Mapping[str, Sequence[Path]], reference: str, weights: str) -> str:
+    """Writes `table.json`, `table.md` and `table.png` into `out`; returns the Markdown.
+
+    Args:
+        out: a folder.
+        rows: by row, in order: the folders of its evaluations (`scores.json`, `predictions.parquet`), one a seed.
+        reference: the row that the others are compared with, where it is there.
+        weights: `model.weights`; what is no published model is named as such.
+    """
+    scores = {
+        name: pooled(
+            [json.loads((path / "scores.json").read_text(encoding="utf-8"))["scores"] for path in paths]
+        )
+        for name, paths in rows.items()
+    }
+    compared = _compared(rows, reference) if reference in rows else {}
+    columns = history.headlines([score for of in scores.values() for score in of])
+    table = [
+        {
+            "row": name,
+            "seeds": len(rows[name]),
+            "scores": [s for s in of if (s["benchmark"], s["metric"]) in columns or "/" in s["metric"]],
+            "missing": {s["benchmark"]: s["missing"] for s in of if s["missing"]},
+            "compared": [asdict(c) for c in compared.get(name, [])],
+        }
+        for name, of in scores.items()
+    ]
+    limit = next((score["limit"] for of in scores.values() for score in of if score["limit"]), None)
+    notice = NOTICES.get(weights, "")
+    document = {"reference": reference, "notice": notice, "limit": limit, "rows": table}
+    (out / "table.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    text = _markdown(table, columns, compared, reference, notice, limit)
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    if columns:
+        (out / "table.png").write_bytes(_plot(table, columns, limit))
+    return text
+
+
+def pooled(seeds: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The scores of a row over its seeds: means of `strict`, `official` and `unparsable`, and their spread.
+
+    `error` is the standard error of the strict mean over the seeds (None of one). The interval `low` to `high` is that
+    of one seed's questions, which all seeds share, widened by the seeds' spread: sqrt(half² + (1.96 error)²).
+    """
+    found = []
+    for same in zip(*seeds, strict=True):
+        score = dict(same[0])
+        if len({(s["benchmark"], s["metric"], s["n"]) for s in same}) > 1:
+            raise ValueError(f"the seeds' scores differ in {score['benchmark']} {score['metric']}")
+        for name in ("strict", "official", "unparsable"):
+            score[name] = _mean([s[name] for s in same])
+        values = [s["strict"] for s in same]
+        score["by_seed"] = values
+        score["error"] = None
+        if len(values) > 1 and None not in values:
+            score["error"] = statistics.stdev(values) / math.sqrt(len(values))
+            for name, sign in (("low", -1), ("high", 1)):
+                halves = [s[name] and abs(s[name] - s["strict"]) for s in same]
+                half = _mean(halves)
+                if half is not None:
+                    end = score["strict"] + sign * math.hypot(half, 1.96 * score["error"])
+                    score[name] = min(max(end, 0.0), 1.0) if score["unit"] == "share" else end
+        found.append(score)
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
+    """The scored replies of a row by benchmark (and what it scores of a reply); of several seeds, each question's mean."""
+    loaded = [_scored(path / "predictions.parquet") for path in paths]
+    if len(loaded) == 1:
+        return loaded[0]
+    found: dict[str, list[gate.Verdict]] = {}
+    for benchmark, first in loaded[0].items():
+        by_question = [{v.question: v.strict for v in of.get(benchmark, [])} for of in loaded]
+        found[benchmark] = [
+            replace(v, strict=statistics.fmean(of[v.question] for of in by_question))
+            for v in first
+            if all(v.question in of for of in by_question)
+        ]
+    return found
+
+
+def _scored(predictions: Path) -> dict[str, list[gate.Verdict]]:
+    """`gate.load` with every part of a reply's score as a benchmark of its own: "sif answer", "sif boxes"."""
+    found: dict[str, list[gate.Verdict]] = {}
+    for row in records.read(predictions, [*gate.COLUMNS, "parts"]):
+        if row["strict"] is None:
+            continue
+        of = tuple(row[name] for name in gate.COLUMNS[1:-1])
+        scores = [(f"{row['benchmark']} {name}", value) for name, value in row["parts"] or ()]
+        for name, value in scores or [(row["benchmark"], row["strict"])]:
+            found.setdefault(name, []).append(gate.Verdict(of, row["image_sha256"], value))
+    return found
+
+
+def _compared(rows: Mapping[str, Sequence[Path]], reference: str) -> dict[str, list[gate.Comparison]]:
+    """Every other row against the reference, benchmark by benchmark; Holm over the whole table, no margin.
+
+    Questions are paired, each with its mean over the seeds: the test is about other questions, with these seeds.
+    """
+    verdicts = {name: _verdicts(paths) for name, paths in rows.items()}
+    made = [
+        (name, comparison)
+        for name, of in verdicts.items()
+        for benchmark in of
+        if name != reference
+        if (
+            comparison := gate.compare(
+                benchmark, reference, verdicts[reference].get(benchmark, []), of[benchmark], 0.0
+            )
+        )
+    ]
+    judged = gate.judge([comparison for _, comparison in made], level=0.05)
+    found: dict[str, list[gate.Comparison]] = {}
+    for (name, _), comparison in zip(made, judged, strict=True):
+        found.setdefault(name, []).append(comparison)
+    return found
+
+
+def _markdown(
+    table: Sequence[Mapping[str, Any]],
+    columns: Sequence[tuple[str, str]],
+    compared: Mapping[str, Sequence[gate.Comparison]],
+    reference: str,
+    notice: str,
+    limit: int | None,
+) -> str:
+    lines = [f"**{notice}**", ""] if notice else []
+    lines += [f"**This is {history.quick_look(limit)}.**", ""] if limit else []
+    lines += _lines(table, columns)
+    lines += [
+        "",
+        "Strict score of 100 (official in brackets where it differs), unparsable replies in per cent.",
+    ]
+    if most := max((row["seeds"] for row in table), default=1) - 1:
+        lines[-1] += (
+            f" Means over {most + 1} seeds, with the standard error over them where a row was trained."
+        )
+    parts: dict[tuple[str, str], dict[tuple[str, str], None]] = {}  # columns by benchmark and what is scored
+    for row in table:
+        for score in row["scores"]:
+            whole, slash, _ = score["metric"].partition("/")
+            if slash:
+                of = parts.setdefault((score["benchmark"], whole), {})
+                of[score["benchmark"], score["metric"]] = None
+    for (benchmark, whole), of in parts.items():
+        heads = [metric.partition("/")[2] for _, metric in of]
+        lines += ["", f"{benchmark} {whole} by the data set that the question is from:", ""]
+        lines += _lines(table, [*of], heads)
+    worse = [
+        f"| {name} | {c.benchmark} | {100 * c.difference:+.1f} | {100 * c.low:+.1f} to {100 * c.high:+.1f} | {c.adjusted:.2g} |"
+        for name, of in compared.items()
+        for c in of
+    ]
+    if worse:
+        head = f"Mean strict score against {reference}, questions paired; p one-sided (not worse), Holm over the table:"
+        lines += [
+            "",
+            head,
+            "",
+            "| | benchmark | difference | 95 % interval | p |",
+            "|---|---|---:|---|---:|",
+            *worse,
+        ]
+    published = [
+        f"{n.metric} {n.value:g} of 1, " + ", ".join(f"{name} {value:g}" for name, value in n.baselines)
+        for n in paper_results.NUMBERS
+        if n.table == 5
+    ]
+    lines += [
+        "",
+        f"The paper's Table 5, {paper_results.QWEN}: full run, {'; '.join(published)}. Its other rows are not known.",
+    ]
+    return "\n".join(lines)
+
+
+def _lines(
+    table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], heads: Sequence[str] = ()
+) -> list[str]:
+    """A Markdown table of these columns."""
+    lines = [f"| | {' | '.join(heads or map(' '.join, columns))} |", f"|---|{'---:|' * len(columns)}"]
+    for row in table:
+        found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
+        lines.append(f"| {row['row']} | {' | '.join(_cell(found.get(column)) for column in columns)} |")
+    return lines
+
+
+def _cell(score: Mapping[str, Any] | None) -> str:
+    if score is None or score["strict"] is None:
+        return "n/a"
+    factor = 100 if score["unit"] == "share" else 1
+    official = "n/a" if score["official"] is None else f"{score['official'] * factor:.1f}"
+    official = "" if score["official"] == score["strict"] else f" ({official})"
+    unparsable = 100 * score["unparsable"] / score["n"] if score["n"] else 0.0
+    error = f" ± {score['error'] * factor:.1f}" if score["error"] is not None else ""
+    return f"{score['strict'] * factor:.1f}{error}{official}, {unparsable:.0f} %"
+
+
+def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], limit: int | None) -> bytes:
+    """One panel a metric, one line a row: the strict score of 100 with its 95 % interval; sampled replies below it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
+    from matplotlib.figure import Figure
+
+    names = [row["row"] for row in table]
+    panels = dict.fromkeys((benchmark.removesuffix(_SAMPLED), metric) for benchmark, metric in columns)
+    figure = Figure(
+        figsize=(1.6 + 2.3 * len(panels), 1.0 + 0.34 * len(names)), dpi=drawing.DPI, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    for axes, (benchmark, metric) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels, strict=True
+    ):
+        for place, row in enumerate(table):
+            found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
+            for suffix, color, offset in (("", _INK, 0.0), (_SAMPLED, _SECOND, 0.28)):
+                score = found.get((benchmark + suffix, metric))
+                if score is None or score["strict"] is None:
+                    continue
+                factor = 100 if score["unit"] == "share" else 1
+                if score["low"] is not None and score["high"] is not None:
+                    ends = score["low"] * factor, score["high"] * factor
+                    axes.hlines(place + offset, *ends, color=color, alpha=0.4, linewidth=3)
+                axes.scatter([score["strict"] * factor], [place + offset], color=color, s=20, zorder=3)
+        axes.set_title(f"{benchmark} {metric}".strip(), fontsize=9, loc="left")
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(labelsize=8, length=3)
+        axes.grid(axis="x", color=_GREY, alpha=0.25, linewidth=0.6)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    notes = [history.quick_look(limit)] if limit else []
+    if len(panels) < len(columns):
+        notes.append("blue: greedy replies, orange: sampled ones")
+    if notes:
+        figure.supxlabel("; ".join(notes), fontsize=8, color=_GREY)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", facecolor="white", metadata={"Software": None})
+    return out.getvalue()

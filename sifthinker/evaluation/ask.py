@@ -1,0 +1,204 @@
+"""One image and one question through depth, prompt and model, as a person watches it.
+
+The model sees what it saw in training: `prompts.policy_messages`, the picture as `images` makes it of the
+file and, with `model.depth_input`, the Spectral_r picture of its depth. Nothing is remembered in a ledger: who asks wants an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from sifthinker.config import Config
+from sifthinker.core import chain, depth_maps, drawing, images, prompts
+from sifthinker.core.errors import UserError
+from sifthinker.core.records import Region
+
+_MAX_TIME = httpx.Timeout(600.0, connect=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A reply, what it looked at, and what it says."""
+
+    reply: str
+    areas: tuple[
+        tuple[Region, ...], ...
+    ]  # with the depths that the model wrote; () where they cannot be read
+    measured: tuple[tuple[float, ...], ...]  # the depth map's mean in the same boxes; () without a map
+    answer: str | None  # of the answer block, None where there is not exactly one
+    problem: str  # why the reply is no strict chain, "" where it is one
+    files: tuple[Path, ...]
+
+
+def check(server: str) -> None:
+    """Whether a server that is given by its address answers; one that a stage starts is not asked.
+
+    Raises:
+        UserError: it does not.
+    """
+    if server.startswith(("http://", "https://")):
+        served(server)
+
+
+def served(base_url: str, key_env: str = "OPENAI_API_KEY") -> list[str]:
+    """The names of the models that an OpenAI-compatible server has.
+
+    Raises:
+        UserError: nothing answers there, or not as such a server.
+    """
+    url = f"{base_url.rstrip('/')}/models"
+    try:
+        with _client(base_url, key_env) as client:
+            reply = client.get(url).raise_for_status().json()
+        return [str(model["id"]) for model in reply["data"]]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"server {base_url}: no list of models at {url} ({type(error).__name__}); start it, or correct the address"
+        ) from error
+
+
+def ask(
+    image: Path,
+    question: str,
+    base_url: str,
+    model_name: str,
+    depth_map: bytes | None,
+    config: Config,
+    out: Path,
+    say: Callable[[str], None],
+) -> Answered:
+    """Asks, hands the reply to `say` as it comes, and writes pictures of where the chain looked into `out`.
+
+    Args:
+        image: an image file.
+        question: as a person asks it.
+        base_url: of the OpenAI-compatible server, with /v1.
+        model_name: as the server knows it.
+        depth_map: 16-bit PNG of the image's depth; None only without `model.depth_input`.
+        config: its `model` and `evaluate` sections.
+        out: folder, made where it is not there.
+        say: gets pieces of the reply.
+
+    Raises:
+        UserError: no image, or the server does not answer.
+    """
+    photo = picture(image, config)
+    values = depth_maps.decode_bytes(depth_map) if depth_map else None
+    relief = depth_maps.picture(values) if values is not None else None
+    assert relief or not config.model.depth_input
+    shown = [photo, relief] if config.model.depth_input and relief else [photo]
+    messages = prompts.with_images(
+        prompts.policy_messages(question, config.model.depth_input, config.evaluate.think),
+        [images.data_url(data, images.media_type(data)) for data in shown],
+    )
+    reply = ""
+    for piece in stream(base_url, model_name, messages, config):
+        say(piece)
+        reply += piece
+    areas = tuple(tuple(area) for area in chain.areas(reply) or ())
+    measured = (
+        tuple(tuple(round(depth_maps.box_depth(values, r.box), 3) for r in area) for area in areas)
+        if values is not None
+        else ()
+    )
+    try:
+        chain.parse(reply)
+        problem = ""
+    except chain.Malformed as error:
+        problem = error.reason
+    out.mkdir(parents=True, exist_ok=True)
+    files = tuple(_write(out, photo, relief, question, reply, areas, measured))
+    return Answered(reply, areas, measured, chain.answer(reply), problem, files)
+
+
+def picture(image: Path, config: Config) -> bytes:
+    """An image file as training would have it: upright, 8-bit RGB (see `images`).
+
+    Raises:
+        UserError: it is not there, no image, or too large.
+    """
+    try:
+        return images.read(image.parent, image.name, config.ingest.max_pixels).data
+    except images.BadImage as error:
+        raise UserError(f"{image}: {error}") from error
+
+
+def stream(base_url: str, model_name: str, messages: list[dict[str, Any]], config: Config) -> Iterator[str]:
+    """The pieces of a reply as the server sends them; the whole one where it does not stream.
+
+    Raises:
+        UserError: it does not answer, or not with a reply.
+    """
+    settings = config.evaluate
+    body = {
+        "model": model_name,
+        "messages": messages,
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "seed": settings.seed,
+        "stream": True,
+    }
+    url = f"{base_url.rstrip('/')}/chat/completions"
+    try:
+        with _client(base_url) as client, client.stream("POST", url, json=body) as response:
+            if response.is_error:
+                said = response.read().decode("utf-8", "replace")
+                raise UserError(f"{url}: {response.status_code}: {said[:500]}")
+            if "text/event-stream" not in response.headers.get("content-type", ""):
+                yield _text(json.loads(response.read())["choices"][0]["message"])
+                return
+            for line in response.iter_lines():
+                if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
+                    event = json.loads(data)
+                    if "error" in event:
+                        raise UserError(f"{url}: {event['error']}")
+                    for choice in event.get("choices", ()):
+                        yield _text(choice.get("delta") or {})
+    except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{url}: no reply: {type(error).__name__}: {error}") from error
+
+
+def _client(base_url: str, key_env: str = "OPENAI_API_KEY") -> httpx.Client:
+    """No proxy stands before loopback, and no key goes there."""
+    if urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1"):
+        return httpx.Client(timeout=_MAX_TIME, trust_env=False)
+    key = os.environ.get(key_env, "").strip()
+    return httpx.Client(timeout=_MAX_TIME, headers={"Authorization": f"Bearer {key}"} if key else {})
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    return str(message.get("content") or "")
+
+
+def _write(
+    out: Path,
+    photo: bytes,
+    relief: bytes | None,
+    question: str,
+    reply: str,
+    areas: tuple[tuple[Region, ...], ...],
+    measured: tuple[tuple[float, ...], ...],
+) -> Iterator[Path]:
+    """The reply, the depth picture, and every area on the photograph with its depths."""
+    steps = [[region.box for region in area] for area in areas]
+    image = images.rgb(photo)
+    made: dict[str, bytes] = {"reply.txt": reply.encode()}
+    if relief:
+        made["depth.png"] = relief
+        made["chain.jpg"] = drawing.encode(drawing.figure(image, images.rgb(relief), steps, (), question))
+    for number, panel in enumerate(drawing.panels(image, steps, ())):
+        texts = [f"said {region.depth:.3f}" for region in areas[number]]
+        if measured:
+            texts = [f"{text}, measured {m:.3f}" for text, m in zip(texts, measured[number], strict=True)]
+        made[f"step-{number + 1}.jpg"] = drawing.encode(drawing.titled(panel, f"depth {'; '.join(texts)}"))
+    for name, data in made.items():
+        (out / name).write_bytes(data)
+        yield out / name

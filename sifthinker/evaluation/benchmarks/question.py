@@ -1,0 +1,97 @@
+"""What every benchmark speaks of: a question, what a reply says, a verdict on it, and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sifthinker import config
+from sifthinker.core import errors
+from sifthinker.core.depth_maps import SummedArea
+from sifthinker.core.records import Box, Reject
+
+
+class Missing(errors.UserError):
+    """A benchmark's files are not there: the message says which it wants and where they are published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a benchmark. Nothing but `text` and the image is ever sent to the model."""
+
+    id: str  # unique in the benchmark and the same in every run
+    group: str  # category, source or split, as the published tables have it
+    text: str  # as the model gets it, before the prompt's suffix
+    image: str | bytes  # path relative to the image folder, or the file itself where it is embedded
+    reference: str  # the right answer, in the benchmark's own form; "" where it is hidden
+    options: tuple[tuple[str, str], ...] = ()  # (letter, text), in the order of the question
+    unit: str = ""  # questions of one unit are drawn and scored together (a pair); "" = on its own
+    cluster: str = ""  # the image, for intervals; "" = its path
+    width: int = 0  # pixels; only where the benchmark's metric needs them
+    height: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a reply gives to be scored: its final answer and the boxes of its last area."""
+
+    text: str  # inside <answer> of a chain, the whole reply otherwise; "" when there is none
+    boxes: tuple[
+        Box, ...
+    ] = ()  # of the last area, valid ones in 0..1 of the image; () when one of them is not
+    area: str = ""  # the last area as it stands, for rules that take any numbers
+    absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
+    judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
+    # Of the benchmarks in `WHOLE`: the reply as it stands, None where no chain was asked for, and its image's depth.
+    chain: str | None = None
+    depth: SummedArea | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A score for one reply under one rule."""
+
+    score: float  # 1 = right, 0 = wrong; in between or below where the published rule is graded
+    reading: str = ""  # what the reply was read as: "B", "yes", "3", boxes as JSON
+    unparsable: str = ""  # why nothing could be read; "" when something was
+    parts: tuple[tuple[str, float], ...] = ()  # where a benchmark scores more than one thing of a reply
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """An aggregated score with its 95 % interval."""
+
+    metric: str
+    value: float
+    n: int  # questions in it
+    unparsable: int  # of these
+    low: float
+    high: float
+    unit: Literal["share", "points"]
+
+
+Result = tuple[Question, Verdict]
+
+
+class Benchmark(Protocol):
+    """A module of this package: pure functions, no state."""
+
+    PUBLISHED: str  # where its files are published
+
+    def load(self, source: config.Benchmark) -> Iterator[Question | Reject]:
+        """The questions of its files, in their published form and order.
+
+        Raises:
+            Missing: a file is not there.
+            config.UserError: a file cannot be read as what it should be.
+        """
+
+    def official(self, question: Question, answer: Answer) -> Verdict:
+        """The published rule to the letter, quirks included."""
+
+    def strict(self, question: Question, answer: Answer) -> Verdict:
+        """What the reply says, as a person reads it; what cannot be read is wrong and says why."""
+
+    def score(self, results: Sequence[Result]) -> list[Measure]:
+        """The published aggregation of either kind of verdict."""

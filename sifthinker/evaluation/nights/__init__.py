@@ -1,0 +1,1 @@
+"""The nightly evaluation: its records, its comparison with earlier nights, its page."""

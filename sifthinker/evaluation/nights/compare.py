@@ -1,0 +1,226 @@
+"""A night: the scores of checkpoints, held against the last good night and the pinned baseline, and kept.
+
+What comes of it is the first of these that is true:
+
+* regressed: some benchmark is significantly worse beyond its margin, see gate.py;
+* not run: a server was down or files were missing, which says nothing about the model;
+* inconclusive: some comparison could not have failed whatever was answered, because too few questions were asked, or
+  could not be made although an earlier night had its benchmark;
+* warned: every comparison could have failed and none did, but something fell by more than its margin, or many more
+  replies than before are unparsable;
+* passed.
+
+A fall beyond the margin and a jump of unparsable replies are told in any case, whatever the outcome. A checkpoint's
+first night has nothing to be compared with and passes, unless its replies are unparsable.
+
+Every night stays in the history, also one that did not run. "Last good night" is the latest one of the same
+checkpoint's name that passed and was no quick look; nights from before the baseline was pinned no longer count, so a fall that is wanted is
+accepted by pinning the checkpoint as baseline.
+
+The last good night's verdicts are those of the code that ran then, the baseline's are made by tonight's: a changed
+scoring rule shows against the one and not against the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sifthinker.evaluation import gate, history, power
+from sifthinker.evaluation.gate import Paired, Verdict
+from sifthinker.evaluation.nights import night_page, outcomes
+from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
+from sifthinker.store import aliases
+from sifthinker.store.artifacts import Damaged, Store, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def hold(
+    store: Store,
+    night: Night,
+    evaluated: Sequence[Evaluated],
+    failed: Mapping[str, str],
+    baseline: Evaluated | None = None,
+) -> Outcome:
+    """Compares, writes the report into `<store>/nights/<id>`, and adds the night to the history; in this order.
+
+    Args:
+        store: holds the history, the alias of the baseline and the evaluations of earlier nights.
+        night: tonight.
+        evaluated: the checkpoints that could be evaluated.
+        failed: of those that could not, why, by name.
+        baseline: the pinned checkpoint on the same benchmarks.
+    """
+    rows = history.read(store.root / "history")
+    pinned = aliases.read(store, night.config.nightly.baseline)
+    verdicts = {tonight.target: tonight.verdicts() for tonight in evaluated}
+    pairs: list[Paired] = []
+    targets = [
+        _compared(store, night, rows, tonight, verdicts[tonight.target], baseline, pinned, pairs)
+        for tonight in evaluated
+    ]
+    targets += [Target(name, None, {"": why}) for name, why in failed.items()]
+    _judge(targets, pairs, night.config.nightly.level)
+    for target in targets:
+        target.warnings = outcomes.warnings(target, verdicts.get(target.name, {}), night.config.nightly)
+    rows += [row for target in targets for row in _rows(night, target)]
+    folder = store.root / "nights" / night.id
+    outcome = outcomes.outcome(targets, folder / "report.html", night.config.evaluate.limit)
+    _write(folder, night, targets, outcome, rows, baseline, pinned)
+    mine = [row for row in rows if row["night"] == night.id]
+    store.share(history.append(store.root / "history", night.id, mine))
+    return outcome
+
+
+def _compared(
+    store: Store,
+    night: Night,
+    rows: Sequence[history.Row],
+    tonight: Evaluated,
+    verdicts: Mapping[str, Sequence[Verdict]],
+    baseline: Evaluated | None,
+    pinned: Mapping[str, Any] | None,
+    pairs: list[Paired],
+) -> Target:
+    """A checkpoint against its references; what was compared is added to `pairs`, in the order of the comparisons."""
+    settings = night.config.nightly
+    target = Target(tonight.target, tonight, tonight.missing())
+    since = pinned["when"] if pinned else 0.0
+    target.last = _last_good(store, rows, target, since)
+    if pinned is None:
+        target.notices.append(
+            f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
+        )
+    for name, reference in ((LAST, target.last), (BASELINE, baseline)):
+        earlier = reference.verdicts() if reference else {}
+        for benchmark in sorted(verdicts.keys() & earlier.keys()):
+            margin = settings.margins.get(benchmark, settings.margin)
+            before, after = earlier[benchmark], verdicts[benchmark]
+            paired = gate.pair(before, after)
+            if paired is None:
+                target.notices.append(f"{benchmark} has no question in common with the {name}: not compared.")
+                continue
+            unpaired = len(before) + len(after) - 2 * len(paired.old)
+            target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
+            pairs.append(paired)
+    _uncompared(target, verdicts.keys(), history.benchmarks(rows, target.name, since))
+    return target
+
+
+def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[str]) -> None:
+    """Benchmarks that were held against nothing: a first time is a notice, a lost reference leaves the night open."""
+    for benchmark in sorted(set(tonight) - {c.benchmark for c in target.comparisons}):
+        if benchmark in earlier:
+            target.uncompared[benchmark] = (
+                "no reference is left that has its questions; pin a baseline to go on from here"
+            )
+        elif target.comparisons:
+            target.notices.append(f"{benchmark} is there for the first time: compared with nothing.")
+
+
+def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since: float) -> Evaluated | None:
+    """The latest good night whose evaluation is still in the store, whole."""
+    for row in history.good(rows, target.name, since):
+        stage, _, key = row["evaluation"].partition("/")
+        try:
+            found = store.find(stage, key)
+        except Damaged as damage:
+            found = None
+            logger.warning("%s", damage)
+        if found:
+            return Evaluated(target.name, row["model"], row["evaluation"], found.path, True)
+        when = f"{row['started']:%Y-%m-%d}"
+        target.notices.append(
+            f"The good night of {when} cannot be compared with: {row['evaluation']} is gone."
+        )
+    return None
+
+
+def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> None:
+    """One family over all that is compared in a night: its level is that of the night."""
+    judged = gate.judge([c for target in targets for c in target.comparisons], level)
+    found = iter(
+        replace(c, detectable=power.detectable(paired, c.margin, level / len(pairs)))
+        for c, paired in zip(judged, pairs, strict=True)
+    )
+    for target in targets:
+        target.comparisons = [next(found) for _ in target.comparisons]
+
+
+def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
+    common = {
+        **dict.fromkeys(history.NIGHTS.names),
+        "night": night.id,
+        "started": night.started,
+        "name": night.config.name,
+        "target": target.name,
+        "model": target.tonight.model if target.tonight else "",
+        "evaluation": target.tonight.evaluation if target.tonight else "",
+        "replayed": bool(target.tonight and target.tonight.replayed),
+        "outcome": target.outcome,
+    }
+    limit = night.config.evaluate.limit
+    if target.tonight:
+        worse = {comparison.benchmark for comparison in target.comparisons if comparison.regressed}
+        return [
+            {
+                **common,
+                **{k: v for k, v in s.items() if k in common},
+                "limit": limit,
+                "regressed": s["benchmark"] in worse,
+            }
+            for s in target.tonight.scores()
+        ]
+    benchmarks = dict.fromkeys(source.name for source in night.config.evaluate.benchmarks) or [""]
+    why = {
+        "metric": "",
+        "missing": target.missing[""],
+        "unit": "share",
+        "n": 0,
+        "unparsable": 0,
+        "limit": limit,
+        "regressed": False,
+    }
+    return [{**common, **why, "benchmark": name} for name in benchmarks]
+
+
+def _write(
+    folder: Path,
+    night: Night,
+    targets: Sequence[Target],
+    outcome: Outcome,
+    rows: Sequence[history.Row],
+    baseline: Evaluated | None,
+    pinned: Mapping[str, Any] | None,
+) -> None:
+    """`report.html` and, for programs, `outcome.json`; the folder appears whole or not at all."""
+    html = night_page.render(night, targets, outcome, rows, baseline, pinned)
+    write_json(
+        folder / "outcome.json",
+        {
+            "night": night.id,
+            "started": night.started.isoformat(),
+            "outcome": outcome.outcome,
+            "message": outcome.message,
+            "level": night.config.nightly.level,
+            "limit": night.config.evaluate.limit,
+            "targets": {
+                target.name: {
+                    "outcome": target.outcome,
+                    "missing": target.missing,
+                    "uncompared": target.uncompared,
+                    "warnings": target.warnings,
+                    "comparisons": [asdict(comparison) for comparison in target.comparisons],
+                }
+                for target in targets
+            },
+        },
+    )
+    temporary = folder / f".report.{uuid.uuid4().hex}"
+    temporary.write_text(html, encoding="utf-8")
+    temporary.rename(outcome.report)

@@ -1,0 +1,95 @@
+"""The records of a night: what was evaluated, what it was compared with, what came of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sifthinker.config import Config
+from sifthinker.core.records import read
+from sifthinker.evaluation import gate, history
+from sifthinker.evaluation.gate import Comparison, Verdict
+
+LAST, BASELINE = "last good night", "baseline"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A checkpoint's evaluation: `folder` holds `scores.json` and `predictions.parquet`."""
+
+    target: str  # as it is configured: an alias, a run, a folder
+    model: str  # digest of its weights
+    evaluation: str  # "evaluate/<key>"
+    folder: Path
+    replayed: bool = False  # taken from the store: nothing was asked for it now
+
+    def scores(self) -> list[dict[str, Any]]:
+        scores: list[dict[str, Any]] = json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))[
+            "scores"
+        ]
+        return scores
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    def verdicts(self) -> dict[str, list[Verdict]]:
+        return gate.load(self.predictions)
+
+    def missing(self) -> dict[str, str]:
+        """Why a benchmark was not asked, by name. One with hidden answers has no score but was asked."""
+        asked = {row["benchmark"] for row in read(self.predictions, ["benchmark"])}
+        return {
+            s["benchmark"]: s["missing"]
+            for s in self.scores()
+            if s["missing"] and s["benchmark"] not in asked
+        }
+
+
+@dataclass(frozen=True)
+class Night:
+    """When, and what was to be done."""
+
+    id: str
+    started: datetime  # with time zone
+    config: Config  # with the benchmarks that were chosen
+
+
+@dataclass
+class Target:
+    """One checkpoint's night."""
+
+    name: str
+    tonight: Evaluated | None
+    missing: dict[str, str] = field(default_factory=dict)  # by benchmark, "" for all: why it could not run
+    last: Evaluated | None = None  # the last good night
+    comparisons: list[Comparison] = field(default_factory=list)
+    uncompared: dict[str, str] = field(
+        default_factory=dict
+    )  # by benchmark, why, though earlier nights had it
+    warnings: list[str] = field(default_factory=list)  # falls and unreadable replies, whatever the tests say
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> str:
+        """It passed only when every comparison could have failed, and none did."""
+        if any(comparison.regressed for comparison in self.comparisons):
+            return history.REGRESSED
+        if self.missing:
+            return history.NOT_RUN
+        if self.uncompared or not all(comparison.able for comparison in self.comparisons):
+            return history.INCONCLUSIVE
+        return history.WARNED if self.warnings else history.PASSED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a night came to: the worst of its checkpoints, a table in Markdown, and where the report is."""
+
+    outcome: str
+    message: str  # one line
+    table: str
+    report: Path

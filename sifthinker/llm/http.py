@@ -1,0 +1,339 @@
+"""One call to an OpenAI-compatible endpoint, and what its errors mean.
+
+The official client's own connection (on aiohttp) and headers carry it. Its layer of request options above them is left
+out: it takes 40 % of a call's processor time, and what it is for, retries and the meaning of errors, is decided here,
+where the ledger and the limits know of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from sifthinker.config import STANDIN, Api, Prices
+from sifthinker.core.errors import UserError
+from sifthinker.llm import completion
+from sifthinker.llm.completion import Tokens, Unreadable
+from sifthinker.llm.ledger import Failure, Reply
+from sifthinker.llm.usage import Usage
+from sifthinker.system import loopback
+
+RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
+OVERLOADED = {429, 503, 529}
+MOST_BYTES = 16 * 2**20  # of an answer, on the wire and unpacked
+REFUSED = {401, 402, 403, 404}  # the next request would fare no better
+_FILTER_WORDS = (
+    "content_filter",
+    "content_policy",
+    "contentfilter",
+    "moderation",
+    "sensitive",
+    "data_inspection",
+)
+_ACCOUNT_EMPTY = ("insufficient_quota", "billing_hard_limit", "accountoverdue", "insufficient_balance")
+
+
+class Unauthorized(UserError):
+    """The endpoint serves nothing to this account or by this name; asking on would only burn the data set."""
+
+
+class Transient(Exception):
+    """Worth another try."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        after: float | None = None,
+        overload: bool = False,
+        usage: Usage | None = Usage(),  # noqa: B008 (frozen)
+        size: int = 0,
+    ) -> None:
+        """`usage` is what it cost all the same; None where that was not said, for an answer of `size` bytes."""
+        super().__init__(detail)
+        self.kind, self.detail, self.overload = kind, detail, overload
+        self.after = after  # seconds, of a Retry-After
+        self.usage, self.size = usage, size
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether it was, or may have been, paid for."""
+        return self.usage is None or bool(self.usage.calls)
+
+
+class Dead(Exception):
+    """Refused for good, maybe for money."""
+
+    def __init__(self, failure: Failure, usage: Usage | None) -> None:
+        """`usage` is None where the endpoint does not say what it cost."""
+        super().__init__(failure.detail)
+        self.failure, self.usage = failure, usage
+
+
+def address(api: Api, base_url: str | None) -> str:
+    """The base URL that is really called.
+
+    Raises:
+        UserError: the stand-in is configured and nobody started it.
+    """
+    if base_url is None and api.base_url == STANDIN:
+        raise UserError(
+            "base_url is 'standin': start the stand-in (sifthinker.llm.standin.running) and pass its URL"
+        )
+    return (base_url or api.base_url).rstrip("/")
+
+
+def key(api: Api, url: str) -> str:
+    """The API key from the environment; "" for a server on this machine that needs none.
+
+    Raises:
+        UserError: a remote endpoint is configured and the variable is not set.
+    """
+    value = os.environ.get(api.api_key_env, "").strip()
+    if not value and (urlsplit(url).hostname or "") not in loopback.HOSTS:
+        raise UserError(
+            f"{url}: no API key: set the environment variable {api.api_key_env}, or name another one in "
+            "api_key_env; any value does for a server that asks for none"
+        )
+    return value
+
+
+def money(usage: dict[str, Any], prices: Prices, batch: bool) -> Usage:
+    """A usage object, priced; one that cannot be read is none."""
+    counted = completion.counted(usage)
+    return priced(counted or Tokens(0, 0, 0), prices, batch)
+
+
+def priced(tokens: Tokens, prices: Prices, batch: bool) -> Usage:
+    """What a call costs; cached prompt tokens have a price of their own."""
+    prompt, cached = tokens.prompt, tokens.cached
+    cost = (
+        (prompt - cached) * prices.prompt
+        + cached * prices.cached_prompt
+        + tokens.completion * prices.completion
+    )
+    money = cost / 1e6 * (prices.batch_discount if batch else 1.0)
+    return Usage(1, prompt, cached, tokens.completion, money)
+
+
+class Endpoint:
+    """Online calls: `chat`, and `batch_chat`, which has the same body under another path. Used in one event loop."""
+
+    def __init__(self, api: Api, url: str) -> None:
+        self.api, self.url = api, url
+        self._key = key(api, url)
+        self._path = api.batch_chat_path if api.mode == "batch_chat" else "/chat/completions"
+        loopback.direct()
+        import openai  # more than a second, which a run without calls need not wait for
+
+        self._http = openai.DefaultAioHttpClient(
+            timeout=httpx2.Timeout(api.timeout, connect=min(30.0, api.timeout)),
+            # None would mean its default of 100: the engine's own limit is the one that counts.
+            limits=httpx2.Limits(max_connections=10_000, max_keepalive_connections=10_000),
+        )
+        client = openai.AsyncOpenAI(
+            api_key=self._key or "none",  # a server on this machine asks for none
+            base_url=url,
+            http_client=self._http,
+        )
+        named = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
+        named.pop("Content-Type")  # of the request
+        self._headers = {**named, "Authorization": f"Bearer {client.api_key}"}
+        self._addresses: dict[str, tuple[httpx2.URL, httpx2.Headers]] = {}  # by path
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def chat(self, request_key: str, body: bytes) -> tuple[Reply, Usage | None]:
+        """Sends the JSON body of one request; `request_key` is its name in the ledger.
+
+        The usage is None where the endpoint reports none that can be true.
+
+        Raises:
+            Transient: 408, 409, 429, 5xx, a time-out, a broken connection, an answer that cannot be read.
+            Dead: 400 and its like, and whatever the content filter stopped.
+            Unauthorized: 401, 402, 403, 404, or the account is empty.
+        """
+        began = time.monotonic()
+        status, headers, raw = await self.send("POST", self._path, body)
+        if status != 200:
+            raise self.trouble(status, headers, raw)
+        try:
+            answer = completion.parse(raw)
+        except Unreadable as error:
+            raise self.unreadable(error, raw) from error
+        return self.read(answer, raw, headers, time.monotonic() - began)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        upload: tuple[str, bytes] | None = None,
+        most: int = MOST_BYTES,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers (names in any case) and body of one HTTP exchange.
+
+        Args:
+            method: GET or POST.
+            path: below the base URL.
+            body: JSON to post.
+            upload: name and content of a file to post for a batch, in place of a body.
+            most: bytes of the answer.
+
+        Raises:
+            Transient: a time-out, no or a broken connection, or an answer that is too large.
+        """
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(
+                self.api.timeout
+            ):  # for the whole exchange, also of a server that trickles
+                if method == "POST" and body is not None:
+                    request = self._posted(path, body)
+                else:
+                    request = self._http.build_request(
+                        method,
+                        self.url + path,
+                        data={"purpose": "batch"} if upload else None,
+                        files={"file": upload} if upload else None,
+                        headers=self._headers,
+                    )
+                response = await self._http.send(request, stream=True)
+                try:
+                    content = await self._content(response, most)
+                finally:
+                    await response.aclose()
+        except (httpx2.RequestError, aiohttp.ClientError, OSError) as error:
+            cause = error.__cause__ or error  # the transport calls a server that hung up a time-out too
+            if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
+                raise Transient(
+                    "timeout", f"no answer within {self.api.timeout:g} s", overload=True
+                ) from error
+            # The cause names the host, never a header.
+            raise Transient("connection", self.redact(f"{type(cause).__name__}: {cause}")) from error
+        return response.status_code, response.headers, content
+
+    async def _content(self, response: httpx2.Response, most: int) -> bytes:
+        """The body, unpacked; a packed one is given up before it fills the memory.
+
+        Raises:
+            Transient: it is larger than `most`.
+        """
+        parts: list[bytes] = []
+        size = 0
+        async for part in response.aiter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > most or response.num_bytes_downloaded > most:
+                begins = completion.excerpt(self.safe(parts[0]))
+                detail = f"the answer is larger than {most / 2**20:.0f} MB; it begins: {begins}"
+                raise Transient("unreadable", detail, usage=None, size=size)
+        return b"".join(parts)
+
+    def _posted(self, path: str, body: bytes) -> httpx2.Request:
+        """A request as `self._http.post` would build it.
+
+        Address and headers are read and normalised once and not for every request, which took a third of the
+        processor time of a call without pictures.
+        """
+        if path not in self._addresses:
+            address = httpx2.URL(self.url + path)
+            constant = httpx2.Headers(self._http.headers)
+            constant.update(self._headers)
+            constant.update({"Host": address.netloc.decode(), "Content-Type": "application/json"})
+            self._addresses[path] = address, constant
+        address, constant = self._addresses[path]
+        named = constant.copy()
+        named["Content-Length"] = str(len(body))
+        request = httpx2.Request("POST", address, headers=named, stream=httpx2.ByteStream(body))
+        request.read()  # the transport takes it whole
+        return request
+
+    def read(
+        self, answer: object, raw: bytes, headers: Mapping[str, str], seconds: float
+    ) -> tuple[Reply, Usage | None]:
+        """Reply and usage of a chat completion object; `raw` is its JSON.
+
+        Raises:
+            Transient: it is none, or an error that may pass.
+            Dead: the content filter stopped it, or it is an error that will not pass.
+            Unauthorized: it is an error of the account.
+        """
+        found = completion.tokens(answer)
+        usage = priced(found, self.api.prices, self.api.mode != "chat") if found else None
+        if (status := completion.fault(answer)) is not None:
+            error = self.trouble(status, headers, raw, "the answer is an error: ")
+            if isinstance(error, (Dead, Transient)) and usage is not None:
+                error.usage = usage
+            raise error
+        try:
+            said = completion.read(answer)
+        except Unreadable as error:
+            raise self.unreadable(error, raw, usage) from error
+        if said.finish_reason == "content_filter":
+            detail = f"finish_reason content_filter: {self.redact(said.text)[:200]}"
+            raise Dead(Failure("content-filter", detail), usage)
+        prompt, completed = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        model = said.model or self.api.model
+        return Reply(said.text, said.finish_reason, model, prompt, completed, False, seconds), usage
+
+    def unreadable(self, error: Unreadable, raw: bytes, usage: Usage | None = None) -> Transient:
+        """An answer of status 200 that is no chat completion.
+
+        It may have been paid for, unless it is a page of a gateway before the model, or nothing.
+        """
+        if usage is None and not raw.lstrip().startswith((b"{", b"[")):
+            usage = Usage()
+        detail = f"{error}; it begins: {completion.excerpt(self.safe(raw[:2000]))}"
+        return Transient("unreadable", detail, usage=usage, size=len(raw))
+
+    def trouble(self, status: int, headers: Mapping[str, str], raw: bytes, where: str = "") -> Exception:
+        """What a status other than 200 means, or an error in an answer with 200."""
+        lower = raw[:10_000].decode("utf-8", "replace").lower()
+        detail = f"{where}HTTP {status}: {completion.words(self.safe(raw))}"
+        empty = status == 429 and any(word in lower for word in _ACCOUNT_EMPTY)
+        if status in REFUSED or empty:
+            todo = {
+                401: f"check the key in the environment variable {self.api.api_key_env}",
+                403: f"the key in {self.api.api_key_env} may not use the model '{self.api.model}'",
+                404: f"check base_url and the model '{self.api.model}'",
+            }.get(status, "the account has no credit left; top it up")
+            return Unauthorized(f"{self.url}: {detail}\nNothing more was asked: {todo}, then start again.")
+        if status in RETRIED or status >= 500:
+            kind = "rate-limit" if status == 429 else "server-error"
+            return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)
+        filtered = any(word in lower for word in _FILTER_WORDS)
+        return Dead(Failure("content-filter" if filtered else "bad-request", detail), Usage())
+
+    def redact(self, text: str) -> str:
+        """The text without the key, should a server echo it."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def safe(self, raw: bytes) -> bytes:
+        """The same of a body."""
+        return raw.replace(self._key.encode(), b"***") if self._key else raw
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or as a date."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        try:
+            return max(0.0, float(value))
+        except ValueError:
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError, TypeError):  # TypeError: a date without a zone, in some versions
+        return None  # unreadable: the exponential back-off is right as well

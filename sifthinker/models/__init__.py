@@ -1,0 +1,1 @@
+"""Base models: families, loading, processors, serving, toys, and the bundled miniature."""

@@ -1,0 +1,1 @@
+"""What people look at: the report, plots, the paper's numbers beside ours."""

@@ -1,0 +1,253 @@
+"""A store's copy on S3-compatible storage, so that every machine finds what another one made.
+
+    s3://<bucket>/<prefix>/<stage>/<key>/...   an artifact's files; manifest.json is put last and means "done"
+    s3://<bucket>/<prefix>/<stage>/<key>.lock  held while it is made, anywhere
+    s3://<bucket>/<prefix>/runs/ aliases/ ...  records
+
+The folder of the store stays where stages work; it is a cache of this. An upload that was killed has no manifest and
+is nothing. The manifest here holds the ETag of every object besides: a lookup compares names, sizes and ETags of one
+listing and downloads nothing; a download is held to the sha256 of the manifest. S3 itself checks what it receives
+(boto3 sends a CRC with every part).
+
+boto3 because the lock needs conditional writes (If-None-Match, If-Match), which pyarrow's file system does not have,
+and because it reads credentials and addresses as every S3 tool does: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or a
+role, AWS_ENDPOINT_URL_S3 for other servers than Amazon's. Nothing of that is ever in a configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sifthinker.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+EXPIRY = 120.0  # seconds without a beat after which a lock's holder is dead
+BEAT = 20.0
+POLL = 5.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as a listing has it."""
+
+    size: int
+    etag: str
+    modified: float  # seconds since 1970, the server's clock
+
+
+class Remote:
+    def __init__(self, url: str) -> None:
+        """`url`: s3://bucket or s3://bucket/prefix."""
+        scheme, _, path = url.partition("://")
+        self.bucket, _, prefix = path.strip("/").partition("/")
+        if scheme != "s3" or not self.bucket:
+            raise UserError(f"remote: {url}: write s3://bucket/prefix")
+        self.url, self.prefix = url.rstrip("/"), f"{prefix}/" if prefix else ""
+
+    @cached_property
+    def client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        with self._explained("reach"):
+            return boto3.client(
+                "s3",
+                config=Config(
+                    retries={"mode": "standard", "max_attempts": 4}, connect_timeout=10, read_timeout=60
+                ),
+            )
+
+    def list(self, under: str) -> dict[str, Stored]:
+        """All objects below a folder, by their names below it."""
+        prefix = f"{self.prefix}{under}/" if under else self.prefix
+        with self._explained("list"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return {
+                entry["Key"].removeprefix(prefix): Stored(
+                    entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].timestamp()
+                )
+                for page in pages
+                for entry in page.get("Contents", ())
+            }
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a small object; None where there is none."""
+        with self._explained("read"):
+            try:
+                body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)[
+                    "Body"
+                ].read()
+                return body
+            except self.client.exceptions.NoSuchKey:
+                return None
+
+    def write(self, name: str, body: bytes, **condition: str) -> str:
+        """Puts a small object; returns its ETag."""
+        with self._explained("write"):
+            put = self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=body, **condition)
+            return str(put["ETag"]).strip('"')
+
+    def delete(self, name: str) -> None:
+        with self._explained("delete"):
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def download(self, name: str, to: Path) -> None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained("download"):
+            self.client.download_file(self.bucket, self.prefix + name, str(to))
+
+    def upload(self, file: Path, name: str) -> None:
+        with self._explained("upload"):
+            self.client.upload_file(str(file), self.bucket, self.prefix + name)
+
+    def push(self, folder: Path, place: str) -> None:
+        """Uploads an artifact's files, and its manifest last; `place`: <stage>/<key>."""
+        self.remove(place)  # what is there of an earlier one: its manifest goes first
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name in manifest["files"]:
+            self.upload(folder / name, f"{place}/{name}")
+        there = self.list(place)
+        for name, entry in manifest["files"].items():
+            if name not in there or there[name].size != entry["size"]:
+                raise UserError(
+                    f"{self.url}/{place}/{name}: is not what was uploaded; is another run writing there?"
+                )
+        etags = {name: there[name].etag for name in manifest["files"]}
+        self.write(f"{place}/{MANIFEST}", json.dumps({**manifest, "etags": etags}).encode())
+
+    def remove(self, place: str) -> None:
+        """Removes an artifact, its manifest first: without it, the rest is nothing."""
+        names = self.list(place)
+        for name in sorted(names, key=lambda name: name != MANIFEST):
+            self.delete(f"{place}/{name}")
+
+    def manifest(self, place: str) -> tuple[dict[str, Any] | None, str]:
+        """The manifest of a whole artifact, or None; and what is wrong with one that is damaged."""
+        body = self.read(f"{place}/{MANIFEST}")
+        if body is None:
+            return None, ""
+        try:
+            manifest: dict[str, Any] = json.loads(body)
+            files, etags = manifest["files"], manifest["etags"]
+        except (ValueError, TypeError, KeyError) as error:
+            return None, f"{self.url}/{place}: {MANIFEST} cannot be read: {error}"
+        there = self.list(place)
+        for name, entry in files.items():
+            found = there.get(name)
+            if found is None:
+                return None, f"{self.url}/{place}: {name} is missing"
+            if (found.size, found.etag) != (entry["size"], etags[name]):
+                return None, f"{self.url}/{place}: {name} was changed: its size or ETag differs"
+        return manifest, ""
+
+    def lock(self, name: str) -> RemoteLock:
+        return RemoteLock(self, name)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in ("PreconditionFailed", "ConditionalRequestConflict", "NotImplemented", "NoSuchKey"):
+                raise
+            raise UserError(self._advice(what, f"{code}: {error}")) from error
+        except (BotoCoreError, Boto3Error) as error:
+            raise UserError(self._advice(what, str(error))) from error
+
+    def _advice(self, what: str, error: str) -> str:
+        return (
+            f"store {self.url}: cannot {what}: {error}. Check AWS_ENDPOINT_URL_S3, the bucket and its rights, and the "
+            "credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); what was made so far is kept"
+        )
+
+
+class RemoteLock:
+    """A lock on an object: made by a conditional put, kept alive by a thread, taken over when its holder died."""
+
+    def __init__(self, remote: Remote, name: str) -> None:
+        self.remote, self.name = remote, name
+        self._etag = ""
+        self._released = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> bool:
+        """Whether it is ours now."""
+        from botocore.exceptions import ClientError
+
+        try:
+            condition = {"IfNoneMatch": "*"}
+            if stale := self._stale():
+                condition = {"IfMatch": stale}
+            self._etag = self.remote.write(self.name, self._body(), **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NotImplemented":
+                return False
+            logger.warning(
+                "%s has no conditional writes: machines may make the same artifact twice", self.remote.url
+            )
+            return True
+        self._released.clear()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread.start()
+        return True
+
+    def wait(self) -> None:
+        while not self.take():
+            time.sleep(POLL)
+
+    def release(self) -> None:
+        self._released.set()
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+            if self._etag:
+                self.remote.delete(self.name)
+
+    def _stale(self) -> str:
+        """The ETag of a lock whose holder has not beaten for long, by the server's own clock."""
+        from botocore.exceptions import ClientError
+
+        try:
+            head = self.remote.client.head_object(
+                Bucket=self.remote.bucket, Key=self.remote.prefix + self.name
+            )
+        except ClientError:
+            return ""
+        from email.utils import parsedate_to_datetime
+
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        dead = (now - head["LastModified"]).total_seconds() > EXPIRY
+        return str(head["ETag"]).strip('"') if dead else ""
+
+    def _body(self) -> bytes:
+        import socket
+
+        return json.dumps({"host": socket.gethostname(), "id": uuid.uuid4().hex}).encode()
+
+    def _beat(self) -> None:
+        from botocore.exceptions import ClientError
+
+        while not self._released.wait(BEAT):
+            try:
+                self._etag = self.remote.write(self.name, self._body(), IfMatch=self._etag)
+            except ClientError:  # taken over: another machine thought us dead
+                logger.warning("%s/%s was taken over by another run", self.remote.url, self.name)
+                self._etag = ""
+                return
+            except UserError as error:
+                logger.warning("%s", error)

@@ -1,0 +1,1 @@
+"""Processes and disks of this machine."""

@@ -1,0 +1,1 @@
+"""Looking after an installation: the checks of `sif doctor`, and pruning the store."""

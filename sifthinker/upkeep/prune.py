@@ -1,0 +1,293 @@
+"""Clears a store of what nobody needs: artifacts that no pinned and no recent run reaches, and what killed runs left.
+
+What stays, whatever else is true of it:
+* what a root reaches, through the inputs and shards in the manifests and through accepted keys. Roots are: artifacts
+  with an alias (`sif promote`), those of the latest runs, of runs within the last days and of runs under way, and the
+  evaluation of the last good night, which the next one is compared with;
+* what was made, written to or looked up within the last days (a verified hit touches its folder), and what it reaches;
+* what is being made: its lock is held;
+* the ledger of paid calls, the history of the nights and their reports, and the remembered digests.
+
+A folder is renamed to a trash name before it is deleted, so that no half of it is ever taken for whole; what a killed
+pruning left under such a name is deleted by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any, NamedTuple
+
+from filelock import Timeout
+
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation import history
+from sifthinker.store.artifacts import Store
+
+logger = logging.getLogger(__name__)
+DAY = 86_400.0  # seconds
+# Folders of a store that hold no artifacts.
+OTHERS = {"accepted", "aliases", "history", "nights", "prefect", "runs"}
+# One and many.
+KINDS = {
+    "artifact": ("artifact", "artifacts"),
+    "work": ("work folder", "work folders"),
+    "temporary": ("temporary", "temporaries"),
+    "result": ("result record", "result records"),
+    "accepted": ("acceptance", "acceptances"),
+    "run": ("run record", "run records"),
+}
+RUNNING = "running"  # the state in a run's record until it ends
+
+Name = tuple[str, str]  # stage and key
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as recent.
+
+    Attributes:
+        days: younger things stay, and so does what a run within so many days reaches.
+        runs: the latest so many runs stay, however old.
+        over: ids of runs that are known to have ended, though their record says "running": killed ones.
+    """
+
+    days: float = 14.0
+    runs: int = 5
+    over: Collection[str] = ()
+
+    @property
+    def limit(self) -> float:
+        """Seconds since 1970: what is younger stays."""
+        return time.time() - self.days * DAY
+
+
+class Doomed(NamedTuple):
+    """One thing to remove."""
+
+    kind: str  # of KINDS
+    path: Path
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a pruning would remove, and how much stays."""
+
+    doomed: tuple[Doomed, ...]
+    kept: int  # artifacts
+    kept_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return sum(thing.bytes for thing in self.doomed)
+
+
+def survey(store: Store, rules: Rules) -> Survey:
+    """Looks at a store without changing it.
+
+    Raises:
+        UserError: the record of an alias cannot be read, so that nobody knows what it pins.
+    """
+    root, folders = store.root, {path: _measure(path) for path in _folders(store.root)}
+    artifacts = {_name(path): measured for path, measured in folders.items() if "." not in path.name}
+    manifests = {name: _json(store.folder(*name) / "manifest.json") for name in artifacts}
+    accepted = {_name(path): path for path in (root / "accepted").glob("*/*") if ".tmp-" not in path.name}
+    stands_for = {name: (name[0], str(_json(path).get("key"))) for name, path in accepted.items()}
+    records = _runs(root)
+    old = records[rules.runs :]
+    old = [(path, record) for path, record in old if not _recent(record, rules)]
+    recent = [record for path, record in records if (path, record) not in old]
+
+    roots = {_ref(ref) for record in recent for ref in record.get("stages", {}).values()}
+    roots |= {_pinned(path) for path in (root / "aliases").glob("*.json")}
+    roots |= _compared_with(root / "history", manifests)
+    roots |= {name for name, measured in artifacts.items() if measured.used >= rules.limit}
+    kept = reached(manifests, roots, stands_for)
+
+    def things() -> Iterator[tuple[str, Path, str]]:
+        for name in sorted(artifacts.keys() - kept):
+            yield "artifact", store.folder(*name), "no pinned and no recent run reaches it"
+        for path in folders:
+            if path.name.endswith(".work"):
+                done = path.with_suffix("").exists()
+                yield "work", path, "its artifact is made" if done else "nobody tried again"
+            elif "." in path.name:
+                yield "temporary", path, "left by a killed run"
+        for path in sorted((root / "prefect" / "results").glob("*-*")):
+            stage, _, key = path.name.rpartition("-")
+            if (stage, key) not in kept:
+                yield "result", path, "Prefect's record of an artifact that is gone"
+        for name, path in accepted.items():
+            if stands_for[name] not in kept:
+                yield "accepted", path, "stands for an artifact that is gone"
+        for path, record in old:
+            yield "run", path, f"run {record.get('name')}, neither recent nor one of the latest {rules.runs}"
+        for folder in ("runs", "aliases", "accepted/*"):
+            for path in root.glob(f"{folder}/*.tmp-*"):
+                yield "temporary", path, "left by a killed run"
+
+    doomed = []
+    for kind, path, why in things():
+        measured = folders.get(path) or _measure(path)
+        if measured.used < rules.limit:
+            doomed.append(Doomed(kind, path, measured.bytes, why))
+    return Survey(tuple(doomed), len(kept), sum(artifacts[name].bytes for name in kept))
+
+
+def summary(found: Survey, removed: bool) -> str:
+    """What goes and what stays, in a sentence."""
+    kinds = Counter(thing.kind for thing in found.doomed)
+    what = ", ".join(f"{count} {KINDS[kind][count > 1]}" for kind, count in kinds.items())
+    verb = "removed" if removed else "would remove"
+    gone = f"{verb} {what}: {size(found.bytes)}" if what else "nothing to remove"
+    return f"{gone}; {found.kept} artifacts of {size(found.kept_bytes)} stay"
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
+
+
+def running(store: Store) -> list[str]:
+    """The ids of the runs whose record says that they are under way."""
+    return [record["id"] for _, record in _runs(store.root) if record.get("state") == RUNNING]
+
+
+def reached(
+    manifests: Mapping[Name, Mapping[str, Any]], roots: Iterable[Name], accepted: Mapping[Name, Name]
+) -> set[Name]:
+    """The artifacts that roots reach through inputs, shards and accepted keys; of those that there are."""
+    found: set[Name] = set()
+    ahead = list(roots)
+    while ahead:
+        name = ahead.pop()
+        if name in found:
+            continue
+        if name not in manifests:
+            ahead += [accepted[name]] if name in accepted else []
+            continue
+        found.add(name)
+        manifest = manifests[name]
+        ahead += map(_ref, (*manifest.get("inputs", {}).values(), *manifest.get("shards", ())))
+    return found
+
+
+def remove(store: Store, rules: Rules, found: Survey) -> Survey:
+    """Removes what a survey found, one by one; what is left of the survey is what was removed."""
+    removed = []
+    for thing in found.doomed:
+        if stays := _remove(store, rules, thing):
+            logger.warning("%s stays: %s", thing.path, stays)
+        else:
+            removed.append(thing)
+    return replace(found, doomed=tuple(removed))
+
+
+def _remove(store: Store, rules: Rules, thing: Doomed) -> str:
+    """Why it stayed; "" when it is gone."""
+    if not thing.path.is_dir():
+        thing.path.unlink(missing_ok=True)
+        return ""
+    stage, key = thing.path.parent.name, thing.path.name.partition(".")[0]
+    lock = store.lock(stage, key)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return "it is being made now"
+    try:
+        if _measure(thing.path).used >= rules.limit:  # a run that began since the survey has looked it up
+            return "it was used just now"
+        trash = thing.path.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
+        thing.path.rename(trash)
+        if not store.folder(
+            stage, key
+        ).exists():  # who waits for this lock sees its file gone and opens a new one
+            Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+    shutil.rmtree(trash)
+    return ""
+
+
+class Measured(NamedTuple):
+    bytes: int
+    used: float  # seconds since 1970: latest modification of anything in it, or verified hit
+
+
+def _measure(path: Path) -> Measured:
+    total, used = 0, 0.0
+    for item in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # a run under way renames what it has written
+            stat = item.stat()
+            total += stat.st_size if S_ISREG(stat.st_mode) else 0
+            used = max(used, stat.st_mtime)
+    return Measured(total, used)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Everything that stands where artifacts stand: artifacts, work folders, what killed runs left."""
+    stages = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in OTHERS]
+    return [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir()]
+
+
+def _runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The records of runs with their files, the latest first."""
+    records = [(path, _json(path)) for path in (root / "runs").glob("*.json")]
+    return sorted(records, key=lambda found: found[1].get("started", 0.0), reverse=True)
+
+
+def _recent(record: Mapping[str, Any], rules: Rules) -> bool:
+    if record.get("state") == RUNNING and record["id"] not in rules.over:
+        return True
+    return float(record.get("started", 0.0)) >= rules.limit
+
+
+def _compared_with(folder: Path, manifests: Collection[Name]) -> set[Name]:
+    """By checkpoint, the evaluation that the next night is compared with: the latest good one that is still there."""
+    rows = history.read(folder)
+    found = set()
+    for target in {row["target"] for row in rows}:
+        good = (row["evaluation"].partition("/") for row in history.good(rows, target))
+        found |= set(islice(((stage, key) for stage, _, key in good if (stage, key) in manifests), 1))
+    return found
+
+
+def _pinned(path: Path) -> Name:
+    record = _json(path)
+    if "ref" not in record:
+        raise UserError(f"prune: {path} cannot be read, so what it pins is not known; `sif promote` it again")
+    return _ref(record["ref"])
+
+
+def _name(path: Path) -> Name:
+    return path.parent.name, path.name
+
+
+def _ref(ref: Mapping[str, Any]) -> Name:
+    return str(ref["stage"]), str(ref["key"])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A record; an unreadable one says nothing, and so reaches nothing."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        logger.warning("%s: %s", path, error)
+        return {}
+    return found

@@ -1,0 +1,1 @@
+"""Tasks that are not stages: asking, nights, checks, pruning, lineage."""

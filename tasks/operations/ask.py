@@ -1,0 +1,62 @@
+"""ask: what a single question needs from the store and from servers; no stage, nothing is kept there."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.core.records import Reject
+from sifthinker.evaluation import ask as domain
+from sifthinker.models import serving
+from sifthinker.store.artifacts import Ref, Store
+from tasks.runtime.checkpoint import find
+from tasks.runtime.pipeline import runs
+
+
+def answer(
+    config: Config,
+    image: Path,
+    question: str,
+    model: str,
+    server: str | None,
+    out: Path,
+    say: Callable[[str], None],
+) -> domain.Answered:
+    """Estimates the depth, starts a server of the model unless one is given, and asks.
+
+    Raises:
+        UserError: no image, no such model, or no answer.
+    """
+    store = Store.of(config)
+    found = None if server else find(store, model)
+    folder = store.open(found).path if isinstance(found, Ref) else found
+    with tempfile.TemporaryDirectory() as work:
+        depth = _depth(store, config, domain.picture(image, config), Path(work))
+        if folder is None:
+            assert server
+            return domain.ask(image, question, server, domain.served(server)[0], depth, config, out, say)
+        with serving.serving(folder, config.evaluate.server, Path(work) / "server.log") as url:
+            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say)
+
+
+def _depth(store: Store, config: Config, image: bytes, work: Path) -> bytes | None:
+    """The image's depth map by the depth model of the latest run, else by the configured one."""
+    if not config.model.depth_input:
+        return None
+    from sifthinker.data import depth_estimation  # import torch
+    from sifthinker.models import loading
+
+    refs = [Ref(**run["stages"]["depth-weights"]) for run in runs(store) if "depth-weights" in run["stages"]]
+    if refs:
+        weights = store.open(refs[0]).path
+    else:
+        fetched = loading.fetch(
+            config.depth.weights, config.depth.revision, "depth", "", config.model.seed, work
+        )
+        weights = Path(fetched["folder"])
+    [made] = depth_estimation.estimate([(hashlib.sha256(image).hexdigest(), image)], weights, config.depth)
+    if isinstance(made, Reject):
+        raise UserError(f"no depth map: {made.detail}")
+    return made.png

@@ -1,0 +1,229 @@
+"""The Prefect server's part of `sif doctor`: whether it answers, its pools and their workers, its deployments and
+their schedules, and whether the packages here are ones that Prefect works with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+
+import httpx
+import prefect
+from packaging.specifiers import SpecifierSet
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType, WorkerStatus, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectHTTPStatusError
+
+from sifthinker.config import Config
+from sifthinker.upkeep.doctor import Check, Finding, Verdict
+from tasks.runtime import placement
+
+DEPLOY = "make deploy registers it"
+# Packages that Prefect 3.8.8 accepts in any newer version, the versions that it works with, and what fails with others.
+# Nothing else shows it: these failures are silent, or name another cause.
+NEEDS = {
+    "sqlalchemy": (
+        "<2.1",
+        "the scheduler of a server that is started from here fails: no schedule makes a run",
+    ),
+    "fastapi": ("<0.151", "every flow fails with an unexpected keyword argument"),
+}
+SCHEDULER = (
+    "they will not start by themselves: look for schedule_deployments in the server's log, see that the server's "
+    f"environment has sqlalchemy{NEEDS['sqlalchemy'][0]} and that its scheduler is on "
+    "(PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED), and restart the server. Look again later where the server has just "
+    "started, or where the next date is more than 100 days away"
+)
+SETTLES = timedelta(
+    minutes=2
+)  # after which a new or changed schedule has runs: the scheduler looks every minute
+
+
+def server(
+    config: Config, api: str, answers: Callable[[str], bool], expected: dict[str, str]
+) -> dict[str, Check]:
+    """The checks of a server.
+
+    Args:
+        config: says which pools are needed.
+        api: address of its API.
+        answers: whether a server is healthy at an address.
+        expected: the pools of the deployments that there should be, by their names.
+    """
+    if not answers(api):
+        return {"Prefect": needs, "server": lambda: [_silent(api)]}
+    return {
+        "Prefect": needs,
+        "server": lambda: _server(api),
+        "work pools": lambda: _pools(config, expected),
+        "deployments": lambda: _deployments(expected),
+        "schedules": schedules,
+    }
+
+
+def needs(installed: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """The packages here against the versions that Prefect works with.
+
+    Args:
+        installed: version by name; none: of this environment.
+    """
+    there = _installed() if installed is None else installed
+    wrong = [
+        (f"{name} {there[name]} is not {bound}: {fails}", f"{name}{bound}")
+        for name, (bound, fails) in NEEDS.items()
+        if name in there and not SpecifierSet(bound).contains(there[name], prereleases=True)
+    ]
+    if wrong:
+        wanted = " ".join(f"'{requirement}'" for _, requirement in wrong)
+        todo = f"pip install {wanted} -c constraints.txt, and restart the server and the workers"
+        yield Finding("Prefect", "error", "; ".join(found for found, _ in wrong), todo)
+    else:
+        found = ", ".join(f"{name} {there[name]}" for name in NEEDS if name in there)
+        yield Finding("Prefect", "ok", f"{prefect.__version__} works with {found}")
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in NEEDS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # `packages` says so
+            continue
+    return found
+
+
+def _silent(api: str) -> Finding:
+    host = httpx.URL(api).host
+    if host in ("127.0.0.1", "localhost"):
+        return Finding("server", "warning", f"none answers at {api}", "`sif run` and `make deploy` start one")
+    return Finding("server", "error", f"none answers at {api}", "start it, or correct PREFECT_API_URL")
+
+
+def _server(api: str) -> Iterator[Finding]:
+    try:
+        with get_client(sync_client=True) as client:
+            there = client.api_version()
+            client.read_work_pools(limit=1)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise
+        todo = "set PREFECT_API_AUTH_STRING to the server's user:password"
+        yield Finding("server", "error", f"{api} refuses these credentials", todo)
+        return
+    if there == prefect.__version__:
+        yield Finding("server", "ok", f"{api}: Prefect {there}")
+    else:
+        found = f"{api}: Prefect {there}, and {prefect.__version__} here"
+        yield Finding("server", "warning", found, "use one version on both sides")
+
+
+def _pools(config: Config, expected: dict[str, str]) -> Iterator[Finding]:
+    """A pool that a stage is sent to must be there; one that only deployments use is missed by nobody yet."""
+    fields = type(config.pools).model_fields
+    sent = {there: name for name in fields if name != "wait" and (there := placement.pool(config, name))}
+    with get_client(sync_client=True) as client:
+        found = {pool.name: pool for pool in client.read_work_pools()}
+        for name in sorted({*expected.values(), *sent}):
+            needed = f", which `pools.{sent[name]}` names" if name in sent else ""
+            if name in found:
+                yield _pool(client, found[name], needed)
+            else:
+                verdict: Verdict = "error" if needed else "warning"
+                yield Finding(f"pool {name}", verdict, f"the server has none{needed}", DEPLOY)
+
+
+def _pool(client: SyncPrefectClient, pool: WorkPool, needed: str) -> Finding:
+    workers = client.read_workers_for_work_pool(pool.name)
+    online = [worker.name for worker in workers if worker.status == WorkerStatus.ONLINE]
+    if pool.is_paused:
+        return Finding(
+            f"pool {pool.name}", "warning", "is paused", "resume it in the UI, when it shall run again"
+        )
+    if online:
+        return Finding(f"pool {pool.name}", "ok", f"{len(online)} live: {', '.join(online)}")
+    earlier = f", {len(workers)} gone" if workers else ""
+    found = f"no live worker{earlier}{needed}"
+    return Finding(
+        f"pool {pool.name}", "error" if needed else "warning", found, f"make worker POOL={pool.name}"
+    )
+
+
+def _deployments(expected: dict[str, str]) -> Iterator[Finding]:
+    with get_client(sync_client=True) as client:
+        found = {deployment.name: deployment for deployment in client.read_deployments()}
+    if missing := sorted(expected.keys() - found.keys()):
+        yield Finding("deployments", "warning", f"not registered: {', '.join(missing)}", "make deploy")
+    if paused := sorted(name for name, deployment in found.items() if deployment.paused):
+        yield Finding(
+            "deployments",
+            "warning",
+            f"paused: {', '.join(paused)}",
+            "resume them in the UI, if they shall run",
+        )
+    if not missing and not paused:
+        yield Finding("deployments", "ok", f"{len(found)}: {', '.join(sorted(found))}")
+
+
+def schedules() -> Iterator[Finding]:
+    """Whether the server has made a run ahead of time for each deployment whose schedule is active.
+
+    It makes at least three, and those of the next 100 days at most.
+    """
+    coming: dict[str, datetime] = {}
+    without: list[str] = []
+    new: list[str] = []
+    off: list[str] = []
+    now = datetime.now(UTC)
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            if not deployment.schedules or deployment.paused:  # `deployments` names what is paused
+                continue
+            active = [schedule for schedule in deployment.schedules if schedule.active]
+            if not active:
+                off.append(deployment.name)
+            elif (begins := _next(client, deployment, now)) is not None:
+                coming[deployment.name] = begins
+            elif any(schedule.updated and now - schedule.updated < SETTLES for schedule in active):
+                new.append(deployment.name)
+            else:
+                without.append(deployment.name)
+    if without:
+        found = f"active, and the server has scheduled no run: {', '.join(sorted(without))}"
+        yield Finding("schedules", "error", found, SCHEDULER)
+    if new:
+        found = f"registered or changed just now, and not scheduled yet: {', '.join(sorted(new))}"
+        yield Finding("schedules", "warning", found, "look again in two minutes")
+    if off:
+        todo = "switch them on in the UI, if they shall run"
+        yield Finding("schedules", "warning", f"off: {', '.join(sorted(off))}", todo)
+    if coming or not (without or new or off):
+        runs = [f"{name} runs next at {coming[name]:%Y-%m-%d %H:%M} UTC" for name in sorted(coming)]
+        yield Finding("schedules", "ok", ", ".join(runs) or "no deployment has one")
+
+
+def _next(client: SyncPrefectClient, deployment: DeploymentResponse, now: datetime) -> datetime | None:
+    """When the first run begins that the server has made for a deployment's schedule."""
+    ahead = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=["auto-scheduled"]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(after_=now),
+    )
+    found = client.read_flow_runs(
+        flow_run_filter=ahead,
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+        limit=1,
+    )
+    return found[0].expected_start_time if found else None

@@ -1,0 +1,69 @@
+"""What a night does beside its stages: it evaluates what it can, and compares."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from sifthinker.evaluation import history
+from sifthinker.evaluation.nights import compare as domain
+from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome
+from sifthinker.store import aliases
+from sifthinker.store.artifacts import Ref, Store
+from tasks.runtime import ui_artifacts
+from tasks.runtime.checkpoint import checkpoint, slug
+from tasks.runtime.pipeline import Pending, Run
+from tasks.runtime.stage import StageFailed
+from tasks.stages.evaluate import evaluate
+
+
+def evaluated(run: Run, name: str, weights: Ref | Pending) -> Evaluated:
+    """A checkpoint's evaluation, made or taken from the store.
+
+    Raises:
+        UserError: there is no such checkpoint.
+        StageFailed: it could not be evaluated.
+    """
+    model = checkpoint(run, name)
+    label = f"evaluate-{slug(name)}"
+    made = run(evaluate, label, model=model, weights=weights)
+    assert isinstance(made, Ref), "a night is carried out, not planned"
+    folder = run.store.open(made).path
+    return Evaluated(name, model.digest, f"{made.stage}/{made.key}", folder, run.decisions[label].cached)
+
+
+def each(run: Run, names: Sequence[str], weights: Ref | Pending) -> tuple[list[Evaluated], dict[str, str]]:
+    """The checkpoints that could be evaluated, and why the others could not: one does not stop the others."""
+    made: list[Evaluated] = []
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            made.append(evaluated(run, name, weights))
+        except StageFailed as error:
+            failed[name] = str(error)
+    return made, failed
+
+
+def pinned(run: Run, weights: Ref | Pending) -> Evaluated | None:
+    """The baseline on the same questions, as its replies are remembered; None when none is pinned."""
+    name = run.config.nightly.baseline
+    return evaluated(run, name, weights) if aliases.read(run.store, name) else None
+
+
+@task(cache_policy=NO_CACHE)
+def compare(
+    store: Store,
+    night: Night,
+    made: Sequence[Evaluated],
+    failed: Mapping[str, str],
+    baseline: Evaluated | None,
+) -> Outcome:
+    """Gate, report and history; the table and where the report is as an artifact of the run."""
+    outcome = domain.hold(store, night, made, failed, baseline)
+    text = f"{outcome.message}\n\n{outcome.table}\n\nReport: `{outcome.report}`"
+    ui_artifacts.markdown(text, "night", f"The night: {outcome.outcome}")
+    level = logging.INFO if outcome.outcome == history.PASSED else logging.WARNING
+    get_run_logger().log(level, "%s: %s; report: %s", outcome.outcome, outcome.message, outcome.report)
+    return outcome

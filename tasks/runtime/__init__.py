@@ -1,0 +1,1 @@
+"""What makes a function a stage: identity, cache, placement, programs, what the UI shows."""

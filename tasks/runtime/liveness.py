@@ -1,0 +1,168 @@
+"""No run stays "Running" for ever: a run says that it lives, and whoever comes next closes those that do not.
+
+Every flow is wrapped in `alive`, which keeps `<store>/alive/<flow run>.json`: which process of which host makes the
+run, and a beat every few seconds. A run that ends by itself, or is ended by a signal, removes its file. `sweep`
+(before every run, and with every pruning) looks through the files that are left: where the process is gone, or the
+beat of another host's has stopped for long, the run and its tasks are set to Crashed, and training processes that
+it left behind are ended. A healthy run of any length is never touched: its process is there, and it beats, with or
+without the Prefect server.
+
+Locks need no sweeping: the system releases a killed process's, and the ledger knows its owners by their process.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import State, StateType
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Crashed
+
+from sifthinker.store.artifacts import Store, write_json
+from tasks.runtime.programs import here, reap, runs_here
+
+BEAT = 5.0  # seconds
+LEASE = 900.0  # seconds without a beat after which a run of another host counts as dead; clocks may differ
+GOING = [StateType.PENDING, StateType.RUNNING, StateType.SCHEDULED, StateType.CANCELLING, StateType.PAUSED]
+BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
+
+
+class RunCancelled(Exception):
+    """Somebody cancelled this run on the server."""
+
+
+@contextmanager
+def alive(store: Store) -> Iterator[None]:
+    """Sweeps, then says that this flow run lives for as long as the block runs.
+
+    A run that no worker started is cancelled from here: Prefect only notes the wish on the server.
+
+    Raises:
+        RunCancelled: that has happened.
+    """
+    context = FlowRunContext.get()
+    assert context and context.flow_run
+    run = context.flow_run
+    for swept in sweep(store):
+        get_run_logger().warning("%s", swept)
+    path = store.root / "alive" / f"{run.id}.json"
+    said = {"id": str(run.id), "name": run.name, "process": here(os.getpid())}
+    write_json(path, said)
+    done, cancelled = threading.Event(), threading.Event()
+
+    def beat() -> None:
+        client = get_client(sync_client=True)
+        while not done.wait(BEAT):
+            with suppress(OSError):  # a store that is away for a moment must not end the beating
+                path.touch()
+            if BY_WORKER not in os.environ and _cancelling(client, run.id):
+                cancelled.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True, name="alive")
+    thread.start()
+    try:
+        yield
+        with get_client(sync_client=True) as client:
+            if _cancelling(client, run.id):  # the server would refuse any other end, and leave it so for ever
+                raise RunCancelled("cancelled on the server as its last stage ended")
+    except TerminationSignal:
+        if not cancelled.is_set():
+            raise
+        raise RunCancelled("cancelled on the server") from None
+    finally:
+        done.set()
+        path.unlink(missing_ok=True)
+
+
+def sweep(store: Store) -> list[str]:
+    """Closes the runs of this store whose process is gone, and ends what they left running; what was done, in words."""
+    done = []
+    for file in store.root.glob("*/*.work/pid.json"):
+        with suppress(FileNotFoundError):  # ended by itself meanwhile, or swept by another run
+            left = json.loads(file.read_text(encoding="utf-8"))
+            if runs_here(left) and not runs_here(left.get("owner", {})):
+                reap(file)
+                done.append(f"{file.parent.name}: the training processes of a killed run are ended")
+    for file in sorted((store.root / "alive").glob("*.json")):
+        with suppress(FileNotFoundError):
+            said = json.loads(file.read_text(encoding="utf-8"))
+            if not _lives(file, said["process"]):
+                done.append(_bury(store, said))
+                file.unlink()
+    return [line for line in done if line]
+
+
+def _lives(file: Path, process: dict[str, Any]) -> bool:
+    if here(os.getpid())["host"] == process["host"]:
+        return runs_here(process)
+    return time.time() - file.stat().st_mtime < LEASE
+
+
+def _bury(store: Store, said: dict[str, Any]) -> str:
+    """Closes a run whose process is gone, in the store's record and on the server; what was done.
+
+    Raises:
+        httpx.HTTPError: the server does not answer.
+    """
+    why = f"its process {said['process']['pid']} on {said['process']['host']} is gone"
+    _close_record(store.root / "runs" / f"{said['id']}.json")
+    with get_client(sync_client=True) as client:
+        state = _close(client, UUID(said["id"]), why)
+    return f"run {said['name']} ({said['id']}): {why}; it is {state} now" if state else ""
+
+
+def _close(client: SyncPrefectClient, run: UUID, why: str) -> str | None:
+    """Ends a run and its tasks on the server; the state that it was given, None if it had ended."""
+    try:
+        state = client.read_flow_run(run).state
+    except ObjectNotFound:  # of another server, or deleted
+        return None
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+    going = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=GOING)))
+    while tasks := client.read_task_runs(flow_run_filter=of_run, task_run_filter=going):  # in pages
+        for task in tasks:
+            client.set_task_run_state(task.id, Crashed(message=why), force=True)
+    if state is None or state.is_final():
+        return None
+    final: State[Any] = Cancelled(message=why) if state.type == StateType.CANCELLING else Crashed(message=why)
+    client.set_flow_run_state(run, final, force=True)
+    return final.name
+
+
+def _close_record(path: Path) -> None:
+    """Says in the store's record of a run that it did not end."""
+    with suppress(FileNotFoundError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["state"] == "running":
+            write_json(path, {**record, "state": "crashed"})
+
+
+def _cancelling(client: SyncPrefectClient, run: UUID) -> bool:
+    try:
+        state = client.read_flow_run(run).state
+    except (httpx.HTTPError, ObjectNotFound):  # asked again at the next beat
+        return False
+    return state is not None and state.type == StateType.CANCELLING

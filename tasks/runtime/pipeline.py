@@ -1,0 +1,315 @@
+"""A pipeline, planned or carried out: the same function of stages, called with a `Run` that acts or only looks.
+
+Partial reruns are decided here, before anything runs: `start_at`, `stop_after`, `refresh`, `reuse_run`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+
+from sifthinker import scenes
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.system.disk_errors import explained
+from tasks.operations import lineage
+from tasks.runtime import placement, ui_artifacts
+from tasks.runtime.liveness import RunCancelled, alive
+from tasks.runtime.stage import PAGE, Decision, Stage, StageFailed, decide, execute, latest
+
+Pipeline = Callable[["Run"], None]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Which part of a pipeline runs."""
+
+    start_at: str | None = None  # earlier stages are taken from the store, never run
+    stop_after: str | None = None
+    refresh: tuple[str, ...] = ()  # made again though they are there
+    reuse_run: str | None = (
+        None  # the stages before `start_at` are this earlier run's, whatever the configuration
+    )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of a plan."""
+
+    label: str
+    verdict: str  # "cached", "pinned" or "runs"
+    reasons: tuple[str, ...] = ()
+    seconds: float | None = None  # that it took the last time
+    rows: int | None = None
+    expects: str = ""  # what it will take: calls, tokens, money, steps
+    pool: str | None = None  # where it would run; none: in the flow's process
+    key: str | None = None  # none: an input of it is not there yet
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: a stage whose inputs are not there yet has no key."""
+        return {
+            "stage": self.label,
+            "key": self.key,
+            "cached": self.verdict != "runs",
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "expected_seconds": self.seconds if self.verdict == "runs" else 0.0,
+            "rows": self.rows,
+            "where": self.where,
+            "expects": self.expects,
+        }
+
+    @property
+    def where(self) -> str:
+        return "" if self.verdict != "runs" else f"pool {self.pool}" if self.pool else "here"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """In a plan: an artifact that is not there yet."""
+
+    label: str
+
+
+class Stopped(Exception):
+    """`stop_after` is reached: the rest of the pipeline is left out."""
+
+
+class Run:
+    """Calls `act` once a stage, in the pipeline's order; the result is the stage's artifact."""
+
+    def __init__(
+        self,
+        config: Config,
+        partial: Partial,
+        store: Store,
+        act: Callable[[Decision, Store], Ref | None],
+        record: Callable[[Mapping[str, Ref]], None] = lambda made: None,
+    ) -> None:
+        self.config, self.store, self.partial = config, store, partial
+        self.plan: list[Planned] = []
+        self.decisions: dict[str, Decision] = {}
+        self.made: dict[str, Ref] = {}
+        self._act, self._record = act, record
+        self._reached = partial.start_at is None
+        self._pinned = _pinned(store, partial) if partial.reuse_run else None
+
+    def __call__(self, stage: Stage, label: str = "", **inputs: Ref | Pending) -> Ref | Pending:
+        """The artifact of a stage from those of its inputs."""
+        label = label or stage.name.replace("_", "-")
+        self._reached = self._reached or label == self.partial.start_at
+        given = {name: ref for name, ref in inputs.items() if isinstance(ref, Ref)}
+        pending = [ref.label for ref in inputs.values() if isinstance(ref, Pending)]
+        made: Ref | None = None
+        if self._pinned is not None and not self._reached:
+            made = self._take_pinned(label, self._pinned)
+        elif pending:  # only ever in a plan
+            last = latest(self.store, stage.name, label, self.config.name)
+            self.plan.append(
+                Planned(
+                    label,
+                    "runs",
+                    (f"after {', '.join(dict.fromkeys(pending))}",),
+                    last["seconds"] if last else None,
+                    expects=self._expects(stage, given),
+                    pool=placement.pool(self.config, stage.name),
+                )
+            )
+        else:
+            decision = decide(self.store, stage, label, self.config, given, label in self.partial.refresh)
+            self.decisions[label] = decision
+            self.plan.append(
+                _planned(label, decision, "" if decision.cached else self._expects(stage, given))
+            )
+            if decision.cached or self._reached:
+                made = self._act(decision, self.store)
+        if made:
+            self.made[label] = made
+            self._record(self.made)
+        if label == self.partial.stop_after:
+            raise Stopped
+        return made or Pending(label)
+
+    def provide(self, rendered: Ref | Pending) -> None:
+        """Adds the files of rendered scenes to the configuration, as if the user had given them."""
+        if isinstance(rendered, Ref):
+            folder = self.store.open(rendered).path / "data"
+            benchmarks = (*scenes.benchmarks(folder), *self.config.evaluate.benchmarks)
+            self.config = self.config.model_copy(
+                update={
+                    "sources": (*scenes.sources(folder), *self.config.sources),
+                    "evaluate": self.config.evaluate.model_copy(update={"benchmarks": benchmarks}),
+                }
+            )
+
+    def _expects(self, stage: Stage, given: Mapping[str, Ref]) -> str:
+        return stage.expects(self.config, {name: self.store.open(ref) for name, ref in given.items()})
+
+    def _take_pinned(self, label: str, pinned: Mapping[str, Ref]) -> Ref:
+        if label not in pinned:
+            raise UserError(f"reuse_run: run {self.partial.reuse_run} has no artifact of {label}")
+        try:
+            self.store.open(pinned[label])
+        except Damaged as damage:
+            raise UserError(f"reuse_run: {label} of run {self.partial.reuse_run}: {damage}") from damage
+        self.plan.append(
+            Planned(label, "pinned", (f"of run {self.partial.reuse_run}",), key=pinned[label].key)
+        )
+        return pinned[label]
+
+
+def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> list[Planned]:
+    """What a run would do, without doing it.
+
+    Raises:
+        UserError: the partial rerun asks for what cannot be: unknown stages, or a start whose inputs are not there.
+    """
+    looking = _look(pipeline, config, partial, store)
+    labels = [planned.label for planned in looking.plan]
+    for field, named in (("start_at", partial.start_at), ("stop_after", partial.stop_after)):
+        if named and named not in labels:
+            why = (
+                "stands before start_at"
+                if field == "start_at" and partial.stop_after
+                else "is no stage of this flow"
+            )
+            raise UserError(f"{field}: {named} {why}; stages: {', '.join(labels)}")
+    if partial.start_at:
+        before = looking.plan[: labels.index(partial.start_at)]
+        missing = [f"  {p.label}: {'; '.join(p.reasons)}" for p in before if p.verdict == "runs"]
+        if missing:
+            raise UserError(
+                f"start_at: {partial.start_at} cannot start, its earlier stages are not in the store as configured:\n"
+                + "\n".join(missing)
+                + "\nRun without start_at, or pin the artifacts of an earlier run with reuse_run."
+            )
+    return looking.plan
+
+
+def _look(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> Run:
+    looking = Run(
+        config, partial, store, lambda decision, _: decision.artifact.ref if decision.artifact else None
+    )
+    with suppress(Stopped):
+        pipeline(looking)
+    return looking
+
+
+def carry_out(
+    pipeline: Pipeline, config: Config, partial: Partial, store: Store, run_id: str, name: str
+) -> dict[str, Ref]:
+    """Runs a pipeline and returns the artifact of every stage it reached; keeps a record for `reuse_run`."""
+    path = store.root / "runs" / f"{run_id}.json"
+    record = {"id": run_id, "name": name, "started": time.time(), "config": config.model_dump(mode="json")}
+
+    def keep(made: Mapping[str, Ref], state: str = "running") -> None:
+        stages = {label: ref.model_dump() for label, ref in made.items()}
+        store.record(path, {**record, "state": state, "stages": stages})
+
+    acting = Run(config, partial, store, execute, keep)
+    keep({})
+    state = "failed"
+    try:
+        pipeline(acting)
+        state = "finished"
+    except Stopped:
+        state = f"stopped after {partial.stop_after}"
+    finally:
+        try:
+            keep(acting.made, state)
+        except OSError as error:
+            if state != "failed":
+                raise
+            # The stage's own error says more; where this run stopped is seen by its record from before.
+            get_run_logger().warning("%s cannot be written: %s", path, error)
+    return acting.made
+
+
+def runs(store: Store) -> list[dict[str, Any]]:
+    """The records of a store's runs, latest first."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (store.root / "runs").glob("*.json")]
+    return sorted(found, key=lambda run: run["started"], reverse=True)
+
+
+def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str, str]]:
+    """Plans, shows the plan, and carries it out; a user's mistake or a failed stage ends the run with its message."""
+    context = FlowRunContext.get()
+    assert context and context.flow_run
+    try:
+        store = Store.of(config)
+        with explained(f"store {store.root}"), alive(store):
+            config = placement.settled(config)
+            planned = plan(pipeline, config, partial, store)
+            ui_artifacts.markdown(plan_table(planned), "plan", "What runs, and why")
+            made = carry_out(
+                pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name
+            )
+            lineage.show(store, made)
+            if report := made.get("report"):
+                show_report(store, report)
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
+    except (UserError, StageFailed) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+    return Completed(
+        message=f"{len(made)} stages", data={label: f"{r.stage}/{r.key}" for label, r in made.items()}
+    )
+
+
+def show_report(store: Store, report: Ref) -> None:
+    """Shows the report in short and where the whole one is, whether this run made it or found it in the store."""
+    folder = store.open(report).path
+    text = f"`{folder.resolve() / 'report.html'}`\n\n{(folder / PAGE).read_text(encoding='utf-8')}"
+    ui_artifacts.markdown(text, "report-page", "The report in short")
+
+
+def plan_table(planned: list[Planned]) -> str:
+    """A plan in Markdown."""
+    lines = ["| stage | | where | why | rows | last time | expected |", "|---|---|---|---|---|---|---|"]
+    for p in planned:
+        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
+        why = "; ".join(p.reasons)
+        lines.append(
+            f"| {p.label} | {p.verdict} | {p.where} | {why} | {p.rows or ''} | {seconds} | {p.expects} |"
+        )
+    return "\n".join(lines)
+
+
+def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:
+    if not partial.start_at:
+        raise UserError("reuse_run: needs start_at, the first stage that is not taken from that run")
+    named = partial.reuse_run
+    for run in runs(store):
+        if named in (run["id"], run["name"]):
+            return {label: Ref(**ref) for label, ref in run["stages"].items()}
+    known = ", ".join(f"{run['name']} ({run['id']})" for run in runs(store)[:5])
+    raise UserError(f"reuse_run: no run {named} in {store.root}; latest: {known or 'none'}")
+
+
+def _planned(label: str, decision: Decision, expects: str) -> Planned:
+    if found := decision.artifact:
+        accepted = (
+            () if found.ref.key == decision.order.key else (f"accepted for this code: {found.ref.key}",)
+        )
+        return Planned(label, "cached", accepted, rows=found.manifest["rows"]["kept"], key=decision.order.key)
+    there = placement.pool(decision.order.config, decision.order.stage.name)
+    return Planned(
+        label,
+        "runs",
+        decision.reasons,
+        decision.estimate,
+        expects=expects,
+        pool=there,
+        key=decision.order.key,
+    )

@@ -1,0 +1,213 @@
+"""Where a stage runs: in the flow's process, or, with `placement: pools`, as a run of its own in a work pool.
+
+The flow's task of a stage stays what it was; instead of making the artifact it starts the deployment
+`stage/<pool>` (flows/stage.py), waits, and takes the artifact over from the store, verified, by its key. The other
+run decides, locks, caches and makes by the very same code, from what is sent to it: configuration, label,
+references of the inputs. It is sent the identity of what is wanted too, so that another version of the code in
+that pool is an error that names the module, never another artifact.
+
+Whoever ends the flow's task (cancelling it in the UI or by the API, SIGTERM, SIGINT) cancels the other run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+from prefect import get_client
+from prefect.artifacts import create_link_artifact
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling, Completed, Failed
+from prefect.utilities.urls import url_for
+
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from tasks.runtime.stage import Log, Order
+
+FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
+HOUR, MINUTE = 3600.0, 60.0
+EVERY = 1.0  # seconds between two looks at the other run
+UNREACHABLE = 15 * MINUTE  # how long the server may be away meanwhile
+LEAVE = 15.0  # seconds that a cancelled run is given to end before the flow goes on ending itself
+IN_STORE = (
+    "store:"  # a path of the configuration that lies in the store, whose folder may differ from host to host
+)
+
+
+class PoolCrashed(Exception):
+    """The other run ended without an outcome: its worker or its machine went down. Retried where the stage is."""
+
+
+def pool(config: Config, stage: str) -> str | None:
+    """The work pool that a stage runs in; None: the flow's process."""
+    return config.pools.model_dump().get(stage) if config.placement == "pools" else None
+
+
+def settled(config: Config) -> Config:
+    """The configuration with the stages of the pool that this very run occupies placed in its process.
+
+    A pool of GPUs takes one run at a time: a stage that was sent to it from there would wait for ever.
+
+    Raises:
+        UserError: a pool has no deployment that stages could be sent to.
+    """
+    if config.placement == "process":
+        return config
+    with get_client(sync_client=True) as client:
+        own = _own_pool(client)
+        named = {name: pool(config, name) for name in type(config.pools).model_fields if name != "wait"}
+        for name, there in named.items():
+            if there in (None, own):
+                continue
+            try:
+                client.read_deployment_by_name(f"{FLOW}/{there}")
+            except ObjectNotFound as error:
+                raise UserError(
+                    f"pools.{name}: the server has no deployment {FLOW}/{there}; register it "
+                    "(infra/prefect.yaml, `make deploy`), or name another pool"
+                ) from error
+    here = {name: None for name, there in named.items() if there == own}
+    return config.model_copy(update={"pools": config.pools.model_copy(update=here)})
+
+
+def sent(order: Order, store: Store) -> dict[str, Any]:
+    """The parameters of the other run; `received` is the way back."""
+    config = order.config.model_dump(mode="json") | {"placement": "process", "store": str(store.root)}
+    root = f"{store.root}{os.sep}"
+
+    def portable(text: str) -> str:
+        return IN_STORE + text.removeprefix(root) if text.startswith(root) else text
+
+    return {
+        "stage": order.stage.name,
+        "label": order.label,
+        "config": _strings(config, portable),
+        "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
+        "identity": dict(order.identity),
+        "refresh": order.refresh,
+    }
+
+
+def received(config: Config, store: Store) -> Config:
+    """The configuration as it reads on this host."""
+
+    def local(text: str) -> str:
+        if not text.startswith(IN_STORE):
+            return text
+        relative = text.removeprefix(IN_STORE)
+        stage, key, *rest = relative.split("/")
+        found = store.find(stage, key)  # verified, as any input
+        if not found:
+            raise UserError(f"{relative} is not in the store {store.root}; all pools need the same store")
+        return str(found.folder.joinpath(*rest))
+
+    return Config.model_validate(_strings(config.model_dump(mode="json"), local))
+
+
+def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
+    """Has the artifact of an order made in a pool: how that ended. A completed one is in the store.
+
+    Raises:
+        PoolCrashed: the other run crashed.
+    """
+    run: Any = run_deployment(
+        f"{FLOW}/{there}",
+        parameters=sent(order, store),
+        flow_run_name=f"{order.config.name} {order.label}",
+        timeout=0,
+    )
+    try:
+        if link := url_for("flow-run", run.id):
+            create_link_artifact(
+                link, f"run in {there}", f"{order.label}-run", f"{order.label} in pool {there}"
+            )
+        log.info("%s runs in pool %s: %s", order.label, there, link or run.id)
+        outcome = _outcome(order, there, run, log)
+    except BaseException:  # cancelled, interrupted: nothing may go on there for a run that has ended
+        cancel(run.id, log)
+        raise
+    if outcome is None:
+        cancel(run.id, log)
+        return Failed(
+            message=f"pool {there} took no run for {order.config.pools.wait:g} h (pools.wait); is its worker running?"
+        )
+    said = outcome.message or "it said nothing"
+    if outcome.is_crashed():
+        raise PoolCrashed(f"its run in pool {there} crashed: {said}; {link or run.id}")
+    if outcome.is_completed():
+        return Completed(name=outcome.name, message=f"by pool {there}")
+    ended = "was cancelled" if outcome.is_cancelled() else "failed"
+    return Failed(message=f"its run in pool {there} {ended}: {said}")
+
+
+def cancel(run: UUID, log: Log) -> None:
+    """Cancels a run, and gives it a moment to end, so that whoever is told "cancelled" finds it so."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run, Cancelling(message="The run that it was for has ended."))
+            deadline = time.monotonic() + LEAVE
+            while time.monotonic() < deadline:
+                state = client.read_flow_run(run).state
+                if state and state.is_final():
+                    log.info("its run in the other pool has ended: %s", state.name)
+                    return
+                time.sleep(0.25)
+        log.warning("its run in the other pool (%s) has %.0f s later not ended", run, LEAVE)
+    except (httpx.HTTPError, ObjectNotFound) as error:
+        log.error("its run in the other pool (%s) could not be cancelled: %s; cancel it by hand", run, error)
+
+
+def _outcome(order: Order, there: str, run: FlowRun, log: Log) -> State[Any] | None:
+    """The final state of the other run; None: nobody took it in time. Outlives a server that is away for a while."""
+    began = seen = said = time.monotonic()
+    with get_client(sync_client=True) as client:
+        while True:
+            try:
+                state = client.read_flow_run(run.id).state
+                seen = time.monotonic()
+                if state and state.is_final():
+                    return state
+                waiting = state is None or state.is_scheduled() or state.is_pending()
+                if waiting and seen - began > order.config.pools.wait * HOUR:
+                    return None
+                if waiting and seen - said > MINUTE:
+                    said = seen
+                    log.warning("%s waits for pool %s: %s", order.label, there, _why(client, there))
+            except httpx.HTTPError as error:
+                if time.monotonic() - seen > UNREACHABLE:
+                    raise
+                log.warning("%s: the server does not answer: %s", order.label, error)
+            time.sleep(EVERY)
+
+
+def _why(client: SyncPrefectClient, there: str) -> str:
+    workers = client.read_workers_for_work_pool(there)
+    if any(worker.status == WorkerStatus.ONLINE for worker in workers):
+        return "its worker is online, other runs are before it"
+    return f"it has no worker; start one: make worker POOL={there}"
+
+
+def _own_pool(client: SyncPrefectClient) -> str | None:
+    """The pool whose worker started this process, if one did."""
+    run = os.environ.get("PREFECT__FLOW_RUN_ID")
+    return client.read_flow_run(UUID(run)).work_pool_name if run else None
+
+
+def _strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _strings(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strings(item, change) for item in value]
+    return value

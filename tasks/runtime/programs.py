@@ -1,0 +1,240 @@
+"""Programs of ours in their own process group: started, followed, and ended with the run that started them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import psutil
+import yaml
+from prefect import get_client
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.actions import ArtifactUpdate
+
+from sifthinker.config import Train
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import write_json
+from sifthinker.system import processes
+from sifthinker.training import progress_page
+from tasks.runtime.stage import Job
+
+USER_ERROR = 2  # exit status of our programs for a mistake of the user's, explained on their last lines
+MINUTE = 60.0
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+
+
+class ProgramFailed(Exception):
+    """A program ended with an error; the message has the end of its log."""
+
+
+def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | None = None) -> None:
+    """Runs `python -m sifthinker.training.<module>`, under torchrun with several ranks, and waits for it.
+
+    The program reads its settings from a YAML file in the stage's work folder, which it also keeps its
+    checkpoints in: a retried stage finds them there and resumes.
+    """
+    config = job.work / "config.yaml"
+    folders = {"work": str(job.work), "out": str(job.out)}
+    config.write_text(yaml.safe_dump({**settings, **folders}, sort_keys=False), encoding="utf-8")
+    program = ["-m", f"sifthinker.training.{module}", str(config)]
+    command = [sys.executable, *program]
+    if options and options.ranks > 1:
+        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
+        command = [sys.executable, *run, *program]
+    if options is None:
+        follow(job, command, job.work / "progress.jsonl", None)
+        return
+    page = Page(
+        job, [Path(path) for path in settings["dataset"]] if module == "grpo" else [], options.show_steps
+    )
+    follow(job, command, job.work / "progress.jsonl", options.timeout, page.at)
+    page.show()
+
+
+class Page:
+    """The page about a training under way (curves, completions) in the UI: one artifact that is renewed in place,
+    every `steps` steps but at most once a minute."""
+
+    def __init__(self, job: Job, dataset: Sequence[Path], steps: int) -> None:
+        self.job, self.dataset, self.steps = job, dataset, steps
+        self.next = steps
+        self._shown = -MINUTE
+        self._artifact: UUID | None = None
+
+    def at(self, step: int) -> None:
+        if step >= self.next and time.monotonic() - self._shown >= MINUTE:
+            self.next = step + self.steps
+            self.show()
+
+    def show(self) -> None:
+        self._shown = time.monotonic()
+        label = self.job.order.label
+        try:
+            text = progress_page.page(self.job.work, self.dataset)
+            if text and self._artifact:
+                with get_client(sync_client=True) as client:
+                    client.update_artifact(artifact_id=self._artifact, artifact=ArtifactUpdate(data=text))
+            elif text:
+                self._artifact = cast(
+                    UUID, create_markdown_artifact(text, f"{label}-training", f"{label} under way")
+                )
+        except Exception:  # a page that cannot be shown must not end a training
+            self.job.log.exception("%s: its page is not shown", label)
+
+
+def training_outcome(job: Job) -> None:
+    """Takes the rows and notes of a training program's summary into the manifest."""
+    summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
+    job.draft.rows = {"in": summary["in"], "kept": summary["kept"], "rejected": summary["rejected"]}
+    job.notes.update(summary["notes"])
+    job.draft.aside |= {"history.jsonl", "summary.json"}  # seconds and tokens per second
+
+
+def follow(
+    job: Job,
+    command: list[str],
+    progress: Path,
+    timeout: float | None,
+    at: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Runs a command to its end, passing on what it appends to its progress file; `at` is told each step seen.
+
+    Raises:
+        UserError: it ended with the explanation of a user's mistake.
+        ProgramFailed: it ended with another error or ran past `timeout` seconds.
+    """
+    reap(job.work / "pid.json")
+    log = job.work / "log.txt"
+    seen = progress.stat().st_size if progress.exists() else 0
+    started = time.monotonic()
+    job.log.info("%s: %s (log: %s)", job.order.label, " ".join(command), log)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+        )
+    try:
+        write_json(job.work / "pid.json", {**here(process.pid), "owner": here(os.getpid())})
+        while process.poll() is None:
+            time.sleep(0.5)
+            seen = _pass_on(job, progress, seen, at)
+            if timeout and time.monotonic() - started > timeout:
+                raise ProgramFailed(f"{job.order.label}: ended after its time limit of {timeout:.0f} s")
+    except BaseException:  # the run is cancelled: nothing of the group may outlive it
+        end(process.pid)
+        raise
+    finally:
+        end(process.pid)
+        (job.work / "pid.json").unlink(missing_ok=True)
+    _pass_on(job, progress, seen, at)
+    if process.returncode == USER_ERROR:
+        said = log.read_text(encoding="utf-8", errors="replace").rpartition("error: ")[2]
+        raise UserError(f"{job.order.label}: {said.strip()}")
+    if process.returncode:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
+        raise ProgramFailed(
+            f"{job.order.label}: the program ended with status {process.returncode}; whole log: {log}\n{tail}"
+        )
+
+
+def reap(pid_file: Path) -> bool:
+    """Ends the process group that a killed run left behind on this host, if it is still that very process."""
+    try:
+        left = json.loads(pid_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    found = runs_here(left)
+    if found:
+        end(left["pid"])
+    pid_file.unlink(missing_ok=True)
+    return found
+
+
+def end(group: int) -> None:
+    """SIGTERM to a process group, and SIGKILL to what is left of it, and of its children, after a grace period.
+
+    The ranks of torchrun have sessions of their own: it ends them on SIGTERM; where it is too slow, this does.
+    """
+    family = _descendants(group)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+        for process in family if number == signal.SIGKILL else ():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline:
+            if not _alive(group) and not any(_runs(process) for process in family):
+                return
+            time.sleep(0.05)
+
+
+def here(pid: int) -> dict[str, Any]:
+    """Names a process of this host for ever: with its start time, since ids are reused."""
+    return {"host": socket.gethostname(), "pid": pid, "started": psutil.Process(pid).create_time()}
+
+
+def runs_here(process: Mapping[str, Any]) -> bool:
+    """Whether a process named by `here` still runs, on this host."""
+    ours = process.get("host") == socket.gethostname()
+    return bool(ours and processes.lives(process["pid"], process["started"]))
+
+
+def environment() -> dict[str, str]:
+    """Ours, with one thread a rank on the CPU, and the mark by which a program ends with this process."""
+    own = {"PYTHONUNBUFFERED": "1", **processes.mark()}
+    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, **own}
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of the group still runs (a zombie does not)."""
+    for process in psutil.process_iter(["pid", "status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return False
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> int:
+    """Shows the whole lines that were appended since `seen` bytes; returns the new position."""
+    if not progress.exists():
+        return seen
+    with progress.open("rb") as file:
+        file.seek(seen)
+        new = file.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    for line in whole.splitlines()[-1:]:
+        step = json.loads(line)
+        job.progress.total = step["total"]
+        shown = {
+            k: v for k, v in step.items() if k in ("loss", "reward", "kl", "eta_seconds") and v is not None
+        }
+        job.progress.at(step["step"], " ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+        at(step["step"])
+    return seen + len(whole)

@@ -1,0 +1,288 @@
+"""What decides each stage's result: its modules, its libraries and the data files of ours that it reads.
+
+A module has a logical name, which is part of every key. It does not change when a file moves: `MODULES` says where the
+module is today, and a move edits the path there and nothing else. A module that is split keeps its name with several
+paths.
+
+`RESULTS` names the modules that a stage starts from; their imports are followed (tasks/runtime/closure.py). They end at a
+module that carries or shows what others decide (`neutral`, with the reason). A module that is reached and not declared
+here is an error: whoever adds one says which of the two it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sifthinker.config import STANDIN, Api, Config, Train
+
+ROOT = Path(__file__).resolve().parents[2]  # of the tree that paths and data files are in
+TOY = "tiny"  # as weights: built on the spot (models.TINY, whose module imports torch)
+
+
+@dataclass(frozen=True)
+class Module:
+    """Where a logical module is, and what of it counts."""
+
+    paths: tuple[str, ...]  # dotted
+    neutral: str = ""  # why it decides no result; empty: it does
+    without: tuple[str, ...] = ()  # definitions that decide none although their module does
+
+
+@dataclass(frozen=True)
+class Results:
+    """What decides the result of a stage, besides its configuration and its inputs."""
+
+    modules: tuple[str, ...] = ()  # logical names; what they import is found
+    libraries: tuple[str, ...] = ()  # distributions that compute it; by major.minor
+    data: tuple[tuple[str, str], ...] = ()  # files of ours that programs read: name in a key, path below ROOT
+    given: tuple[Callable[[Config], Results], ...] = ()  # what more there is with a configuration
+
+    def of(self, config: Config) -> Results:
+        """All that there is with a configuration."""
+        more = [given(config) for given in self.given]
+        return Results(
+            (*self.modules, *(name for found in more for name in found.modules)),
+            tuple(dict.fromkeys((*self.libraries, *(name for found in more for name in found.libraries)))),
+            (*self.data, *(pair for found in more for pair in found.data)),
+        )
+
+
+def _at(*paths: str, without: tuple[str, ...] = ()) -> Module:
+    return Module(paths, without=without)
+
+
+def _neutral(paths: str, why: str) -> Module:
+    return Module(_names(paths), neutral=why)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_CARRIES = "carries requests and replies, which the modules that ask decide"
+_SHOWN = "shows how far a stage is"
+_RUNS = "starts, follows and ends processes"
+_KEEPS = "keeps what others decide, as it is"
+_VALUES = "its values are in the configuration of the key"
+_TOYS = "builds a stand-in, which counts where one is used (`given`)"
+
+MODULES: dict[str, Module] = {
+    # records, geometry, text
+    "sample": _at("sifthinker.core.records"),
+    "boxes": _at("sifthinker.core.boxes"),
+    "chain": _at("sifthinker.core.chain"),
+    "prompts": _at("sifthinker.core.prompts"),
+    "special": _at("sifthinker.core.special_tokens"),
+    "images": _at("sifthinker.core.images"),
+    "depth": _at("sifthinker.core.depth_maps"),
+    "draw": _at("sifthinker.core.drawing"),
+    "statistics": _at("sifthinker.evaluation.statistics"),
+    # data
+    "scenes": _at("sifthinker.scenes"),
+    "scenes/files": _at("sifthinker.scenes.files"),
+    "scenes/layout": _at("sifthinker.scenes.layout"),
+    "scenes/questions": _at("sifthinker.scenes.questions"),
+    "scenes/render": _at("sifthinker.scenes.render"),
+    "sources": _at("sifthinker.data.sources"),
+    "sources/files": _at("sifthinker.data.sources.files"),
+    "sources/row": _at("sifthinker.data.sources.fields"),
+    "sources/tallyqa": _at("sifthinker.data.sources.tallyqa"),
+    "sources/viscot": _at("sifthinker.data.sources.viscot"),
+    "ingest": _at("sifthinker.data.ingest"),
+    "spill": _at("sifthinker.data.disk_dict"),
+    "expand": _at("sifthinker.data.expansion"),
+    "estimate": _at("sifthinker.data.depth_estimation"),
+    "publish": _at("sifthinker.data.publish"),
+    # annotation
+    "annotate": _at(
+        "sifthinker.annotation.annotate",
+        without=_names(
+            "DeadLetters dead_letters _last Projection project _RETRIES _STEPS _PIXELS_A_TOKEN _STEP_TOKENS"
+        ),
+    ),
+    "agreement": _at("sifthinker.annotation.acceptance"),
+    "reasoning": _at("sifthinker.core.reasoning"),
+    "judge": _at("sifthinker.llm.judge"),
+    "retry": _at("sifthinker.annotation.retry"),
+    # models and training
+    "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
+    "processors": _at("sifthinker.models.processors"),
+    "serve": _at(
+        "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
+        without=_names(
+            "serving _free_port _wait _end_of _end main _follow _fork ServerFailed _START _GRACE _LOG_LINES"
+        ),
+    ),
+    "rewards": _at("sifthinker.rewards"),
+    "rewards/answer": _at("sifthinker.rewards.answer"),
+    "rewards/depth": _at("sifthinker.rewards.depth"),
+    "rewards/format": _at("sifthinker.rewards.format"),
+    "rewards/grounding": _at("sifthinker.rewards.grounding"),
+    "rewards/variant": _at("sifthinker.rewards.variant"),
+    "training/rows": _at("sifthinker.training.rows"),
+    "training/run": _at(
+        "sifthinker.training.harness",
+        without=_names(
+            "main load check_world report_to check_identity DEEPSPEED "  # how it starts
+            "COMPLETE last_complete _is_complete Checkpoints "  # how it resumes
+            "Progress write_history notes"  # what it tells
+        ),
+    ),
+    "training/scoring": _at("sifthinker.training.scoring"),
+    "training/sft": _at("sifthinker.training.sft"),
+    "training/grpo": _at("sifthinker.training.grpo"),
+    "training/merge": _at("sifthinker.training.merge"),
+    # evaluation
+    "evaluate": _at("sifthinker.evaluation.evaluate"),
+    "benchmarks": _at("sifthinker.evaluation.benchmarks"),
+    **{
+        f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")
+        for name in _names(
+            "cvbench files job metrics mmbench mme ovdeval pope question refcoco replies sat seed sif spatialbench "
+            "viscot vqav2 vstar"
+        )
+    },
+    "gate": _at("sifthinker.evaluation.gate"),
+    "history": _at("sifthinker.evaluation.history"),
+    "ablation": _at("sifthinker.evaluation.ablation"),
+    # pages
+    "report": _at("sifthinker.reporting.report"),
+    "pages": _at("sifthinker.reporting.pages"),
+    "lineage": _at("sifthinker.store.lineage"),
+    "paper": _at("sifthinker.reporting.paper_results"),
+    "apart": _at("sifthinker.reporting.score_gaps"),
+    # the stages' own functions: how rows are routed and what a program is told
+    **{
+        f"stages/{name}": _at(f"tasks.stages.{name}")
+        for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
+    },
+    "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
+    "stages/evaluate": _at("tasks.stages.evaluate", without=("_files", "_served")),
+    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
+    # what decides nothing
+    "config": _neutral("sifthinker.config sifthinker.config.reading", _VALUES),
+    "sections": _neutral("sifthinker.config.sections", _VALUES),
+    "errors": _neutral("sifthinker.core.errors", "names an error"),
+    "disk": _neutral("sifthinker.system.disk_errors", "explains what a full disk means"),
+    "store": _neutral("sifthinker.store.artifacts", _KEEPS),
+    "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
+    "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
+    "request": _neutral("sifthinker.llm.request", _CARRIES),
+    "completion": _neutral("sifthinker.llm.completion", _CARRIES),
+    "commits": _neutral("sifthinker.llm.commits", _KEEPS),
+    "costs": _neutral("sifthinker.llm.costs", _CARRIES),
+    "usage": _neutral("sifthinker.llm.usage", _CARRIES),
+    "patience": _neutral("sifthinker.llm.patience", _CARRIES),
+    "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
+    "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
+    "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
+    "batch": _neutral("sifthinker.llm.batch", _CARRIES),
+    "limits": _neutral("sifthinker.llm.rate_limits", _CARRIES),
+    "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
+    "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
+    "lifeline": _neutral("sifthinker.system.processes", _RUNS),
+    "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
+    "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
+    "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
+    "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
+    "preflight": _neutral("sifthinker.training.preflight", "refuses a training, and changes none"),
+    "standin": _neutral("sifthinker.llm.standin", _CARRIES),
+    "standin/replies": _neutral("sifthinker.llm.standin_replies", _TOYS),
+    "tiny": _neutral("sifthinker.models.toys", _TOYS),
+    "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
+    "runtime/stage": _neutral("tasks.runtime.stage", _KEEPS),
+    "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
+    "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
+    "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
+    "runtime/process": _neutral("tasks.runtime.programs", _RUNS),
+    "runtime/results": _neutral("tasks.runtime.results", "this table"),
+    "runtime/closure": _neutral("tasks.runtime.closure", "digests modules"),
+    "runtime/identity": _neutral("tasks.runtime.identity", "makes keys"),
+}
+
+_TRAINING = ("torch", "transformers", "peft", "accelerate", "pillow", "numpy")
+
+
+def _standin(api: Callable[[Config], Api | None]) -> Callable[[Config], Results]:
+    """The embedded stand-in's replies, where it answers."""
+
+    def given(config: Config) -> Results:
+        found = api(config)
+        return Results(("standin/replies",) if found and found.base_url == STANDIN else ())
+
+    return given
+
+
+def _passes(config: Config) -> Results:
+    again = [(each.api or config.annotate.api).base_url for each in config.retry.passes]
+    return Results(("standin/replies",) if STANDIN in again else ())
+
+
+def _toy(weights: Callable[[Config], str]) -> Callable[[Config], Results]:
+    """The builder of a random model, where one is asked for."""
+    built = Results(("tiny",), ("torch", "transformers", "tokenizers"))
+    return lambda config: built if weights(config) == TOY else Results()
+
+
+def _deepspeed(settings: Callable[[Config], Train]) -> Callable[[Config], Results]:
+    def given(config: Config) -> Results:
+        name = settings(config).deepspeed
+        if name == "none":
+            return Results()
+        file = f"{name}.json"
+        return Results((), ("deepspeed",), ((f"DeepSpeed {file}", f"sifthinker/training/deepspeed/{file}"),))
+
+    return given
+
+
+def _sampler(config: Config) -> Results:
+    return Results() if config.grpo.generation == "transformers" else Results((), ("vllm",))
+
+
+def _server(config: Config) -> Results:
+    """The libraries of a server that the stage starts; one that runs already is in the key by its address."""
+    return SERVERS.get(config.evaluate.server, Results())
+
+
+SERVERS = {
+    "transformers": Results((), ("torch", "transformers")),
+    "vllm": Results((), ("vllm",)),
+}
+_CHARTS = ("pillow", "matplotlib")
+_PAGES = tuple(
+    (name, f"sifthinker/reporting/templates/{name}")
+    for name in ("report.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
+)
+
+RESULTS: dict[str, Results] = {
+    "scenes": Results(("stages/scenes", "scenes"), ("pillow", "numpy")),
+    "policy_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.model.weights),)),
+    "depth_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.depth.weights),)),
+    "ingest": Results(("stages/ingest", "ingest"), ("pillow",)),
+    "expand": Results(("stages/expand", "expand")),
+    "depth": Results(("stages/depth", "estimate", "images"), ("torch", "transformers", "pillow", "numpy")),
+    "annotate": Results(
+        ("stages/annotate", "annotate"), ("pillow", "numpy"), given=(_standin(lambda c: c.annotate.api),)
+    ),
+    "retry": Results(("stages/retry", "retry"), ("pillow", "numpy"), given=(_passes,)),
+    "publish": Results(("stages/publish", "publish"), ("pyarrow", "pillow", "numpy")),
+    "subset": Results(("stages/publish", "publish"), ("pyarrow",)),
+    "sft": Results(("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_deepspeed(lambda c: c.sft),)),
+    "merge": Results(
+        ("stages/merge", "training/merge"), ("torch", "transformers", "peft", "pillow", "numpy")
+    ),
+    "grpo": Results(
+        ("stages/grpo", "training/grpo"),
+        ("trl", *_TRAINING, "scipy"),  # scipy: matches boxes in the grounding reward
+        given=(_deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
+    ),
+    "evaluate": Results(
+        ("stages/evaluate", "evaluate", "serve", "estimate"),
+        ("torch", "transformers", "pillow", "numpy", "scipy"),  # depth maps; scores
+        given=(_server, _standin(lambda c: c.evaluate.judge)),
+    ),
+    "report": Results(("stages/report", "report", "lineage"), _CHARTS, _PAGES),
+    "ablation": Results(("stages/ablation", "ablation"), ("numpy", "scipy", *_CHARTS)),
+}

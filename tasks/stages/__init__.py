@@ -1,0 +1,1 @@
+"""The nodes of the DAG, a file a stage."""

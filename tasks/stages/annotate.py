@@ -1,0 +1,59 @@
+"""annotate: a chain of thought for every sample, written by a vision-language model."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from sifthinker import llm
+from sifthinker.annotation import annotate as domain
+from sifthinker.config import Config, identity
+from sifthinker.core.records import CHAINS, DepthMap, focus, read, sample
+from sifthinker.store.artifacts import Artifact
+from tasks.runtime.endpoint import endpoint, watched
+from tasks.runtime.results import RESULTS
+from tasks.runtime.stage import Job, stage
+
+
+@contextmanager
+def _annotating(job: Job) -> Iterator[dict[str, str]]:
+    """One engine for all shards: they share its limits, its budget and its progress."""
+    api = job.config.annotate.api
+    with (
+        endpoint(lambda c: c.annotate.api)(job) as context,
+        llm.Client(api, Path(context["ledger"]), context["base_url"]) as client,
+        watched(job, client.progress),
+    ):
+        yield context
+
+
+def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
+    if "samples" not in inputs:
+        return ""
+    rows = map(sample, read(inputs["samples"].parts("samples")))
+    steps = map(focus, read(inputs["focus"].parts("focus"))) if "focus" in inputs else None
+    return domain.project(rows, steps, config.annotate).line()
+
+
+@stage(
+    config=lambda c: {"annotate": identity(c.annotate)},
+    results=RESULTS["annotate"],
+    parts=("samples", "focus", "maps"),
+    around=_annotating,
+    expects=_expects,
+    most=lambda c: (
+        1.0 if c.retry.passes else c.max_rejected
+    ),  # retry mends some, and is judged by what is left
+)
+def annotate(job: Job) -> None:
+    """Asks for each chain, checks it against what was asked, and asks again with the reason."""
+    config = job.config.annotate
+    with llm.Client(config.api, Path(job.context["ledger"]), job.context["base_url"]) as client:
+        records = domain.annotate(
+            map(sample, job.counted(read(job.table("samples")))),
+            map(focus, read(job.table("focus"))),
+            (DepthMap(**row) for row in read(job.table("maps"))),
+            job.folders,
+            client,
+            config,
+        )
+        job.keep("chains", CHAINS, records)

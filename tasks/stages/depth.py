@@ -1,0 +1,27 @@
+"""depth: the depth map of every image."""
+
+from sifthinker.config import identity
+from sifthinker.core import images
+from sifthinker.core.records import MAPS, read, sample
+from tasks.runtime.results import RESULTS
+from tasks.runtime.stage import Job, stage
+
+
+@stage(
+    config=lambda c: {"depth": identity(c.depth), "ingest": {"max_pixels": c.ingest.max_pixels}},
+    results=RESULTS["depth"],
+    parts=("samples",),
+    in_turn=True,
+)
+def depth(job: Job) -> None:
+    """Runs Depth Anything V2 once on each image of the part."""
+    from sifthinker.data import depth_estimation  # imports torch
+
+    samples = map(sample, read(job.table("samples")))
+    pictures = job.counted(images.distinct(samples, job.folders, job.config.ingest.max_pixels))
+    job.keep(
+        "maps",
+        MAPS,
+        depth_estimation.estimate(pictures, job.inputs["weights"].path, job.config.depth),
+        batch=64,
+    )

@@ -1,0 +1,35 @@
+"""grpo: GRPO-SIF on the reinforcement-learning samples."""
+
+from sifthinker.config import identity
+from sifthinker.training import preflight
+from tasks.runtime.endpoint import endpoint
+from tasks.runtime.programs import train, training_outcome
+from tasks.runtime.results import RESULTS
+from tasks.runtime.stage import Job, stage
+
+
+@stage(
+    config=lambda c: {"model": identity(c.model), "grpo": identity(c.grpo)},
+    results=RESULTS["grpo"],
+    around=endpoint(lambda c: c.grpo.judge),
+    lineage=True,
+    retries=2,  # resumes from its last checkpoint
+)
+def grpo(job: Job) -> None:
+    """Reinforcement learning with the four rewards, in processes of its own."""
+    dataset = [job.inputs["subset"].path / "rl.parquet"]
+    settings = {
+        "model": str(job.inputs["base"].path),
+        "dataset": [str(path) for path in dataset],
+        "ledger": job.context["ledger"],
+        "judge_base_url": job.context["base_url"],
+        "settings": {
+            "model": job.config.model.model_dump(mode="json"),
+            "grpo": job.config.grpo.model_dump(mode="json"),
+        },
+    }
+    job.notes["preflight"] = preflight.check(
+        job.inputs["base"].path, dataset, job.work, job.config.model, job.config.grpo, job.context["base_url"]
+    )
+    train(job, "grpo", settings, job.config.grpo)
+    training_outcome(job)

@@ -1,0 +1,53 @@
+"""publish, subset: SIF-50K as Parquet, its statistics, and the samples for reinforcement learning."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sifthinker.core.records import SIF, DepthMap, annotation, read, sample
+from sifthinker.data import publish as domain
+from sifthinker.store.artifacts import write_json
+from tasks.runtime.results import RESULTS
+from tasks.runtime.stage import Job, stage
+
+
+@stage(config=lambda c: {"ingest": {"max_pixels": c.ingest.max_pixels}}, results=RESULTS["publish"])
+def publish(job: Job) -> None:
+    """Joins samples, chains and depth maps, part by part, with the pictures."""
+    parts = list(zip(*(job.table(name) for name in ("samples", "chains", "maps")), strict=True))
+    part_of: dict[str, int] = {}
+
+    def rows() -> Iterator[Any]:
+        for index, (samples, chains, maps) in enumerate(parts):
+            for row in domain.rows(
+                map(sample, read(samples)),
+                map(annotation, job.counted(read(chains))),
+                (DepthMap(**row) for row in read(maps)),
+                job.folders,
+                job.config.ingest.max_pixels,
+            ):
+                if isinstance(row, dict):
+                    part_of[row["id"]] = index
+                yield row
+
+    job.keep(
+        "sif",
+        SIF,
+        rows(),
+        route=lambda row: part_of.pop(row["id"]),
+        parts=len(parts),
+        batch=domain.ROW_GROUP,
+        part_by_part=True,
+    )
+    write_json(job.out / "statistics.json", domain.statistics(sorted(job.out.glob("sif-*.parquet"))))
+
+
+@stage(
+    config=lambda c: {"rl_samples": c.publish.rl_samples, "seed": c.publish.seed},
+    results=RESULTS["subset"],
+)
+def subset(job: Job) -> None:
+    """Draws the reinforcement-learning samples, stratified by data set."""
+    parts = job.table("sif")
+    ids = domain.subset(parts, job.config.publish.rl_samples, job.config.publish.seed)
+    domain.write_subset(parts, ids, job.out / "rl.parquet")
+    job.draft.rows = {"in": len(ids), "kept": len(ids), "rejected": {}}

@@ -1,0 +1,83 @@
+"""retry: the dead letters of annotate, asked again with another model or prompt."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sifthinker import llm
+from sifthinker.annotation import annotate as annotator
+from sifthinker.annotation import retry as domain
+from sifthinker.config import Again, Api, Config, identity
+from sifthinker.core.records import CHAINS, DepthMap, Reject, annotation, focus, read, sample
+from sifthinker.store.artifacts import Artifact
+from tasks.runtime.endpoint import endpoint, watched
+from tasks.runtime.results import RESULTS
+from tasks.runtime.stage import Job, stage
+
+
+def _api(job: Job, again: Again) -> Api:
+    return domain.over(again, job.config.annotate).api
+
+
+@contextmanager
+def _retrying(job: Job) -> Iterator[dict[str, str]]:
+    """An engine a pass for all shards, as in annotate; the counts shown are the last pass's."""
+    annotate, passes = job.config.annotate, job.config.retry.passes
+    domain.check([(again.reasons, domain.over(again, annotate)) for again in passes], annotate)
+    context: dict[str, str] = {}
+    with ExitStack() as stack:
+        for number, again in enumerate(passes):
+            api = _api(job, again)
+            found = stack.enter_context(endpoint(lambda _, api=api: api)(job))  # type: ignore[misc]
+            context |= {f"base_url {number}": found["base_url"], "ledger": found["ledger"]}
+            client = stack.enter_context(llm.Client(api, Path(found["ledger"]), found["base_url"]))
+            stack.enter_context(watched(job, client.progress))
+        yield context
+
+
+def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
+    """Of every pass, as if none before it succeeded: the most that it will take."""
+    if not {"samples", "focus", "chains"} <= inputs.keys():
+        return ""
+    letters = [Reject(**row) for row in read(inputs["chains"].rejects())]
+    parts: list[str] = []
+    for again in config.retry.passes:
+        ids = {row.id for row in domain.asked_again(letters, again.reasons)}
+        rows = (row for row in map(sample, read(inputs["samples"].parts("samples"))) if row.id in ids)
+        steps = map(focus, read(inputs["focus"].parts("focus")))
+        parts.append(
+            f"{len(ids)} rows: {annotator.project(rows, steps, domain.over(again, config.annotate)).line()}"
+        )
+    return "; then at most ".join(parts)
+
+
+@stage(
+    config=lambda c: {"annotate": identity(c.annotate), "retry": identity(c.retry)},
+    results=RESULTS["retry"],
+    parts=("samples", "focus", "maps", "chains"),
+    around=_retrying,
+    expects=_expects,
+)
+def retry(job: Job) -> None:
+    """Asks again for the rows that were rejected, and passes all others on."""
+    assert job.order.part is not None, "the stage works part by part"
+    letters = job.inputs["chains"].shards[job.order.part].rejects()
+    with ExitStack() as stack:
+        passes: list[domain.Pass] = []
+        for number, again in enumerate(job.config.retry.passes):
+            client = llm.Client(
+                _api(job, again), Path(job.context["ledger"]), job.context[f"base_url {number}"]
+            )
+            config = domain.over(again, job.config.annotate)
+            passes.append((frozenset(again.reasons), stack.enter_context(client), config))
+        records = domain.retry(
+            lambda: map(sample, read(job.table("samples"))),
+            lambda: map(focus, read(job.table("focus"))),
+            lambda: (DepthMap(**row) for row in read(job.table("maps"))),
+            map(annotation, read(job.table("chains"))),
+            (Reject(**row) for row in read(letters)),
+            job.folders,
+            passes,
+        )
+        job.keep("chains", CHAINS, records)
+    job.notes["read"] = sum(1 for _ in read(job.table("samples"), ["id"]))

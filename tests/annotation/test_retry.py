@@ -1,0 +1,63 @@
+import pytest
+
+from sifthinker import llm
+from sifthinker.annotation import annotate, retry
+from sifthinker.config import Again
+from sifthinker.core.errors import UserError
+from sifthinker.core.records import Annotation, Reject
+from sifthinker.llm import standin
+from tests import annotation_rows as rows
+
+FAULTS = {"wrong-depths": 0.2, "content-filter": 0.1}  # drawn by the request: another model draws anew
+
+
+def test_dead_letters_are_asked_again_alone_and_nothing_is_lost(tmp_path):
+    first = rows.settings().model_copy(update={"attempts": 1})
+    names = rows.pictures(tmp_path, 20)
+    data = list(rows.samples(names, 60))
+    ledger = tmp_path / "calls.db"
+    with standin.running(tmp_path / "log", FAULTS) as url:
+        before = list(rows.run(tmp_path, 60, url, ledger, first, images=20))
+        chains = [row for row in before if isinstance(row, Annotation)]
+        rejects = [row for row in before if isinstance(row, Reject)]
+        assert {row.reason for row in rejects} == {"depths", "content-filter"}
+        asked = standin.counts(url)["requests"]
+        again = Again(reasons=("depths",), model="other", prompt="Write the chain.")
+        second = retry.over(again, first)
+        with llm.Client(second.api, ledger, url) as client:
+            after = list(
+                retry.retry(
+                    lambda: iter(data),
+                    lambda: map(rows.focus, data),
+                    lambda: rows.maps(names),
+                    chains,
+                    rejects,
+                    {"test": tmp_path},
+                    [(frozenset(again.reasons), client, second)],
+                )
+            )
+            models = {row.id for row in after if isinstance(row, Annotation)} - {row.id for row in chains}
+        depths = [row for row in rejects if row.reason == "depths"]
+        assert standin.counts(url)["requests"] - asked == len(depths)  # and of the judge nothing
+    ids = [row.id for row in after]
+    assert ids == [row.id for row in data]
+    kept = {row.id: row for row in after if isinstance(row, Annotation)}
+    assert models and models < {row.id for row in depths} | {"-"}
+    assert all(kept[row.id] == row for row in chains)
+    assert all(kept[id].attempts == 2 for id in models)
+    left = [row for row in after if isinstance(row, Reject)]
+    assert [row for row in left if row.reason == "content-filter" and row in rejects] == [
+        row for row in rejects if row.reason == "content-filter"
+    ]
+    for row in left:
+        if row.id in {letter.id for letter in depths}:
+            assert len(annotate.attempts(row.detail)) == 2
+
+
+def test_a_pass_that_asks_the_same_is_refused():
+    first = rows.settings()
+    for again in (Again(), Again(attempts=9), Again(reasons=("depths",)), Again(model=first.api.model)):
+        with pytest.raises(UserError, match="another model, prompt, temperature or seed"):
+            retry.check([(again.reasons, retry.over(again, first))], first)
+    for again in (Again(seed=1), Again(prompt="x"), Again(model="other"), Again(reasons=("exhausted",))):
+        retry.check([(again.reasons, retry.over(again, first))], first)

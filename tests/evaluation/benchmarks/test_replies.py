@@ -1,0 +1,281 @@
+"""What replies say, against a person's reading of each."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sifthinker.evaluation.benchmarks import replies
+
+SIDE = (("A", "left"), ("B", "right"))
+COLOUR = (("A", "red"), ("B", "green"), ("C", "blue"), ("D", "dark blue"))
+DOG = (("A", "The color of the dog is black."), ("B", "The color of the dog is white."))
+BROOM = (
+    ("A", "The broom is on the left side of the chair."),
+    ("B", "The broom is on the right side of the chair."),
+)
+COUNT = (("A", "3"), ("B", "2"), ("C", "10"), ("D", "1"))
+YES = (("A", "Yes"), ("B", "No"))
+CAR = (("A", "blue bus"), ("B", "red car"))
+ROOM = (("", "to my left"), ("", "to my right"), ("", "straight ahead"))
+
+CHOICES = [
+    # the letter alone, in every dress
+    ("A", SIDE, "A"),
+    ("b", SIDE, "B"),
+    ("(B)", SIDE, "B"),
+    ("(b)", SIDE, "B"),
+    ("B.", SIDE, "B"),
+    ("B)", SIDE, "B"),
+    ("[B]", SIDE, "B"),
+    ("**B**", SIDE, "B"),
+    ("$\\boxed{B}$", SIDE, "B"),
+    ("\n B \n", SIDE, "B"),
+    ('"A"', SIDE, "A"),
+    ("B:", SIDE, "B"),
+    # a letter that is no option
+    ("C", SIDE, None),
+    ("(E)", COLOUR, None),
+    # letter and text that agree
+    ("B. right", SIDE, "B"),
+    ("(B) right", SIDE, "B"),
+    ("B: right", SIDE, "B"),
+    ("B right", SIDE, "B"),
+    ("b) right", SIDE, "B"),
+    ("B - right", SIDE, "B"),
+    ("A left", SIDE, "A"),
+    ("Option B: right", SIDE, "B"),
+    ("(D) dark blue", COLOUR, "D"),
+    ("(A) The color of the dog is black.", DOG, "A"),
+    # letter and text that contradict
+    ("B. left", SIDE, None),
+    ("(A) right", SIDE, None),
+    ("The answer is B, left.", SIDE, None),
+    # the text alone
+    ("left", SIDE, "A"),
+    ("Left.", SIDE, "A"),
+    ("LEFT", SIDE, "A"),
+    ("the left", SIDE, "A"),
+    ("It is on the left.", SIDE, "A"),
+    ("on the right side", SIDE, "B"),
+    ("The car is to the right of the tree.", SIDE, "B"),
+    ("dark blue", COLOUR, "D"),  # the longer option, not the shorter inside it
+    ("The coat is dark blue.", COLOUR, "D"),
+    ("blue", COLOUR, "C"),
+    ("It looks light-blue to me", COLOUR, "C"),
+    ("The color of the dog is black.", DOG, "A"),
+    ("the color of the dog is white", DOG, "B"),
+    # a part of the text that only one option has
+    ("black", DOG, "A"),
+    ("The dog is white.", DOG, "B"),
+    ("It is on the left side", BROOM, "A"),
+    ("right side", BROOM, "B"),
+    ("The dog", DOG, None),  # both have it
+    ("It is brown.", DOG, None),
+    # sentences around the letter
+    ("The answer is B.", SIDE, "B"),
+    ("The answer is (B).", SIDE, "B"),
+    ("The answer is b", SIDE, "B"),
+    ("The answer is left", SIDE, "A"),
+    ("Answer: B", SIDE, "B"),
+    ("Answer: (B) right", SIDE, "B"),
+    ("answer:b", SIDE, "B"),
+    ("The correct answer is A.", SIDE, "A"),
+    ("The correct option is A", SIDE, "A"),
+    ("My choice would be B.", SIDE, "B"),
+    ("I choose option B.", SIDE, "B"),
+    ("I think it is A.", SIDE, "A"),
+    ("Based on the image, the best answer is C.", COLOUR, "C"),
+    ("B, because the lamp stands on that side", SIDE, "B"),
+    ("B is correct.", SIDE, "B"),
+    ("A is correct.", SIDE, "A"),
+    ("So the answer is **(A)**.", SIDE, "A"),
+    # the article is no letter
+    ("A red car", CAR, "B"),
+    ("A red one", COLOUR, "A"),
+    ("It is a green one.", COLOUR, "B"),
+    ("The answer is a red car.", CAR, "B"),
+    ("A dog", COLOUR, None),
+    ("I see a cat", SIDE, None),
+    # weighing, then concluding
+    ("The car is left of the bus, which is right, so the answer is A.", SIDE, "A"),
+    ("It might be red, but on a second look the answer is green.", COLOUR, "B"),
+    ("The red car and the blue car are far. Therefore, green.", COLOUR, "B"),
+    ("(A) is wrong since the light is on. The answer is (B).", SIDE, "B"),
+    ("The answer is A. No, the answer is B.", SIDE, None),
+    # denial
+    ("not left", SIDE, None),
+    ("It is not on the left but on the right.", SIDE, "B"),
+    ("right, not left", SIDE, "B"),
+    ("B, not A", SIDE, "B"),
+    ("It isn't red, it is green.", COLOUR, "B"),
+    ("right instead of left", SIDE, "B"),
+    ("neither left nor right", SIDE, None),
+    ("Not (A).", SIDE, None),
+    # two answers
+    ("A or B", SIDE, None),
+    ("A and B", SIDE, None),
+    ("left or right", SIDE, None),
+    ("(A) or (B)", SIDE, None),
+    ("A, B", SIDE, None),
+    ("Both left and right", SIDE, None),
+    ("red and green", COLOUR, None),
+    ("A. left B. right", SIDE, None),
+    # a letter whose sentence mentions the other option too
+    ("(B) to the right of the left lamp", SIDE, "B"),
+    # doubt
+    ("I cannot determine whether it is left.", SIDE, None),
+    ("It is unclear if it is red", COLOUR, None),
+    ("I'm not sure, but I think B.", SIDE, "B"),
+    ("Unable to answer.", SIDE, None),
+    # numbers
+    ("3", COUNT, "A"),
+    ("three", COUNT, "A"),
+    ("There are two of them.", COUNT, "B"),
+    ("10", COUNT, "C"),  # not the 1 inside it
+    ("There are 12.", COUNT, None),
+    ("2 or 3", COUNT, None),
+    ("The answer is 10.", COUNT, "C"),
+    ("D", COUNT, "D"),
+    # yes and no as options
+    ("Yes", YES, "A"),
+    ("No, it is behind the sofa.", YES, "B"),
+    ("yes and no", YES, None),
+    ("Not sure", YES, None),
+    # options without letters
+    ("to my left", ROOM, 0),
+    ("To my left.", ROOM, 0),
+    ("It is straight ahead of me", ROOM, 2),
+    ("left", ROOM, 0),
+    ("A", ROOM, None),
+    ("to my left or to my right", ROOM, None),
+    # nothing
+    ("", SIDE, None),
+    ("   ", SIDE, None),
+    ("...", SIDE, None),
+    ("I do not understand the question.", SIDE, None),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "expected"), CHOICES)
+def test_a_reply_names_the_option_that_a_person_reads_in_it(text, options, expected):
+    read = replies.choice(text, options)
+    if expected is None:
+        assert read.value == "" and read.problem, read
+    else:
+        index = expected if isinstance(expected, int) else [letter for letter, _ in options].index(expected)
+        assert read == (str(index), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Yes", "yes"),
+        ("yes.", "yes"),
+        ("YES!", "yes"),
+        ("No", "no"),
+        ("**No**, there is not.", "no"),
+        ("Yes, there is a dog behind the car.", "yes"),
+        ("There is no dog in the image.", "no"),
+        ("No, I cannot see one.", "no"),
+        ("It is not there.", "no"),  # a denial without the word
+        ("There isn't a dog.", "no"),
+        ("The answer is yes.", "yes"),
+        ("The answer is no, although yes comes to mind.", "no"),
+        ("Yeah", "yes"),
+        ("Yes, it is not far.", "yes"),
+        ("Not sure", ""),  # not a "no"
+        ("I know nothing", ""),  # "no" only inside words
+        ("I cannot tell, maybe yes.", ""),
+        ("Yes and no", ""),
+        ("No. Yes.", ""),
+        ("A dog", ""),
+        ("", ""),
+    ],
+)
+def test_a_reply_says_yes_or_no_only_when_a_person_reads_it_so(text, expected):
+    read = replies.yes_no(text)
+    assert read.value == expected
+    assert bool(read.problem) == (not expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3", "3"),
+        ("3.", "3"),
+        ("10", "10"),
+        ("1,000", "1000"),
+        ("three", "3"),
+        ("Three cars", "3"),
+        ("There are 2 cars.", "2"),
+        ("twenty-one", "21"),
+        ("twenty one people", "21"),
+        ("two (2)", "2"),
+        ("The answer is 4.", "4"),
+        ("3 cars and 2 trucks, so 5", "5"),
+        ("There are 3 cars and 2 trucks, 5 in total.", ""),  # three numbers, none set off
+        ("Three, one of them red", "3"),
+        ("none", "0"),
+        ("There are no cars.", "0"),
+        ("zero", "0"),
+        ("-2", "-2"),
+        ("2 or 3", ""),
+        ("between 3 and 5", ""),
+        ("several", ""),
+        ("I cannot tell.", ""),
+        ("B2", ""),
+        ("", ""),
+    ],
+)
+def test_a_reply_gives_the_number_that_a_person_reads_in_it(text, expected):
+    assert replies.number(text).value == expected
+
+
+def test_options_are_found_in_one_line_and_in_several():
+    lines = "What is it?\n(A) rubber\n(B) dark red cotton\nAnswer with the option's letter from the given choices directly."
+    assert replies.options_in(lines) == (("A", "rubber"), ("B", "dark red cotton"))
+    line = "Is it near? (A) Yes (B) No. Answer with the option's letter from the given choices directly."
+    assert replies.options_in(line) == (("A", "Yes"), ("B", "No"))
+    assert replies.options_in("How many cars are there?") == ()
+
+
+CHAIN = (
+    '<think><area>[{"bbox_2d": [0, 0, 1, 1], "depth": 0.5}]</area><text>A (B) C.</text>'
+    '<area>[{"bbox_2d": [0.1, 0.2, 0.3, 0.4], "depth": 0.1}]</area><text>x</text></think><answer>left</answer>'
+)
+
+
+@pytest.mark.parametrize(
+    ("reply", "think", "text", "boxes", "absent"),
+    [
+        (CHAIN, True, "left", 1, ""),
+        (CHAIN, False, "left", 1, ""),  # asked plainly, answered with a chain all the same
+        (CHAIN.replace("0.3,", "0.05,"), True, "left", 0, ""),  # x2 < x1: no box, the answer stands
+        (CHAIN.replace("[0, 0, 1, 1]", "[oops]"), True, "left", 1, ""),  # an earlier area does not matter
+        (CHAIN.replace("<answer>left</answer>", ""), True, "", 1, "no-answer"),
+        (CHAIN + "<answer>right</answer>", True, "", 1, "no-answer"),  # two answers are none
+        ("left", True, "", 0, "no-answer"),
+        ("left", False, "left", 0, ""),
+        ("It is at [0.1, 0.2, 0.3, 0.4].", False, "It is at [0.1, 0.2, 0.3, 0.4].", 1, ""),
+        ("It is at [10, 20, 30, 40].", False, "It is at [10, 20, 30, 40].", 0, ""),
+        ("", True, "", 0, "no-answer"),
+    ],
+)
+def test_the_answer_block_and_the_last_area_are_what_is_scored(reply, think, text, boxes, absent):
+    answer = replies.read(reply, think)
+    assert (answer.text, len(answer.boxes), answer.absent) == (text, boxes, absent)
+
+
+def test_a_reply_cut_off_before_its_answer_says_so():
+    assert replies.read("<think><area>", True, "length").absent == "cut-off"
+
+
+@given(st.text(alphabet="AaBb ().:,notliefghrswr0123'\n", max_size=60))
+def test_any_text_is_read_without_error_and_never_as_two_things(text):
+    for read in (
+        replies.choice(text, SIDE),
+        replies.choice(text, COUNT),
+        replies.yes_no(text),
+        replies.number(text),
+    ):
+        assert bool(read.value) != bool(read.problem)

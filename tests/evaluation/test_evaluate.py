@@ -1,0 +1,429 @@
+"""Evaluation end to end, against a small server that really listens."""
+
+import base64
+import hashlib
+import http.server
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker import config, llm
+from sifthinker.core import depth_maps, errors, records
+from sifthinker.evaluation import evaluate
+from sifthinker.evaluation.benchmarks import BENCHMARKS
+from sifthinker.evaluation.benchmarks.question import Missing
+
+OPTIONS = "\n(A) red\n(B) blue\nAnswer with the option's letter from the given choices directly."
+CHAIN = (
+    '<think><area>[{{"bbox_2d": [0.1, 0.2, 0.6, 0.8], "depth": 0.5}}]</area><text>Here.</text></think>'
+    "<answer>{answer}</answer>"
+)
+
+
+@contextmanager
+def serving(answer):
+    """A chat completions server; `answer(question text, request)` gives a reply, or (status, reply)."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append(body)
+            content = body["messages"][-1]["content"]
+            said = answer(content if isinstance(content, str) else content[-1]["text"], body)
+            status, text = said if isinstance(said, tuple) else (200, said)
+            reply = {
+                "model": "test",
+                "choices": [{"message": {"content": text}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+            }
+            data = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def png(colour) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def depth_pictures(pairs):
+    """In another order than asked, as the depth stage may give them."""
+    return reversed([(digest, png((int(digest[:2], 16), 0, 0))) for digest, _ in pairs])
+
+
+def vstar(folder, rows=6, labels="AB"):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(rows):
+        (folder / f"{i // 2}.png").write_bytes(png((i // 2, 9, 9)))
+        category = ("direct_attributes", "relative_position")[i % 2]
+        text = f"What is thing {i}?{OPTIONS}"
+        lines.append(
+            {
+                "image": f"{i // 2}.png",
+                "text": text,
+                "category": category,
+                "label": labels[i % 2],
+                "question_id": i,
+            }
+        )
+    (folder / "test_questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return config.Benchmark(name="vstar", path=folder, images=folder)
+
+
+def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, judge=None, **options):
+    out.mkdir(parents=True, exist_ok=True)
+    return evaluate.evaluate(
+        benchmarks,
+        url,
+        "served-model",
+        "ours",
+        "digest-of-weights",
+        ledger or out / "ledger.sqlite",
+        depth,
+        model or config.Model(),
+        config.Evaluate(concurrency=4, **options),
+        out,
+        judge,
+    )
+
+
+def test_a_benchmark_is_asked_with_both_pictures_and_scored(tmp_path):
+    source = vstar(tmp_path / "data")
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+        summary = run([source], url, tmp_path / "out")
+    assert {s["metric"]: (s["strict"], s["official"], s["n"]) for s in summary["scores"]} == {
+        "direct_attributes": (1.0, 1.0, 3),
+        "relative_position": (0.0, 0.0, 3),
+        "overall": (0.5, 0.5, 6),
+    }
+    assert summary == json.loads((tmp_path / "out" / "scores.json").read_text())
+    body = next(r for r in requests if "thing 2?" in r["messages"][0]["content"][-1]["text"])
+    first, rgb, second, depth, question = body["messages"][0]["content"]
+    assert (first["text"], second["text"]) == ("Original image: ", "\nDepth image: ")
+    original = (tmp_path / "data" / "1.png").read_bytes()
+    assert base64.b64decode(rgb["image_url"]["url"].removeprefix("data:image/png;base64,")) == original
+    shown = Image.open(io.BytesIO(base64.b64decode(depth["image_url"]["url"].split(",")[1])))
+    assert shown.getpixel((0, 0))[0] == int(hashlib.sha256(original).hexdigest()[:2], 16)
+    assert question["text"].startswith("\nWhat is thing 2?") and "<think>" in question["text"]
+    assert (body["temperature"], body["max_tokens"]) == (0.0, 2048)
+    assert len({r["seed"] for r in requests}) == 6  # each reply is sampled with random numbers of its own
+    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["id"] for row in rows] == [f"{row['group']}/{i}" for i, row in enumerate(rows)]
+    assert rows[0]["answer"] == rows[0]["read_as"] == "A" and rows[0]["boxes"] == [[0.1, 0.2, 0.6, 0.8]]
+    assert (rows[0]["prompt_tokens"], rows[0]["completion_tokens"]) == (7, 3)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if "ledger" not in p.name) == [
+        "predictions.parquet",
+        "rejects.parquet",
+        "scores.json",
+    ]
+
+
+def test_the_ablations_show_one_picture_and_ask_plainly(tmp_path):
+    source = vstar(tmp_path / "data", rows=1)
+    with serving(lambda text, _: "A") as (url, requests):
+        summary = run(
+            [source], url, tmp_path / "out", model=config.Model(depth_input=False), depth=None, think=False
+        )
+    (content,) = [message["content"] for message in requests[0]["messages"]]
+    assert [part["type"] for part in content] == ["text", "image_url", "text"]
+    assert content[-1]["text"] == f"\nWhat is thing 0?{OPTIONS}"
+    assert summary["scores"][-1]["strict"] == 1.0
+
+
+def test_a_whole_chain_is_scored_and_every_question_sampled_too(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(png((1, 2, 3)))
+    row = {
+        "question": "What?",
+        "answer": "A",
+        "image": "a.png",
+        "width": 40,
+        "height": 30,
+        "bboxs": [[4, 6, 24, 24]],
+    }
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({**row, "dataset": "gqa", "split": "val", "question_id": 1})
+    )
+    source = config.Benchmark(name="sif", path=tmp_path / "rows.jsonl", images=images)
+
+    def depths(pairs):
+        return [(digest, depth_maps.picture(np.full((30, 40), 0.5, dtype=np.float32))) for digest, _ in pairs]
+
+    def answer(_, body):
+        return CHAIN.format(answer="A") if body["temperature"] == 0 else "<think>?</think><answer>B</answer>"
+
+    with serving(answer) as (url, requests):
+        # The depth picture is not shown, and yet what is said of depth is scored.
+        model = config.Model(depth_input=False)
+        summary = run([source], url, tmp_path / "out", depth=depths, model=model, sampled=0.7)
+    found = {(s["benchmark"], s["metric"]): s["strict"] for s in summary["scores"]}
+    names = ("answer", "boxes", "depth", "format")
+    assert found == {("sif", name): 1.0 for name in names} | {("sif sampled", name): 0.0 for name in names}
+    assert [body["temperature"] for body in requests] == [0, 0.7]
+    kept = list(records.read(tmp_path / "out" / "predictions.parquet", ["benchmark", "parts"]))
+    assert [row["benchmark"] for row in kept] == ["sif", "sif sampled"]
+    assert dict(kept[0]["parts"]) == dict.fromkeys(names, 1.0)
+
+
+def test_ground_truth_never_enters_a_request(tmp_path):
+    bodies = []
+    for name, labels in (("right", "AB"), ("garbage", "BA")):
+        source = vstar(tmp_path / name, labels=labels)
+        with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+            run([source], url, tmp_path / f"out-{name}")
+        bodies.append(sorted(json.dumps(request, sort_keys=True) for request in requests))
+    assert bodies[0] == bodies[1]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from sifthinker import config
+from sifthinker.evaluation import evaluate
+url, data, out, ledger = sys.argv[1:]
+Path(out).mkdir()
+source = config.Benchmark(name="vstar", path=Path(data), images=Path(data))
+model, options = config.Model(depth_input=False), config.Evaluate(concurrency=2)
+evaluate.evaluate([source], url, "served-model", "ours", "digest-of-weights", Path(ledger), None, model, options, Path(out))
+"""
+
+
+@pytest.mark.e2e
+def test_a_killed_evaluation_asks_no_question_twice_and_gives_the_same_files(tmp_path):
+    source = vstar(tmp_path / "data", rows=30)
+    model = config.Model(depth_input=False)
+    asked, halfway, killed, lock = [], threading.Event(), threading.Event(), threading.Lock()
+
+    def answer(text, _):
+        with lock:
+            asked.append(text)
+            late = len(asked) > 15 and not killed.is_set()
+        if late:
+            halfway.set()
+            killed.wait(30)  # still under way when the kill comes
+        return CHAIN.format(answer="B")
+
+    with serving(answer) as (url, _):
+        arguments = [url, str(tmp_path / "data"), str(tmp_path / "killed"), str(tmp_path / "ledger.sqlite")]
+        child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments])
+        assert halfway.wait(60)
+        time.sleep(0.3)  # what was answered is on disk a few milliseconds later
+        child.kill()
+        child.wait()
+        killed.set()
+        asked.clear()
+        run([source], url, tmp_path / "continued", ledger=tmp_path / "ledger.sqlite", model=model, depth=None)
+        assert len(asked) == 30 - 15  # what was under way is asked again, what was answered is not
+        asked.clear()
+        run([source], url, tmp_path / "again", ledger=tmp_path / "ledger.sqlite", model=model, depth=None)
+        assert not asked, "a repeated evaluation asks nothing"
+        run([source], url, tmp_path / "undisturbed", model=model, depth=None)
+    for name in ("predictions.parquet", "rejects.parquet", "scores.json"):
+        whole = (tmp_path / "undisturbed" / name).read_bytes()
+        assert (
+            (tmp_path / "continued" / name).read_bytes() == (tmp_path / "again" / name).read_bytes() == whole
+        )
+
+
+def test_a_request_that_the_server_cannot_serve_stops_the_evaluation(tmp_path):
+    source = vstar(tmp_path / "data", rows=8)
+    with serving(lambda text, _: (400, "too long") if "thing 5" in text else CHAIN.format(answer="B")) as (
+        url,
+        _,
+    ):
+        with pytest.raises(evaluate.NotAnswered, match=r"relative_position/5.*bad-request.*too long"):
+            run([source], url, tmp_path / "out")
+        assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_missing_files_are_said_and_the_other_benchmarks_run(tmp_path):
+    lost = config.Benchmark(name="spatialbench", path=tmp_path, images=tmp_path)
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, _):
+        summary = run([lost, vstar(tmp_path / "data")], url, tmp_path / "out")
+    first, *others = summary["scores"]
+    assert first["benchmark"] == "spatialbench" and first["strict"] is None
+    assert "positional.json" in first["missing"] and "RussRobin/SpatialBench" in first["missing"]
+    assert len(others) == 3 and all(s["missing"] is None for s in others)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_with_nothing_there_the_question_files_are_named_before_the_pictures(name, tmp_path):
+    nowhere = config.Benchmark(name=name, path=tmp_path / "none", images=tmp_path / "no-pictures")
+    with pytest.raises(Missing, match=r"wants (?!its images).*published at https") as caught:
+        list(BENCHMARKS[name].load(nowhere))
+    assert str(tmp_path / "none") in str(caught.value)
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(errors.UserError, match="no benchmark 'vstat'; known: vstar"):
+        run([config.Benchmark(name="vstat", path=tmp_path, images=tmp_path)], "http://x", tmp_path)
+
+
+def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
+    def answer(text, _):
+        if "thing 0" in text:
+            return 400, "stopped by content_filter"
+        return {"1": "no tags", "2": CHAIN.format(answer="A or B"), "3": CHAIN.format(answer="B")}[text[15]]
+
+    with serving(answer) as (url, _):
+        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
+    overall = summary["scores"][-1]
+    assert (overall["n"], overall["unparsable"], overall["strict"]) == (4, 3, 0.25)
+    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["unparsable"] for row in rows] == ["refused", "no-answer", "several-named", ""]
+
+
+def test_a_reply_that_is_no_text_is_wrong_and_counted_and_the_evaluation_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("sifthinker.llm.patience.Patience.backoff", lambda *_: 0.01)
+
+    def answer(text, _):
+        parts = [{"type": "thinking", "text": "B"}, {"type": "text", "text": CHAIN.format(answer="A")}]
+        return {"0": 7, "1": {"text": "A"}, "2": parts, "3": CHAIN.format(answer="B \ud83d")}[text[15]]
+
+    with serving(answer) as (url, _):
+        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
+    assert summary["scores"][-1]["n"] == 4
+    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["unparsable"] for row in rows][:3] == ["unreadable", "unreadable", ""]
+    assert [row["reply"][-20:] for row in rows[2:]] == [
+        CHAIN.format(answer="A")[-20:],
+        CHAIN.format(answer="B \ufffd")[-20:],
+    ]
+
+
+def test_questions_without_a_usable_image_or_depth_map_are_rejected_by_name(tmp_path):
+    source = vstar(tmp_path / "data", rows=6)
+    (tmp_path / "data" / "0.png").unlink()
+    (tmp_path / "data" / "1.png").write_bytes(b"no picture")
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+        summary = run([source], url, tmp_path / "out")
+        assert (summary["scores"][-1]["n"], summary["scores"][-1]["rejected"]) == (2, 4)
+        run([source], url, tmp_path / "without", depth=lambda pairs: [])
+    reasons = [row["reason"] for row in records.read(tmp_path / "out" / "rejects.parquet")]
+    assert reasons == ["image-missing"] * 2 + ["image-format"] * 2
+    reasons = [row["reason"] for row in records.read(tmp_path / "without" / "rejects.parquet")]
+    assert reasons[4:] == ["depth-missing"] * 2
+    assert len(requests) == 2
+
+
+def test_a_limit_asks_so_many_and_is_marked(tmp_path):
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
+        summary = run([vstar(tmp_path / "data", rows=20)], url, tmp_path / "out", limit=6)
+    assert len(requests) == 6 and summary["limit"] == 6
+    assert {s["metric"]: s["n"] for s in summary["scores"]} == {
+        "direct_attributes": 3,
+        "relative_position": 3,
+        "overall": 6,
+    }
+
+
+def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
+    folder = tmp_path / "vqa"
+    folder.mkdir()
+    (folder / "COCO_test2015_000000000009.jpg").write_bytes(png("red"))
+    questions = [{"image_id": 9, "question": f"What is {n}?", "question_id": n} for n in (1, 2)]
+    (folder / "v2_OpenEnded_mscoco_test2015_questions.json").write_text(json.dumps({"questions": questions}))
+    part = json.dumps({"questions": questions[:1]})
+    (folder / "v2_OpenEnded_mscoco_test-dev2015_questions.json").write_text(part)
+    source = config.Benchmark(name="vqav2", path=folder, images=folder, split="test-dev2015")
+    with serving(lambda text, _: CHAIN.format(answer="A dog.")) as (url, _):
+        summary = run([source], url, tmp_path / "out")
+    (entry,) = summary["scores"]
+    assert entry["strict"] is None and "submit vqav2_submission.json" in entry["missing"]
+    submitted = json.loads((tmp_path / "out" / "vqav2_submission.json").read_text())
+    assert submitted == [{"question_id": 1, "answer": "dog"}, {"question_id": 2, "answer": ""}]
+    (row,) = records.read(tmp_path / "out" / "predictions.parquet")
+    assert row["official"] is None and row["strict"] is None
+
+
+def test_a_judge_scores_free_answers_and_without_one_the_benchmark_is_left_out(tmp_path):
+    folder = tmp_path / "viscot"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png("red"))
+    rows = []
+    for n in range(3):
+        turns = [
+            {"from": "human", "value": f"<image>\nWhat is {n}? Please provide the bounding box"},
+            {"value": "a door"},
+        ]
+        rows.append({"dataset": "gqa", "question_id": n, "image": ["cot/1.png"], "conversations": turns})
+    (folder / "gqa.json").write_text(json.dumps(rows))
+    source = config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
+
+    def answer(text, _):
+        return "cut" if "What is 1?" in text else CHAIN.format(answer="a red door")
+
+    def judge(text, body):
+        return '{"score": 0.5}' if "image_url" in json.dumps(body) else "score: 0.75"
+
+    with serving(answer) as (url, _), serving(judge) as (judge_url, judged):
+        summary = run([source], url, tmp_path / "without")
+        assert "evaluate.judge" in summary["scores"][0]["missing"]
+        api = config.Api(model="judge", base_url=judge_url)
+        with llm.Client(api, tmp_path / "judge.sqlite") as client:
+            summary = run([source], url, tmp_path / "out", judge=client)
+    assert len(judged) == 4, "an answer that is not there is not judged"
+    (entry,) = summary["scores"]
+    assert (entry["metric"], entry["n"], entry["unparsable"]) == ("gqa", 3, 1)
+    assert (entry["official"], entry["strict"]) == pytest.approx((0.5, 1 / 3))
+    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["judged"] for row in rows] == [
+        ["score: 0.75", '{"score": 0.5}'],
+        [],
+        ["score: 0.75", '{"score": 0.5}'],
+    ]
+
+
+def test_a_judge_whose_reply_is_no_text_ends_no_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("sifthinker.llm.patience.Patience.backoff", lambda *_: 0.01)
+    folder = tmp_path / "viscot"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png("red"))
+    turns = [
+        {"from": "human", "value": "<image>\nWhat is it? Please provide the bounding box"},
+        {"value": "a door"},
+    ]
+    row = {"dataset": "gqa", "question_id": 0, "image": ["cot/1.png"], "conversations": turns}
+    (folder / "gqa.json").write_text(json.dumps([row]))
+    source = config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
+    with (
+        serving(lambda *_: CHAIN.format(answer="a red door")) as (url, _),
+        serving(lambda *_: {"score": 0.5}) as (judge_url, _),
+        llm.Client(config.Api(model="judge", base_url=judge_url), tmp_path / "judge.sqlite") as client,
+    ):
+        summary = run([source], url, tmp_path / "out", judge=client)
+    (entry,) = summary["scores"]
+    assert (entry["n"], entry["unparsable"]) == (1, 1)
+
+
+def test_every_registered_benchmark_says_where_its_files_are_published():
+    assert all(benchmark.PUBLISHED.startswith("https://") for benchmark in BENCHMARKS.values())

@@ -1,0 +1,362 @@
+"""Nights held one after another: what passes, what regresses, what could not run, and what the page shows."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sifthinker import config
+from sifthinker.evaluation import history
+from sifthinker.evaluation.nights import changed_replies, compare, night_page
+from sifthinker.evaluation.nights.compare import Outcome
+from sifthinker.evaluation.nights.records import Night
+from sifthinker.store import aliases
+from sifthinker.store.artifacts import Store
+from tests import nights
+
+RIGHT = [1.0] * 70 + [0.0] * 30
+WRONG = [0.0] * 12 + [1.0] * 58 + [0.0] * 30  # twelve of the right ones
+START = datetime(2026, 11, 1, 1, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def night(store: Store, number: int, **settings: Any) -> Night:
+    of = nights.config(store.root, nightly=settings)
+    return Night(f"night-{number}", START + timedelta(days=number), of)
+
+
+def hold(
+    store: Store,
+    number: int,
+    verdicts: nights.Verdicts,
+    missing: dict[str, str] | None = None,
+    **settings: Any,
+) -> Outcome:
+    made = nights.evaluated(store, f"{number:04}", verdicts, missing=missing)
+    return compare.hold(store, night(store, number, **settings), [made], {})
+
+
+def outcomes(store: Store) -> list[str]:
+    return list({r["night"]: r["outcome"] for r in history.read(store.root / "history")}.values())
+
+
+def test_the_first_night_passes_and_the_same_replies_pass_again(store: Store) -> None:
+    assert hold(store, 0, {"vstar": RIGHT}).message == "nothing to compare with yet"
+    again = hold(store, 1, {"vstar": RIGHT})
+    assert again.outcome == history.PASSED
+    assert "| vstar | last good night | 70.0 | 70.0 | +0.0 |" in again.table
+
+
+def test_a_fall_regresses_until_it_is_mended_because_bad_nights_are_no_reference(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": RIGHT})
+    for number in (1, 2):
+        fallen = hold(store, number, {"vstar": WRONG, "pope": RIGHT})
+        assert fallen.outcome == history.REGRESSED
+        assert fallen.message == "vstar fell from 70.0 to 58.0 against the last good night"
+    assert hold(store, 3, {"vstar": RIGHT, "pope": RIGHT}).outcome == history.PASSED
+    assert outcomes(store) == ["passed", "regressed", "regressed", "passed"]
+    rows = history.read(store.root / "history")
+    assert {(r["night"], r["benchmark"]) for r in rows if r["regressed"]} == {
+        ("night-1", "vstar"),
+        ("night-2", "vstar"),
+    }
+
+
+def test_a_known_flaky_benchmark_has_a_margin_in_the_configuration(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": RIGHT})
+    flaky = hold(store, 1, {"vstar": WRONG, "pope": WRONG}, margins={"vstar": 0.15})
+    assert flaky.message == "pope fell from 70.0 to 58.0 against the last good night"
+
+
+LATER = datetime(2100, 1, 1, tzinfo=UTC)  # after any pin that a test makes
+
+
+def pinned(store: Store) -> None:
+    with store.making("merge", "aa", {}) as draft:
+        (draft.out / "model").write_text("x")
+    found = store.find("merge", "aa")
+    assert found
+    aliases.pin(store, "baseline", found.ref, "ada", "first good one")
+
+
+def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warnings(store: Store) -> None:
+    """As it happened: 20 questions about ten pictures, four benchmarks, two references. The model writes no chains;
+    17, 17, 11 and 7 right answers are lost and none is won. The least p that ten pictures can give is (1/2)^10; times
+    8 comparisons that is 0.008, and the level is 0.001."""
+    pinned(store)
+    right = {"sif": 17, "refcoco": 17, "spatialbench": 11, "vstar": 7}
+    good: nights.Verdicts = {
+        name: [1.0] * n + [0.0] * (20 - n) + [1.0, 0.0] * 20 for name, n in right.items()
+    }
+    silent: nights.Verdicts = {name: [None] * 60 for name in right}
+    baseline = nights.evaluated(store, "base", good, "baseline", per_image=2)
+    quick = nights.config(store.root, evaluate={"limit": 20})
+
+    def hold_on(day: int, key: str, verdicts: nights.Verdicts, of: config.Config) -> Outcome:
+        made = nights.evaluated(store, key, verdicts, per_image=2)
+        return compare.hold(store, Night(key, LATER + timedelta(days=day), of), [made], {}, baseline)
+
+    full = nights.config(store.root)
+    assert hold_on(0, "n0", good, full).outcome == history.PASSED
+    look = hold_on(1, "n1", {name: of[:20] for name, of in silent.items()}, quick)
+    assert look.outcome == history.INCONCLUSIVE
+    for name, n in right.items():
+        fall = f"{name} fell from {5 * n}.0 to 0.0 against the last good night and the baseline"
+        assert f"{fall} (beyond its margin, not significant)" in look.message
+        assert f"100 % of the replies to {name} are unparsable, 0 % in the last good night" in look.message
+    assert "8 of 8 comparisons could not have failed, whatever was answered" in look.message
+    assert "none worse" not in look.message
+    assert look.table.count("| none | fell, could not have failed |") == 8
+    page = look.report.read_text()
+    assert "Inconclusive" in page and '<b class="bad">0</b><span>of 8 comparisons could have failed' in page
+    # The next full night is held against the good night, not against the quick look.
+    night = hold_on(2, "n2", silent, full)
+    assert night.outcome == history.REGRESSED
+    assert "vstar fell from 45.0 to 0.0 against the last good night and the baseline" in night.message
+    assert outcomes(store) == ["passed", "inconclusive", "regressed"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "outcome"),
+    [
+        (0, history.PASSED),
+        (1, history.PASSED),  # exactly the margin of a point
+        (5, history.WARNED),  # p = 1/32
+        (9, history.WARNED),  # p = 1/512, and the level is 1/1000
+        (10, history.REGRESSED),  # p = 1/1024
+    ],
+)
+def test_a_fall_beyond_the_margin_warns_until_it_is_significant(
+    store: Store, lost: int, outcome: str
+) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    fallen = [0.0] * lost + RIGHT[lost:]
+    tonight = hold(store, 1, {"vstar": fallen})
+    assert tonight.outcome == outcome
+    if outcome != history.PASSED:
+        assert f"vstar fell from 70.0 to {70 - lost}.0 against the last good night" in tonight.message
+    # Only a night that passed is what the next one is held against.
+    passed = outcome == history.PASSED
+    before = f"| vstar | last good night | {70 - lost if passed else 70}.0 |"
+    assert before in hold(store, 2, {"vstar": fallen}).table
+
+
+def test_replies_that_become_unparsable_warn_though_no_score_falls(store: Store) -> None:
+    silent: list[float | None] = [1.0] * 70 + [None] * 10 + [0.0] * 20  # ten wrong answers are no answers now
+    hold(store, 0, {"vstar": RIGHT})
+    tonight = hold(store, 1, {"vstar": silent})
+    assert tonight.outcome == history.WARNED
+    assert tonight.message == "10 % of the replies to vstar are unparsable, 0 % in the last good night"
+    assert "10 % of the replies to vstar are unparsable" in tonight.report.read_text()
+    assert hold(store, 2, {"vstar": silent}, unparsable=0.1).outcome == history.PASSED
+    assert hold(store, 3, {"vstar": silent}).outcome == history.PASSED  # no jump from the night before
+
+
+def test_a_first_night_whose_replies_are_unparsable_warns_and_is_no_reference(store: Store) -> None:
+    first = hold(store, 0, {"vstar": [None] * 100})
+    assert (first.outcome, first.message) == (
+        history.WARNED,
+        "100 % of the replies to vstar are unparsable",
+    )
+    assert hold(store, 1, {"vstar": RIGHT}).message == "nothing to compare with yet"
+
+
+def test_a_score_that_cannot_fall_is_inconclusive_and_not_passed(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": [0.0] * 100})
+    again = hold(store, 1, {"vstar": RIGHT, "pope": [0.0] * 100})
+    assert again.outcome == history.INCONCLUSIVE
+    assert again.message == (
+        "1 of 2 comparisons could not have failed, because the score before was not above the margin (pope)"
+    )
+
+
+def test_a_quick_look_that_passes_is_no_reference_for_a_whole_night(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    made = nights.evaluated(store, "0001", {"vstar": RIGHT[:60]})
+    quick = nights.config(store.root, evaluate={"limit": 60})
+    assert compare.hold(store, Night("n1", START + timedelta(days=1), quick), [made], {}).outcome == (
+        history.PASSED
+    )
+    assert "| 12 / 0 of 100 |" in hold(store, 2, {"vstar": WRONG}).table  # all hundred are paired
+
+
+def test_changed_replies_are_shown_against_the_reference_from_which_they_fell(store: Store) -> None:
+    """The last good night had the same wrong replies; only the baseline tells the fall."""
+    hold(store, 0, {"vstar": WRONG, "pope": [*RIGHT[:99], 0.0]})
+    baseline = nights.evaluated(store, "base", {"vstar": RIGHT, "pope": RIGHT}, "baseline")
+    made = nights.evaluated(store, "0001", {"vstar": WRONG, "pope": [*RIGHT[:99], 1.0]})
+    outcome = compare.hold(store, night(store, 1, flips=5), [made], {}, baseline)
+    assert outcome.message == "vstar fell from 70.0 to 58.0 against the baseline"
+    page = outcome.report.read_text()
+    assert "against the baseline: 12 lost, 0 won; 7 of them are not shown" in page
+    assert "against the last good night: 0 lost, 1 won" in page  # pope fell from neither
+    assert "<b>12</b><span>replies right before, wrong or worse now" in page
+    assert "<b>1</b><span>replies wrong before, right or better now" in page
+    assert "12 lost, 1 won." in page
+
+
+def test_a_benchmark_whose_references_are_lost_leaves_the_night_open(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": RIGHT})
+    store.discard("evaluate", "0000")
+    gone = hold(store, 1, {"vstar": WRONG, "pope": RIGHT})
+    assert gone.outcome == history.INCONCLUSIVE
+    assert "vstar was not compared: no reference is left that has its questions" in gone.message
+    assert "The good night of 2026-11-01 cannot be compared with: evaluate/0000 is gone." in gone.table
+
+
+def test_the_smallest_fall_that_is_found_is_in_the_message_the_table_the_page_and_for_programs(
+    store: Store,
+) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    tonight = hold(store, 1, {"vstar": RIGHT})
+    [comparison] = json.loads(tonight.report.with_name("outcome.json").read_text())["targets"]["promoted"][
+        "comparisons"
+    ]
+    finds = f"{100 * comparison['detectable']:.1f}"
+    # Ten of 70 must be lost; they are in 80 % of the nights with 12.2 lost on average.
+    assert finds == "12.2"
+    assert f"a fall of {finds} points would have been found in any of them" in tonight.message
+    assert f"| {finds} |" in tonight.table
+    assert f">{finds}</td>" in tonight.report.read_text()
+
+
+def test_missing_files_are_no_regression_and_no_reference(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    lost = hold(store, 1, {"pope": RIGHT}, missing={"vstar": "vstar: wants test_questions.jsonl"})
+    assert lost.outcome == history.NOT_RUN
+    assert lost.message == "vstar could not run: vstar: wants test_questions.jsonl"
+    assert hold(store, 2, {"vstar": WRONG}).outcome == history.REGRESSED  # against night 0
+
+
+def test_a_regression_outranks_what_could_not_run(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    both = hold(store, 1, {"vstar": WRONG}, missing={"pope": "no files"})
+    assert both.outcome == history.REGRESSED
+    assert "pope could not run" in both.message
+
+
+def test_a_checkpoint_that_could_not_be_evaluated_leaves_a_row(store: Store) -> None:
+    tonight = night(store, 0)
+    outcome = compare.hold(store, tonight, [], {"promoted": "the server is down"})
+    assert outcome.outcome == history.NOT_RUN
+    [row] = history.read(store.root / "history")
+    assert (row["missing"], row["strict"], row["outcome"]) == ("the server is down", None, "not-run")
+    assert "the server is down" in outcome.report.read_text()
+
+
+def test_the_baseline_is_compared_with_and_its_pin_is_the_persons_acceptance(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    with store.making("merge", "aa", {}) as draft:
+        (draft.out / "model").write_text("x")
+    found = store.find("merge", "aa")
+    assert found
+    aliases.pin(store, "baseline", found.ref, "ada", "the fall on vstar is wanted")  # long after these nights
+    baseline = nights.evaluated(store, "base", {"vstar": WRONG}, "baseline")
+    made = nights.evaluated(store, "0001", {"vstar": WRONG})
+    outcome = compare.hold(store, night(store, 1), [made], {}, baseline)
+    assert outcome.outcome == history.PASSED
+    assert "last good night" not in outcome.table
+    assert "| vstar | baseline | 58.0 | 58.0 |" in outcome.table
+    assert "pinned by ada: the fall on vstar is wanted" in outcome.report.read_text()
+
+
+def test_an_evaluation_that_is_gone_from_the_store_is_said_and_the_one_before_taken(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    hold(store, 1, {"vstar": RIGHT})
+    store.discard("evaluate", "0001")
+    outcome = hold(store, 2, {"vstar": WRONG})
+    assert outcome.outcome == history.REGRESSED
+    assert "The good night of 2026-11-02 cannot be compared with: evaluate/0001 is gone." in outcome.table
+
+
+@pytest.mark.e2e
+def test_five_percent_made_wrong_of_a_thousand_are_caught_and_fifty_equal_nights_are_not_raised(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(night_page, "trends", lambda *_: None)  # pictures take time and are not the point
+    scores = [float((i * 7919) % 1000 < 600) for i in range(1000)]
+    hold(store, 0, {"vstar": scores})
+    made = nights.evaluated(store, "0001", {"vstar": scores})  # deterministic decoding: identical replies
+    for number in range(1, 51):
+        assert compare.hold(store, night(store, number), [made], {}).outcome == history.PASSED
+    injured = [0.0 if i % 20 == 0 else score for i, score in enumerate(scores)]
+    outcome = hold(store, 51, {"vstar": injured})
+    assert outcome.outcome == history.REGRESSED
+    assert outcomes(store) == ["passed"] * 51 + ["regressed"]
+
+
+def test_data_is_escaped_and_the_page_asks_the_network_for_nothing(store: Store) -> None:
+    hostile = '<script>alert("x")</script>'
+    hold(store, 0, {"vstar": RIGHT})
+    page = hold(store, 1, {"vstar": WRONG}, missing={"pope": hostile}).report.read_text()
+    assert hostile not in page
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page.split("</style>")[1].replace("http-equiv", "")
+
+
+def test_the_outcome_is_there_for_programs(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    outcome = hold(store, 1, {"vstar": WRONG})
+    written = json.loads(outcome.report.with_name("outcome.json").read_text())
+    [comparison] = written["targets"]["promoted"]["comparisons"]
+    assert (written["outcome"], comparison["lost"], comparison["won"]) == ("regressed", 12, 0)
+
+
+def test_a_quick_look_is_marked_in_the_message_the_table_the_page_and_for_programs(store: Store) -> None:
+    made = nights.evaluated(store, "0000", {"vstar": RIGHT})
+    config = nights.config(store.root, evaluate={"limit": 100})
+    outcome = compare.hold(store, Night("night-0", START, config), [made], {})
+    mark = "a quick look: at most 100 questions of each benchmark, a seeded sample"
+    assert outcome.message == f"nothing to compare with yet ({mark})"
+    assert outcome.table.startswith(f"**This is {mark}.**")
+    assert "A quick look." in outcome.report.read_text()
+    assert json.loads(outcome.report.with_name("outcome.json").read_text())["limit"] == 100
+
+
+def test_flips_come_lost_first_with_where_both_replies_looked(store: Store, tmp_path: Path) -> None:
+    """Pictures are drawn from the benchmark's own files, as long as they are those that were asked about."""
+    before = nights.evaluated(store, "0000", {"vstar": [0.0, 1.0, 1.0]})
+    after = nights.evaluated(store, "0001", {"vstar": [1.0, 1.0, 0.0]})
+    found = changed_replies.find(before.predictions, after.predictions)
+    assert [(flip.after["id"], flip.lost) for flip in found] == [("q/2", True), ("q/0", False)]
+    assert changed_replies.steps(found[0].after) == [((0.1, 0.1, 0.5, 0.6),)]
+    absent = config.Benchmark(name="vstar", path=tmp_path / "nothing", images=tmp_path / "nothing")
+    [shown] = changed_replies.shown(found, 1, [absent])
+    assert shown.lost
+    assert shown.pictures == ()
+
+
+def test_flips_show_the_photograph_of_the_question(tmp_path: Path) -> None:
+    import hashlib
+
+    folder = tmp_path / "vstar"
+    folder.mkdir()
+    photo = nights.picture(7)
+    (folder / "7.png").write_bytes(photo)
+    question = {
+        "image": "7.png",
+        "text": "Which? (A) left (B) right",
+        "category": "q",
+        "label": "B",
+        "question_id": 7,
+    }
+    (folder / "test_questions.jsonl").write_text(json.dumps(question) + "\n")
+    row = {**nights.row("vstar", 7, 1.0), "image_sha256": hashlib.sha256(photo).hexdigest()}
+    flip = changed_replies.Flip(row, {**row, "strict": 0.0})
+    source = config.Benchmark(name="vstar", path=folder, images=folder)
+    [shown] = changed_replies.shown([flip], 5, [source])
+    assert len(shown.pictures) == 2
+    assert all(picture.startswith(b"\xff\xd8") for picture in shown.pictures)
+    changed = changed_replies.Flip(
+        row, {**row, "strict": 0.0, "image_sha256": "0" * 64}
+    )  # another file by that name
+    assert changed_replies.shown([changed], 5, [source])[0].pictures == ()

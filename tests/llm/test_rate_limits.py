@@ -1,0 +1,214 @@
+import asyncio
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from sifthinker import llm
+from sifthinker.config import Api
+from sifthinker.llm import judge, rate_limits, standin
+from sifthinker.llm.rate_limits import Gate, Quota, Ticket
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """A minute of one second."""
+    monkeypatch.setattr(rate_limits, "MINUTE", 1.0)
+
+
+def admitted(quota: Quota, seconds: float, tokens: float = 0.0) -> list[float]:
+    """When requests got their place, asked for without pause."""
+    times, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        got = quota.reserve(tokens)
+        if isinstance(got, Ticket):
+            times.append(time.monotonic())
+        else:
+            time.sleep(min(got, max(0.0, end - time.monotonic())))
+    return times
+
+
+def most_in_a_window(times: list[float], window: float) -> int:
+    return max(sum(t <= s < t + window for s in times) for t in times)
+
+
+def test_no_window_holds_more_requests_than_the_quota_and_nearly_all_of_it_is_used(second, tmp_path):
+    times = admitted(Quota(tmp_path / "quota", requests=100), 3.0)
+    assert most_in_a_window(times, 1.0) <= 102  # measured a little later than granted
+    assert len(times) >= 0.85 * 300  # a busy machine oversleeps; over a true minute it is 95 %, see below
+    assert most_in_a_window(times, 0.1) <= 15  # spread, not in bursts
+
+
+def test_tokens_are_counted_and_settled_by_what_was_used(second, tmp_path):
+    quota = Quota(tmp_path / "quota", tokens=1000)
+    end, used = time.monotonic() + 2.0, 0
+    while time.monotonic() < end:
+        ticket = quota.reserve(200)
+        if isinstance(ticket, Ticket):
+            quota.settle(ticket, 20)  # far less than was reserved
+            used += 20
+        else:
+            time.sleep(min(ticket, 0.05))
+    assert 0.9 * 2000 - 200 <= used <= 2000 + 20
+
+
+def test_a_request_larger_than_the_quota_waits_for_an_empty_window_and_not_for_ever(second, tmp_path):
+    quota = Quota(tmp_path / "quota", tokens=100)
+    assert isinstance(quota.reserve(500), Ticket)
+    wait = quota.reserve(500)
+    assert isinstance(wait, float)
+    assert 1.0 <= wait <= 5.1
+
+
+def _count(path: str, until: float, queue) -> None:
+    rate_limits.MINUTE = 1.0
+    queue.put(len(admitted(Quota(Path(path), requests=100), until - time.monotonic())))
+
+
+def test_processes_share_one_quota(second, tmp_path):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    until = time.monotonic() + 2  # the same end for all, however late one of them starts
+    each = [context.Process(target=_count, args=(str(tmp_path / "quota"), until, queue)) for _ in range(3)]
+    for process in each:
+        process.start()
+    for process in each:
+        process.join()
+    assert 100 <= sum(queue.get() for _ in each) <= 206
+
+
+def test_a_pause_holds_everybody_back(tmp_path):
+    one, two = Quota(tmp_path / "quota"), Quota(tmp_path / "quota")
+    assert isinstance(two.reserve(1), Ticket)
+    one.pause(5)
+    wait = two.reserve(1)
+    assert isinstance(wait, float)
+    assert 4 < wait <= 5
+
+
+def test_a_pause_from_before_the_machine_started_is_forgotten(tmp_path):
+    quota = Quota(tmp_path / "quota")
+    quota.pause(10**6)
+    assert isinstance(quota.reserve(1), Ticket)
+
+
+def test_a_pause_ends_with_the_process_that_was_asked_for_it(tmp_path):
+    quota = Quota(tmp_path / "quota")
+    context = multiprocessing.get_context("fork")
+    other = context.Process(target=lambda: Quota(tmp_path / "quota").pause(600))
+    other.start()
+    other.join()
+    assert isinstance(quota.reserve(1), Ticket)  # it is gone, and so is its pause
+    quota.pause(5)
+    assert isinstance(Quota(tmp_path / "quota").reserve(1), float)
+
+
+def test_a_pause_in_a_file_of_an_earlier_version_is_forgotten(tmp_path):
+    quota = Quota(tmp_path / "quota")
+    quota.pause(600)
+    quota._state[rate_limits._PAUSER] = 0.0  # that version did not say whose it is
+    assert isinstance(quota.reserve(1), Ticket)
+
+
+def test_peers_are_counted_and_forgotten_when_they_leave(tmp_path):
+    quota = Quota(tmp_path / "quota")
+    assert quota.peers() == 1
+    context = multiprocessing.get_context("fork")
+    other = context.Process(target=lambda: Quota(tmp_path / "quota").peers())
+    other.start()
+    other.join()
+    assert quota.peers() == 2
+    quota.leave()
+
+
+def test_the_gate_shrinks_under_429s_and_grows_back():
+    async def run() -> None:
+        gate = Gate(64)
+        gate.bad()
+        assert gate.limit == pytest.approx(0.7 * 64)
+        gate.bad()  # of the same moment: one cut
+        assert gate.limit == pytest.approx(0.7 * 64)
+        for _ in range(2000):
+            gate.good(0.1)
+        assert gate.limit == 64
+
+    asyncio.run(run())
+
+
+def test_the_gate_shrinks_when_answers_become_slow(monkeypatch):
+    async def run() -> None:
+        now = 1000.0
+        monkeypatch.setattr(rate_limits.time, "monotonic", lambda: now)
+        gate = Gate(32)
+        for _ in range(64):
+            gate.good(1.0)
+        for _ in range(10):
+            now += 10
+            for _ in range(32):
+                gate.good(4.0)
+        assert gate.limit < 20
+
+    asyncio.run(run())
+
+
+def test_the_gate_lets_in_as_many_as_allowed_and_cancelled_waiters_take_no_place():
+    async def run() -> None:
+        gate, inside = Gate(2), 0
+
+        async def work() -> None:
+            nonlocal inside
+            async with gate:
+                inside += 1
+                assert inside <= 2
+                await asyncio.sleep(0.01)
+                inside -= 1
+
+        tasks = [asyncio.create_task(work()) for _ in range(20)]
+        await asyncio.sleep(0.005)
+        for task in tasks[2:10]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert gate.active == 0
+        gate.peers = 2  # two processes share the places
+        async with gate:
+            assert gate._allowed() == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("minute", "requests", "refusals", "share"),
+    [
+        (
+            3.0,
+            150,
+            0.03,
+            0.85,
+        ),  # a short minute, for a busy machine: connection times weigh twenty times as much
+        pytest.param(60.0, 600, 0.01, 0.95, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    ],
+)
+def test_the_client_stays_under_a_quota_and_uses_it(tmp_path, monkeypatch, minute, requests, refusals, share):
+    """What must hold, 4: at most 1 % refused after the first minute, at least 95 % of the quota used."""
+    monkeypatch.setattr(rate_limits, "MINUTE", minute)
+    tokens = 164 * requests  # about what they need: both quotas bind
+    quota = {"requests_per_minute": requests, "tokens_per_minute": tokens}
+    with standin.running(tmp_path / "log", minute=minute, latency=0.05, jitter=0.5, **quota) as url:
+        api = Api(concurrency=16, requests_per_minute=requests, tokens_per_minute=tokens)
+        with llm.Client(api, tmp_path / "calls.db", url) as client:
+            end = time.monotonic() + 3.1 * minute
+
+            def questions():
+                number = 0
+                while time.monotonic() < end:
+                    number += 1
+                    yield judge.request("x" * (number % 7 * 20), "a", f"b{number}")
+
+            client.ask_all(questions())
+        seen = standin.counts(url)["minutes"][1:3]
+    print(seen)
+    assert sum(m.get("refused", 0) for m in seen) <= refusals * sum(m["requests"] for m in seen)
+    used = [max(m["accepted"] / requests, m["tokens"] / tokens) for m in seen]
+    assert sum(used) / len(used) >= share

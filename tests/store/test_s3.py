@@ -1,0 +1,201 @@
+"""The store on S3: another machine gets everything, damage is seen, half an upload is nothing, one maker at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import Timeout
+
+from sifthinker.config import Config, parse
+from sifthinker.core.errors import UserError
+from sifthinker.store import aliases, s3
+from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.upkeep import doctor
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    """moto's S3 server on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "tester")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-real-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3.Remote("s3://sif").client.create_bucket(Bucket="sif")
+        yield
+    running.stop()
+
+
+@pytest.fixture
+def url(server: None, request: pytest.FixtureRequest) -> str:
+    return f"s3://sif/{abs(hash(request.node.name))}"
+
+
+def put(store: Store, key: str = "k", shards: tuple[Ref, ...] = (), **files: str) -> Ref:
+    with store.making("s", key, {"label": "s", "inputs": {}}) as draft:
+        for name, text in files.items():
+            (draft.out / name).write_text(text)
+        draft.shards = list(shards)
+    found = store.find("s", key)
+    assert found
+    return found.ref
+
+
+def test_another_machine_finds_an_artifact_and_downloads_it_when_it_is_read(url: str, tmp_path: Path) -> None:
+    here = Store(tmp_path / "a", url)
+    shard = put(here, "k1", a="1")
+    ref = put(here, "k2", shards=(shard,), b="2")
+    there = Store(tmp_path / "b", url)
+    found = there.open(ref)
+    assert found.ref == ref and found.shards[0].ref == shard
+    assert not (tmp_path / "b" / "s" / "k2").exists(), "a lookup downloads nothing"
+    assert (found.folder / "b").read_text() == "2"
+    assert (found.shards[0].folder / "a").read_text() == "1"
+    assert Store(tmp_path / "b").find("s", "k2"), "and what came is whole by its digests"
+
+
+def test_records_reach_another_machine(url: str, tmp_path: Path) -> None:
+    here = Store(tmp_path / "a", url)
+    ref = put(here, a="1")
+    here.record(here.root / "runs" / "r.json", {"id": "r"})
+    here.accept("s", "new", "k", "a reason", "me")
+    aliases.pin(here, "baseline", ref, "me", "a reason")
+    there = Store.of(Config(store=tmp_path / "b", remote=url, scenes={}))  # type: ignore[arg-type]
+    assert json.loads((there.root / "runs" / "r.json").read_text()) == {"id": "r"}
+    pinned = aliases.read(there, "baseline")
+    assert pinned and pinned["ref"] == ref.model_dump()
+    found = there.find("s", "new")
+    assert found and found.ref == ref
+    here.record(here.root / "runs" / "r.json", {"id": "r", "state": "finished"})
+    os.utime(there.root / "runs" / "r.json", (0, 0))
+    there.pull()
+    assert json.loads((there.root / "runs" / "r.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "manifest"])
+def test_a_damaged_object_is_seen_without_a_download_and_made_again(
+    url: str, tmp_path: Path, damage: str
+) -> None:
+    put(Store(tmp_path / "a", url), a="1")
+    bucket = s3.Remote(url)
+    if damage == "missing":
+        bucket.delete("s/k/a")
+    else:
+        bucket.write("s/k/manifest.json" if damage == "manifest" else "s/k/a", b"2")
+    there = Store(tmp_path / "b", url)
+    with pytest.raises(
+        Damaged, match=f"{url}/s/k: (a was changed|a is missing|manifest.json cannot be read)"
+    ):
+        there.find("s", "k")
+    put(there, a="1")
+    assert Store(tmp_path / "c", url).find("s", "k")
+
+
+def test_an_upload_that_is_killed_leaves_nothing_that_is_taken_for_whole(url: str, tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from sifthinker.store import s3
+from sifthinker.store.artifacts import Store
+whole = s3.Remote.upload
+def slow(self, file, name):
+    whole(self, file, name)
+    print("uploaded", flush=True)
+    time.sleep(60)
+s3.Remote.upload = slow
+with Store(Path({str(tmp_path / "a")!r}), {url!r}).making("s", "k", {{}}) as draft:
+    for name in "ab":
+        (draft.out / name).write_text(name)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "uploaded\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert set(s3.Remote(url).list("s/k")) == {"a"}
+    for machine in "ab":
+        assert Store(tmp_path / machine, url).find("s", "k") is None
+    put(Store(tmp_path / "b", url), a="a", b="b")
+    found = Store(tmp_path / "a", url).find("s", "k")
+    assert found and (found.folder / "b").read_text() == "b"
+
+
+def test_two_machines_do_not_make_the_same_artifact_at_once(url: str, tmp_path: Path) -> None:
+    first = Store(tmp_path / "a", url).lock("s", "k")
+    second = Store(tmp_path / "b", url).lock("s", "k")
+    with first, pytest.raises(Timeout):
+        second.acquire(timeout=0)
+    second.acquire(timeout=0)
+    second.release()
+    assert s3.Remote(url).list("s") == {}, "a lock that is given back is gone"
+
+
+def test_the_lock_of_a_dead_machine_is_taken_over(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.Remote(url).write("s/k.lock", b"{}")  # nobody beats
+    lock = Store(tmp_path, url).lock("s", "k")
+    with pytest.raises(Timeout):
+        lock.acquire(timeout=0)
+    monkeypatch.setattr(s3, "EXPIRY", -60.0)
+    lock.acquire(timeout=0)
+    lock.release()
+
+
+def test_a_heartbeat_keeps_a_lock_young(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "BEAT", 0.05)
+    with Store(tmp_path, url).lock("s", "k"):
+        before = s3.Remote(url).list("s")["k.lock"].etag
+        deadline = time.monotonic() + 30
+        while s3.Remote(url).list("s")["k.lock"].etag == before:
+            assert time.monotonic() < deadline, "no beat came"
+            time.sleep(0.05)
+
+
+def test_a_folder_is_the_cache_of_one_remote(url: str, tmp_path: Path) -> None:
+    Store(tmp_path, url)
+    with pytest.raises(UserError, match="give s3://sif/other another folder"):
+        Store(tmp_path, "s3://sif/other")
+    opened = Store(tmp_path)
+    assert opened.remote and opened.remote.url == url
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bucket"),
+    [("http://127.0.0.1:9", "sif"), (None, "not-there")],
+    ids=["nothing answers", "no such bucket"],
+)
+def test_a_remote_that_cannot_be_reached_is_explained(
+    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str | None, bucket: str
+) -> None:
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with pytest.raises(UserError, match=r"cannot list.*Check AWS_ENDPOINT_URL_S3") as said:
+        Store.of(Config(store=tmp_path, remote=f"s3://{bucket}/x", scenes={}))  # type: ignore[arg-type]
+    assert "not-a-real-secret" not in str(said.value)
+
+
+def test_the_doctor_reads_writes_and_locks_a_remote_and_leaves_nothing_there(
+    url: str, tmp_path: Path
+) -> None:
+    settings = parse({"store": str(tmp_path / "store"), "remote": url, "scenes": {}}, "test")
+    (found,) = doctor.remote(settings)
+    assert found.verdict == "ok" and "reads, writes and locks" in found.found
+    assert not Store(tmp_path / "store").remote.list("")
+    (again,) = doctor.remote(settings.model_copy(update={"remote": None}))
+    assert url in again.found, "the folder remembers whose cache it is"
+    missing = settings.model_copy(update={"remote": "s3://nowhere/x", "store": tmp_path / "other"})
+    (wrong,) = doctor.examine({"remote": lambda: doctor.remote(missing)})
+    assert wrong.verdict == "error" and "NoSuchBucket" in wrong.found

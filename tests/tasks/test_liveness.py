@@ -1,0 +1,131 @@
+"""Runs that were killed are closed, runs that live are left alone, and a run without a worker can be cancelled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.states import Cancelling
+
+from sifthinker.store.artifacts import Store, write_json
+from tasks.runtime import liveness
+from tasks.runtime.programs import here
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+# A run in its one task, in a process of its own.
+LONG = """
+import sys, time
+from pathlib import Path
+from prefect import flow, task
+from sifthinker.store.artifacts import Store
+from prefect.states import Cancelled
+from tasks.runtime.liveness import RunCancelled, alive
+
+@task
+def work(): time.sleep(600)
+
+@flow
+def long(store: Path):
+    try:
+        with alive(Store(store)):
+            work()
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
+
+long(Path(sys.argv[1]), return_state=True)
+"""
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def states(run: UUID) -> tuple[str, list[str]]:
+    """Of a run and its tasks, from the server."""
+    with get_client(sync_client=True) as client:
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        tasks = [str(task.state_name) for task in client.read_task_runs(flow_run_filter=of_run)]
+        return str(client.read_flow_run(run).state_name), tasks
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Iterator[tuple[Store, subprocess.Popen[bytes], UUID]]:
+    """A healthy run that is at its task."""
+    process = subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path)], start_new_session=True)
+    try:
+        until(lambda: any((tmp_path / "alive").glob("*.json")))
+        [said] = (tmp_path / "alive").glob("*.json")
+        until(lambda: states(UUID(said.stem)) == ("Running", ["Running"]))
+        yield Store(tmp_path), process, UUID(said.stem)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_healthy_run_is_left_alone_and_a_killed_one_is_closed(
+    long: tuple[Store, subprocess.Popen[bytes], UUID],
+) -> None:
+    store, process, run = long
+    assert liveness.sweep(store) == []
+    assert states(run) == ("Running", ["Running"])
+    write_json(store.root / "runs" / f"{run}.json", {"id": str(run), "state": "running", "stages": {}})
+    process.kill()
+    process.wait()
+    [line] = liveness.sweep(store)
+    assert f"its process {process.pid}" in line and "Crashed now" in line
+    assert states(run) == ("Crashed", ["Crashed"])
+    assert json.loads((store.root / "runs" / f"{run}.json").read_text())["state"] == "crashed"
+    assert liveness.sweep(store) == []
+
+
+def test_a_run_that_no_worker_started_is_cancelled_by_itself(
+    long: tuple[Store, subprocess.Popen[bytes], UUID],
+) -> None:
+    _, process, run = long
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Cancelling())
+    process.wait(60)
+    until(lambda: states(run)[0] == "Cancelled")
+
+
+def test_a_run_of_another_host_lives_as_long_as_it_beats(tmp_path: Path) -> None:
+    process = {**here(os.getpid()), "host": "another"}
+    said = tmp_path / "alive" / "00000000-0000-0000-0000-000000000001.json"
+    write_json(said, {"id": said.stem, "name": "far", "process": process})
+    os.utime(said, (time.time(), time.time() - liveness.LEASE / 2))
+    liveness.sweep(Store(tmp_path))
+    assert said.exists()
+    os.utime(said, (time.time(), time.time() - liveness.LEASE * 2))
+    liveness.sweep(Store(tmp_path))  # a run that this server does not know
+    assert not said.exists()
+
+
+def test_training_processes_of_a_killed_run_are_ended_and_those_of_a_living_one_are_not(
+    tmp_path: Path,
+) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    orphan, child = (subprocess.Popen(sleep, start_new_session=True) for _ in range(2))
+    try:
+        dead = {**here(os.getpid()), "started": 1.0}
+        for key, process, owner in (("aa", orphan, dead), ("bb", child, here(os.getpid()))):
+            write_json(tmp_path / "sft" / f"{key}.work" / "pid.json", {**here(process.pid), "owner": owner})
+        assert len(liveness.sweep(Store(tmp_path))) == 1
+        assert orphan.wait(20) == -signal.SIGTERM
+        assert child.poll() is None
+    finally:
+        for process in (orphan, child):
+            process.kill()
+            process.wait()

@@ -1,0 +1,90 @@
+"""The page about a training under way, from the files in its work folder."""
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+from PIL import Image
+
+from sifthinker.core import records
+from sifthinker.training import progress_page
+from tasks.runtime import programs
+from tests.training.canned_grpo import TEXTS
+from tests.training.conftest import row
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    logged = [{"step": n, "total": 9, "loss": 1 / n, "reward": n / 4, "eta_seconds": 1.0} for n in (1, 2, 2)]
+    lines = "".join(json.dumps(entry) + "\n" for entry in logged)
+    (tmp_path / "progress.jsonl").write_text(lines + '{"step": 3, "tot')
+    entries = [
+        {
+            "step": step,
+            "epoch": 0,
+            "id": f"toy/patches/{index // 3}",
+            "text": text,
+            "format": float("<think>" in text),
+            "answer": None if step == 2 and index == 1 else 0.5,
+            "grounding": 0.1 * index,
+            "depth": 0.0,
+            "judge": 0.5,
+        }
+        for step in (1, 2)
+        for index, text in enumerate([*TEXTS, "<script>alert(1)</script>"])
+    ]
+    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    records.write(tmp_path / "rl.parquet", records.SIF, (row(i) for i in range(4)))
+    return tmp_path
+
+
+def test_the_page_shows_curves_and_the_best_and_worst_completion_of_two_samples(work):
+    page = progress_page.page(work, [work / "rl.parquet"])
+    assert page.startswith("### Step 2 of 9")
+    assert page.count("data:image/png") == 1
+    assert page.count("data:image/jpeg") == 4
+    assert "| format | answer | grounding | depth | judge |" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    folder = work / "watch/step-000002"
+    assert (folder / "page.md").read_text() == page
+    with Image.open(folder / "completion-0.jpeg") as picture, Image.open(folder / "curves.png") as curves:
+        assert min(*picture.size, *curves.size) > 100
+
+
+def test_without_completions_the_page_shows_curves_and_before_the_first_step_there_is_none(work, tmp_path):
+    assert progress_page.page(work).count("data:image") == 1
+    assert progress_page.page(tmp_path / "nothing") is None
+
+
+def test_only_whole_lines_of_the_end_of_a_file_are_read(work):
+    entries = progress_page.whole_lines(work / "completions.jsonl", 1500)
+    assert 0 < len(entries) < 12
+    assert entries[-1]["text"] == "<script>alert(1)</script>"
+
+
+def test_the_artifact_is_renewed_in_place_every_few_steps_and_once_a_minute_at_most(work, monkeypatch):
+    sent = []
+    client = MagicMock()
+    client.__enter__().update_artifact = lambda artifact_id, artifact: sent.append(artifact_id)
+    monkeypatch.setattr(programs, "get_client", lambda sync_client: client)
+    monkeypatch.setattr(programs, "create_markdown_artifact", lambda text, key, _: sent.append(key) or "it")
+    clock = iter([0, 0, 61, 61, 90, 90])
+    monkeypatch.setattr(
+        programs, "time", SimpleNamespace(monotonic=lambda: next(clock))
+    )  # of no other thread
+    job = SimpleNamespace(work=work, log=logging.getLogger(), order=SimpleNamespace(label="grpo"))
+    page = programs.Page(job, [], steps=5)
+    for step in (4, 5, 9, 10, 20):  # the clock is asked from the fifth step on, twice where the page is shown
+        page.at(step)
+    assert sent == ["grpo-training", "it"]
+
+
+def test_a_page_that_cannot_be_shown_does_not_end_the_training(work, monkeypatch, caplog):
+    monkeypatch.setattr(programs.watch, "page", lambda *_: 1 / 0)
+    job = SimpleNamespace(work=work, log=logging.getLogger(), order=SimpleNamespace(label="grpo"))
+    programs.Page(job, [], steps=5).show()
+    assert "grpo: its page is not shown" in caplog.text
