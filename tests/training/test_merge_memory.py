@@ -1,5 +1,6 @@
 """What a merge takes in memory: one fp32 copy of the model and a shard of its files, and not two copies."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,11 @@ def peak(folder: Path, base: Path, sif: Path, precision: str) -> int:
         "settings": {"model": {"max_pixels": 3136}, "merge": {"precision": precision}},
     }
     file.write_text(yaml.safe_dump(values))
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(file)], capture_output=True, text=True)
+    # Matrices of a 7B model are above glibc's highest threshold, 32 MB, and given back as soon as they are freed. With
+    # a threshold of 1 MB so are this model's, which would else leave holes in the heap.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    command = [sys.executable, "-c", PROGRAM, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return int(done.stdout.splitlines()[-1])
 
@@ -59,4 +64,4 @@ def test_a_merge_holds_one_fp32_copy_of_the_model(tmp_path: Path, base: Path, si
         without = peak(tmp_path, base, sif, precision)
         more = peak(tmp_path, tmp_path / "large", sif, precision) - without
         print(f"{precision}: {more / copy:.2f} of an fp32 copy ({copy / 1e6:.0f} MB)")
-        assert more < 1.5 * copy
+        assert more < 1.25 * copy
