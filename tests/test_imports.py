@@ -12,7 +12,20 @@ FORBIDDEN = {
     "sifthinker": {"prefect", "tasks", "flows"},
     "tasks": {"flows"},
 }
-LIGHT = ["sample", "boxes", "chain", "prompts", "rewards", "sources", "scenes", "ledger", "vlm", "annotate"]
+LIGHT = [
+    "config",
+    "core.records",
+    "core.boxes",
+    "core.chain",
+    "core.prompts",
+    "rewards",
+    "data.sources",
+    "scenes",
+    "llm",
+    "llm.ledger",
+    "store.artifacts",
+    "annotation.annotate",
+]
 HEAVY = ("torch", "transformers", "trl", "prefect")
 
 

@@ -260,7 +260,7 @@ RESULTS: dict[str, Results] = {
     "scenes": Results(("stages/scenes", "scenes"), ("pillow", "numpy")),
     "policy_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.model.weights),)),
     "depth_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.depth.weights),)),
-    "ingest": Results(("stages/ingest", "ingest"), ("pillow",)),
+    "ingest": Results(("stages/ingest", "ingest"), ("pillow", "numpy")),  # numpy: pictures of more than 8 bits
     "expand": Results(("stages/expand", "expand")),
     "depth": Results(("stages/depth", "estimate", "images"), ("torch", "transformers", "pillow", "numpy")),
     "annotate": Results(

@@ -59,7 +59,7 @@ SAME = {
         "from sifthinker.core.boxes import iou\nx = iou(1)\n",
     ),
     "an import written otherwise": (
-        "from sifthinker import boxes\nx = boxes.iou(1)\n",
+        "from sifthinker.core import boxes\nx = boxes.iou(1)\n",
         "from sifthinker.core.boxes import iou as overlap\nx = overlap(1)\n",
     ),
     "an alias of a library": (
@@ -89,8 +89,8 @@ OTHER = {
         "from sifthinker.core.boxes import giou as f\nx = f(1)\n",
     ),
     "a parameter named as an import": (
-        "from sifthinker import boxes\n\ndef f(boxes):\n    return boxes.iou\n",
-        "from sifthinker import boxes\n\ndef f(other):\n    return boxes.iou\n",
+        "from sifthinker.core import boxes\n\ndef f(boxes):\n    return boxes.iou\n",
+        "from sifthinker.core import boxes\n\ndef f(other):\n    return boxes.iou\n",
     ),
     "a decorator": ("@cache\ndef f():\n    pass\n", "def f():\n    pass\n"),
     "the order of statements": ("A = []\nA.append(1)\nA.append(2)\n", "A = []\nA.append(2)\nA.append(1)\n"),
