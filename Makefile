@@ -30,12 +30,13 @@ bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
 gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA GPU
 	$(BIN)/python -m sifthinker.training.gpu_check --json gpu-check.json
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready ## style, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-format: $(VENV)/ready
+format: $(VENV)/ready ## mends what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
