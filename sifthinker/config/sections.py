@@ -10,9 +10,11 @@ This module holds no logic that results depend on, and is therefore left out of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sifthinker.config.choices import Named
 
 STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
 
@@ -72,7 +74,9 @@ class Source(Section):
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]*$", description="unique; the `source` column of the data set"
     )
-    format: Literal["viscot", "tallyqa"] = Field(description="viscot: conversations .json or metadata .jsonl")
+    format: Annotated[str, Named("source")] = Field(
+        description="viscot: conversations .json or metadata .jsonl"
+    )
     path: Path = operational(description="the annotation file")
     images: Path | None = operational(
         None, description="folder of the images; none: images are not opened and sizes come from the file"
@@ -366,7 +370,7 @@ class Merge(Section):
 class Benchmark(Section):
     """A benchmark's files."""
 
-    name: str = Field(description="one of sifthinker.evaluation.benchmarks.BENCHMARKS")
+    name: Annotated[str, Named("benchmark")] = Field(description="whose questions the files hold")
     path: Path = operational(description="annotation file or folder, as published")
     images: Path = operational(description="folder of the images")
     split: str = Field(

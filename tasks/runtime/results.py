@@ -162,7 +162,7 @@ MODULES: dict[str, Module] = {
     "stages/evaluate": _at("tasks.stages.evaluate", without=("_files", "_served")),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
-    "config": _neutral("sifthinker.config sifthinker.config.reading", _VALUES),
+    "config": _neutral("sifthinker.config sifthinker.config.reading sifthinker.config.choices", _VALUES),
     "sections": _neutral("sifthinker.config.sections", _VALUES),
     "errors": _neutral("sifthinker.core.errors", "names an error"),
     "disk": _neutral("sifthinker.system.disk_errors", "explains what a full disk means"),

@@ -283,11 +283,6 @@ def test_with_nothing_there_the_question_files_are_named_before_the_pictures(nam
     assert str(tmp_path / "none") in str(caught.value)
 
 
-def test_an_unknown_benchmark_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(errors.UserError, match="no benchmark 'vstat'; known: vstar"):
-        run([config.Benchmark(name="vstat", path=tmp_path, images=tmp_path)], "http://x", tmp_path)
-
-
 def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
     def answer(text, _):
         if "thing 0" in text:

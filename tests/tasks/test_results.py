@@ -83,7 +83,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "the ledger": ("sifthinker/llm/ledger.py", "import ", "import this\nimport ", NOTHING),
     "how a server is ended": ("sifthinker/models/serving.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
     "how a training resumes": ("sifthinker/training/harness.py", '"complete.json"', '"whole.json"', NOTHING),
-    "where DeepSpeed's files are": ("sifthinker/training/harness.py", 'with_name("deepspeed")', 'with_name("other")', NOTHING),
+    "where DeepSpeed's files are": (
+        "sifthinker/training/harness.py",
+        'with_name("deepspeed")',
+        'with_name("settings")',
+        NOTHING,
+    ),
     "what a run will cost": (
         "sifthinker/annotation/annotate.py",
         "_RETRIES = 1.15",
@@ -143,8 +148,18 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         '"logging_steps": 2',
         TRAINED,
     ),
-    "the page of the report": ("sifthinker/reporting/templates/report.html.jinja", "<", "<!-- --><", {"report"}),
-    "a part of that page": ("sifthinker/reporting/templates/score_gaps.html.jinja", "<", "<!-- --><", {"report"}),
+    "the page of the report": (
+        "sifthinker/reporting/templates/report.html.jinja",
+        "<",
+        "<!-- --><",
+        {"report"},
+    ),
+    "a part of that page": (
+        "sifthinker/reporting/templates/score_gaps.html.jinja",
+        "<",
+        "<!-- --><",
+        {"report"},
+    ),
     # data
     "a field of DeepSpeed": (
         "sifthinker/training/deepspeed/zero3.json",
@@ -204,7 +219,7 @@ IDLE = {
     "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
     "transformers": {"policy_weights", "depth_weights"},
     "pillow": {"policy_weights", "depth_weights", "subset"},
-    "numpy": {"subset", "report"},
+    "numpy": {"ingest", "subset", "report"},  # images: ingest keeps no pixels
     "deepspeed": {"merge"},
 }
 # They read, check, carry and write; what comes out does not depend on their version.
@@ -217,6 +232,7 @@ HARMLESS = {
     "safetensors",
     "huggingface_hub",
     "httpx",
+    "fastapi",
     "uvicorn",
     "jinja2",
 }
@@ -365,7 +381,9 @@ def move(tree: Path, old: str, other: str) -> None:
 def test_an_import_that_is_not_declared_is_an_error_that_says_what_to_do(tree: Path) -> None:
     (tree / "sifthinker/fresh.py").write_text("X = 1\n")
     append(tree, "sifthinker/training/rows.py", "from sifthinker.fresh import X\n")
-    with pytest.raises(closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/runtime/results\.py"):
+    with pytest.raises(
+        closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/runtime/results\.py"
+    ):
         keys()
 
 
