@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.config import Config, Variant, changed
-from sifthinker.core import drawing, records
+from sifthinker.core import drawing, tables
 from sifthinker.evaluation import gate, history
 from sifthinker.reporting import paper_results
 
@@ -136,7 +136,7 @@ def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
 def _scored(predictions: Path) -> dict[str, list[gate.Verdict]]:
     """`gate.load` with every part of a reply's score as a benchmark of its own: "sif answer", "sif boxes"."""
     found: dict[str, list[gate.Verdict]] = {}
-    for row in records.read(predictions, [*gate.COLUMNS, "parts"]):
+    for row in tables.read(predictions, [*gate.COLUMNS, "parts"]):
         if row["strict"] is None:
             continue
         of = tuple(row[name] for name in gate.COLUMNS[1:-1])

@@ -23,7 +23,7 @@ from PIL import Image
 from sifthinker.core import chain, drawing, images
 from sifthinker.core.images import data_url
 from sifthinker.core.records import Box, Region, boxes
-from sifthinker.core.records import read as read_table
+from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
 from sifthinker.reporting import pages, paper_results
 from sifthinker.reporting.score_gaps import apart

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.core import chain, drawing, images, records
+from sifthinker.core import chain, drawing, images, records, tables
 
 CURVES = (
     "loss",
@@ -93,7 +93,7 @@ def _earned(entry: dict[str, Any]) -> float:
 
 def _subjects(dataset: Sequence[Path], ids: set[str]) -> dict[str, dict[str, Any]]:
     columns = ["id", "question", "answer", "boxes", "image", "depth_image"]
-    rows = records.read(dataset, columns) if ids else iter(())
+    rows = tables.read(dataset, columns) if ids else iter(())
     return {row["id"]: row for row in rows if row["id"] in ids}
 
 

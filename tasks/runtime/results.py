@@ -70,7 +70,7 @@ _TOYS = "builds a stand-in, which counts where one is used (`given`)"
 
 MODULES: dict[str, Module] = {
     # records, geometry, text
-    "sample": _at("sifthinker.core.records"),
+    "sample": _at("sifthinker.core.records", "sifthinker.core.tables"),
     "boxes": _at("sifthinker.core.boxes"),
     "chain": _at("sifthinker.core.chain"),
     "prompts": _at("sifthinker.core.prompts"),

@@ -76,14 +76,19 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         'raise UserError("Sorry: " + ',
         NOTHING,
     ),
-    "a comment": ("sifthinker/core/boxes.py", "EXPANSIONS = 5 ", "EXPANSIONS = 5  # five", NOTHING),
+    "a comment": ("sifthinker/data/expansion.py", "EXPANSIONS = 5 ", "EXPANSIONS = 5  # five", NOTHING),
     # transport, processes, what is only shown or expected
-    "the client": ("sifthinker/llm.py", "_PENDING = 16", "_PENDING = 8", NOTHING),
+    "the client": ("sifthinker/llm/client.py", "_PENDING = 16", "_PENDING = 8", NOTHING),
     "the engine": ("sifthinker/llm/dispatcher.py", "wait = 0.05", "wait = 0.5", NOTHING),
     "the ledger": ("sifthinker/llm/ledger.py", "import ", "import this\nimport ", NOTHING),
     "how a server is ended": ("sifthinker/models/serving.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
     "how a training resumes": ("sifthinker/training/harness.py", '"complete.json"', '"whole.json"', NOTHING),
-    "where DeepSpeed's files are": ("sifthinker/training/harness.py", "parents[2]", "parents[1]", NOTHING),
+    "where DeepSpeed's files are": (
+        "sifthinker/training/harness.py",
+        'with_name("deepspeed")',
+        'with_name("zero")',
+        NOTHING,
+    ),
     "what a run will cost": (
         "sifthinker/annotation/annotate.py",
         "_RETRIES = 1.15",
@@ -120,10 +125,16 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         {"annotate", "retry"},
     ),
     "what a pass takes over": ("sifthinker/annotation/retry.py", '"seed", ', "", {"retry"}),
-    "a constant of the expansion": (  # the module has the overlap of boxes too
-        "sifthinker/core/boxes.py",
+    "a constant of the expansion": (
+        "sifthinker/data/expansion.py",
         "EXPANSIONS = 5 ",
         "EXPANSIONS = 6 ",
+        {"expand"},
+    ),
+    "the overlap of boxes": (
+        "sifthinker/core/boxes.py",
+        "/ len(pairs)",
+        "/ (1 + len(pairs))",
         {"scenes", "ingest", "expand", "grpo", "evaluate"},
     ),
     "how rows are routed": (
@@ -143,8 +154,18 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         '"logging_steps": 2',
         TRAINED,
     ),
-    "the page of the report": ("sifthinker/report.html.jinja", "<", "<!-- --><", {"report"}),
-    "a part of that page": ("sifthinker/apart.html.jinja", "<", "<!-- --><", {"report"}),
+    "the page of the report": (
+        "sifthinker/reporting/templates/report.html.jinja",
+        "<",
+        "<!-- --><",
+        {"report"},
+    ),
+    "a part of that page": (
+        "sifthinker/reporting/templates/score_gaps.html.jinja",
+        "<",
+        "<!-- --><",
+        {"report"},
+    ),
     # data
     "a field of DeepSpeed": (
         "sifthinker/training/deepspeed/zero3.json",
@@ -204,7 +225,7 @@ IDLE = {
     "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
     "transformers": {"policy_weights", "depth_weights"},
     "pillow": {"policy_weights", "depth_weights", "subset"},
-    "numpy": {"subset", "report"},
+    "numpy": {"ingest", "subset", "report"},  # images: makes pixels, and ingest only looks at sizes
     "deepspeed": {"merge"},
 }
 # They read, check, carry and write; what comes out does not depend on their version.
@@ -218,6 +239,7 @@ HARMLESS = {
     "httpx",
     "uvicorn",
     "jinja2",
+    "fastapi",
 }
 
 
@@ -364,7 +386,9 @@ def move(tree: Path, old: str, other: str) -> None:
 def test_an_import_that_is_not_declared_is_an_error_that_says_what_to_do(tree: Path) -> None:
     (tree / "sifthinker/fresh.py").write_text("X = 1\n")
     append(tree, "sifthinker/training/rows.py", "from sifthinker.fresh import X\n")
-    with pytest.raises(closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/results\.py"):
+    with pytest.raises(
+        closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/runtime/results\.py"
+    ):
         keys()
 
 
