@@ -149,6 +149,7 @@ MODULES: dict[str, Module] = {
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
     "report": _at("sifthinker.reporting.report"),
+    "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage"),
     "paper": _at("sifthinker.reporting.paper_results"),

@@ -221,7 +221,6 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
 IDLE = {
     "pyarrow": ALL - {"publish", "subset"},  # only the published data set is Parquet that others read
     "scipy": {"scenes", "ingest", "expand"},  # boxes: matches boxes in the reward
-    "matplotlib": {"annotate", "retry"},  # draw: curves
     "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
     "transformers": {"policy_weights", "depth_weights"},
     "pillow": {"policy_weights", "depth_weights", "subset"},
