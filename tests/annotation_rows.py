@@ -16,8 +16,10 @@ from PIL import Image
 from sifthinker import llm
 from sifthinker.annotation import annotate
 from sifthinker.config import Annotate, Api
-from sifthinker.core import boxes, depth_maps
-from sifthinker.core.records import CHAINS, REJECTS, Annotation, DepthMap, Focus, Reject, Sample, write
+from sifthinker.core import depth_maps
+from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample
+from sifthinker.core.tables import CHAINS, REJECTS, write
+from sifthinker.data import expansion
 
 WIDTH, HEIGHT = 96, 72
 ANSWERS = ("a red coat", "3", "yes", "behind the tall tree", "no", "seven")
@@ -56,7 +58,7 @@ def samples(names: list[tuple[str, str]], rows: int) -> Iterator[Sample]:
 
 
 def focus(row: Sample) -> Focus:
-    steps, distractor = boxes.focus(row.id, row.boxes, row.width, row.height)
+    steps, distractor = expansion.focus(row.id, row.boxes, row.width, row.height)
     return Focus(row.id, row.image_sha256, tuple(map(tuple, steps)), distractor)
 
 

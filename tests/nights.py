@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sifthinker.config import Config
-from sifthinker.core import records
+from sifthinker.core import tables
 from sifthinker.evaluation import statistics
 from sifthinker.evaluation.evaluate import PREDICTIONS
 from sifthinker.evaluation.nights.records import Evaluated
@@ -93,7 +93,7 @@ def evaluated(
     """An evaluation in the store; `per_image` questions in a row are about one image."""
     with store.making("evaluate", key, {"label": "evaluate", "name": "test", "identity": {}}) as draft:
         predictions = [row(name, i, v, per_image) for name, of in verdicts.items() for i, v in enumerate(of)]
-        records.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
+        tables.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
         scores = [score(name, of) for name, of in verdicts.items()]
         scores += [
             {

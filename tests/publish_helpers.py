@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sifthinker.core import chain, depth_maps, records
+from sifthinker.core import chain, depth_maps, tables
 from sifthinker.core.records import WHOLE, Annotation, Box, DepthMap, Sample
 from sifthinker.data import publish
 
@@ -29,7 +29,7 @@ class Part:
         return list(publish.rows(self.samples, self.chains, self.maps, self.images, 1_000_000))
 
     def write(self, path: Path) -> Path:
-        records.write(path, records.SIF, self.rows(), batch=publish.ROW_GROUP)
+        tables.write(path, tables.SIF, self.rows(), batch=publish.ROW_GROUP)
         return path
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from sifthinker.annotation import early_stop
 from sifthinker.annotation.acceptance import Refused, agrees, check
 from sifthinker.config import Annotate
-from sifthinker.core import depth_maps, drawing, images, prompts, records
+from sifthinker.core import depth_maps, drawing, images, prompts, tables
 from sifthinker.core.records import Annotation, DepthMap, Focus, Region, Reject, Sample
 from sifthinker.core.rejects import attempts
 from sifthinker.llm import BudgetSpent, Client, Failure, Request, image_url, judge
@@ -266,7 +266,7 @@ def dead_letters(rejects: Path | Iterable[Path]) -> list[DeadLetters]:
     """The rejects of annotate by reason, the most frequent first; `retry` asks for them again."""
     found: dict[str, DeadLetters] = {}
     counts: Counter[str] = Counter()
-    for row in records.read(rejects):
+    for row in tables.read(rejects):
         if row["stage"] != "annotate":
             continue
         reason = row["reason"]

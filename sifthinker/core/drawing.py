@@ -1,4 +1,4 @@
-"""Pictures of chains and of training, for people, and the annotator's pictures with the boxes drawn in.
+"""Boxes drawn on pictures: chains for people, and the annotator's pictures.
 
 Boxes are in 0..1 of the image itself. The pictures hold no clock and no path: equal input, equal pixels.
 """
@@ -6,11 +6,8 @@ Boxes are in 0..1 of the image itself. The pictures hold no clock and no path: e
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -23,7 +20,6 @@ EDGE = (20, 20, 20)  # dark, around every line, so that it shows on any ground
 # One colour a step, in order (Okabe and Ito, told apart by colour-blind people too); also used by the report.
 STEPS = ("#56b4e9", "#f0e442", "#e69f00", "#d55e00", "#cc79a7", "#009e73", "#0072b2")
 SIDE = 480  # pixels: longer side of a photograph in a drawing; small ones are enlarged to it
-DPI = 160  # of plots; a page shows 96
 GAP = 8  # pixels between the pictures of a drawing
 
 
@@ -119,69 +115,6 @@ def encode(picture: Image.Image, quality: int = 85) -> bytes:
     out = io.BytesIO()
     picture.convert("RGB").save(out, "JPEG", quality=quality)
     return out.getvalue()
-
-
-def curves(history: Path, keys: Sequence[str]) -> bytes:
-    """PNG of one small plot a key over optimiser steps; the ground is transparent, legible on white and on black.
-
-    Args:
-        history: `history` of a training stage: JSON lines, one logged row each, with "step".
-        keys: what to plot; one that no row has a number for is left out.
-
-    Raises:
-        ValueError: no row has a number for any of `keys`.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
-    from matplotlib.figure import Figure
-
-    rows = read_history(history)
-    series = {key: points for key in keys if (points := _series(rows, key))}
-    if not series:
-        raise ValueError(f"{history.name}: no row has a number for any of {', '.join(keys)}")
-    columns = min(3, len(series))
-    lines = math.ceil(len(series) / columns)
-    plot = Figure(figsize=(3.4 * columns, 2.1 * lines), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(plot)
-    grey = "#808790"
-    for axes, (key, points) in zip(
-        plot.subplots(lines, columns, squeeze=False).flat, series.items(), strict=False
-    ):
-        axes.plot(
-            *zip(*points, strict=True),
-            color="#2f81c1",
-            linewidth=1.6,
-            marker="o" if len(points) < 30 else "",
-            markersize=3,
-        )
-        axes.set_title(key, fontsize=9, color=grey, loc="left")
-        axes.tick_params(colors=grey, labelsize=8, length=3)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
-        axes.grid(axis="y", color=grey, alpha=0.25, linewidth=0.6)
-        axes.patch.set_alpha(0)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(grey)
-    for axes in plot.axes[len(series) :]:
-        axes.set_visible(False)
-    plot.patch.set_alpha(0)
-    out = io.BytesIO()
-    plot.savefig(out, format="png", transparent=True, metadata={"Software": None})
-    return out.getvalue()
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The logged rows of a training run."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
-
-
-def _series(rows: Iterable[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the rows that have a finite number under `key`."""
-    return [
-        (row["step"], row[key])
-        for row in rows
-        if isinstance(row.get(key), (int, float)) and math.isfinite(row[key]) and "step" in row
-    ]
 
 
 def _fit(image: Image.Image, side: int = SIDE) -> Image.Image:

@@ -1,6 +1,6 @@
 """Ingest: the users' files become samples, chosen by seed, with their images opened.
 
-Reads `sources`, writes `sample.SAMPLES`. Every row of every file ends as one sample or one reject:
+Reads `sources`, writes `SAMPLES`. Every row of every file ends as one sample or one reject:
 
 1. Rows are read and checked as far as that goes without images (`sources`); text-document data sets go.
 2. The rest is ordered by SHA-256 of seed and id, whatever the order of the files (and of the rows, where they

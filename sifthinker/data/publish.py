@@ -22,9 +22,10 @@ from sifthinker.core import depth_maps
 from sifthinker.core.errors import UserError
 from sifthinker.core.images import Photo
 from sifthinker.core.images import of as photograph
-from sifthinker.core.records import SIF, Annotation, DepthMap, Reject, Sample
-from sifthinker.core.records import read as read_columns
-from sifthinker.core.records import write as write_rows
+from sifthinker.core.records import Annotation, DepthMap, Reject, Sample
+from sifthinker.core.tables import SIF
+from sifthinker.core.tables import read as read_columns
+from sifthinker.core.tables import write as write_rows
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ VQA-SFT, CoT-SFT and full rows are shown beside ours.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import statistics
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.config import Config, Variant, changed
-from sifthinker.core import drawing, records
+from sifthinker.core import tables
 from sifthinker.evaluation import gate, history
-from sifthinker.reporting import paper_results
+from sifthinker.reporting import paper_results, plots
 
 NOTICES = {  # by model.weights
     "tiny": "The base model is a random toy. It learns nothing: every row is chance, and differences mean nothing.",
     "miniature": "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of "
     "the paper's model.",
 }
-_INK, _SECOND, _GREY = "#2f81c1", "#d9822b", "#808790"
 _SAMPLED = " sampled"  # ends the name of a benchmark whose replies are sampled
 
 
@@ -136,7 +134,7 @@ def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
 def _scored(predictions: Path) -> dict[str, list[gate.Verdict]]:
     """`gate.load` with every part of a reply's score as a benchmark of its own: "sif answer", "sif boxes"."""
     found: dict[str, list[gate.Verdict]] = {}
-    for row in records.read(predictions, [*gate.COLUMNS, "parts"]):
+    for row in tables.read(predictions, [*gate.COLUMNS, "parts"]):
         if row["strict"] is None:
             continue
         of = tuple(row[name] for name in gate.COLUMNS[1:-1])
@@ -251,21 +249,15 @@ def _cell(score: Mapping[str, Any] | None) -> str:
 
 def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], limit: int | None) -> bytes:
     """One panel a metric, one line a row: the strict score of 100 with its 95 % interval; sampled replies below it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
-    from matplotlib.figure import Figure
-
     names = [row["row"] for row in table]
     panels = dict.fromkeys((benchmark.removesuffix(_SAMPLED), metric) for benchmark, metric in columns)
-    figure = Figure(
-        figsize=(1.6 + 2.3 * len(panels), 1.0 + 0.34 * len(names)), dpi=drawing.DPI, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = plots.figure(1.6 + 2.3 * len(panels), 1.0 + 0.34 * len(names))
     for axes, (benchmark, metric) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels, strict=True
     ):
         for place, row in enumerate(table):
             found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
-            for suffix, color, offset in (("", _INK, 0.0), (_SAMPLED, _SECOND, 0.28)):
+            for suffix, color, offset in (("", plots.BLUE, 0.0), (_SAMPLED, plots.ORANGE, 0.28)):
                 score = found.get((benchmark + suffix, metric))
                 if score is None or score["strict"] is None:
                     continue
@@ -274,18 +266,12 @@ def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
                     ends = score["low"] * factor, score["high"] * factor
                     axes.hlines(place + offset, *ends, color=color, alpha=0.4, linewidth=3)
                 axes.scatter([score["strict"] * factor], [place + offset], color=color, s=20, zorder=3)
-        axes.set_title(f"{benchmark} {metric}".strip(), fontsize=9, loc="left")
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.tick_params(labelsize=8, length=3)
-        axes.grid(axis="x", color=_GREY, alpha=0.25, linewidth=0.6)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        plots.style(axes, f"{benchmark} {metric}".strip(), "x", ink="black")
     notes = [history.quick_look(limit)] if limit else []
     if len(panels) < len(columns):
         notes.append("blue: greedy replies, orange: sampled ones")
     if notes:
-        figure.supxlabel("; ".join(notes), fontsize=8, color=_GREY)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", facecolor="white", metadata={"Software": None})
-    return out.getvalue()
+        figure.supxlabel("; ".join(notes), fontsize=8, color=plots.GREY)
+    return plots.png(figure, ground="white")

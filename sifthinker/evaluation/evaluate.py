@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from sifthinker import config as configuration
 from sifthinker import llm
-from sifthinker.core import errors, images, prompts, records
+from sifthinker.core import errors, images, prompts, tables
 from sifthinker.core.depth_maps import SummedArea, decode_bytes
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, WHOLE, replies
@@ -179,8 +179,8 @@ def evaluate(
                     scores.extend(_scores(job, name, results, len(lost), config.limit))
                 rejects.extend(lost)
 
-        records.write(out / "predictions.parquet", PREDICTIONS, predictions())
-    records.write(out / "rejects.parquet", records.REJECTS, rejects)
+        tables.write(out / "predictions.parquet", PREDICTIONS, predictions())
+    tables.write(out / "rejects.parquet", tables.REJECTS, rejects)
     summary = {
         "model": label,
         "limit": config.limit,

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from sifthinker.core.records import read
+from sifthinker.core.tables import read
 from sifthinker.evaluation import statistics
 from sifthinker.evaluation.statistics import Interval
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sifthinker.core import records
+from sifthinker.core import tables
 
 PASSED, WARNED, INCONCLUSIVE, NOT_RUN, REGRESSED = "passed", "warned", "inconclusive", "not-run", "regressed"
 WORST_FIRST = (REGRESSED, NOT_RUN, INCONCLUSIVE, WARNED, PASSED)
@@ -63,7 +63,7 @@ def append(folder: Path, night: str, rows: Iterable[Row]) -> Path:
     path = folder / f"{night}.parquet"
     temporary = folder / f".{night}.{uuid.uuid4().hex}"
     try:
-        records.write(temporary, NIGHTS, rows)
+        tables.write(temporary, NIGHTS, rows)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.rename(path)
@@ -74,7 +74,7 @@ def append(folder: Path, night: str, rows: Iterable[Row]) -> Path:
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """All rows, the earliest night first; of one night in the order in which they were added."""
-    rows = [row for path in sorted(folder.glob("*.parquet")) for row in records.read(path)]
+    rows = [row for path in sorted(folder.glob("*.parquet")) for row in tables.read(path)]
     return sorted(rows, key=lambda row: (row["started"], row["night"]))
 
 

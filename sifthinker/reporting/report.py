@@ -23,9 +23,9 @@ from PIL import Image
 from sifthinker.core import chain, drawing, images
 from sifthinker.core.images import data_url
 from sifthinker.core.records import Box, Region, boxes
-from sifthinker.core.records import read as read_table
+from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
-from sifthinker.reporting import pages, paper_results
+from sifthinker.reporting import pages, paper_results, plots
 from sifthinker.reporting.score_gaps import apart
 
 COMPLETIONS = 6  # shown, spread over the training
@@ -243,14 +243,14 @@ def _curves(histories: Mapping[str, Path]) -> list[dict[str, Any]]:
     """A stage's name and its plots; no picture where nothing was logged."""
     out = []
     for stage, path in histories.items():
-        logged = {
-            key for row in drawing.read_history(path) for key, value in row.items() if value is not None
-        }
+        logged = {key for row in plots.read_history(path) for key, value in row.items() if value is not None}
         rewards = [f"rewards/{name}/mean" for name in REWARDS]
         lengths = ["kl", "completions/mean_length", "mean_token_accuracy"]
         keys = [key for key in ["loss", "eval_loss", "reward", *rewards, *lengths] if key in logged]
-        png = drawing.curves(path, keys) if keys else b""
-        width = Image.open(io.BytesIO(png)).width * 96 // drawing.DPI if png else 0  # one scale for all plots
+        png = plots.curves(path, keys) if keys else b""
+        width = (
+            Image.open(io.BytesIO(png)).width * plots.PAGE_DPI // plots.DPI if png else 0
+        )  # one scale for all plots
         out.append({"stage": stage, "picture": data_url(png, "image/png") if png else "", "width": width})
     return out
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sifthinker.core.records import read
+from sifthinker.core.tables import read
 
 POINT = 0.01
 EXAMPLES = 3  # of a benchmark

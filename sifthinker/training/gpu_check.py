@@ -33,7 +33,7 @@ import yaml
 from PIL import Image
 from transformers import TrainerCallback
 
-from sifthinker.core import chain, depth_maps, records
+from sifthinker.core import chain, depth_maps, records, tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
 from sifthinker.models import loading
@@ -89,7 +89,7 @@ def check(smoke: bool, steps: int, pairs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, standin.running(Path(name) / "standin.log") as judge:
         folder = Path(name)
         parameters = build(folder / "base", smoke)
-        records.write(folder / "rows.parquet", records.SIF, made_up(SIZES["cpu" if smoke else "cuda"]))
+        tables.write(folder / "rows.parquet", tables.SIF, made_up(SIZES["cpu" if smoke else "cuda"]))
         measured: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for stage in ("sft", "grpo"):
             kinds = measured.setdefault(stage, {"ours": [], "trl": []})

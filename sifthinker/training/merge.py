@@ -41,7 +41,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sifthinker.config import Merge, Model, Section
-from sifthinker.core import prompts, records
+from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.training import harness, merge_check, rows
@@ -312,7 +312,7 @@ def _rows(
         yield "What is nearest?", MADE_UP_CHAIN, pictures
         return
     columns = ["id", "question", "chain", *rows.image_columns(depth_input)]
-    for row in islice(records.read(dataset, columns), count):
+    for row in islice(tables.read(dataset, columns), count):
         yield row["question"], row["chain"], rows.conversation(row, depth_input)["images"]
 
 

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from sifthinker import llm
 from sifthinker.config import Api, Grpo, Model, Sft, Train
-from sifthinker.core import records as sample
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
 
@@ -215,7 +215,7 @@ def check_longest(
     columns = ["id", "question", "width", "height", *([target] if target else [])]
     texts, reserved = ["question", *([target] if target else [])], row_check.reserved(processor)
     longest, which = 0, ""
-    records = sample.read(dataset, columns)
+    records = tables.read(dataset, columns)
     while batch := list(islice(records, BATCH)):
         row_check.check_texts(reserved, batch, texts)
         lengths = rows.count_tokens(processor, batch, policy.depth_input, target)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.core import chain, drawing, images, records
+from sifthinker.core import chain, drawing, images, records, tables
+from sifthinker.reporting import plots
 
 CURVES = (
     "loss",
@@ -49,7 +50,7 @@ def page(work: Path, dataset: Sequence[Path] = ()) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     history = folder / "history.jsonl"
     history.write_text("".join(json.dumps(steps[step]) + "\n" for step in sorted(steps)), encoding="utf-8")
-    curves = drawing.curves(history, CURVES)
+    curves = plots.curves(history, CURVES)
     (folder / "curves.png").write_bytes(curves)
     parts = [f"### Step {last['step']} of {last['total']}", _picture(curves, "png", "curves")]
     chosen = choose(whole_lines(work / "completions.jsonl", RECENT)) if dataset else []
@@ -93,7 +94,7 @@ def _earned(entry: dict[str, Any]) -> float:
 
 def _subjects(dataset: Sequence[Path], ids: set[str]) -> dict[str, dict[str, Any]]:
     columns = ["id", "question", "answer", "boxes", "image", "depth_image"]
-    rows = records.read(dataset, columns) if ids else iter(())
+    rows = tables.read(dataset, columns) if ids else iter(())
     return {row["id"]: row for row in rows if row["id"] in ids}
 
 

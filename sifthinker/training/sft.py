@@ -30,7 +30,7 @@ import torch
 from datasets import Dataset
 
 from sifthinker.config import Model, Section, Sft
-from sifthinker.core import prompts, records
+from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.models import loading
@@ -90,7 +90,7 @@ def train(task: SftRun) -> None:
     harness.save_adapter(trainer, task.out / "adapter")
     if harness.rank() == 0:
         history = harness.write_history(trainer, task.out)
-        records.write(task.out / "rejects.parquet", records.REJECTS, rejects)
+        tables.write(task.out / "rejects.parquet", tables.REJECTS, rejects)
         harness.write_json(
             task.out / "summary.json",
             {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sifthinker.core import records, rejects
+from sifthinker.core import rejects, tables
 from sifthinker.core.errors import UserError
 
 if TYPE_CHECKING:  # it imports this module
@@ -81,12 +81,12 @@ def _advice(kept: int, source: str) -> str:
 def _rejected(job: Job) -> Iterator[dict[str, Any]]:
     own = [path for path in (job.out / "rejects.parquet",) if path.exists()]
     shards: list[Path] = [path for shard in job.draft.shards for path in job.store.open(shard).rejects()]
-    return records.read([*own, *shards])
+    return tables.read([*own, *shards])
 
 
 def _keep(job: Job) -> Path:
     path = job.work / "rejects.parquet"
     temporary = path.with_name("rejects.parquet.tmp")
-    records.write(temporary, records.REJECTS, _rejected(job))
+    tables.write(temporary, tables.REJECTS, _rejected(job))
     temporary.rename(path)
     return path

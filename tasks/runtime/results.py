@@ -70,7 +70,7 @@ _TOYS = "builds a stand-in, which counts where one is used (`given`)"
 
 MODULES: dict[str, Module] = {
     # records, geometry, text
-    "sample": _at("sifthinker.core.records"),
+    "sample": _at("sifthinker.core.records", "sifthinker.core.tables"),
     "boxes": _at("sifthinker.core.boxes"),
     "chain": _at("sifthinker.core.chain"),
     "prompts": _at("sifthinker.core.prompts"),
@@ -149,6 +149,7 @@ MODULES: dict[str, Module] = {
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
     "report": _at("sifthinker.reporting.report"),
+    "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage"),
     "paper": _at("sifthinker.reporting.paper_results"),
@@ -260,7 +261,7 @@ RESULTS: dict[str, Results] = {
     "scenes": Results(("stages/scenes", "scenes"), ("pillow", "numpy")),
     "policy_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.model.weights),)),
     "depth_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.depth.weights),)),
-    "ingest": Results(("stages/ingest", "ingest"), ("pillow", "numpy")),  # numpy: pictures of more than 8 bits
+    "ingest": Results(("stages/ingest", "ingest"), ("pillow",)),
     "expand": Results(("stages/expand", "expand")),
     "depth": Results(("stages/depth", "estimate", "images"), ("torch", "transformers", "pillow", "numpy")),
     "annotate": Results(

@@ -30,7 +30,8 @@ from prefect.states import Completed, Failed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.core.records import REJECTS, Reject, Writer
+from sifthinker.core.records import Reject
+from sifthinker.core.tables import REJECTS, Writer
 from sifthinker.store.artifacts import Artifact, Damaged, Draft, Ref, Store
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import cluster, identity, placement, refusal, ui_artifacts

@@ -7,7 +7,8 @@ from pathlib import Path
 from sifthinker import llm
 from sifthinker.annotation import annotate as domain
 from sifthinker.config import Config, identity
-from sifthinker.core.records import CHAINS, DepthMap, focus, read, sample
+from sifthinker.core.records import DepthMap, focus, sample
+from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.artifacts import Artifact
 from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS

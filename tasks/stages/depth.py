@@ -2,7 +2,8 @@
 
 from sifthinker.config import identity
 from sifthinker.core import images
-from sifthinker.core.records import MAPS, read, sample
+from sifthinker.core.records import sample
+from sifthinker.core.tables import MAPS, read
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
 

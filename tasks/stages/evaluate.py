@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sifthinker import llm
 from sifthinker.config import Config, identity
-from sifthinker.core.records import read
+from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
 from sifthinker.models import serving
 from tasks.runtime import closure, results

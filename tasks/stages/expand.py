@@ -1,7 +1,8 @@
 """expand: where each chain will look."""
 
 from sifthinker.config import identity
-from sifthinker.core.records import FOCUS, read, sample
+from sifthinker.core.records import sample
+from sifthinker.core.tables import FOCUS, read
 from sifthinker.data import expansion as domain
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
@@ -11,4 +12,4 @@ from tasks.runtime.stage import Job, stage
 def expand(job: Job) -> None:
     """Reverse expansion from the ground truth to the whole image, for every sample."""
     samples = map(sample, job.counted(read(job.table("samples"))))
-    job.keep("focus", FOCUS, domain.expand(samples, job.config.expand))
+    job.keep("focus", FOCUS, domain.expand_samples(samples, job.config.expand))

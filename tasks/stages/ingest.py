@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sifthinker.config import Config, identity
-from sifthinker.core.records import SAMPLES
+from sifthinker.core.tables import SAMPLES
 from sifthinker.data import ingest as domain
 from tasks.runtime import refusal
 from tasks.runtime.results import RESULTS

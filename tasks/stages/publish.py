@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sifthinker.core.records import SIF, DepthMap, annotation, read, sample
+from sifthinker.core.records import DepthMap, annotation, sample
+from sifthinker.core.tables import SIF, read
 from sifthinker.data import publish as domain
 from sifthinker.store.artifacts import write_json
 from tasks.runtime.results import RESULTS

@@ -8,7 +8,8 @@ from sifthinker import llm
 from sifthinker.annotation import annotate as annotator
 from sifthinker.annotation import retry as domain
 from sifthinker.config import Again, Api, Config, identity
-from sifthinker.core.records import CHAINS, DepthMap, Reject, annotation, focus, read, sample
+from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
+from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.artifacts import Artifact
 from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from sifthinker.config import Depth
-from sifthinker.core import chain, depth_maps, records
+from sifthinker.core import chain, depth_maps, tables
 from sifthinker.core.records import WHOLE, Annotation, DepthMap, Sample
 from sifthinker.data import publish
 from tests.benchmarks.depth import scene
@@ -62,7 +62,7 @@ def publishing(folder: Path, size: int) -> Work:
 
     def work() -> str:
         rows = publish.rows(samples, chains, maps, {"photos": folder}, 10**7)
-        records.write(out, records.SIF, rows, batch=publish.ROW_GROUP)
+        tables.write(out, tables.SIF, rows, batch=publish.ROW_GROUP)
         return str(out)
 
     return work
@@ -83,7 +83,7 @@ def encoding(folder: Path, size: int) -> Work:
 
 
 def same_bytes(ours: str, other: str) -> None:
-    rows = records.read(Path(ours), ["image", "depth_image", "depth_map"])
+    rows = tables.read(Path(ours), ["image", "depth_image", "depth_map"])
     pieces = (row["image"]["bytes"] + row["depth_image"]["bytes"] + row["depth_map"] for row in rows)
     with Path(other).open("rb") as file:
         assert all(piece == file.read(len(piece)) for piece in pieces) and not file.read(1)
@@ -106,8 +106,8 @@ def estimating(folder: Path, size: int) -> Work:
         return ((str(number), (folder / f"{number % DISTINCT}.jpg").read_bytes()) for number in range(size))
 
     def work() -> str:
-        records.write(
-            out, records.MAPS, depth_estimation.estimate(images(), folder / "weights", DEPTH), batch=64
+        tables.write(
+            out, tables.MAPS, depth_estimation.estimate(images(), folder / "weights", DEPTH), batch=64
         )
         return str(out)
 
@@ -149,7 +149,7 @@ def same_maps(ours: str, other: str) -> None:
     """Our maps are the model's output at the image's size, in 16 bits."""
     import torch
 
-    rows, disparities = records.read(Path(ours)), np.load(other)
+    rows, disparities = tables.read(Path(ours)), np.load(other)
     for row, disparity in zip(rows, disparities, strict=len(disparities) < DISTINCT):
         whole = torch.nn.functional.interpolate(
             torch.from_numpy(disparity)[None, None], (HEIGHT, WIDTH), mode="bilinear", align_corners=True

@@ -30,7 +30,7 @@ from typing import Any
 from PIL import Image
 
 from sifthinker import config
-from sifthinker.core import depth_maps, prompts, records
+from sifthinker.core import depth_maps, prompts, tables
 from tests.benchmarks.depth import scene
 from tests.benchmarks.pair import Pair, Work
 
@@ -89,7 +89,7 @@ def ours(folder: Path, size: int) -> Work:
             config.Evaluate(),
             out,
         )
-        found = records.read(out / "predictions.parquet", ["id", "official", "answer"])
+        found = tables.read(out / "predictions.parquet", ["id", "official", "answer"])
         return {row["id"].rpartition("/")[2]: [row["official"], row["answer"]] for row in found}
 
     return work

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from sifthinker import config
-from sifthinker.core import chain, depth_maps, records
+from sifthinker.core import chain, depth_maps, records, tables
 from sifthinker.core.records import WHOLE, Annotation, DepthMap, Sample
 from sifthinker.data import expansion, ingest, publish
 from tasks.runtime.stage import Job
@@ -48,7 +48,7 @@ def ingesting(folder: Path, size: int) -> dict[str, int]:
     return _written(
         folder,
         "samples",
-        records.SAMPLES,
+        tables.SAMPLES,
         ingest.ingest([source], settings),
         lambda row: ingest.part(row, _parts(size)),
         _parts(size),
@@ -57,8 +57,8 @@ def ingesting(folder: Path, size: int) -> dict[str, int]:
 
 
 def expanding(folder: Path, size: int) -> dict[str, int]:
-    rows = map(records.sample, records.read(sorted(folder.glob("samples-*.parquet"))))
-    return _written(folder, "focus", records.FOCUS, expansion.expand(rows, config.Expand()))
+    rows = map(records.sample, tables.read(sorted(folder.glob("samples-*.parquet"))))
+    return _written(folder, "focus", tables.FOCUS, expansion.expand(rows, config.Expand()))
 
 
 def publishing(folder: Path, size: int) -> dict[str, int]:
@@ -70,9 +70,9 @@ def publishing(folder: Path, size: int) -> dict[str, int]:
         for part in range(_parts(size)):
             of = folder / f"photos-samples-{part:05}.parquet"
             for row in publish.rows(
-                map(records.sample, records.read(of)),
-                map(records.annotation, records.read(folder / f"photos-chains-{part:05}.parquet")),
-                (DepthMap(**row) for row in records.read(folder / f"photos-maps-{part:05}.parquet")),
+                map(records.sample, tables.read(of)),
+                map(records.annotation, tables.read(folder / f"photos-chains-{part:05}.parquet")),
+                (DepthMap(**row) for row in tables.read(folder / f"photos-maps-{part:05}.parquet")),
                 images,
                 10**7,
             ):
@@ -82,7 +82,7 @@ def publishing(folder: Path, size: int) -> dict[str, int]:
     return _written(
         folder,
         "sif",
-        records.SIF,
+        tables.SIF,
         rows(),
         lambda row: part_of.pop(row["id"]),
         _parts(size),
@@ -114,11 +114,11 @@ def prepare(folder: Path, size: int) -> dict[str, int]:
     for part in range(_parts(size)):
         with ExitStack() as stack:
             samples, chains, maps = (
-                stack.enter_context(records.Writer(folder / f"photos-{name}-{part:05}.parquet", schema))
+                stack.enter_context(tables.Writer(folder / f"photos-{name}-{part:05}.parquet", schema))
                 for name, schema in (
-                    ("samples", records.SAMPLES),
-                    ("chains", records.CHAINS),
-                    ("maps", records.MAPS),
+                    ("samples", tables.SAMPLES),
+                    ("chains", tables.CHAINS),
+                    ("maps", tables.MAPS),
                 )
             )
             for number in range(part * part_size, min(size, (part + 1) * part_size)):

@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from sifthinker.config import Grpo
-from sifthinker.core import records
+from sifthinker.core import tables
 from sifthinker.llm import standin
 from sifthinker.models import loading
 from sifthinker.training import gpu_check, grpo, harness, rows, scoring
@@ -205,7 +205,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, standin.running(Path(name) / "standin.log") as judge:
         folder = Path(name)
         loading.build_tiny("qwen2_5_vl", 0, folder / "base")
-        records.write(folder / "rows.parquet", records.SIF, gpu_check.made_up((112, 84)))
+        tables.write(folder / "rows.parquet", tables.SIF, gpu_check.made_up((112, 84)))
         found = measure(folder, options.pairs, judge)
     result = summarise(found)
     if options.json:

@@ -1,5 +1,4 @@
 import io
-import json
 
 import numpy as np
 import pytest
@@ -82,14 +81,3 @@ def test_tags_do_not_hide_one_another():
     for number in range(8):  # more than a box has corners
         drawing._tag(photo, WHOLE, number, taken)
     assert not any(drawing._overlap(a, b) for n, a in enumerate(taken) for b in taken[:n])
-
-
-def test_curves_plot_what_was_logged(tmp_path):
-    path = tmp_path / "history.jsonl"
-    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None, "kl": 0.1}, {"step": 3, "loss": 1.0}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    one, two = drawing.curves(path, ["loss"]), drawing.curves(path, ["loss", "kl", "absent"])
-    assert Image.open(io.BytesIO(two)).width == 2 * Image.open(io.BytesIO(one)).width
-    assert drawing.curves(path, ["loss"]) == one, "equal history, equal bytes"
-    with pytest.raises(ValueError, match="no row has a number for any of absent"):
-        drawing.curves(path, ["absent"])

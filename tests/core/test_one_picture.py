@@ -24,7 +24,7 @@ from transformers.image_utils import load_image
 
 from sifthinker import config
 from sifthinker.annotation import annotate
-from sifthinker.core import depth_maps, drawing, images, records
+from sifthinker.core import depth_maps, drawing, images, tables
 from sifthinker.core.records import WHOLE, Annotation, DepthMap, Region, Sample
 from sifthinker.data import depth_estimation, publish
 from sifthinker.data.ingest import ingest
@@ -116,7 +116,7 @@ def sent(url: str) -> bytes:
 def test_ingest_and_the_reader_of_the_parquet(seen: Seen, tmp_path: Path) -> None:
     assert (seen.sample.width, seen.sample.height) == (seen.width, seen.height)
     assert seen.sample.image_sha256 == seen.digest
-    records.write(tmp_path / "sif.parquet", records.SIF, [seen.row()])
+    tables.write(tmp_path / "sif.parquet", tables.SIF, [seen.row()])
     (row,) = pq.read_table(tmp_path / "sif.parquet").to_pylist()
     assert np.array_equal(decoded(row["image"]["bytes"]), seen.pixels)
     assert (row["width"], row["height"]) == (seen.width, seen.height)

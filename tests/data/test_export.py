@@ -4,8 +4,7 @@ import json
 import pytest
 from PIL import Image
 
-from sifthinker.core import chain, prompts
-from sifthinker.core import records as sample
+from sifthinker.core import chain, prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import WHOLE
 from sifthinker.data import export
@@ -110,7 +109,7 @@ def test_hostile_names_stay_inside_the_folder(tmp_path, dataset):
     made = part(tmp_path / "photos", (1,))
     row = {**made.rows()[0], "dataset": dataset}
     row["image"] = {**row["image"], "path": "../../etc/pass wd;.JPG"}
-    sample.write(tmp_path / "part.parquet", sample.SIF, [row])
+    tables.write(tmp_path / "part.parquet", tables.SIF, [row])
     out = tmp_path / "out"
     export.export([tmp_path / "part.parquet"], tmp_path / "part.parquet", out)
     [record] = json.loads((out / export.SFT_FILE).read_text("utf-8"))
@@ -127,7 +126,7 @@ def test_an_existing_export_is_not_written_over(tmp_path):
 
 def test_nothing_is_left_of_an_export_that_failed(tmp_path):
     file = part(tmp_path / "photos").write(tmp_path / "part.parquet")
-    sample.write(tmp_path / "other.parquet", sample.MAPS, [])
+    tables.write(tmp_path / "other.parquet", tables.MAPS, [])
     with pytest.raises(UserError, match="not a SIF-50K file"):
         export.export([file], tmp_path / "other.parquet", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.parquet", "part.parquet", "photos"]

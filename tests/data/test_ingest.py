@@ -16,7 +16,8 @@ from PIL import Image
 from sifthinker.config import Ingest, Source
 from sifthinker.core import images
 from sifthinker.core.errors import UserError
-from sifthinker.core.records import REJECTS, SAMPLES, Reject, Sample, read, sample, write
+from sifthinker.core.records import Reject, Sample, sample
+from sifthinker.core.tables import REJECTS, SAMPLES, read, write
 from sifthinker.data.ingest import ingest, part
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sifthinker.core import depth_maps, records
+from sifthinker.core import depth_maps, tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.data import publish
@@ -96,7 +96,7 @@ def _parts(folder: Path, sizes: dict[str, int], reverse: bool = False) -> list[P
     for dataset, size in sorted(sizes.items(), reverse=reverse):
         rows = [{**row, "id": f"{dataset}/{n}", "dataset": dataset} for n in range(size)]
         paths.append(folder / f"{dataset}.parquet")
-        records.write(paths[-1], records.SIF, rows[::-1] if reverse else rows, batch=publish.ROW_GROUP)
+        tables.write(paths[-1], tables.SIF, rows[::-1] if reverse else rows, batch=publish.ROW_GROUP)
     return paths
 
 
@@ -153,7 +153,7 @@ def test_the_subset_file_holds_whole_rows_of_the_ids(tmp_path):
 
 def test_a_parquet_file_of_another_kind_is_an_error(tmp_path):
     made = part(tmp_path / "images", (1,))
-    records.write(tmp_path / "samples.parquet", records.SAMPLES, made.samples)
+    tables.write(tmp_path / "samples.parquet", tables.SAMPLES, made.samples)
     with pytest.raises(UserError, match=r"samples\.parquet: not a SIF-50K file, it lacks the columns"):
         list(publish.read([tmp_path / "samples.parquet"]))
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sifthinker import config, llm
-from sifthinker.core import depth_maps, errors, records
+from sifthinker.core import depth_maps, errors, tables
 from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import Missing
@@ -135,7 +135,7 @@ def test_a_benchmark_is_asked_with_both_pictures_and_scored(tmp_path):
     assert question["text"].startswith("\nWhat is thing 2?") and "<think>" in question["text"]
     assert (body["temperature"], body["max_tokens"]) == (0.0, 2048)
     assert len({r["seed"] for r in requests}) == 6  # each reply is sampled with random numbers of its own
-    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
     assert [row["id"] for row in rows] == [f"{row['group']}/{i}" for i, row in enumerate(rows)]
     assert rows[0]["answer"] == rows[0]["read_as"] == "A" and rows[0]["boxes"] == [[0.1, 0.2, 0.6, 0.8]]
     assert (rows[0]["prompt_tokens"], rows[0]["completion_tokens"]) == (7, 3)
@@ -189,7 +189,7 @@ def test_a_whole_chain_is_scored_and_every_question_sampled_too(tmp_path):
     names = ("answer", "boxes", "depth", "format")
     assert found == {("sif", name): 1.0 for name in names} | {("sif sampled", name): 0.0 for name in names}
     assert [body["temperature"] for body in requests] == [0, 0.7]
-    kept = list(records.read(tmp_path / "out" / "predictions.parquet", ["benchmark", "parts"]))
+    kept = list(tables.read(tmp_path / "out" / "predictions.parquet", ["benchmark", "parts"]))
     assert [row["benchmark"] for row in kept] == ["sif", "sif sampled"]
     assert dict(kept[0]["parts"]) == dict.fromkeys(names, 1.0)
 
@@ -293,7 +293,7 @@ def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
         summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
     overall = summary["scores"][-1]
     assert (overall["n"], overall["unparsable"], overall["strict"]) == (4, 3, 0.25)
-    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
     assert [row["unparsable"] for row in rows] == ["refused", "no-answer", "several-named", ""]
 
 
@@ -307,7 +307,7 @@ def test_a_reply_that_is_no_text_is_wrong_and_counted_and_the_evaluation_goes_on
     with serving(answer) as (url, _):
         summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
     assert summary["scores"][-1]["n"] == 4
-    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
     assert [row["unparsable"] for row in rows][:3] == ["unreadable", "unreadable", ""]
     assert [row["reply"][-20:] for row in rows[2:]] == [
         CHAIN.format(answer="A")[-20:],
@@ -323,9 +323,9 @@ def test_questions_without_a_usable_image_or_depth_map_are_rejected_by_name(tmp_
         summary = run([source], url, tmp_path / "out")
         assert (summary["scores"][-1]["n"], summary["scores"][-1]["rejected"]) == (2, 4)
         run([source], url, tmp_path / "without", depth=lambda pairs: [])
-    reasons = [row["reason"] for row in records.read(tmp_path / "out" / "rejects.parquet")]
+    reasons = [row["reason"] for row in tables.read(tmp_path / "out" / "rejects.parquet")]
     assert reasons == ["image-missing"] * 2 + ["image-format"] * 2
-    reasons = [row["reason"] for row in records.read(tmp_path / "without" / "rejects.parquet")]
+    reasons = [row["reason"] for row in tables.read(tmp_path / "without" / "rejects.parquet")]
     assert reasons[4:] == ["depth-missing"] * 2
     assert len(requests) == 2
 
@@ -356,7 +356,7 @@ def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
     assert entry["strict"] is None and "submit vqav2_submission.json" in entry["missing"]
     submitted = json.loads((tmp_path / "out" / "vqav2_submission.json").read_text())
     assert submitted == [{"question_id": 1, "answer": "dog"}, {"question_id": 2, "answer": ""}]
-    (row,) = records.read(tmp_path / "out" / "predictions.parquet")
+    (row,) = tables.read(tmp_path / "out" / "predictions.parquet")
     assert row["official"] is None and row["strict"] is None
 
 
@@ -390,7 +390,7 @@ def test_a_judge_scores_free_answers_and_without_one_the_benchmark_is_left_out(t
     (entry,) = summary["scores"]
     assert (entry["metric"], entry["n"], entry["unparsable"]) == ("gqa", 3, 1)
     assert (entry["official"], entry["strict"]) == pytest.approx((0.5, 1 / 3))
-    rows = list(records.read(tmp_path / "out" / "predictions.parquet"))
+    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
     assert [row["judged"] for row in rows] == [
         ["score: 0.75", '{"score": 0.5}'],
         [],

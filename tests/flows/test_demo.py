@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.core import chain, records
+from sifthinker.core import chain, tables
 from sifthinker.core.boxes import iou
 from sifthinker.pretraining.held_out import _best_constant
 from sifthinker.store.artifacts import Store
@@ -28,7 +28,7 @@ def test_the_demo_looks_where_it_should(prefect_server: str, tmp_path: Path) -> 
     store = Store(tmp_path)
     found = runs(store)[0]["stages"]["evaluate"]
     folder = tmp_path / found["stage"] / found["key"]
-    rows = list(records.read(folder / "predictions.parquet"))
+    rows = list(tables.read(folder / "predictions.parquet"))
     valid = statistics.fmean(chain.is_valid(row["reply"]) for row in rows)
     asked = [row for row in rows if row["benchmark"] == "refcoco"]
     truth = [json.loads(row["reference"]) for row in asked]

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tasks.operations.nightly
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
 
+import tasks.operations.nightly
 from flows import nightly as flow
 from flows.commands import main
 from infra import alerts
 from sifthinker.config import Config
-from sifthinker.core import records
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import evaluate, history
 from sifthinker.store import aliases
@@ -41,7 +41,7 @@ def replies(job: Job) -> None:
         raise UserError(model)
     asked, names = model[: job.config.evaluate.limit], ("vstar", "pope")
     rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
-    records.write(job.out / "predictions.parquet", evaluate.PREDICTIONS, rows)
+    tables.write(job.out / "predictions.parquet", evaluate.PREDICTIONS, rows)
     (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score(n, asked) for n in names]}))
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from sifthinker.core.records import read
+from sifthinker.core.tables import read
 from tests.flows.test_end_to_end import SIF
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

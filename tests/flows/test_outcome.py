@@ -11,7 +11,8 @@ import pytest
 
 from flows.commands import outcome
 from sifthinker.core.errors import UserError
-from sifthinker.core.records import REJECTS, Reject, write
+from sifthinker.core.records import Reject
+from sifthinker.core.tables import REJECTS, write
 from sifthinker.store.artifacts import Store
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.core.records import read
+from sifthinker.core.tables import read
 from sifthinker.llm import standin
 from tests.flows.test_end_to_end import line, manifests, states
 

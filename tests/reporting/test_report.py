@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sifthinker.core import records
+from sifthinker.core import tables
 from sifthinker.evaluation import evaluate
 from sifthinker.reporting import paper_results, report
 from tests import nights
@@ -124,7 +124,7 @@ def test_scores_stand_beside_the_papers_numbers(tmp_path):
 def test_scores_more_than_a_point_apart_are_pointed_out_with_replies(tmp_path):
     rows = [nights.row("vstar", i, 1.0) for i in range(4)]
     rows[1] |= {"official": 0.0, "answer": "Answer: B", "strict": 1.0}
-    records.write(tmp_path / "predictions.parquet", evaluate.PREDICTIONS, rows)
+    tables.write(tmp_path / "predictions.parquet", evaluate.PREDICTIONS, rows)
     scores = [_score(official=0.75, strict=1.0), _score(benchmark="sat", official=0.5, strict=0.495)]
     facts = dataclasses.replace(FACTS, scores=scores, predictions=tmp_path / "predictions.parquet")
     _, text = _text(tmp_path, facts)
@@ -175,7 +175,7 @@ def test_a_chain_that_cannot_be_read_is_shown_as_it_is(tmp_path):
     facts = _full(tmp_path)
     rows = part(tmp_path / "photos", (1,)).rows()
     rows[0]["chain"] = "<think><script>alert(1)</script>"
-    records.write(facts.dataset[0], records.SIF, rows)
+    tables.write(facts.dataset[0], tables.SIF, rows)
     html, text = _text(tmp_path, facts)
     assert "cannot be read as one" in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html

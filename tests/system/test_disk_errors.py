@@ -19,7 +19,7 @@ import pytest
 from sifthinker import llm
 from sifthinker.config import Api, parse
 from sifthinker.core.errors import UserError
-from sifthinker.core.records import Writer
+from sifthinker.core.tables import Writer
 from sifthinker.llm import judge, standin
 from sifthinker.llm.ledger import Ledger, Reply
 from sifthinker.llm.usage import Usage

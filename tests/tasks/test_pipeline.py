@@ -14,7 +14,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.core.records import Reject, read
+from sifthinker.core.records import Reject
+from sifthinker.core.tables import read
 from sifthinker.store.artifacts import Store
 from tasks.operations import accept as accepting
 from tasks.runtime import closure

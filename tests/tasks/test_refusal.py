@@ -13,7 +13,8 @@ import pytest
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.core.records import REJECTS, Reject, read, write
+from sifthinker.core.records import Reject
+from sifthinker.core.tables import REJECTS, read, write
 from sifthinker.store.artifacts import Draft, Store
 from tasks.runtime import refusal
 from tasks.runtime import stage as stages

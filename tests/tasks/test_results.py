@@ -76,7 +76,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         'raise UserError("Sorry: " + ',
         NOTHING,
     ),
-    "a comment": ("sifthinker/core/boxes.py", "EXPANSIONS = 5 ", "EXPANSIONS = 5  # five", NOTHING),
+    "a comment": ("sifthinker/data/expansion.py", "EXPANSIONS = 5 ", "EXPANSIONS = 5  # five", NOTHING),
     # transport, processes, what is only shown or expected
     "the client": ("sifthinker/llm/client.py", "_PENDING = 16", "_PENDING = 8", NOTHING),
     "the engine": ("sifthinker/llm/dispatcher.py", "wait = 0.05", "wait = 0.5", NOTHING),
@@ -86,7 +86,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "where DeepSpeed's files are": (
         "sifthinker/training/harness.py",
         'with_name("deepspeed")',
-        'with_name("settings")',
+        'with_name("zero")',
         NOTHING,
     ),
     "what a run will cost": (
@@ -125,10 +125,16 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         {"annotate", "retry"},
     ),
     "what a pass takes over": ("sifthinker/annotation/retry.py", '"seed", ', "", {"retry"}),
-    "a constant of the expansion": (  # the module has the overlap of boxes too
-        "sifthinker/core/boxes.py",
+    "a constant of the expansion": (
+        "sifthinker/data/expansion.py",
         "EXPANSIONS = 5 ",
         "EXPANSIONS = 6 ",
+        {"expand"},
+    ),
+    "the overlap of boxes": (
+        "sifthinker/core/boxes.py",
+        "/ len(pairs)",
+        "/ (1 + len(pairs))",
         {"scenes", "ingest", "expand", "grpo", "evaluate"},
     ),
     "how rows are routed": (
@@ -187,7 +193,7 @@ LIBRARIES: dict[str, set[str]] = {
     "deepspeed": {"sft", "grpo"},
     "vllm": {"evaluate"},
     "pillow": PICTURES,
-    "numpy": {"scenes", "ingest", "depth", "annotate", "retry", "publish", *TRAINED, "evaluate", "ablation"},
+    "numpy": {"scenes", "depth", "annotate", "retry", "publish", *TRAINED, "evaluate", "ablation"},
     "scipy": {"grpo", "evaluate", "ablation"},
     "pyarrow": {"publish", "subset"},
     "matplotlib": {"report", "ablation"},
@@ -215,11 +221,10 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
 IDLE = {
     "pyarrow": ALL - {"publish", "subset"},  # only the published data set is Parquet that others read
     "scipy": {"scenes", "ingest", "expand"},  # boxes: matches boxes in the reward
-    "matplotlib": {"annotate", "retry", "grpo", "evaluate"},  # draw: curves
     "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
     "transformers": {"policy_weights", "depth_weights"},
     "pillow": {"policy_weights", "depth_weights", "subset"},
-    "numpy": {"ingest", "subset", "report"},  # images: ingest keeps no pixels
+    "numpy": {"ingest", "subset", "report"},  # images: makes pixels, and ingest only looks at sizes
     "deepspeed": {"merge"},
 }
 # They read, check, carry and write; what comes out does not depend on their version.

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from sifthinker.core import chain, depth_maps, records
+from sifthinker.core import chain, depth_maps, records, tables
 from sifthinker.models import loading
 from tests.training.fake_judge import Judge
 
@@ -70,7 +70,7 @@ def _png(pixels: np.ndarray) -> bytes:
 def sif(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight rows in the SIF schema."""
     path = tmp_path_factory.mktemp("sif") / "train.parquet"
-    records.write(path, records.SIF, (row(i) for i in range(8)))
+    tables.write(path, tables.SIF, (row(i) for i in range(8)))
     return path
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from sifthinker import rewards
 from sifthinker.config import Grpo
-from sifthinker.core import prompts, records
+from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.training import grpo, harness, rows, scoring
@@ -118,7 +118,7 @@ def test_a_real_sampled_step_writes_no_picture_tokens_and_samples_without_dropou
 def test_prompts_of_different_lengths_keep_their_pictures_in_their_places(
     grpo_file, sif, tmp_path, monkeypatch
 ):
-    varied = [dict(row) for row in records.read(sif)]
+    varied = [dict(row) for row in tables.read(sif)]
     for index, one in enumerate(varied):  # pictures and questions of all sizes in one batch
         one["question"] += " Look again." * index
         for name in ("image", "depth_image"):
@@ -127,7 +127,7 @@ def test_prompts_of_different_lengths_keep_their_pictures_in_their_places(
             buffer = io.BytesIO()
             larger.save(buffer, "PNG")
             one[name] = {"bytes": buffer.getvalue(), "path": one[name]["path"]}
-    records.write(sif.with_name("varied.parquet"), records.SIF, varied)
+    tables.write(sif.with_name("varied.parquet"), tables.SIF, varied)
     file = grpo_file("varied", {"max_steps": 2})
     settings = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**settings, "dataset": [str(sif.with_name("varied.parquet"))]}))
@@ -151,7 +151,7 @@ def test_the_prompt_is_the_one_of_evaluation_token_for_token(config_file, grpo_f
     task.work.mkdir(parents=True)
     dataset = rows.open_parquet(task.dataset, ["id", "question", "image", "depth_image"], task.work)
     example = grpo.examples(dataset, True)[0]
-    row = next(iter(records.read(task.dataset)))
+    row = next(iter(tables.read(task.dataset)))
     fake = type(
         "", (), {"_is_vlm": True, "processing_class": processor, "tools": None, "chat_template": None}
     )()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from trl import GRPOConfig
 
 from sifthinker.config import Grpo
-from sifthinker.core import chain, records
+from sifthinker.core import chain, records, tables
 from sifthinker.llm import standin
 from sifthinker.models import loading
 from sifthinker.training import grpo, harness, merge, rows, sft
@@ -127,8 +127,8 @@ def warm(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
         right.append({**one, "chain": chain.render(chain.Chain(looks, one["answer"]))})
         elsewhere = (chain.Step((records.Region((0.4, 0.7, 0.6, 0.9), 0.9),), "The patch is gone."),)
         wrong.append({**one, "chain": chain.render(chain.Chain(elsewhere, "nothing"))})
-    records.write(folder / "rows.parquet", records.SIF, right)
-    records.write(folder / "wrong.parquet", records.SIF, wrong)
+    tables.write(folder / "rows.parquet", tables.SIF, right)
+    tables.write(folder / "wrong.parquet", tables.SIF, wrong)
     common = {"dataset": [str(folder / f"{name}.parquet") for name in ("rows", "wrong")], "model": str(small)}
     settings = {**COMMON, "max_steps": 100, "learning_rate": 5e-3, "batch": 8, "lora": LARGE}
     start(sft, folder, "sft", settings, **common)

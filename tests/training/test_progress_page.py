@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 from PIL import Image
 
-from sifthinker.core import records
+from sifthinker.core import tables
 from sifthinker.training import progress_page
 from tasks.runtime import programs
 from tests.training.canned_grpo import TEXTS
@@ -37,7 +37,7 @@ def work(tmp_path: Path) -> Path:
         for index, text in enumerate([*TEXTS, "<script>alert(1)</script>"])
     ]
     (tmp_path / "completions.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    records.write(tmp_path / "rl.parquet", records.SIF, (row(i) for i in range(4)))
+    tables.write(tmp_path / "rl.parquet", tables.SIF, (row(i) for i in range(4)))
     return tmp_path
 
 

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from sifthinker.config import Grpo, Model, Sft
-from sifthinker.core import records
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.training import grpo, preflight, row_check, rows, sft
@@ -28,7 +28,7 @@ def processor(base: Path) -> Any:
 
 def written(path: Path, **changed: Any) -> Path:
     """Four rows, of which the third is changed."""
-    records.write(path, records.SIF, [row(i) | (changed if i == 2 else {}) for i in range(4)])
+    tables.write(path, tables.SIF, [row(i) | (changed if i == 2 else {}) for i in range(4)])
     return path
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTConfig
 
-from sifthinker.core import prompts, records
+from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.training import harness, rows, sft
@@ -35,7 +35,7 @@ def batch(task: sft.SftRun, size: int = 2) -> tuple[dict, object, list[dict]]:
     arguments = SFTConfig(**harness.arguments(task.settings.sft, task.work), max_length=None)
     trainer, _ = sft.build(task, arguments, processor, dataset)
     examples = [trainer.train_dataset[i] for i in range(size)]
-    return trainer.data_collator(examples), processor, list(records.read(task.dataset))[:size]
+    return trainer.data_collator(examples), processor, list(tables.read(task.dataset))[:size]
 
 
 def test_only_the_chain_and_its_end_carry_loss(config_file):
@@ -85,7 +85,7 @@ def test_a_chain_that_does_not_fit_is_an_error_or_a_reject_and_never_cut(config_
     task.work.mkdir(parents=True)
     with pytest.raises(UserError, match=r"8 of 8 chains do not fit.*toy/patches/0: \d+ tokens"):
         sft.fitting(task, processor)
-    lengths = rows.count_tokens(processor, list(records.read(task.dataset)), True)
+    lengths = rows.count_tokens(processor, list(tables.read(task.dataset)), True)
     limit = sorted(lengths)[3]
     task = harness.load(
         config_file("sft", "long", {**SMALL, "max_length": limit, "too_long": "reject"}), sft.SftRun

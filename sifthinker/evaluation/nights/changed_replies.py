@@ -11,7 +11,8 @@ from typing import Any
 
 from sifthinker import config
 from sifthinker.core import chain, drawing, images
-from sifthinker.core.records import Box, boxes, read
+from sifthinker.core.records import Box, boxes
+from sifthinker.core.tables import read
 from sifthinker.evaluation.benchmarks import BENCHMARKS, files
 from sifthinker.evaluation.benchmarks.question import Missing, Question
 

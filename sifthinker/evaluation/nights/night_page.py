@@ -5,8 +5,6 @@ One HTML file without script or network, as report.py's; everything in it that c
 
 from __future__ import annotations
 
-import io
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -19,13 +17,12 @@ from sifthinker.evaluation.gate import Comparison
 from sifthinker.evaluation.nights import changed_replies, outcomes
 from sifthinker.evaluation.nights.changed_replies import Flip
 from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
-from sifthinker.reporting import pages
+from sifthinker.reporting import pages, plots
 from sifthinker.reporting.score_gaps import apart
 
 NIGHTS = 60  # shown in a trend
 CLIP = 1200  # characters of a reply
 _AROUND = timedelta(hours=12)  # left free at both ends of a trend
-_INK, _GREY, _RED = "#2f81c1", "#808790", "#c0392b"  # legible on white and on black
 
 
 def render(
@@ -190,9 +187,7 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -
     Blue with its 95 % interval; red where it regressed; a grey cross at the foot where it could not run; dashed
     the baseline. None when no night has a score.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no global state, no display
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
 
     nights = sorted({(row["started"], row["night"]) for row in rows})[-NIGHTS:]
     since = nights[0][0] if nights else None
@@ -202,45 +197,32 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -
         return None
     missed = {(row["started"], row["benchmark"]) for row in recent if row["missing"]}
     pinned = {(s["benchmark"], s["metric"]): s for s in baseline}
-    columns = min(3, len(series))
-    lines = math.ceil(len(series) / columns)
-    figure = Figure(figsize=(3.5 * columns, 2.05 * lines), dpi=drawing.DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    all_axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axes, ((benchmark, metric), points) in zip(all_axes, series.items(), strict=False):
+    figure, all_axes = plots.panels(len(series), 3.5, 2.05)
+    for axes, ((benchmark, metric), points) in zip(all_axes, series.items(), strict=True):
         factor = 100 if points[0]["unit"] == "share" else 1
         when = [row["started"] for row in points]
         value = [row["strict"] * factor for row in points]
         low = [_or(row["low"], row["strict"]) * factor for row in points]
         high = [_or(row["high"], row["strict"]) * factor for row in points]
-        axes.fill_between(when, low, high, color=_INK, alpha=0.18, linewidth=0)
-        axes.plot(when, value, color=_INK, linewidth=1.5, zorder=2)
+        axes.fill_between(when, low, high, color=plots.BLUE, alpha=0.18, linewidth=0)
+        axes.plot(when, value, color=plots.BLUE, linewidth=1.5, zorder=2)
         bad = [row["regressed"] for row in points]
-        colours = [_RED if regressed else _INK for regressed in bad]
+        colours = [plots.RED if regressed else plots.BLUE for regressed in bad]
         axes.scatter(when, value, s=[26 if regressed else 10 for regressed in bad], c=colours, zorder=3)
         if reference := pinned.get((benchmark, metric), {}).get("strict"):
-            axes.axhline(reference * factor, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.axhline(reference * factor, color=plots.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         for day, name in missed:
             if name in (benchmark, ""):
-                axes.scatter([day], [0.04], transform=axes.get_xaxis_transform(), marker="x", s=16, c=_GREY)
-        axes.set_title(f"{benchmark}  {metric}", fontsize=9, color=_GREY, loc="left")
+                axes.scatter(
+                    [day], [0.04], transform=axes.get_xaxis_transform(), marker="x", s=16, c=plots.GREY
+                )
         axes.set_xlim(nights[0][0] - _AROUND, nights[-1][0] + _AROUND)
         locator = AutoDateLocator(minticks=2, maxticks=5)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        axes.xaxis.get_offset_text().set(color=_GREY, fontsize=7)
-        axes.tick_params(colors=_GREY, labelsize=8, length=3)
-        axes.grid(axis="y", color=_GREY, alpha=0.25, linewidth=0.6)
-        axes.patch.set_alpha(0)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(_GREY)
-    for axes in all_axes[len(series) :]:
-        axes.set_visible(False)
-    figure.patch.set_alpha(0)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", transparent=True, metadata={"Software": None})
-    return out.getvalue(), round(3.5 * columns * 96)
+        axes.xaxis.get_offset_text().set(color=plots.GREY, fontsize=7)
+        plots.style(axes, f"{benchmark}  {metric}", "y")
+    return plots.png(figure), round(figure.get_figwidth() * plots.PAGE_DPI)
 
 
 def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.Row]]:

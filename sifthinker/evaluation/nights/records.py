@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.config import Config
-from sifthinker.core.records import read
+from sifthinker.core.tables import read
 from sifthinker.evaluation import gate, history
 from sifthinker.evaluation.gate import Comparison, Verdict
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sifthinker import config, llm
-from sifthinker.core import depth_maps, records
+from sifthinker.core import depth_maps, tables
 from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS, mme, ovdeval, pope, refcoco, spatialbench, viscot
 from sifthinker.evaluation.benchmarks.question import Question
@@ -492,6 +492,6 @@ def test_all_are_asked_of_the_embedded_server_by_the_real_client_and_scored(tmp_
         assert score["n"] > 0 and (
             score["strict"] is None or score["low"] <= score["strict"] <= score["high"]
         )
-    rows = list(records.read(tmp_path / "predictions.parquet", ["completion_tokens", "prompt_tokens"]))
+    rows = list(tables.read(tmp_path / "predictions.parquet", ["completion_tokens", "prompt_tokens"]))
     assert len(rows) > 3 * len(FORMS)
     assert all(0 < row["completion_tokens"] <= 16 < row["prompt_tokens"] for row in rows)
