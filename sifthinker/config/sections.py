@@ -9,12 +9,49 @@ This module holds no logic that results depend on, and is therefore left out of 
 
 from __future__ import annotations
 
+import difflib
+import importlib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
 
 STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
+
+
+# The tables of what a configuration names lie in rooms above this one: they are looked up when a name is checked.
+_TABLES = {"reward": ("sifthinker.rewards", "REWARDS"), "source": ("sifthinker.data.sources", "SOURCES")}
+
+
+def _table(kind: str) -> dict[str, Any]:
+    module, name = _TABLES[kind]
+    table: dict[str, Any] = getattr(importlib.import_module(module), name)
+    return table
+
+
+def _known(kind: str, name: str) -> str:
+    if name in (table := _table(kind)):
+        return name
+    near = difflib.get_close_matches(name, table, 1)
+    raise PydanticCustomError(
+        "unknown_name",
+        "there is no {kind} named '{name}'{near} Known: {names}",
+        {
+            "kind": kind,
+            "name": name,
+            "near": f"; did you mean {near[0]!r}?" if near else ".",
+            "names": ", ".join(table),
+        },
+    )
+
+
+def _reward(name: str) -> str:
+    return _known("reward", name)
+
+
+def _source(name: str) -> str:
+    return _known("source", name)
 
 
 class Section(BaseModel):
@@ -72,7 +109,9 @@ class Source(Section):
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]*$", description="unique; the `source` column of the data set"
     )
-    format: Literal["viscot", "tallyqa"] = Field(description="viscot: conversations .json or metadata .jsonl")
+    format: Annotated[str, AfterValidator(_source)] = Field(
+        description="one of sifthinker.data.sources.SOURCES; viscot: conversations .json or metadata .jsonl"
+    )
     path: Path = operational(description="the annotation file")
     images: Path | None = operational(
         None, description="folder of the images; none: images are not opened and sizes come from the file"
@@ -304,14 +343,12 @@ class Sft(Train):
 
 
 class Rewards(Section):
-    """What GRPO rewards."""
+    """What GRPO rewards: beside these fields, by the name of every reward in `sifthinker.rewards.REWARDS`, its weight."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Annotated[str, AfterValidator(_reward)], float] = Field(init=False)
 
     variant: Literal["paper", "release"] = Field("paper", description="where the two differ")
-    # Unit weights: release code, no weights stated in the paper. 0 = logged, not optimised.
-    format: float = Field(1.0, description="weight of the chain's format; 0 = logged, not optimised")
-    answer: float = Field(1.0, description="weight of the judged answer; 0 = logged, not optimised")
-    grounding: float = Field(1.0, description="weight of the boxes; 0 = logged, not optimised")
-    depth: float = Field(1.0, description="weight of the depths; 0 = logged, not optimised")
     progress: bool = Field(
         True, description="r_ans with the last epoch's mean; false is the paper's ablation"
     )
@@ -319,6 +356,33 @@ class Rewards(Section):
     max_absent: float = Field(
         0.5, ge=0, le=1, description="share of absent judge scores in a step that stops the run"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**{name: reward.weight for name, reward in _table("reward").items()}, **values}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The JSON schema with a property for every weight, as a form shows them."""
+        made = handler.resolve_ref_schema(handler(schema))
+        for name, reward in _table("reward").items():
+            made["properties"][name] = {
+                "type": "number",
+                "title": name.capitalize(),
+                "default": reward.weight,
+                "description": f"weight of {reward.description or name}; 0 = logged, not optimised",
+            }
+        return made
+
+    def weights(self) -> list[float]:
+        """The weights in the order of `sifthinker.rewards.REWARDS`."""
+        extra = self.__pydantic_extra__
+        return [extra[name] for name in _table("reward")]
 
 
 class Grpo(Train):
@@ -335,7 +399,7 @@ class Grpo(Train):
     beta: float = Field(0.04, ge=0, description="weight of the KL divergence from the SFT model (paper)")
     temperature: float = Field(1.0, gt=0, description="of sampling (release, hard-coded)")
     max_completion: int = Field(2048, ge=16, description="tokens")  # release 2048, paper "2028"
-    rewards: Rewards = Rewards()
+    rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
     generation: Literal["transformers", "vllm_colocate", "vllm_server"] = Field(
         "transformers", description="what samples the completions"
@@ -459,24 +523,28 @@ class Variant(Section):
     fields: dict[str, Any] = Field({}, description="what differs from the configuration, by dotted name")
 
 
+def _table_5() -> tuple[Variant, ...]:
+    """The rows of the paper's Table 5; one without each reward."""
+    return (
+        Variant(name="base", trained="no", fields={"evaluate.think": False}),
+        Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
+        Variant(name="cot-sft", trained="sft"),
+        Variant(name="full"),
+        *(
+            Variant(name=f"no-{name}-reward", fields={f"grpo.rewards.{name}": 0.0})
+            for name in _table("reward")
+        ),
+        Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
+        Variant(name="no-depth-image", fields={"model.depth_input": False}),
+    )
+
+
 class Ablation(Section):
     """The rows of the paper's Table 5, and what it leaves out."""
 
     reference: str = Field("full", description="the row that the others are compared with")
     variants: tuple[Variant, ...] = Field(
-        (
-            Variant(name="base", trained="no", fields={"evaluate.think": False}),
-            Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
-            Variant(name="cot-sft", trained="sft"),
-            Variant(name="full"),
-            Variant(name="no-format-reward", fields={"grpo.rewards.format": 0.0}),
-            Variant(name="no-answer-reward", fields={"grpo.rewards.answer": 0.0}),
-            Variant(name="no-grounding-reward", fields={"grpo.rewards.grounding": 0.0}),
-            Variant(name="no-depth-reward", fields={"grpo.rewards.depth": 0.0}),
-            Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
-            Variant(name="no-depth-image", fields={"model.depth_input": False}),
-        ),
-        description="the rows; each is a reproduction of its own",
+        default_factory=_table_5, description="the rows; each is a reproduction of its own"
     )
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of SFT and GRPO; every trained row is made once a seed"
