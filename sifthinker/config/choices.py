@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,16 @@ KINDS: dict[str, str] = {
 }
 
 
+def table(kind: str) -> Mapping[str, Any]:
+    """The table of a kind: its entries by name."""
+    module, _, name = KINDS[kind].partition(":")
+    found: Mapping[str, Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
 def known(kind: str) -> list[str]:
     """The names of a kind, in the order of its table."""
-    module, _, table = KINDS[kind].partition(":")
-    return list(getattr(importlib.import_module(module), table))
+    return list(table(kind))
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

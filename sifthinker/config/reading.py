@@ -161,7 +161,7 @@ def identity(value: Any) -> Any:
             name: identity(getattr(value, name))
             for name, field in type(value).model_fields.items()
             if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"))
-        }
+        } | identity(value.model_extra or {})
     if isinstance(value, (tuple, list)):
         return [identity(item) for item in value]
     if isinstance(value, dict):

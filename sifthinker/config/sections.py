@@ -12,8 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
+from sifthinker.config import choices
 from sifthinker.config.choices import Named
 
 STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
@@ -308,14 +310,12 @@ class Sft(Train):
 
 
 class Rewards(Section):
-    """What GRPO rewards."""
+    """What GRPO rewards: beside these fields, by the name of every reward in `sifthinker.rewards.REWARDS`, its weight."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Annotated[str, Named("reward")], float] = Field(init=False)
 
     variant: Literal["paper", "release"] = Field("paper", description="where the two differ")
-    # Unit weights: release code, no weights stated in the paper. 0 = logged, not optimised.
-    format: float = Field(1.0, description="weight of the chain's format; 0 = logged, not optimised")
-    answer: float = Field(1.0, description="weight of the judged answer; 0 = logged, not optimised")
-    grounding: float = Field(1.0, description="weight of the boxes; 0 = logged, not optimised")
-    depth: float = Field(1.0, description="weight of the depths; 0 = logged, not optimised")
     progress: bool = Field(
         True, description="r_ans with the last epoch's mean; false is the paper's ablation"
     )
@@ -323,6 +323,33 @@ class Rewards(Section):
     max_absent: float = Field(
         0.5, ge=0, le=1, description="share of absent judge scores in a step that stops the run"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**{name: reward.weight for name, reward in choices.table("reward").items()}, **values}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The JSON schema with a property for every weight, as a form shows them."""
+        made = handler.resolve_ref_schema(handler(schema))
+        for name, reward in choices.table("reward").items():
+            made["properties"][name] = {
+                "type": "number",
+                "title": name.capitalize(),
+                "default": reward.weight,
+                "description": f"weight of {reward.description or name}; 0 = logged, not optimised",
+            }
+        return made
+
+    def weights(self) -> list[float]:
+        """The weights in the order of `sifthinker.rewards.REWARDS`."""
+        extra = self.__pydantic_extra__
+        return [extra[name] for name in choices.table("reward")]
 
 
 class Grpo(Train):
@@ -339,7 +366,7 @@ class Grpo(Train):
     beta: float = Field(0.04, ge=0, description="weight of the KL divergence from the SFT model (paper)")
     temperature: float = Field(1.0, gt=0, description="of sampling (release, hard-coded)")
     max_completion: int = Field(2048, ge=16, description="tokens")  # release 2048, paper "2028"
-    rewards: Rewards = Rewards()
+    rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
     generation: Literal["transformers", "vllm_colocate", "vllm_server"] = Field(
         "transformers", description="what samples the completions"
@@ -463,24 +490,28 @@ class Variant(Section):
     fields: dict[str, Any] = Field({}, description="what differs from the configuration, by dotted name")
 
 
+def _table_5() -> tuple[Variant, ...]:
+    """The rows of the paper's Table 5; one without each reward."""
+    return (
+        Variant(name="base", trained="no", fields={"evaluate.think": False}),
+        Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
+        Variant(name="cot-sft", trained="sft"),
+        Variant(name="full"),
+        *(
+            Variant(name=f"no-{name}-reward", fields={f"grpo.rewards.{name}": 0.0})
+            for name in choices.table("reward")
+        ),
+        Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
+        Variant(name="no-depth-image", fields={"model.depth_input": False}),
+    )
+
+
 class Ablation(Section):
     """The rows of the paper's Table 5, and what it leaves out."""
 
     reference: str = Field("full", description="the row that the others are compared with")
     variants: tuple[Variant, ...] = Field(
-        (
-            Variant(name="base", trained="no", fields={"evaluate.think": False}),
-            Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
-            Variant(name="cot-sft", trained="sft"),
-            Variant(name="full"),
-            Variant(name="no-format-reward", fields={"grpo.rewards.format": 0.0}),
-            Variant(name="no-answer-reward", fields={"grpo.rewards.answer": 0.0}),
-            Variant(name="no-grounding-reward", fields={"grpo.rewards.grounding": 0.0}),
-            Variant(name="no-depth-reward", fields={"grpo.rewards.depth": 0.0}),
-            Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
-            Variant(name="no-depth-image", fields={"model.depth_input": False}),
-        ),
-        description="the rows; each is a reproduction of its own",
+        default_factory=_table_5, description="the rows; each is a reproduction of its own"
     )
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of SFT and GRPO; every trained row is made once a seed"

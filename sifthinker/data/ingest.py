@@ -32,7 +32,7 @@ from sifthinker.core import records
 from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
 from sifthinker.data.disk_dict import Spill
-from sifthinker.data.sources import READERS
+from sifthinker.data.sources import SOURCES
 from sifthinker.data.sources.fields import BadRow, Picture, Row, finish, look, placed, reject
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def ingest(
     with closing(sqlite3.connect("")) as waiting:
         waiting.execute("CREATE TABLE waiting (turn BLOB, row BLOB)")
         for source in sources:
-            for row in READERS[source.format](source.path, source.images, source):
+            for row in SOURCES[source.format].read(source.path, source.images, source):
                 if isinstance(row, Reject):
                     yield row
                 elif (wrong := _unfit(row, config)) is not None:

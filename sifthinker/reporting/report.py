@@ -27,11 +27,11 @@ from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
 from sifthinker.reporting import pages, paper_results, plots
 from sifthinker.reporting.score_gaps import apart
+from sifthinker.rewards import REWARDS
 
 COMPLETIONS = 6  # shown, spread over the training
 PAGE_EXAMPLES = 3  # on the short page
 CLIP = 2000  # characters of a completion shown
-REWARDS = ("format", "answer", "grounding", "depth")
 
 
 @dataclass(frozen=True)

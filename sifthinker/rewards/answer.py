@@ -2,9 +2,9 @@
 
 s in 0..1 is the judge's score; None (the judge could not be reached) stays None, never 0 (R5.3).
 
-`paper`: signed progress, on raw scores. `release`: progress only where s >= the mean (R5.2). The release
-means the shaped rewards of the last visit, so for that variant `Book` is given the rewards instead of the scores;
-that it forgets a mean of exactly 0, and everything on a restart, is not copied.
+`paper`: signed progress, on raw scores. `release`: progress only where s >= the mean (R5.2). The release takes the
+mean of the shaped rewards of the last epoch, so for that variant `Book` keeps the rewards instead of the scores. The
+authors' code forgets a mean of exactly 0, and all means on a restart; that is not copied.
 
 In a sample's first epoch there is no mean: the reward is s alone.
 """
@@ -12,10 +12,12 @@ In a sample's first epoch there is no mean: the reward is s alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from sifthinker.rewards.variant import Variant
+
+JUDGE = "judge"  # the column of the raw scores
 
 
 def reward(
@@ -48,6 +50,16 @@ def reward(
     return rewards
 
 
+def details(
+    scores: Sequence[float | None],
+    previous_means: Sequence[float | None],
+    variant: Variant = "paper",
+    progress: bool = True,
+) -> tuple[Sequence[float | None], Sequence[float | None]]:
+    """What `reward` is made of, for the logs: the scores and the means as they are."""
+    return scores, previous_means
+
+
 class Book:
     """The scores of every sample in every epoch, and their means.
 
@@ -76,6 +88,18 @@ class Book:
             entries = self._scores.setdefault(sample, {}).setdefault(epoch, [])
             entries.extend(known)
             entries.sort()
+
+    def enter(self, completions: Iterable[Mapping[str, Any]], epoch: int, variant: Variant) -> None:
+        """Enters what progress is measured on: the judge's scores, in the variant `release` the rewards.
+
+        Args:
+            completions: rows with id and the columns "judge" and "answer".
+            epoch: from 0.
+            variant: "paper" or "release".
+        """
+        column = "answer" if variant == "release" else JUDGE
+        for completion in completions:
+            self.add(completion["id"], epoch, [completion[column]])
 
     def merge(self, other: Book) -> None:
         """Enters all scores of another rank's book; the two must not hold the same completions."""

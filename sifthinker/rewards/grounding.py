@@ -51,6 +51,14 @@ def reward(
     return rewards
 
 
+def details(
+    completions: Sequence[str], truths: Sequence[Sequence[Box]], variant: Variant = "paper"
+) -> tuple[list[float | None], list[float | None]]:
+    """The two parts of every completion's r_bbox, for the logs: all s_init, and all s_end; see `scores`."""
+    parts = [scores(text, truth, variant) for text, truth in zip(completions, truths, strict=True)]
+    return [part and part[0] for part in parts], [part and part[1] for part in parts]
+
+
 def scores(completion: str, truth: Sequence[Box], variant: Variant = "paper") -> tuple[float, float] | None:
     """The two parts of r_bbox.
 

@@ -1,4 +1,4 @@
-"""GRPO-SIF (PAPER.md P6.2 and P6.3), by TRL's GRPOTrainer with this project's four rewards.
+"""GRPO-SIF (PAPER.md P6.2 and P6.3), by TRL's GRPOTrainer with the rewards of `sifthinker.rewards`.
 
     python -m sifthinker.training.grpo CONFIG.yaml
 
@@ -63,11 +63,15 @@ logger = logging.getLogger(__name__)
 
 
 class Settings(Section):
+    """The sections of the configuration that decide the result."""
+
     model: Model
     grpo: Grpo
 
 
 class GrpoRun(Section):
+    """What the program is told; see the module."""
+
     model: Path
     dataset: tuple[Path, ...]
     work: Path
@@ -86,8 +90,8 @@ def train(task: GrpoRun) -> None:
     """Trains, or goes on training, and writes the results.
 
     Raises:
-        UserError: see `check_groups`, `check_generation`, `run.check_world`, `run.check_identity`, `rows.open_parquet`; or the judge
-            left too many completions without a score.
+        UserError: see `check_groups`, `check_generation`, `harness.check_world`, `harness.check_identity`,
+            `rows.open_parquet`; or the judge left too many completions without a score.
     """
     started = time.monotonic()
     settings = task.settings.grpo
@@ -135,7 +139,7 @@ def train(task: GrpoRun) -> None:
 
 
 def grpo_arguments(settings: Grpo) -> dict[str, Any]:
-    rewards = settings.rewards
+    """Arguments of TRL's `GRPOConfig` beside those of every training (`harness.arguments`)."""
     return {
         "num_generations": settings.generations,
         "max_completion_length": settings.max_completion,
@@ -145,7 +149,7 @@ def grpo_arguments(settings: Grpo) -> dict[str, Any]:
         "scale_rewards": "group",
         "num_iterations": 1,
         "epsilon": 0.2,
-        "reward_weights": [rewards.format, rewards.answer, rewards.grounding, rewards.depth],
+        "reward_weights": settings.rewards.weights(),
         "use_vllm": settings.generation != "transformers",
         "vllm_mode": settings.generation.removeprefix("vllm_")
         if "vllm" in settings.generation
@@ -155,7 +159,7 @@ def grpo_arguments(settings: Grpo) -> dict[str, Any]:
 
 
 def suppression(settings: Grpo, tokens: list[int]) -> dict[str, Any]:
-    """Keeps `tokens` from being sampled, in the words of the generation back end."""
+    """The arguments that keep `tokens` from being sampled, as the sampling back end names them."""
     if settings.generation == "transformers":
         return {"suppress_tokens": tokens}
     return {"logit_bias": dict.fromkeys(tokens, -100.0)}  # vLLM's SamplingParams
@@ -189,8 +193,10 @@ def check_generation(settings: Grpo) -> None:
 
 
 def check_size(settings: Grpo, samples: int) -> None:
-    """Raises:
-    UserError: there are fewer samples than one step takes.
+    """Before anything is loaded: samples for a step.
+
+    Raises:
+        UserError: there are fewer samples than one step takes.
     """
     prompts = settings.ranks * settings.batch * settings.accumulation // settings.generations
     if samples < prompts:
@@ -221,10 +227,12 @@ class EpochSampler(RepeatSampler):
     """TRL's sampler of repeated prompts with an order that depends on the epoch, not on how often it was asked."""
 
     def __init__(self, *args: Any, state: Any, **kwargs: Any) -> None:
+        """Takes TRL's arguments, and `state`, which gives the trainer's state when it is called."""
         super().__init__(*args, **kwargs)
         self.state = state
 
     def __iter__(self) -> Iterator[int]:
+        """Indices of samples, those of one group together."""
         self.generator.manual_seed(self.seed * 1_000_003 + epoch_of(self.state()))
         return super().__iter__()
 

@@ -14,23 +14,18 @@ from typing import Any
 
 from sifthinker.core import chain, drawing, images, records, tables
 from sifthinker.reporting import plots
+from sifthinker.rewards import REWARDS, columns, shown
 
-CURVES = (
-    "loss",
-    "eval_loss",
-    "reward",
-    *(f"rewards/{name}/mean" for name in ("format", "answer", "grounding", "depth")),
-    "judge/score",
-    "grounding/first_hiou",
-    "grounding/last_hiou",
-    "kl",
-    "completion_length",
-    "tokens_per_second",
-)
-SHOWN = ("format", "answer", "grounding", "depth", "judge")  # numbers of a completion
 COMPLETIONS = 4  # on a page: the best and the worst of a group, of two samples
 RECENT = 8_000_000  # bytes at the end of the file of completions: more than one step writes
 LONGEST = 3000  # characters of a completion that are shown
+
+
+def curves() -> tuple[str, ...]:
+    """The logged metrics that are drawn, in order."""
+    rewards = [f"rewards/{name}/mean" for name in REWARDS]
+    means = [column.mean for column in columns() if column.mean]
+    return ("loss", "eval_loss", "reward", *rewards, *means, "kl", "completion_length", "tokens_per_second")
 
 
 def page(work: Path, dataset: Sequence[Path] = ()) -> str | None:
@@ -50,9 +45,9 @@ def page(work: Path, dataset: Sequence[Path] = ()) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     history = folder / "history.jsonl"
     history.write_text("".join(json.dumps(steps[step]) + "\n" for step in sorted(steps)), encoding="utf-8")
-    curves = plots.curves(history, CURVES)
-    (folder / "curves.png").write_bytes(curves)
-    parts = [f"### Step {last['step']} of {last['total']}", _picture(curves, "png", "curves")]
+    drawn = plots.curves(history, curves())
+    (folder / "curves.png").write_bytes(drawn)
+    parts = [f"### Step {last['step']} of {last['total']}", _picture(drawn, "png", "curves")]
     chosen = choose(whole_lines(work / "completions.jsonl", RECENT)) if dataset else []
     subjects = _subjects(dataset, {entry["id"] for entry in chosen})
     for number, entry in enumerate(chosen):
@@ -89,7 +84,7 @@ def choose(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _earned(entry: dict[str, Any]) -> float:
-    return sum(entry[name] or 0.0 for name in SHOWN[:4])
+    return sum(entry[name] or 0.0 for name in REWARDS)
 
 
 def _subjects(dataset: Sequence[Path], ids: set[str]) -> dict[str, dict[str, Any]]:
@@ -107,7 +102,7 @@ def _drawn(entry: dict[str, Any], subject: dict[str, Any]) -> bytes:
 
 
 def _completion(entry: dict[str, Any], subject: dict[str, Any], picture: str) -> str:
-    numbers = " | ".join("-" if entry[name] is None else f"{entry[name]:.3g}" for name in SHOWN)
+    numbers = " | ".join("-" if entry[name] is None else f"{entry[name]:.3g}" for name in shown())
     text = entry["text"][:LONGEST] + ("…" if len(entry["text"]) > LONGEST else "")
     return "\n".join(
         [
@@ -115,8 +110,8 @@ def _completion(entry: dict[str, Any], subject: dict[str, Any], picture: str) ->
             "",
             picture,
             "",
-            "| " + " | ".join(SHOWN) + " |",
-            "|---" * len(SHOWN) + "|",
+            "| " + " | ".join(shown()) + " |",
+            "|---" * len(shown()) + "|",
             f"| {numbers} |",
             "",
             # Escaped: what a model writes is shown, never interpreted.

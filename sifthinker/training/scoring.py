@@ -1,8 +1,9 @@
-"""The bridge between TRL's reward functions and `sifthinker.rewards`: all four rewards of a step, scored together.
+"""The bridge between TRL's reward functions and `sifthinker.rewards`: all rewards of a step, scored together.
 
 TRL calls the reward functions one after another with the same list of completions, on each rank with that rank's
-own. The first call scores the batch: the judge is asked for all completions at once, the outcome is gathered over the
-ranks, the book of judge scores is kept, and every completion goes into `work/completions.jsonl` (rank 0).
+own. The first of them scores the batch: the judge is asked about all completions at once, every reward of `REWARDS`
+is computed, the outcome is gathered over the ranks, the book of scores is kept, and every completion goes into
+`work/completions.jsonl` (rank 0). The other functions return what the first has found.
 """
 
 from __future__ import annotations
@@ -26,42 +27,42 @@ from sifthinker.config import STANDIN, Grpo
 from sifthinker.core import chain, depth_maps, records
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
-from sifthinker.rewards import REWARDS, answer, grounding
+from sifthinker.rewards import REWARDS, Batch, answer, columns, shown
 from sifthinker.training import harness
 
 logger = logging.getLogger(__name__)
 
 BOOK = "book.json"
-COMPLETIONS = pa.schema(
-    [
-        ("step", pa.int64()),  # optimiser step, from 1
-        ("epoch", pa.int64()),  # from 0
-        ("id", pa.string()),
-        ("dataset", pa.string()),
-        ("text", pa.string()),
-        ("tokens", pa.int64()),
-        ("format", pa.float64()),
-        ("answer", pa.float64()),  # None: the judge gave no score
-        ("grounding", pa.float64()),
-        ("depth", pa.float64()),
-        ("judge", pa.float64()),  # the raw score, None as above
-        ("previous", pa.float64()),  # the sample's mean score in the last epoch, None in the first
-        ("first_hiou", pa.float64()),  # the two parts of grounding, None where there is no chain
-        ("last_hiou", pa.float64()),
-    ]
-)
-
+# Columns of `completions.parquet` before the rewards and what is kept beside them: see `completions_schema`.
+_OF_COMPLETION = [
+    ("step", pa.int64()),  # optimiser step, from 1
+    ("epoch", pa.int64()),  # from 0
+    ("id", pa.string()),
+    ("dataset", pa.string()),
+    ("text", pa.string()),
+    ("tokens", pa.int64()),
+]
 BY_EPOCH = pa.schema(
     [
         ("epoch", pa.int64()),  # from 0
         ("dataset", pa.string()),  # of the source; "" = all
-        ("reward", pa.string()),  # a name of REWARDS, or "judge", the raw score
+        ("reward", pa.string()),  # one of `rewards.shown()`: a reward, or "judge", the raw score
         ("completions", pa.int64()),
         ("mean", pa.float64()),  # of those that are not absent; None where all are
         ("spread", pa.float64()),  # their standard deviation
         ("absent", pa.float64()),  # share of None
     ]
 )
+
+
+def completions_schema() -> pa.Schema:
+    """The schema of `completions.parquet`: one row a completion.
+
+    The rewards follow in the order of `REWARDS`, None where one does not apply (the judge gave no score, say), then
+    the columns that they keep beside them, None likewise.
+    """
+    names = [*REWARDS, *(column.name for column in columns())]
+    return pa.schema([*_OF_COMPLETION, *((name, pa.float64()) for name in names)])
 
 
 class Subject(NamedTuple):
@@ -97,8 +98,7 @@ class Scorer:
         self.file = work / "completions.jsonl"
         self.book = answer.Book()
         self.subject = lru_cache(maxsize=256)(self._subject)  # depth tables and data URLs, made once
-        self.scored: Any = None
-        self.columns: dict[str, list[float | None]] = {}
+        self.scored: dict[str, list[float | None]] = {}  # the rewards of the batch under way
 
     def __enter__(self) -> Self:
         self.client.__enter__()
@@ -109,23 +109,24 @@ class Scorer:
 
     @property
     def functions(self) -> list[Callable[..., list[float | None]]]:
-        """TRL's reward functions, in the order of `REWARDS`; TRL logs them by their names."""
+        """TRL's reward functions, in the order of `REWARDS`; TRL calls them in this order and logs them by name."""
 
-        def named(name: str) -> Callable[..., list[float | None]]:
-            def function(completions, completion_ids, sample_id, trainer_state, log_metric, **_):
-                if completions is not self.scored:
-                    texts = [completion[0]["content"] for completion in completions]
-                    lengths = [len(ids) for ids in completion_ids]
-                    epoch = epoch_of(trainer_state)
-                    step = trainer_state.global_step + 1
-                    self.columns = self.score(texts, lengths, sample_id, epoch, step, log_metric)
-                    self.scored = completions
-                return self.columns[name]
+        def first(completions, completion_ids, sample_id, trainer_state, log_metric, **_):
+            texts = [completion[0]["content"] for completion in completions]
+            lengths = [len(ids) for ids in completion_ids]
+            step = trainer_state.global_step + 1
+            self.scored = self.score(texts, lengths, sample_id, epoch_of(trainer_state), step, log_metric)
+
+        def named(place: int, name: str) -> Callable[..., list[float | None]]:
+            def function(**batch):
+                if place == 0:
+                    first(**batch)
+                return self.scored[name]
 
             function.__name__ = name
             return function
 
-        return [named(name) for name in REWARDS]
+        return [named(place, name) for place, name in enumerate(REWARDS)]
 
     def score(
         self,
@@ -136,50 +137,56 @@ class Scorer:
         step: int,
         log: Callable[[str, float], None],
     ) -> dict[str, list[float | None]]:
-        """The four rewards of this rank's completions; every rank calls it in the same step.
+        """The rewards of this rank's completions, by name; every rank calls it in the same step.
+
+        Args:
+            texts: the completions; all sequences are (completions,).
+            lengths: their tokens.
+            ids: of their samples.
+            epoch: from 0.
+            step: from 1.
+            log: takes the name and the value of a metric.
 
         Raises:
             UserError: the judge left more than `rewards.max_absent` of the step's completions without a score.
         """
-        wanted = self.settings.rewards
         subjects = [self.subject(id) for id in ids]
-        truths = [subject.boxes for subject in subjects]
-        scores = self.ask(texts, subjects)
-        previous = [self.book.previous(id, epoch) for id in ids]
-        parts = [
-            grounding.scores(text, truth, wanted.variant) for text, truth in zip(texts, truths, strict=True)
-        ]
-        columns: dict[str, list[Any]] = {
-            "id": list(ids),
+        batch = Batch(
+            texts=texts,
+            questions=[subject.question for subject in subjects],
+            references=[subject.answer for subject in subjects],
+            truths=[subject.boxes for subject in subjects],
+            maps=[subject.depth for subject in subjects],
+            scores=self.ask(texts, subjects),
+            previous=[self.book.previous(id, epoch) for id in ids],
+            settings=self.settings.rewards,
+        )
+        found: dict[str, Sequence[Any]] = {
+            "id": ids,
             "dataset": [subject.dataset for subject in subjects],
-            "text": list(texts),
-            "tokens": list(lengths),
-            "format": REWARDS["format"](texts, wanted.variant),
-            "answer": REWARDS["answer"](scores, previous, wanted.variant, wanted.progress),
-            "grounding": REWARDS["grounding"](texts, truths, wanted.variant),
-            "depth": REWARDS["depth"](
-                texts, [subject.depth for subject in subjects], wanted.variant, wanted.depth_tolerance
-            ),
-            "judge": scores,
-            "previous": previous,
-            "first_hiou": [part and part[0] for part in parts],
-            "last_hiou": [part and part[1] for part in parts],
+            "text": texts,
+            "tokens": lengths,
+            **{name: reward.values(batch) for name, reward in REWARDS.items()},
         }
+        for reward in REWARDS.values():
+            found |= reward.details_of(batch)
         local = [
-            {"step": step, "epoch": epoch, **dict(zip(columns, values, strict=True))}
-            for values in zip(*columns.values(), strict=True)
+            {"step": step, "epoch": epoch, **dict(zip(found, values, strict=True))}
+            for values in zip(*found.values(), strict=True)
         ]
         everyone: list[dict[str, Any]] = gather_object(local)
         self._check_absent(everyone, step)
         self._remember(everyone, epoch)
         for name, value in _metrics(everyone).items():
             log(name, value)
-        columns["answer"] = neutral(local, everyone)
-        return {name: columns[name] for name in REWARDS}
+        return {name: neutral(name, local, everyone) for name in REWARDS}
 
     def ask(self, texts: Sequence[str], subjects: Sequence[Subject]) -> list[float | None]:
-        """The judge's score of each completion, all asked at once. A reply without one answer is wrong, 0, and is
-        not sent; None where the judge failed, or did not answer with a score."""
+        """The judge's score of each completion, all asked at once.
+
+        A completion without an answer is wrong, 0, and the judge is not asked about it. None where the judge failed
+        or did not reply with a score.
+        """
         answers = [chain.answer(text) for text in texts]
         asked = [index for index, found in enumerate(answers) if found is not None]
         requests = [
@@ -208,7 +215,7 @@ class Scorer:
         )
 
     def _check_absent(self, everyone: list[dict[str, Any]], step: int) -> None:
-        absent = sum(entry["judge"] is None for entry in everyone)
+        absent = sum(entry[answer.JUDGE] is None for entry in everyone)
         limit = self.settings.rewards.max_absent
         if absent > limit * len(everyone):
             raise UserError(
@@ -217,10 +224,7 @@ class Scorer:
             )
 
     def _remember(self, everyone: list[dict[str, Any]], epoch: int) -> None:
-        # The release's progress compares with the mean of the rewards, the paper's with that of the scores.
-        source = "answer" if self.settings.rewards.variant == "release" else "judge"
-        for entry in everyone:
-            self.book.add(entry["id"], epoch, [entry[source]])
+        self.book.enter(everyone, epoch, self.settings.rewards.variant)
         if harness.rank() == 0:
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in everyone)
@@ -244,7 +248,9 @@ class Scorer:
         entries = [json.loads(line) for line in self._lines()]
         pq.write_table(pa.Table.from_pylist(by_epoch(entries), BY_EPOCH), out / "rewards.parquet")
         pq.write_table(
-            pa.Table.from_pylist(entries, COMPLETIONS), out / "completions.parquet", compression="zstd"
+            pa.Table.from_pylist(entries, completions_schema()),
+            out / "completions.parquet",
+            compression="zstd",
         )
         harness.write_json(out / BOOK, self.book.to_json())
         return len(entries)
@@ -262,28 +268,31 @@ def epoch_of(state: Any) -> int:
     return int((state.epoch or 0) + 1e-6)
 
 
-def neutral(local: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> list[float | None]:
-    """r_ans of `local`, an absent one replaced by the mean of its sample's present ones (None where there is none).
+def neutral(reward: str, local: list[dict[str, Any]], everyone: list[dict[str, Any]]) -> list[float | None]:
+    """A reward of `local`, an absent one replaced by the mean of its sample's present ones (None where there is none).
 
     TRL sums None as 0, so a failure of the judge would count as a wrong answer within the group.
     """
     groups = defaultdict(list)
     for entry in everyone:
-        if entry["answer"] is not None:
-            groups[entry["id"]].append(entry["answer"])
+        if entry[reward] is not None:
+            groups[entry["id"]].append(entry[reward])
     means = {id: sum(values) / len(values) for id, values in groups.items()}
-    return [means.get(entry["id"]) if entry["answer"] is None else entry["answer"] for entry in local]
+    return [means.get(entry["id"]) if entry[reward] is None else entry[reward] for entry in local]
 
 
 def by_epoch(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every reward's mean, spread and share of None in each epoch, over all completions and by source data set."""
+    """Every reward's mean, spread and share of None in each epoch, over all completions and by source data set.
+
+    The rows are those of `BY_EPOCH`.
+    """
     groups = defaultdict(list)
     for entry in entries:
         groups[entry["epoch"], ""].append(entry)
         groups[entry["epoch"], entry["dataset"]].append(entry)
     found = []
     for (epoch, dataset), members in sorted(groups.items()):
-        for reward in (*REWARDS, "judge"):
+        for reward in shown():
             known = [entry[reward] for entry in members if entry[reward] is not None]
             found.append(
                 {
@@ -300,15 +309,14 @@ def by_epoch(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _metrics(everyone: list[dict[str, Any]]) -> dict[str, float]:
-    """What TRL does not log itself: shares of None, the judge's raw score, and the two parts of grounding."""
+    """What TRL does not log itself: shares of None, and means of the columns that say so."""
     absent = {f"rewards/{name}/absent": _share(everyone, name) for name in REWARDS}
-    absent["rewards/answer/progress_absent"] = _share(everyone, "previous")
-    parts = {"judge/score": "judge", "grounding/first_hiou": "first_hiou", "grounding/last_hiou": "last_hiou"}
+    absent |= {column.absent: _share(everyone, column.name) for column in columns() if column.absent}
     means = {}
-    for name, column in parts.items():
-        present = [entry[column] for entry in everyone if entry[column] is not None]
-        if present:
-            means[name] = sum(present) / len(present)
+    for column in columns():
+        present = [entry[column.name] for entry in everyone if entry[column.name] is not None]
+        if column.mean and present:
+            means[column.mean] = sum(present) / len(present)
     return {**absent, **means}
 
 

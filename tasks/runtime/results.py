@@ -120,6 +120,7 @@ MODULES: dict[str, Module] = {
     "rewards/depth": _at("sifthinker.rewards.depth"),
     "rewards/format": _at("sifthinker.rewards.format"),
     "rewards/grounding": _at("sifthinker.rewards.grounding"),
+    "rewards/reward": _at("sifthinker.rewards.reward"),
     "rewards/variant": _at("sifthinker.rewards.variant"),
     "training/rows": _at("sifthinker.training.rows"),
     "training/run": _at(

@@ -11,7 +11,7 @@ from sifthinker.annotation import acceptance
 from sifthinker.config import Source
 from sifthinker.core import chain, special_tokens
 from sifthinker.core.records import Region, Reject, Sample
-from sifthinker.data.sources import READERS, fields
+from sifthinker.data.sources import SOURCES, fields
 
 TOKENS = [
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>"),  # Qwen
@@ -65,7 +65,7 @@ ROW = {"question": "How many cups?", "answer": "2", "image": "a.jpg", "width": 1
 def read(tmp_path: Path, **changed: object) -> list[object]:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{**ROW, "bboxs": [[10, 10, 50, 50]], **changed}]))
-    return list(READERS["tallyqa"](path, None, Source(name="t", format="tallyqa", path=path)))
+    return list(SOURCES["tallyqa"].read(path, None, Source(name="t", format="tallyqa", path=path)))
 
 
 @pytest.mark.parametrize("token", TOKENS)
@@ -137,7 +137,7 @@ def test_a_row_that_cannot_become_a_chain_is_rejected_before_it_is_paid_for(tmp_
 def test_tallyqa_without_boxes_says_which_file_is_wanted(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([ROW]))
-    (row,) = READERS["tallyqa"](path, None, Source(name="t", format="tallyqa", path=path))
+    (row,) = SOURCES["tallyqa"].read(path, None, Source(name="t", format="tallyqa", path=path))
     assert row.reason == "no-box" and "GRIT" in row.detail and "tallyqa_val.jsonl" in row.detail
 
 

@@ -237,7 +237,6 @@ HARMLESS = {
     "safetensors",
     "huggingface_hub",
     "httpx",
-    "fastapi",
     "uvicorn",
     "jinja2",
 }

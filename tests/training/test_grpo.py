@@ -54,7 +54,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, judge, tmp_path, monkeypatch):
+def test_two_steps_log_every_reward_and_keep_every_completion(grpo_file, judge, tmp_path, monkeypatch):
     monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
     grpo.main(grpo_file("run", {"max_steps": 2}))
     out = tmp_path / "run/out"
@@ -87,9 +87,9 @@ def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, jud
     assert means["format"] == pytest.approx(sum(entry["format"] for entry in completions) / 16)
     assert means.keys() == {*rewards.REWARDS, "judge"}
     assert list((tmp_path / "run" / "work" / "tensorboard").glob("events.*")), "on by default"
-    # The judge saw the picture and the whole question, first letter included (PAPER.md R1.4).
+    # The judge saw the photograph and the whole question, first letter included (PAPER.md R1.4).
     picture, text = judge.asked[0]["messages"][1]["content"]
-    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+    assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
     assert text["text"].startswith("Question: What color is patch")
     adapter = load_file(out / "adapter/adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "it learned something"
@@ -221,7 +221,7 @@ def test_a_judge_without_scores_stops_the_run_before_it_poisons_the_policy(grpo_
 def test_an_absent_score_is_neutral_in_its_group():
     everyone = [{"id": "a", "answer": 1.0}, {"id": "a", "answer": 0.0}, {"id": "a", "answer": None}]
     everyone += [{"id": "b", "answer": None}]
-    assert scoring.neutral(everyone, everyone) == [1.0, 0.0, 0.5, None]
+    assert scoring.neutral("answer", everyone, everyone) == [1.0, 0.0, 0.5, None]
 
 
 def test_rewards_are_summed_up_by_epoch_and_source_data_set():

@@ -84,7 +84,7 @@ def test_the_artifact_is_renewed_in_place_every_few_steps_and_once_a_minute_at_m
 
 
 def test_a_page_that_cannot_be_shown_does_not_end_the_training(work, monkeypatch, caplog):
-    monkeypatch.setattr(programs.watch, "page", lambda *_: 1 / 0)
+    monkeypatch.setattr(programs.progress_page, "page", lambda *_: 1 / 0)
     job = SimpleNamespace(work=work, log=logging.getLogger(), order=SimpleNamespace(label="grpo"))
     programs.Page(job, [], steps=5).show()
     assert "grpo: its page is not shown" in caplog.text

@@ -20,19 +20,10 @@ from typing import Any
 
 from sifthinker import config
 from sifthinker.core import images
-from sifthinker.core.records import Box, Reject, Sample
+from sifthinker.core.records import Box, Reject
 from sifthinker.data.sources import fields
 from sifthinker.data.sources.fields import BadRow, Row
 from sifthinker.data.sources.files import rows
-
-
-def load(path: Path, images: Path | None, config: config.Source) -> Iterator[Sample | Reject]:
-    """The samples of a file, with the image of each opened and decoded (`images` None: none is opened).
-
-    Raises:
-        UserError: the file is not JSON or is cut off, after the good rows before that.
-    """
-    return fields.complete(read(path, images, config), images, fields.MAX_PIXELS)
 
 
 def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row | Reject]:

@@ -45,7 +45,7 @@ import orjson
 from sifthinker import config
 from sifthinker.core import boxes, images
 from sifthinker.core.errors import UserError
-from sifthinker.core.records import Box, Reject, Sample
+from sifthinker.core.records import Box, Reject
 from sifthinker.data.sources import fields
 from sifthinker.data.sources.fields import BadRow, Row
 from sifthinker.data.sources.files import rows
@@ -59,15 +59,6 @@ _FOLDERS = {  # other names of a data set's folder
     "visual7w": ("v7w",),
     "textcap": ("textvqa",),
 }
-
-
-def load(path: Path, images: Path | None, config: config.Source) -> Iterator[Sample | Reject]:
-    """The samples of a file, with the image of each opened and decoded (`images` None: none is opened).
-
-    Raises:
-        UserError: see `read`.
-    """
-    return fields.complete(read(path, images, config), images, fields.MAX_PIXELS)
 
 
 def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row | Reject]:
