@@ -14,9 +14,10 @@ from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Damaged, Ref, Store
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import placement
+from tasks.runtime.decide import decide
 from tasks.runtime.identity import differences, key
 from tasks.runtime.liveness import RunCancelled, alive
-from tasks.runtime.stage import decide, outcome
+from tasks.runtime.make import outcome
 from tasks.stages.depth import depth
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grpo import grpo

@@ -15,8 +15,8 @@ from sifthinker.config import Config, Scenes
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Damaged, Ref, Store
 from tasks.runtime import identity
+from tasks.runtime.decide import Decision
 from tasks.runtime.pipeline import Partial, Pipeline, Run, runs
-from tasks.runtime.stage import Decision
 
 # Fields that decide a result and were in no key of the old form. The run that made an artifact has recorded them.
 UNRECORDED = {"grpo.generation", "evaluate.server", "ingest.max_pixels"}

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sifthinker.core.errors import UserError
 from tasks.runtime import identity
-
-if TYPE_CHECKING:
-    from tasks.runtime.stage import Order
+from tasks.runtime.stage import Order
 
 
 @contextmanager

@@ -24,8 +24,10 @@ from sifthinker.store.artifacts import Damaged, Ref, Store
 from sifthinker.system.disk_errors import explained
 from tasks.operations import lineage
 from tasks.runtime import placement, ui_artifacts
+from tasks.runtime.decide import Decision, decide, latest
 from tasks.runtime.liveness import RunCancelled, alive
-from tasks.runtime.stage import PAGE, Decision, Stage, StageFailed, decide, execute, latest
+from tasks.runtime.make import execute
+from tasks.runtime.stage import PAGE, Stage, StageFailed
 
 Pipeline = Callable[["Run"], None]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sifthinker.core import rejects, tables
 from sifthinker.core.errors import UserError
-
-if TYPE_CHECKING:  # it imports this module
-    from tasks.runtime.stage import Job, Order
+from tasks.runtime.stage import Job, Order
 
 
 def too_many(order: Order, rows: Mapping[str, Any]) -> str:

@@ -194,7 +194,7 @@ MODULES: dict[str, Module] = {
     "standin/replies": _neutral("sifthinker.llm.standin_replies", _TOYS),
     "tiny": _neutral("sifthinker.models.toys", _TOYS),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
-    "runtime/stage": _neutral("tasks.runtime.stage", _KEEPS),
+    "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),

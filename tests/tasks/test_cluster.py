@@ -10,7 +10,7 @@ from sifthinker.config import Config, Scenes, Source
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from tasks.runtime import cluster, identity
-from tasks.runtime.stage import decide
+from tasks.runtime.decide import decide
 from tasks.stages.depth import depth
 from tasks.stages.expand import expand
 

@@ -15,9 +15,10 @@ from sifthinker.config import Config, Pools, parse
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Ref, Store
 from tasks.runtime import placement
+from tasks.runtime.decide import decide
 from tasks.runtime.identity import differences
 from tasks.runtime.pipeline import Partial, plan, plan_table
-from tasks.runtime.stage import Order, decide
+from tasks.runtime.stage import Order
 
 ROOT = Path(__file__).resolve().parents[2]
 

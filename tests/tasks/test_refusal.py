@@ -17,9 +17,10 @@ from sifthinker.core.records import Reject
 from sifthinker.core.tables import REJECTS, read, write
 from sifthinker.store.artifacts import Draft, Store
 from tasks.runtime import refusal
-from tasks.runtime import stage as stages
+from tasks.runtime.decide import decide
+from tasks.runtime.make import make_artifact
 from tasks.runtime.results import Results
-from tasks.runtime.stage import Job, Stage, decide, stage
+from tasks.runtime.stage import Job, Stage, stage
 from tasks.stages.annotate import annotate
 from tasks.stages.ingest import ingest
 
@@ -48,7 +49,7 @@ def make(tmp_path: Path) -> Callable[..., tuple[Store, Any]]:
         config = Config.model_validate({"scenes": {}, **settings})
         decision = decide(store, of, of.name, config, {}, False)
         if not decision.cached:
-            stages._make(decision.order, store, logging.getLogger("test"))
+            make_artifact(decision.order, store, logging.getLogger("test"))
         return store, decision
 
     return make

@@ -1,0 +1,74 @@
+"""Whether a stage runs, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Artifact, Damaged, Ref, Store
+from tasks.runtime import identity, refusal
+from tasks.runtime.stage import Order, Stage
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a stage runs, and why."""
+
+    order: Order
+    artifact: Artifact | None  # the verified hit
+    reasons: tuple[str, ...]  # why there is none
+    estimate: float | None  # seconds it took the last time
+
+    @property
+    def cached(self) -> bool:
+        return self.artifact is not None
+
+
+def decide(
+    store: Store, stage: Stage, label: str, config: Config, inputs: Mapping[str, Ref], refresh: bool
+) -> Decision:
+    """Whether the stage's artifact is in the store, whole; and if not, why not."""
+    files = stage.files(config)
+    for name, path in files.items():
+        if not path.exists():
+            raise UserError(f"{label}: {name}: {path} does not exist; correct the path in the configuration")
+    of = identity.identity(
+        stage.name,
+        stage.results.of(config),
+        stage.config(config),
+        {name: ref.digest for name, ref in inputs.items()},
+        {name: store.digests.tree(path) for name, path in files.items()},
+    )
+    order = Order(stage, label, config, inputs, of, identity.key(of), refresh)
+    return lookup(store, order)
+
+
+def latest(store: Store, place: str, label: str, name: str) -> dict[str, Any] | None:
+    """The manifest of the latest artifact of a stage, rather of a configuration of the same name."""
+    earlier = [m for m in store.manifests(place) if m["label"] == label]
+    return next((m for m in earlier if m["name"] == name), earlier[0] if earlier else None)
+
+
+def lookup(store: Store, order: Order) -> Decision:
+    # Nobody asks why a shard runs.
+    last = latest(store, order.place, order.label, order.config.name) if order.part is None else None
+    estimate = last["seconds"] if last else None
+    if order.refresh:
+        return Decision(order, None, ("asked for by `refresh`",), estimate)
+    try:
+        found = store.find(order.place, order.key)
+    except Damaged as damage:
+        return Decision(order, None, (f"damaged: {damage}",), estimate)
+    if found and (
+        wrong := refusal.too_many(order, found.manifest["rows"])
+    ):  # a stricter max_rejected than then
+        return Decision(order, None, (wrong,), estimate)
+    if found:
+        return Decision(order, found, (), estimate)
+    if last is None:
+        return Decision(order, None, ("never made",), None)
+    reasons = identity.differences(last["identity"], order.identity)
+    return Decision(order, None, tuple(reasons) or ("its output is gone from the store",), estimate)

@@ -1,0 +1,232 @@
+"""Making an artifact: the Prefect task of a stage, its shards and its summary."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+from prefect import task
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Artifact, Damaged, Ref, Store
+from sifthinker.system.disk_errors import explained
+from tasks.runtime import cluster, identity, placement, refusal, ui_artifacts
+from tasks.runtime.decide import Decision, lookup
+from tasks.runtime.stage import Job, Log, Order, Progress, StageFailed
+
+VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
+
+
+def execute(decision: Decision, store: Store) -> Ref:
+    """Runs the Prefect task of a decision, or has Prefect's cache answer; waits for it."""
+    return _result(decision, outcome(decision, store))
+
+
+def outcome(decision: Decision, store: Store) -> State[Ref]:
+    """The same, as the task's final state."""
+    state: State[Ref] = _task(decision, store)(decision.order, str(store.root), return_state=True)
+    return state
+
+
+def _result(decision: Decision, state: State[Ref]) -> Ref:
+    if not state.is_completed():
+        raise StageFailed(f"{decision.order.label}: {state.message}")
+    made = Ref.model_validate(state.result())
+    # The very object that the task returned draws the arrow in the UI's graph; what counts is the verified artifact.
+    return made if decision.artifact is None or made == decision.artifact.ref else decision.artifact.ref
+
+
+def _task(decision: Decision, store: Store) -> Any:
+    order = decision.order
+    return make.with_options(
+        name=order.label,
+        task_run_name=order.label if order.part is None else f"{order.label} part {order.part + 1}",
+        retries=order.stage.retries,
+        retry_delay_seconds=10,
+        cache_policy=CachePolicy.from_cache_key_fn(lambda *_: f"{order.place}-{order.key}"),
+        result_storage=store.root / "prefect" / "results",
+        refresh_cache=not decision.cached,
+    )
+
+
+@task(persist_result=True, result_serializer="json")
+def make(order: Order, root: str) -> Ref | State[Ref]:
+    """Makes one artifact (of a stage or of one of its shards) where the stage is placed, unless it is there by now."""
+    log = get_run_logger()
+    store = Store(Path(root))
+    there = placement.pool(order.config, order.stage.name)
+    state = placement.elsewhere(order, there, store, log) if there else _here(order, store, log)
+    if not state.is_completed():
+        return state
+    artifact = store.find(order.place, order.key)
+    assert artifact, "the artifact was just made"
+    if state.name == "Cached":
+        return Completed(name="Cached", message=state.message, data=artifact.ref)
+    if order.part is None:
+        ui_artifacts.markdown(summary(order.label, artifact.manifest), order.label, order.label)
+    return artifact.ref
+
+
+def _here(order: Order, store: Store, log: Log) -> State[Any]:
+    """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
+    try:
+        if order.part is not None and order.on_cluster:
+            cluster.check(order)
+        with explained(order.label), ExitStack() as stack:
+            lock = store.lock(order.place, order.key)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("another run is making %s %s: waiting for it", order.label, order.key)
+                lock.acquire()
+            stack.callback(lock.release)
+            if found := _made_meanwhile(store, order):
+                return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
+            make_artifact(order, store, log)
+    except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
+        log.error("%s", error)
+        return Failed(message=str(error))
+    return Completed()
+
+
+def _made_meanwhile(store: Store, order: Order) -> Ref | None:
+    if order.refresh:
+        return None
+    try:
+        found = store.find(order.place, order.key)
+    except Damaged as damage:
+        get_run_logger().warning("%s is made again: %s", order.label, damage)
+        store.discard(order.place, order.key)
+        return None
+    return found.ref if found and not refusal.too_many(order, found.manifest["rows"]) else None
+
+
+def make_artifact(order: Order, store: Store, log: Log) -> None:
+    inputs = {name: store.open(ref) for name, ref in order.inputs.items()}
+    manifest = {
+        "label": order.label,
+        "name": order.config.name,
+        "identity": order.identity,
+        "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed()}},
+    }
+    with store.making(order.place, order.key, manifest) as draft:
+        draft.lineage = order.stage.lineage
+        fan_out = bool(order.stage.parts) and order.part is None
+        progress = Progress(order.label, None if fan_out else _rows(order, inputs), log)
+        job = Job(order, store, inputs, draft, order.context, log, progress)
+        around = order.stage.around(job) if order.part is None else nullcontext(dict(order.context))
+        with around as context:
+            job.context = context
+            if fan_out:
+                _fan_out(job)
+            else:
+                order.stage.run(job)
+        rows = draft.rows
+        read = draft.notes.pop("read", rows["in"])
+        lost = read - rows["kept"] - sum(rows["rejected"].values())
+        assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
+        refusal.check(job)
+
+
+def _fan_out(job: Job) -> None:
+    """Makes the shards, each a cached task of its own, and adds up their rows."""
+    order, store = job.order, job.store
+    digests = {name: job.inputs[name].part_digests(name) for name in order.stage.parts}
+    count = len(next(iter(digests.values())))
+    assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
+    job.progress.total = count
+    decisions = []
+    for index in range(count):
+        of = {
+            **order.identity,
+            "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
+            "stage": f"{order.stage.name}.parts",
+        }
+        part = replace(order, identity=of, key=identity.key(of), part=index, context=dict(job.context))
+        decisions.append(lookup(store, part))
+    shards = []
+    if order.stage.in_turn and not order.on_cluster:
+        for decision in decisions:
+            shards.append(execute(decision, store))
+            job.progress.add(1)
+    else:
+        with _submitting(order) as submit:
+            futures = [
+                submit(_task(decision, store), decision.order, str(store.root)) for decision in decisions
+            ]
+            for decision, future in zip(decisions, futures, strict=True):
+                future.wait()
+                shards.append(_result(decision, future.state))
+                job.progress.add(1)
+    job.draft.shards = shards
+    totals: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    for shard in shards:
+        manifest = store.open(shard).manifest
+        totals.update({name: manifest["rows"][name] for name in ("in", "kept")})
+        rejected.update(manifest["rows"]["rejected"])
+        for name, value in manifest["notes"].items():
+            if isinstance(value, (int, float)):
+                job.notes[name] = job.notes.get(name, 0) + value
+            else:
+                job.notes[name] = value
+    job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
+
+
+@contextmanager
+def _submitting(order: Order) -> Iterator[Callable[[Any, Order, str], Any]]:
+    """How shards are started: by the flow's runner, or on the Dask cluster."""
+    if not order.on_cluster:
+        yield lambda task, order, root: task.submit(order, root)
+        return
+    assert order.config.dask
+    with cluster.runner(order.config.dask) as runner:
+        yield lambda task, order, root: runner.submit(task, {"order": cluster.portable(order), "root": root})
+
+
+def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
+    """How many rows will come in, where that is known before: the first part-wise input's."""
+    if order.part is None or not order.stage.parts:
+        return None
+    import pyarrow.parquet as pq
+
+    first = order.stage.parts[0]
+    return int(pq.read_metadata(inputs[first].parts(first)[order.part]).num_rows)
+
+
+def _installed() -> list[str]:
+    from importlib.util import find_spec
+
+    return [name for name in VERSIONS if find_spec(name)]
+
+
+def summary(label: str, manifest: Mapping[str, Any]) -> str:
+    """A stage's outcome in Markdown."""
+    rows = manifest["rows"]
+    lines = [
+        f"### {label}",
+        "",
+        "| rows in | kept | rejected | seconds | key | digest |",
+        "|---|---|---|---|---|---|",
+        f"| {rows['in']} | {rows['kept']} | {sum(rows['rejected'].values())} | {manifest['seconds']:.1f} "
+        f"| `{manifest['key']}` | `{manifest['digest'][:12]}` |",
+    ]
+    if rows["rejected"]:
+        lines += ["", "| rejected because | rows |", "|---|---|"]
+        lines += [f"| {reason} | {count} |" for reason, count in rows["rejected"].items()]
+    notes = {name: value for name, value in manifest["notes"].items() if not isinstance(value, (dict, list))}
+    if notes:
+        lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in notes.items())]
+    return "\n".join(lines)
