@@ -30,7 +30,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sifthinker/rewards/depth.py": ("tests/rewards/test_depth.py",),
     "sifthinker/rewards/format.py": ("tests/rewards/test_format.py",),
     "sifthinker/rewards/grounding.py": ("tests/rewards/test_grounding.py",),
-    "sifthinker/annotation/acceptance.py": ("tests/annotation/test_annotate.py",),
+    "sifthinker/annotation/acceptance.py": ("tests/annotation/test_acceptance.py",),
     "sifthinker/llm/completion.py": ("tests/llm/test_completion.py",),
     "sifthinker/llm/costs.py": ("tests/llm/test_costs.py",),
     "sifthinker/llm/judge.py": ("tests/llm/test_judge.py",),

@@ -79,9 +79,9 @@ def test_an_answer_without_a_text_says_where_it_is_broken(answer: object, where:
 
 def test_a_body_is_json_or_says_why_it_is_not() -> None:
     assert parse(b'{"a": [1]}') == {"a": [1]}
-    with pytest.raises(Unreadable, match="^the answer is not JSON: Expecting value"):
+    with pytest.raises(Unreadable, match=r"^the answer is not JSON: Expecting value"):
         parse(b"<html>")
-    with pytest.raises(Unreadable, match="^the answer is JSON that is nested too deep$"):
+    with pytest.raises(Unreadable, match=r"^the answer is JSON that is nested too deep$"):
         parse(b"[" * 200_000)
 
 

@@ -5,14 +5,14 @@ import pytest
 from sifthinker.llm.usage import Budget, Usage
 
 MORE = Usage(3, 1000, 400, 100, 0.75, 60)
-LESS = Usage(1, 200, 50, 30, 0.25, 10)
 
 
 def test_every_field_is_added_and_subtracted_by_itself() -> None:
-    assert MORE + LESS == Usage(4, 1200, 450, 130, 1.0, 70)
-    assert MORE - LESS == Usage(2, 800, 350, 70, 0.5, 50)
-    assert MORE + LESS - LESS == MORE
-    assert MORE + Usage() == MORE - Usage() == MORE
+    more, less = MORE, Usage(1, 200, 50, 30, 0.25, 10)
+    assert more + less == Usage(4, 1200, 450, 130, 1.0, 70)
+    assert more - less == Usage(2, 800, 350, 70, 0.5, 50)
+    assert more + less - less == more
+    assert more + Usage() == more - Usage() == more
 
 
 def test_cached_tokens_are_part_of_the_prompt() -> None:
