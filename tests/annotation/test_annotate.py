@@ -12,122 +12,16 @@ import pytest
 
 from sifthinker import llm
 from sifthinker.annotation import annotate, early_stop
-from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check
+from sifthinker.annotation.acceptance import check
 from sifthinker.config import Prices
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
-from sifthinker.core.records import Annotation, Region, Reject, Sample
+from sifthinker.core.records import WHOLE, Annotation, Region, Reject, Sample
 from sifthinker.llm import standin
 from tests import annotation_rows as rows
 
 slow = pytest.mark.slow
 MIXED = {kind: 0.3 / len(standin.FAULTS) for kind in standin.FAULTS}
 PROGRAM = [sys.executable, str(Path(rows.__file__))]
-
-ROW = Sample(
-    "a/b/0", "a", "b", "train", "What colour?", "red", "x.png", "0", 100, 100, ((0.2, 0.2, 0.4, 0.4),)
-)
-ASKED = (
-    (Region((0.0, 0.0, 1.0, 1.0), 0.512),),
-    (Region((0.1, 0.1, 0.5, 0.5), 0.4), Region((0.6, 0.1, 0.9, 0.5), 0.35)),
-    (Region((0.2, 0.2, 0.4, 0.4), 0.331),),
-)
-TEXTS = ("The scene opens up.", "Two parts stand out.", "This one is red.")
-
-
-def reply(areas=None, texts=TEXTS, answer="red") -> str:
-    areas = areas or [regions_json(step) for step in ASKED]
-    pairs = "\n".join(f"<area>{a}</area>\n<text>{t}</text>" for a, t in zip(areas, texts, strict=True))
-    return f"```\n<think>\n{pairs}\n</think>\n<answer>\n{answer}\n</answer>\n```"
-
-
-GOOD = reply()
-BARE = GOOD.removeprefix("```\n").removesuffix("\n```")
-EXAMPLE = ANNOTATOR_SYSTEM.partition("<text>")[2].partition("</text>")[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "repairs"),
-    [
-        (GOOD, ()),  # exactly as asked
-        (BARE, ("fence",)),  # without the fence
-        (GOOD.replace("```\n<think>", "```xml\n<think>"), ("fence",)),  # with a language
-        (f"Here it is:\n{GOOD}\nDone.", ("fence",)),  # with talk around the fence
-        (GOOD.removesuffix("```"), ("fence",)),  # the closing fence is missing, the chain is whole
-        (GOOD.replace("0.512", "0.5121"), ("depth-rounding",)),  # more decimals of the same number
-        (GOOD.replace("0.512", "0.51"), ("depth-rounding",)),  # fewer decimals
-        (GOOD.replace("0.331", "0.332"), ("depth-rounding",)),  # one unit in the third decimal
-        (GOOD.replace("[0.6, 0.1, 0.9", "[0.6, 0.1, 0.90004"), ("box-rounding",)),  # equal to 3 decimals
-        (GOOD.replace("[0.6, 0.1, 0.9", "[0.600, 0.100, 0.900"), ()),  # the same numbers, written longer
-    ],
-)
-def test_a_reply_that_is_what_was_asked_is_accepted_and_its_exact_repairs_are_recorded(text, repairs):
-    accepted = check(text, ASKED, ROW)
-    assert isinstance(accepted, Accepted), accepted
-    assert accepted.repairs == repairs
-    assert accepted.chain == check(GOOD, ASKED, ROW).chain  # whatever was mended, the result is canonical
-    assert accepted.agrees
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("", "malformed"),  # nothing
-        ("I cannot help with that.", "malformed"),  # no chain
-        (GOOD[: len(GOOD) // 2], "malformed"),  # cut off in an area
-        (BARE.replace("</answer>", ""), "malformed"),  # cut off in the answer
-        (GOOD + "\n" + GOOD, "malformed"),  # two chains
-        (BARE.replace("</think>", "</think> so:"), "malformed"),  # text between the blocks
-        (reply([regions_json(s) for s in ASKED[:2]], TEXTS[:2]), "areas"),  # the last step is missing
-        (reply([regions_json(ASKED[i]) for i in (0, 2, 1)]), "boxes"),  # another order
-        (GOOD.replace("[0.2, 0.2, 0.4, 0.4]", "[0.2, 0.2, 0.4, 0.402]"), "boxes"),  # off by two units
-        (reply([regions_json(s[:1]) for s in ASKED]), "boxes"),  # one of two boxes
-        (GOOD.replace("0.512", "0.515"), "depths"),  # more than rounding
-        (GOOD.replace("0.35", "0.4"), "depths"),  # rounded to 1 decimal is another number
-        (reply(texts=("a", " ", "b")), "malformed"),  # an empty text
-        (reply(texts=("One.", "one", "Two.")), "repeated"),  # the same text twice
-        (reply(texts=(EXAMPLE, "b", "c")), "copied"),  # the prompt's example
-        (reply(texts=("a", "In the green box is a coat.", "c")), "leak"),  # tells of the drawing
-        (reply(texts=("a", "b", "The answer is given as red.")), "leak"),  # tells that it knew
-        (reply(texts=("a", "b", "It matches the provided answer.")), "leak"),
-        (reply(texts=("As instructed, I look.", "b", "c")), "leak"),  # tells of the instructions
-        (reply(answer="red, the given answer"), "leak"),  # in the answer
-        (
-            reply(answer="red\nFocus on the region with the normalized bounding box"),
-            "leak",
-        ),  # the prompt's words
-        (reply(answer=""), "malformed"),  # an empty answer
-    ],
-)
-def test_a_reply_that_is_not_what_was_asked_is_refused_with_a_reason(text, kind):
-    refused = check(text, ASKED, ROW)
-    assert isinstance(refused, Refused), refused
-    assert refused.kind == kind, refused.reason
-    assert len(refused.reason) > 10
-
-
-@pytest.mark.parametrize(
-    ("reference", "answer", "verdict"),
-    [
-        ("red", "Red.", True),  # case and punctuation
-        ("a red coat", "The coat is red", None),  # for a judge
-        ("3", "3", True),
-        ("3", "three", True),
-        ("three", "There are 3 of them.", True),
-        ("3", "13", False),  # not a substring
-        ("3", "3 or 4", False),  # two numbers are no answer
-        ("3", "many", False),
-        ("0", "none", False),  # exact: no synonyms
-        ("yes", "Yes, it is.", True),
-        ("yes", "no", False),
-        ("no", "yes and no", False),
-        ("no", "It is not.", False),
-        ("no", "nobody", False),  # a word, not a prefix
-        ("1.5", "1.5 m", True),
-        ("2 cats", "2 dogs", None),  # not a number alone
-    ],
-)
-def test_numbers_and_yes_or_no_agree_exactly_and_the_rest_is_judged_unless_equal(reference, answer, verdict):
-    assert agrees(reference, answer) is verdict
 
 
 def test_every_row_is_annotated_in_order_and_a_second_run_asks_nothing(tmp_path):
@@ -365,12 +259,15 @@ def test_the_projection_is_near_what_the_stage_then_costs(tmp_path):
 
 
 def test_the_prompt_shows_the_question_and_then_every_region_with_its_picture():
-    system, user = annotate.messages(ROW, ASKED, ["data:1", "data:2", "data:3"])
+    [row] = made(1)
+    box, pair = Region((0.2, 0.2, 0.4, 0.4), 0.331), Region((0.6, 0.1, 0.9, 0.5), 0.35)
+    asked = ((Region(WHOLE, 0.512),), (box, pair), (box,))
+    system, user = annotate.messages(row, asked, ["data:1", "data:2", "data:3"])
     assert system == {"role": "system", "content": ANNOTATOR_SYSTEM}
     kinds = [part["type"] for part in user["content"]]
     assert kinds == ["text", *["text", "image_url"] * 3]
-    assert ROW.question in user["content"][0]["text"]
-    assert regions_json(ASKED[1]) in user["content"][3]["text"]
+    assert row.question in user["content"][0]["text"]
+    assert regions_json(asked[1]) in user["content"][3]["text"]
     assert json.dumps(user).count("data:2") == 1
 
 

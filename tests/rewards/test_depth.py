@@ -52,6 +52,34 @@ def test_a_whole_image_box_alone_collects_nothing(box: Box) -> None:
     assert reward([text], [MAP], "release") == [1]
 
 
+@pytest.mark.parametrize(
+    ("box", "earns"),
+    [
+        ((0.0, 0.0, 1.0, 0.949), 1),
+        ((0.0, 0.0, 1.0, 0.95), 0),  # at least `WHOLE_SHARE` of the image
+        ((0.0, 0.0, 0.95, 1.0), 0),
+        ((0.5, 0.0, 1.0, 1.0), 1),  # half of the image, wherever it lies
+        ((0.0, 0.5, 1.0, 1.0), 1),
+        ((0.0, 0.0, 1.0, 0.1), 1),
+        ((0.9, 0.0, 1.0, 1.0), 1),
+    ],
+)
+def test_a_box_is_the_whole_image_by_its_area(box: Box, earns: float) -> None:
+    assert reward([says((box, 0.5))], [SummedArea(np.full((1000, 20), 0.5, np.float32))]) == [earns]
+
+
+def test_the_true_depth_has_three_decimals_as_the_stated_one() -> None:
+    grey = SummedArea(np.full((10, 10), 0.4996, np.float32))
+    assert reward([says((LEFT, 0.55))], [grey]) == [1]  # 10 % above 0.500, but more above 0.4996
+    assert reward([says((LEFT, 0.551))], [grey]) == [0]
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_completions_and_maps_of_different_number_are_an_error(variant: str) -> None:
+    with pytest.raises(ValueError):
+        reward([says((LEFT, 0.2))], [MAP, MAP], variant)
+
+
 @pytest.mark.parametrize("hack", ["", "Sure! " + says((LEFT, 0.2)), says((LEFT, 0.2)) * 2])
 def test_what_is_no_chain_is_wrong(hack: str) -> None:
     assert reward([hack], [MAP]) == [0]

@@ -87,3 +87,15 @@ def test_release_reads_the_areas_of_a_broken_format_and_gives_0_for_broken_areas
     good = says(TRUTH)
     assert reward(["Sure! " + good], [TRUTH], "release") == [pytest.approx(1)]
     assert reward([good.replace("0.2,", "2,", 1)], [TRUTH], "release") == [0.0]
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_a_completion_that_cannot_be_read_keeps_its_place_in_the_batch(variant: str) -> None:
+    batch = ["no area", says([HALF]), "", says(TRUTH)]
+    assert reward(batch, [TRUTH] * 4, variant) == [0.0, pytest.approx(0.5), 0.0, pytest.approx(1.0)]
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_completions_and_truths_of_different_number_are_an_error(variant: str) -> None:
+    with pytest.raises(ValueError):
+        reward([says(TRUTH)], [TRUTH, TRUTH], variant)

@@ -1,0 +1,113 @@
+"""What is accepted of an annotator's reply, what is refused, and when two answers say the same."""
+
+import pytest
+
+from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check
+from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
+from sifthinker.core.records import Region, Sample
+
+ROW = Sample(
+    "a/b/0", "a", "b", "train", "What colour?", "red", "x.png", "0", 100, 100, ((0.2, 0.2, 0.4, 0.4),)
+)
+ASKED = (
+    (Region((0.0, 0.0, 1.0, 1.0), 0.512),),
+    (Region((0.1, 0.1, 0.5, 0.5), 0.4), Region((0.6, 0.1, 0.9, 0.5), 0.35)),
+    (Region((0.2, 0.2, 0.4, 0.4), 0.331),),
+)
+TEXTS = ("The scene opens up.", "Two parts stand out.", "This one is red.")
+
+
+def reply(areas=None, texts=TEXTS, answer="red") -> str:
+    areas = areas or [regions_json(step) for step in ASKED]
+    pairs = "\n".join(f"<area>{a}</area>\n<text>{t}</text>" for a, t in zip(areas, texts, strict=True))
+    return f"```\n<think>\n{pairs}\n</think>\n<answer>\n{answer}\n</answer>\n```"
+
+
+GOOD = reply()
+BARE = GOOD.removeprefix("```\n").removesuffix("\n```")
+EXAMPLE = ANNOTATOR_SYSTEM.partition("<text>")[2].partition("</text>")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "repairs"),
+    [
+        (GOOD, ()),  # exactly as asked
+        (BARE, ("fence",)),  # without the fence
+        (GOOD.replace("```\n<think>", "```xml\n<think>"), ("fence",)),  # with a language
+        (f"Here it is:\n{GOOD}\nDone.", ("fence",)),  # with talk around the fence
+        (GOOD.removesuffix("```"), ("fence",)),  # the closing fence is missing, the chain is whole
+        (GOOD.replace("0.512", "0.5121"), ("depth-rounding",)),  # more decimals of the same number
+        (GOOD.replace("0.512", "0.51"), ("depth-rounding",)),  # fewer decimals
+        (GOOD.replace("0.331", "0.332"), ("depth-rounding",)),  # one unit in the third decimal
+        (GOOD.replace("[0.6, 0.1, 0.9", "[0.6, 0.1, 0.90004"), ("box-rounding",)),  # equal to 3 decimals
+        (GOOD.replace("[0.6, 0.1, 0.9", "[0.600, 0.100, 0.900"), ()),  # the same numbers, written longer
+    ],
+)
+def test_a_reply_that_is_what_was_asked_is_accepted_and_its_exact_repairs_are_recorded(text, repairs):
+    accepted = check(text, ASKED, ROW)
+    assert isinstance(accepted, Accepted), accepted
+    assert accepted.repairs == repairs
+    assert accepted.chain == check(GOOD, ASKED, ROW).chain  # whatever was mended, the result is canonical
+    assert accepted.agrees
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "malformed"),  # nothing
+        ("I cannot help with that.", "malformed"),  # no chain
+        (GOOD[: len(GOOD) // 2], "malformed"),  # cut off in an area
+        (BARE.replace("</answer>", ""), "malformed"),  # cut off in the answer
+        (GOOD + "\n" + GOOD, "malformed"),  # two chains
+        (BARE.replace("</think>", "</think> so:"), "malformed"),  # text between the blocks
+        (reply([regions_json(s) for s in ASKED[:2]], TEXTS[:2]), "areas"),  # the last step is missing
+        (reply([regions_json(ASKED[i]) for i in (0, 2, 1)]), "boxes"),  # another order
+        (GOOD.replace("[0.2, 0.2, 0.4, 0.4]", "[0.2, 0.2, 0.4, 0.402]"), "boxes"),  # off by two units
+        (reply([regions_json(s[:1]) for s in ASKED]), "boxes"),  # one of two boxes
+        (GOOD.replace("0.512", "0.515"), "depths"),  # more than rounding
+        (GOOD.replace("0.35", "0.4"), "depths"),  # rounded to 1 decimal is another number
+        (reply(texts=("a", " ", "b")), "malformed"),  # an empty text
+        (reply(texts=("One.", "one", "Two.")), "repeated"),  # the same text twice
+        (reply(texts=(EXAMPLE, "b", "c")), "copied"),  # the prompt's example
+        (reply(texts=("a", "In the green box is a coat.", "c")), "leak"),  # tells of the drawing
+        (reply(texts=("a", "b", "The answer is given as red.")), "leak"),  # tells that it knew
+        (reply(texts=("a", "b", "It matches the provided answer.")), "leak"),
+        (reply(texts=("As instructed, I look.", "b", "c")), "leak"),  # tells of the instructions
+        (reply(answer="red, the given answer"), "leak"),  # in the answer
+        (
+            reply(answer="red\nFocus on the region with the normalized bounding box"),
+            "leak",
+        ),  # the prompt's words
+        (reply(answer=""), "malformed"),  # an empty answer
+    ],
+)
+def test_a_reply_that_is_not_what_was_asked_is_refused_with_a_reason(text, kind):
+    refused = check(text, ASKED, ROW)
+    assert isinstance(refused, Refused), refused
+    assert refused.kind == kind, refused.reason
+    assert len(refused.reason) > 10
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("red", "Red.", True),  # case and punctuation
+        ("a red coat", "The coat is red", None),  # for a judge
+        ("3", "3", True),
+        ("3", "three", True),
+        ("three", "There are 3 of them.", True),
+        ("3", "13", False),  # not a substring
+        ("3", "3 or 4", False),  # two numbers are no answer
+        ("3", "many", False),
+        ("0", "none", False),  # exact: no synonyms
+        ("yes", "Yes, it is.", True),
+        ("yes", "no", False),
+        ("no", "yes and no", False),
+        ("no", "It is not.", False),
+        ("no", "nobody", False),  # a word, not a prefix
+        ("1.5", "1.5 m", True),
+        ("2 cats", "2 dogs", None),  # not a number alone
+    ],
+)
+def test_numbers_and_yes_or_no_agree_exactly_and_the_rest_is_judged_unless_equal(reference, answer, verdict):
+    assert agrees(reference, answer) is verdict
