@@ -86,7 +86,7 @@ def lineage(
     opened = Store.existing(store)
     server.settings(store)
     from sifthinker.store import lineage as domain
-    from tasks.runtime.checkpoint import find
+    from tasks.operations.checkpoint import find
 
     ref = domain.named(opened, artifact) or find(opened, artifact)
     if isinstance(ref, Path):
@@ -125,7 +125,7 @@ def promote(
     opened = Store.existing(store)
     server.settings(store)
     from sifthinker.store import aliases
-    from tasks.runtime.checkpoint import find
+    from tasks.operations.checkpoint import find
 
     ref = find(opened, model)
     if isinstance(ref, Path):

@@ -11,7 +11,7 @@ from sifthinker.core.records import Reject
 from sifthinker.evaluation import ask as domain
 from sifthinker.models import serving
 from sifthinker.store.artifacts import Ref, Store
-from tasks.runtime.checkpoint import find
+from tasks.operations.checkpoint import find
 from tasks.runtime.pipeline import runs
 
 

@@ -13,7 +13,7 @@ from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Ref, Store
 from tasks.runtime import ui_artifacts
-from tasks.runtime.checkpoint import checkpoint, slug
+from tasks.operations.checkpoint import checkpoint, slug
 from tasks.runtime.pipeline import Pending, Run
 from tasks.runtime.stage import StageFailed
 from tasks.stages.evaluate import evaluate

@@ -23,7 +23,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.evaluation import evaluate, history
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Ref, Store, write_json
-from tasks.runtime import checkpoint
+from tasks.operations import checkpoint
 from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, stage
 from tests import nights

@@ -139,7 +139,7 @@ def test_the_command_prints_the_tree_and_draws_the_picture(
 
 
 def test_the_lineage_shown_is_that_of_the_last_model_that_a_run_made() -> None:
-    from tasks.operations.lineage import final
+    from tasks.runtime.lineage import final
 
     refs = {
         label: Ref(stage="s", key=label, digest="d") for label in ("policy-weights", "merge-sft", "evaluate")

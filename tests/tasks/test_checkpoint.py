@@ -6,7 +6,7 @@ import pytest
 
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
-from tasks.runtime import checkpoint
+from tasks.operations import checkpoint
 
 
 def test_a_name_that_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None:
