@@ -21,13 +21,13 @@ KILLED = {1, 3, 36, 24, -24, 152, 255}  # exit codes: a test failed, pytest brok
 
 # Module: the test files that must kill its mutants.
 TESTS: dict[str, tuple[str, ...]] = {
-    "sifthinker/core/boxes.py": ("tests/core/test_boxes.py",),
+    "sifthinker/core/boxes.py": ("tests/core/test_boxes.py", "tests/data/test_focus.py"),
     "sifthinker/core/chain.py": ("tests/core/test_chain.py",),
     "sifthinker/core/depth_maps.py": ("tests/core/test_depth_maps.py",),
     "sifthinker/core/reasoning.py": ("tests/core/test_reasoning.py",),
     "sifthinker/core/rejects.py": ("tests/core/test_rejects.py",),
     "sifthinker/core/special_tokens.py": ("tests/core/test_special_tokens.py",),
-    "sifthinker/data/expansion.py": ("tests/data/test_expansion.py", "tests/core/test_boxes.py"),
+    "sifthinker/data/expansion.py": ("tests/data/test_expansion.py", "tests/data/test_focus.py"),
     "sifthinker/rewards/answer.py": ("tests/rewards/test_answer.py",),
     "sifthinker/rewards/depth.py": ("tests/rewards/test_depth.py",),
     "sifthinker/rewards/format.py": ("tests/rewards/test_format.py",),
