@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
-.PHONY: demo test test-slow bench gpu-check lint format deploy worker audit stop clean
+.PHONY: demo test test-slow mutants bench gpu-check lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
 	$(BIN)/sif run --config demo --set store=$(STORE)
 
@@ -22,6 +22,9 @@ test: $(VENV)/ready ## quick tests, then the end-to-end ones
 
 test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with faults, twenty kills
 	$(BIN)/python -m pytest -q -m slow
+
+mutants: $(VENV)/ready ## mutation testing (tests/README.md): make mutants MODULE=sifthinker/core/chain.py SAMPLE=60
+	nice $(BIN)/python tests/mutants.py --sample $(or $(SAMPLE),0) $(MODULE)
 
 bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[bench]' -c $(CONSTRAINTS)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)  # nothing here is a timed test
+settings.register_profile("mutants", deadline=None, max_examples=20)  # each mutant runs the tests anew
 settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"

@@ -6,7 +6,9 @@ survivors are printed as diffs, and kept there in survivors.txt.
 
 from __future__ import annotations
 
+import argparse
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -19,13 +21,13 @@ KILLED = {1, 3, 36, 24, -24, 152, 255}  # exit codes: a test failed, pytest brok
 
 # Module: the test files that must kill its mutants.
 TESTS: dict[str, tuple[str, ...]] = {
-    "sifthinker/core/boxes.py": ("tests/core/test_boxes.py",),
+    "sifthinker/core/boxes.py": ("tests/core/test_boxes.py", "tests/data/test_focus.py"),
     "sifthinker/core/chain.py": ("tests/core/test_chain.py",),
     "sifthinker/core/depth_maps.py": ("tests/core/test_depth_maps.py",),
     "sifthinker/core/reasoning.py": ("tests/core/test_reasoning.py",),
     "sifthinker/core/rejects.py": ("tests/core/test_rejects.py",),
     "sifthinker/core/special_tokens.py": ("tests/core/test_special_tokens.py",),
-    "sifthinker/data/expansion.py": ("tests/data/test_expansion.py", "tests/core/test_boxes.py"),
+    "sifthinker/data/expansion.py": ("tests/data/test_expansion.py", "tests/data/test_focus.py"),
     "sifthinker/rewards/answer.py": ("tests/rewards/test_answer.py",),
     "sifthinker/rewards/depth.py": ("tests/rewards/test_depth.py",),
     "sifthinker/rewards/format.py": ("tests/rewards/test_format.py",),
@@ -53,6 +55,7 @@ pytest_add_cli_args_test_selection=
     not e2e and not slow
 pytest_add_cli_args=
     --hypothesis-seed=0
+    --hypothesis-profile=mutants
     -p
     no:cacheprovider
 do_not_mutate_patterns=
@@ -86,42 +89,42 @@ def verdicts(folder: Path, module: str) -> dict[str, int | None]:
     return codes
 
 
-def survivors(folder: Path, module: str) -> list[str]:
-    """The mutants that no test noticed, of those tested."""
-    return [
-        name for name, code in verdicts(folder, module).items() if code is not None and code not in KILLED
-    ]
-
-
 def mutmut(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs mutmut in a module's folder, on one process."""
     command = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def report(module: str) -> str:
-    """Tests the mutants of a module, or those that survived before; their diffs and a summary."""
+def report(module: str, sample: int) -> str:
+    """Tests mutants of a module: a sample of them, or all (0). A second run tests only what has not been killed."""
     folder = prepare(module)
-    before = survivors(folder, module)
-    done = mutmut(folder, "run", "--max-children", "1", *before)
+    if not verdicts(folder, module):
+        mutmut(folder, "run", "--max-children", "1", "none of them")  # makes the mutants, and fails
     codes = verdicts(folder, module)
-    if done.returncode or None in codes.values():
-        raise SystemExit(f"{module}: mutmut failed\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    left = survivors(folder, module)
+    chosen = random.Random(0).sample(sorted(codes), min(sample, len(codes))) if sample else list(codes)
+    if todo := [name for name in chosen if codes[name] not in KILLED]:
+        done = mutmut(folder, "run", "--max-children", "1", *todo)
+        codes = verdicts(folder, module)
+        if done.returncode or None in map(codes.get, todo):
+            raise SystemExit(f"{module}: mutmut failed\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    left = [name for name in chosen if codes[name] not in KILLED]
     diffs = [mutmut(folder, "show", name).stdout for name in left]
     (folder / "survivors.txt").write_text("\n".join(diffs))
-    return "\n".join(
-        [*diffs, f"{module}: {len(codes)} mutants, {len(codes) - len(left)} killed, {len(left)} survived"]
-    )
+    counts = f"{len(chosen)} of {len(codes)} mutants tested, {len(chosen) - len(left)} killed"
+    return "\n".join([*diffs, f"{module}: {counts}, {len(left)} survived"])
 
 
-def main(modules: list[str]) -> None:
+def main() -> None:
     """Tests the mutants of the modules named, or of all."""
-    if unknown := set(modules) - TESTS.keys():
-        raise SystemExit(f"not in the table of tests/mutants.py: {', '.join(sorted(unknown))}")
-    for module in modules or TESTS:
-        print(report(module), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("module", nargs="*", help="of the table in tests/mutants.py; none = all")
+    parser.add_argument("--sample", type=int, default=0, help="mutants of a module, drawn at random; 0 = all")
+    options = parser.parse_args()
+    if unknown := set(options.module) - TESTS.keys():
+        parser.error(f"not in the table of tests/mutants.py: {', '.join(sorted(unknown))}")
+    for module in options.module or TESTS:
+        print(report(module, options.sample), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

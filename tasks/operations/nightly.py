@@ -12,8 +12,8 @@ from sifthinker.evaluation.nights import compare as domain
 from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Ref, Store
-from tasks.runtime import ui_artifacts
 from tasks.operations.checkpoint import checkpoint, slug
+from tasks.runtime import ui_artifacts
 from tasks.runtime.pipeline import Pending, Run
 from tasks.runtime.stage import StageFailed
 from tasks.stages.evaluate import evaluate

@@ -22,8 +22,7 @@ from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Damaged, Ref, Store
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import lineage
-from tasks.runtime import placement, ui_artifacts
+from tasks.runtime import lineage, placement, ui_artifacts
 from tasks.runtime.decide import Decision, decide, latest
 from tasks.runtime.liveness import RunCancelled, alive
 from tasks.runtime.make import execute

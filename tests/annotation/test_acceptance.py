@@ -1,8 +1,10 @@
 """What is accepted of an annotator's reply, what is refused, and when two answers say the same."""
 
+import dataclasses
+
 import pytest
 
-from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check
+from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check, plain
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
 from sifthinker.core.records import Region, Sample
 
@@ -111,3 +113,94 @@ def test_a_reply_that_is_not_what_was_asked_is_refused_with_a_reason(text, kind)
 )
 def test_numbers_and_yes_or_no_agree_exactly_and_the_rest_is_judged_unless_equal(reference, answer, verdict):
     assert agrees(reference, answer) is verdict
+
+
+def test_an_accepted_reply_carries_its_canonical_chain_and_its_answer():
+    accepted = check(f"<think>I look.</think>\n{GOOD}", ASKED, ROW)
+    assert accepted == Accepted(BARE, "red", True, ("reasoning",))
+
+
+def test_each_repair_is_recorded_once():
+    text = GOOD.replace("0.512", "0.51").replace("0.331", "0.33")
+    text = text.replace("[0.1, 0.1, 0.5", "[0.1, 0.1, 0.50004").replace(
+        "[0.2, 0.2, 0.4", "[0.2, 0.2, 0.40004"
+    )
+    accepted = check(text.removesuffix("```"), ASKED, ROW)
+    assert isinstance(accepted, Accepted)
+    assert accepted.repairs == ("fence", "depth-rounding", "box-rounding")
+    assert accepted.chain == BARE
+
+
+def test_boxes_are_compared_with_three_decimals_on_both_sides():
+    assert isinstance(check(GOOD.replace("[0.6, 0.1, 0.9", "[0.6, 0.1, 0.9004"), ASKED, ROW), Accepted)
+    finer = (ASKED[0], (ASKED[1][0], Region((0.6, 0.1, 0.9004, 0.5), 0.35)), ASKED[2])
+    assert isinstance(check(GOOD, finer, ROW), Accepted)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        (
+            "I cannot help.",
+            "malformed",
+            "the output is not one <think> block and one <answer> in three backticks",
+        ),
+        (f"{BARE}\n{BARE}", "areas", "3 areas were asked for, in the given order; found 6"),
+        (
+            reply([regions_json(s[:1]) for s in ASKED]),
+            "boxes",
+            f"area 2 has 1 boxes, asked was {regions_json(ASKED[1])}",
+        ),
+        (
+            GOOD.replace("[0.2, 0.2, 0.4, 0.4]", "[0.2, 0.2, 0.4, 0.402]"),
+            "boxes",
+            f"area 3 has the box [0.2, 0.2, 0.4, 0.402], asked was {regions_json(ASKED[2])}",
+        ),
+        (
+            GOOD.replace("0.512", "0.515"),
+            "depths",
+            f"area 1 has the depth 0.515, asked was {regions_json(ASKED[0])}",
+        ),
+        (
+            reply(texts=("a", "b <|im_end|>", "c")),
+            "special-token",
+            "text 2 holds '<|im_end|>'; write plain text",
+        ),
+        (reply(answer="red <|im_end|>"), "special-token", "the answer holds '<|im_end|>'; write plain text"),
+        (
+            reply(texts=("As instructed, I look.", "b", "c")),
+            "leak",
+            "text 1 says 'As instructed'; write only what is seen and thought",
+        ),
+        (
+            reply(texts=("a", EXAMPLE, "c")),
+            "copied",
+            "text 2 is the example's; write about this image",
+        ),
+        (
+            reply(texts=("One.", "one", "Two.")),
+            "repeated",
+            "two of the texts are the same; say what each region shows",
+        ),
+    ],
+)
+def test_the_reason_that_the_model_is_shown_says_what_and_where(text, kind, reason):
+    assert check(text, ASKED, ROW) == Refused(kind, reason)
+
+
+def test_a_wrong_number_is_refused_with_both_answers():
+    row = dataclasses.replace(ROW, answer="3")
+    assert check(reply(answer="4"), ASKED, row) == Refused("answer", "the answer '4' does not say '3'")
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [("yes and no", False), ("Yes.", True), ("yes, certainly yes", True), ("No.", False), ("perhaps", False)],
+)
+def test_only_a_yes_alone_says_yes(answer, verdict):
+    assert agrees("yes", answer) is verdict
+
+
+def test_a_plain_text_has_no_case_no_width_no_space_and_no_marks_at_its_ends():
+    assert plain(" (\u201cThe  \uff32ed\n coat.\u201d) ") == "\u201cthe red coat.\u201d"
+    assert plain("'\"`Max x,;:!?") == "max x"

@@ -95,3 +95,43 @@ def test_merging_goes_on_until_nothing_overlaps() -> None:
     assert boxes.merge(chain_of_three) == [(0.0, 0.0, 0.5, 0.2)]
     touching = [(0.0, 0.0, 0.2, 0.2), (0.2, 0.0, 0.4, 0.2)]
     assert boxes.merge(touching) == touching
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, (1, 2, 4, 6)),
+        (2, (6, 2, 9, 6)),  # left and right: 10 - 4, 10 - 1
+        (3, (6, 14, 9, 18)),  # half a turn
+        (4, (1, 14, 4, 18)),  # top and bottom: 20 - 6, 20 - 2
+        (5, (2, 1, 6, 4)),  # rows and columns are exchanged
+        (6, (14, 1, 18, 4)),  # then left and right, of a picture 20 wide
+        (7, (14, 6, 18, 9)),
+        (8, (2, 6, 6, 9)),  # then top and bottom, of a picture 10 high
+    ],
+)
+def test_a_box_on_the_stored_pixels_is_turned_with_the_picture(orientation: int, upright: Box) -> None:
+    assert boxes.turned((1, 2, 4, 6), 10, 20, orientation) == upright
+
+
+@pytest.mark.parametrize(
+    ("said", "orientation", "by"),
+    [
+        ((20, 10), 6, 1),  # the size of the upright picture: the boxes are upright already
+        ((20, 10), 5, 1),
+        ((10, 20), 6, 6),  # the stored size
+        ((10, 20), 5, 5),
+        ((0, 0), 6, 6),  # not known
+        ((20, 10), 3, 3),  # half a turn: both sizes are the same, which tells nothing
+        ((20, 10), 4, 4),
+        ((20, 10), 1, 1),
+    ],
+)
+def test_boxes_are_turned_unless_their_size_is_the_upright_one(
+    said: tuple[int, int], orientation: int, by: int
+) -> None:
+    assert boxes.turn(said, (20, 10), orientation) == by
+
+
+def test_a_square_picture_tells_nothing_by_its_size() -> None:
+    assert boxes.turn((10, 10), (10, 10), 6) == 6

@@ -6,7 +6,7 @@ import pytest
 
 from sifthinker.annotation import acceptance
 from sifthinker.llm import judge
-from tests.annotation.test_annotate import ASKED, BARE, GOOD, ROW
+from tests.annotation.test_acceptance import ASKED, BARE, GOOD, ROW
 
 CASE = Path(__file__).resolve().parents[3] / "shared" / "data" / "cases" / "05-think-before-chain"
 
