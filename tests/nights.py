@@ -14,8 +14,8 @@ from PIL import Image
 from sifthinker.config import Config
 from sifthinker.core import tables
 from sifthinker.evaluation import statistics
-from sifthinker.evaluation.evaluate import PREDICTIONS
 from sifthinker.evaluation.nights.records import Evaluated
+from sifthinker.evaluation.scoring import PREDICTIONS
 from sifthinker.store.artifacts import Store
 
 Verdicts = dict[str, Sequence[float | None]]  # by benchmark, a strict score a question; None = unparsable

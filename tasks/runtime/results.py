@@ -136,7 +136,9 @@ MODULES: dict[str, Module] = {
     "training/grpo": _at("sifthinker.training.grpo"),
     "training/merge": _at("sifthinker.training.merge"),
     # evaluation
-    "evaluate": _at("sifthinker.evaluation.evaluate"),
+    "evaluate": _at(
+        "sifthinker.evaluation.evaluate", "sifthinker.evaluation.asking", "sifthinker.evaluation.scoring"
+    ),
     "benchmarks": _at("sifthinker.evaluation.benchmarks"),
     **{
         f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")

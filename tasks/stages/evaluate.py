@@ -75,19 +75,14 @@ def evaluate(job: Job) -> None:
         yield from depth_estimation.pictures(images, job.inputs["weights"].path, job.config.depth)
 
     with serving.serving(model.path, config.server, job.work / "server.log") as url, _judge(job) as judge:
-        domain.evaluate(
-            config.benchmarks,
+        served = domain.Served(
             url,
             serving.MODEL_NAME,
-            f"{job.config.name} {model.manifest['label']}",
-            f"{model.weights} {_served(config.server)} {config.fresh}".strip(),
-            job.store.root / "calls.sqlite",
-            depth_pictures,
-            job.config.model,
-            config,
-            job.out,
-            judge,
+            label=f"{job.config.name} {model.manifest['label']}",
+            digest=f"{model.weights} {_served(config.server)} {config.fresh}".strip(),
         )
+        ledger = job.store.root / "calls.sqlite"
+        domain.evaluate(served, job.config.model, config, ledger, depth_pictures, job.out, judge)
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))
     job.draft.rows = {"in": kept + rejected.total(), "kept": kept, "rejected": dict(sorted(rejected.items()))}

@@ -78,15 +78,11 @@ def ours(folder: Path, size: int) -> Work:
         out = folder / f"out-{next(number)}"
         out.mkdir()
         evaluate.evaluate(
-            [benchmark],
-            url,
-            "slow",
-            "ours",
-            "digest-of-weights",
+            evaluate.Served(url, "slow", "ours", "digest-of-weights"),
+            config.Model(),
+            config.Evaluate(benchmarks=(benchmark,)),
             out / "ledger.sqlite",
             lambda images: ((sha256, relief) for sha256, _ in images),
-            config.Model(),
-            config.Evaluate(),
             out,
         )
         found = tables.read(out / "predictions.parquet", ["id", "official", "answer"])

@@ -28,7 +28,7 @@ from sifthinker.core import depth_maps, drawing, images, tables
 from sifthinker.core.records import WHOLE, Annotation, DepthMap, Region, Sample
 from sifthinker.data import depth_estimation, publish
 from sifthinker.data.ingest import ingest
-from sifthinker.evaluation import ask, evaluate
+from sifthinker.evaluation import ask, asking
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.job import Job, open_job
 from sifthinker.evaluation.benchmarks.question import Answer
@@ -171,9 +171,9 @@ def test_the_judges_of_grpo_and_of_evaluation(seen: Seen, tmp_path: Path) -> Non
             asked.append(json.dumps(request.messages))
             yield REPLY
 
-    one = (evaluate._Asked(question, digest, ""), REPLY, Answer("A"))
+    one = (asking.Asked(question, digest, ""), REPLY, Answer("A"))
     client: Any = SimpleNamespace(answers=answers)
-    assert len(list(evaluate._judged(job, iter([one]), client))) == 1
+    assert len(list(asking.judged(job, iter([one]), client))) == 1
     (url,) = [
         text[text.index("data:") : text.index('"', text.index("data:"))] for text in asked if "data:" in text
     ]
@@ -197,7 +197,7 @@ def test_the_served_policy_in_evaluation_and_for_ask(seen: Seen) -> None:
     client: Any = SimpleNamespace(answers=answers)
     model = config.Model(depth_input=False)
     job = seen.job("vstar")
-    assert len(list(evaluate._ask(job, client, seen.folder, model, config.Evaluate(), []))) == 1
+    assert len(list(asking.Asking(client, seen.folder, model, config.Evaluate()).answers(job, []))) == 1
     (url,) = [part["image_url"]["url"] for part in asked[0].messages[0]["content"] if "image_url" in part]
     assert np.array_equal(decoded(sent(url)), seen.pixels)
     assert np.array_equal(np.asarray(load_image(url)), seen.pixels)

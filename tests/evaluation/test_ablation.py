@@ -11,7 +11,7 @@ from flows.ablation import made_with, row
 from sifthinker.config import Config, Variant, identity
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import ablation, evaluate
+from sifthinker.evaluation import ablation, scoring
 from sifthinker.store.artifacts import Store
 from tests import nights
 from tests.flows.test_reproduce import Drawing
@@ -138,7 +138,7 @@ def test_what_is_scored_of_a_reply_is_compared_one_by_one_and_by_data_set(tmp_pa
             }
             for i in (0, 1)
         ]  # fmt: skip
-        tables.write(folder / "predictions.parquet", evaluate.PREDICTIONS, rows)
+        tables.write(folder / "predictions.parquet", scoring.PREDICTIONS, rows)
         scores = [("answer", 0.5), ("boxes", boxes), ("boxes/scenes-0", boxes), ("boxes/scenes-1", boxes)]
         entry = {"benchmark": "sif", "n": 2, "unparsable": 0, "unit": "share", "limit": None, "missing": None}
         made = [

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sifthinker import config, llm
 from sifthinker.core import depth_maps, tables
-from sifthinker.evaluation import evaluate
+from sifthinker.evaluation import asking, evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import Missing
 
@@ -101,15 +101,11 @@ def vstar(folder, rows=6, labels="AB"):
 def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, judge=None, **options):
     out.mkdir(parents=True, exist_ok=True)
     return evaluate.evaluate(
-        benchmarks,
-        url,
-        "served-model",
-        "ours",
-        "digest-of-weights",
+        evaluate.Served(url, "served-model", "ours", "digest-of-weights"),
+        model or config.Model(),
+        config.Evaluate(benchmarks=benchmarks, concurrency=4, **options),
         ledger or out / "ledger.sqlite",
         depth,
-        model or config.Model(),
-        config.Evaluate(concurrency=4, **options),
         out,
         judge,
     )
@@ -212,8 +208,9 @@ from sifthinker.evaluation import evaluate
 url, data, out, ledger = sys.argv[1:]
 Path(out).mkdir()
 source = config.Benchmark(name="vstar", path=Path(data), images=Path(data))
-model, options = config.Model(depth_input=False), config.Evaluate(concurrency=2)
-evaluate.evaluate([source], url, "served-model", "ours", "digest-of-weights", Path(ledger), None, model, options, Path(out))
+model, options = config.Model(depth_input=False), config.Evaluate(benchmarks=[source], concurrency=2)
+served = evaluate.Served(url, "served-model", "ours", "digest-of-weights")
+evaluate.evaluate(served, model, options, Path(ledger), None, Path(out))
 """
 
 
@@ -260,7 +257,7 @@ def test_a_request_that_the_server_cannot_serve_stops_the_evaluation(tmp_path):
         url,
         _,
     ):
-        with pytest.raises(evaluate.NotAnswered, match=r"relative_position/5.*bad-request.*too long"):
+        with pytest.raises(asking.NotAnswered, match=r"relative_position/5.*bad-request.*too long"):
             run([source], url, tmp_path / "out")
         assert not (tmp_path / "out" / "scores.json").exists()
 

@@ -20,7 +20,7 @@ from infra import alerts
 from sifthinker.config import Config
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import evaluate, history
+from sifthinker.evaluation import history, scoring
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Ref, Store, write_json
 from tasks.operations import checkpoint
@@ -41,7 +41,7 @@ def replies(job: Job) -> None:
         raise UserError(model)
     asked, names = model[: job.config.evaluate.limit], ("vstar", "pope")
     rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
-    tables.write(job.out / "predictions.parquet", evaluate.PREDICTIONS, rows)
+    tables.write(job.out / "predictions.parquet", scoring.PREDICTIONS, rows)
     (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score(n, asked) for n in names]}))
 
 

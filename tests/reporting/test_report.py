@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.core import tables
-from sifthinker.evaluation import evaluate
+from sifthinker.evaluation import scoring
 from sifthinker.reporting import paper_results, report
 from tests import nights
 from tests.publish_helpers import part
@@ -124,7 +124,7 @@ def test_scores_stand_beside_the_papers_numbers(tmp_path):
 def test_scores_more_than_a_point_apart_are_pointed_out_with_replies(tmp_path):
     rows = [nights.row("vstar", i, 1.0) for i in range(4)]
     rows[1] |= {"official": 0.0, "answer": "Answer: B", "strict": 1.0}
-    tables.write(tmp_path / "predictions.parquet", evaluate.PREDICTIONS, rows)
+    tables.write(tmp_path / "predictions.parquet", scoring.PREDICTIONS, rows)
     scores = [_score(official=0.75, strict=1.0), _score(benchmark="sat", official=0.5, strict=0.495)]
     facts = dataclasses.replace(FACTS, scores=scores, predictions=tmp_path / "predictions.parquet")
     _, text = _text(tmp_path, facts)

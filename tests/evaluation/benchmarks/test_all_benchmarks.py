@@ -415,15 +415,11 @@ def asked(tmp_path, monkeypatch):
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
         summary = evaluate.evaluate(
-            [source],
-            "http://127.0.0.1:1",
-            "model",
-            "label",
-            "digest",
+            evaluate.Served("http://127.0.0.1:1", "model", "label", "digest"),
+            config.Model(),
+            config.Evaluate(benchmarks=[source]),
             tmp_path / "ledger",
             depths,
-            config.Model(),
-            config.Evaluate(),
             out,
             Server(judge),
         )
@@ -455,7 +451,7 @@ def test_perfect_replies_score_the_maximum_and_empty_ones_the_minimum(name, form
 @pytest.mark.parametrize(("name", "form"), FORMS)
 def test_ground_truth_never_enters_a_request(name, form, asked, monkeypatch):
     monkeypatch.setattr(
-        evaluate, "_scores", lambda *_: []
+        evaluate.scoring, "scores", lambda *_: []
     )  # the intervals take longest, and are not looked at
     bodies = []
     for garbage in (False, True):
@@ -474,15 +470,11 @@ def test_all_are_asked_of_the_embedded_server_by_the_real_client_and_scored(tmp_
         api = config.Api(base_url=url, model=serving.MODEL_NAME, concurrency=4)
         with llm.Client(api, tmp_path / "judge.sqlite", url, scope="judge") as its_own_judge:
             summary = evaluate.evaluate(
-                sources,
-                url,
-                serving.MODEL_NAME,
-                "toy",
-                "digest",
+                evaluate.Served(url, serving.MODEL_NAME, "toy", "digest"),
+                config.Model(),
+                config.Evaluate(benchmarks=sources, limit=4, max_tokens=16),
                 tmp_path / "ledger.sqlite",
                 depths,
-                config.Model(),
-                config.Evaluate(limit=4, max_tokens=16),
                 tmp_path,
                 its_own_judge,
             )

@@ -1,0 +1,178 @@
+"""Asks the served model, and a judge, the questions of a benchmark; the requests and how a reply is read.
+
+* The model sees what it saw in training: the prompt of `prompts.policy_messages`, the picture as `images` makes it
+  of the file (upright, 8-bit RGB) and, with `model.depth_input`, the Spectral_r picture of its depth. Pictures are
+  not sized down here: in training the processor applies the pixel budget to the whole picture, and the server does
+  the same. A second resizing would differ.
+* Nothing of a question but its text and image is sent. The reference never leaves this process.
+* A request that fails in transport stops the evaluation; it is never scored. Run again, it continues from the
+  ledger. A refusal or a reply that was cut off is what the model gave: unparsable, wrong and counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sifthinker import config as configuration
+from sifthinker import llm
+from sifthinker.core import images, prompts
+from sifthinker.core.depth_maps import SummedArea, decode_bytes
+from sifthinker.core.records import Reject
+from sifthinker.evaluation.benchmarks import JUDGED, WHOLE, replies
+from sifthinker.evaluation.benchmarks.job import Job, reject
+from sifthinker.evaluation.benchmarks.question import Answer, Question
+from sifthinker.llm.judge import picture as judge_picture
+
+# What the model or its provider gave instead of a reply; every other failure is the transport's or the set-up's.
+_REFUSALS = {"content-filter": "refused", "unreadable": "unreadable"}
+
+
+class NotAnswered(Exception):
+    """The server gave no reply to a question, and nothing was scored. A rerun repeats no answered question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question on its way, with what is needed to judge its reply."""
+
+    question: Question  # without embedded image bytes
+    image_sha256: str
+    prompt_sha256: str
+
+
+Answered = tuple[Asked, llm.Reply | llm.Failure, Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The pictures that go with a question."""
+
+    image_sha256: str  # of the file that they are made of
+    urls: list[str]  # the picture and, with `depth_input`, its depth: data URLs
+    digests: list[str]  # SHA-256 of what is sent
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How the questions of a benchmark are put to the served model."""
+
+    client: llm.Client
+    depths: Path  # folder with the depth pictures (Spectral_r PNGs), each named by the digest of its image
+    model: configuration.Model
+    config: configuration.Evaluate
+
+    def answers(self, job: Job, lost: list[Reject]) -> Iterator[Answered]:
+        """Every chosen question with its reply and what that says, in the benchmark's order.
+
+        Args:
+            job: the benchmark.
+            lost: gets the questions that could not be asked.
+
+        Raises:
+            NotAnswered: the server did not answer a question.
+        """
+        asked: deque[Asked] = deque()
+        for reply in self.client.answers(self._requests(job, asked, lost)):
+            item = asked.popleft()
+            if isinstance(reply, llm.Failure) and reply.kind not in _REFUSALS:
+                raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
+            answer = self._read(reply)
+            if job.source.name in WHOLE:
+                depths = SummedArea(decode_bytes((self.depths / item.image_sha256).read_bytes()))
+                text = reply.text if isinstance(reply, llm.Reply) else ""
+                answer = dataclasses.replace(answer, chain=text if self.config.think else None, depth=depths)
+            yield item, reply, answer
+
+    def _requests(self, job: Job, asked: deque[Asked], lost: list[Reject]) -> Iterator[llm.Request]:
+        """One request for each question that can be asked; `asked` gets the question."""
+        config = self.config
+        shown = _Shown("", [""], [""])
+        for item in job.questions():
+            if isinstance(item, Reject):
+                lost.append(item)
+                continue
+            question, digest = item
+            if digest != shown.image_sha256:  # most benchmarks ask several questions in a row about one image
+                found = self._shown(job, question, digest)
+                if found is None:
+                    lost.append(reject(job.source, question, "depth-missing", "no depth map could be made"))
+                    continue
+                shown = found
+            messages = prompts.policy_messages(question.text, self.model.depth_input, config.think)
+            prompt = hashlib.sha256(json.dumps([messages, shown.digests]).encode()).hexdigest()
+            kept = question.image if isinstance(question.image, str) else ""
+            light = dataclasses.replace(question, image=kept, cluster=question.cluster or digest)
+            asked.append(Asked(light, digest, prompt))
+            yield llm.Request(
+                prompts.with_images(messages, shown.urls),
+                config.temperature,
+                config.max_tokens,
+                _seed(config.seed, prompt),
+            )
+
+    def _shown(self, job: Job, question: Question, digest: str) -> _Shown | None:
+        """The pictures of a question; None where its depth is needed and there is none."""
+        pictures = [job.image(question)]
+        depth = self.depths / digest
+        if (self.model.depth_input or job.source.name in WHOLE) and not depth.is_file():
+            return None
+        if self.model.depth_input:
+            pictures.append(depth.read_bytes())
+        return _Shown(
+            digest,
+            [images.data_url(picture, images.media_type(picture)) for picture in pictures],
+            [hashlib.sha256(picture).hexdigest() for picture in pictures],
+        )
+
+    def _read(self, reply: llm.Reply | llm.Failure) -> Answer:
+        if isinstance(reply, llm.Failure):
+            return Answer("", absent=_REFUSALS[reply.kind])
+        return replies.read(reply.text, self.config.think, reply.finish_reason)
+
+
+def judged(job: Job, answered: Iterator[Answered], judge: llm.Client | None) -> Iterator[Answered]:
+    """Adds what the judge says of the answers; leaves them as they are where the benchmark wants no judge.
+
+    Raises:
+        NotAnswered: the judge did not answer.
+    """
+    if job.source.name not in JUDGED:
+        yield from answered
+        return
+    assert judge is not None
+    waiting: deque[tuple[Answered, list[str], int]] = deque()  # what the judge said so far, of so many times
+
+    def requests() -> Iterator[llm.Request]:
+        for one in answered:
+            item, _, answer = one
+            questions: list[llm.Request] = []
+            if answer.text:
+                url = judge_picture(job.image(item.question))
+                questions = list(JUDGED[job.source.name](item.question, answer, url))
+            waiting.append((one, [], len(questions)))
+            yield from questions
+
+    def complete() -> Iterator[Answered]:
+        while waiting and len(waiting[0][1]) == waiting[0][2]:
+            (item, reply, answer), said, _ = waiting.popleft()
+            yield item, reply, dataclasses.replace(answer, judged=tuple(said))
+
+    for one in judge.answers(requests()):
+        yield from complete()  # those of which nothing was to be judged
+        (item, _, _), said, _ = waiting[0]
+        if isinstance(one, llm.Failure) and one.kind not in _REFUSALS:
+            raise NotAnswered(f"judge of {job.source.name}, {item.question.id}: {one.kind}: {one.detail}")
+        said.append(one.text if isinstance(one, llm.Reply) else "")
+        yield from complete()
+    yield from complete()
+
+
+def _seed(seed: int, prompt: str) -> int:
+    """The seed of one reply; one seed for all would sample all of them with the same random numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {prompt}".encode()).digest()[:4], "big")
