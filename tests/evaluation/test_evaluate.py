@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sifthinker import config, llm
-from sifthinker.core import depth_maps, errors, records
+from sifthinker.core import depth_maps, records
 from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import Missing

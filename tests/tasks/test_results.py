@@ -83,12 +83,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "the ledger": ("sifthinker/llm/ledger.py", "import ", "import this\nimport ", NOTHING),
     "how a server is ended": ("sifthinker/models/serving.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
     "how a training resumes": ("sifthinker/training/harness.py", '"complete.json"', '"whole.json"', NOTHING),
-    "where DeepSpeed's files are": (
-        "sifthinker/training/harness.py",
-        'with_name("deepspeed")',
-        'with_name("settings")',
-        NOTHING,
-    ),
+    "where DeepSpeed's files are": ("sifthinker/training/harness.py", 'with_name("deepspeed")', 'with_name("other")', NOTHING),
     "what a run will cost": (
         "sifthinker/annotation/annotate.py",
         "_RETRIES = 1.15",
@@ -99,7 +94,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "how often a stage is retried": ("tasks/stages/sft.py", "retries=2", "retries=3", NOTHING),
     "the store": ("sifthinker/store/artifacts.py", "KEY_LENGTH = 20", "KEY_LENGTH = 24", NOTHING),
     "a configuration's default": (
-        "sifthinker/config/sections.py",
+        "sifthinker/config/training.py",
         "1e-4",
         "2e-4",
         NOTHING,
@@ -148,18 +143,8 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         '"logging_steps": 2',
         TRAINED,
     ),
-    "the page of the report": (
-        "sifthinker/reporting/templates/report.html.jinja",
-        "<",
-        "<!-- --><",
-        {"report"},
-    ),
-    "a part of that page": (
-        "sifthinker/reporting/templates/score_gaps.html.jinja",
-        "<",
-        "<!-- --><",
-        {"report"},
-    ),
+    "the page of the report": ("sifthinker/reporting/templates/report.html.jinja", "<", "<!-- --><", {"report"}),
+    "a part of that page": ("sifthinker/reporting/templates/score_gaps.html.jinja", "<", "<!-- --><", {"report"}),
     # data
     "a field of DeepSpeed": (
         "sifthinker/training/deepspeed/zero3.json",
@@ -187,7 +172,7 @@ LIBRARIES: dict[str, set[str]] = {
     "deepspeed": {"sft", "grpo"},
     "vllm": {"evaluate"},
     "pillow": PICTURES,
-    "numpy": {"scenes", "depth", "annotate", "retry", "publish", *TRAINED, "evaluate", "ablation"},
+    "numpy": {"scenes", "ingest", "depth", "annotate", "retry", "publish", *TRAINED, "evaluate", "ablation"},
     "scipy": {"grpo", "evaluate", "ablation"},
     "pyarrow": {"publish", "subset"},
     "matplotlib": {"report", "ablation"},
@@ -219,11 +204,12 @@ IDLE = {
     "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
     "transformers": {"policy_weights", "depth_weights"},
     "pillow": {"policy_weights", "depth_weights", "subset"},
-    "numpy": {"ingest", "subset", "report"},  # images: ingest keeps no pixels
+    "numpy": {"subset", "report"},
     "deepspeed": {"merge"},
 }
 # They read, check, carry and write; what comes out does not depend on their version.
 HARMLESS = {
+    "fastapi",
     "orjson",
     "pydantic",
     "yaml",
@@ -231,7 +217,6 @@ HARMLESS = {
     "safetensors",
     "huggingface_hub",
     "httpx",
-    "fastapi",
     "uvicorn",
     "jinja2",
 }
@@ -380,9 +365,7 @@ def move(tree: Path, old: str, other: str) -> None:
 def test_an_import_that_is_not_declared_is_an_error_that_says_what_to_do(tree: Path) -> None:
     (tree / "sifthinker/fresh.py").write_text("X = 1\n")
     append(tree, "sifthinker/training/rows.py", "from sifthinker.fresh import X\n")
-    with pytest.raises(
-        closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/runtime/results\.py"
-    ):
+    with pytest.raises(closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/runtime/results\.py"):
         keys()
 
 
