@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from sifthinker import config as configuration
@@ -54,18 +53,10 @@ def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
         field, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: write FIELD=VALUE, e.g. grpo.learning_rate=2e-5")
-        fields[field] = _value(value)
+        fields[field] = configuration.parse_value(value, f"--set {field}")
     if limit is not None:
         fields["evaluate.limit"] = limit
     return configuration.load(path if path.exists() else Path(name), fields)
-
-
-def _value(text: str) -> Any:
-    """A value as YAML writes it; YAML 1.1 takes 2e-5 for a string, people for a number."""
-    try:
-        return float(text) if "e" in text.lower() and "." not in text else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
 
 
 def plain(text: str) -> str:

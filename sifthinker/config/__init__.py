@@ -1,36 +1,21 @@
-"""What a person can set: the sections of a configuration, reading one from YAML, and checking it."""
+"""What a person can set: the sections of a configuration, reading one from YAML, and checking it.
 
-from sifthinker.config.reading import Config, changed, identity, load, parse
-from sifthinker.config.sections import (
-    STANDIN,
-    Ablation,
-    Again,
-    Annotate,
-    Api,
-    Benchmark,
-    Depth,
-    Evaluate,
-    Expand,
-    Grpo,
-    Ingest,
-    Lora,
-    Merge,
-    Model,
-    Nightly,
-    Pools,
-    Prices,
-    Publish,
-    Report,
-    Retry,
-    Rewards,
-    Scenes,
-    Section,
-    Sft,
-    Source,
-    Train,
-    Variant,
-    operational,
-)
+Everybody imports from this package, and nobody from the files in it, except for `choices`.
+
+Every default is the paper's and names its source, or says "not given in the paper". A field marked `operational()`
+changes how a stage runs, never what comes out (paths, concurrency, time-outs, environment variable names). It is left
+out of the stage's identity, so changing it reruns nothing. Nothing in this package decides a result except by the
+values it holds, so the package is left out of the code digests.
+"""
+
+from sifthinker.config.api import STANDIN, Again, Annotate, Api, Prices, Retry
+from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
+from sifthinker.config.evaluation import Ablation, Benchmark, Evaluate, Nightly, Report, Variant
+from sifthinker.config.placement import Pools
+from sifthinker.config.reading import changed, identity, load, load_section, parse, parse_value
+from sifthinker.config.reproduction import Config
+from sifthinker.config.section import Section, operational
+from sifthinker.config.training import Grpo, Lora, Merge, Model, Rewards, Sft, Train
 
 __all__ = [
     "STANDIN",
@@ -64,6 +49,8 @@ __all__ = [
     "changed",
     "identity",
     "load",
+    "load_section",
     "operational",
     "parse",
+    "parse_value",
 ]

@@ -1,102 +1,20 @@
-"""The whole configuration of a reproduction: its sections (sections.py) put together, read, changed and checked.
+"""Reads a configuration from YAML, changes its fields, and says what of it is part of a stage's identity.
 
 `flows/configs/*.yaml` hold only what differs from the defaults.
-This module holds no logic that results depend on, and is therefore left out of the code digests.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
-from sifthinker.config.sections import (
-    Ablation,
-    Annotate,
-    Depth,
-    Evaluate,
-    Expand,
-    Grpo,
-    Ingest,
-    Merge,
-    Model,
-    Nightly,
-    Pools,
-    Publish,
-    Report,
-    Retry,
-    Scenes,
-    Section,
-    Sft,
-    Source,
-    operational,
-)
+from sifthinker.config import mistakes, yaml_files
+from sifthinker.config.reproduction import Config
 from sifthinker.core.errors import UserError
 
-
-class Config(Section):
-    """One reproduction."""
-
-    name: str = Field(
-        "reproduction", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="of the run, and for comparisons"
-    )
-    store: Path = operational(Path("artifacts"), description="folder of all artifacts, cache and logs")
-    remote: str | None = operational(
-        None,
-        pattern=r"^s3://",
-        description="s3://bucket/prefix: the store that machines share; `store` is then this machine's cache of it",
-    )
-    placement: Literal["process", "pools"] = operational(
-        "process",
-        description="process: all stages in the flow's process; pools: those that need a GPU in the work pools "
-        "that `pools` names, the others in the flow's process",
-    )
-    pools: Pools = operational(Pools())
-    dask: str | None = operational(
-        None,
-        pattern=r"^(tcp|tls)://",
-        description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth",
-    )
-    max_rejected: float = operational(
-        0.5,
-        ge=0,
-        le=1,
-        description="share of its rows that a stage may reject before it fails; rows that ingest.exclude, cap or "
-        "total and sft.too_long leave out do not count. 1 = any share, but never all rows",
-    )
-    scenes: Scenes | None = Field(None, description="none: no rendered scenes")
-    sources: tuple[Source, ...] = Field((), description="files of annotations, with their images")
-    ingest: Ingest = Ingest()
-    expand: Expand = Expand()
-    depth: Depth = Depth()
-    annotate: Annotate = Annotate()
-    retry: Retry = Retry()
-    publish: Publish = Publish()
-    model: Model = Model()
-    sft: Sft = Sft()
-    merge: Merge = Merge()
-    grpo: Grpo = Grpo()
-    evaluate: Evaluate = Evaluate()
-    report: Report = Report()
-    nightly: Nightly = Nightly()
-    ablation: Ablation = Ablation()
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        names = [source.name for source in self.sources]
-        if len(set(names)) < len(names):
-            raise ValueError(f"sources: names must be unique, found {names}")
-        if not self.sources and self.scenes is None:
-            raise ValueError("no input: give `sources` (VisCoT, TallyQA files) or `scenes` (rendered)")
-        world = self.grpo.ranks * self.grpo.batch * self.grpo.accumulation
-        if world % self.grpo.generations:
-            raise ValueError(
-                f"grpo: ranks x batch x accumulation = {world} completions a step is no multiple of "
-                f"generations = {self.grpo.generations}"
-            )
-        return self
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
@@ -107,16 +25,30 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     Raises:
         UserError: the file is missing, is not YAML, or a field is unknown or has a wrong value.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+    return load_section(Config, path, overrides)
+
+
+def load_section(kind: type[Kind], path: Path, overrides: dict[str, Any] | None = None) -> Kind:
+    """A section, or another pydantic model, of a YAML file; see `load`.
+
+    Raises:
+        UserError: see `load`; every wrong field is listed with its line.
+    """
+    document = yaml_files.read(path)
+    values = {} if document.values is None else document.values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
     _assign(values, overrides or {})
-    return parse(values, str(path))
+    return _checked(kind, values, str(path), document, tuple(overrides or {}))
+
+
+def parse_value(text: str, origin: str) -> Any:
+    """A value as YAML writes it, e.g. of `--set`; `origin` names it in errors.
+
+    Raises:
+        UserError: the text is not YAML.
+    """
+    return yaml_files.parse(text, origin).values
 
 
 def changed(config: Config, fields: dict[str, Any], origin: str) -> Config:
@@ -130,28 +62,13 @@ def changed(config: Config, fields: dict[str, Any], origin: str) -> Config:
     return parse(values, origin)
 
 
-def _assign(values: dict[str, Any], fields: dict[str, Any]) -> None:
-    for dotted, value in fields.items():
-        *parents, leaf = dotted.split(".")
-        target = values
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise UserError(f"--set {dotted}: {parent} is not a section")
-        target[leaf] = value
-
-
 def parse(values: dict[str, Any], origin: str) -> Config:
     """`Config` of plain values; `origin` names them in errors.
 
     Raises:
         UserError: a field is unknown or has a wrong value; every one is listed.
     """
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors()]
-        raise UserError("\n".join([f"{origin}: the configuration is not valid:", *lines])) from error
+    return _checked(Config, values, origin)
 
 
 def identity(value: Any) -> Any:
@@ -167,3 +84,39 @@ def identity(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: identity(item) for key, item in value.items()}
     return value
+
+
+def _assign(values: dict[str, Any], fields: dict[str, Any]) -> None:
+    for dotted, value in fields.items():
+        *parents, leaf = dotted.split(".")
+        target = values
+        for parent in parents:
+            if target.get(parent) is None:
+                target[parent] = {}
+            target = target[parent]
+            if not isinstance(target, dict):
+                raise UserError(f"--set {dotted}: {parent} is not a section")
+        target[leaf] = value
+
+
+def _checked(
+    kind: type[Kind],
+    values: dict[str, Any],
+    origin: str,
+    document: yaml_files.Document | None = None,
+    overrides: tuple[str, ...] = (),
+) -> Kind:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for place, details in mistakes.places(error):
+            field = mistakes.name(place, values)
+            if any(f"{field}.".startswith(f"{dotted}.") for dotted in overrides):
+                field = f"--set {field}"
+            elif document and (line := document.line(place)):
+                field = f"line {line}: {field}"
+            lines.append(f"{field}: {mistakes.message(kind, place, details)}")
+        if len(lines) == 1:
+            raise UserError(f"{origin}: {lines[0]}") from error
+        raise UserError("\n  ".join([f"{origin}: the configuration is not valid:", *lines])) from error

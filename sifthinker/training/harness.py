@@ -30,8 +30,6 @@ from typing import Any, TypeVar
 import datasets
 import torch
 import transformers
-import yaml
-from pydantic import ValidationError
 from transformers import PrinterCallback, TrainerCallback
 
 from sifthinker import config
@@ -79,15 +77,7 @@ def load(path: Path, kind: type[Run]) -> Run:
     Raises:
         UserError: it cannot be read, or a field is missing, unknown or has a wrong value.
     """
-    try:
-        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path}: the configuration is not valid: {found}") from error
+    return config.load_section(kind, path)
 
 
 def rank() -> int:

@@ -166,8 +166,16 @@ MODULES: dict[str, Module] = {
     "stages/evaluate": _at("tasks.stages.evaluate", without=("_files", "_served")),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
-    "config": _neutral("sifthinker.config sifthinker.config.reading sifthinker.config.choices", _VALUES),
-    "sections": _neutral("sifthinker.config.sections", _VALUES),
+    "config": _neutral(
+        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.reading "
+        "sifthinker.config.yaml_files",
+        _VALUES,
+    ),
+    "sections": _neutral(
+        "sifthinker.config.api sifthinker.config.data sifthinker.config.evaluation sifthinker.config.placement "
+        "sifthinker.config.reproduction sifthinker.config.section sifthinker.config.training",
+        _VALUES,
+    ),
     "errors": _neutral("sifthinker.core.errors", "names an error"),
     "disk": _neutral("sifthinker.system.disk_errors", "explains what a full disk means"),
     "store": _neutral("sifthinker.store.artifacts", _KEEPS),
@@ -264,7 +272,9 @@ RESULTS: dict[str, Results] = {
     "scenes": Results(("stages/scenes", "scenes"), ("pillow", "numpy")),
     "policy_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.model.weights),)),
     "depth_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.depth.weights),)),
-    "ingest": Results(("stages/ingest", "ingest"), ("pillow",)),
+    "ingest": Results(
+        ("stages/ingest", "ingest"), ("pillow", "numpy")
+    ),  # numpy: pictures of more than 8 bits
     "expand": Results(("stages/expand", "expand")),
     "depth": Results(("stages/depth", "estimate", "images"), ("torch", "transformers", "pillow", "numpy")),
     "annotate": Results(

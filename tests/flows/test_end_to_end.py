@@ -166,7 +166,10 @@ def test_a_changed_grpo_rate_runs_grpo_and_what_follows(store: Path) -> None:
     ("arguments", "message"),
     [
         (["--start-at", "nonsense"], "start_at: nonsense is no stage of this flow"),
-        (["--set", "grpo.learning_rat=1"], "grpo.learning_rat: Extra inputs are not permitted"),
+        (
+            ["--set", "grpo.learning_rat=1"],
+            "grpo.learning_rat: there is no such field; did you mean 'learning_rate'?",
+        ),
         (["--start-at", "grpo", "--set", "expand.seed=77"], "start_at: grpo cannot start"),
     ],
 )

@@ -99,7 +99,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "how often a stage is retried": ("tasks/stages/sft.py", "retries=2", "retries=3", NOTHING),
     "the store": ("sifthinker/store/artifacts.py", "KEY_LENGTH = 20", "KEY_LENGTH = 24", NOTHING),
     "a configuration's default": (
-        "sifthinker/config/sections.py",
+        "sifthinker/config/training.py",
         "1e-4",
         "2e-4",
         NOTHING,
@@ -193,7 +193,7 @@ LIBRARIES: dict[str, set[str]] = {
     "deepspeed": {"sft", "grpo"},
     "vllm": {"evaluate"},
     "pillow": PICTURES,
-    "numpy": {"scenes", "depth", "annotate", "retry", "publish", *TRAINED, "evaluate", "ablation"},
+    "numpy": {"scenes", "ingest", "depth", "annotate", "retry", "publish", *TRAINED, "evaluate", "ablation"},
     "scipy": {"grpo", "evaluate", "ablation"},
     "pyarrow": {"publish", "subset"},
     "matplotlib": {"report", "ablation"},

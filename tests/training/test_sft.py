@@ -100,8 +100,8 @@ def test_a_chain_that_does_not_fit_is_an_error_or_a_reject_and_never_cut(config_
     ("settings", "message"),
     [
         ({**SMALL, "ranks": 2}, "2 are configured and 1 started"),
-        ({**SMALL, "lorra": 1}, "lorra: Extra inputs"),
-        ({**SMALL, "epochs": 0}, "epochs: Input should be greater than 0"),
+        ({**SMALL, "lorra": 1}, "lorra: there is no such field; did you mean 'lora'"),
+        ({**SMALL, "epochs": 0}, "epochs: must be greater than 0, found 0"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_and_code_2(config_file, settings, message, capsys, monkeypatch):

@@ -1,0 +1,110 @@
+"""The sections of calls to models, and of the annotation that is paid by the call."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from sifthinker.config.section import Section, address, operational
+
+STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
+
+
+class Prices(Section):
+    """Money per million tokens; 0 = not counted."""
+
+    currency: str = Field("USD", description="name shown beside amounts")
+    prompt: float = Field(0, ge=0, description="per million prompt tokens")
+    cached_prompt: float = Field(
+        0, ge=0, description="per million prompt tokens that the provider had cached"
+    )
+    completion: float = Field(0, ge=0, description="per million completion tokens")
+    batch_discount: float = Field(0.5, ge=0, le=1, description="factor on all prices in batch mode")
+
+
+class Api(Section):
+    """An OpenAI-compatible endpoint."""
+
+    base_url: str = Field(STANDIN, description="'standin' starts the embedded stand-in server")
+    model: str = Field("standin", description="the endpoint's name of the model")
+    mode: Literal["chat", "batch", "batch_chat"] = Field(
+        "chat", description="batch: OpenAI Batch API; batch_chat: a provider's online batch endpoint"
+    )
+    batch_chat_path: str = Field("/batch/chat/completions", description="batch_chat: path below base_url")
+    api_key_env: str = operational("OPENAI_API_KEY", description="environment variable that holds the key")
+    requests_per_minute: int | None = operational(
+        None, ge=1, description="the account's limit; none = no limit"
+    )
+    tokens_per_minute: int | None = operational(
+        None, ge=1, description="the account's limit; none = no limit"
+    )
+    concurrency: int = operational(64, ge=1, description="most requests in flight; adapts below it")
+    timeout: float = operational(120.0, gt=0, description="seconds for one request")
+    retries: int = operational(8, ge=0, description="of the transport: 408, 409, 429, 5xx, time-outs, resets")
+    max_pause: float = operational(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="seconds; the longest pause (Retry-After) that is waited for. A server that then asks for a "
+        "longer one again ends the stage",
+    )
+    budget_tokens: int | None = operational(None, ge=0, description="hard stop; none = no limit")
+    budget_money: float | None = operational(None, ge=0, description="hard stop in the prices' currency")
+    prices: Prices = operational(Prices())
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, base_url: str) -> str:
+        return base_url if base_url == STANDIN else address(base_url)
+
+    @model_validator(mode="after")
+    def _money_needs_prices(self) -> Self:
+        if self.budget_money is not None and not (self.prices.prompt or self.prices.completion):
+            raise ValueError(
+                "budget_money cannot be held without prices: set prices.prompt and prices.completion (money per "
+                "million tokens), or use budget_tokens"
+            )
+        return self
+
+
+class Annotate(Section):
+    """The chains' texts, written by a model behind an API."""
+
+    api: Api = Api(model="doubao-1.5-vision-pro")  # paper: Doubao-1.5-vision-pro
+    attempts: int = Field(
+        3, ge=1, description="calls a sample may take, the reason fed back (release: 3 tries)"
+    )
+    temperature: float = Field(0.7, ge=0, description="not given in the paper")
+    max_tokens: int = Field(2048, ge=64, description="of a reply; not given in the paper")
+    max_pixels: int = Field(589_824, ge=3136, description="images are sized down to this before sending")
+    jpeg_quality: int = Field(90, ge=1, le=100, description="percent, of the images sent")
+    prompt: str = Field("", description="the system text; none: prompts.ANNOTATOR_SYSTEM")
+    seed: int | None = Field(None, description="sent with every request, for models that know one")
+    give_up_after: int = operational(
+        50,
+        ge=0,
+        description="the stage stops when so many rows were rejected and none was accepted before; 0 = never",
+    )
+
+
+class Again(Section):
+    """One pass over rows that were rejected: what differs from `annotate`. Fields left out are annotate's."""
+
+    reasons: tuple[str, ...] = Field((), description="rows rejected for these reasons; none = for any")
+    model: str | None = Field(None, description="another model of the same endpoint")
+    api: Api | None = Field(None, description="another endpoint")
+    prompt: str | None = Field(None, description="another system text")
+    temperature: float | None = Field(None, ge=0, description="another temperature")
+    seed: int | None = Field(
+        None, description="another seed: an equal request has its answer in the ledger already"
+    )
+    attempts: int | None = Field(None, ge=1, description="calls a sample may take in this pass")
+
+
+class Retry(Section):
+    """Dead letters: the rows that annotate rejected, asked again, alone."""
+
+    passes: tuple[Again, ...] = Field(
+        (), description="one after the other, each over what is rejected by then; none = no such stage"
+    )

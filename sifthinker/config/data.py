@@ -1,0 +1,98 @@
+"""The sections of the data stages: from source annotations to the published data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sifthinker.config.choices import Named
+from sifthinker.config.section import Section, operational
+
+
+class Scenes(Section):
+    """Rendered scenes with exact boxes and depth: the embedded input where no data set is at hand."""
+
+    rows: int = Field(48, ge=1, description="questions written for training")
+    benchmark_rows: int = Field(
+        24, ge=2, description="questions per benchmark; other scenes than the training's"
+    )
+    benchmarks: tuple[Literal["sif", "vstar", "refcoco", "spatialbench"], ...] = Field(
+        ("sif", "vstar", "refcoco", "spatialbench"), description="which are written and asked"
+    )
+    seed: int = Field(0, description="same seed, same files")
+    width: int = Field(224, ge=64, le=1024, description="pixels")
+    height: int = Field(168, ge=64, le=1024, description="pixels")
+    fewest: int = Field(4, ge=2, le=8, description="solids in a scene; more are harder")
+    most: int = Field(6, ge=2, le=8, description="solids in a scene")
+
+
+class Source(Section):
+    """A file of annotations with the folder of its images."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", description="unique; the `source` column of the data set"
+    )
+    format: Annotated[str, Named("source")] = Field(
+        description="viscot: conversations .json or metadata .jsonl"
+    )
+    path: Path = operational(description="the annotation file")
+    images: Path | None = operational(
+        None, description="folder of the images; none: images are not opened and sizes come from the file"
+    )
+    sizes: Path | None = operational(
+        None, description="viscot only, without images: a benchmark_det .jsonl that gives width and height"
+    )
+    frame: Literal["padded", "release"] = Field(
+        "padded",
+        description="viscot conversations: boxes are on the square-padded canvas; 'release' reads them as the "
+        "authors' code does (PAPER.md R2.1), for comparison only",
+    )
+
+
+class Ingest(Section):
+    """Which rows of the sources are taken."""
+
+    exclude: tuple[str, ...] = Field(
+        ("docvqa", "dude", "textvqa", "sroie", "infographicsvqa", "textcap"),
+        description="data sets left out: text documents (release, filter_and_save_json)",
+    )
+    cap: int = Field(10_000, ge=1, description="most rows of one data set (release, filter_and_save_json)")
+    total: int = Field(50_000, ge=1, description="most rows in all (SIF-50K)")
+    seed: int = Field(0, description="of the sampling under the caps; not given in the paper")
+    max_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are rejected unopened")
+    shards: int = Field(64, ge=1, le=200, description="parts that the following data stages work in")
+
+
+class Expand(Section):
+    """The boxes that a chain narrows down from."""
+
+    variant: Literal["release", "progressive"] = Field(
+        "release", description="release: the only complete definition; progressive: our reading of Fig. 1b"
+    )
+    distractor_share: float = Field(
+        0.5, ge=0, le=1, description="chains given a distractor (release, produce.py)"
+    )
+    seed: int = Field(0, description="with the sample's id it decides the distractor; not given in the paper")
+
+
+class Depth(Section):
+    """Depth maps by Depth Anything V2."""
+
+    weights: str = Field(
+        "depth-anything/Depth-Anything-V2-Small-hf",
+        description="'tiny' (random, built on the spot), 'miniature' (small, trained on rendered scenes), a local "
+        "folder, or a hub id. Large is CC-BY-NC-4.0",
+    )
+    revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
+    size: int = Field(518, ge=14, description="shorter side of the model's input, pixels, multiple of 14")
+    batch: int = operational(8, ge=1, description="images of one size a forward pass")
+    workers: int = operational(2, ge=1, description="threads that read and resize ahead of the model")
+
+
+class Publish(Section):
+    """The data set, and the subset that GRPO trains on."""
+
+    rl_samples: int = Field(200, ge=1, description="of the RL subset, stratified by data set (paper: 200)")
+    seed: int = Field(0, description="of the RL subset")

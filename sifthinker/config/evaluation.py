@@ -1,0 +1,160 @@
+"""The sections of evaluation: benchmarks, report, nights, ablation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from sifthinker.config import choices
+from sifthinker.config.api import Api
+from sifthinker.config.choices import Named, suggestion
+from sifthinker.config.section import Section, address, operational
+
+STARTED = ("transformers", "vllm")  # servers that the stage evaluate starts itself
+
+
+class Benchmark(Section):
+    """A benchmark's files."""
+
+    name: Annotated[str, Named("benchmark")] = Field(description="whose questions the files hold")
+    path: Path = operational(description="annotation file or folder, as published")
+    images: Path = operational(description="folder of the images")
+    split: str = Field(
+        "", description="where a benchmark has several, e.g. refcoco+_testB; sif: its file's format"
+    )
+    labels: Literal["listed", "each"] = Field(
+        "listed",
+        description="ovdeval only, whose labels the authors do not say how to attach: 'listed' gives the boxes the "
+        "targets in the order in which the answer names them, 'each' every named target",
+    )
+
+
+class Evaluate(Section):
+    """The benchmarks, asked through a server of the merged model."""
+
+    benchmarks: tuple[Benchmark, ...] = Field((), description="rendered scenes add their own")
+    limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
+    seed: int = Field(0, description="of the samples under `limit`, and of sampled replies")
+    think: bool = Field(True, description="ask for the chain; false asks the plain question")
+    max_tokens: int = Field(2048, ge=16, description="of a reply")
+    temperature: float = Field(0.0, ge=0, description="not given in the paper; 0 is reproducible")
+    sampled: float | None = Field(
+        None,
+        gt=0,
+        description="temperature of a second reply to every question, scored as the benchmark '<name> sampled'; none: "
+        "not asked for",
+    )
+    judge: Api | None = Field(
+        None, description="scores VisCoT-s (paper: the annotator's model); none: that benchmark is left out"
+    )
+    fresh: str = Field("", description="questions are asked again for every other value, not remembered")
+    server: str = Field(
+        "vllm", description="server the stage starts (transformers, vllm), or the base URL of one that runs"
+    )
+    concurrency: int = operational(64, ge=1, description="most requests in flight")
+    timeout: float = operational(600.0, gt=0, description="seconds for one request")
+
+    @field_validator("server")
+    @classmethod
+    def _is_started_or_address(cls, server: str) -> str:
+        if server not in STARTED and ":" not in server:
+            raise ValueError(
+                f"must be {' or '.join(STARTED)}, or the base URL of a server that runs, found {server!r}"
+                f"{suggestion(server, STARTED)}"
+            )
+        return server if server in STARTED else address(server)
+
+
+class Report(Section):
+    """The page that shows the outcome."""
+
+    examples: int = Field(8, ge=0, description="chains drawn in the report")
+
+
+class Nightly(Section):
+    """What a night evaluates, and what makes it fail."""
+
+    models: tuple[str, ...] = Field(
+        ("promoted",),
+        description="checkpoints: an alias (`sif promote`), 'latest', the name or id of a run, <stage>/<key> of the "
+        "store, or a folder",
+    )
+    benchmarks: tuple[str, ...] = Field((), description="names of evaluate.benchmarks; none = all of them")
+    baseline: str = Field(
+        "baseline", description="alias that every night is compared with, once it is pinned"
+    )
+    level: float = Field(
+        0.001,
+        gt=0,
+        lt=0.5,
+        description="chance, at most, that a night fails although nothing changed: gate.py",
+    )
+    margin: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="fall of a benchmark's mean strict score, of 1, that no night fails or warns for",
+    )
+    margins: dict[str, float] = Field(
+        {}, description="the same by benchmark: a flaky one gets a wider margin"
+    )
+    unparsable: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="rise of the share of a benchmark's unparsable replies, of 1, above which a night warns",
+    )
+    fresh: bool = Field(False, description="ask every question again, whatever was answered before")
+    flips: int = Field(12, ge=0, description="changed samples of a benchmark that the report shows")
+    max_late: float = Field(
+        12.0, gt=0, description="hours after its time at which a night that could not start is given up"
+    )
+
+
+class Variant(Section):
+    """One row of the ablation."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="unique; the row in the table")
+    trained: Literal["no", "sft", "grpo"] = Field("grpo", description="how far the row is trained")
+    fields: dict[str, Any] = Field({}, description="what differs from the configuration, by dotted name")
+
+
+def _table_5() -> tuple[Variant, ...]:
+    """The rows of the paper's Table 5; one without each reward."""
+    return (
+        Variant(name="base", trained="no", fields={"evaluate.think": False}),
+        Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
+        Variant(name="cot-sft", trained="sft"),
+        Variant(name="full"),
+        *(
+            Variant(name=f"no-{name}-reward", fields={f"grpo.rewards.{name}": 0.0})
+            for name in choices.table("reward")
+        ),
+        Variant(name="no-progress", fields={"grpo.rewards.progress": False}),
+        Variant(name="no-depth-image", fields={"model.depth_input": False}),
+    )
+
+
+class Ablation(Section):
+    """The rows of the paper's Table 5, and what it leaves out."""
+
+    reference: str = Field("full", description="the row that the others are compared with")
+    variants: tuple[Variant, ...] = Field(
+        default_factory=_table_5, description="the rows; each is a reproduction of its own"
+    )
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="of SFT and GRPO; every trained row is made once a seed"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names) or self.reference not in names:
+            raise ValueError(
+                f"ablation: names must be unique and hold the reference {self.reference!r}: {names}"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"ablation: seeds must be unique: {list(self.seeds)}")
+        return self

@@ -1,0 +1,29 @@
+"""Where stages run: the Prefect work pools of those that need a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sifthinker.config.section import Section, operational
+
+
+def pool(default: str | None, gpus: str) -> Any:
+    """A field that names a work pool."""
+    return operational(
+        default,
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description=f"work pool; none: the flow's process. Needs {gpus}",
+    )
+
+
+class Pools(Section):
+    """With `placement: pools`: the Prefect work pool of each stage that needs a GPU."""
+
+    depth: str | None = pool("gpu-1", "one GPU")
+    sft: str | None = pool("gpu-8", "as many GPUs as sft.ranks")
+    merge: str | None = pool("gpu-1", "one GPU, or memory for the model in fp32")
+    grpo: str | None = pool("gpu-8", "as many GPUs as grpo.ranks")
+    evaluate: str | None = pool("gpu-1", "one GPU, for the server that it starts")
+    wait: float = operational(
+        24.0, gt=0, description="hours that a stage waits for its pool to take it before the run fails"
+    )

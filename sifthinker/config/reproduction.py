@@ -1,0 +1,78 @@
+"""The whole configuration of a reproduction: the sections put together, and checked against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from sifthinker.config.api import Annotate, Retry
+from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
+from sifthinker.config.evaluation import Ablation, Evaluate, Nightly, Report
+from sifthinker.config.placement import Pools
+from sifthinker.config.section import Section, operational
+from sifthinker.config.training import Grpo, Merge, Model, Sft
+
+
+class Config(Section):
+    """One reproduction."""
+
+    name: str = Field(
+        "reproduction", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="of the run, and for comparisons"
+    )
+    store: Path = operational(Path("artifacts"), description="folder of all artifacts, cache and logs")
+    remote: str | None = operational(
+        None,
+        pattern=r"^s3://",
+        description="s3://bucket/prefix: the store that machines share; `store` is then this machine's cache of it",
+    )
+    placement: Literal["process", "pools"] = operational(
+        "process",
+        description="process: all stages in the flow's process; pools: those that need a GPU in the work pools "
+        "that `pools` names, the others in the flow's process",
+    )
+    pools: Pools = operational(Pools())
+    dask: str | None = operational(
+        None,
+        pattern=r"^(tcp|tls)://",
+        description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth",
+    )
+    max_rejected: float = operational(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of its rows that a stage may reject before it fails; rows that ingest.exclude, cap or "
+        "total and sft.too_long leave out do not count. 1 = any share, but never all rows",
+    )
+    scenes: Scenes | None = Field(None, description="none: no rendered scenes")
+    sources: tuple[Source, ...] = Field((), description="files of annotations, with their images")
+    ingest: Ingest = Ingest()
+    expand: Expand = Expand()
+    depth: Depth = Depth()
+    annotate: Annotate = Annotate()
+    retry: Retry = Retry()
+    publish: Publish = Publish()
+    model: Model = Model()
+    sft: Sft = Sft()
+    merge: Merge = Merge()
+    grpo: Grpo = Grpo()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    nightly: Nightly = Nightly()
+    ablation: Ablation = Ablation()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources: names must be unique, found {names}")
+        if not self.sources and self.scenes is None:
+            raise ValueError("no input: give `sources` (VisCoT, TallyQA files) or `scenes` (rendered)")
+        world = self.grpo.ranks * self.grpo.batch * self.grpo.accumulation
+        if world % self.grpo.generations:
+            raise ValueError(
+                f"grpo: ranks x batch x accumulation = {world} completions a step is no multiple of "
+                f"generations = {self.grpo.generations}"
+            )
+        return self

@@ -1,0 +1,178 @@
+"""The sections of the model and its training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
+
+from sifthinker.config import choices
+from sifthinker.config.api import Api
+from sifthinker.config.choices import Named
+from sifthinker.config.section import Section, address, operational
+
+
+class Model(Section):
+    """The policy: base weights and what every stage that feeds it must agree on."""
+
+    weights: str = Field(
+        "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', 'miniature', a local folder, or a hub id (paper)"
+    )
+    revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
+    family: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"] = Field(
+        "qwen2_5_vl", description="architecture of the weights"
+    )
+    max_pixels: int = Field(
+        262_144,
+        ge=784,
+        description="image pixel budget in SFT, GRPO, evaluation and serving (release: SFT's)",
+    )
+    depth_input: bool = Field(True, description="show the depth picture too; false is the paper's ablation")
+    seed: int = Field(0, description="of a tiny model's random weights")
+
+
+class Lora(Section):
+    """The trained adapter."""
+
+    r: int = Field(ge=1, description="rank")
+    alpha: int = Field(ge=1, description="scale: the adapter counts alpha / r")
+    dropout: float = Field(ge=0, lt=1, description="share of the adapter's inputs left out")
+
+
+class Train(Section):
+    """What SFT and GRPO have in common."""
+
+    learning_rate: float = Field(gt=0, description="at its peak")
+    epochs: float = Field(gt=0, description="passes over the data")
+    max_steps: int = Field(-1, description="stop after so many optimiser steps; -1 = by epochs")
+    batch: int = Field(ge=1, description="samples (SFT) or completions (GRPO) a rank and forward pass")
+    accumulation: int = Field(ge=1, description="forward passes an optimiser step")
+    ranks: int = Field(8, ge=1, description="processes = GPUs (paper: 8)")
+    deepspeed: Literal["none", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
+        "zero3", description="what the ranks share out; offload: to the machine's memory"
+    )
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the weights and the computation")
+    gradient_checkpointing: bool = Field(True, description="computes activations twice to save memory")
+    seed: int = Field(0, description="not given in the paper")
+    save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
+    timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = operational(
+        ("tensorboard",), description="who is told about the steps besides our own files; may be empty"
+    )
+    show_steps: int = operational(
+        10, ge=1, description="optimiser steps between two pages of curves and completions in the UI"
+    )
+
+
+class Sft(Train):
+    """Supervised fine-tuning on the chains."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="at its peak")  # paper, implementation details
+    epochs: float = Field(3, gt=0, description="passes over the data")  # paper
+    batch: int = Field(2, ge=1, description="samples a rank and forward pass")  # release, train_sft.yaml
+    accumulation: int = Field(
+        8, ge=1, description="forward passes an optimiser step"
+    )  # release, train_sft.yaml
+    lora: Lora = Lora(r=8, alpha=16, dropout=0.0)  # r: paper; alpha, dropout: LLaMA-Factory's defaults
+    warmup_ratio: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps in which the rate rises (release, train_sft.yaml)"
+    )
+    held_out: float = Field(0.0, ge=0, lt=1, description="share kept for a validation loss (release: 0.1)")
+    target: Literal["chain", "answer"] = Field(
+        "chain", description="what is learnt; the bare answer to the plain question is the paper's VQA-SFT"
+    )
+    max_length: int = Field(4096, ge=64, description="tokens; release cut at 2048, silently")
+    too_long: Literal["error", "reject"] = Field(
+        "error", description="for a chain that does not fit; never cut"
+    )
+
+
+class Rewards(Section):
+    """What GRPO rewards: beside these fields, by the name of every reward in `sifthinker.rewards.REWARDS`, its weight."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Annotated[str, Named("reward")], float] = Field(init=False)
+
+    variant: Literal["paper", "release"] = Field("paper", description="where the two differ")
+    progress: bool = Field(
+        True, description="r_ans with the last epoch's mean; false is the paper's ablation"
+    )
+    depth_tolerance: float = Field(0.1, gt=0, description="largest error of a depth (paper, T)")
+    max_absent: float = Field(
+        0.5, ge=0, le=1, description="share of absent judge scores in a step that stops the run"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**{name: reward.weight for name, reward in choices.table("reward").items()}, **values}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The JSON schema with a property for every weight, as a form shows them."""
+        made = handler.resolve_ref_schema(handler(schema))
+        for name, reward in choices.table("reward").items():
+            made["properties"][name] = {
+                "type": "number",
+                "title": name.capitalize(),
+                "default": reward.weight,
+                "description": f"weight of {reward.description or name}; 0 = logged, not optimised",
+            }
+        return made
+
+    def weights(self) -> list[float]:
+        """The weights in the order of `sifthinker.rewards.REWARDS`."""
+        extra = self.__pydantic_extra__
+        return [extra[name] for name in choices.table("reward")]
+
+
+class Grpo(Train):
+    """GRPO-SIF on the RL subset."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="at its peak")  # paper
+    epochs: float = Field(20, gt=0, description="passes over the data")  # paper; release: 1
+    batch: int = Field(
+        1, ge=1, description="completions a rank and forward pass"
+    )  # release, train_grpo_sif.sh
+    accumulation: int = Field(2, ge=1, description="forward passes an optimiser step")  # release
+    lora: Lora = Lora(r=64, alpha=128, dropout=0.05)  # r: paper; alpha, dropout: release
+    generations: int = Field(8, ge=2, description="completions of one prompt, compared (paper, N)")
+    beta: float = Field(0.04, ge=0, description="weight of the KL divergence from the SFT model (paper)")
+    temperature: float = Field(1.0, gt=0, description="of sampling (release, hard-coded)")
+    max_completion: int = Field(2048, ge=16, description="tokens")  # release 2048, paper "2028"
+    rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
+    judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
+    generation: Literal["transformers", "vllm_colocate", "vllm_server"] = Field(
+        "transformers", description="what samples the completions"
+    )
+    vllm_server: str = operational(
+        "http://127.0.0.1:8000",
+        description="vllm_server only: address of the server of the merged SFT model; how to start it: training/grpo.py",
+    )
+
+    @field_validator("vllm_server")
+    @classmethod
+    def _is_address(cls, vllm_server: str) -> str:
+        return address(vllm_server)
+
+
+class Merge(Section):
+    """The adapter merged into its base."""
+
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="of the merged weights' files; the merge itself is computed in fp32"
+    )
+    prompts: int = Field(
+        4,
+        ge=1,
+        description="rows whose answers are compared, adapter against merged: training/merge_check.py",
+    )
+    unchanged: Literal["error", "note"] = Field(
+        "error",
+        description="for a merge that changes nothing; 'note' for random models, which earn no reward",
+    )
