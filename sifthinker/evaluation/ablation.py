@@ -19,6 +19,7 @@ from typing import Any
 from sifthinker.config import Config, Variant, changed
 from sifthinker.core import drawing, records
 from sifthinker.evaluation import gate, history
+from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.reporting import paper_results
 
 NOTICES = {  # by model.weights
@@ -27,7 +28,6 @@ NOTICES = {  # by model.weights
     "the paper's model.",
 }
 _INK, _SECOND, _GREY = "#2f81c1", "#d9822b", "#808790"
-_SAMPLED = " sampled"  # ends the name of a benchmark whose replies are sampled
 
 
 def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
@@ -255,7 +255,7 @@ def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
     from matplotlib.figure import Figure
 
     names = [row["row"] for row in table]
-    panels = dict.fromkeys((benchmark.removesuffix(_SAMPLED), metric) for benchmark, metric in columns)
+    panels = dict.fromkeys((benchmark.removesuffix(SAMPLED), metric) for benchmark, metric in columns)
     figure = Figure(
         figsize=(1.6 + 2.3 * len(panels), 1.0 + 0.34 * len(names)), dpi=drawing.DPI, layout="constrained"
     )
@@ -265,7 +265,7 @@ def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
     ):
         for place, row in enumerate(table):
             found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
-            for suffix, color, offset in (("", _INK, 0.0), (_SAMPLED, _SECOND, 0.28)):
+            for suffix, color, offset in (("", _INK, 0.0), (SAMPLED, _SECOND, 0.28)):
                 score = found.get((benchmark + suffix, metric))
                 if score is None or score["strict"] is None:
                     continue

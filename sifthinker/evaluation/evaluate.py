@@ -35,9 +35,9 @@ from sifthinker import llm
 from sifthinker.core import errors, images, prompts, records
 from sifthinker.core.depth_maps import SummedArea, decode_bytes
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, WHOLE, replies
-from sifthinker.evaluation.benchmarks.job import Job, open_job, reject
+from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Missing, Question, Verdict
+from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark, reject
 from sifthinker.llm.judge import picture as judge_picture
 
 logger = logging.getLogger(__name__)
@@ -123,17 +123,17 @@ def evaluate(
     assert depth is not None or not model.depth_input
     rejects: list[Reject] = []
     scores: list[dict[str, Any]] = []
-    jobs: list[Job] = []
+    jobs: list[Selection] = []
     for source in benchmarks:
         if source.name not in BENCHMARKS:
             raise errors.UserError(
                 f"evaluate.benchmarks: no benchmark {source.name!r}; known: {', '.join(BENCHMARKS)}"
             )
-        if source.name in JUDGED and judge is None:
+        if BENCHMARKS[source.name].judge_requests and judge is None:
             scores.append(_missing(source.name, "wants a judge: set evaluate.judge", config.limit))
             continue
         try:
-            job, bad = open_job(source, BENCHMARKS[source.name], config.limit, config.seed)
+            job, bad = open_benchmark(source, BENCHMARKS[source.name], config.limit, config.seed)
         except Missing as error:
             logger.warning("%s", error)
             scores.append(_missing(source.name, str(error), config.limit))
@@ -150,7 +150,7 @@ def evaluate(
         llm.Client(api, ledger, base_url, scope=weights_digest) as client,
     ):
         pictures = Path(folder)
-        mapped = [job for job in jobs if model.depth_input or job.source.name in WHOLE]
+        mapped = [job for job in jobs if model.depth_input or job.benchmark.scores_chain]
         if mapped:
             assert depth is not None
             for digest, png in depth(_distinct_images(mapped)):
@@ -171,7 +171,8 @@ def evaluate(
                         hidden.append((asked.question, strict.reading))
                     yield _row(name, asked, reply, answer, official, strict)
                 if hidden and how is config:
-                    file, content = SUBMISSIONS[job.source.name](job.source, hidden)
+                    assert job.benchmark.submission, "a benchmark that hides answers has one"
+                    file, content = job.benchmark.submission(job.source, hidden)
                     (out / file).write_bytes(content)
                     why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
                     scores.append(_missing(name, why, config.limit))
@@ -196,16 +197,16 @@ def evaluate(
 
 
 def _ways(
-    jobs: Sequence[Job], config: configuration.Evaluate
-) -> Iterator[tuple[Job, str, configuration.Evaluate]]:
+    jobs: Sequence[Selection], config: configuration.Evaluate
+) -> Iterator[tuple[Selection, str, configuration.Evaluate]]:
     """Every benchmark under the name of its scores, with how it is asked: as configured, then sampled."""
     for job in jobs:
         yield job, job.source.name, config
         if config.sampled is not None:
-            yield job, f"{job.source.name} sampled", config.model_copy(update={"temperature": config.sampled})
+            yield job, job.source.name + SAMPLED, config.model_copy(update={"temperature": config.sampled})
 
 
-def _distinct_images(jobs: Sequence[Job]) -> Iterator[tuple[str, bytes]]:
+def _distinct_images(jobs: Sequence[Selection]) -> Iterator[tuple[str, bytes]]:
     seen: set[str] = set()
     for job in jobs:
         for item in job.questions():
@@ -215,7 +216,7 @@ def _distinct_images(jobs: Sequence[Job]) -> Iterator[tuple[str, bytes]]:
 
 
 def _ask(
-    job: Job,
+    job: Selection,
     client: llm.Client,
     pictures: Path,
     model: configuration.Model,
@@ -256,7 +257,7 @@ def _ask(
                 prompts.with_images(messages, urls), config.temperature, config.max_tokens, seed
             )
 
-    whole = job.source.name in WHOLE
+    whole = job.benchmark.scores_chain
     asked: deque[_Asked] = deque()
     for reply in client.answers(requests(job.questions(), asked)):
         item = asked.popleft()
@@ -270,9 +271,10 @@ def _ask(
         yield item, reply, answer
 
 
-def _judged(job: Job, answered: Iterator[_Answered], judge: llm.Client | None) -> Iterator[_Answered]:
+def _judged(job: Selection, answered: Iterator[_Answered], judge: llm.Client | None) -> Iterator[_Answered]:
     """The same with what the judge says of the answers; without change where none is wanted."""
-    if job.source.name not in JUDGED:
+    to_ask = job.benchmark.judge_requests
+    if to_ask is None:
         yield from answered
         return
     assert judge is not None
@@ -284,7 +286,7 @@ def _judged(job: Job, answered: Iterator[_Answered], judge: llm.Client | None) -
             questions: list[llm.Request] = []
             if answer.text:
                 url = judge_picture(job.image(item.question))
-                questions = list(JUDGED[job.source.name](item.question, answer, url))
+                questions = list(to_ask(item.question, answer, url))
             waiting.append((one, [], len(questions)))
             yield from questions
 
@@ -348,7 +350,7 @@ def _row(
 
 
 def _scores(
-    job: Job,
+    job: Selection,
     name: str,
     results: Sequence[tuple[Question, Verdict, Verdict]],
     rejected: int,

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tasks.operations.nightly
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
 
+import tasks.operations.nightly
 from flows import nightly as flow
 from flows.commands import main
 from infra import alerts

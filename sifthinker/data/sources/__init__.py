@@ -28,9 +28,7 @@ class Format:
 
     read: Callable[[Path, Path | None, config.Source], Iterator[Row | Reject]]
 
-    def __call__(
-        self, path: Path, images: Path | None, source: config.Source
-    ) -> Iterator[Sample | Reject]:
+    def __call__(self, path: Path, images: Path | None, source: config.Source) -> Iterator[Sample | Reject]:
         """The samples of a file, with the image of each opened and decoded (`images` None: none is opened).
 
         Raises:
