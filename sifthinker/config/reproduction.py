@@ -56,11 +56,11 @@ class Config(Section):
     model: Model = Model()
     sft: Sft = Sft()
     merge: Merge = Merge()
-    grpo: Grpo = Grpo()
+    grpo: Grpo = Field(default_factory=Grpo)  # not before its rewards are in the table
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     nightly: Nightly = Nightly()
-    ablation: Ablation = Ablation()
+    ablation: Ablation = Field(default_factory=Ablation)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -18,6 +18,7 @@ from typing import Any
 from sifthinker.config import Config, Variant, changed
 from sifthinker.core import tables
 from sifthinker.evaluation import gate, history
+from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.reporting import paper_results, plots
 
 NOTICES = {  # by model.weights
@@ -25,7 +26,6 @@ NOTICES = {  # by model.weights
     "miniature": "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of "
     "the paper's model.",
 }
-_SAMPLED = " sampled"  # ends the name of a benchmark whose replies are sampled
 
 
 def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
@@ -250,14 +250,14 @@ def _cell(score: Mapping[str, Any] | None) -> str:
 def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], limit: int | None) -> bytes:
     """One panel a metric, one line a row: the strict score of 100 with its 95 % interval; sampled replies below it."""
     names = [row["row"] for row in table]
-    panels = dict.fromkeys((benchmark.removesuffix(_SAMPLED), metric) for benchmark, metric in columns)
+    panels = dict.fromkeys((benchmark.removesuffix(SAMPLED), metric) for benchmark, metric in columns)
     figure = plots.figure(1.6 + 2.3 * len(panels), 1.0 + 0.34 * len(names))
     for axes, (benchmark, metric) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels, strict=True
     ):
         for place, row in enumerate(table):
             found = {(s["benchmark"], s["metric"]): s for s in row["scores"]}
-            for suffix, color, offset in (("", plots.BLUE, 0.0), (_SAMPLED, plots.ORANGE, 0.28)):
+            for suffix, color, offset in (("", plots.BLUE, 0.0), (SAMPLED, plots.ORANGE, 0.28)):
                 score = found.get((benchmark + suffix, metric))
                 if score is None or score["strict"] is None:
                     continue

@@ -24,9 +24,9 @@ from sifthinker import llm
 from sifthinker.core import images, prompts
 from sifthinker.core.depth_maps import SummedArea, decode_bytes
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import JUDGED, WHOLE, replies
-from sifthinker.evaluation.benchmarks.job import Job, reject
+from sifthinker.evaluation.benchmarks import replies
 from sifthinker.evaluation.benchmarks.question import Answer, Question
+from sifthinker.evaluation.benchmarks.selection import Selection, reject
 from sifthinker.llm.judge import picture as judge_picture
 
 # What the model or its provider gave instead of a reply; every other failure is the transport's or the set-up's.
@@ -67,7 +67,7 @@ class Asking:
     model: configuration.Model
     config: configuration.Evaluate
 
-    def answers(self, job: Job, lost: list[Reject]) -> Iterator[Answered]:
+    def answers(self, job: Selection, lost: list[Reject]) -> Iterator[Answered]:
         """Every chosen question with its reply and what that says, in the benchmark's order.
 
         Args:
@@ -83,13 +83,13 @@ class Asking:
             if isinstance(reply, llm.Failure) and reply.kind not in _REFUSALS:
                 raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
             answer = self._read(reply)
-            if job.source.name in WHOLE:
+            if job.benchmark.scores_chain:
                 depths = SummedArea(decode_bytes((self.depths / item.image_sha256).read_bytes()))
                 text = reply.text if isinstance(reply, llm.Reply) else ""
                 answer = dataclasses.replace(answer, chain=text if self.config.think else None, depth=depths)
             yield item, reply, answer
 
-    def _requests(self, job: Job, asked: deque[Asked], lost: list[Reject]) -> Iterator[llm.Request]:
+    def _requests(self, job: Selection, asked: deque[Asked], lost: list[Reject]) -> Iterator[llm.Request]:
         """One request for each question that can be asked; `asked` gets the question."""
         config = self.config
         shown = _Shown("", [""], [""])
@@ -116,11 +116,11 @@ class Asking:
                 _seed(config.seed, prompt),
             )
 
-    def _shown(self, job: Job, question: Question, digest: str) -> _Shown | None:
+    def _shown(self, job: Selection, question: Question, digest: str) -> _Shown | None:
         """The pictures of a question; None where its depth is needed and there is none."""
         pictures = [job.image(question)]
         depth = self.depths / digest
-        if (self.model.depth_input or job.source.name in WHOLE) and not depth.is_file():
+        if (self.model.depth_input or job.benchmark.scores_chain) and not depth.is_file():
             return None
         if self.model.depth_input:
             pictures.append(depth.read_bytes())
@@ -136,13 +136,14 @@ class Asking:
         return replies.read(reply.text, self.config.think, reply.finish_reason)
 
 
-def judged(job: Job, answered: Iterator[Answered], judge: llm.Client | None) -> Iterator[Answered]:
+def judged(job: Selection, answered: Iterator[Answered], judge: llm.Client | None) -> Iterator[Answered]:
     """Adds what the judge says of the answers; leaves them as they are where the benchmark wants no judge.
 
     Raises:
         NotAnswered: the judge did not answer.
     """
-    if job.source.name not in JUDGED:
+    to_ask = job.benchmark.judge_requests
+    if to_ask is None:
         yield from answered
         return
     assert judge is not None
@@ -154,7 +155,7 @@ def judged(job: Job, answered: Iterator[Answered], judge: llm.Client | None) -> 
             questions: list[llm.Request] = []
             if answer.text:
                 url = judge_picture(job.image(item.question))
-                questions = list(JUDGED[job.source.name](item.question, answer, url))
+                questions = list(to_ask(item.question, answer, url))
             waiting.append((one, [], len(questions)))
             yield from questions
 

@@ -24,9 +24,9 @@ from sifthinker.core import errors, tables
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring
 from sifthinker.evaluation.asking import Asking, judged
-from sifthinker.evaluation.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, WHOLE
-from sifthinker.evaluation.benchmarks.job import Job, open_job
+from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED
 from sifthinker.evaluation.benchmarks.question import Missing, Question, Verdict
+from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Served:
 class _Opened:
     """The benchmarks that can be asked, and what is known of the others before anything is."""
 
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[Selection] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)  # entries of `scores.json`
     rejects: list[Reject] = field(default_factory=list)
 
@@ -116,12 +116,12 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
             raise errors.UserError(
                 f"evaluate.benchmarks: no benchmark {source.name!r}; known: {', '.join(BENCHMARKS)}"
             )
-        if source.name in JUDGED and judge is None:
+        if BENCHMARKS[source.name].judge_requests and judge is None:
             why = "wants a judge: set evaluate.judge"
             found.scores.append(scoring.missing(source.name, why, config.limit))
             continue
         try:
-            job, bad = open_job(source, BENCHMARKS[source.name], config.limit, config.seed)
+            job, bad = open_benchmark(source, BENCHMARKS[source.name], config.limit, config.seed)
         except Missing as error:
             logger.warning("%s", error)
             found.scores.append(scoring.missing(source.name, str(error), config.limit))
@@ -133,17 +133,17 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
 
 
 def _write_depths(
-    jobs: Sequence[Job], folder: Path, depth: DepthPictures | None, model: configuration.Model
+    jobs: Sequence[Selection], folder: Path, depth: DepthPictures | None, model: configuration.Model
 ) -> None:
     """Writes the depth pictures of all images whose depth is shown or scored, named by the image's digest."""
-    mapped = [job for job in jobs if model.depth_input or job.source.name in WHOLE]
+    mapped = [job for job in jobs if model.depth_input or job.benchmark.scores_chain]
     if mapped:
         assert depth is not None
         for digest, png in depth(_distinct_images(mapped)):
             (folder / digest).write_bytes(png)
 
 
-def _distinct_images(jobs: Sequence[Job]) -> Iterator[tuple[str, bytes]]:
+def _distinct_images(jobs: Sequence[Selection]) -> Iterator[tuple[str, bytes]]:
     seen: set[str] = set()
     for job in jobs:
         for item in job.questions():
@@ -165,11 +165,11 @@ def _predictions(
         yield from _benchmark(found, job, job.source.name, asking, judge, out)
         if sampled is not None:
             warm = replace(asking, config=asking.config.model_copy(update={"temperature": sampled}))
-            yield from _benchmark(found, job, f"{job.source.name} sampled", warm, judge, None)
+            yield from _benchmark(found, job, job.source.name + SAMPLED, warm, judge, None)
 
 
 def _benchmark(
-    found: _Opened, job: Job, name: str, asking: Asking, judge: llm.Client | None, out: Path | None
+    found: _Opened, job: Selection, name: str, asking: Asking, judge: llm.Client | None, out: Path | None
 ) -> Iterator[dict[str, Any]]:
     """Asks one benchmark; its scores go under `name`, and a submission of hidden answers into the folder `out`."""
     limit = asking.config.limit
@@ -185,7 +185,8 @@ def _benchmark(
             hidden.append((asked.question, strict.reading))
         yield scoring.prediction(name, asked, reply, answer, official, strict)
     if hidden and out is not None:
-        file, content = SUBMISSIONS[job.source.name](job.source, hidden)
+        assert job.benchmark.submission, "a benchmark that hides answers has one"
+        file, content = job.benchmark.submission(job.source, hidden)
         (out / file).write_bytes(content)
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
         found.scores.append(scoring.missing(name, why, limit))

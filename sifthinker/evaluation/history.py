@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from sifthinker.core import tables
+from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED
 
 PASSED, WARNED, INCONCLUSIVE, NOT_RUN, REGRESSED = "passed", "warned", "inconclusive", "not-run", "regressed"
 WORST_FIRST = (REGRESSED, NOT_RUN, INCONCLUSIVE, WARNED, PASSED)
@@ -47,14 +48,6 @@ NIGHTS = pa.schema(
 )
 
 Row = Mapping[str, Any]
-_HEADLINES = {
-    "average",
-    "overall",
-    "static",
-    "image",
-    "perception",
-    "cognition",
-}  # as benchmarks/*.py name them
 
 
 def append(folder: Path, night: str, rows: Iterable[Row]) -> Path:
@@ -128,6 +121,12 @@ def headlines(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return [
         (benchmark, metric)
         for benchmark, metrics in found.items()
-        for metric in metrics
-        if metric in _HEADLINES or not (_HEADLINES & metrics.keys() or "/" in metric)
+        for metric in _standing_for(benchmark, list(metrics))
     ]
+
+
+def _standing_for(benchmark: str, metrics: Sequence[str]) -> list[str]:
+    """Those of its metrics that the entry of a benchmark names; where it has none of them, all but parts of others."""
+    entry = BENCHMARKS.get(benchmark.removesuffix(SAMPLED))
+    named = [metric for metric in metrics if entry and metric in entry.headlines]
+    return named or [metric for metric in metrics if "/" not in metric]

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from sifthinker import llm
 from sifthinker.evaluation.asking import Asked
-from sifthinker.evaluation.benchmarks.job import Job
 from sifthinker.evaluation.benchmarks.question import Answer, Question, Verdict
+from sifthinker.evaluation.benchmarks.selection import Selection
 
 PREDICTIONS = pa.schema(
     [
@@ -82,7 +82,7 @@ def prediction(
 
 
 def scores(
-    job: Job,
+    job: Selection,
     name: str,
     results: Sequence[tuple[Question, Verdict, Verdict]],
     rejected: int,

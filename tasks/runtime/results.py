@@ -143,10 +143,11 @@ MODULES: dict[str, Module] = {
     **{
         f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")
         for name in _names(
-            "cvbench files job metrics mmbench mme ovdeval pope question refcoco replies sat seed sif spatialbench "
+            "cvbench files metrics mmbench mme ovdeval pope question refcoco replies sat seed sif spatialbench "
             "viscot vqav2 vstar"
         )
     },
+    "benchmarks/job": _at("sifthinker.evaluation.benchmarks.selection"),
     "gate": _at("sifthinker.evaluation.gate"),
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),

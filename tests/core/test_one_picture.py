@@ -30,8 +30,8 @@ from sifthinker.data import depth_estimation, publish
 from sifthinker.data.ingest import ingest
 from sifthinker.evaluation import ask, asking
 from sifthinker.evaluation.benchmarks import BENCHMARKS
-from sifthinker.evaluation.benchmarks.job import Job, open_job
 from sifthinker.evaluation.benchmarks.question import Answer
+from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.llm import judge
 from sifthinker.llm.ledger import Reply
 from sifthinker.models import serving
@@ -73,7 +73,7 @@ class Seen:
         assert isinstance(made, dict)
         return made
 
-    def job(self, name: str) -> Job:
+    def job(self, name: str) -> Selection:
         """A benchmark with one question about the file."""
         question = {"image": "a.img", "text": "What?\n(A) one\n(B) two\n", "label": "A", "question_id": 0}
         (self.folder / "test_questions.jsonl").write_text(json.dumps({**question, "category": "c"}))
@@ -83,7 +83,7 @@ class Seen:
         source = config.Benchmark(
             name=name, path=self.folder, images=self.folder, split="gqa" * (name == "viscot")
         )
-        job, rejects = open_job(source, BENCHMARKS[name], None, 0)
+        job, rejects = open_benchmark(source, BENCHMARKS[name], None, 0)
         assert not rejects
         return job
 

@@ -418,4 +418,4 @@ def test_a_judge_whose_reply_is_no_text_ends_no_evaluation(tmp_path, monkeypatch
 
 
 def test_every_registered_benchmark_says_where_its_files_are_published():
-    assert all(benchmark.PUBLISHED.startswith("https://") for benchmark in BENCHMARKS.values())
+    assert all(benchmark.published.startswith("https://") for benchmark in BENCHMARKS.values())

@@ -18,6 +18,16 @@ from tests.training.fake_judge import Judge
 WIDTH, HEIGHT = 56, 42
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 
+SMALL = {
+    "batch": 8,
+    "accumulation": 1,
+    "generations": 4,
+    "max_completion": 16,
+    "epochs": 1,
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+    "judge": {"base_url": "standin", "model": "fake", "retries": 0},
+}
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -112,3 +122,16 @@ def judge() -> Iterator[Judge]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def grpo_file(config_file: Callable[..., Path], judge: Judge, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the configuration of a small GRPO program with the fake judge: its name, and what differs."""
+
+    def write(name: str, settings: dict[str, Any]) -> Path:
+        url = f"http://127.0.0.1:{judge.server_port}/v1"
+        return config_file(
+            "grpo", name, {**SMALL, **settings}, judge_base_url=url, ledger=str(tmp_path / f"{name}.sqlite")
+        )
+
+    return write

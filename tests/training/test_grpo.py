@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,27 +26,7 @@ from tests.training.canned_grpo import TEXTS
 from tests.training.canned_grpo import sample as canned
 from tests.training.fake_judge import SCORES
 
-SMALL = {
-    "batch": 8,
-    "accumulation": 1,
-    "generations": 4,
-    "max_completion": 16,
-    "epochs": 1,
-    "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
-    "judge": {"base_url": "standin", "model": "fake", "retries": 0},
-}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture
-def grpo_file(config_file, judge, tmp_path):
-    def write(name: str, settings: dict[str, Any]) -> Path:
-        url = f"http://127.0.0.1:{judge.server_port}/v1"
-        return config_file(
-            "grpo", name, {**SMALL, **settings}, judge_base_url=url, ledger=str(tmp_path / f"{name}.sqlite")
-        )
-
-    return write
 
 
 def lines(path: Path) -> list[dict]:

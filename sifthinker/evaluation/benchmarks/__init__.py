@@ -3,11 +3,11 @@
 Every benchmark gives two scores: `official`, the published rule to the letter, so that numbers compare, and
 `strict`, what the reply says, with everything unreadable wrong and counted. The final answer is the text of the
 chain's answer block, the box that of its last area.
+
+A new benchmark is a file here (`question.Rules`), an entry below, and a test. What its entry says is all that others
+need to know of it: the evaluation, the nights, the ablation and the report name no benchmark.
 """
 
-from collections.abc import Callable, Sequence
-
-from sifthinker import config, llm
 from sifthinker.evaluation.benchmarks import (
     cvbench,
     mmbench,
@@ -23,37 +23,22 @@ from sifthinker.evaluation.benchmarks import (
     vqav2,
     vstar,
 )
-from sifthinker.evaluation.benchmarks.question import Answer, Benchmark, Question
+from sifthinker.evaluation.benchmarks.question import Benchmark
+
+SAMPLED = " sampled"  # ends the name of a benchmark in scores and predictions where its replies are sampled
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "vstar": vstar,
-    "refcoco": refcoco,
-    "spatialbench": spatialbench,
-    "cvbench": cvbench,
-    "sat": sat,
-    "pope": pope,
-    "mme": mme,
-    "seed": seed,
-    "mmbench": mmbench,
-    "vqav2": vqav2,
-    "ovdeval": ovdeval,
-    "viscot": viscot,
-    "sif": sif,
-}
-# What scores the whole reply, and its depths against the image's map.
-WHOLE = ("sif",)
-# Where a reference holds boxes: the question for a picture that an EXIF orientation turns. Those of `sif` are turned
-# by its reader.
-TURNED: dict[str, Callable[[Question, int], Question]] = {
-    "refcoco": refcoco.turned,
-    "ovdeval": ovdeval.turned,
-}
-# Where answers are free text: what to ask a judge, whose replies come back in `Answer.judged`.
-JUDGED: dict[str, Callable[[Question, Answer, str], Sequence[llm.Request]]] = {
-    "viscot": viscot.judge_requests
-}
-# Where a split's answers are hidden: the file for the server that has them, from what the replies were read as.
-SUBMISSIONS: dict[str, Callable[[config.Benchmark, Sequence[tuple[Question, str]]], tuple[str, bytes]]] = {
-    "mmbench": mmbench.submission,
-    "vqav2": vqav2.submission,
+    "vstar": Benchmark(vstar, ("overall",)),
+    "refcoco": Benchmark(refcoco, turned=refcoco.turned),
+    "spatialbench": Benchmark(spatialbench, ("average",)),
+    "cvbench": Benchmark(cvbench, ("average",)),
+    "sat": Benchmark(sat, ("static",)),
+    "pope": Benchmark(pope, ("average",)),
+    "mme": Benchmark(mme, ("perception", "cognition")),
+    "seed": Benchmark(seed, ("image",)),
+    "mmbench": Benchmark(mmbench, submission=mmbench.submission),
+    "vqav2": Benchmark(vqav2, ("overall",), submission=vqav2.submission),
+    "ovdeval": Benchmark(ovdeval, ("average",), turned=ovdeval.turned),
+    "viscot": Benchmark(viscot, ("average",), judge_requests=viscot.judge_requests),
+    "sif": Benchmark(sif, scores_chain=True),
 }

@@ -140,7 +140,7 @@ def shards(source: config.Benchmark, split: str = "test") -> list[Path]:
 def picture(row: dict[str, Any], field: str) -> bytes:
     """An embedded image file as it is: bytes, or the struct of bytes and path that `datasets` writes.
 
-    Only its header is read here; `Job` decodes the pictures of the questions that are asked.
+    Only its header is read here; `Selection` decodes the pictures of the questions that are asked.
 
     Raises:
         BadRow: there is none, or it is not an image within `MAX_PIXELS`.

@@ -1,12 +1,12 @@
-"""What every benchmark speaks of: a question, what a reply says, a verdict on it, and a score."""
+"""What every benchmark speaks of: a question, what a reply says, a verdict on it, a score, and the benchmark itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sifthinker import config
+from sifthinker import config, llm
 from sifthinker.core import errors
 from sifthinker.core.depth_maps import SummedArea
 from sifthinker.core.records import Box, Reject
@@ -43,7 +43,7 @@ class Answer:
     area: str = ""  # the last area as it stands, for rules that take any numbers
     absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
     judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
-    # Of the benchmarks in `WHOLE`: the reply as it stands, None where no chain was asked for, and its image's depth.
+    # With `Benchmark.scores_chain`: the reply as it stands (None where no chain was asked for) and its image's depth.
     chain: str | None = None
     depth: SummedArea | None = None
 
@@ -74,8 +74,8 @@ class Measure:
 Result = tuple[Question, Verdict]
 
 
-class Benchmark(Protocol):
-    """A module of this package: pure functions, no state."""
+class Rules(Protocol):
+    """What the module of a benchmark has: pure functions, no state."""
 
     PUBLISHED: str  # where its files are published
 
@@ -84,7 +84,7 @@ class Benchmark(Protocol):
 
         Raises:
             Missing: a file is not there.
-            config.UserError: a file cannot be read as what it should be.
+            UserError: a file cannot be read as what it should be.
         """
 
     def official(self, question: Question, answer: Answer) -> Verdict:
@@ -95,3 +95,49 @@ class Benchmark(Protocol):
 
     def score(self, results: Sequence[Result]) -> list[Measure]:
         """The published aggregation of either kind of verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The entry of a benchmark in `BENCHMARKS`: its rules, and what only some benchmarks have.
+
+    Attributes:
+        rules: its module.
+        headlines: the metrics that stand for it where there is room for few, an average or a total; (): all it has,
+            but for parts of another metric ("answer/gqa").
+        scores_chain: whether its rules want the whole reply and the depth map of the image (`Answer.chain`, `depth`).
+        turned: where its references hold boxes, the question for the upright picture of a file with an EXIF
+            orientation (2 to 8). None: there are no boxes, or its reader turns them.
+        judge_requests: where its answers are free text, what to ask a judge: of the question, the answer and the URL
+            of the image. The replies come back in `Answer.judged`.
+        submission: where a split's answers are hidden, the name and the content of the file for the server that has
+            them, from what the replies were read as.
+    """
+
+    rules: Rules
+    headlines: tuple[str, ...] = ()
+    scores_chain: bool = False
+    turned: Callable[[Question, int], Question] | None = None
+    judge_requests: Callable[[Question, Answer, str], Sequence[llm.Request]] | None = None
+    submission: Callable[[config.Benchmark, Sequence[tuple[Question, str]]], tuple[str, bytes]] | None = None
+
+    @property
+    def published(self) -> str:
+        """Where its files are published."""
+        return self.rules.PUBLISHED
+
+    def load(self, source: config.Benchmark) -> Iterator[Question | Reject]:
+        """See `Rules.load`."""
+        return self.rules.load(source)
+
+    def official(self, question: Question, answer: Answer) -> Verdict:
+        """See `Rules.official`."""
+        return self.rules.official(question, answer)
+
+    def strict(self, question: Question, answer: Answer) -> Verdict:
+        """See `Rules.strict`."""
+        return self.rules.strict(question, answer)
+
+    def score(self, results: Sequence[Result]) -> list[Measure]:
+        """See `Rules.score`."""
+        return self.rules.score(results)

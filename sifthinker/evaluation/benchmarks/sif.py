@@ -63,7 +63,7 @@ def strict(question: Question, answer: Answer) -> Verdict:
     right = float(agrees(truth["answer"], answer.text) is True)
     parts = {"answer": right}
     if answer.chain is not None:
-        assert answer.depth is not None, "asked for in benchmarks.WHOLE"
+        assert answer.depth is not None, "its entry says scores_chain"
         parts["boxes"] = boxes.hiou(answer.boxes, truth["boxes"]) if answer.boxes else 0.0
         (parts["depth"],) = depth.reward([answer.chain], [answer.depth])
         (parts["format"],) = format.reward([answer.chain])

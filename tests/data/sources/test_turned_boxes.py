@@ -14,7 +14,7 @@ from sifthinker.core import boxes, images
 from sifthinker.core.records import Box, Reject, Sample
 from sifthinker.data.ingest import ingest
 from sifthinker.evaluation.benchmarks import BENCHMARKS
-from sifthinker.evaluation.benchmarks.job import open_job
+from sifthinker.evaluation.benchmarks.selection import open_benchmark
 from tests.odd_pictures import UPRIGHT, Pixels, oriented
 
 WIDTH, HEIGHT = 50, 30  # as stored
@@ -148,7 +148,7 @@ def test_a_benchmark_s_boxes_go_with_its_pictures(tmp_path: Path, name: str, ori
             continue  # a size that both have goes with the stored pixels
         benchmark(name, tmp_path, box, size)
         source = config.Benchmark(name=name, path=tmp_path, images=tmp_path, split=split)
-        job, rejects = open_job(source, BENCHMARKS[name], None, 0)
+        job, rejects = open_benchmark(source, BENCHMARKS[name], None, 0)
         assert not rejects
         ((question, _),) = [item for item in job.questions() if isinstance(item, tuple)]
         assert (question.width, question.height) == (width, height)

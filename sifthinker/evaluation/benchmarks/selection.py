@@ -1,4 +1,4 @@
-"""One benchmark to be asked: which of its questions, and their images."""
+"""The questions of a benchmark that are asked, and their images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sifthinker import config
 from sifthinker.core import boxes, images
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import TURNED, files
+from sifthinker.evaluation.benchmarks import files
 from sifthinker.evaluation.benchmarks.question import Benchmark, Question
 
 
@@ -24,7 +24,7 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Selection:
     """A benchmark's files, and the positions of the chosen questions in what `load` yields."""
 
     source: config.Benchmark
@@ -79,19 +79,19 @@ class Job:
     def _upright(self, question: Question, seen: _Seen) -> Question:
         """The question with its boxes on the upright picture."""
         turn = boxes.turn((question.width, question.height), seen.size, seen.orientation)
-        if turn == 1 or self.source.name not in TURNED:
+        if turn == 1 or self.benchmark.turned is None:
             return question
-        return TURNED[self.source.name](question, turn)
+        return self.benchmark.turned(question, turn)
 
 
-def open_job(
+def open_benchmark(
     source: config.Benchmark, benchmark: Benchmark, limit: int | None, seed: int
-) -> tuple[Job, list[Reject]]:
+) -> tuple[Selection, list[Reject]]:
     """Reads a benchmark once: what to ask of it, and the rows that are no questions.
 
     Raises:
         question.Missing: a file is not there.
-        config.UserError: a file cannot be read as what it should be.
+        UserError: a file cannot be read as what it should be.
     """
     rejects: list[Reject] = []
     positions: list[int] = []
@@ -108,7 +108,7 @@ def open_job(
             ids.add(item.id)
             positions.append(position)
             found.append((item.group, item.unit or item.id))
-    return Job(source, benchmark, frozenset(positions[i] for i in select(found, limit, seed))), rejects
+    return Selection(source, benchmark, frozenset(positions[i] for i in select(found, limit, seed))), rejects
 
 
 def select(questions: Sequence[tuple[str, str]], limit: int | None, seed: int) -> frozenset[int]:
