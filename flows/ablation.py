@@ -16,7 +16,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from sifthinker.config import Config, Variant
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation.ablation import configured, seeds
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from tasks.runtime import ui_artifacts
 from tasks.runtime.liveness import RunCancelled, alive
 from tasks.runtime.pipeline import Partial, Run, carry_out, run_flow

@@ -11,7 +11,8 @@ from prefect.states import Cancelled, Completed, Failed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import placement
 from tasks.runtime.decide import decide

@@ -13,7 +13,8 @@ from rich.table import Table
 from flows import server
 from flows.commands.options import StoreOption, console, plain
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 
 def status(store: StoreOption = Path("artifacts")) -> None:

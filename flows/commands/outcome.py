@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sifthinker.core import rejects
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 
 def lines(store: Store, run_id: str) -> list[str]:

@@ -19,7 +19,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Ref, Store, sha256
+from sifthinker.store.artifacts import Store
+from sifthinker.store.digests import sha256
+from sifthinker.store.manifest import Ref
 
 SHORT = 10  # hex digits of a key or a digest that are shown
 Manifests = Callable[[str, str], Mapping[str, Any] | None]

@@ -13,7 +13,8 @@ from typing import Any
 
 from sifthinker.config import Config, Scenes
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
 from tasks.runtime import identity
 from tasks.runtime.decide import Decision
 from tasks.runtime.pipeline import Partial, Pipeline, Run, runs

@@ -10,7 +10,8 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import ask as domain
 from sifthinker.models import serving
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from tasks.runtime.checkpoint import find
 from tasks.runtime.pipeline import runs
 

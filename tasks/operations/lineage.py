@@ -6,7 +6,8 @@ from prefect.logging import get_run_logger
 
 from sifthinker.core import images
 from sifthinker.store import lineage
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from tasks.runtime import ui_artifacts
 
 TRAINED = ("merge-grpo", "merge-sft")  # the labels of a run's trained models, the last one first

@@ -11,7 +11,8 @@ from sifthinker.evaluation import history
 from sifthinker.evaluation.nights import compare as domain
 from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome
 from sifthinker.store import aliases
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from tasks.runtime import ui_artifacts
 from tasks.runtime.checkpoint import checkpoint, slug
 from tasks.runtime.pipeline import Pending, Run

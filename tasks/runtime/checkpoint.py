@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sifthinker.core.errors import UserError
 from sifthinker.store import aliases
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
 from tasks.runtime.pipeline import Run, runs
 from tasks.stages.weights import policy_weights
 

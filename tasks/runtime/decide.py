@@ -8,7 +8,8 @@ from typing import Any
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Artifact, Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Artifact, Damaged, Ref
 from tasks.runtime import identity, refusal
 from tasks.runtime.stage import Order, Stage
 

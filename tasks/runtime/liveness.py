@@ -39,7 +39,8 @@ from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Crashed
 
-from sifthinker.store.artifacts import Store, write_json
+from sifthinker.store.artifacts import Store
+from sifthinker.system.files import write_json
 from tasks.runtime.programs import here, reap, runs_here
 
 BEAT = 5.0  # seconds

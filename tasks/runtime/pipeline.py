@@ -20,7 +20,8 @@ from prefect.states import Cancelled, Completed, Failed
 from sifthinker import scenes
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.operations import lineage
 from tasks.runtime import placement, ui_artifacts
@@ -222,6 +223,8 @@ def carry_out(
     keep({})
     state = "failed"
     try:
+        for uploaded in store.push_pending():
+            get_run_logger().info("%s: uploaded now; an earlier run could not", uploaded)
         pipeline(acting)
         state = "finished"
     except Stopped:

@@ -23,8 +23,8 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import write_json
 from sifthinker.system import processes
+from sifthinker.system.files import write_json
 from sifthinker.training import progress_page
 from tasks.runtime.stage import Job
 

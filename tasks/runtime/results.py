@@ -166,7 +166,11 @@ MODULES: dict[str, Module] = {
     "sections": _neutral("sifthinker.config.sections", _VALUES),
     "errors": _neutral("sifthinker.core.errors", "names an error"),
     "disk": _neutral("sifthinker.system.disk_errors", "explains what a full disk means"),
-    "store": _neutral("sifthinker.store.artifacts", _KEEPS),
+    "store": _neutral(
+        "sifthinker.store.artifacts sifthinker.store.manifest sifthinker.store.digests sifthinker.store.verification",
+        _KEEPS,
+    ),
+    "files": _neutral("sifthinker.system.files", _KEEPS),
     "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),

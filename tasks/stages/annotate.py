@@ -8,7 +8,7 @@ from sifthinker import llm
 from sifthinker.annotation import annotate as domain
 from sifthinker.config import Config, identity
 from sifthinker.core.records import CHAINS, DepthMap, focus, read, sample
-from sifthinker.store.artifacts import Artifact
+from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage

@@ -5,7 +5,7 @@ from typing import Any
 
 from sifthinker.core.records import SIF, DepthMap, annotation, read, sample
 from sifthinker.data import publish as domain
-from sifthinker.store.artifacts import write_json
+from sifthinker.system.files import write_json
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
 

@@ -22,7 +22,9 @@ from sifthinker.core import records
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import evaluate, history
 from sifthinker.store import aliases
-from sifthinker.store.artifacts import Ref, Store, write_json
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
+from sifthinker.system.files import write_json
 from tasks.runtime import checkpoint
 from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, stage

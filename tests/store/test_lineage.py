@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from flows.commands.main import app
 from sifthinker.core.errors import UserError
 from sifthinker.store import lineage
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 
 def put(store: Store, stage: str, key: str, file: str = "data.parquet", toy: str = "", **inputs: Ref) -> Ref:
