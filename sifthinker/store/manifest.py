@@ -153,7 +153,7 @@ class Draft:
 
     out: Path
     manifest: dict[str, Any]
-    rows: Rows = field(default_factory=lambda: {"in": 0, "kept": 0, "rejected": {}})
+    rows: Rows = field(default_factory=lambda: Rows({"in": 0, "kept": 0, "rejected": {}}))
     notes: dict[str, Any] = field(default_factory=dict)
     shards: list[Ref] = field(default_factory=list)
     external: Path | None = None

@@ -111,9 +111,7 @@ MODULES: dict[str, Module] = {
     "processors": _at("sifthinker.models.processors"),
     "serve": _at(
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
-        without=_names(
-            "serving _free_port _wait _end_of _end main _follow _fork ServerFailed _START _GRACE _LOG_LINES"
-        ),
+        without=_names("serving _free_port _wait _end_of main _fork ServerFailed _START _LOG_LINES"),
     ),
     "rewards": _at("sifthinker.rewards"),
     "rewards/answer": _at("sifthinker.rewards.answer"),
@@ -150,7 +148,7 @@ MODULES: dict[str, Module] = {
     # pages
     "report": _at("sifthinker.reporting.report"),
     "pages": _at("sifthinker.reporting.pages"),
-    "lineage": _at("sifthinker.store.lineage"),
+    "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
     "paper": _at("sifthinker.reporting.paper_results"),
     "apart": _at("sifthinker.reporting.score_gaps"),
     # the stages' own functions: how rows are routed and what a program is told

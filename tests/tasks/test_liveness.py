@@ -19,8 +19,8 @@ from prefect.states import Cancelling
 
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
+from sifthinker.system.processes import here
 from tasks.runtime import liveness
-from tasks.runtime.programs import here
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 # A run in its one task, in a process of its own.

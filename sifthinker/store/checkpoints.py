@@ -1,4 +1,4 @@
-"""Checkpoints by the names that people give them."""
+"""Checkpoints of a store by the names that people give them."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
-from tasks.runtime.pipeline import Run, runs
-from tasks.stages.weights import policy_weights
+from sifthinker.store.runs import runs
 
 LATEST = "latest"
 # The labels of a run's models, the last one first.
@@ -50,22 +49,8 @@ def find(store: Store, name: str) -> Ref | Path:
     )
 
 
-def checkpoint(run: Run, name: str) -> Ref:
-    """The same as an artifact: a folder of the user's becomes one, by the digest of its files."""
-    found = find(run.store, name)
-    if isinstance(found, Ref):
-        return found
-    config = run.config
-    model = config.model.model_copy(update={"weights": str(found), "revision": None})
-    run.config = config.model_copy(update={"model": model})
-    made = run(policy_weights, f"weights-{slug(name)}")
-    run.config = config
-    assert isinstance(made, Ref), "a night is carried out, not planned"
-    return made
-
-
 def slug(name: str) -> str:
-    """A name as the labels of stages have them."""
+    """A name in the form that labels of stages have: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
