@@ -4,59 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.reproduce import Until, model_made
 from sifthinker.config import Config, Variant
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation.ablation import configured, seeds
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from tasks.runtime import ui_artifacts
-from tasks.runtime.liveness import RunCancelled, alive
-from tasks.runtime.pipeline import Partial, Run, carry_out, run_flow
-from tasks.runtime.stage import StageFailed
+from tasks.runtime.flow_run import final_state, run_flow
+from tasks.runtime.liveness import alive
+from tasks.runtime.pipeline import Partial, Run, carry_out
 from tasks.stages import ablation as table
-from tasks.stages.annotate import annotate
-from tasks.stages.depth import depth
 from tasks.stages.evaluate import evaluate
-from tasks.stages.expand import expand
-from tasks.stages.grpo import grpo
-from tasks.stages.ingest import ingest
-from tasks.stages.merge import merge
-from tasks.stages.publish import publish, subset
-from tasks.stages.retry import retry
-from tasks.stages.scenes import scenes
-from tasks.stages.sft import sft
-from tasks.stages.weights import depth_weights, policy_weights
 
 
-def row(run: Run, trained: str) -> None:
+def row(run: Run, trained: Until) -> None:
     """What happens in one row, in order; `trained` is how far."""
-    if run.config.scenes:
-        run.provide(run(scenes))
-    estimator = run(depth_weights)
-    model = run(policy_weights)
-    if trained != "no":
-        samples = run(ingest)
-        focus = run(expand, samples=samples)
-        maps = run(depth, samples=samples, weights=estimator)
-        chains = run(annotate, samples=samples, focus=focus, maps=maps)
-        if run.config.retry.passes:
-            chains = run(retry, samples=samples, focus=focus, maps=maps, chains=chains)
-        dataset = run(publish, samples=samples, chains=chains, maps=maps)
-        chosen = run(subset, sif=dataset)
-        adapter = run(sft, base=model, sif=dataset)
-        model = run(merge, "merge-sft", base=model, adapter=adapter, subset=chosen)
-    if trained == "grpo":
-        adapter = run(grpo, base=model, subset=chosen)
-        model = run(merge, "merge-grpo", base=model, adapter=adapter, subset=chosen)
-    run(evaluate, model=model, weights=estimator)
+    made = model_made(run, trained)
+    run(evaluate, model=made["model"], weights=made["estimator"])
 
 
 def tabulate(run: Run, rows: Mapping[str, Ref]) -> None:
@@ -69,9 +41,7 @@ def tabulate(run: Run, rows: Mapping[str, Ref]) -> None:
     flow_run_name="{config.name}",
     task_runner=ThreadPoolTaskRunner(max_workers=8),  # type: ignore[arg-type]
 )
-def ablation_row(
-    config: Config, trained: Literal["no", "sft", "grpo"], refresh: list[str] | None = None
-) -> State[dict[str, str]]:
+def ablation_row(config: Config, trained: Until, refresh: list[str] | None = None) -> State[dict[str, str]]:
     """One row: data, training as far as `trained` says, evaluation."""
     return run_flow(partial(row, trained=trained), config, Partial(refresh=tuple(refresh or ())))
 
@@ -87,33 +57,29 @@ def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] |
         rows: run only these; the others are in the table if they are in the store
         refresh: stages of these rows to make again although they are in the store
     """
+    return final_state(lambda: _ablation(config, rows, refresh))
+
+
+def _ablation(config: Config, rows: list[str] | None, refresh: list[str] | None) -> State[str]:
     context = FlowRunContext.get()
     assert context and context.flow_run
     store = Store.of(config)
-    try:
-        with alive(store):
-            wanted = made_with(config, chosen(config, rows))  # a wrong row is refused before any is made
-            failed = {
-                name: state.message
-                for name, (variant, made) in wanted.items()
-                if not (
-                    state := ablation_row(made, variant.trained, refresh, return_state=True)
-                ).is_completed()
-            }
-            found = {
-                name: ref
-                for name, (variant, made) in made_with(config, config.ablation.variants).items()
-                if (ref := table.evaluation(partial(row, trained=variant.trained), made, store))
-            }
-            if not found:
-                return Failed(message=f"no row could be made: {failed}")
-            identifier, name = str(context.flow_run.id), context.flow_run.name
-            made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
-    except RunCancelled as error:
-        return Cancelled(message=str(error))
-    except (UserError, StageFailed) as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+    with alive(store):
+        wanted = made_with(config, chosen(config, rows))  # a wrong row is refused before any is made
+        failed = {
+            name: state.message
+            for name, (variant, made) in wanted.items()
+            if not (state := ablation_row(made, variant.trained, refresh, return_state=True)).is_completed()
+        }
+        found = {
+            name: ref
+            for name, (variant, made) in made_with(config, config.ablation.variants).items()
+            if (ref := table.evaluation(partial(row, trained=variant.trained), made, store))
+        }
+        if not found:
+            return Failed(message=f"no row could be made: {failed}")
+        identifier, name = str(context.flow_run.id), context.flow_run.name
+        made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
     folder = store.open(made["ablation"]).path
     text = (folder / "table.md").read_text(encoding="utf-8")
     ui_artifacts.markdown(f"{text}\n\n`{folder}`", "ablation", "What each part brings")

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
@@ -16,7 +16,8 @@ from sifthinker.evaluation import ask, history
 from sifthinker.evaluation.nights.records import Night, Outcome
 from sifthinker.store.artifacts import Store
 from tasks.operations.nightly import compare, each, pinned
-from tasks.runtime.liveness import RunCancelled, alive
+from tasks.runtime.flow_run import final_state
+from tasks.runtime.liveness import alive
 from tasks.runtime.pipeline import Partial, Run, carry_out
 from tasks.runtime.placement import settled
 from tasks.runtime.stage import StageFailed
@@ -70,31 +71,30 @@ def nightly(
     late = (started - (run.expected_start_time or started)).total_seconds() / 3600
     if late > config.nightly.max_late:
         return Completed(name="Skipped", message=f"{late:.1f} h late: given up, the next night comes")
-    outcomes: list[Outcome] = []
-    night = str(run.id)
+    return final_state(lambda: _nightly(config, str(run.id), run.name, started))
+
+
+def _nightly(config: Config, night: str, name: str, started: datetime) -> State[str]:
+    outcome: Outcome | None = None
+
+    def pipeline(run: Run) -> None:
+        nonlocal outcome
+        outcome = evening(run, night, started)
+
     store = Store.of(config)
     try:
         with alive(store):
             config = settled(config)
-            carry_out(
-                lambda acting: outcomes.append(evening(acting, night, started)),
-                config,
-                Partial(),
-                store,
-                night,
-                run.name,
-            )
-    except RunCancelled as error:
-        return Cancelled(message=str(error))
+            carry_out(pipeline, config, Partial(), store, night, name)
     except (UserError, StageFailed) as error:  # before anything could be evaluated
         get_run_logger().error("%s", error)
         why = dict.fromkeys(config.nightly.models, str(error))
-        outcomes.append(compare(store, Night(night, started, config), [], why, None))
-    [outcome] = outcomes
+        outcome = compare(store, Night(night, started, config), [], why, None)
+    assert outcome, "the night was carried out"
     if state := FAILED.get(outcome.outcome):
         return Failed(name=state, message=outcome.message)
-    name = WARNED if outcome.outcome == history.WARNED else None
-    return Completed(name=name, message=outcome.message, data=str(outcome.report))
+    warned = WARNED if outcome.outcome == history.WARNED else None
+    return Completed(name=warned, message=outcome.message, data=str(outcome.report))
 
 
 def choose(run: Run) -> None:

@@ -8,13 +8,13 @@ from typing import Annotated
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import Field
 
-from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.upkeep.prune import Rules, running
 from tasks.operations.prune import clear, over
+from tasks.runtime.flow_run import final_state
 from tasks.runtime.liveness import sweep
 
 
@@ -33,12 +33,12 @@ def prune(
         days: what was made or used within so many days stays, with all it was made from
         runs: what the latest so many runs made or took stays, however old
     """
-    try:
-        opened = Store.existing(store)
-        for swept in sweep(opened):  # what was killed is over, and may go
-            get_run_logger().warning("%s", swept)
-        text = clear(opened, Rules(days, runs, over(running(opened))), apply)
-    except UserError as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+    return final_state(lambda: _prune(store, apply, days, runs))
+
+
+def _prune(store: Path, apply: bool, days: float, runs: int) -> State[str]:
+    opened = Store.existing(store)
+    for swept in sweep(opened):  # what was killed is over, and may go
+        get_run_logger().warning("%s", swept)
+    text = clear(opened, Rules(days, runs, over(running(opened))), apply)
     return Completed(message=text, data=text)

@@ -9,7 +9,9 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from sifthinker.config import Config
-from tasks.runtime.pipeline import Partial, Run, run_flow
+from sifthinker.store.manifest import Ref
+from tasks.runtime.flow_run import run_flow
+from tasks.runtime.pipeline import Partial, Pending, Run
 from tasks.stages.annotate import annotate
 from tasks.stages.depth import depth
 from tasks.stages.evaluate import evaluate
@@ -45,12 +47,18 @@ Label = Literal[
 ]
 
 
-def reproduction(run: Run) -> None:
-    """What happens, in order."""
+Until = Literal["no", "sft", "grpo"]  # how far the model is trained
+
+
+def model_made(run: Run, until: Until = "grpo") -> dict[str, Ref | Pending]:
+    """What happens before the evaluation, in order; the artifacts by the names that the report knows them by."""
     if run.config.scenes:
         run.provide(run(scenes))
     estimator = run(depth_weights)
     base = run(policy_weights)
+    made = {"estimator": estimator, "base": base}
+    if until == "no":
+        return made | {"model": base}
 
     samples = run(ingest)
     focus = run(expand, samples=samples)
@@ -60,29 +68,30 @@ def reproduction(run: Run) -> None:
         chains = run(retry, samples=samples, focus=focus, maps=maps, chains=chains)
     dataset = run(publish, samples=samples, chains=chains, maps=maps)
     chosen = run(subset, sif=dataset)
+    made |= {
+        "samples": samples,
+        "focus": focus,
+        "maps": maps,
+        "chains": chains,
+        "sif": dataset,
+        "subset": chosen,
+    }
 
     warm = run(sft, base=base, sif=dataset)
     warm_model = run(merge, "merge-sft", base=base, adapter=warm, subset=chosen)
+    if until == "sft":
+        return made | {"sft": warm, "model": warm_model}
+
     policy = run(grpo, base=warm_model, subset=chosen)
     model = run(merge, "merge-grpo", base=warm_model, adapter=policy, subset=chosen)
+    return made | {"sft": warm, "warm": warm_model, "grpo": policy, "model": model}
 
-    scores = run(evaluate, model=model, weights=estimator)
-    run(
-        report,
-        estimator=estimator,
-        base=base,
-        samples=samples,
-        focus=focus,
-        maps=maps,
-        chains=chains,
-        sif=dataset,
-        subset=chosen,
-        sft=warm,
-        warm=warm_model,
-        grpo=policy,
-        model=model,
-        evaluate=scores,
-    )
+
+def reproduction(run: Run) -> None:
+    """What happens, in order."""
+    made = model_made(run)
+    scores = run(evaluate, model=made["model"], weights=made["estimator"])
+    run(report, **made, evaluate=scores)
 
 
 @flow(name="reproduce", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]

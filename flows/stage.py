@@ -6,18 +6,20 @@ from typing import Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import placement
 from tasks.runtime.decide import decide
+from tasks.runtime.flow_run import final_state
 from tasks.runtime.identity import differences, key
-from tasks.runtime.liveness import RunCancelled, alive
+from tasks.runtime.liveness import alive
 from tasks.runtime.make import outcome
+from tasks.runtime.stage import Stage
 from tasks.stages.depth import depth
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grpo import grpo
@@ -47,22 +49,27 @@ def stage(
         identity: what the artifact is to be made from; other code, libraries or data here end the run
         refresh: make it again although it is in the store
     """
-    try:
-        store = Store.of(config)
-        with explained(f"store {store.root}"), alive(store):
-            decision = decide(store, STAGES[stage], label, placement.received(config, store), inputs, refresh)
-            if decision.order.key != key(identity):
-                reasons = "; ".join(differences(identity, decision.order.identity))
-                raise UserError(
-                    f"{label}: another artifact would be made here than is wanted (flow -> worker): {reasons}; give "
-                    "this pool's workers the flow's version of the code and of the libraries, and the same data"
-                )
-            made = outcome(decision, store)
-    except RunCancelled as error:
-        return Cancelled(message=str(error))
-    except (UserError, Damaged) as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+    return final_state(lambda: _stage(STAGES[stage], label, config, inputs, identity, refresh))
+
+
+def _stage(
+    stage: Stage,
+    label: str,
+    config: Config,
+    inputs: dict[str, Ref],
+    identity: dict[str, Any],
+    refresh: bool,
+) -> State[None]:
+    store = Store.of(config)
+    with explained(f"store {store.root}"), alive(store):
+        decision = decide(store, stage, label, placement.received(config, store), inputs, refresh)
+        if decision.order.key != key(identity):
+            reasons = "; ".join(differences(identity, decision.order.identity))
+            raise UserError(
+                f"{label}: another artifact would be made here than is wanted (flow -> worker): {reasons}; give "
+                "this pool's workers the flow's version of the code and of the libraries, and the same data"
+            )
+        made = outcome(decision, store)
     if not made.is_completed():
         return Failed(message=made.message)
     return Completed(name=made.name, message=f"{decision.order.place}/{decision.order.key}")

@@ -50,7 +50,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"
     from flows import server
-    from tasks.runtime.programs import end
+    from sifthinker.system.processes import end
 
     server.ensure()
     from prefect.settings import PREFECT_API_URL, temporary_settings

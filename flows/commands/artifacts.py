@@ -13,15 +13,17 @@ from rich.table import Table
 from flows import server
 from flows.commands.options import StoreOption, console, plain
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.reporting import lineage_picture
+from sifthinker.store import runs
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 
 def status(store: StoreOption = Path("artifacts")) -> None:
     """Lists the runs of a store, and what the latest one made."""
-    from tasks.runtime import pipeline as tasks
 
     opened = Store.existing(store)
-    found = tasks.runs(opened)
+    found = runs.runs(opened)
     if not found:
         console.print("no runs yet")
         return
@@ -54,10 +56,9 @@ def export(
 ) -> None:
     """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
     from sifthinker.data import export as domain
-    from tasks.runtime import pipeline as tasks
 
     opened = Store.existing(store)
-    for record in tasks.runs(opened):
+    for record in runs.runs(opened):
         if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
             refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
             domain.export(
@@ -84,9 +85,8 @@ def lineage(
 ) -> None:
     """Shows what an artifact was made from, back to the users' files and the pre-trained weights."""
     opened = Store.existing(store)
-    server.settings(store)
     from sifthinker.store import lineage as domain
-    from tasks.operations.checkpoint import find
+    from sifthinker.store.checkpoints import find
 
     ref = domain.named(opened, artifact) or find(opened, artifact)
     if isinstance(ref, Path):
@@ -109,7 +109,7 @@ def lineage(
         )
     console.print(table)
     if out:
-        out.write_bytes(domain.picture(nodes))
+        out.write_bytes(lineage_picture.picture(nodes))
         console.print(f"picture   {out}", highlight=False, soft_wrap=True)
 
 
@@ -123,9 +123,8 @@ def promote(
 ) -> None:
     """Pins a checkpoint under a name that every night knows; records who, when and why."""
     opened = Store.existing(store)
-    server.settings(store)
     from sifthinker.store import aliases
-    from tasks.operations.checkpoint import find
+    from sifthinker.store.checkpoints import find
 
     ref = find(opened, model)
     if isinstance(ref, Path):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from sifthinker.core import rejects
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store import runs
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 
 def lines(store: Store, run_id: str) -> list[str]:
@@ -31,9 +33,8 @@ def annotators_rejects(store: Store) -> list[Path]:
     Raises:
         UserError: there is no such run.
     """
-    from tasks.runtime import pipeline as tasks
 
-    made = next((run for run in tasks.runs(store) if "annotate" in run["stages"]), None)
+    made = next((run for run in runs.runs(store) if "annotate" in run["stages"]), None)
     refused = [
         path for name in ("annotate", "retry") for path in store.root.glob(f"{name}/*.work/rejects.parquet")
     ]

@@ -31,6 +31,7 @@ import psutil
 
 from sifthinker.core.errors import UserError
 from sifthinker.llm.usage import Budget, Usage
+from sifthinker.system import processes
 from sifthinker.system.disk_errors import trouble
 
 logger = logging.getLogger(__name__)
@@ -354,11 +355,7 @@ class Ledger:
         if row is None:
             alive = False
         elif host == socket.gethostname():
-            try:
-                # Not exactly: the system's idea of when it booted moves with its clock.
-                alive = abs(psutil.Process(int(pid)).create_time() - float(created)) < 2
-            except psutil.NoSuchProcess:
-                alive = False
+            alive = processes.lives(int(pid), float(created))
         else:
             alive = time.time() - row[0] < self.lease
         self._alive[owner] = (time.monotonic(), alive)

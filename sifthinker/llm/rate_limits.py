@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from sifthinker.system import processes
+
 MINUTE = 60.0  # seconds of the provider's window
 _BUCKETS = 128  # ring of window parts; 121 of half a second make the window, 60 to 60.5 s
 _PARTS = 120
@@ -122,11 +124,7 @@ class Quota:
                 self._state[_PAUSER], self._state[_PAUSER + 1] = os.getpid(), self._created
 
     def _is_pauser_alive(self) -> bool:
-        try:  # not exactly: the system's idea of when it booted moves with its clock
-            created = psutil.Process(int(self._state[_PAUSER])).create_time()
-        except psutil.NoSuchProcess:
-            return False
-        return bool(abs(created - self._state[_PAUSER + 1]) < 2)
+        return processes.lives(int(self._state[_PAUSER]), self._state[_PAUSER + 1])
 
     def peers(self) -> int:
         """Processes that use this quota now, this one included."""

@@ -23,7 +23,6 @@ import logging
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from typing import Any
 
 from sifthinker.llm import standin_replies
 from sifthinker.llm.standin_replies import CONTENT, MODEL
+from sifthinker.system import processes
 
 log = logging.getLogger(__name__)
 
@@ -379,8 +379,7 @@ def running(log: Path, faults: Mapping[str, float] | None = None, **settings: fl
             time.sleep(0.02)
         yield f"http://127.0.0.1:{port_file.read_text()}/v1"
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        processes.end(child.pid, grace=0)
         child.wait()
         port_file.unlink(missing_ok=True)
 

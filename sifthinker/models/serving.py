@@ -19,11 +19,9 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,13 +32,13 @@ import httpx
 from sifthinker.config import Ingest
 from sifthinker.core.errors import UserError
 from sifthinker.core.images import BadImage, from_data_url, rgb
+from sifthinker.system import processes
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 MODEL_NAME = "policy"
 _START = {"transformers": 300.0, "vllm": 1800.0}  # seconds a server may take until it answers
-_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _MAX_PIXELS = Ingest().max_pixels  # of a picture in a request
 _LOG_LINES = 25  # of the log, in an error
 
@@ -103,7 +101,8 @@ def serving(
         logger.info("%s serves %s on port %d after %.1f s", server, folder, port, time.monotonic() - started)
         yield f"http://{HOST}:{port}/v1"
     finally:
-        _end(process)
+        processes.end(process.pid)  # the whole group: vLLM's engine is a grandchild
+        process.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -147,15 +146,6 @@ def _end_of(log: Path) -> str:
     return "\n".join([f"; whole log: {log}", *lines])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, then SIGKILL, to the server's whole process group: vLLM's engine is a grandchild."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
-
-
 def main() -> None:
     """Serves a folder until it is ended; with --parent, until that process is gone."""
     parser = argparse.ArgumentParser(
@@ -170,17 +160,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.parent:
-        threading.Thread(target=_follow, args=(arguments.parent,), daemon=True).start()
+        processes.end_with(arguments.parent)
     if arguments.server == "vllm":
         sys.exit(subprocess.call(vllm_command(arguments.folder, arguments.port, arguments.model_name)))
     run(arguments.folder, arguments.port, arguments.model_name)
-
-
-def _follow(parent: int) -> None:
-    """Ends this process group once the parent is gone, even by SIGKILL: nothing may keep the GPU."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.killpg(0, signal.SIGKILL)
 
 
 def vllm_command(folder: Path, port: int, name: str) -> list[str]:
@@ -322,7 +305,7 @@ def _fork(count: int) -> None:
     parent = os.getpid()
     for _ in range(count):
         if os.fork() == 0:
-            threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+            processes.end_with(parent)
             return
 
 

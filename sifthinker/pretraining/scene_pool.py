@@ -14,8 +14,6 @@ import io
 import json
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,6 +30,7 @@ from sifthinker import scenes
 from sifthinker.core.errors import UserError
 from sifthinker.scenes import questions
 from sifthinker.scenes.layout import Scene
+from sifthinker.system import processes
 
 SHARD = 64  # scenes
 CELL = 28  # pixels: what one token of a Qwen2.5-VL sees
@@ -115,13 +114,7 @@ def _claim(pool: Pool) -> None:
 def _begin(parent: int) -> None:
     """A process that renders: in the background, and gone when the training is."""
     os.nice(5)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+    processes.end_with(parent, group=False)
 
 
 def read(pool: Pool, shard: int, rendering: Rendering | None = None) -> list[Seen]:

@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
 
 
 def pin(store: Store, name: str, ref: Ref, who: str, why: str) -> dict[str, Any]:

@@ -2,132 +2,62 @@
 
     <root>/<stage>/<key>/            data files and manifest.json; the folder's existence means "done"
     <root>/<stage>/<key>.work/       what a resumable stage keeps between tries (checkpoints, logs)
+    <root>/<stage>/<key>.pending     the artifact is still to be uploaded to the remote
     <root>/accepted/<stage>/<key>    an older artifact that stands for this key (`sif accept`)
     <root>/runs/<id>.json            which artifact every stage of a run made or took
     <root>/digests.sqlite            digests of files, remembered by size, modification time and inode
 
-A folder is written under a temporary name, synced, and renamed; a kill at any moment leaves either the whole
-artifact or none. A hit is verified before it is used: every file is there with its size and digest.
+A folder is written under a temporary name, synced, and renamed. It then goes to the remote, and only after that the
+artifact that it replaces is removed: a failed upload costs neither. A hit is verified before it is used
+(`sifthinker.store.verification`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import shutil
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from filelock import Timeout
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
+from sifthinker.store.digests import sha256
 from sifthinker.store.lock import Lock
+from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
 from sifthinker.store.s3 import Remote
-from sifthinker.system.disk_errors import trouble
+from sifthinker.store.verification import Claim, verifier
+from sifthinker.system.files import sync, write_json
 
 logger = logging.getLogger(__name__)
 RECORDS = ("runs", "aliases", "accepted", "history")  # what machines with one remote tell each other
 KEY_LENGTH = 20  # hex digits: 80 bits
 
 
-class Ref(BaseModel):
-    """What passes between tasks: names an artifact, holds no data."""
-
-    model_config = ConfigDict(frozen=True)
-
-    stage: str = Field(description="folder of the store")
-    key: str = Field(description="of what it was made from")
-    digest: str = Field(description="of the content; equal content made from other inputs has an equal one")
-
-
-class Damaged(Exception):
-    """An artifact that is not what its manifest says; the message says how."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """An artifact in a store, opened for reading."""
-
-    ref: Ref
-    place: Path
-    manifest: Mapping[str, Any]
-    shards: tuple[Artifact, ...] = ()
-    fetch: Callable[[], None] | None = (
-        None  # of one that is whole on the remote: its files come when asked for
-    )
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are, on this machine."""
-        if self.fetch and not self.place.exists():
-            self.fetch()
-        return self.place
-
-    @property
-    def path(self) -> Path:
-        """Where the data is: the folder, or for weights kept outside the store the user's own folder."""
-        external = self.manifest.get("external")
-        return Path(external["path"]) if external else self.folder
-
-    @property
-    def weights(self) -> str:
-        """The digest of a model's weight files alone, whatever they were made with."""
-        if external := self.manifest.get("external"):
-            return str(external["digest"])
-        files = self.manifest["files"]
-        return sha256({name: files[name]["sha256"] for name in files if name.endswith(".safetensors")})
-
-    def parts(self, table: str) -> list[Path]:
-        """The files of a table that comes in parts, in part order."""
-        if self.shards:
-            return [shard.folder / f"{table}.parquet" for shard in self.shards]
-        return sorted(self.folder.glob(f"{table}-*.parquet"))
-
-    def part_digests(self, table: str) -> list[str]:
-        """The digest of each part; for a shard that of its whole output."""
-        if self.shards:
-            return [shard.ref.digest for shard in self.shards]
-        return [self.manifest["files"][path.name]["sha256"] for path in self.parts(table)]
-
-    def rejects(self) -> list[Path]:
-        """The files of rejected rows, its shards' included."""
-        folders = [self.folder, *(shard.folder for shard in self.shards)]
-        return [path for folder in folders if (path := folder / "rejects.parquet").exists()]
-
-
-@dataclass
-class Draft:
-    """An artifact that is being made: write into `out`, set what the manifest shall say."""
-
-    out: Path
-    manifest: dict[str, Any]  # what is known of it before
-    rows: dict[str, Any] = field(default_factory=lambda: {"in": 0, "kept": 0, "rejected": {}})
-    notes: dict[str, Any] = field(default_factory=dict)
-    shards: list[Ref] = field(default_factory=list)
-    external: Path | None = None
-    lineage: bool = False  # the digest covers the key too: equal content made otherwise is not the same
-    aside: set[str] = field(
-        default_factory=set
-    )  # files with clocks in them: verified, but no part of the digest
-
-
 class Store:
-    """A folder of artifacts; with a `remote`, the cache of what several machines share (see `sifthinker.store.s3`).
+    """A folder of artifacts. With a `remote` it is the cache of what several machines share (`sifthinker.store.s3`).
 
     The folder remembers its remote, so that whoever opens it later shares it too.
     """
 
     def __init__(self, root: Path, remote: str | None = None) -> None:
+        """Opens a store, and makes the folder where there is none.
+
+        Args:
+            root: the folder.
+            remote: address of the copy that other machines share; None: the one that the folder remembers, if any.
+
+        Raises:
+            UserError: the folder cannot be made, or is the cache of another remote.
+        """
         self.root = root.resolve()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -135,7 +65,8 @@ class Store:
             raise UserError(
                 f"store {self.root}: cannot be created: {error.strerror}; set `store` to a folder you can write"
             ) from error
-        self.digests = Digests(self.root / "digests.sqlite")
+        self._verifier = verifier(self.root)
+        self.digests = self._verifier.digests
         self.remote = self._remote(remote)
 
     @classmethod
@@ -195,6 +126,7 @@ class Store:
         return remote
 
     def folder(self, stage: str, key: str) -> Path:
+        """Where an artifact is, or would be."""
         return self.root / stage / key
 
     def work(self, stage: str, key: str) -> Path:
@@ -220,27 +152,31 @@ class Store:
             key = json.loads(accepted.read_text(encoding="utf-8"))["key"]
         return self._look(stage, key)
 
-    def open(self, ref: Ref) -> Artifact:
-        """The artifact of a reference.
+    def open(self, ref: Ref, part: int | None = None) -> Artifact:
+        """The artifact of a reference, verified.
+
+        Args:
+            ref: names it.
+            part: of a table that comes in parts, the only one that is wanted; the others are not looked at.
 
         Raises:
             Damaged: it is gone, or not what its manifest says.
         """
-        found = self._look(ref.stage, ref.key)
+        found = self._look(ref.stage, ref.key, part)
         if found is None:
             raise Damaged(f"{ref.stage}/{ref.key} is not in the store")
         return found
 
-    def _look(self, stage: str, key: str) -> Artifact | None:
+    def _look(self, stage: str, key: str, part: int | None = None) -> Artifact | None:
         folder = self.folder(stage, key)
         if folder.exists():
-            return self._open(folder)
+            return self._open(folder, part)
         if self.remote is None:
             return None
         manifest, damage = self.remote.manifest(f"{stage}/{key}")
         if damage:
             raise Damaged(damage)
-        return self._artifact(folder, manifest, partial(self._fetch, stage, key)) if manifest else None
+        return self._artifact(folder, manifest, part, partial(self._fetch, stage, key)) if manifest else None
 
     def _fetch(self, stage: str, key: str) -> None:
         """Downloads an artifact under a temporary name, holds it to its manifest, and gives it its name."""
@@ -275,7 +211,13 @@ class Store:
 
     @contextmanager
     def making(self, stage: str, key: str, manifest: Mapping[str, Any]) -> Iterator[Draft]:
-        """Yields a draft; on a clean exit it becomes the artifact, otherwise nothing remains of it."""
+        """Yields a draft; on a clean exit it becomes the artifact, otherwise nothing remains of it.
+
+        An artifact of the same name stays until the new one is whole, here and on the remote.
+
+        Raises:
+            UserError: the upload failed. The artifact is in the store; `push_pending` tries again.
+        """
         started = time.time()
         parent = self.root / stage
         parent.mkdir(parents=True, exist_ok=True)
@@ -286,15 +228,60 @@ class Store:
         try:
             yield draft
             self._seal(draft, started)
-            self.discard(stage, key)
-            if self.remote:  # first: what is here is there
-                self.remote.push(draft.out, f"{stage}/{key}")
-            draft.out.rename(self.folder(stage, key))
-            _sync(parent)
+            self._publish(draft.out, stage, key)
         finally:
             shutil.rmtree(draft.out, ignore_errors=True)
 
-    def manifests(self, stage: str) -> list[dict[str, Any]]:
+    def _publish(self, made: Path, stage: str, key: str) -> None:
+        """Gives a sealed folder its name, uploads it, and then removes what had the name before."""
+        folder = self.folder(stage, key)
+        if self.remote:  # first: a run that is killed from here on leaves word that the upload is due
+            write_json(self._pending(stage, key), {"since": time.time()})
+        before = folder.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
+        if folder.exists():
+            folder.rename(before)
+        try:
+            made.rename(folder)
+        except BaseException:
+            if before.exists():
+                before.rename(folder)
+            raise
+        sync(folder.parent)
+        self._push(stage, key)
+        shutil.rmtree(before, ignore_errors=True)
+
+    def _push(self, stage: str, key: str) -> None:
+        """Uploads an artifact, if there is where to, and notes that this is done."""
+        if self.remote:
+            self.remote.push(self.folder(stage, key), f"{stage}/{key}")
+            self._pending(stage, key).unlink(missing_ok=True)
+
+    def _pending(self, stage: str, key: str) -> Path:
+        return self.root / stage / f"{key}.pending"
+
+    def push_pending(self) -> list[str]:
+        """Uploads the artifacts whose upload failed or was cut short in an earlier run; their names.
+
+        Raises:
+            UserError: the remote still does not take them.
+        """
+        done = []
+        for marker in sorted(self.root.glob("*/*.pending")) if self.remote else ():
+            stage, key = marker.parent.name, marker.stem
+            try:
+                with self.lock(stage, key).at_once():
+                    there = self.remote and self.remote.manifest(f"{stage}/{key}")[0]
+                    if self.folder(stage, key).exists() and not there:
+                        self._push(stage, key)
+                        done.append(f"{stage}/{key}")
+                    marker.unlink(missing_ok=True)  # another machine has made it, or it was pruned here
+                    for before in marker.parent.glob(f"{key}.discarded-*"):
+                        shutil.rmtree(before, ignore_errors=True)
+            except Timeout:  # another run makes or uploads it now
+                continue
+        return done
+
+    def manifests(self, stage: str) -> list[Manifest]:
         """The readable manifests of a stage's artifacts, latest first."""
         found = []
         for path in (self.root / stage).glob("*/manifest.json"):
@@ -304,11 +291,11 @@ class Store:
                 logger.warning("%s is damaged: %s", path, error)
         return sorted(found, key=lambda m: float(m["made"]), reverse=True)
 
-    def manifest(self, stage: str, key: str) -> dict[str, Any] | None:
+    def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest of an artifact, wherever it is; its files are not looked at."""
         path = self.folder(stage, key) / "manifest.json"
         if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found: Manifest = json.loads(path.read_text(encoding="utf-8"))
             return found
         return self.remote.manifest(f"{stage}/{key}")[0] if self.remote else None
 
@@ -318,43 +305,35 @@ class Store:
         self.record(path, {"key": instead, "why": why, "who": who, "when": time.time()})
         return path
 
-    def _open(self, folder: Path) -> Artifact:
-        name = f"{folder.parent.name}/{folder.name}"
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise Damaged(f"{name}: manifest.json cannot be read: {error}") from error
-        for relative, expected in manifest["files"].items():
-            path = folder / relative
-            if not path.is_file():
-                raise Damaged(f"{name}: {relative} is missing")
-            if path.stat().st_size != expected["size"]:
-                raise Damaged(f"{name}: {relative} has {path.stat().st_size} bytes, not {expected['size']}")
-            if self.digests.file(path) != expected["sha256"]:
-                raise Damaged(f"{name}: {relative} was changed: its digest differs")
-        with suppress(
-            OSError
-        ):  # in use: `sif prune` lets it be; a store that is only read is not pruned either
-            os.utime(folder)
-        return self._artifact(folder, manifest)
+    def _open(self, folder: Path, part: int | None = None) -> Artifact:
+        """An artifact on this machine. Its files and those of its shards are verified in one go."""
+        manifest = self._verifier.manifest(folder)
+        claims = [_claim(folder, manifest, part)]
+        for shard in _shards(manifest, part).values():
+            if (there := self.folder(shard.stage, shard.key)).exists():
+                claims.append(_claim(there, self._verifier.manifest(there), None))
+        self._verifier.check(claims)
+        with suppress(OSError):  # of a store that is only read; nobody prunes it either
+            os.utime(folder)  # in use: `sif prune` lets it be
+        return self._artifact(folder, manifest, part)
 
     def _artifact(
-        self, folder: Path, manifest: Mapping[str, Any], fetch: Callable[[], None] | None = None
+        self, folder: Path, manifest: Manifest, part: int | None, fetch: Callable[[], None] | None = None
     ) -> Artifact:
         name = f"{manifest['stage']}/{manifest['key']}"
         if external := manifest.get("external"):
             path = Path(external["path"])
             if not path.exists() or self.digests.tree(path) != external["digest"]:
                 raise Damaged(f"{name}: {path} is gone or was changed")
-        shards = tuple(self.open(Ref(**shard)) for shard in manifest["shards"])
+        shards = {number: self.open(shard) for number, shard in _shards(manifest, part).items()}
         ref = Ref(stage=manifest["stage"], key=manifest["key"], digest=manifest["digest"])
         return Artifact(ref, folder, manifest, shards, fetch)
 
     def _seal(self, draft: Draft, started: float) -> None:
+        paths = [path for path in sorted(draft.out.rglob("*")) if path.is_file()]
         files = {
-            str(path.relative_to(draft.out)): {"size": path.stat().st_size, "sha256": self.digests.file(path)}
-            for path in sorted(draft.out.rglob("*"))
-            if path.is_file()
+            str(path.relative_to(draft.out)): {"size": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(paths, self.digests.files(paths), strict=True)
         }
         content: dict[str, Any] = {
             "files": files,
@@ -374,8 +353,8 @@ class Store:
                 "key": draft.manifest["key"] if draft.lineage else None,
             }
         )
-        for name in files:
-            _sync(draft.out / name)
+        for path in draft.out.rglob("*"):
+            sync(path)
         write_json(
             draft.out / "manifest.json",
             {
@@ -389,98 +368,13 @@ class Store:
         )
 
 
-class Digests:
-    """sha256 of files, remembered by size, modification time and inode: unchanged files are read once, ever."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._unwritten: dict[str, str] = {}  # what could not be remembered beyond this process
-        self._told = False
-        with self._tolerant(), closing(self._connect()) as db, db:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("CREATE TABLE IF NOT EXISTS digests (stat TEXT PRIMARY KEY, sha256 TEXT NOT NULL)")
-
-    def file(self, path: Path) -> str:
-        """The sha256 of a file's bytes."""
-        return self._files([path])[0]
-
-    def tree(self, path: Path) -> str:
-        """The digest of a file, or of a folder's files with their names (hidden ones left out)."""
-        if path.is_file():
-            return self.file(path)
-        files = sorted(
-            p
-            for p in path.rglob("*")
-            if p.is_file() and not any(x[0] == "." for x in p.relative_to(path).parts)
-        )
-        names = [p.relative_to(path).as_posix() for p in files]
-        return sha256(list(zip(names, self._files(files), strict=True)))
-
-    def _files(self, paths: list[Path]) -> list[str]:
-        stats = [_stat_key(path) for path in paths]
-        known = {stat: self._unwritten[stat] for stat in stats if stat in self._unwritten}
-        with self._tolerant(), closing(self._connect()) as db:
-            for stat in stats:
-                if row := db.execute("SELECT sha256 FROM digests WHERE stat = ?", (stat,)).fetchone():
-                    known[stat] = row[0]
-        unknown = [(path, stat) for path, stat in zip(paths, stats, strict=True) if stat not in known]
-        for start in range(0, len(unknown), 500):  # one transaction for many: a commit costs a sync
-            new = {}
-            for path, stat in unknown[start : start + 500]:
-                with path.open("rb") as file:
-                    new[stat] = hashlib.file_digest(file, "sha256").hexdigest()
-            known |= new
-            self._unwritten |= new
-            with self._tolerant():
-                with closing(self._connect()) as db, db:
-                    db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())
-                for stat in new:
-                    self._unwritten.pop(stat, None)
-        return [known[stat] for stat in stats]
-
-    @contextmanager
-    def _tolerant(self) -> Iterator[None]:
-        """A store on a disk that is full or read-only can be looked at: its files are then read again every time."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            if not (said := trouble(error)):
-                raise
-            if not self._told:
-                logger.warning("%s: digests of files are not remembered: %s", self.path, said)
-            self._told = True
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60)
+def _shards(manifest: Manifest, part: int | None) -> dict[int, Ref]:
+    """The shards of an artifact by their number: all, or the one of a part."""
+    refs = enumerate(manifest["shards"])
+    return {number: Ref(**shard) for number, shard in refs if part in (None, number)}
 
 
-def sha256(value: Any) -> str:
-    """The digest of a JSON value, whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON under a temporary name, syncs, renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _sync(temporary)
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _stat_key(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _claim(folder: Path, manifest: Manifest, part: int | None) -> Claim:
+    """What is to be verified of an artifact's own files: all, or those of a part."""
+    end = "" if part is None else f"-{part:05}.parquet"
+    return Claim(folder, manifest, [name for name in manifest["files"] if name.endswith(end)])

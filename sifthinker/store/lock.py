@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -11,15 +13,23 @@ from sifthinker.store.s3 import RemoteLock
 
 
 class Lock:
+    """Held by whoever makes an artifact. `with lock:` waits for it."""
+
     def __init__(self, path: Path, remote: RemoteLock | None) -> None:
+        """Takes nothing yet.
+
+        Args:
+            path: of the lock file on this machine.
+            remote: the lock that other machines see.
+        """
         self.lock_file = path
         self._local, self._remote = FileLock(path), remote
 
     def acquire(self, timeout: float = -1) -> None:
-        """Waits for it; with a timeout of 0 it does not.
+        """Waits for the lock. With a timeout of 0 it does not wait.
 
         Raises:
-            Timeout: somebody else has it.
+            Timeout: somebody else has the lock.
         """
         self._local.acquire(timeout=timeout)
         if self._remote is None:
@@ -33,7 +43,21 @@ class Lock:
             self._local.release()
             raise
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Holds the lock in a block, without waiting for it.
+
+        Raises:
+            Timeout: somebody else has the lock.
+        """
+        self.acquire(timeout=0)
+        try:
+            yield
+        finally:
+            self.release()
+
     def release(self) -> None:
+        """Gives the lock back."""
         try:
             if self._remote:
                 self._remote.release()
@@ -41,10 +65,12 @@ class Lock:
             self._local.release()
 
     def __enter__(self) -> Lock:
+        """Waits for the lock."""
         self.acquire()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Gives the lock back."""
         self.release()

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
+from sifthinker.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -132,13 +133,13 @@ class Remote:
         for name in sorted(names, key=lambda name: name != MANIFEST):
             self.delete(f"{place}/{name}")
 
-    def manifest(self, place: str) -> tuple[dict[str, Any] | None, str]:
+    def manifest(self, place: str) -> tuple[Manifest | None, str]:
         """The manifest of a whole artifact, or None; and what is wrong with one that is damaged."""
         body = self.read(f"{place}/{MANIFEST}")
         if body is None:
             return None, ""
         try:
-            manifest: dict[str, Any] = json.loads(body)
+            manifest: Manifest = json.loads(body)
             files, etags = manifest["files"], manifest["etags"]
         except (ValueError, TypeError, KeyError) as error:
             return None, f"{self.url}/{place}: {MANIFEST} cannot be read: {error}"

@@ -35,8 +35,9 @@ from sifthinker.annotation import retry
 from sifthinker.config import STANDIN, Api, Config
 from sifthinker.core.errors import UserError
 from sifthinker.models import miniature
-from sifthinker.store.artifacts import Store, write_json
+from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import trouble
+from sifthinker.system.files import write_json
 
 Verdict = Literal["ok", "warning", "error"]
 CHECKOUT = Path(__file__).resolve().parents[2]

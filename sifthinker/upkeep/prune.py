@@ -32,6 +32,7 @@ from filelock import Timeout
 
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
+from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ KINDS = {
     "accepted": ("acceptance", "acceptances"),
     "run": ("run record", "run records"),
 }
-RUNNING = "running"  # the state in a run's record until it ends
 
 Name = tuple[str, str]  # stage and key
 
@@ -105,7 +105,7 @@ def survey(store: Store, rules: Rules) -> Survey:
     manifests = {name: _json(store.folder(*name) / "manifest.json") for name in artifacts}
     accepted = {_name(path): path for path in (root / "accepted").glob("*/*") if ".tmp-" not in path.name}
     stands_for = {name: (name[0], str(_json(path).get("key"))) for name, path in accepted.items()}
-    records = _runs(root)
+    records = runs.records(root)
     old = records[rules.runs :]
     old = [(path, record) for path, record in old if not _recent(record, rules)]
     recent = [record for path, record in records if (path, record) not in old]
@@ -166,7 +166,7 @@ def size(count: int) -> str:
 
 def running(store: Store) -> list[str]:
     """The ids of the runs whose record says that they are under way."""
-    return [record["id"] for _, record in _runs(store.root) if record.get("state") == RUNNING]
+    return [record["id"] for _, record in runs.records(store.root) if record.get("state") == runs.RUNNING]
 
 
 def reached(
@@ -246,14 +246,8 @@ def _folders(root: Path) -> list[Path]:
     return [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir()]
 
 
-def _runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The records of runs with their files, the latest first."""
-    records = [(path, _json(path)) for path in (root / "runs").glob("*.json")]
-    return sorted(records, key=lambda found: found[1].get("started", 0.0), reverse=True)
-
-
 def _recent(record: Mapping[str, Any], rules: Rules) -> bool:
-    if record.get("state") == RUNNING and record["id"] not in rules.over:
+    if record.get("state") == runs.RUNNING and record["id"] not in rules.over:
         return True
     return float(record.get("started", 0.0)) >= rules.limit
 

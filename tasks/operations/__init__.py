@@ -1,1 +1,1 @@
-"""Tasks that are not stages: asking, nights, checks, pruning, lineage."""
+"""Tasks that are not stages: questions, nights, checks, pruning."""

@@ -13,10 +13,12 @@ from typing import Any
 
 from sifthinker.config import Config, Scenes
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Manifest, Ref
+from sifthinker.store.runs import runs
 from tasks.runtime import identity
 from tasks.runtime.decide import Decision
-from tasks.runtime.pipeline import Partial, Pipeline, Run, runs
+from tasks.runtime.pipeline import Partial, Pipeline, Run
 
 # Fields that decide a result and were in no key of the old form. The run that made an artifact has recorded them.
 UNRECORDED = {"grpo.generation", "evaluate.server", "ingest.max_pixels"}
@@ -61,7 +63,7 @@ class Accepting:
     def _ended(self, label: str, verdict: str, said: str) -> None:
         self.outcomes[label] = Outcome(label, verdict, said)
 
-    def _candidate(self, decision: Decision) -> tuple[dict[str, Any] | None, str]:
+    def _candidate(self, decision: Decision) -> tuple[Manifest | None, str]:
         """The newest whole artifact that differs in nothing but its means, and how it differs; or why there is none."""
         order = decision.order
         for manifest in self.store.manifests(order.place):

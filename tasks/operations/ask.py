@@ -10,9 +10,10 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import ask as domain
 from sifthinker.models import serving
-from sifthinker.store.artifacts import Ref, Store
-from tasks.operations.checkpoint import find
-from tasks.runtime.pipeline import runs
+from sifthinker.store.artifacts import Store
+from sifthinker.store.checkpoints import find
+from sifthinker.store.manifest import Ref
+from sifthinker.store.runs import runs
 
 
 def answer(

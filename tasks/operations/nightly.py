@@ -11,8 +11,10 @@ from sifthinker.evaluation import history
 from sifthinker.evaluation.nights import compare as domain
 from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome
 from sifthinker.store import aliases
-from sifthinker.store.artifacts import Ref, Store
-from tasks.operations.checkpoint import checkpoint, slug
+from sifthinker.store.artifacts import Store
+from sifthinker.store.checkpoints import slug
+from sifthinker.store.manifest import Ref
+from tasks.operations.checkpoint import checkpoint
 from tasks.runtime import ui_artifacts
 from tasks.runtime.pipeline import Pending, Run
 from tasks.runtime.stage import StageFailed

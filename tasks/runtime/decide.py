@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Artifact, Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Artifact, Damaged, Manifest, Ref
 from tasks.runtime import identity, refusal
 from tasks.runtime.stage import Order, Stage
 
@@ -46,7 +46,7 @@ def decide(
     return lookup(store, order)
 
 
-def latest(store: Store, place: str, label: str, name: str) -> dict[str, Any] | None:
+def latest(store: Store, place: str, label: str, name: str) -> Manifest | None:
     """The manifest of the latest artifact of a stage, rather of a configuration of the same name."""
     earlier = [m for m in store.manifests(place) if m["label"] == label]
     return next((m for m in earlier if m["name"] == name), earlier[0] if earlier else None)

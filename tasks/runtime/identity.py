@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import KEY_LENGTH, sha256
+from sifthinker.store.artifacts import KEY_LENGTH
+from sifthinker.store.digests import sha256
 from tasks.runtime import closure, results
 from tasks.runtime.results import Results
 

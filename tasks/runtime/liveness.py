@@ -39,8 +39,10 @@ from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Crashed
 
-from sifthinker.store.artifacts import Store, write_json
-from tasks.runtime.programs import here, reap, runs_here
+from sifthinker.store.artifacts import Store
+from sifthinker.system.files import write_json
+from sifthinker.system.processes import here, runs_here
+from tasks.runtime.programs import reap
 
 BEAT = 5.0  # seconds
 LEASE = 900.0  # seconds without a beat after which a run of another host counts as dead; clocks may differ

@@ -19,7 +19,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Artifact, Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Artifact, Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import cluster, identity, placement, refusal, ui_artifacts
 from tasks.runtime.decide import Decision, lookup
@@ -107,13 +108,12 @@ def _made_meanwhile(store: Store, order: Order) -> Ref | None:
         found = store.find(order.place, order.key)
     except Damaged as damage:
         get_run_logger().warning("%s is made again: %s", order.label, damage)
-        store.discard(order.place, order.key)
         return None
     return found.ref if found and not refusal.too_many(order, found.manifest["rows"]) else None
 
 
 def make_artifact(order: Order, store: Store, log: Log) -> None:
-    inputs = {name: store.open(ref) for name, ref in order.inputs.items()}
+    inputs = _inputs(order, store)
     manifest = {
         "label": order.label,
         "name": order.config.name,
@@ -138,6 +138,14 @@ def make_artifact(order: Order, store: Store, log: Log) -> None:
         lost = read - rows["kept"] - sum(rows["rejected"].values())
         assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
         refusal.check(job)
+
+
+def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
+    """What an artifact is made from. A shard opens its own part of the tables that its stage works through in parts."""
+    in_parts = () if order.part is None else order.stage.parts
+    return {
+        name: store.open(ref, order.part if name in in_parts else None) for name, ref in order.inputs.items()
+    }
 
 
 def _fan_out(job: Job) -> None:
@@ -203,7 +211,7 @@ def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
     import pyarrow.parquet as pq
 
     first = order.stage.parts[0]
-    return int(pq.read_metadata(inputs[first].parts(first)[order.part]).num_rows)
+    return int(pq.read_metadata(inputs[first].part(first, order.part)).num_rows)
 
 
 def _installed() -> list[str]:

@@ -5,28 +5,24 @@ Partial reruns are decided here, before anything runs: `start_at`, `stop_after`,
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed
 
 from sifthinker import scenes
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Ref, Store
-from sifthinker.system.disk_errors import explained
-from tasks.runtime import lineage, placement, ui_artifacts
+from sifthinker.store import runs
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
+from tasks.runtime import placement
 from tasks.runtime.decide import Decision, decide, latest
-from tasks.runtime.liveness import RunCancelled, alive
 from tasks.runtime.make import execute
-from tasks.runtime.stage import PAGE, Stage, StageFailed
+from tasks.runtime.stage import Stage
 
 Pipeline = Callable[["Run"], None]
 
@@ -105,8 +101,22 @@ class Run:
         self._reached = partial.start_at is None
         self._pinned = _pinned(store, partial) if partial.reuse_run else None
 
-    def __call__(self, stage: Stage, label: str = "", **inputs: Ref | Pending) -> Ref | Pending:
-        """The artifact of a stage from those of its inputs."""
+    def __call__(
+        self, stage: Stage, label: str = "", config: Config | None = None, /, **inputs: Ref | Pending
+    ) -> Ref | Pending:
+        """The artifact of a stage.
+
+        Args:
+            stage: which one.
+            label: its name in the pipeline; "": that of the stage.
+            config: for this stage alone; None: the run's.
+            inputs: the artifacts that it is made from, by the names that the stage knows them by.
+
+        Raises:
+            Stopped: this was the last stage that was asked for.
+            StageFailed: it ended without its artifact.
+        """
+        config = config or self.config
         label = label or stage.name.replace("_", "-")
         self._reached = self._reached or label == self.partial.start_at
         given = {name: ref for name, ref in inputs.items() if isinstance(ref, Ref)}
@@ -115,22 +125,22 @@ class Run:
         if self._pinned is not None and not self._reached:
             made = self._take_pinned(label, self._pinned)
         elif pending:  # only ever in a plan
-            last = latest(self.store, stage.name, label, self.config.name)
+            last = latest(self.store, stage.name, label, config.name)
             self.plan.append(
                 Planned(
                     label,
                     "runs",
                     (f"after {', '.join(dict.fromkeys(pending))}",),
                     last["seconds"] if last else None,
-                    expects=self._expects(stage, given),
-                    pool=placement.pool(self.config, stage.name),
+                    expects=self._expects(stage, config, given),
+                    pool=placement.pool(config, stage.name),
                 )
             )
         else:
-            decision = decide(self.store, stage, label, self.config, given, label in self.partial.refresh)
+            decision = decide(self.store, stage, label, config, given, label in self.partial.refresh)
             self.decisions[label] = decision
             self.plan.append(
-                _planned(label, decision, "" if decision.cached else self._expects(stage, given))
+                _planned(label, decision, "" if decision.cached else self._expects(stage, config, given))
             )
             if decision.cached or self._reached:
                 made = self._act(decision, self.store)
@@ -153,8 +163,8 @@ class Run:
                 }
             )
 
-    def _expects(self, stage: Stage, given: Mapping[str, Ref]) -> str:
-        return stage.expects(self.config, {name: self.store.open(ref) for name, ref in given.items()})
+    def _expects(self, stage: Stage, config: Config, given: Mapping[str, Ref]) -> str:
+        return stage.expects(config, {name: self.store.open(ref) for name, ref in given.items()})
 
     def _take_pinned(self, label: str, pinned: Mapping[str, Ref]) -> Ref:
         if label not in pinned:
@@ -210,10 +220,10 @@ def carry_out(
     pipeline: Pipeline, config: Config, partial: Partial, store: Store, run_id: str, name: str
 ) -> dict[str, Ref]:
     """Runs a pipeline and returns the artifact of every stage it reached; keeps a record for `reuse_run`."""
-    path = store.root / "runs" / f"{run_id}.json"
+    path = runs.file(store, run_id)
     record = {"id": run_id, "name": name, "started": time.time(), "config": config.model_dump(mode="json")}
 
-    def keep(made: Mapping[str, Ref], state: str = "running") -> None:
+    def keep(made: Mapping[str, Ref], state: str = runs.RUNNING) -> None:
         stages = {label: ref.model_dump() for label, ref in made.items()}
         store.record(path, {**record, "state": state, "stages": stages})
 
@@ -221,6 +231,8 @@ def carry_out(
     keep({})
     state = "failed"
     try:
+        for uploaded in store.push_pending():
+            get_run_logger().info("%s: uploaded now; an earlier run could not", uploaded)
         pipeline(acting)
         state = "finished"
     except Stopped:
@@ -234,45 +246,6 @@ def carry_out(
             # The stage's own error says more; where this run stopped is seen by its record from before.
             get_run_logger().warning("%s cannot be written: %s", path, error)
     return acting.made
-
-
-def runs(store: Store) -> list[dict[str, Any]]:
-    """The records of a store's runs, latest first."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (store.root / "runs").glob("*.json")]
-    return sorted(found, key=lambda run: run["started"], reverse=True)
-
-
-def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str, str]]:
-    """Plans, shows the plan, and carries it out; a user's mistake or a failed stage ends the run with its message."""
-    context = FlowRunContext.get()
-    assert context and context.flow_run
-    try:
-        store = Store.of(config)
-        with explained(f"store {store.root}"), alive(store):
-            config = placement.settled(config)
-            planned = plan(pipeline, config, partial, store)
-            ui_artifacts.markdown(plan_table(planned), "plan", "What runs, and why")
-            made = carry_out(
-                pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name
-            )
-            lineage.show(store, made)
-            if report := made.get("report"):
-                show_report(store, report)
-    except RunCancelled as error:
-        return Cancelled(message=str(error))
-    except (UserError, StageFailed) as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
-    return Completed(
-        message=f"{len(made)} stages", data={label: f"{r.stage}/{r.key}" for label, r in made.items()}
-    )
-
-
-def show_report(store: Store, report: Ref) -> None:
-    """Shows the report in short and where the whole one is, whether this run made it or found it in the store."""
-    folder = store.open(report).path
-    text = f"`{folder.resolve() / 'report.html'}`\n\n{(folder / PAGE).read_text(encoding='utf-8')}"
-    ui_artifacts.markdown(text, "report-page", "The report in short")
 
 
 def plan_table(planned: list[Planned]) -> str:
@@ -290,12 +263,12 @@ def plan_table(planned: list[Planned]) -> str:
 def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:
     if not partial.start_at:
         raise UserError("reuse_run: needs start_at, the first stage that is not taken from that run")
-    named = partial.reuse_run
-    for run in runs(store):
+    named, known = partial.reuse_run, runs.runs(store)
+    for run in known:
         if named in (run["id"], run["name"]):
             return {label: Ref(**ref) for label, ref in run["stages"].items()}
-    known = ", ".join(f"{run['name']} ({run['id']})" for run in runs(store)[:5])
-    raise UserError(f"reuse_run: no run {named} in {store.root}; latest: {known or 'none'}")
+    latest_ones = ", ".join(f"{run['name']} ({run['id']})" for run in known[:5])
+    raise UserError(f"reuse_run: no run {named} in {store.root}; latest: {latest_ones or 'none'}")
 
 
 def _planned(label: str, decision: Decision, expects: str) -> Planned:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-import psutil
 import yaml
 from prefect import get_client
 from prefect.artifacts import create_markdown_artifact
@@ -23,14 +19,13 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import write_json
 from sifthinker.system import processes
+from sifthinker.system.files import write_json
 from sifthinker.training import progress_page
 from tasks.runtime.stage import Job
 
 USER_ERROR = 2  # exit status of our programs for a mistake of the user's, explained on their last lines
 MINUTE = 60.0
-GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
 class ProgramFailed(Exception):
@@ -123,17 +118,16 @@ def follow(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
         )
     try:
-        write_json(job.work / "pid.json", {**here(process.pid), "owner": here(os.getpid())})
+        write_json(
+            job.work / "pid.json", {**processes.here(process.pid), "owner": processes.here(os.getpid())}
+        )
         while process.poll() is None:
             time.sleep(0.5)
             seen = _pass_on(job, progress, seen, at)
             if timeout and time.monotonic() - started > timeout:
                 raise ProgramFailed(f"{job.order.label}: ended after its time limit of {timeout:.0f} s")
-    except BaseException:  # the run is cancelled: nothing of the group may outlive it
-        end(process.pid)
-        raise
-    finally:
-        end(process.pid)
+    finally:  # also where the run is cancelled: nothing of the group may outlive it
+        processes.end(process.pid)
         (job.work / "pid.json").unlink(missing_ok=True)
     _pass_on(job, progress, seen, at)
     if process.returncode == USER_ERROR:
@@ -152,73 +146,17 @@ def reap(pid_file: Path) -> bool:
         left = json.loads(pid_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    found = runs_here(left)
+    found = processes.runs_here(left)
     if found:
-        end(left["pid"])
+        processes.end(left["pid"])
     pid_file.unlink(missing_ok=True)
     return found
-
-
-def end(group: int) -> None:
-    """SIGTERM to a process group, and SIGKILL to what is left of it, and of its children, after a grace period.
-
-    The ranks of torchrun have sessions of their own: it ends them on SIGTERM; where it is too slow, this does.
-    """
-    family = _descendants(group)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(group, number)
-        for process in family if number == signal.SIGKILL else ():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline:
-            if not _alive(group) and not any(_runs(process) for process in family):
-                return
-            time.sleep(0.05)
-
-
-def here(pid: int) -> dict[str, Any]:
-    """Names a process of this host for ever: with its start time, since ids are reused."""
-    return {"host": socket.gethostname(), "pid": pid, "started": psutil.Process(pid).create_time()}
-
-
-def runs_here(process: Mapping[str, Any]) -> bool:
-    """Whether a process named by `here` still runs, on this host."""
-    ours = process.get("host") == socket.gethostname()
-    return bool(ours and processes.lives(process["pid"], process["started"]))
 
 
 def environment() -> dict[str, str]:
     """Ours, with one thread a rank on the CPU, and the mark by which a program ends with this process."""
     own = {"PYTHONUNBUFFERED": "1", **processes.mark()}
     return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, **own}
-
-
-def _alive(group: int) -> bool:
-    """Whether a process of the group still runs (a zombie does not)."""
-    for process in psutil.process_iter(["pid", "status"]):
-        try:
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return False
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    return found
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> int:

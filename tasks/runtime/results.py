@@ -111,9 +111,7 @@ MODULES: dict[str, Module] = {
     "processors": _at("sifthinker.models.processors"),
     "serve": _at(
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
-        without=_names(
-            "serving _free_port _wait _end_of _end main _follow _fork ServerFailed _START _GRACE _LOG_LINES"
-        ),
+        without=_names("serving _free_port _wait _end_of main _fork ServerFailed _START _LOG_LINES"),
     ),
     "rewards": _at("sifthinker.rewards"),
     "rewards/answer": _at("sifthinker.rewards.answer"),
@@ -155,7 +153,7 @@ MODULES: dict[str, Module] = {
     "report": _at("sifthinker.reporting.report"),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
-    "lineage": _at("sifthinker.store.lineage"),
+    "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
     "paper": _at("sifthinker.reporting.paper_results"),
     "apart": _at("sifthinker.reporting.score_gaps"),
     # the stages' own functions: how rows are routed and what a program is told
@@ -179,7 +177,11 @@ MODULES: dict[str, Module] = {
     ),
     "errors": _neutral("sifthinker.core.errors", "names an error"),
     "disk": _neutral("sifthinker.system.disk_errors", "explains what a full disk means"),
-    "store": _neutral("sifthinker.store.artifacts", _KEEPS),
+    "store": _neutral(
+        "sifthinker.store.artifacts sifthinker.store.manifest sifthinker.store.digests sifthinker.store.verification",
+        _KEEPS,
+    ),
+    "files": _neutral("sifthinker.system.files", _KEEPS),
     "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),

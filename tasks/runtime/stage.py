@@ -21,7 +21,8 @@ import pyarrow as pa
 from sifthinker.config import Config
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import REJECTS, Writer
-from sifthinker.store.artifacts import Artifact, Draft, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Artifact, Draft, Ref
 from tasks.runtime import ui_artifacts
 from tasks.runtime.results import Results
 
@@ -131,8 +132,8 @@ class Job:
 
     def table(self, name: str) -> list[Path]:
         """The Parquet files of an input table: this shard's part of it, or all parts."""
-        files = self.inputs[name].parts(name)
-        return files if self.order.part is None else [files[self.order.part]]
+        given = self.inputs[name]
+        return given.parts(name) if self.order.part is None else [given.part(name, self.order.part)]
 
     def keep(
         self,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sifthinker.config import Config
 from sifthinker.evaluation import ablation as domain
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from tasks.runtime.pipeline import Partial, Run
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage

@@ -9,7 +9,7 @@ from sifthinker.annotation import annotate as domain
 from sifthinker.config import Config, identity
 from sifthinker.core.records import DepthMap, focus, sample
 from sifthinker.core.tables import CHAINS, read
-from sifthinker.store.artifacts import Artifact
+from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage

@@ -6,7 +6,7 @@ from typing import Any
 from sifthinker.core.records import DepthMap, annotation, sample
 from sifthinker.core.tables import SIF, read
 from sifthinker.data import publish as domain
-from sifthinker.store.artifacts import write_json
+from sifthinker.system.files import write_json
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
 

@@ -2,6 +2,7 @@
 
 import json
 
+from sifthinker.reporting import lineage_picture
 from sifthinker.reporting import report as domain
 from sifthinker.store import lineage
 from tasks.runtime.results import RESULTS
@@ -42,7 +43,7 @@ def report(job: Job) -> None:
         config=job.config.model_dump(mode="json"),
         versions=job.manifest["versions"],
         standins=statements,
-        lineage=lineage.picture(lineage.trace(job.store.manifest, job.inputs["model"].ref)),
+        lineage=lineage_picture.picture(lineage.trace(job.store.manifest, job.inputs["model"].ref)),
     )
     domain.write(job.out / "report.html", facts)
     (job.out / PAGE).write_text(domain.page(facts), encoding="utf-8")

@@ -10,7 +10,7 @@ from sifthinker.annotation import retry as domain
 from sifthinker.config import Again, Api, Config, identity
 from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
 from sifthinker.core.tables import CHAINS, read
-from sifthinker.store.artifacts import Artifact
+from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage

@@ -63,7 +63,7 @@ def serving(folder: Path) -> Iterator[dict[str, str]]:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.getenv("PYTHONPATH")))),
         }
     finally:
-        from tasks.runtime.programs import end
+        from sifthinker.system.processes import end
 
         end(int((folder / "prefect" / "server.pid").read_text(encoding="utf-8")))
 

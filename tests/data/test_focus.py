@@ -6,8 +6,8 @@ import json
 import pytest
 
 from sifthinker import config
-from sifthinker.core.boxes import expand, focus
 from sifthinker.core.records import WHOLE, Box, Reject, Sample
+from sifthinker.data.expansion import expand, focus
 from sifthinker.data.expansion import expand as expand_samples
 
 SMALL = (0.4, 0.4, 0.5, 0.5)

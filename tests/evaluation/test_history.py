@@ -13,7 +13,8 @@ from sifthinker.core import records
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
 from sifthinker.store import aliases
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 START = datetime(2026, 11, 1, 1, 30, tzinfo=UTC)
 

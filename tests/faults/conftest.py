@@ -25,8 +25,8 @@ from flows import server
 from sifthinker import config
 from sifthinker.llm import standin
 from sifthinker.store.artifacts import Store
-from tasks.runtime.pipeline import runs
-from tasks.runtime.programs import end
+from sifthinker.store.runs import runs
+from sifthinker.system.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "SIF_FAULTS"  # in the environment of a run and, inherited, of all that it starts

@@ -16,7 +16,7 @@ import yaml
 
 from sifthinker.config import Config
 from sifthinker.store.artifacts import Store
-from tasks.runtime.programs import end
+from sifthinker.system.processes import end
 
 distributed = pytest.importorskip("distributed", reason="the `dask` extra is not installed")
 

@@ -14,7 +14,7 @@ from sifthinker.core import chain, tables
 from sifthinker.core.boxes import iou
 from sifthinker.pretraining.held_out import _best_constant
 from sifthinker.store.artifacts import Store
-from tasks.runtime.pipeline import runs
+from sifthinker.store.runs import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

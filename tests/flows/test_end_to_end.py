@@ -24,7 +24,7 @@ from prefect.client.schemas.filters import (
 
 from flows.reproduce import Label
 from sifthinker.store.artifacts import Store
-from tasks.runtime.pipeline import runs
+from sifthinker.store.runs import runs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 SIF = str(Path(sys.executable).with_name("sif"))

@@ -21,9 +21,10 @@ from sifthinker.config import Config
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, scoring
-from sifthinker.store import aliases
-from sifthinker.store.artifacts import Ref, Store, write_json
-from tasks.operations import checkpoint
+from sifthinker.store import aliases, checkpoints
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
+from sifthinker.system.files import write_json
 from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, stage
 from tests import nights
@@ -230,8 +231,8 @@ def test_a_checkpoint_is_found_by_alias_run_reference_and_folder(tmp_path: Path)
     (folder / "config.json").write_text("{}")
     named = {"promoted": old, "latest": new, "run-0": old, "id-1": new, "part": old, "merge/bb": new}
     for name, ref in named.items():
-        assert checkpoint.find(store, name) == ref
-    assert checkpoint.find(store, str(folder)) == folder
+        assert checkpoints.find(store, name) == ref
+    assert checkpoints.find(store, str(folder)) == folder
     for name in ("nothing", "merge/cc", "evaluate/aa", str(tmp_path)):
         with pytest.raises(UserError, match="is no alias, run or model"):
-            checkpoint.find(store, name)
+            checkpoints.find(store, name)

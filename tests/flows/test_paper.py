@@ -21,7 +21,7 @@ from sifthinker import scenes
 from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
-from tasks.runtime.pipeline import runs
+from sifthinker.store.runs import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

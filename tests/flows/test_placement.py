@@ -25,8 +25,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from sifthinker.store.artifacts import Store
-from tasks.runtime.pipeline import runs
-from tasks.runtime.programs import end
+from sifthinker.store.runs import runs
+from sifthinker.system.processes import end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]

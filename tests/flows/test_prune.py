@@ -16,7 +16,8 @@ from prefect.artifacts import Artifact
 from prefect.states import Completed
 
 from flows.prune import prune
-from sifthinker.store.artifacts import Store, write_json
+from sifthinker.store.artifacts import Store
+from sifthinker.system.files import write_json
 from sifthinker.upkeep.prune import DAY
 from tasks.operations.prune import over
 

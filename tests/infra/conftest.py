@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from flows import server
-from tasks.runtime.programs import end
+from sifthinker.system.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
 SECURITY = (

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.runtime.programs import end
+from sifthinker.system.processes import end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,9 +23,9 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from sifthinker.store.artifacts import Store
+from sifthinker.system.processes import end
 from sifthinker.upkeep.doctor import Finding
 from tasks.operations import doctor
-from tasks.runtime.programs import end
 from tests.faults.conftest import ROOT, PrefectServer, free_port, started
 from tests.infra import image
 

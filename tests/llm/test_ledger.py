@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sifthinker.core.errors import UserError
@@ -49,6 +50,22 @@ def test_the_reservation_of_a_killed_process_is_taken_over(path):
     dead = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert dead.stdout == "mine\n"
     assert ledger.claim("k", "account", b"") == "mine"
+
+
+def test_the_reservation_of_a_process_that_ended_unreaped_is_taken_over(path):
+    """A container without an init process never reaps; the process id stays there for ever."""
+    code = (
+        "import sys, os; from pathlib import Path; from sifthinker.llm.ledger import Ledger;"
+        "print(Ledger(Path(sys.argv[1])).claim('k', 'account', b''), flush=True); os._exit(0)"
+    )
+    ledger = Ledger(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    ) as ended:
+        assert ended.stdout.read() == "mine\n"  # to the end of the process
+        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert ledger.claim("k", "account", b"") == "mine"
 
 
 def test_the_reservation_of_another_host_is_taken_over_when_its_heartbeat_stops(path):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Damaged, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged
 
 
 def put(store: Store, key: str, **files: str) -> str:
@@ -46,6 +47,26 @@ def test_a_failed_making_leaves_nothing_under_the_final_name(tmp_path: Path) -> 
         raise RuntimeError
     assert store.find("s", "k") is None
     assert not list((tmp_path / "s").glob("k*"))
+
+
+def test_an_artifact_that_cannot_be_renamed_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    old = put(store, "k", a="old")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if ".tmp-" in self.name and self.is_dir():
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no"):
+        put(store, "k", a="new")
+    found = store.find("s", "k")
+    assert found and found.ref.digest == old
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["k"]
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next_making(tmp_path: Path) -> None:

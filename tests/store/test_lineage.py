@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from flows.commands.main import app
 from sifthinker.core.errors import UserError
+from sifthinker.reporting import lineage_picture
 from sifthinker.store import lineage
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 
 def put(store: Store, stage: str, key: str, file: str = "data.parquet", toy: str = "", **inputs: Ref) -> Ref:
@@ -81,7 +83,7 @@ def test_what_is_gone_is_a_gap_that_keeps_its_digest(store: Store, model: Ref) -
     gone = nodes[f"sft/{'d0' * 10}"]
     assert gone.made == "gone from the store" and len(gone.digest) == 64
     assert "gone from the store" in lineage.table(nodes)
-    assert lineage.picture(nodes)
+    assert lineage_picture.picture(nodes)
 
 
 def test_the_table_says_when_with_what_and_what_was_not_the_real_thing(store: Store, model: Ref) -> None:
@@ -94,7 +96,7 @@ def test_the_table_says_when_with_what_and_what_was_not_the_real_thing(store: St
 
 def test_no_line_of_the_picture_crosses_a_box(store: Store, model: Ref) -> None:
     nodes = lineage.trace(store.manifest, model)
-    layers, links = lineage._layers(nodes)
+    layers, links = lineage_picture._layers(nodes)
     at = {name: number for number, layer in enumerate(layers) for name in layer}
     assert all(at[lower] == at[upper] + 1 for upper, lower in links), "a line goes from layer to layer"
     assert sorted(name for layer in layers for name in layer if name in nodes) == sorted(nodes)
@@ -103,10 +105,10 @@ def test_no_line_of_the_picture_crosses_a_box(store: Store, model: Ref) -> None:
 
 def test_the_picture_is_drawn_alike_twice(store: Store, model: Ref) -> None:
     nodes = lineage.trace(store.manifest, model)
-    drawn = lineage.picture(nodes)
-    assert drawn == lineage.picture(nodes)
+    drawn = lineage_picture.picture(nodes)
+    assert drawn == lineage_picture.picture(nodes)
     with Image.open(io.BytesIO(drawn)) as picture:
-        assert picture.width >= lineage.WIDTH and picture.height >= 4 * lineage.HEIGHT
+        assert picture.width >= lineage_picture.WIDTH and picture.height >= 4 * lineage_picture.HEIGHT
 
 
 def test_an_artifact_is_named_by_the_beginning_of_its_key(store: Store, model: Ref) -> None:
@@ -139,7 +141,7 @@ def test_the_command_prints_the_tree_and_draws_the_picture(
 
 
 def test_the_lineage_shown_is_that_of_the_last_model_that_a_run_made() -> None:
-    from tasks.runtime.lineage import final
+    from sifthinker.store.runs import final
 
     refs = {
         label: Ref(stage="s", key=label, digest="d") for label in ("policy-weights", "merge-sft", "evaluate")

@@ -17,7 +17,8 @@ from filelock import Timeout
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.store import aliases, s3
-from sifthinker.store.artifacts import Damaged, Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.upkeep import doctor
 
 
@@ -125,11 +126,50 @@ with Store(Path({str(tmp_path / "a")!r}), {url!r}).making("s", "k", {{}}) as dra
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert set(s3.Remote(url).list("s/k")) == {"a"}
-    for machine in "ab":
-        assert Store(tmp_path / machine, url).find("s", "k") is None
-    put(Store(tmp_path / "b", url), a="a", b="b")
-    found = Store(tmp_path / "a", url).find("s", "k")
+    assert Store(tmp_path / "b", url).find("s", "k") is None
+    here = Store(tmp_path / "a", url)
+    assert here.find("s", "k"), "on the machine that made it, it is whole"
+    assert here.push_pending() == ["s/k"] and here.push_pending() == []
+    found = Store(tmp_path / "c", url).find("s", "k")
     assert found and (found.folder / "b").read_text() == "b"
+
+
+def test_an_upload_that_fails_costs_neither_the_new_artifact_nor_the_old_one(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Store(tmp_path / "a", url)
+    old = put(here, a="old")
+
+    def refuse(self: s3.Remote, file: Path, name: str) -> None:
+        assert (here.folder("s", "k") / "a").read_text() == "new", "it has its name before it is uploaded"
+        assert list((tmp_path / "a" / "s").glob("k.discarded-*")), "the old one is removed last"
+        raise UserError("the bucket is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.Remote, "upload", refuse)
+        with pytest.raises(UserError, match="the bucket is full"):
+            put(here, a="new")
+    found = Store(tmp_path / "a").find("s", "k")
+    assert found and (found.folder / "a").read_text() == "new"
+    assert old != found.ref
+    assert here.push_pending() == ["s/k"]
+    assert not list((tmp_path / "a" / "s").glob("k.discarded-*"))
+    there = Store(tmp_path / "b", url).find("s", "k")
+    assert there and there.ref == found.ref
+
+
+def test_what_another_machine_made_meanwhile_is_not_overwritten(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = Store(tmp_path / "a", url), Store(tmp_path / "b", url)
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.Remote, "push", lambda *_: (_ for _ in ()).throw(UserError("away")))
+        with pytest.raises(UserError, match="away"):
+            put(here, a="ours")
+    theirs = put(there, a="theirs")
+    assert here.push_pending() == [] and not list((tmp_path / "a" / "s").glob("*.pending"))
+    found = Store(tmp_path / "c", url).find("s", "k")
+    assert found and found.ref == theirs
 
 
 def test_two_machines_do_not_make_the_same_artifact_at_once(url: str, tmp_path: Path) -> None:

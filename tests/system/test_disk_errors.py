@@ -23,8 +23,9 @@ from sifthinker.core.tables import Writer
 from sifthinker.llm import judge, standin
 from sifthinker.llm.ledger import Ledger, Reply
 from sifthinker.llm.usage import Usage
-from sifthinker.store.artifacts import Store, write_json
+from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import explained, trouble
+from sifthinker.system.files import write_json
 from sifthinker.upkeep import doctor
 
 SMALL = 2_000_000  # bytes

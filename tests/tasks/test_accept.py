@@ -10,7 +10,10 @@ import pytest
 
 from sifthinker.config import Config, identity
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Ref, Store, sha256, write_json
+from sifthinker.store.artifacts import Store
+from sifthinker.store.digests import sha256
+from sifthinker.store.manifest import Ref
+from sifthinker.system.files import write_json
 from tasks.operations import accept as accepting
 from tasks.runtime import identity as identities
 from tasks.runtime.pipeline import Partial, Run, plan

@@ -17,9 +17,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Cancelling
 
-from sifthinker.store.artifacts import Store, write_json
+from sifthinker.store.artifacts import Store
+from sifthinker.system.files import write_json
+from sifthinker.system.processes import here
 from tasks.runtime import liveness
-from tasks.runtime.programs import here
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 # A run in its one task, in a process of its own.

@@ -16,11 +16,12 @@ from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import read
+from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from tasks.operations import accept as accepting
 from tasks.runtime import closure
-from tasks.runtime import pipeline as running
-from tasks.runtime.pipeline import Partial, Run, plan, run_flow
+from tasks.runtime.flow_run import run_flow
+from tasks.runtime.pipeline import Partial, Run, plan
 from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, stage
 
@@ -207,7 +208,7 @@ def test_a_rerun_that_cannot_be_is_refused_with_what_is_missing(
 
 def test_reuse_run_pins_the_earlier_stages_whatever_the_configuration(tmp_path: Path) -> None:
     go(config(tmp_path, ingest={"total": 20}))
-    first = running.runs(Store(tmp_path))[0]["id"]
+    first = runs.runs(Store(tmp_path))[0]["id"]
     other = config(tmp_path, ingest={"total": 50}, merge={"prompts": 5})
     assert verdicts(other, start_at="total", reuse_run=first)["double"] == f"pinned; of run {first}"
     states = go(other, start_at="total", reuse_run=first)

@@ -13,7 +13,8 @@ from flows.reproduce import reproduction
 from flows.stage import STAGES, stage
 from sifthinker.config import Config, Pools, parse
 from sifthinker.core.errors import UserError
-from sifthinker.store.artifacts import Ref, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 from tasks.runtime import placement
 from tasks.runtime.decide import decide
 from tasks.runtime.identity import differences

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sifthinker.system import processes
 from tasks.runtime import programs
 
 # A child that starts a grandchild, and says both ids.
@@ -69,7 +70,7 @@ def test_a_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
 def test_an_orphan_of_a_killed_run_is_ended_before_the_next_start(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         orphan = subprocess.Popen([sys.executable, "-c", FAMILY], stdout=log, start_new_session=True)
-    (tmp_path / "pid.json").write_text(json.dumps(programs.here(orphan.pid)))
+    (tmp_path / "pid.json").write_text(json.dumps(processes.here(orphan.pid)))
     while not (tmp_path / "log").read_text().strip():
         time.sleep(0.05)
     grandchild = int((tmp_path / "log").read_text())
@@ -80,6 +81,6 @@ def test_an_orphan_of_a_killed_run_is_ended_before_the_next_start(tmp_path: Path
 
 
 def test_a_reused_process_id_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "pid.json").write_text(json.dumps({**programs.here(os.getpid()), "started": 1.0}))
+    (tmp_path / "pid.json").write_text(json.dumps({**processes.here(os.getpid()), "started": 1.0}))
     programs.reap(tmp_path / "pid.json")  # would end this very test
     assert not (tmp_path / "pid.json").exists()

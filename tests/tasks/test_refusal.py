@@ -15,7 +15,8 @@ from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import REJECTS, read, write
-from sifthinker.store.artifacts import Draft, Store
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Draft
 from tasks.runtime import refusal
 from tasks.runtime.decide import decide
 from tasks.runtime.make import make_artifact

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 from sifthinker import config
-from tasks.runtime.programs import end
+from sifthinker.system.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -14,7 +14,9 @@ import pytest
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
 from sifthinker.store import aliases
-from sifthinker.store.artifacts import Ref, Store, write_json
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
+from sifthinker.system.files import write_json
 from sifthinker.upkeep import prune
 from sifthinker.upkeep.prune import Rules
 

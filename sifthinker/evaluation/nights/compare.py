@@ -35,7 +35,9 @@ from sifthinker.evaluation.gate import Paired, Verdict
 from sifthinker.evaluation.nights import night_page, outcomes
 from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
 from sifthinker.store import aliases
-from sifthinker.store.artifacts import Damaged, Store, write_json
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged
+from sifthinker.system.files import write_json
 
 logger = logging.getLogger(__name__)
 

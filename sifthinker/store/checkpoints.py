@@ -1,0 +1,61 @@
+"""Checkpoints of a store by the names that people give them."""
+
+import re
+from pathlib import Path
+
+from sifthinker.core.errors import UserError
+from sifthinker.store import aliases
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
+from sifthinker.store.runs import runs
+
+LATEST = "latest"
+# The labels of a run's models, the last one first.
+MODELS = ("merge-grpo", "merge-sft", "policy-weights")
+
+
+def find(store: Store, name: str) -> Ref | Path:
+    """The checkpoint that an alias, 'latest', a run's name or id, <stage>/<key>, or a folder names.
+
+    'latest' is the model of the latest whole reproduction: one that came as far as its report.
+
+    Raises:
+        UserError: there is none, or it is gone from the store.
+    """
+    if alias := aliases.read(store, name):
+        return _whole(store, name, Ref(**alias["ref"]))
+    for run in runs(store):
+        labels = [label for label in MODELS if label in run["stages"]]
+        whole = name == LATEST and "report" in run["stages"]
+        if labels and (whole or name in (run["id"], run["name"])):
+            return _whole(store, name, Ref(**run["stages"][labels[0]]))
+    if re.fullmatch(r"(merge|policy_weights)/[0-9a-f]+", name):
+        stage, key = name.split("/")
+        try:
+            found = store.find(stage, key)
+        except Damaged as damage:
+            raise UserError(f"checkpoint {name}: {damage}; make it again, or name another") from damage
+        if found:
+            return found.ref
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    if name == LATEST:
+        raise UserError(
+            f"checkpoint 'latest': no run of {store.root} came as far as its report; name one that `sif status` lists"
+        )
+    raise UserError(
+        f"checkpoint {name!r} is no alias, run or model of {store.root}, and no folder of a model; "
+        "`sif status` lists the runs, `sif promote RUN --as ALIAS --why ...` pins an alias"
+    )
+
+
+def slug(name: str) -> str:
+    """A name in the form that labels of stages have: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _whole(store: Store, name: str, ref: Ref) -> Ref:
+    try:
+        return store.open(ref).ref
+    except Damaged as damage:
+        raise UserError(f"checkpoint {name}: {damage}; make it again, or name another") from damage

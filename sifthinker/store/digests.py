@@ -1,0 +1,112 @@
+"""The digests of files, which are remembered, and of JSON values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sifthinker.system.disk_errors import trouble
+
+logger = logging.getLogger(__name__)
+TABLE = "CREATE TABLE IF NOT EXISTS digests (stat TEXT PRIMARY KEY, sha256 TEXT NOT NULL)"
+BATCH = 500  # files a query and a transaction: a commit costs a sync
+
+
+class Digests:
+    """sha256 of files, remembered by size, modification time and inode: an unchanged file is read once, ever."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the database, and makes it where there is none.
+
+        Args:
+            path: the SQLite file.
+        """
+        self.path = path
+        self._unwritten: dict[str, str] = {}  # what could not be remembered beyond this process
+        self._told = False
+        with self._tolerant(), closing(sqlite3.connect(self.path, timeout=60)) as db, db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute(TABLE)
+
+    def file(self, path: Path) -> str:
+        """The sha256 of a file's bytes."""
+        return self.files([path])[0]
+
+    def tree(self, path: Path) -> str:
+        """The digest of a file, or of a folder's files with their names. Hidden files do not count."""
+        if path.is_file():
+            return self.file(path)
+        files = sorted(
+            p
+            for p in path.rglob("*")
+            if p.is_file() and not any(x[0] == "." for x in p.relative_to(path).parts)
+        )
+        names = [p.relative_to(path).as_posix() for p in files]
+        return sha256(list(zip(names, self.files(files), strict=True)))
+
+    def files(self, paths: Sequence[Path]) -> list[str]:
+        """The sha256 of each file's bytes. All are looked up over one connection."""
+        if not paths:
+            return []
+        stats = [stat_key(path.stat()) for path in paths]
+        known = self._remembered(stats)
+        unknown = [(path, stat) for path, stat in zip(paths, stats, strict=True) if stat not in known]
+        for start in range(0, len(unknown), BATCH):
+            new = {}
+            for path, stat in unknown[start : start + BATCH]:
+                with path.open("rb") as file:
+                    new[stat] = hashlib.file_digest(file, "sha256").hexdigest()
+            known |= new
+            self._unwritten |= new
+            with self._tolerant():
+                with closing(self._connect()) as db, db:
+                    db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", new.items())
+                for stat in new:
+                    self._unwritten.pop(stat, None)
+        return [known[stat] for stat in stats]
+
+    def _remembered(self, stats: Sequence[str]) -> dict[str, str]:
+        known = {stat: self._unwritten[stat] for stat in stats if stat in self._unwritten}
+        with self._tolerant(), closing(self._connect()) as db:
+            for start in range(0, len(stats), BATCH):
+                some = stats[start : start + BATCH]
+                marks = ", ".join("?" * len(some))
+                known.update(db.execute(f"SELECT stat, sha256 FROM digests WHERE stat IN ({marks})", some))
+        return known
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Lets a store on a full or read-only disk be looked at: its files are then read again every time."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if not (said := trouble(error)):
+                raise
+            if not self._told:
+                logger.warning("%s: digests of files are not remembered: %s", self.path, said)
+            self._told = True
+
+    def _connect(self) -> sqlite3.Connection:
+        gone = not self.path.exists()  # removed since, with the whole store
+        db = sqlite3.connect(self.path, timeout=60)
+        if gone:
+            db.execute(TABLE)
+        return db
+
+
+def stat_key(stat: os.stat_result) -> str:
+    """What tells a file from another one, and from itself after a change, without reading it."""
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def sha256(value: Any) -> str:
+    """The digest of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

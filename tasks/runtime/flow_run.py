@@ -1,0 +1,86 @@
+"""The body of a flow: a pipeline planned, shown and carried out, and the final state that its errors become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+
+from sifthinker.config import Config
+from sifthinker.core import images
+from sifthinker.core.errors import UserError
+from sifthinker.reporting import lineage_picture
+from sifthinker.store import lineage, runs
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Damaged, Ref
+from sifthinker.system.disk_errors import explained
+from tasks.runtime import placement, ui_artifacts
+from tasks.runtime.liveness import RunCancelled, alive
+from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan, plan_table
+from tasks.runtime.stage import PAGE, StageFailed
+
+T = TypeVar("T")
+
+
+def final_state(work: Callable[[], State[T]]) -> State[T]:
+    """Does the work of a flow. A cancellation or an error that says what to do becomes the flow's final state.
+
+    Any other exception is a bug of ours. It passes, and Prefect shows its traceback.
+    """
+    try:
+        return work()
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
+    except (UserError, StageFailed, Damaged) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+
+
+def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str, str]]:
+    """Plans a pipeline, shows the plan, and carries it out; the artifacts by label as `<stage>/<key>`."""
+    return final_state(lambda: _run(pipeline, config, partial))
+
+
+def _run(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str, str]]:
+    context = FlowRunContext.get()
+    assert context and context.flow_run
+    store = Store.of(config)
+    with explained(f"store {store.root}"), alive(store):
+        config = placement.settled(config)
+        planned = plan(pipeline, config, partial, store)
+        ui_artifacts.markdown(plan_table(planned), "plan", "What runs, and why")
+        made = carry_out(pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name)
+        show_lineage(store, made)
+        if report := made.get("report"):
+            show_report(store, report)
+    return Completed(
+        message=f"{len(made)} stages", data={label: f"{r.stage}/{r.key}" for label, r in made.items()}
+    )
+
+
+def show_report(store: Store, report: Ref) -> None:
+    """Shows the short page of a report, and where the whole one is, whether this run made it or found it."""
+    folder = store.open(report).path
+    text = f"`{folder.resolve() / 'report.html'}`\n\n{(folder / PAGE).read_text(encoding='utf-8')}"
+    ui_artifacts.markdown(text, "report-page", "The report in short")
+
+
+def show_lineage(store: Store, made: Mapping[str, Ref]) -> None:
+    """Shows what the final model of a run was made from, as a picture and a table."""
+    ref = runs.final(made)
+    if ref is None:
+        return
+    log = get_run_logger()
+    try:
+        nodes = lineage.trace(store.manifest, ref)
+        drawn = images.data_url(lineage_picture.picture(nodes), "image/png")
+        title = f"What {ref.stage}/{ref.key} was made from"
+        text = f"![{title}]({drawn})\n\n{lineage.table(nodes)}"
+    except Exception:  # a picture that cannot be drawn must not fail a run that made everything
+        log.exception("the lineage is not shown")
+    else:
+        ui_artifacts.markdown(text, "lineage", title)
