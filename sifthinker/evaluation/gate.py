@@ -42,7 +42,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ScoredReply:
     """The scored reply to one question."""
 
     question: tuple[
@@ -64,6 +64,7 @@ class Paired:
 
     @property
     def changes(self) -> Numbers:
+        """The score after less that before, (questions,)."""
         return self.new - self.old
 
     @property
@@ -74,10 +75,12 @@ class Paired:
 
     @property
     def lost(self) -> int:
+        """Questions with a lower score than before."""
         return int((self.new < self.old).sum())
 
     @property
     def won(self) -> int:
+        """Questions with a higher score than before."""
         return int((self.new > self.old).sum())
 
 
@@ -109,6 +112,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
+        """The mean after less that before."""
         return self.after - self.before
 
     @property
@@ -117,21 +121,21 @@ class Comparison:
         return beyond(-self.difference, self.margin)
 
 
-def load(predictions: Path) -> dict[str, list[Verdict]]:
+def load(predictions: Path) -> dict[str, list[ScoredReply]]:
     """The scored replies of a `predictions.parquet` by benchmark; those with a hidden reference are left out."""
-    found: dict[str, list[Verdict]] = {}
+    found: dict[str, list[ScoredReply]] = {}
     for row in read(predictions, [*COLUMNS, "unparsable"]):
         if row["strict"] is not None:
             of = tuple(row[name] for name in COLUMNS[1:-1])
-            verdict = Verdict(of, row["image_sha256"], row["strict"], bool(row["unparsable"]))
-            found.setdefault(row["benchmark"], []).append(verdict)
+            reply = ScoredReply(of, row["image_sha256"], row["strict"], bool(row["unparsable"]))
+            found.setdefault(row["benchmark"], []).append(reply)
     return found
 
 
-def pair(before: Sequence[Verdict], after: Sequence[Verdict]) -> Paired | None:
+def pair(before: Sequence[ScoredReply], after: Sequence[ScoredReply]) -> Paired | None:
     """The questions that both have, in the order of `after`; None when there are none."""
-    earlier = {verdict.question: verdict for verdict in before}
-    pairs = [(earlier[v.question], v) for v in after if v.question in earlier]
+    earlier = {reply.question: reply for reply in before}
+    pairs = [(earlier[reply.question], reply) for reply in after if reply.question in earlier]
     if not pairs:
         return None
     return Paired(
@@ -146,7 +150,7 @@ def pair(before: Sequence[Verdict], after: Sequence[Verdict]) -> Paired | None:
 
 
 def compare(
-    benchmark: str, against: str, before: Sequence[Verdict], after: Sequence[Verdict], margin: float
+    benchmark: str, against: str, before: Sequence[ScoredReply], after: Sequence[ScoredReply], margin: float
 ) -> Comparison | None:
     """One benchmark's two sets of replies, not yet adjusted; None when no question is in both."""
     paired = pair(before, after)

@@ -32,6 +32,7 @@ class Flip:
 
     @property
     def lost(self) -> bool:
+        """Whether the score is lower than before."""
         return bool(self.after["strict"] < self.before["strict"])
 
 

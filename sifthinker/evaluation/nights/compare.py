@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.evaluation import gate, history, power
-from sifthinker.evaluation.gate import Paired, Verdict
+from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights import night_page, outcomes
 from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
 from sifthinker.store import aliases
@@ -58,16 +58,16 @@ def hold(
     """
     rows = history.read(store.root / "history")
     pinned = aliases.read(store, night.config.nightly.baseline)
-    verdicts = {tonight.target: tonight.verdicts() for tonight in evaluated}
+    replies = {tonight.target: tonight.scored() for tonight in evaluated}
     pairs: list[Paired] = []
     targets = [
-        _compared(store, night, rows, tonight, verdicts[tonight.target], baseline, pinned, pairs)
+        _compared(store, night, rows, tonight, replies[tonight.target], baseline, pinned, pairs)
         for tonight in evaluated
     ]
     targets += [Target(name, None, {"": why}) for name, why in failed.items()]
     _judge(targets, pairs, night.config.nightly.level)
     for target in targets:
-        target.warnings = outcomes.warnings(target, verdicts.get(target.name, {}), night.config.nightly)
+        target.warnings = outcomes.warnings(target, replies.get(target.name, {}), night.config.nightly)
     rows += [row for target in targets for row in _rows(night, target)]
     folder = store.root / "nights" / night.id
     outcome = outcomes.outcome(targets, folder / "report.html", night.config.evaluate.limit)
@@ -82,7 +82,7 @@ def _compared(
     night: Night,
     rows: Sequence[history.Row],
     tonight: Evaluated,
-    verdicts: Mapping[str, Sequence[Verdict]],
+    replies: Mapping[str, Sequence[ScoredReply]],
     baseline: Evaluated | None,
     pinned: Mapping[str, Any] | None,
     pairs: list[Paired],
@@ -97,10 +97,10 @@ def _compared(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
         )
     for name, reference in ((LAST, target.last), (BASELINE, baseline)):
-        earlier = reference.verdicts() if reference else {}
-        for benchmark in sorted(verdicts.keys() & earlier.keys()):
+        earlier = reference.scored() if reference else {}
+        for benchmark in sorted(replies.keys() & earlier.keys()):
             margin = settings.margins.get(benchmark, settings.margin)
-            before, after = earlier[benchmark], verdicts[benchmark]
+            before, after = earlier[benchmark], replies[benchmark]
             paired = gate.pair(before, after)
             if paired is None:
                 target.notices.append(f"{benchmark} has no question in common with the {name}: not compared.")
@@ -108,7 +108,7 @@ def _compared(
             unpaired = len(before) + len(after) - 2 * len(paired.old)
             target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
             pairs.append(paired)
-    _uncompared(target, verdicts.keys(), history.benchmarks(rows, target.name, since))
+    _uncompared(target, replies.keys(), history.benchmarks(rows, target.name, since))
     return target
 
 
