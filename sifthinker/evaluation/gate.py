@@ -45,9 +45,7 @@ Numbers = NDArray[np.float64]
 class ScoredReply:
     """The scored reply to one question."""
 
-    question: tuple[
-        str, ...
-    ]  # what makes it the same question in two sets: id, group, text, reference, image
+    question: tuple[str, ...]  # id, group, text, reference, image: equal in two sets for the same question
     image: str  # SHA-256
     strict: float  # 1 = right, 0 = wrong, in between where the rule is graded
     unparsable: bool = False
@@ -69,7 +67,7 @@ class Paired:
 
     @property
     def test(self) -> str:
-        """Right-or-wrong verdicts about an image each are McNemar's case; the swaps are for all others."""
+        """The test that fits: McNemar's where scores are 0 or 1 and each question has its own image, else swaps."""
         binary = bool(np.isin(self.old, (0, 1)).all() and np.isin(self.new, (0, 1)).all())
         return MCNEMAR if binary and len(set(self.images)) == len(self.images) else BY_IMAGE
 
@@ -152,7 +150,7 @@ def pair(before: Sequence[ScoredReply], after: Sequence[ScoredReply]) -> Paired 
 def compare(
     benchmark: str, against: str, before: Sequence[ScoredReply], after: Sequence[ScoredReply], margin: float
 ) -> Comparison | None:
-    """One benchmark's two sets of replies, not yet adjusted; None when no question is in both."""
+    """Compares two sets of replies to one benchmark, p not yet adjusted; None when they share no question."""
     paired = pair(before, after)
     if paired is None:
         return None
@@ -208,17 +206,16 @@ def judge(comparisons: Iterable[Comparison], level: float) -> list[Comparison]:
 
 
 def least(paired: Paired) -> float:
-    """The p-value when every score falls to 0: no reply to these questions can give a smaller one."""
+    """The p-value when every score falls to 0. No replies to these questions can give a smaller one."""
     if paired.test == MCNEMAR:
         return float(0.5 ** int(paired.old.sum()))
-    images = int(
-        (by_image(paired.old, paired.images)[0] > 0).sum()
-    )  # all of them fall in one of 2^images swaps
+    # All of these images fall in one of 2^images swaps.
+    images = int((by_image(paired.old, paired.images)[0] > 0).sum())
     return float(0.5**images if images <= EXACT else (1 + SWAPS * 0.5**images) / (1 + SWAPS))
 
 
 def beyond(fall: float, margin: float) -> bool:
-    """Whether a fall is larger than the margin; 0.70 - 0.69 is not larger than 0.01, whatever the last bit says."""
+    """Whether a fall is larger than the margin. Rounding does not count: 0.70 - 0.69 is not larger than 0.01."""
     return fall > margin + 1e-9
 
 
@@ -290,7 +287,7 @@ def by_image(differences: Numbers, images: Sequence[str]) -> tuple[Numbers, Numb
 
 
 def _score(lost: int, won: int, n: int, difference: float) -> float:
-    """Tango's score statistic of a true difference (after - before); 0 where the data are what it says."""
+    """Tango's score statistic for an assumed difference (after - before); 0 where the data show just that difference."""
     b = (2 * n - won + lost) * difference - won - lost
     c = -lost * difference * (1 - difference)
     # The share of lost questions, estimated under that difference.

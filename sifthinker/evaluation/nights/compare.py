@@ -113,7 +113,10 @@ def _compared(
 
 
 def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[str]) -> None:
-    """Benchmarks that were held against nothing: a first time is a notice, a lost reference leaves the night open."""
+    """Notes the benchmarks that were compared with nothing.
+
+    One that is there for the first time gets a notice. Where the reference is lost, the night is inconclusive.
+    """
     for benchmark in sorted(set(tonight) - {c.benchmark for c in target.comparisons}):
         if benchmark in earlier:
             target.uncompared[benchmark] = (
@@ -142,7 +145,7 @@ def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since:
 
 
 def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> None:
-    """One family over all that is compared in a night: its level is that of the night."""
+    """Judges all comparisons of a night as one family, so that the level is that of the whole night."""
     judged = gate.judge([c for target in targets for c in target.comparisons], level)
     found = iter(
         replace(c, detectable=power.detectable(paired, c.margin, level / len(pairs)))

@@ -12,7 +12,7 @@ from sifthinker.evaluation.nights.records import Outcome, Target
 
 
 def warnings(target: Target, replies: Mapping[str, Sequence[ScoredReply]], settings: Nightly) -> list[str]:
-    """What a person must hear of whatever the tests say: falls beyond the margin, and replies that cannot be read.
+    """What a person is told whatever the tests say: falls beyond the margin, and replies that cannot be read.
 
     Args:
         target: a checkpoint with its comparisons, judged.
@@ -79,7 +79,7 @@ def outcome(targets: Sequence[Target], report: Path, limit: int | None) -> Outco
 
 
 def unable(comparisons: Sequence[Comparison]) -> list[str]:
-    """That some comparisons could not have failed, and why; at most two sentences."""
+    """Says which comparisons could not have failed, and why; at most two sentences."""
     said = []
     empty = [c for c in comparisons if not beyond(c.before, c.margin)]
     few = [c for c in comparisons if not c.able and c not in empty]
