@@ -17,6 +17,8 @@ from typing import Any
 
 from sifthinker.config import Config, Variant, changed
 from sifthinker.core import tables
+from sifthinker.core.scores import Score, factor, unparsable_rate
+from sifthinker.core.scores import read as read_scores
 from sifthinker.evaluation import gate, history
 from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.reporting import paper_results, plots
@@ -53,12 +55,7 @@ def write(out: Path, rows: Mapping[str, Sequence[Path]], reference: str, weights
         reference: the row that the others are compared with, where it is there.
         weights: `model.weights`; what is no published model is named as such.
     """
-    scores = {
-        name: pooled(
-            [json.loads((path / "scores.json").read_text(encoding="utf-8"))["scores"] for path in paths]
-        )
-        for name, paths in rows.items()
-    }
+    scores = {name: pooled([read_scores(path) for path in paths]) for name, paths in rows.items()}
     compared = _compared(rows, reference) if reference in rows else {}
     columns = history.headlines([score for of in scores.values() for score in of])
     table = [
@@ -82,32 +79,57 @@ def write(out: Path, rows: Mapping[str, Sequence[Path]], reference: str, weights
     return text
 
 
-def pooled(seeds: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+class PooledScore(Score):
+    """A score over the seeds of a row: means, with how far the seeds are apart."""
+
+    by_seed: list[float | None]  # the strict scores
+    error: float | None  # standard error of the mean of `by_seed`; None of one seed
+
+
+def pooled(seeds: Sequence[Sequence[Score]]) -> list[PooledScore]:
     """The scores of a row over its seeds: means of `strict`, `official` and `unparsable`, and their spread.
 
-    `error` is the standard error of the strict mean over the seeds (None of one). The interval `low` to `high` is that
-    of one seed's questions, which all seeds share, widened by the seeds' spread: sqrt(half² + (1.96 error)²).
+    The interval `low` to `high` is that of one seed's questions, which all seeds share, widened by the seeds' spread:
+    sqrt(half² + (1.96 error)²).
+
+    Raises:
+        ValueError: the seeds were not scored on the same metrics and numbers of questions.
     """
     found = []
     for same in zip(*seeds, strict=True):
-        score = dict(same[0])
+        first: Score = same[0]
         if len({(s["benchmark"], s["metric"], s["n"]) for s in same}) > 1:
-            raise ValueError(f"the seeds' scores differ in {score['benchmark']} {score['metric']}")
-        for name in ("strict", "official", "unparsable"):
-            score[name] = _mean([s[name] for s in same])
-        values = [s["strict"] for s in same]
-        score["by_seed"] = values
-        score["error"] = None
-        if len(values) > 1 and None not in values:
-            score["error"] = statistics.stdev(values) / math.sqrt(len(values))
-            for name, sign in (("low", -1), ("high", 1)):
-                halves = [s[name] and abs(s[name] - s["strict"]) for s in same]
-                half = _mean(halves)
-                if half is not None:
-                    end = score["strict"] + sign * math.hypot(half, 1.96 * score["error"])
-                    score[name] = min(max(end, 0.0), 1.0) if score["unit"] == "share" else end
+            raise ValueError(f"the seeds' scores differ in {first['benchmark']} {first['metric']}")
+        by_seed = [s["strict"] for s in same]
+        score: PooledScore = {
+            **first,
+            "strict": _mean(by_seed),
+            "official": _mean([s["official"] for s in same]),
+            "unparsable": statistics.fmean(s["unparsable"] for s in same),
+            "by_seed": by_seed,
+            "error": None,
+        }
+        known = [value for value in by_seed if value is not None]
+        if len(known) == len(by_seed) > 1:
+            score["error"] = statistics.stdev(known) / math.sqrt(len(known))
+            score["low"] = _widened(score, [s["low"] for s in same], -1)
+            score["high"] = _widened(score, [s["high"] for s in same], 1)
         found.append(score)
     return found
+
+
+def _widened(score: PooledScore, bounds: Sequence[float | None], sign: int) -> float | None:
+    """One end of a pooled score's interval: `bounds` are that end of each seed's, `sign` is -1 for low and 1 for high."""
+    halves = [
+        bound and abs(bound - strict)
+        for bound, strict in zip(bounds, score["by_seed"], strict=True)
+        if strict is not None
+    ]
+    half = _mean(halves)
+    if half is None or score["strict"] is None or score["error"] is None:
+        return bounds[0]
+    end = score["strict"] + sign * math.hypot(half, 1.96 * score["error"])
+    return min(max(end, 0.0), 1.0) if score["unit"] == "share" else end
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -115,12 +137,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if len(known) == len(values) else None
 
 
-def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
+def _replies(paths: Sequence[Path]) -> dict[str, list[gate.ScoredReply]]:
     """The scored replies of a row by benchmark (and what it scores of a reply); of several seeds, each question's mean."""
     loaded = [_scored(path / "predictions.parquet") for path in paths]
     if len(loaded) == 1:
         return loaded[0]
-    found: dict[str, list[gate.Verdict]] = {}
+    found: dict[str, list[gate.ScoredReply]] = {}
     for benchmark, first in loaded[0].items():
         by_question = [{v.question: v.strict for v in of.get(benchmark, [])} for of in loaded]
         found[benchmark] = [
@@ -131,16 +153,16 @@ def _verdicts(paths: Sequence[Path]) -> dict[str, list[gate.Verdict]]:
     return found
 
 
-def _scored(predictions: Path) -> dict[str, list[gate.Verdict]]:
+def _scored(predictions: Path) -> dict[str, list[gate.ScoredReply]]:
     """`gate.load` with every part of a reply's score as a benchmark of its own: "sif answer", "sif boxes"."""
-    found: dict[str, list[gate.Verdict]] = {}
+    found: dict[str, list[gate.ScoredReply]] = {}
     for row in tables.read(predictions, [*gate.COLUMNS, "parts"]):
         if row["strict"] is None:
             continue
         of = tuple(row[name] for name in gate.COLUMNS[1:-1])
         scores = [(f"{row['benchmark']} {name}", value) for name, value in row["parts"] or ()]
         for name, value in scores or [(row["benchmark"], row["strict"])]:
-            found.setdefault(name, []).append(gate.Verdict(of, row["image_sha256"], value))
+            found.setdefault(name, []).append(gate.ScoredReply(of, row["image_sha256"], value))
     return found
 
 
@@ -149,18 +171,14 @@ def _compared(rows: Mapping[str, Sequence[Path]], reference: str) -> dict[str, l
 
     Questions are paired, each with its mean over the seeds: the test is about other questions, with these seeds.
     """
-    verdicts = {name: _verdicts(paths) for name, paths in rows.items()}
-    made = [
-        (name, comparison)
-        for name, of in verdicts.items()
-        for benchmark in of
-        if name != reference
-        if (
-            comparison := gate.compare(
-                benchmark, reference, verdicts[reference].get(benchmark, []), of[benchmark], 0.0
-            )
-        )
-    ]
+    replies = {name: _replies(paths) for name, paths in rows.items()}
+    made: list[tuple[str, gate.Comparison]] = []
+    for name, of in replies.items():
+        for benchmark in of if name != reference else ():
+            before = replies[reference].get(benchmark, [])
+            comparison = gate.compare(benchmark, reference, before, of[benchmark], 0.0)
+            if comparison is not None:
+                made.append((name, comparison))
     judged = gate.judge([comparison for _, comparison in made], level=0.05)
     found: dict[str, list[gate.Comparison]] = {}
     for (name, _), comparison in zip(made, judged, strict=True):
@@ -236,15 +254,14 @@ def _lines(
     return lines
 
 
-def _cell(score: Mapping[str, Any] | None) -> str:
+def _cell(score: PooledScore | None) -> str:
     if score is None or score["strict"] is None:
         return "n/a"
-    factor = 100 if score["unit"] == "share" else 1
-    official = "n/a" if score["official"] is None else f"{score['official'] * factor:.1f}"
+    times = factor(score["unit"])
+    official = "n/a" if score["official"] is None else f"{score['official'] * times:.1f}"
     official = "" if score["official"] == score["strict"] else f" ({official})"
-    unparsable = 100 * score["unparsable"] / score["n"] if score["n"] else 0.0
-    error = f" ± {score['error'] * factor:.1f}" if score["error"] is not None else ""
-    return f"{score['strict'] * factor:.1f}{error}{official}, {unparsable:.0f} %"
+    error = f" ± {score['error'] * times:.1f}" if score["error"] is not None else ""
+    return f"{score['strict'] * times:.1f}{error}{official}, {unparsable_rate(score):.0f} %"
 
 
 def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], limit: int | None) -> bytes:
@@ -261,11 +278,11 @@ def _plot(table: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
                 score = found.get((benchmark + suffix, metric))
                 if score is None or score["strict"] is None:
                     continue
-                factor = 100 if score["unit"] == "share" else 1
+                times = factor(score["unit"])
                 if score["low"] is not None and score["high"] is not None:
-                    ends = score["low"] * factor, score["high"] * factor
+                    ends = score["low"] * times, score["high"] * times
                     axes.hlines(place + offset, *ends, color=color, alpha=0.4, linewidth=3)
-                axes.scatter([score["strict"] * factor], [place + offset], color=color, s=20, zorder=3)
+                axes.scatter([score["strict"] * times], [place + offset], color=color, s=20, zorder=3)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
         plots.style(axes, f"{benchmark} {metric}".strip(), "x", ink="black")

@@ -42,12 +42,10 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ScoredReply:
     """The scored reply to one question."""
 
-    question: tuple[
-        str, ...
-    ]  # what makes it the same question in two sets: id, group, text, reference, image
+    question: tuple[str, ...]  # id, group, text, reference, image: equal in two sets for the same question
     image: str  # SHA-256
     strict: float  # 1 = right, 0 = wrong, in between where the rule is graded
     unparsable: bool = False
@@ -64,20 +62,23 @@ class Paired:
 
     @property
     def changes(self) -> Numbers:
+        """The score after less that before, (questions,)."""
         return self.new - self.old
 
     @property
     def test(self) -> str:
-        """Right-or-wrong verdicts about an image each are McNemar's case; the swaps are for all others."""
+        """The test that fits: McNemar's where scores are 0 or 1 and each question has its own image, else swaps."""
         binary = bool(np.isin(self.old, (0, 1)).all() and np.isin(self.new, (0, 1)).all())
         return MCNEMAR if binary and len(set(self.images)) == len(self.images) else BY_IMAGE
 
     @property
     def lost(self) -> int:
+        """Questions with a lower score than before."""
         return int((self.new < self.old).sum())
 
     @property
     def won(self) -> int:
+        """Questions with a higher score than before."""
         return int((self.new > self.old).sum())
 
 
@@ -109,6 +110,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
+        """The mean after less that before."""
         return self.after - self.before
 
     @property
@@ -117,21 +119,21 @@ class Comparison:
         return beyond(-self.difference, self.margin)
 
 
-def load(predictions: Path) -> dict[str, list[Verdict]]:
+def load(predictions: Path) -> dict[str, list[ScoredReply]]:
     """The scored replies of a `predictions.parquet` by benchmark; those with a hidden reference are left out."""
-    found: dict[str, list[Verdict]] = {}
+    found: dict[str, list[ScoredReply]] = {}
     for row in read(predictions, [*COLUMNS, "unparsable"]):
         if row["strict"] is not None:
             of = tuple(row[name] for name in COLUMNS[1:-1])
-            verdict = Verdict(of, row["image_sha256"], row["strict"], bool(row["unparsable"]))
-            found.setdefault(row["benchmark"], []).append(verdict)
+            reply = ScoredReply(of, row["image_sha256"], row["strict"], bool(row["unparsable"]))
+            found.setdefault(row["benchmark"], []).append(reply)
     return found
 
 
-def pair(before: Sequence[Verdict], after: Sequence[Verdict]) -> Paired | None:
+def pair(before: Sequence[ScoredReply], after: Sequence[ScoredReply]) -> Paired | None:
     """The questions that both have, in the order of `after`; None when there are none."""
-    earlier = {verdict.question: verdict for verdict in before}
-    pairs = [(earlier[v.question], v) for v in after if v.question in earlier]
+    earlier = {reply.question: reply for reply in before}
+    pairs = [(earlier[reply.question], reply) for reply in after if reply.question in earlier]
     if not pairs:
         return None
     return Paired(
@@ -146,9 +148,9 @@ def pair(before: Sequence[Verdict], after: Sequence[Verdict]) -> Paired | None:
 
 
 def compare(
-    benchmark: str, against: str, before: Sequence[Verdict], after: Sequence[Verdict], margin: float
+    benchmark: str, against: str, before: Sequence[ScoredReply], after: Sequence[ScoredReply], margin: float
 ) -> Comparison | None:
-    """One benchmark's two sets of replies, not yet adjusted; None when no question is in both."""
+    """Compares two sets of replies to one benchmark, p not yet adjusted; None when they share no question."""
     paired = pair(before, after)
     if paired is None:
         return None
@@ -204,17 +206,16 @@ def judge(comparisons: Iterable[Comparison], level: float) -> list[Comparison]:
 
 
 def least(paired: Paired) -> float:
-    """The p-value when every score falls to 0: no reply to these questions can give a smaller one."""
+    """The p-value when every score falls to 0. No replies to these questions can give a smaller one."""
     if paired.test == MCNEMAR:
         return float(0.5 ** int(paired.old.sum()))
-    images = int(
-        (by_image(paired.old, paired.images)[0] > 0).sum()
-    )  # all of them fall in one of 2^images swaps
+    # All of these images fall in one of 2^images swaps.
+    images = int((by_image(paired.old, paired.images)[0] > 0).sum())
     return float(0.5**images if images <= EXACT else (1 + SWAPS * 0.5**images) / (1 + SWAPS))
 
 
 def beyond(fall: float, margin: float) -> bool:
-    """Whether a fall is larger than the margin; 0.70 - 0.69 is not larger than 0.01, whatever the last bit says."""
+    """Whether a fall is larger than the margin. Rounding does not count: 0.70 - 0.69 is not larger than 0.01."""
     return fall > margin + 1e-9
 
 
@@ -286,7 +287,7 @@ def by_image(differences: Numbers, images: Sequence[str]) -> tuple[Numbers, Numb
 
 
 def _score(lost: int, won: int, n: int, difference: float) -> float:
-    """Tango's score statistic of a true difference (after - before); 0 where the data are what it says."""
+    """Tango's score statistic for an assumed difference (after - before); 0 where the data show just that difference."""
     b = (2 * n - won + lost) * difference - won - lost
     c = -lost * difference * (1 - difference)
     # The share of lost questions, estimated under that difference.

@@ -26,10 +26,7 @@ NIGHTS = pa.schema(
         ("name", pa.string()),  # of the configuration
         ("target", pa.string()),  # the checkpoint, as it is configured: "promoted"
         ("model", pa.string()),  # the digest of its weights; "" where it could not be found
-        (
-            "evaluation",
-            pa.string(),
-        ),  # "evaluate/<key>" of the store, with every reply; "" where there is none
+        ("evaluation", pa.string()),  # "evaluate/<key>" of the store; "" where there is none
         ("replayed", pa.bool_()),  # taken from the store: nothing was asked this night
         ("benchmark", pa.string()),
         ("metric", pa.string()),
@@ -74,10 +71,10 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def good(rows: Sequence[Row], target: str, since: float = 0.0) -> list[Row]:
     """One row a night that passed, of a checkpoint, latest first; `since` in seconds since 1970.
 
-    A quick look is never one: a sample is no reference for a whole benchmark. Nor is a night with a fall beyond the
-    margin, significant or not: it did not pass, it warned.
+    A quick look is never a good night: a sample is no reference for a whole benchmark. A night with a fall beyond the
+    margin is not one either, significant or not: it warned and did not pass.
 
-    A baseline that was pinned later than a night is a person's word that it counts from now on: pass its time.
+    When a person pins a baseline, earlier nights no longer count: pass the time of the pin as `since`.
     """
     nights = {
         row["night"]: row
@@ -104,7 +101,7 @@ NO_REFERENCE = "Later nights are not compared with it."
 
 
 def quick_look(limit: int) -> str:
-    """What is said wherever scores are shown that are of a sample."""
+    """The words that mark scores of a sample, wherever they are shown."""
     return f"a quick look: at most {limit} questions of each benchmark, a seeded sample"
 
 

@@ -58,20 +58,6 @@ def bootstrap(
     return float(low), float(high)
 
 
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Exact two-sided p-value of McNemar's test on paired verdicts of the same questions.
-
-    Raises:
-        ValueError: the two do not have the same length.
-    """
-    pairs = list(zip(before, after, strict=True))
-    lost = sum(b and not a for b, a in pairs)
-    won = sum(a and not b for b, a in pairs)
-    from scipy import stats
-
-    return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
-
-
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down adjusted p-values, by name: comparable with the level itself (Holm, 1979)."""
     adjusted: dict[str, float] = {}

@@ -1,7 +1,7 @@
 """The paper's numbers (SIFThinker, arXiv 2508.06259, AAAI-26), as far as they could be found.
 
-Each with its table and base model; they are shown beside ours and compared with nothing by themselves. Many
-cells of the paper could not be obtained: what is not here is "not published" only as far as we know.
+Each names its table and base model. They are shown beside ours; nothing is computed from them. Many cells of the
+paper could not be obtained, so a number that is not here may have been published all the same.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from PIL import Image
 from sifthinker.core import chain, drawing, images
 from sifthinker.core.images import data_url
 from sifthinker.core.records import Box, Region, boxes
+from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
 from sifthinker.reporting import pages, paper_results, plots
@@ -43,10 +43,9 @@ class Facts:
         title: name of the reproduction.
         dataset: parts of SIF-50K.
         examples: chains drawn.
-        histories: history.jsonl of the training stages, by stage; see `draw.curves`.
-        completions: completions.parquet of GRPO: step, id, text and the four rewards.
-        scores: model, benchmark, metric, official, strict, n, unparsable, low and high (of the 95 % interval of
-            the strict score), unit ("share" or "points"), limit, and missing: why it was not run, or None.
+        histories: history.jsonl of the training stages, by stage; see `drawing.curves`.
+        completions: completions.parquet of GRPO: step, id, text and the rewards.
+        scores: of the evaluation, with the name of the model.
         predictions: predictions.parquet of the evaluation: replies that the two scores read apart are shown.
         config: resolved; holds names of environment variables, never keys.
         versions: of what ran, by name.
@@ -61,7 +60,7 @@ class Facts:
     examples: int = 8
     histories: Mapping[str, Path] = field(default_factory=dict)
     completions: Path | None = None
-    scores: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[ModelScore] = ()
     predictions: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -94,8 +93,10 @@ def write(out: Path, facts: Facts) -> None:
 
 
 def page(facts: Facts) -> str:
-    """The report's essence as Markdown with its pictures inside, for the UI of the orchestrator; equal facts give
-    equal text."""
+    """The scores, curves and some examples as Markdown with the pictures inside, for the UI of the orchestrator.
+
+    Equal facts give equal text.
+    """
     parts = [f"> {html.escape(statement)}" for statement in facts.standins]
     parts.append(_score_table(facts.scores))
     for curve in _curves(facts.histories):
@@ -112,7 +113,7 @@ def page(facts: Facts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _score_table(scores: Iterable[Mapping[str, Any]]) -> str:
+def _score_table(scores: Iterable[ModelScore]) -> str:
     lines = [
         "| benchmark | metric | official | strict | questions | unparsable |",
         "|---|---|---|---|---|---|",
@@ -277,19 +278,12 @@ def _completions(facts: Facts) -> list[dict[str, Any]]:
     ]
 
 
-def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _scores(scores: Iterable[ModelScore]) -> dict[str, list[dict[str, Any]]]:
     """By benchmark, its metrics, each with our models' scores and the paper's numbers; all of 100."""
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
-        factor = 100 if score["unit"] == "share" else 1
-        grouped[score["benchmark"]][score["metric"]].append(
-            {
-                "missing": None,
-                **score,
-                **{key: _scaled(score[key], factor) for key in ("official", "strict", "low", "high")},
-                "unparsable_rate": 100 * score["unparsable"] / score["n"] if score["n"] else 0.0,
-            }
-        )
+        shown = {"missing": None, **of_100(score), "unparsable_rate": unparsable_rate(score)}
+        grouped[score["benchmark"]][score["metric"]].append(shown)
     return {
         benchmark: [
             {
@@ -312,11 +306,6 @@ def _number(number: paper_results.Number) -> dict[str, Any]:
         "baselines": [(name, value * factor) for name, value in number.baselines],
         "note": number.note,
     }
-
-
-def _scaled(value: float | None, factor: int) -> float | None:
-    """None stays None (no such reading), and so does what is no number."""
-    return None if value is None or not math.isfinite(value) else value * factor
 
 
 def _duration(seconds: float) -> str:

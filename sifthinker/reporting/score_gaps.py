@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sifthinker.core.scores import Score
 from sifthinker.core.tables import read
 
 POINT = 0.01
 EXAMPLES = 3  # of a benchmark
 
 
-def apart(scores: Iterable[Mapping[str, Any]], predictions: Path) -> list[dict[str, Any]]:
+def apart(scores: Iterable[Score], predictions: Path) -> list[dict[str, Any]]:
     """The widest gap of each such benchmark.
 
     Args:

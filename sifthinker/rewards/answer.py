@@ -101,12 +101,6 @@ class Book:
         for completion in completions:
             self.add(completion["id"], epoch, [completion[column]])
 
-    def merge(self, other: Book) -> None:
-        """Enters all scores of another rank's book; the two must not hold the same completions."""
-        for sample, epochs in other._scores.items():
-            for epoch, scores in epochs.items():
-                self.add(sample, epoch, scores)
-
     def previous(self, sample: str, epoch: int) -> float | None:
         """Mean score of a sample in the epoch before `epoch`; None where it has none."""
         scores = self._scores.get(sample, {}).get(epoch - 1)

@@ -81,8 +81,17 @@ class Scorer:
     """Scores completions of the rows of `data`, and remembers what it scored."""
 
     def __init__(self, data: Dataset, settings: Grpo, work: Path, ledger: Path, base_url: str | None) -> None:
-        """Raises:
-        UserError: two rows have one id, or the judge is the stand-in and nobody started it.
+        """Takes the rows that are trained on, and where the judge and its ledger are.
+
+        Args:
+            data: rows of the SIF Parquet.
+            settings: `rewards` and `judge` count.
+            work: folder of `completions.jsonl`.
+            ledger: file of the judge's calls.
+            base_url: the judge's endpoint; None: that of the settings.
+
+        Raises:
+            UserError: two rows have one id, or the judge is the stand-in and nobody started it.
         """
         self.data, self.settings = data, settings
         self.index = {id: index for index, id in enumerate(data["id"])}
@@ -101,10 +110,12 @@ class Scorer:
         self.scored: dict[str, list[float | None]] = {}  # the rewards of the batch under way
 
     def __enter__(self) -> Self:
+        """Starts the judge's client."""
         self.client.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        """Ends the judge's client."""
         self.client.__exit__(*error)
 
     @property

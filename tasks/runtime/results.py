@@ -77,6 +77,7 @@ MODULES: dict[str, Module] = {
     "special": _at("sifthinker.core.special_tokens"),
     "images": _at("sifthinker.core.images"),
     "depth": _at("sifthinker.core.depth_maps"),
+    "scores": _at("sifthinker.core.scores"),
     "draw": _at("sifthinker.core.drawing"),
     "statistics": _at("sifthinker.evaluation.statistics"),
     # data

@@ -1,7 +1,6 @@
 """report: everything on one page."""
 
-import json
-
+from sifthinker.core import scores
 from sifthinker.reporting import lineage_picture
 from sifthinker.reporting import report as domain
 from sifthinker.store import lineage
@@ -30,7 +29,6 @@ def report(job: Job) -> None:
         ),
         *(f"{m['label']}: {m['notes']['standin']}" for m in manifests if m["notes"].get("standin")),
     ]
-    scores = json.loads((job.inputs["evaluate"].path / "scores.json").read_text(encoding="utf-8"))
     facts = domain.Facts(
         stages=manifests,
         title=job.config.name,
@@ -38,7 +36,7 @@ def report(job: Job) -> None:
         examples=job.config.report.examples,
         histories={name: job.inputs[name].path / "history.jsonl" for name in ("sft", "grpo")},
         completions=job.inputs["grpo"].path / "completions.parquet",
-        scores=[{"model": scores["model"], **score} for score in scores["scores"]],
+        scores=scores.read_with_model(job.inputs["evaluate"].path),
         predictions=job.inputs["evaluate"].path / "predictions.parquet",
         config=job.config.model_dump(mode="json"),
         versions=job.manifest["versions"],

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sifthinker.evaluation import gate
-from sifthinker.evaluation.gate import Comparison, Verdict
+from sifthinker.evaluation.gate import Comparison, ScoredReply
 from sifthinker.evaluation.statistics import wilson
 
 
-def replies(scores: list[float], per_image: int = 1) -> list[Verdict]:
-    return [Verdict((f"q/{i}",), f"image {i // per_image}", score) for i, score in enumerate(scores)]
+def replies(scores: list[float], per_image: int = 1) -> list[ScoredReply]:
+    return [ScoredReply((f"q/{i}",), f"image {i // per_image}", score) for i, score in enumerate(scores)]
 
 
 def compare(before: list[float], after: list[float], margin: float = 0.0, per_image: int = 1) -> Comparison:
@@ -62,8 +62,8 @@ def test_holm_is_over_everything_that_is_compared_at_once() -> None:
 
 
 def test_only_the_same_questions_are_paired() -> None:
-    before = [*replies([1, 1, 1]), Verdict(("gone",), "x", 1.0)]
-    after = [*replies([1, 0, 1]), Verdict(("new",), "y", 0.0), Verdict(("newer",), "z", 0.0)]
+    before = [*replies([1, 1, 1]), ScoredReply(("gone",), "x", 1.0)]
+    after = [*replies([1, 0, 1]), ScoredReply(("new",), "y", 0.0), ScoredReply(("newer",), "z", 0.0)]
     made = gate.compare("b", "before", before, after, 0.0)
     assert made
     assert (made.n, made.unpaired, made.lost, made.won) == (3, 3, 1, 0)

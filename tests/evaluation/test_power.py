@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from sifthinker.evaluation import gate, power
-from sifthinker.evaluation.gate import Numbers, Paired, Verdict
+from sifthinker.evaluation.gate import Numbers, Paired, ScoredReply
 
 
 def paired(old: Numbers, new: Numbers, per_image: int = 1) -> Paired:
-    def verdicts(scores: Numbers) -> list[Verdict]:
-        return [Verdict((f"q/{i}",), f"image {i // per_image}", float(s)) for i, s in enumerate(scores)]
+    def verdicts(scores: Numbers) -> list[ScoredReply]:
+        return [ScoredReply((f"q/{i}",), f"image {i // per_image}", float(s)) for i, s in enumerate(scores)]
 
     made = gate.pair(verdicts(old), verdicts(new))
     assert made

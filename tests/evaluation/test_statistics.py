@@ -59,15 +59,6 @@ def test_the_bootstrap_is_the_same_for_the_same_seed():
     assert statistics.bootstrap(mean, clusters, seed=3) != statistics.bootstrap(mean, clusters, seed=4)
 
 
-def test_mcnemar_is_the_sign_test_on_the_questions_that_changed():
-    before = [True] * 10 + [False] * 2 + [True] * 50
-    after = [False] * 10 + [True] * 2 + [True] * 50
-    assert statistics.mcnemar(before, after) == pytest.approx(2 * (1 + 12 + 66) / 2**12)
-    assert statistics.mcnemar(before, before) == 1.0
-    with pytest.raises(ValueError):
-        statistics.mcnemar(before, after[:-1])
-
-
 def test_holm_multiplies_step_by_step_and_never_decreases():
     adjusted = statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
     assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})

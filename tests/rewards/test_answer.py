@@ -56,15 +56,13 @@ def test_a_mean_of_zero_is_kept() -> None:
     assert book.previous("a", 1) == 0.0  # the release forgets it (PAPER.md R5.2)
 
 
-def test_ranks_merge_to_the_same_book_in_any_order() -> None:
+def test_scores_make_the_same_book_in_any_order() -> None:
     parts = [("a", 0, [0.1, 0.7]), ("a", 0, [0.3]), ("b", 0, [1.0]), ("a", 1, [0.2])]
     books = []
     for order in permutations(parts):
         whole = Book()
         for sample, epoch, scores in order:
-            rank = Book()
-            rank.add(sample, epoch, scores)
-            whole.merge(rank)
+            whole.add(sample, epoch, scores)
         books.append(json.dumps(whole.to_json()))
     assert set(books) == {'{"a": {"0": [0.1, 0.3, 0.7], "1": [0.2]}, "b": {"0": [1.0]}}'}
 

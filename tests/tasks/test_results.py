@@ -105,18 +105,18 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         NOTHING,
     ),  # its value counts
     # results
-    "a reward": ("sifthinker/rewards/grounding.py", "return ", "return 0 or ", {"grpo"}),
+    "a reward": ("sifthinker/rewards/grounding.py", "return ", "return 0 or ", {"grpo", "report"}),
     "a reward that a benchmark scores too": (
         "sifthinker/rewards/format.py",
         "return ",
         "return 0 or ",
-        {"grpo", "evaluate"},
+        {"grpo", "evaluate", "report", "ablation"},
     ),
     "a prompt": (
         "sifthinker/core/prompts.py",
         "Your output was not accepted",
         "Your output was refused",
-        {"annotate", "retry", *TRAINED, "evaluate", "report"},
+        {"annotate", "retry", *TRAINED, "evaluate", "report", "ablation"},
     ),
     "when an answer is the reference": (
         "sifthinker/annotation/annotate.py",
@@ -135,7 +135,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         "sifthinker/core/boxes.py",
         "/ len(pairs)",
         "/ (1 + len(pairs))",
-        {"scenes", "ingest", "expand", "grpo", "evaluate"},
+        {"scenes", "ingest", "expand", "grpo", "evaluate", "report", "ablation"},
     ),
     "how rows are routed": (
         "tasks/stages/publish.py",
@@ -145,7 +145,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "how many rows are in memory": ("tasks/stages/ingest.py", "MIN_BATCH = 64", "MIN_BATCH = 8", {"ingest"}),
     "what vLLM is told": ("sifthinker/models/serving.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
-    "a benchmark": ("sifthinker/evaluation/benchmarks/pope.py", "return ", "return None or ", {"evaluate"}),
+    "a benchmark": (
+        "sifthinker/evaluation/benchmarks/pope.py",
+        "return ",
+        "return None or ",
+        {"evaluate", "ablation"},
+    ),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
     "the layers that are trained": ("sifthinker/training/harness.py", 'FROZEN = r"', 'FROZEN = r"x', TRAINED),
     "what a checkpoint's trainer is told": (
@@ -220,7 +225,7 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
 # Imported by a module of a stage for something that the stage does not do.
 IDLE = {
     "pyarrow": ALL - {"publish", "subset"},  # only the published data set is Parquet that others read
-    "scipy": {"scenes", "ingest", "expand"},  # boxes: matches boxes in the reward
+    "scipy": {"scenes", "ingest", "expand", "report"},  # boxes: matches boxes in the reward
     "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
     "transformers": {"policy_weights", "depth_weights"},
     "pillow": {"policy_weights", "depth_weights", "subset"},

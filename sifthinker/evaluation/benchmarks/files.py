@@ -22,6 +22,7 @@ class BadRow(ValueError):
     """A row that cannot be a question; becomes a `Reject`."""
 
     def __init__(self, reason: str, detail: str, field: str = "") -> None:
+        """Takes a countable reason, what is wrong for a person, and the field that it is wrong in."""
         super().__init__(detail)
         self.reason = reason
         self.detail = detail

@@ -37,9 +37,8 @@ class Answer:
     """What a reply gives to be scored: its final answer and the boxes of its last area."""
 
     text: str  # inside <answer> of a chain, the whole reply otherwise; "" when there is none
-    boxes: tuple[
-        Box, ...
-    ] = ()  # of the last area, valid ones in 0..1 of the image; () when one of them is not
+    # Of the last area, valid ones in 0..1 of the image; () when one of them is not valid.
+    boxes: tuple[Box, ...] = ()
     area: str = ""  # the last area as it stands, for rules that take any numbers
     absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
     judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one

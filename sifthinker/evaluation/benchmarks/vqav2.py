@@ -166,7 +166,7 @@ def _embedded(row: dict[str, Any], hidden: bool) -> Question:
 
 
 def _whole_test(source: config.Benchmark) -> list[Path]:
-    """Where the questions of all of test2015 are. They are wanted for the submission: said before an answer is paid."""
+    """Where the questions of all of test2015 are. The submission needs them, so they are checked before any answer is paid for."""
     folder = source.path if source.path.is_dir() else source.path.parent
     beside = source.model_copy(update={"path": folder})
     return files.shards(beside, "test") or [files.find(beside, _WHOLE_TEST, PUBLISHED)]

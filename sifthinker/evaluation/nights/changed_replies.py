@@ -1,4 +1,4 @@
-"""Questions whose verdict is another one than before, with the picture, where both replies looked, and what they said."""
+"""Questions with another score than before: the picture, where both replies looked, and what they said."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Flip:
 
     @property
     def lost(self) -> bool:
+        """Whether the score is lower than before."""
         return bool(self.after["strict"] < self.before["strict"])
 
 

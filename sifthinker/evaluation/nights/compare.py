@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.evaluation import gate, history, power
-from sifthinker.evaluation.gate import Paired, Verdict
+from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights import night_page, outcomes
 from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
 from sifthinker.store import aliases
@@ -60,16 +60,16 @@ def hold(
     """
     rows = history.read(store.root / "history")
     pinned = aliases.read(store, night.config.nightly.baseline)
-    verdicts = {tonight.target: tonight.verdicts() for tonight in evaluated}
+    replies = {tonight.target: tonight.scored() for tonight in evaluated}
     pairs: list[Paired] = []
     targets = [
-        _compared(store, night, rows, tonight, verdicts[tonight.target], baseline, pinned, pairs)
+        _compared(store, night, rows, tonight, replies[tonight.target], baseline, pinned, pairs)
         for tonight in evaluated
     ]
     targets += [Target(name, None, {"": why}) for name, why in failed.items()]
     _judge(targets, pairs, night.config.nightly.level)
     for target in targets:
-        target.warnings = outcomes.warnings(target, verdicts.get(target.name, {}), night.config.nightly)
+        target.warnings = outcomes.warnings(target, replies.get(target.name, {}), night.config.nightly)
     rows += [row for target in targets for row in _rows(night, target)]
     folder = store.root / "nights" / night.id
     outcome = outcomes.outcome(targets, folder / "report.html", night.config.evaluate.limit)
@@ -84,7 +84,7 @@ def _compared(
     night: Night,
     rows: Sequence[history.Row],
     tonight: Evaluated,
-    verdicts: Mapping[str, Sequence[Verdict]],
+    replies: Mapping[str, Sequence[ScoredReply]],
     baseline: Evaluated | None,
     pinned: Mapping[str, Any] | None,
     pairs: list[Paired],
@@ -99,10 +99,10 @@ def _compared(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
         )
     for name, reference in ((LAST, target.last), (BASELINE, baseline)):
-        earlier = reference.verdicts() if reference else {}
-        for benchmark in sorted(verdicts.keys() & earlier.keys()):
+        earlier = reference.scored() if reference else {}
+        for benchmark in sorted(replies.keys() & earlier.keys()):
             margin = settings.margins.get(benchmark, settings.margin)
-            before, after = earlier[benchmark], verdicts[benchmark]
+            before, after = earlier[benchmark], replies[benchmark]
             paired = gate.pair(before, after)
             if paired is None:
                 target.notices.append(f"{benchmark} has no question in common with the {name}: not compared.")
@@ -110,12 +110,15 @@ def _compared(
             unpaired = len(before) + len(after) - 2 * len(paired.old)
             target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
             pairs.append(paired)
-    _uncompared(target, verdicts.keys(), history.benchmarks(rows, target.name, since))
+    _uncompared(target, replies.keys(), history.benchmarks(rows, target.name, since))
     return target
 
 
 def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[str]) -> None:
-    """Benchmarks that were held against nothing: a first time is a notice, a lost reference leaves the night open."""
+    """Notes the benchmarks that were compared with nothing.
+
+    One that is there for the first time gets a notice. Where the reference is lost, the night is inconclusive.
+    """
     for benchmark in sorted(set(tonight) - {c.benchmark for c in target.comparisons}):
         if benchmark in earlier:
             target.uncompared[benchmark] = (
@@ -144,7 +147,7 @@ def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since:
 
 
 def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> None:
-    """One family over all that is compared in a night: its level is that of the night."""
+    """Judges all comparisons of a night as one family, so that the level is that of the whole night."""
     judged = gate.judge([c for target in targets for c in target.comparisons], level)
     found = iter(
         replace(c, detectable=power.detectable(paired, c.margin, level / len(pairs)))

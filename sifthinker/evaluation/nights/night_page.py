@@ -12,6 +12,7 @@ from typing import Any
 
 from sifthinker.core import drawing
 from sifthinker.core.images import data_url
+from sifthinker.core.scores import Score, factor, of_100, unparsable_rate
 from sifthinker.evaluation import history, power
 from sifthinker.evaluation.gate import Comparison
 from sifthinker.evaluation.nights import changed_replies, outcomes
@@ -134,15 +135,13 @@ def _scores(target: Target, baseline: Evaluated | None) -> list[tuple[str, list[
     pinned = _by_metric(baseline)
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for score in target.tonight.scores() if target.tonight else []:
-        factor = 100 if score["unit"] == "share" else 1
         name = score["benchmark"], score["metric"]
         grouped[score["benchmark"]].append(
             {
-                **score,
-                **{key: _times(score[key], factor) for key in ("official", "strict", "low", "high")},
-                "last": _times(before.get(name), factor),
-                "pinned": _times(pinned.get(name), factor),
-                "unparsable_rate": 100 * score["unparsable"] / score["n"] if score["n"] else 0.0,
+                **of_100(score),
+                "last": _times(before.get(name), factor(score["unit"])),
+                "pinned": _times(pinned.get(name), factor(score["unit"])),
+                "unparsable_rate": unparsable_rate(score),
             }
         )
     return list(grouped.items())
@@ -152,8 +151,8 @@ def _by_metric(evaluated: Evaluated | None) -> dict[tuple[str, str], float | Non
     return {(s["benchmark"], s["metric"]): s["strict"] for s in evaluated.scores()} if evaluated else {}
 
 
-def _times(value: float | None, factor: int) -> float | None:
-    return None if value is None else value * factor
+def _times(value: float | None, by: int) -> float | None:
+    return None if value is None else value * by
 
 
 def _flip(flip: Flip) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def _flip(flip: Flip) -> dict[str, Any]:
     }
 
 
-def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -> tuple[bytes, int] | None:
+def trends(rows: Sequence[history.Row], baseline: Sequence[Score]) -> tuple[bytes, int] | None:
     """PNG of the strict scores of one checkpoint over the nights, of 100, and its width on a page.
 
     Blue with its 95 % interval; red where it regressed; a grey cross at the foot where it could not run; dashed
@@ -196,21 +195,21 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Mapping[str, Any]]) -
     if not series:
         return None
     missed = {(row["started"], row["benchmark"]) for row in recent if row["missing"]}
-    pinned = {(s["benchmark"], s["metric"]): s for s in baseline}
+    pinned = {(s["benchmark"], s["metric"]): s["strict"] for s in baseline}
     figure, all_axes = plots.panels(len(series), 3.5, 2.05)
     for axes, ((benchmark, metric), points) in zip(all_axes, series.items(), strict=True):
-        factor = 100 if points[0]["unit"] == "share" else 1
+        times = factor(points[0]["unit"])
         when = [row["started"] for row in points]
-        value = [row["strict"] * factor for row in points]
-        low = [_or(row["low"], row["strict"]) * factor for row in points]
-        high = [_or(row["high"], row["strict"]) * factor for row in points]
+        value = [row["strict"] * times for row in points]
+        low = [_or(row["low"], row["strict"]) * times for row in points]
+        high = [_or(row["high"], row["strict"]) * times for row in points]
         axes.fill_between(when, low, high, color=plots.BLUE, alpha=0.18, linewidth=0)
         axes.plot(when, value, color=plots.BLUE, linewidth=1.5, zorder=2)
         bad = [row["regressed"] for row in points]
         colours = [plots.RED if regressed else plots.BLUE for regressed in bad]
         axes.scatter(when, value, s=[26 if regressed else 10 for regressed in bad], c=colours, zorder=3)
-        if reference := pinned.get((benchmark, metric), {}).get("strict"):
-            axes.axhline(reference * factor, color=plots.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        if reference := pinned.get((benchmark, metric)):
+            axes.axhline(reference * times, color=plots.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         for day, name in missed:
             if name in (benchmark, ""):
                 axes.scatter(

@@ -7,26 +7,26 @@ from pathlib import Path
 
 from sifthinker.config import Nightly
 from sifthinker.evaluation import history, power
-from sifthinker.evaluation.gate import Comparison, Verdict, beyond
+from sifthinker.evaluation.gate import Comparison, ScoredReply, beyond
 from sifthinker.evaluation.nights.records import Outcome, Target
 
 
-def warnings(target: Target, verdicts: Mapping[str, Sequence[Verdict]], settings: Nightly) -> list[str]:
-    """What a person must hear of whatever the tests say: falls beyond the margin, and replies that cannot be read.
+def warnings(target: Target, replies: Mapping[str, Sequence[ScoredReply]], settings: Nightly) -> list[str]:
+    """What a person is told whatever the tests say: falls beyond the margin, and replies that cannot be read.
 
     Args:
         target: a checkpoint with its comparisons, judged.
-        verdicts: its replies by benchmark.
+        replies: its replies by benchmark.
         settings: `unparsable` is the rise of the share of unparsable replies that is let pass.
     """
     said = [
         f"{text} (beyond its margin, not significant)"
         for text in falls(c for c in target.comparisons if c.fell and not c.regressed)
     ]
-    for benchmark, of in verdicts.items():
+    for benchmark, of in replies.items():
         compared = [c for c in target.comparisons if c.benchmark == benchmark]
         risen = [c for c in compared if beyond(_rise(c), settings.unparsable)]
-        now = sum(verdict.unparsable for verdict in of) / max(1, len(of))
+        now = sum(reply.unparsable for reply in of) / max(1, len(of))
         if risen:
             most = max(risen, key=_rise)
             share, before = (
@@ -79,7 +79,7 @@ def outcome(targets: Sequence[Target], report: Path, limit: int | None) -> Outco
 
 
 def unable(comparisons: Sequence[Comparison]) -> list[str]:
-    """That some comparisons could not have failed, and why; at most two sentences."""
+    """Says which comparisons could not have failed, and why; at most two sentences."""
     said = []
     empty = [c for c in comparisons if not beyond(c.before, c.margin)]
     few = [c for c in comparisons if not c.able and c not in empty]
@@ -134,6 +134,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 
 def worst_first(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """What regressed, then what fell, each by the p-value."""
     return sorted(comparisons, key=lambda c: (not c.regressed, not c.fell, c.adjusted, c.benchmark))
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sifthinker.config import Config
+from sifthinker.core import scores
+from sifthinker.core.scores import Score
 from sifthinker.core.tables import read
 from sifthinker.evaluation import gate, history
-from sifthinker.evaluation.gate import Comparison, Verdict
+from sifthinker.evaluation.gate import Comparison, ScoredReply
 
 LAST, BASELINE = "last good night", "baseline"
 
@@ -26,17 +26,17 @@ class Evaluated:
     folder: Path
     replayed: bool = False  # taken from the store: nothing was asked for it now
 
-    def scores(self) -> list[dict[str, Any]]:
-        scores: list[dict[str, Any]] = json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))[
-            "scores"
-        ]
-        return scores
+    def scores(self) -> list[Score]:
+        """Its scores, read from the file."""
+        return scores.read(self.folder)
 
     @property
     def predictions(self) -> Path:
+        """The file of its replies."""
         return self.folder / "predictions.parquet"
 
-    def verdicts(self) -> dict[str, list[Verdict]]:
+    def scored(self) -> dict[str, list[ScoredReply]]:
+        """Its scored replies by benchmark, read from the file."""
         return gate.load(self.predictions)
 
     def missing(self) -> dict[str, str]:
