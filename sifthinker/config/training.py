@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from sifthinker.config.api import Api
+from sifthinker.config.choices import Named
 from sifthinker.config.section import Section, address, operational
 
 
@@ -17,9 +18,7 @@ class Model(Section):
         "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', 'miniature', a local folder, or a hub id (paper)"
     )
     revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
-    family: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"] = Field(
-        "qwen2_5_vl", description="architecture of the weights"
-    )
+    family: Annotated[str, Named("family")] = Field("qwen2_5_vl", description="architecture of the weights")
     max_pixels: int = Field(
         262_144,
         ge=784,

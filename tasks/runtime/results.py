@@ -108,6 +108,7 @@ MODULES: dict[str, Module] = {
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
     "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
+    "families": _at("sifthinker.models.families"),
     "processors": _at("sifthinker.models.processors"),
     "serve": _at(
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
@@ -268,7 +269,9 @@ RESULTS: dict[str, Results] = {
     "scenes": Results(("stages/scenes", "scenes"), ("pillow", "numpy")),
     "policy_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.model.weights),)),
     "depth_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.depth.weights),)),
-    "ingest": Results(("stages/ingest", "ingest"), ("pillow", "numpy")),  # numpy: pictures of more than 8 bits
+    "ingest": Results(
+        ("stages/ingest", "ingest"), ("pillow", "numpy")
+    ),  # numpy: pictures of more than 8 bits
     "expand": Results(("stages/expand", "expand")),
     "depth": Results(("stages/depth", "estimate", "images"), ("torch", "transformers", "pillow", "numpy")),
     "annotate": Results(

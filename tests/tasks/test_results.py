@@ -83,7 +83,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "the ledger": ("sifthinker/llm/ledger.py", "import ", "import this\nimport ", NOTHING),
     "how a server is ended": ("sifthinker/models/serving.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
     "how a training resumes": ("sifthinker/training/harness.py", '"complete.json"', '"whole.json"', NOTHING),
-    "where DeepSpeed's files are": ("sifthinker/training/harness.py", 'with_name("deepspeed")', 'with_name("other")', NOTHING),
+    "where DeepSpeed's files are": (
+        "sifthinker/training/harness.py",
+        'with_name("deepspeed")',
+        'with_name("other")',
+        NOTHING,
+    ),
     "what a run will cost": (
         "sifthinker/annotation/annotate.py",
         "_RETRIES = 1.15",
@@ -136,15 +141,25 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "what vLLM is told": ("sifthinker/models/serving.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
     "a benchmark": ("sifthinker/evaluation/benchmarks/pope.py", "return ", "return None or ", {"evaluate"}),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
-    "the layers that are trained": ("sifthinker/training/harness.py", 'FROZEN = r"', 'FROZEN = r"x', TRAINED),
+    "the layers that are trained": ("sifthinker/training/harness.py", "FROZEN = ", 'FROZEN = "" or ', TRAINED),
     "what a checkpoint's trainer is told": (
         "sifthinker/training/harness.py",
         '"logging_steps": 1',
         '"logging_steps": 2',
         TRAINED,
     ),
-    "the page of the report": ("sifthinker/reporting/templates/report.html.jinja", "<", "<!-- --><", {"report"}),
-    "a part of that page": ("sifthinker/reporting/templates/score_gaps.html.jinja", "<", "<!-- --><", {"report"}),
+    "the page of the report": (
+        "sifthinker/reporting/templates/report.html.jinja",
+        "<",
+        "<!-- --><",
+        {"report"},
+    ),
+    "a part of that page": (
+        "sifthinker/reporting/templates/score_gaps.html.jinja",
+        "<",
+        "<!-- --><",
+        {"report"},
+    ),
     # data
     "a field of DeepSpeed": (
         "sifthinker/training/deepspeed/zero3.json",
@@ -365,7 +380,9 @@ def move(tree: Path, old: str, other: str) -> None:
 def test_an_import_that_is_not_declared_is_an_error_that_says_what_to_do(tree: Path) -> None:
     (tree / "sifthinker/fresh.py").write_text("X = 1\n")
     append(tree, "sifthinker/training/rows.py", "from sifthinker.fresh import X\n")
-    with pytest.raises(closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/runtime/results\.py"):
+    with pytest.raises(
+        closure.Undeclared, match=r"training/rows .*sifthinker\.fresh.*tasks/runtime/results\.py"
+    ):
         keys()
 
 
