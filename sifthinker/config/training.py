@@ -20,9 +20,7 @@ class Model(Section):
         "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', 'miniature', a local folder, or a hub id (paper)"
     )
     revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
-    family: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"] = Field(
-        "qwen2_5_vl", description="architecture of the weights"
-    )
+    family: Annotated[str, Named("family")] = Field("qwen2_5_vl", description="architecture of the weights")
     max_pixels: int = Field(
         262_144,
         ge=784,

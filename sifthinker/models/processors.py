@@ -14,16 +14,8 @@ from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
 from sifthinker.core.errors import UserError
-
-# Tokens that stand for a picture: a model that writes one makes a text that no longer fits its images.
-_PICTURE_TOKENS = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<image>",
-)
+from sifthinker.models import families
+from sifthinker.models.families import FAMILIES, Family
 
 
 def load_processor(path: Path, max_pixels: int | None = None) -> Any:
@@ -33,11 +25,12 @@ def load_processor(path: Path, max_pixels: int | None = None) -> Any:
     with it is served with it.
 
     Args:
+        path: the model's folder.
         max_pixels: most pixels of an image that the model sees, after the resizing that keeps its aspect; none
             leaves what the folder says. LLaVA sees every image at one fixed size, and has no budget.
 
     Raises:
-        UserError: the folder holds no processor that transformers knows.
+        UserError: the folder holds no processor that transformers knows, or that of no family.
     """
     install_processors()
     processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
@@ -46,36 +39,44 @@ def load_processor(path: Path, max_pixels: int | None = None) -> Any:
             f"{path}: holds no image processor that transformers knows; copy the base model's here"
         )
     images = processor.image_processor
-    if hasattr(images, "merge_size"):  # the Qwen families
+    if _family(processor, path).pictures == "budget":
         if max_pixels is not None:
             least = min(images.size["shortest_edge"], max_pixels)
             images.size = {"shortest_edge": least, "longest_edge": max_pixels}
     elif not getattr(images, "do_pad", False):
-        # CLIP's processor cuts the centre square out; boxes speak of the whole image. Pad it, as LLaVA-1.5 does.
+        # CLIP's processor cuts the centre square out, but boxes speak of the whole image. Pad it, as LLaVA-1.5 does.
         settings = {name: getattr(images, name) for name in ("size", "crop_size", "image_mean", "image_std")}
         processor.image_processor = transformers.LlavaImageProcessor(do_pad=True, **settings)
     return processor
 
 
-def install_processors() -> None:
-    """Lets the Qwen processors load without torchvision, which there is only together with a CUDA torch.
+def _family(processor: Any, path: Path) -> Family:
+    name = type(processor).__name__
+    for family in FAMILIES.values():
+        if family.processor == name:
+            return family
+    known = ", ".join(family.processor for family in FAMILIES.values())
+    raise UserError(f"{path}: no model family has the processor {name}; known are {known}")
 
-    The stock classes insist on a video processor, and that one on torchvision. Ours are subclasses of the same
-    name and module without it; their folders load with the stock classes elsewhere. No effect with torchvision.
+
+def install_processors() -> None:
+    """Lets processors that insist on a video processor load without torchvision, which that one insists on.
+
+    torchvision exists only together with a CUDA torch. Our classes are subclasses of the same name and module without
+    the video processor. The folders that they save load with the stock classes elsewhere. With torchvision this
+    changes nothing.
     """
     if importlib.util.find_spec("torchvision") is not None:
         return
-    for family, name, video in (
-        ("qwen2_vl", "Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
-        ("qwen2_5_vl", "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
-        ("qwen3_vl", "Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
-    ):
-        package = importlib.import_module(f"transformers.models.{family}")
-        module = importlib.import_module(f"transformers.models.{family}.processing_{family}")
-        stock = getattr(module, name)
+    for name, family in FAMILIES.items():
+        if not family.video_processor:
+            continue
+        package = importlib.import_module(f"transformers.models.{name}")
+        module = importlib.import_module(f"transformers.models.{name}.processing_{name}")
+        stock = getattr(module, family.processor)
         if "video_processor" in inspect.signature(stock.__init__).parameters:
             for place in (transformers, package, module):
-                setattr(place, name, _without_video(stock, video))
+                setattr(place, family.processor, _without_video(stock, family.video_processor))
 
 
 def _without_video(stock: Any, video_processor: str) -> Any:
@@ -104,6 +105,7 @@ def encode(processor: Any, messages: list[dict[str, Any]], images: Sequence[Imag
     """The model's inputs for one conversation, a batch of one.
 
     Args:
+        processor: of the model.
         messages: as `prompts.policy_messages` builds them; one that ends with the user's turn is opened for the
             model's answer.
         images: one per place-holder, in order.
@@ -118,6 +120,6 @@ def encode(processor: Any, messages: list[dict[str, Any]], images: Sequence[Imag
 
 
 def picture_tokens(processor: Any) -> list[int]:
-    """Ids of the tokens that stand for pictures; to be suppressed when sampling, since a text with one is broken."""
+    """The ids of the tokens that stand for pictures. Sampling suppresses them, since a text with one is broken."""
     vocabulary = processor.tokenizer.get_vocab()
-    return [vocabulary[token] for token in _PICTURE_TOKENS if token in vocabulary]
+    return [vocabulary[token] for token in families.picture_tokens() if token in vocabulary]

@@ -6,10 +6,11 @@ know nothing, and say so in their config (`toy`) and README.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tokenizers import models, trainers
 from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToText, GenerationConfig
 
 from sifthinker.core.errors import UserError
+from sifthinker.models.families import FAMILIES
 from sifthinker.models.processors import install_processors, picture_tokens
 
 logger = logging.getLogger(__name__)
@@ -86,10 +88,11 @@ def build_tiny(family: str, seed: int, out: Path) -> None:
     Raises:
         UserError: the family is not known.
     """
-    if family not in _FAMILIES:
-        raise UserError(f"model.family: {family!r} is not known; known are {', '.join(_FAMILIES)}")
+    if family not in FAMILIES:
+        raise UserError(f"model.family: {family!r} is not known; known are {', '.join(FAMILIES)}")
     install_processors()
-    processor, config = _FAMILIES[family]()
+    module, _, builder = FAMILIES[family].toy.partition(":")
+    processor, config = getattr(importlib.import_module(module), builder)()
     model = random_model(AutoModelForImageTextToText, config, f"tiny-random-{family}-seed{seed}", seed)
     model.generation_config = generation(processor)
     _save(model, out, processor)
@@ -152,6 +155,7 @@ def build_tiny_depth(seed: int, out: Path) -> None:
 
 
 def random_model(auto: Any, config: Any, name: str, seed: int) -> Any:
+    """A model of a config with random weights of a seed, which says in its config that it is a toy."""
     config.toy = name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -229,7 +233,8 @@ def _language(tokenizer: Any, **more: Any) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), **_LANGUAGE, **ends, **more}
 
 
-def _qwen2_5_vl() -> tuple[Any, Any]:
+def qwen2_5_vl() -> tuple[Any, Any]:
+    """The processor and the config of a toy Qwen2.5-VL."""
     processor = _qwen("Qwen2_5_VLProcessor", "qwen2_5_vl.jinja", patch_size=14)
     vision = {
         "hidden_size": 96,
@@ -245,7 +250,8 @@ def _qwen2_5_vl() -> tuple[Any, Any]:
     )
 
 
-def _qwen2_vl() -> tuple[Any, Any]:
+def qwen2_vl() -> tuple[Any, Any]:
+    """The processor and the config of a toy Qwen2-VL."""
     processor = _qwen("Qwen2VLProcessor", "qwen2_5_vl.jinja", patch_size=14)
     return processor, transformers.Qwen2VLConfig(
         text_config=_language(processor.tokenizer, rope_parameters=_rope([4, 6, 6])),
@@ -255,7 +261,8 @@ def _qwen2_vl() -> tuple[Any, Any]:
     )
 
 
-def _qwen3_vl() -> tuple[Any, Any]:
+def qwen3_vl() -> tuple[Any, Any]:
+    """The processor and the config of a toy Qwen3-VL."""
     processor = _qwen("Qwen3VLProcessor", "qwen3_vl.jinja", patch_size=16)
     rope = {**_rope([6, 5, 5]), "mrope_interleaved": True}
     vision: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 192, "out_hidden_size": 128}
@@ -268,7 +275,8 @@ def _qwen3_vl() -> tuple[Any, Any]:
     )
 
 
-def _llava() -> tuple[Any, Any]:
+def llava() -> tuple[Any, Any]:
+    """The processor and the config of a toy LLaVA-1.5."""
     size = 56  # pixels; 4 x 4 patches
     tokenizer = _tokenizer(_LLAVA_SPECIAL, end="</s>", padding="<pad>")
     processor = transformers.LlavaProcessor(
@@ -303,11 +311,3 @@ def _llava() -> tuple[Any, Any]:
 def _rope(sections: list[int]) -> dict[str, Any]:
     """Multimodal rotary embedding over time, height and width; the sections fill half a head of 32."""
     return {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections}
-
-
-_FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "qwen2_5_vl": _qwen2_5_vl,
-    "qwen2_vl": _qwen2_vl,
-    "qwen3_vl": _qwen3_vl,
-    "llava": _llava,
-}

@@ -189,6 +189,7 @@ def depth_scores(model: Any, processor: Any, seen: Sequence[Seen]) -> dict[str, 
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Prints the scores of a model's folder on held-out scenes."""
     parser = argparse.ArgumentParser(prog="python -m sifthinker.pretraining.held_out", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("what", choices=["policy", "depth"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from sifthinker.pretraining import build
 from sifthinker.pretraining.scene_pool import Seen
 from sifthinker.scenes import questions, render
 
-# kind: how often, of all lessons
+# The share of each kind in all lessons of the first training.
 SHARES = {
     "list": 0.10,  # all things with box, depth and name
     "where": 0.24,  # a name -> its box and depth
@@ -34,15 +34,17 @@ SHARES = {
     "say": 0.04,  # a piece of a chain that is not about the scene -> the same, so that its words are known
 }
 
-
-# the same for the second training: looking first, then the answer
+# The same for the second training, with "then": the boxes of what a question is about, and then its answer.
 FAR = {**SHARES, "plain": 0.16, "then": 0.20, "what": 0.06, "where": 0.18, "say": 0.06}
 
+_WITH_OPTIONS = 0.35  # share of the plain questions that come with options, where they allow it
 _PIECES = re.compile(r"(?=\n<text>)|(?<=</text>)(?=\n<area>)|(?<=<answer>\n)")
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
+    """A question about a scene with its answer, and what to look at meanwhile."""
+
     kind: str
     asked: str
     answer: str
@@ -68,66 +70,99 @@ def plain(question: dict[str, Any], rng: np.random.Generator, options: bool) -> 
 
 
 def _draw(kind: str, seen: Seen, rng: np.random.Generator) -> Lesson | None:
+    """A lesson of a kind, or None where the scene has none: about one of its things, or about a question of its."""
+    return _KINDS[kind](seen, int(rng.integers(len(seen.facts["things"]))), rng)
+
+
+def _listed(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
     things = seen.facts["things"]
-    index = int(rng.integers(len(things)))
-    thing = things[index]
-    if kind == "list":
-        order = sorted(range(len(things)), key=lambda index: float(things[index]["depth"]))
-        ordered = [things[index] for index in order]
-        listed = [
-            {
-                "bbox_2d": [round(value, 3) for value in thing["box"]],
-                "depth": round(thing["depth"], 3),
-                "label": questions.phrase(thing["size"], thing["color"], thing["shape"]),
-            }
-            for thing in ordered
-        ]
-        return Lesson(kind, build.LIST, json.dumps(listed), tuple((index,) for index in order))
-    if kind == "where":
-        if rng.random() < 0.15:
-            extremes = [q for q in seen.facts["questions"] if q["kind"] == "nearest"]
-            if not extremes:
-                return None
-            question = extremes[rng.integers(len(extremes))]
-            words = "closest to" if question["balance"] == "in front" else "farthest from"
-            index, called = question["things"][0], f"object {words} the camera"
-        elif thing["names"]:
-            called = str(rng.choice(thing["names"]))
-        else:
+    order = sorted(range(len(things)), key=lambda index: float(things[index]["depth"]))
+    listed = [
+        {
+            "bbox_2d": [round(value, 3) for value in things[index]["box"]],
+            "depth": round(things[index]["depth"], 3),
+            "label": _called(things[index]),
+        }
+        for index in order
+    ]
+    return Lesson("list", build.LIST, json.dumps(listed), tuple((index,) for index in order))
+
+
+def _where(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
+    thing = seen.facts["things"][index]
+    if rng.random() < 0.15:
+        extremes = [q for q in seen.facts["questions"] if q["kind"] == "nearest"]
+        if not extremes:
             return None
-        form = build.WHERE if rng.random() < 0.7 else prompts.REC_QUESTION
-        return _boxes(kind, form.format(query=called), things, [index])
-    if kind == "all":
-        keys = [("shape",), ("color",), ("color", "shape")][rng.integers(3)]
-        values = {key: thing[key] for key in keys}
-        same = [i for i, other in enumerate(things) if all(other[key] == values[key] for key in keys)]
-        return _boxes(kind, build.WHERE_ALL.format(query=questions.phrase(**values)), things, same)
-    if kind == "look":
-        question = _balanced(seen, rng)
-        if not question["things"]:
-            return None
-        return _boxes(kind, build.LOOK.format(query=question["text"]), things, question["things"])
-    if kind == "what":
-        place = json.dumps([round(value, 3) for value in thing["box"]])
-        named = questions.phrase(thing["size"], thing["color"], thing["shape"])
-        return Lesson(kind, build.WHAT.format(query=place), named, ((index,),))
-    if kind == "deep":
-        box = _some_box(thing["box"], rng)
-        depth = box_depth((1 - seen.depth / 255).astype(np.float32), box)
-        return Lesson(kind, build.HOW_DEEP.format(query=json.dumps(box)), json.dumps(round(depth, 3)))
-    if kind == "then":
-        question = _balanced(seen, rng)
-        if not question["things"]:
-            return None
-        asked = plain(question, rng, options=bool(rng.random() < 0.35))
-        looked = _boxes(
-            kind, f"{build.LOOK.format(query=asked.asked)} Then answer it.", things, question["things"]
-        )
-        return replace(looked, answer=f"{looked.answer}\n{asked.answer}")
-    if kind == "say":
-        said = aside(rng)
-        return Lesson(kind, build.SAY.format(query=said), said)
-    return plain(_balanced(seen, rng), rng, options=bool(rng.random() < 0.35))
+        question = extremes[rng.integers(len(extremes))]
+        words = "closest to" if question["balance"] == "in front" else "farthest from"
+        index, called = question["things"][0], f"object {words} the camera"
+    elif thing["names"]:
+        called = str(rng.choice(thing["names"]))
+    else:
+        return None
+    form = build.WHERE if rng.random() < 0.7 else prompts.REC_QUESTION
+    return _boxes("where", form.format(query=called), seen, [index])
+
+
+def _all(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
+    things = seen.facts["things"]
+    keys = [("shape",), ("color",), ("color", "shape")][rng.integers(3)]
+    values = {key: things[index][key] for key in keys}
+    same = [i for i, other in enumerate(things) if all(other[key] == values[key] for key in keys)]
+    return _boxes("all", build.WHERE_ALL.format(query=questions.phrase(**values)), seen, same)
+
+
+def _look(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
+    question = _balanced(seen, rng)
+    if not question["things"]:
+        return None
+    return _boxes("look", build.LOOK.format(query=question["text"]), seen, question["things"])
+
+
+def _what(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
+    thing = seen.facts["things"][index]
+    place = json.dumps([round(value, 3) for value in thing["box"]])
+    return Lesson("what", build.WHAT.format(query=place), _called(thing), ((index,),))
+
+
+def _deep(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
+    box = _some_box(seen.facts["things"][index]["box"], rng)
+    depth = box_depth((1 - seen.depth / 255).astype(np.float32), box)
+    return Lesson("deep", build.HOW_DEEP.format(query=json.dumps(box)), json.dumps(round(depth, 3)))
+
+
+def _then(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
+    question = _balanced(seen, rng)
+    if not question["things"]:
+        return None
+    asked = plain(question, rng, options=bool(rng.random() < _WITH_OPTIONS))
+    looked = _boxes(
+        "then", f"{build.LOOK.format(query=asked.asked)} Then answer it.", seen, question["things"]
+    )
+    return replace(looked, answer=f"{looked.answer}\n{asked.answer}")
+
+
+def _say(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
+    said = aside(rng)
+    return Lesson("say", build.SAY.format(query=said), said)
+
+
+def _plain(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
+    return plain(_balanced(seen, rng), rng, options=bool(rng.random() < _WITH_OPTIONS))
+
+
+_KINDS: dict[str, Callable[[Seen, int, np.random.Generator], Lesson | None]] = {
+    "list": _listed,
+    "where": _where,
+    "all": _all,
+    "look": _look,
+    "what": _what,
+    "deep": _deep,
+    "then": _then,
+    "say": _say,
+    "plain": _plain,
+}
 
 
 def aside(rng: np.random.Generator) -> str:
@@ -145,9 +180,8 @@ def aside(rng: np.random.Generator) -> str:
     )
     pieces = _PIECES.split(text)
     start = int(rng.integers(len(pieces)))
-    end = min(
-        start + int(rng.integers(1, 3)), max(start + 1, len(pieces) - 1)
-    )  # `<answer>` before no made-up one
+    # The last piece is the made-up answer: it follows its `<answer>` only where it is alone.
+    end = min(start + int(rng.integers(1, 3)), max(start + 1, len(pieces) - 1))
     return "".join(pieces[start:end]).lstrip("\n")
 
 
@@ -162,9 +196,15 @@ def _balanced(seen: Seen, rng: np.random.Generator) -> dict[str, Any]:
     return fitting[rng.integers(len(fitting))]
 
 
-def _boxes(kind: str, asked: str, things: list[dict[str, Any]], indices: Sequence[int]) -> Lesson:
-    regions = [Region(tuple(things[index]["box"]), things[index]["depth"]) for index in indices]
+def _boxes(kind: str, asked: str, seen: Seen, indices: Sequence[int]) -> Lesson:
+    """A lesson whose answer is the boxes of some things."""
+    things = [seen.facts["things"][index] for index in indices]
+    regions = [Region(tuple(thing["box"]), thing["depth"]) for thing in things]
     return Lesson(kind, asked, prompts.regions_json(regions), tuple((index,) for index in indices))
+
+
+def _called(thing: dict[str, Any]) -> str:
+    return questions.phrase(thing["size"], thing["color"], thing["shape"])
 
 
 def _some_box(box: list[float], rng: np.random.Generator) -> list[float]:

@@ -27,6 +27,7 @@ class Packer:
     """Conversations of a processor's policy as rows of tokens; all pictures have one size (multiples of 28 pixels)."""
 
     def __init__(self, model: Any, processor: Any, width: int, height: int) -> None:
+        """For pictures of `width` x `height` pixels, with the tokens of `model` and `processor`."""
         from sifthinker.core import prompts
 
         self.processor, self.tokenizer = processor, processor.tokenizer
@@ -156,6 +157,7 @@ def logits(
     """What the model expects at the batch's targets, and what it looks at.
 
     Args:
+        model: the policy.
         pictures: (rows, tokens of all pictures of a row, hidden), from `look`.
         batch: from `Packer.rows`.
         looks: whose attention is told.

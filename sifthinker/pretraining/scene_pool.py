@@ -1,7 +1,7 @@
 """Rendered scenes to pre-train on: drawn once, in processes of their own ahead of the training, and read in order.
 
 A pool is a folder of shards, `scenes-<number>.parquet`, of `SHARD` scenes each. A shard depends on the pool's stream,
-seed and picture size alone, so a pool that was cut short goes on, and two pools of one seed are equal.
+seed and picture size alone. An interrupted pool is therefore continued, and two pools of one seed are equal.
 
     image: JPEG, as `sif scenes` writes it
     depth: PNG of (H, W) uint8, index in `depth.palette` (0 = farthest, 255 = nearest)
@@ -51,7 +51,7 @@ _QUESTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Which scenes."""
+    """A folder of rendered scenes, and what decides them."""
 
     folder: Path
     seed: int
@@ -62,6 +62,7 @@ class Pool:
     most: int = 5
 
     def path(self, shard: int) -> Path:
+        """The file of a shard."""
         return self.folder / f"scenes-{shard:05}.parquet"
 
 
@@ -82,6 +83,7 @@ class Rendering:
     """
 
     def __init__(self, pool: Pool, count: int, processes: int = 1) -> None:
+        """Starts at once."""
         pool.folder.mkdir(parents=True, exist_ok=True)
         _claim(pool)
         missing = [(pool, shard) for shard in range(-(-count // SHARD)) if not pool.path(shard).exists()]
@@ -95,6 +97,7 @@ class Rendering:
             self._result.get()
 
     def stop(self) -> None:
+        """Ends the processes, wherever they are."""
         self._workers.terminate()
 
 

@@ -35,6 +35,7 @@ from transformers import PrinterCallback, TrainerCallback
 from sifthinker import config
 from sifthinker.config import Lora, Section, Train
 from sifthinker.core.errors import UserError
+from sifthinker.models.families import frozen_modules
 from sifthinker.system import processes
 from sifthinker.system.disk_errors import explained
 
@@ -43,9 +44,9 @@ Run = TypeVar("Run", bound=Section)
 
 DEEPSPEED = Path(__file__).with_name("deepspeed")
 COMPLETE = "complete.json"
-# All linear layers of the language model: the vision tower and what joins it to the text stay frozen (release,
-# train_grpo_sif.sh; LLaMA-Factory's default in SFT). Full match of the module's name, in every family.
-FROZEN = r".*(visual|vision_tower|multi_modal_projector).*"
+# LoRA trains all linear layers of the language model. The vision tower and the projector stay frozen (release,
+# train_grpo_sif.sh; LLaMA-Factory's default in SFT). The pattern matches a module's whole name, in every family.
+FROZEN = frozen_modules()
 
 
 def main(program: Callable[[Path], None]) -> None:

@@ -109,6 +109,7 @@ MODULES: dict[str, Module] = {
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
     "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
+    "families": _at("sifthinker.models.families"),
     "processors": _at("sifthinker.models.processors"),
     "serve": _at(
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not

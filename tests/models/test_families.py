@@ -7,14 +7,17 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from sifthinker import config
+from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import grpo, merge, sft
+from sifthinker.models.families import FAMILIES, picture_tokens
+from sifthinker.training import grpo, harness, merge, sft
 from tests.training.canned_grpo import sample as canned
 
 COMMON = {"ranks": 1, "deepspeed": "none", "precision": "fp32", "max_steps": 1, "learning_rate": 1e-3}
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_trained_merged_and_trained_again(family, tmp_path, sif, judge, monkeypatch):
     """With gradient checkpointing, which each family wires up in its own way."""
     loading.build_tiny(family, 0, tmp_path / "base")
@@ -46,3 +49,15 @@ def test_a_family_is_trained_merged_and_trained_again(family, tmp_path, sif, jud
     adapted = set(load_file(tmp_path / "grpo/adapter/adapter_model.safetensors"))
     assert adapted
     assert not [name for name in adapted if "visual" in name or "vision" in name or "projector" in name]
+
+
+def test_the_patterns_of_all_families_together_are_those_that_adapters_were_trained_with():
+    assert harness.FROZEN == r".*(visual|vision_tower|multi_modal_projector).*"
+    assert picture_tokens()[-2:] == ("<|video_pad|>", "<image>")
+
+
+def test_a_configuration_names_a_family_of_the_table():
+    with pytest.raises(
+        UserError, match=r"model.family: there is no family named 'qwen25_vl'; did you mean 'qwen2_5_vl'\?"
+    ):
+        config.parse({"scenes": {}, "model": {"family": "qwen25_vl"}}, "x")

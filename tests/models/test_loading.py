@@ -16,10 +16,10 @@ from sifthinker.config import Depth
 from sifthinker.core import depth_maps, prompts
 from sifthinker.core.errors import UserError
 from sifthinker.data import depth_estimation
-from sifthinker.models import loading, miniature
+from sifthinker.models import families, loading, miniature
 from sifthinker.pretraining import held_out
 
-FAMILIES = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava"]
+FAMILIES = list(families.FAMILIES)
 IMAGES = [Image.linear_gradient("L").resize((224, 168)), Image.radial_gradient("L").resize((224, 168))]
 
 

@@ -18,11 +18,22 @@ from sifthinker.core import depth_maps, prompts
 from sifthinker.core.errors import UserError
 from sifthinker.llm.standin_replies import chain
 from sifthinker.models.processors import encode, load_processor
-from sifthinker.pretraining import build, held_out, lessons, packed_attention, pretrain, scene_pool
+from sifthinker.pretraining import (
+    build,
+    held_out,
+    lessons,
+    loop,
+    losses,
+    packed_attention,
+    policy_training,
+    pretrain,
+    recipe,
+    scene_pool,
+)
 from sifthinker.scenes import render
 
 SIZE = {"width": 112, "height": 84}  # pixels; a quarter of the real ones
-SMALL = replace(pretrain.RECIPES["policy"], steps=24, batch=2, lessons=3, **SIZE)
+SMALL = replace(recipe.RECIPES["policy"], steps=24, batch=2, lessons=3, **SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -177,24 +188,26 @@ def test_lines_about_nothing_have_every_tag_of_a_chain() -> None:
     assert len(tags) == 5 and tags <= seen
 
 
-def _looks(training: pretrain.Policy, seen: scene_pool.Seen, lesson: lessons.Lesson) -> tuple:
+def _looks(training: policy_training.Policy, seen: scene_pool.Seen, lesson: lessons.Lesson) -> tuple:
     rows = [[(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]]
     batch = training.packer.rows(rows, depth_input=True)
     return batch, *training._looks([seen], [[lesson]], rows, 2, batch)
 
 
-def _shown(training: pretrain.Policy, batch: dict, seen: scene_pool.Seen, things: list[int]) -> list[int]:
+def _shown(
+    training: policy_training.Policy, batch: dict, seen: scene_pool.Seen, things: list[int]
+) -> list[int]:
     image = torch.nonzero(batch["ids"][0] == training.model.config.image_token_id).squeeze(1)
     return image[np.tile(np.isin(np.array(seen.facts["cells"]).ravel(), things), 2)].tolist()
 
 
 def test_a_noun_its_adjectives_and_the_answer_are_to_look_at_its_thing(drawn: list[scene_pool.Seen]) -> None:
-    training = pretrain.Policy(SMALL)
+    training = policy_training.Policy(SMALL)
     seen = drawn[0]
     things = seen.facts["things"]
     thing = things[1]
     called = f"{thing['size']} {thing['color']} {thing['shape']}"
-    lesson = lessons._boxes("where", f"Where is the {called}?", things, [1])
+    lesson = lessons._boxes("where", f"Where is the {called}?", seen, [1])
     batch, words, names, answers = _looks(training, seen, lesson)
     (noun,) = names.tokens
     assert training.processor.tokenizer.decode(batch["ids"][0, noun - 2 : noun + 1]) == f" {called}"
@@ -208,7 +221,7 @@ def test_a_noun_its_adjectives_and_the_answer_are_to_look_at_its_thing(drawn: li
 
 
 def test_every_noun_looks_at_all_that_it_names(drawn: list[scene_pool.Seen]) -> None:
-    training = pretrain.Policy(SMALL)
+    training = policy_training.Policy(SMALL)
     seen = drawn[0]
     things = seen.facts["things"]
     one, other = things[0]["color"], things[1]["shape"]
@@ -225,20 +238,20 @@ def test_every_noun_looks_at_all_that_it_names(drawn: list[scene_pool.Seen]) -> 
 
 
 def test_attention_where_it_should_be_costs_nothing() -> None:
-    looks = pretrain.Looks(4)
+    looks = losses.Looks(4)
     looks.add(0, [1, 2], 1.0)
     looks.add(3, [], 1.0)  # about nothing
     looks.add(5, [0], 0.5)
     shares = torch.tensor([[0.0, 0.5, 0.5, 0.0], [0.25, 0.25, 0.25, 0.25]])
     assert looks.missed(shares[:, None].log()).item() == pytest.approx(0.5 * math.log(4) / 1.5)
-    assert pretrain.Looks(4).missed(torch.zeros(0, 3, 4)) == 0
+    assert losses.Looks(4).missed(torch.zeros(0, 3, 4)) == 0
 
 
 def test_lessons_that_name_nothing_are_learnt_too(
     drawn: list[scene_pool.Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lessons, "draw", lambda *_: [lessons.Lesson("say", "Say: red", "red")])
-    loss, parts = pretrain.Policy(SMALL).loss(drawn[:1], np.random.default_rng(0), SMALL.looking)
+    loss, parts = policy_training.Policy(SMALL).loss(drawn[:1], np.random.default_rng(0), SMALL.looking)
     assert parts["pointing"] == 0 and torch.isfinite(loss)
 
 
@@ -251,11 +264,11 @@ def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: st
         for part in (model, processor):
             part.save_pretrained(tmp_path / "start")
         recipe = replace(recipe, start=str(tmp_path / "start"))
-    pretrain.train(tmp_path / "whole", recipe)
+    loop.train(tmp_path / "whole", recipe)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "pool").symlink_to(tmp_path / "whole" / "pool")
-    pretrain.train(tmp_path / "cut", recipe, stop_after=9)
-    pretrain.train(tmp_path / "cut", recipe)
+    loop.train(tmp_path / "cut", recipe, stop_after=9)
+    loop.train(tmp_path / "cut", recipe)
     whole, cut = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "cut")
     )
@@ -276,7 +289,7 @@ def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: st
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("cut/model", "kept")]
     assert names[0] == names[1]
     with pytest.raises(UserError, match="only steps may change"):
-        pretrain.train(tmp_path / "cut", replace(recipe, rate=2e-3))
+        loop.train(tmp_path / "cut", replace(recipe, rate=2e-3))
 
 
 def test_what_goes_wrong_in_the_rendering_is_said_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,219 @@
+"""The policy's two trainings: lessons about scenes, then answers that stand far from their questions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import AutoModelForImageTextToText
+
+from sifthinker.core import depth_maps
+from sifthinker.pretraining import build, lessons, packed_attention
+from sifthinker.pretraining.losses import Cells, Looks, word_ids
+from sifthinker.pretraining.recipe import Recipe
+from sifthinker.pretraining.scene_pool import Seen
+from sifthinker.scenes import render
+
+# The weight of an answer's token by the kind of its lesson; the answers of all other kinds are short.
+_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "look": 1.0, "say": 0.3}
+_SHORT = 3.0
+CELLS, POINTING = 0.3, 0.3  # weights of the losses
+_WORDS, _NAMES, _ANSWERS = (0, 2), (1, 3), (2, 3)  # who looks: a layer, and how many of its heads
+_AFTER = 0.1  # how much looking counts once a box's first number tells which thing it is
+_THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
+_FAR, _FARTHEST = 0.7, 320  # share of the answers with positions left out before them, and how many at most
+_ASIDES = 0.2  # share of the answers that follow pieces of chains about nothing
+_NO_DEPTH = 1 / 8  # share of the steps that show the photograph alone (model.depth_input: false)
+
+Drawn = list[list[lessons.Lesson]]  # by scene
+Rows = list[
+    list[tuple[list[int], list[int], float]]
+]  # by scene: the tokens of question and answer, a token's weight
+
+
+class Policy:
+    """The policy's first training: lessons about scenes."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """A new model of the recipe's seed, or the one that the training starts from."""
+        self.recipe = recipe
+        self.model, self.processor = self._begun()
+        self.packer = packed_attention.Packer(self.model, self.processor, recipe.width, recipe.height)
+        ids = self.processor.tokenizer.convert_tokens_to_ids
+        self.openings = {ids(text) for text in build.OPENINGS}
+        self.adjectives = self._meanings({"color": render.COLORS, "size": render.SIZES})
+        self.nouns = self._meanings({"shape": render.SHAPES}) | self._meanings({"shape": render.SHAPES}, "s")
+        self.nouns |= {int(token): {} for token in word_ids(self.processor.tokenizer, ["object", "objects"])}
+        self.hundredths = torch.tensor(ids([f"0.{number:02}" for number in range(100)]))
+        torch.manual_seed(recipe.seed)
+        self.extra = Cells(self.model, self.processor.tokenizer)
+        self.model.train()
+
+    def _begun(self) -> tuple[Any, Any]:
+        return build.build_policy(self.recipe.seed)
+
+    def loss(
+        self, seen: list[Seen], rng: np.random.Generator, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of some scenes at a step, and its parts for the history."""
+        depth_input = bool(rng.random() >= _NO_DEPTH)
+        pictures = [scene.image for scene in seen]
+        if step < self.recipe.looking:
+            tokens = packed_attention.look(self.model, self.packer.pixels(pictures), self.packer.grid)
+            cells = self.extra.loss(tokens, seen)
+            return cells, {"cells": cells.item()}
+        if depth_input:
+            palette = depth_maps.palette()
+            pictures += [palette[scene.depth] for scene in seen]
+        tokens = packed_attention.look(self.model, self.packer.pixels(pictures), self.packer.grid)
+        cells = self.extra.loss(tokens[: len(seen)], seen)
+        by_row = tokens.view(1 + depth_input, len(seen), *tokens.shape[1:]).transpose(0, 1)
+        drawn = [lessons.draw(scene, rng, self.recipe.lessons) for scene in seen]
+        rows = self._rows(drawn)
+        batch = self.packer.rows(rows, depth_input)
+        text, pointing = self._learnt(seen, drawn, rows, by_row, batch)
+        total = text + CELLS * cells + POINTING * pointing
+        return total, {"text": text.item(), "cells": cells.item(), "pointing": pointing.item()}
+
+    def _rows(self, drawn: Drawn) -> Rows:
+        return [
+            [(*self.packer.conversation(x.asked, x.answer), _LONG.get(x.kind, _SHORT)) for x in row]
+            for row in drawn
+        ]
+
+    def _learnt(
+        self,
+        seen: list[Seen],
+        drawn: Drawn,
+        rows: Rows,
+        by_row: torch.Tensor,
+        batch: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The losses of what is said and of where is looked; `by_row` is (scenes, pictures, tokens, hidden)."""
+        words, names, answers = self._looks(seen, drawn, rows, by_row.shape[1], batch)
+        found, (at_words, at_names, at_answers) = packed_attention.logits(
+            self.model,
+            by_row.flatten(1, 2),
+            batch,
+            [words.asked(*_WORDS), names.asked(*_NAMES), answers.asked(*_ANSWERS)],
+        )
+        losses = functional.cross_entropy(found, batch["targets"], reduction="none")
+        targets, weights = batch["targets"], batch["weights"].clone()
+        weights[1:][torch.isin(targets[:-1], self.hundredths)] *= _THIRD
+        text = (losses * weights).sum() / weights.sum()
+        pointing = words.missed(at_words) + names.missed(at_names) + answers.missed(at_answers)
+        return text, pointing
+
+    def _meanings(self, words: Mapping[str, Iterable[str]], ending: str = "") -> dict[int, dict[str, str]]:
+        """What a word's token says of a thing."""
+        return {
+            int(token): {key: value}
+            for key, values in words.items()
+            for value, token in zip(
+                values,
+                word_ids(self.processor.tokenizer, [value + ending for value in values]),
+                strict=True,
+            )
+        }
+
+    def _looks(
+        self, seen: list[Seen], drawn: Drawn, rows: Rows, pictures: int, batch: dict[str, torch.Tensor]
+    ) -> tuple[Looks, Looks, Looks]:
+        """Which tokens are to look where, in three layers.
+
+        First a noun looks at its adjectives, then it looks at the things that it names, and then an answer looks at
+        the things that it is about. A thing is where the tokens of the pictures show it. An answer may instead look at
+        a noun that names exactly the things it is about, since that noun has found them by then.
+        """
+        length = batch["ids"].shape[1]
+        image = torch.nonzero(batch["ids"][0] == self.model.config.image_token_id).squeeze(1)
+        words, names, answers = Looks(length), Looks(length), Looks(length)
+        sources = iter(batch["sources"].tolist())
+        for scene, lesson_row, row in zip(seen, drawn, rows, strict=True):
+            cells = np.tile(np.array(scene.facts["cells"]).ravel(), pictures)
+            for lesson, (asked, answer, _) in zip(lesson_row, row, strict=True):
+                source = next(sources)
+                named: dict[frozenset[int], int] = {}  # things: the noun's place in the row
+                for at, described, things in self._phrases(asked, scene.facts["things"]):
+                    noun = source - (len(asked) - 1) + at
+                    words.add(noun, [(noun - back) % length for back in range(1, described + 1)], 1.0)
+                    names.add(noun, image[np.isin(cells, list(things))].tolist(), 1.0)
+                    named[things] = noun % length
+                box, since = -1, 0
+                for number, token in enumerate(answer):
+                    source = next(sources) if number else source
+                    opens = token in self.openings
+                    box, since = box + opens, 0 if opens else since + 1
+                    about = lesson.about[max(box, 0)] if lesson.about else ()
+                    there = image[np.isin(cells, about)].tolist()
+                    if there and frozenset(about) in named:
+                        there.append(named[frozenset(about)])
+                    answers.add(source, there, 1.0 if since < 2 else _AFTER)
+        return words, names, answers
+
+    def _phrases(
+        self, asked: list[int], things: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, int, frozenset[int]]]:
+        """The phrases that name some of the things: the noun's place, how many adjectives, which things."""
+        for at, token in enumerate(asked):
+            if token not in self.nouns:
+                continue
+            meant, first = dict(self.nouns[token]), at
+            while first and asked[first - 1] in self.adjectives:
+                first -= 1
+                meant |= self.adjectives[asked[first]]
+            found = frozenset(
+                index
+                for index, thing in enumerate(things)
+                if all(thing[key] == value for key, value in meant.items())
+            )
+            if meant and found:
+                yield at, at - first, found
+
+
+class Far(Policy):
+    """The policy's second training: answers that stand far from their questions, as at the end of a chain.
+
+    In the first training every answer stands next to its question. Chains that were learnt from there put 85 of 100
+    boxes on their things, but ended in answers to no question. Here positions are left out before most answers. Some
+    answers follow pieces of chains about nothing, which are not learnt, and some the boxes of what is asked about.
+    """
+
+    def _begun(self) -> tuple[Any, Any]:
+        _, processor = super()._begun()
+        model = AutoModelForImageTextToText.from_pretrained(
+            self.recipe.start, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+        model.config.toy = getattr(model.config, "miniature", "") or model.config.toy  # until `keep`
+        return model, processor
+
+    def loss(
+        self, seen: list[Seen], rng: np.random.Generator, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of some scenes at a step, and its parts for the history."""
+        depth_input = bool(rng.random() >= _NO_DEPTH)
+        pictures = [scene.image for scene in seen]
+        if depth_input:
+            palette = depth_maps.palette()
+            pictures += [palette[scene.depth] for scene in seen]
+        tokens = packed_attention.look(self.model, self.packer.pixels(pictures), self.packer.grid)
+        by_row = tokens.view(1 + depth_input, len(seen), *tokens.shape[1:]).transpose(0, 1)
+        drawn = [lessons.draw(scene, rng, self.recipe.lessons, lessons.FAR) for scene in seen]
+        rows = [
+            [(asked + self._aside(rng), answer, weight) for asked, answer, weight in row]
+            for row in self._rows(drawn)
+        ]
+        gaps = (int(rng.integers(_FARTHEST)) * int(rng.random() < _FAR) for _ in itertools.count())
+        batch = self.packer.rows(rows, depth_input, gaps)
+        text, pointing = self._learnt(seen, drawn, rows, by_row, batch)
+        return text + POINTING * pointing, {"text": text.item(), "pointing": pointing.item()}
+
+    def _aside(self, rng: np.random.Generator) -> list[int]:
+        if rng.random() >= _ASIDES:
+            return []
+        said = lessons.aside(rng).removesuffix("\n") + "\n"
+        return list(self.packer.processor.tokenizer(said, add_special_tokens=False)["input_ids"])
