@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sifthinker.config.section import Section, address, operational
 
+SERVED = "served"  # as an endpoint's base_url: a server that the stage starts; its port is known only then
 STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
 
 
@@ -56,7 +57,7 @@ class Api(Section):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, base_url: str) -> str:
-        return base_url if base_url == STANDIN else address(base_url)
+        return base_url if base_url in (STANDIN, SERVED) else address(base_url)
 
     @model_validator(mode="after")
     def _money_needs_prices(self) -> Self:

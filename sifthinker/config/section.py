@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, field_validator
+from pydantic_core import CoreSchema, to_jsonable_python
 
 _INTEGER = 2**63  # first integer that does not fit into 64 bits
 
@@ -21,6 +22,18 @@ class Section(BaseModel):
 
     # Defaults are validated: 20 and 20.0 are one value, but two in a key.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The JSON schema, with the default of a field that makes it when it is asked for: a form shows all of them."""
+        made = handler(schema)
+        properties = handler.resolve_ref_schema(made)["properties"]
+        for name, field in cls.model_fields.items():
+            if field.default_factory is not None:
+                properties[name]["default"] = to_jsonable_python(field.get_default(call_default_factory=True))
+        return made
 
     @field_validator("*", mode="before")
     @classmethod

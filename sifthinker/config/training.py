@@ -113,9 +113,9 @@ class Rewards(Section):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """The JSON schema with a property for every weight, as a form shows them."""
-        made = handler.resolve_ref_schema(handler(schema))
+        made = super().__get_pydantic_json_schema__(schema, handler)
         for name, reward in choices.table("reward").items():
-            made["properties"][name] = {
+            handler.resolve_ref_schema(made)["properties"][name] = {
                 "type": "number",
                 "title": name.capitalize(),
                 "default": reward.weight,

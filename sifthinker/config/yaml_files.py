@@ -103,7 +103,10 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         if self.depth > DEEPEST:
             raise yaml.composer.ComposerError(
-                None, None, f"nested more than {DEEPEST} levels deep", self.peek_event().start_mark
+                None,
+                None,
+                f"nested more than {DEEPEST} levels deep",
+                self.peek_event().start_mark,  # type: ignore[no-untyped-call]
             )
         node = super().compose_node(parent, index)
         self.depth -= 1

@@ -83,7 +83,10 @@ def evaluate(
     found = _open(config, judge)
     # Replies are remembered by the weights' digest, not by the port that the server happens to have.
     api = configuration.Api(
-        base_url="served", model=served.name, concurrency=config.concurrency, timeout=config.timeout
+        base_url=configuration.SERVED,
+        model=served.name,
+        concurrency=config.concurrency,
+        timeout=config.timeout,
     )
     with (
         tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder,

@@ -7,8 +7,7 @@ import pytest
 
 from sifthinker import config
 from sifthinker.core.records import WHOLE, Box, Reject, Sample
-from sifthinker.data.expansion import expand, focus
-from sifthinker.data.expansion import expand as expand_samples
+from sifthinker.data.expansion import expand, expand_samples, focus
 
 SMALL = (0.4, 0.4, 0.5, 0.5)
 TARGETS: list[list[Box]] = [

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sifthinker.core import records
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
 from sifthinker.store import aliases
@@ -57,7 +57,7 @@ def test_a_night_that_fails_while_it_is_written_leaves_nothing(
         path.write_bytes(b"half of a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(records, "write", broken)
+    monkeypatch.setattr(tables, "write", broken)
     with pytest.raises(OSError, match="disk full"):
         history.append(tmp_path, "n1", [row(1)])
     assert [path.name for path in tmp_path.iterdir()] == ["n0.parquet"]

@@ -152,7 +152,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         {"evaluate", "ablation"},
     ),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
-    "the layers that are trained": ("sifthinker/training/harness.py", "FROZEN = ", 'FROZEN = "" or ', TRAINED),
+    "the layers that are trained": (
+        "sifthinker/training/harness.py",
+        "FROZEN = ",
+        'FROZEN = "" or ',
+        TRAINED,
+    ),
     "what a checkpoint's trainer is told": (
         "sifthinker/training/harness.py",
         '"logging_steps": 1',
