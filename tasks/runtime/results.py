@@ -191,8 +191,12 @@ MODULES: dict[str, Module] = {
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
     "preflight": _neutral("sifthinker.training.preflight", "refuses a training, and changes none"),
-    "standin": _neutral("sifthinker.llm.standin", _CARRIES),
-    "standin/replies": _neutral("sifthinker.llm.standin_replies", _TOYS),
+    "standin": _neutral(
+        "sifthinker.llm.standin sifthinker.llm.standin.faults sifthinker.llm.standin.server "
+        "sifthinker.llm.standin.starting sifthinker.llm.standin.wire sifthinker.llm.standin.__main__",
+        _CARRIES,
+    ),
+    "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
     "tiny": _neutral("sifthinker.models.toys", _TOYS),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage", _KEEPS),

@@ -67,7 +67,7 @@ import sys
 from pathlib import Path
 from sifthinker import llm
 from sifthinker.llm import batch
-from tests.test_batch import API, questions
+from tests.llm.test_batch import API, questions
 batch.QUIET, batch.POLL = 0.1, 0.05
 with llm.Client(API, Path(sys.argv[1]), sys.argv[2]) as client:
     client.ask_all(questions(20))
