@@ -14,22 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sifthinker.annotation import early_stop
-from sifthinker.annotation.acceptance import Refused, agrees, check
+from sifthinker.annotation.acceptance import Refused, check
 from sifthinker.config import Annotate
-from sifthinker.core import depth_maps, drawing, images, prompts, tables
+from sifthinker.core import depth_maps, drawing, images, prompts
 from sifthinker.core.records import Annotation, DepthMap, Focus, Region, Reject, Sample
-from sifthinker.core.rejects import attempts
 from sifthinker.llm import BudgetSpent, Client, Failure, Request, image_url, judge
-from sifthinker.llm.http import money
 from sifthinker.system.waiting import outcome
 
 AGREEMENT = 0.8  # judge's score from which an answer says the same as the reference; not given in the paper
@@ -250,99 +247,3 @@ def _off_target(row: Sample, asked: Steps) -> str:
 
 def _reject(row: Sample, reason: str, detail: str) -> Reject:
     return Reject("annotate", reason, detail, row.id, row.source)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetters:
-    """The rejected rows of one reason."""
-
-    reason: str
-    rows: int
-    ids: list[str] = field(default_factory=list)
-    example: str = ""  # what the last attempt of the first row was refused for
-
-
-def dead_letters(rejects: Path | Iterable[Path]) -> list[DeadLetters]:
-    """The rejects of annotate by reason, the most frequent first; `retry` asks for them again."""
-    found: dict[str, DeadLetters] = {}
-    counts: Counter[str] = Counter()
-    for row in tables.read(rejects):
-        if row["stage"] != "annotate":
-            continue
-        reason = row["reason"]
-        counts[reason] += 1
-        letters = found.setdefault(reason, DeadLetters(reason, 0, [], _last(row["detail"])))
-        letters.ids.append(row["id"])
-    return [
-        DeadLetters(reason, rows, found[reason].ids, found[reason].example)
-        for reason, rows in counts.most_common()
-    ]
-
-
-def _last(detail: str) -> str:
-    tried = attempts(detail)
-    return tried[-1]["reason"] if tried else detail
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """What a stage will probably cost, before anything is asked."""
-
-    rows: int
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    money: float
-    currency: str
-
-    def line(self) -> str:
-        cost = f", {self.money:,.2f} {self.currency}" if self.money else ""
-        return f"{self.calls:,} calls, {self.prompt_tokens:,} + {self.completion_tokens:,} tokens{cost}"
-
-
-_RETRIES = 1.15  # calls a row; a guess, the summary of a run has the truth
-_STEPS = 3.2  # steps a chain where no focus is known yet (measured: PAPER.md R3.4)
-_PIXELS_A_TOKEN = 28 * 28  # Qwen2.5-VL's; other models differ
-_STEP_TOKENS = 90  # of an area and its text in a reply
-
-
-def project(
-    samples: Iterable[Sample], focus: Iterable[Focus] | None, config: Annotate, sampled: int = 200
-) -> Projection:
-    """Calls, tokens and money of the stage, from the first `sampled` rows and the number of all.
-
-    Without `focus` (it has not been made yet) a mean number of steps is taken.
-    """
-    steps = {row.id: len(row.steps) for row in focus} if focus is not None else None
-    rows = measured = judged = 0
-    prompt = completion = 0.0
-    for row in samples:
-        if steps is not None and row.id not in steps:
-            continue
-        rows += 1
-        if measured == sampled:
-            continue
-        measured += 1
-        count = steps[row.id] if steps is not None else _STEPS
-        text = (
-            len(config.prompt or prompts.ANNOTATOR_SYSTEM) + len(row.question) + len(row.answer) + 220 * count
-        )
-        prompt += text / 4 + count * min(row.width * row.height, config.max_pixels) / _PIXELS_A_TOKEN
-        completion += count * _STEP_TOKENS + len(row.answer) / 4
-        if agrees(row.answer, "") is None:  # judged unless it is the reference word for word: an upper bound
-            judged += 1
-            prompt += (400 + len(row.question)) / 4 + min(
-                row.width * row.height, config.max_pixels
-            ) / _PIXELS_A_TOKEN
-            completion += 10
-    scale = _RETRIES * rows / max(1, measured)
-    usage = {"prompt_tokens": round(scale * prompt), "completion_tokens": round(scale * completion)}
-    cost = money(usage, config.api.prices, config.api.mode != "chat")
-    return Projection(
-        rows,
-        round(scale * (measured + judged)),
-        cost.prompt_tokens,
-        cost.completion_tokens,
-        cost.money,
-        config.api.prices.currency,
-    )

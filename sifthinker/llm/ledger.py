@@ -269,10 +269,6 @@ class Ledger:
         written = Usage(*row) if row else Usage()
         return written + self._costs[account] if account in self._costs else written
 
-    def counts(self) -> dict[str, int]:
-        """Rows by state."""
-        return dict(self._db.execute("SELECT state, count(*) FROM calls GROUP BY state").fetchall())
-
     def revive(self, kind: str | None = None) -> int:
         """Lets dead requests (of one kind) be asked again; returns how many."""
         with self.transaction():

@@ -96,12 +96,7 @@ MODULES: dict[str, Module] = {
     "estimate": _at("sifthinker.data.depth_estimation"),
     "publish": _at("sifthinker.data.publish"),
     # annotation
-    "annotate": _at(
-        "sifthinker.annotation.annotate",
-        without=_names(
-            "DeadLetters dead_letters _last Projection project _RETRIES _STEPS _PIXELS_A_TOKEN _STEP_TOKENS"
-        ),
-    ),
+    "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
@@ -186,6 +181,7 @@ MODULES: dict[str, Module] = {
     "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes", _RUNS),
+    "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),

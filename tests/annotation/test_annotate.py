@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker import llm
-from sifthinker.annotation import annotate, early_stop
+from sifthinker.annotation import annotate, dead_letters, early_stop, projection
 from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check
 from sifthinker.config import Prices
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
@@ -345,7 +345,7 @@ def test_dead_letters_are_listed_by_reason(tmp_path):
         _, rejected = rows.save(
             rows.run(tmp_path, 40, url, tmp_path / "calls.db", settings), tmp_path / "out"
         )
-    letters = annotate.dead_letters(tmp_path / "out" / "rejects.parquet")
+    letters = dead_letters.dead_letters(tmp_path / "out" / "rejects.parquet")
     assert {letter.reason for letter in letters} == {"depths", "content-filter"}
     assert sum(letter.rows for letter in letters) == rejected
     assert letters[0].rows >= letters[1].rows
@@ -355,12 +355,12 @@ def test_dead_letters_are_listed_by_reason(tmp_path):
 def test_the_projection_is_near_what_the_stage_then_costs(tmp_path):
     config = rows.settings(prices=Prices(prompt=2.0, completion=8.0))
     data = made(600)
-    projected = annotate.project(data, map(rows.focus, data), config, sampled=100)
+    projected = projection.project(data, map(rows.focus, data), config, sampled=100)
     assert projected.rows == 600
     assert 600 <= projected.calls <= 1400
     expected = (projected.prompt_tokens * 2 + projected.completion_tokens * 8) / 1e6
     assert projected.money == pytest.approx(expected)
-    blind = annotate.project(data, None, config)
+    blind = projection.project(data, None, config)
     assert blind.prompt_tokens == pytest.approx(projected.prompt_tokens, rel=0.3)
 
 

@@ -90,7 +90,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         NOTHING,
     ),
     "what a run will cost": (
-        "sifthinker/annotation/annotate.py",
+        "sifthinker/annotation/projection.py",
         "_RETRIES = 1.15",
         "_RETRIES = 2.0",
         NOTHING,
