@@ -57,6 +57,7 @@ class BadImage(ValueError):
     """An image that cannot be used: `reason` is short and countable, `detail` is for a person."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        """The message is both."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

@@ -14,6 +14,7 @@ from sifthinker import llm
 from sifthinker.annotation import annotate, dead_letters, early_stop, projection
 from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check
 from sifthinker.config import Prices
+from sifthinker.core import rejects
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
 from sifthinker.core.records import Annotation, Region, Reject, Sample
 from sifthinker.llm import standin
@@ -170,7 +171,7 @@ def test_under_mixed_faults_no_row_is_lost_doubled_or_paid_twice(tmp_path, count
     rejected = [row for row in results if isinstance(row, Reject)]
     assert [row.id for row in results] == [f"test/made/{n}" for n in range(count)]
     assert len(kept) + len(rejected) == count
-    assert all(row.reason and annotate.attempts(row.detail) for row in rejected)
+    assert all(row.reason and rejects.attempts(row.detail) for row in rejected)
     assert len(kept) > 0.9 * count
     assert counts["repeated"] == 0
     assert all(counts[kind] for kind in ("500", "429", "reset", "malformed-json", "stall", "duplicate"))
@@ -182,7 +183,7 @@ def test_a_row_that_stays_wrong_is_a_reject_with_every_attempt(tmp_path):
         (row,) = rows.run(tmp_path, 1, url, tmp_path / "calls.db", rows.settings())
     assert isinstance(row, Reject)
     assert row.reason == "depths"
-    tried = annotate.attempts(row.detail)
+    tried = rejects.attempts(row.detail)
     assert len(tried) == 3
     assert all("asked was" in attempt["reason"] and "<think>" in attempt["text"] for attempt in tried)
 
@@ -315,7 +316,7 @@ def test_an_image_is_encoded_once_and_not_once_per_attempt(tmp_path, monkeypatch
     monkeypatch.setattr(annotate.drawing, "annotated", lambda *a: drawn.append(1) or original(*a))
     with standin.running(tmp_path / "log", {"wrong-boxes": 1.0}) as url:
         (row,) = rows.run(tmp_path, 1, url, tmp_path / "calls.db", rows.settings())
-    assert len(annotate.attempts(row.detail)) == 3
+    assert len(rejects.attempts(row.detail)) == 3
     assert len(drawn) == len(rows.focus(made(1)[0]).steps)
 
 

@@ -31,6 +31,7 @@ class BadRow(ValueError):
     """A row that cannot be used: `reason` is short and countable, `detail` is for a person."""
 
     def __init__(self, reason: str, detail: str, field: str = "") -> None:
+        """The message is reason and detail; `field` names the field that is wrong, if one is."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

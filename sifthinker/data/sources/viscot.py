@@ -1,11 +1,11 @@
-"""Visual-CoT (VisCoT), in the two forms its users have; which one a row is in is decided by the row.
+r"""Visual-CoT (VisCoT), in the two forms its users have; which one a row is in is decided by the row.
 
 Conversations (`viscot_363k.json`, benchmark `<name>.json`; a JSON array):
 
     {"dataset": "flickr30k", "split": "train", "question_id": 2,
      "image": ["cot/flickr30k/1021439420.jpg", "cot/flickr30k/1021439420.jpg###[303, 96, 486, 289]"],
      "conversations": [
-       {"from": "human", "value": "<image>\\n{Q} Please provide the bounding box coordinate of the region that
+       {"from": "human", "value": "<image>\n{Q} Please provide the bounding box coordinate of the region that
                                    can help you answer the question better."},
        {"from": "gpt", "value": "[0.606, 0.358, 0.972, 0.744]"},
        {"from": "human", "value": "<image>"},
