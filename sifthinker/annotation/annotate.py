@@ -17,6 +17,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def annotate(
         Unauthorized: see `Client.ask`.
         Unreachable: see `Client.ask`.
     """
+    annotator = Annotator(folders, client, config)
     asked, left = _join(focus, maps)
     client.expect(len(asked) + len(left))  # a few less than the samples where expand has rejected some
     rows: deque[Future[Annotation | Reject]] = deque()
@@ -68,8 +70,7 @@ def annotate(
     try:
         for row in samples:
             if row.id in asked:
-                work = partial(_watched, row, asked.pop(row.id), folders, client, config)
-                rows.append(client.start(work))
+                rows.append(client.start(partial(annotator.watched, row, asked.pop(row.id))))
             else:
                 rows.append(_finished(_reject(row, *left.pop(row.id, _NO_FOCUS))))
             while rows and (rows[0].done() or len(rows) >= _PENDING * config.api.concurrency):
@@ -123,65 +124,102 @@ def _out(future: Future[Annotation | Reject], client: Client) -> Annotation | Re
     return row
 
 
-async def _watched(
-    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
-) -> Annotation | Reject:
-    """`_row`, and whether it is one row too many that fails at the start."""
-    result = await _row(row, asked, folders, client, config)
-    early_stop.first(client.engine).saw(result, config.give_up_after, client.engine)
-    return result
+@dataclass(frozen=True, slots=True)
+class Annotator:
+    """Writes the chain of one sample at a time: where the images are, whom to ask, and how."""
 
+    folders: Mapping[str, Path]  # image folder by name of the source
+    client: Client
+    config: Annotate
 
-async def _row(
-    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
-) -> Annotation | Reject:
-    """One sample: ask, check, ask again with the reason."""
-    off = _off_target(row, asked)
-    if off:
-        return _reject(row, "focus-mismatch", off)
-    try:
-        photo, pictures = await asyncio.to_thread(_pictures, row, asked, folders, config)
-    except images.BadImage as error:
-        return _reject(row, error.reason, error.detail)
-    talk = messages(row, asked, pictures, config.prompt)
-    attempts: list[dict[str, str]] = []
-    prompt_tokens = completion_tokens = 0
-    kind = ""
-    for number in range(1, config.attempts + 1):
-        reply = await client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
-        if isinstance(reply, Failure):
-            kind = reply.kind
-            attempts.append({"text": "", "reason": f"{reply.kind}: {reply.detail}"})
-            break
-        prompt_tokens += reply.prompt_tokens
-        completion_tokens += reply.completion_tokens
-        if reply.finish_reason == "length":
-            verdict: Any = Refused("cut-off", f"it was cut off at {config.max_tokens} tokens; be shorter")
-        else:
-            verdict = check(reply.text, asked, row)
-        if not isinstance(verdict, Refused) and not verdict.agrees:
-            verdict = await _judged(row, verdict.answer, photo, client, config) or verdict
-        if not isinstance(verdict, Refused):
-            return Annotation(
-                row.id,
-                asked,
-                verdict.chain,
-                reply.model,
-                number,
-                prompt_tokens,
-                completion_tokens,
-                verdict.repairs,
+    async def watched(self, row: Sample, asked: Steps) -> Annotation | Reject:
+        """`annotated`; stops the engine where none of the first rows was accepted, see `early_stop`."""
+        result = await self.annotated(row, asked)
+        early_stop.first(self.client.engine).saw(result, self.config.give_up_after, self.client.engine)
+        return result
+
+    async def annotated(self, row: Sample, asked: Steps) -> Annotation | Reject:
+        """One sample: ask, check, ask again with the reason."""
+        config = self.config
+        off = _off_target(row, asked)
+        if off:
+            return _reject(row, "focus-mismatch", off)
+        try:
+            photo, pictures = await asyncio.to_thread(self.pictures, row, asked)
+        except images.BadImage as error:
+            return _reject(row, error.reason, error.detail)
+        talk = messages(row, asked, pictures, config.prompt)
+        attempts: list[dict[str, str]] = []
+        prompt_tokens = completion_tokens = 0
+        kind = ""
+        for number in range(1, config.attempts + 1):
+            reply = await self.client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
+            if isinstance(reply, Failure):
+                kind = reply.kind
+                attempts.append({"text": "", "reason": f"{reply.kind}: {reply.detail}"})
+                break
+            prompt_tokens += reply.prompt_tokens
+            completion_tokens += reply.completion_tokens
+            if reply.finish_reason == "length":
+                verdict: Any = Refused("cut-off", f"it was cut off at {config.max_tokens} tokens; be shorter")
+            else:
+                verdict = check(reply.text, asked, row)
+            if not isinstance(verdict, Refused) and not verdict.agrees:
+                verdict = await self._judged(row, verdict.answer, photo) or verdict
+            if not isinstance(verdict, Refused):
+                return Annotation(
+                    row.id,
+                    asked,
+                    verdict.chain,
+                    reply.model,
+                    number,
+                    prompt_tokens,
+                    completion_tokens,
+                    verdict.repairs,
+                )
+            kind = verdict.kind
+            attempts.append({"text": reply.text, "reason": verdict.reason})
+            if kind == "judge":  # out of order itself: nothing that the annotator could mend
+                break
+            talk = [
+                *talk,
+                {"role": "assistant", "content": reply.text or "(nothing)"},
+                {"role": "user", "content": prompts.ANNOTATOR_RETRY.format(reason=verdict.reason)},
+            ]
+        return _reject(row, kind, json.dumps(attempts, ensure_ascii=False))
+
+    def pictures(self, row: Sample, asked: Steps) -> tuple[bytes, list[str]]:
+        """The photograph, and the picture of each step as a data URL.
+
+        Raises:
+            BadImage: it cannot be read any more, or is another one than ingest saw.
+        """
+        found = images.read(self.folders[row.source], row.image, row.width * row.height)
+        if found.sha256 != row.image_sha256:
+            raise images.BadImage(
+                "image-changed", f"{row.image} is not the file that ingest read; run ingest again"
             )
-        kind = verdict.kind
-        attempts.append({"text": reply.text, "reason": verdict.reason})
-        if kind == "judge":  # out of order itself: nothing that the annotator could mend
-            break
-        talk = [
-            *talk,
-            {"role": "assistant", "content": reply.text or "(nothing)"},
-            {"role": "user", "content": prompts.ANNOTATOR_RETRY.format(reason=verdict.reason)},
+        config, photo = self.config, found.data
+        boxes = [[region.box for region in step] for step in asked]
+        return photo, [
+            image_url(drawing.annotated(photo, step, config.max_pixels, config.jpeg_quality))
+            for step in boxes
         ]
-    return _reject(row, kind, json.dumps(attempts, ensure_ascii=False))
+
+    async def _judged(self, row: Sample, answer: str, photo: bytes) -> Refused | None:
+        """Why the judge finds that an answer does not say what the reference says; None where it does."""
+        picture = await asyncio.to_thread(
+            judge.picture, photo, self.config.max_pixels, self.config.jpeg_quality
+        )
+        reply = await self.client.reply(judge.request(row.question, row.answer, answer, picture))
+        if isinstance(reply, Failure):
+            return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
+        score = judge.score(reply.text)
+        if score is None:
+            return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}")
+        if score < AGREEMENT:
+            return Refused("answer", f"the answer {answer!r} does not say the same as {row.answer!r}")
+        return None
 
 
 def messages(row: Sample, asked: Steps, pictures: Iterable[str], system: str = "") -> list[dict[str, Any]]:
@@ -196,40 +234,6 @@ def messages(row: Sample, asked: Steps, pictures: Iterable[str], system: str = "
         content += [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
     system = system or prompts.ANNOTATOR_SYSTEM
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
-
-
-def _pictures(
-    row: Sample, asked: Steps, folders: Mapping[str, Path], config: Annotate
-) -> tuple[bytes, list[str]]:
-    """The photograph, and the picture of each step as a data URL.
-
-    Raises:
-        BadImage: it cannot be read any more, or is another one than ingest saw.
-    """
-    found = images.read(folders[row.source], row.image, row.width * row.height)
-    if found.sha256 != row.image_sha256:
-        raise images.BadImage(
-            "image-changed", f"{row.image} is not the file that ingest read; run ingest again"
-        )
-    photo = found.data
-    boxes = [[region.box for region in step] for step in asked]
-    return photo, [
-        image_url(drawing.annotated(photo, step, config.max_pixels, config.jpeg_quality)) for step in boxes
-    ]
-
-
-async def _judged(row: Sample, answer: str, photo: bytes, client: Client, config: Annotate) -> Refused | None:
-    """Why the judge finds that an answer does not say what the reference says; None where it does."""
-    picture = await asyncio.to_thread(judge.picture, photo, config.max_pixels, config.jpeg_quality)
-    reply = await client.reply(judge.request(row.question, row.answer, answer, picture))
-    if isinstance(reply, Failure):
-        return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
-    score = judge.score(reply.text)
-    if score is None:
-        return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}")
-    if score < AGREEMENT:
-        return Refused("answer", f"the answer {answer!r} does not say the same as {row.answer!r}")
-    return None
 
 
 def _off_target(row: Sample, asked: Steps) -> str:

@@ -44,10 +44,10 @@ import orjson
 
 from sifthinker import config
 from sifthinker.core import boxes, images
-from sifthinker.core.errors import UserError
+from sifthinker.core.errors import BadRow, UserError
 from sifthinker.core.records import Box, Reject, Sample
 from sifthinker.data.sources import fields
-from sifthinker.data.sources.fields import BadRow, Row
+from sifthinker.data.sources.fields import Row
 from sifthinker.data.sources.files import rows
 
 BOX_SENTENCE = (
