@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sifthinker.core import chain, depth_maps, tables
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import WHOLE, Annotation, Box, DepthMap, Sample
 from sifthinker.data import publish
 
@@ -26,7 +27,7 @@ class Part:
     images: dict[str, Path]
 
     def rows(self) -> list[object]:
-        return list(publish.rows(self.samples, self.chains, self.maps, self.images, 1_000_000))
+        return list(publish.rows(self.samples, self.chains, self.maps, ImageLibrary(self.images, 1_000_000)))
 
     def write(self, path: Path) -> Path:
         tables.write(path, tables.SIF, self.rows(), batch=publish.ROW_GROUP)

@@ -175,7 +175,7 @@ def annotate(
 
 def _dead_letters(config: configuration.Config) -> None:
     """Lists the rows of the latest run that have no chain, by reason."""
-    from sifthinker.annotation.annotate import dead_letters
+    from sifthinker.annotation.dead_letters import dead_letters
 
     store = Store.of(config)
     table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sifthinker.annotation import early_stop
-from sifthinker.annotation.acceptance import Refused, agrees, check
+from sifthinker.annotation.acceptance import Refused, check
 from sifthinker.config import Annotate
-from sifthinker.core import depth_maps, drawing, images, prompts, tables
+from sifthinker.core import depth_maps, drawing, images, prompts
 from sifthinker.core.records import Annotation, DepthMap, Focus, Region, Reject, Sample
-from sifthinker.core.rejects import attempts
 from sifthinker.llm import BudgetSpent, Client, Failure, Request, image_url, judge
-from sifthinker.llm.http import money
 from sifthinker.system.waiting import outcome
 
 AGREEMENT = 0.8  # judge's score from which an answer says the same as the reference; not given in the paper
@@ -64,6 +62,7 @@ def annotate(
         Unauthorized: see `Client.ask`.
         Unreachable: see `Client.ask`.
     """
+    annotator = Annotator(folders, client, config)
     asked, left = _join(focus, maps)
     client.expect(len(asked) + len(left))  # a few less than the samples where expand has rejected some
     rows: deque[Future[Annotation | Reject]] = deque()
@@ -71,8 +70,7 @@ def annotate(
     try:
         for row in samples:
             if row.id in asked:
-                work = partial(_watched, row, asked.pop(row.id), folders, client, config)
-                rows.append(client.start(work))
+                rows.append(client.start(partial(annotator.watched, row, asked.pop(row.id))))
             else:
                 rows.append(_finished(_reject(row, *left.pop(row.id, _NO_FOCUS))))
             while rows and (rows[0].done() or len(rows) >= _PENDING * config.api.concurrency):
@@ -126,65 +124,102 @@ def _out(future: Future[Annotation | Reject], client: Client) -> Annotation | Re
     return row
 
 
-async def _watched(
-    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
-) -> Annotation | Reject:
-    """`_row`, and whether it is one row too many that fails at the start."""
-    result = await _row(row, asked, folders, client, config)
-    early_stop.first(client.engine).saw(result, config.give_up_after, client.engine)
-    return result
+@dataclass(frozen=True, slots=True)
+class Annotator:
+    """Writes the chain of one sample at a time: where the images are, whom to ask, and how."""
 
+    folders: Mapping[str, Path]  # image folder by name of the source
+    client: Client
+    config: Annotate
 
-async def _row(
-    row: Sample, asked: Steps, folders: Mapping[str, Path], client: Client, config: Annotate
-) -> Annotation | Reject:
-    """One sample: ask, check, ask again with the reason."""
-    off = _off_target(row, asked)
-    if off:
-        return _reject(row, "focus-mismatch", off)
-    try:
-        photo, pictures = await asyncio.to_thread(_pictures, row, asked, folders, config)
-    except images.BadImage as error:
-        return _reject(row, error.reason, error.detail)
-    talk = messages(row, asked, pictures, config.prompt)
-    attempts: list[dict[str, str]] = []
-    prompt_tokens = completion_tokens = 0
-    kind = ""
-    for number in range(1, config.attempts + 1):
-        reply = await client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
-        if isinstance(reply, Failure):
-            kind = reply.kind
-            attempts.append({"text": "", "reason": f"{reply.kind}: {reply.detail}"})
-            break
-        prompt_tokens += reply.prompt_tokens
-        completion_tokens += reply.completion_tokens
-        if reply.finish_reason == "length":
-            verdict: Any = Refused("cut-off", f"it was cut off at {config.max_tokens} tokens; be shorter")
-        else:
-            verdict = check(reply.text, asked, row)
-        if not isinstance(verdict, Refused) and not verdict.agrees:
-            verdict = await _judged(row, verdict.answer, photo, client, config) or verdict
-        if not isinstance(verdict, Refused):
-            return Annotation(
-                row.id,
-                asked,
-                verdict.chain,
-                reply.model,
-                number,
-                prompt_tokens,
-                completion_tokens,
-                verdict.repairs,
+    async def watched(self, row: Sample, asked: Steps) -> Annotation | Reject:
+        """`annotated`; stops the engine where none of the first rows was accepted, see `early_stop`."""
+        result = await self.annotated(row, asked)
+        early_stop.first(self.client.engine).saw(result, self.config.give_up_after, self.client.engine)
+        return result
+
+    async def annotated(self, row: Sample, asked: Steps) -> Annotation | Reject:
+        """One sample: ask, check, ask again with the reason."""
+        config = self.config
+        off = _off_target(row, asked)
+        if off:
+            return _reject(row, "focus-mismatch", off)
+        try:
+            photo, pictures = await asyncio.to_thread(self.pictures, row, asked)
+        except images.BadImage as error:
+            return _reject(row, error.reason, error.detail)
+        talk = messages(row, asked, pictures, config.prompt)
+        attempts: list[dict[str, str]] = []
+        prompt_tokens = completion_tokens = 0
+        kind = ""
+        for number in range(1, config.attempts + 1):
+            reply = await self.client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
+            if isinstance(reply, Failure):
+                kind = reply.kind
+                attempts.append({"text": "", "reason": f"{reply.kind}: {reply.detail}"})
+                break
+            prompt_tokens += reply.prompt_tokens
+            completion_tokens += reply.completion_tokens
+            if reply.finish_reason == "length":
+                verdict: Any = Refused("cut-off", f"it was cut off at {config.max_tokens} tokens; be shorter")
+            else:
+                verdict = check(reply.text, asked, row)
+            if not isinstance(verdict, Refused) and not verdict.agrees:
+                verdict = await self._judged(row, verdict.answer, photo) or verdict
+            if not isinstance(verdict, Refused):
+                return Annotation(
+                    row.id,
+                    asked,
+                    verdict.chain,
+                    reply.model,
+                    number,
+                    prompt_tokens,
+                    completion_tokens,
+                    verdict.repairs,
+                )
+            kind = verdict.kind
+            attempts.append({"text": reply.text, "reason": verdict.reason})
+            if kind == "judge":  # out of order itself: nothing that the annotator could mend
+                break
+            talk = [
+                *talk,
+                {"role": "assistant", "content": reply.text or "(nothing)"},
+                {"role": "user", "content": prompts.ANNOTATOR_RETRY.format(reason=verdict.reason)},
+            ]
+        return _reject(row, kind, json.dumps(attempts, ensure_ascii=False))
+
+    def pictures(self, row: Sample, asked: Steps) -> tuple[bytes, list[str]]:
+        """The photograph, and the picture of each step as a data URL.
+
+        Raises:
+            BadImage: it cannot be read any more, or is another one than ingest saw.
+        """
+        found = images.read(self.folders[row.source], row.image, row.width * row.height)
+        if found.sha256 != row.image_sha256:
+            raise images.BadImage(
+                "image-changed", f"{row.image} is not the file that ingest read; run ingest again"
             )
-        kind = verdict.kind
-        attempts.append({"text": reply.text, "reason": verdict.reason})
-        if kind == "judge":  # out of order itself: nothing that the annotator could mend
-            break
-        talk = [
-            *talk,
-            {"role": "assistant", "content": reply.text or "(nothing)"},
-            {"role": "user", "content": prompts.ANNOTATOR_RETRY.format(reason=verdict.reason)},
+        config, photo = self.config, found.data
+        boxes = [[region.box for region in step] for step in asked]
+        return photo, [
+            image_url(drawing.annotated(photo, step, config.max_pixels, config.jpeg_quality))
+            for step in boxes
         ]
-    return _reject(row, kind, json.dumps(attempts, ensure_ascii=False))
+
+    async def _judged(self, row: Sample, answer: str, photo: bytes) -> Refused | None:
+        """Why the judge finds that an answer does not say what the reference says; None where it does."""
+        picture = await asyncio.to_thread(
+            judge.picture, photo, self.config.max_pixels, self.config.jpeg_quality
+        )
+        reply = await self.client.reply(judge.request(row.question, row.answer, answer, picture))
+        if isinstance(reply, Failure):
+            return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
+        score = judge.score(reply.text)
+        if score is None:
+            return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}")
+        if score < AGREEMENT:
+            return Refused("answer", f"the answer {answer!r} does not say the same as {row.answer!r}")
+        return None
 
 
 def messages(row: Sample, asked: Steps, pictures: Iterable[str], system: str = "") -> list[dict[str, Any]]:
@@ -199,40 +234,6 @@ def messages(row: Sample, asked: Steps, pictures: Iterable[str], system: str = "
         content += [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
     system = system or prompts.ANNOTATOR_SYSTEM
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
-
-
-def _pictures(
-    row: Sample, asked: Steps, folders: Mapping[str, Path], config: Annotate
-) -> tuple[bytes, list[str]]:
-    """The photograph, and the picture of each step as a data URL.
-
-    Raises:
-        BadImage: it cannot be read any more, or is another one than ingest saw.
-    """
-    found = images.read(folders[row.source], row.image, row.width * row.height)
-    if found.sha256 != row.image_sha256:
-        raise images.BadImage(
-            "image-changed", f"{row.image} is not the file that ingest read; run ingest again"
-        )
-    photo = found.data
-    boxes = [[region.box for region in step] for step in asked]
-    return photo, [
-        image_url(drawing.annotated(photo, step, config.max_pixels, config.jpeg_quality)) for step in boxes
-    ]
-
-
-async def _judged(row: Sample, answer: str, photo: bytes, client: Client, config: Annotate) -> Refused | None:
-    """Why the judge finds that an answer does not say what the reference says; None where it does."""
-    picture = await asyncio.to_thread(judge.picture, photo, config.max_pixels, config.jpeg_quality)
-    reply = await client.reply(judge.request(row.question, row.answer, answer, picture))
-    if isinstance(reply, Failure):
-        return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
-    score = judge.score(reply.text)
-    if score is None:
-        return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}")
-    if score < AGREEMENT:
-        return Refused("answer", f"the answer {answer!r} does not say the same as {row.answer!r}")
-    return None
 
 
 def _off_target(row: Sample, asked: Steps) -> str:
@@ -250,99 +251,3 @@ def _off_target(row: Sample, asked: Steps) -> str:
 
 def _reject(row: Sample, reason: str, detail: str) -> Reject:
     return Reject("annotate", reason, detail, row.id, row.source)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetters:
-    """The rejected rows of one reason."""
-
-    reason: str
-    rows: int
-    ids: list[str] = field(default_factory=list)
-    example: str = ""  # what the last attempt of the first row was refused for
-
-
-def dead_letters(rejects: Path | Iterable[Path]) -> list[DeadLetters]:
-    """The rejects of annotate by reason, the most frequent first; `retry` asks for them again."""
-    found: dict[str, DeadLetters] = {}
-    counts: Counter[str] = Counter()
-    for row in tables.read(rejects):
-        if row["stage"] != "annotate":
-            continue
-        reason = row["reason"]
-        counts[reason] += 1
-        letters = found.setdefault(reason, DeadLetters(reason, 0, [], _last(row["detail"])))
-        letters.ids.append(row["id"])
-    return [
-        DeadLetters(reason, rows, found[reason].ids, found[reason].example)
-        for reason, rows in counts.most_common()
-    ]
-
-
-def _last(detail: str) -> str:
-    tried = attempts(detail)
-    return tried[-1]["reason"] if tried else detail
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """What a stage will probably cost, before anything is asked."""
-
-    rows: int
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    money: float
-    currency: str
-
-    def line(self) -> str:
-        cost = f", {self.money:,.2f} {self.currency}" if self.money else ""
-        return f"{self.calls:,} calls, {self.prompt_tokens:,} + {self.completion_tokens:,} tokens{cost}"
-
-
-_RETRIES = 1.15  # calls a row; a guess, the summary of a run has the truth
-_STEPS = 3.2  # steps a chain where no focus is known yet (measured: PAPER.md R3.4)
-_PIXELS_A_TOKEN = 28 * 28  # Qwen2.5-VL's; other models differ
-_STEP_TOKENS = 90  # of an area and its text in a reply
-
-
-def project(
-    samples: Iterable[Sample], focus: Iterable[Focus] | None, config: Annotate, sampled: int = 200
-) -> Projection:
-    """Calls, tokens and money of the stage, from the first `sampled` rows and the number of all.
-
-    Without `focus` (it has not been made yet) a mean number of steps is taken.
-    """
-    steps = {row.id: len(row.steps) for row in focus} if focus is not None else None
-    rows = measured = judged = 0
-    prompt = completion = 0.0
-    for row in samples:
-        if steps is not None and row.id not in steps:
-            continue
-        rows += 1
-        if measured == sampled:
-            continue
-        measured += 1
-        count = steps[row.id] if steps is not None else _STEPS
-        text = (
-            len(config.prompt or prompts.ANNOTATOR_SYSTEM) + len(row.question) + len(row.answer) + 220 * count
-        )
-        prompt += text / 4 + count * min(row.width * row.height, config.max_pixels) / _PIXELS_A_TOKEN
-        completion += count * _STEP_TOKENS + len(row.answer) / 4
-        if agrees(row.answer, "") is None:  # judged unless it is the reference word for word: an upper bound
-            judged += 1
-            prompt += (400 + len(row.question)) / 4 + min(
-                row.width * row.height, config.max_pixels
-            ) / _PIXELS_A_TOKEN
-            completion += 10
-    scale = _RETRIES * rows / max(1, measured)
-    usage = {"prompt_tokens": round(scale * prompt), "completion_tokens": round(scale * completion)}
-    cost = money(usage, config.api.prices, config.api.mode != "chat")
-    return Projection(
-        rows,
-        round(scale * (measured + judged)),
-        cost.prompt_tokens,
-        cost.completion_tokens,
-        cost.money,
-        config.api.prices.currency,
-    )

@@ -34,6 +34,7 @@ class First:
     """The first rows of a stage, whichever shard they are of."""
 
     def __init__(self) -> None:
+        """Before any row."""
         self._lock = threading.Lock()
         self._kept = False
         self._rejected: Counter[str] = Counter()

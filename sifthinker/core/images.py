@@ -57,6 +57,7 @@ class BadImage(ValueError):
     """An image that cannot be used: `reason` is short and countable, `detail` is for a person."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        """The message is both."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -213,42 +214,48 @@ def read(root: Path, relative: str, max_pixels: int) -> Photo:
     return photo(data, max_pixels, relative)
 
 
-def of(sample: Sample, folders: Mapping[str, Path], max_pixels: int) -> Photo:
-    """A sample's picture, whose file must be the one that was ingested; `folders` by source name.
+@dataclass(frozen=True, slots=True)
+class ImageLibrary:
+    """The users' image folders by the name of their source, and the most pixels that an image may have."""
 
-    Raises:
-        UserError: the source has no image folder, or the file changed since ingest.
-    """
-    if sample.source not in folders:
-        raise UserError(f"sources.{sample.source}.images: {sample.id} needs its image; give the image folder")
-    hint = "restore the file, or run again with refresh: ingest"
-    try:
-        found = read(folders[sample.source], sample.image, max_pixels)
-    except BadImage as error:
-        raise UserError(
-            f"image {sample.image} of {sample.id} changed since ingest: {error}; {hint}"
-        ) from error
-    if (digest := found.sha256) != sample.image_sha256:
-        was, now = sample.image_sha256[:12], digest[:12]
-        raise UserError(
-            f"image {sample.image} of {sample.id} changed since ingest: sha256 {was}, now {now}; {hint}"
-        )
-    return found
+    folders: Mapping[str, Path]
+    max_pixels: int
 
+    def of(self, sample: Sample) -> Photo:
+        """A sample's picture, whose file must be the one that was ingested.
 
-def distinct(
-    samples: Iterable[Sample], folders: Mapping[str, Path], max_pixels: int
-) -> Iterator[tuple[str, bytes]]:
-    """SHA-256 and bytes of the samples' images, each image once, in the order of its first sample.
+        Raises:
+            UserError: the source has no image folder, or the file changed since ingest.
+        """
+        if sample.source not in self.folders:
+            raise UserError(
+                f"sources.{sample.source}.images: {sample.id} needs its image; give the image folder"
+            )
+        hint = "restore the file, or run again with refresh: ingest"
+        try:
+            found = read(self.folders[sample.source], sample.image, self.max_pixels)
+        except BadImage as error:
+            raise UserError(
+                f"image {sample.image} of {sample.id} changed since ingest: {error}; {hint}"
+            ) from error
+        if (digest := found.sha256) != sample.image_sha256:
+            was, now = sample.image_sha256[:12], digest[:12]
+            raise UserError(
+                f"image {sample.image} of {sample.id} changed since ingest: sha256 {was}, now {now}; {hint}"
+            )
+        return found
 
-    Raises:
-        UserError: as `of`.
-    """
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.image_sha256 not in seen:
-            seen.add(sample.image_sha256)
-            yield sample.image_sha256, of(sample, folders, max_pixels).data
+    def distinct(self, samples: Iterable[Sample]) -> Iterator[tuple[str, bytes]]:
+        """SHA-256 and bytes of the samples' images, each image once, in the order of its first sample.
+
+        Raises:
+            UserError: as `of`.
+        """
+        seen: set[str] = set()
+        for sample in samples:
+            if sample.image_sha256 not in seen:
+                seen.add(sample.image_sha256)
+                yield sample.image_sha256, self.of(sample).data
 
 
 def _opened(data: bytes, max_pixels: int | None, name: str) -> tuple[Image.Image, int, bool]:

@@ -29,11 +29,12 @@ import orjson
 
 from sifthinker import config
 from sifthinker.core import records
+from sifthinker.core.errors import BadRow
 from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
 from sifthinker.data.disk_dict import Spill
 from sifthinker.data.sources import SOURCES
-from sifthinker.data.sources.fields import BadRow, Picture, Row, finish, look, placed, reject
+from sifthinker.data.sources.fields import Picture, Row, finish, look, placed, reject
 
 log = logging.getLogger(__name__)
 

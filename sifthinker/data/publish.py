@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from sifthinker.core import depth_maps
 from sifthinker.core.errors import UserError
-from sifthinker.core.images import Photo
-from sifthinker.core.images import of as photograph
+from sifthinker.core.images import ImageLibrary, Photo
 from sifthinker.core.records import Annotation, DepthMap, Reject, Sample
 from sifthinker.core.tables import SIF
 from sifthinker.core.tables import read as read_columns
@@ -37,8 +36,7 @@ def rows(
     samples: Iterable[Sample],
     chains: Iterable[Annotation],
     maps: Iterable[DepthMap],
-    images: Mapping[str, Path],
-    max_pixels: int,
+    images: ImageLibrary,
 ) -> Iterator[dict[str, Any] | Reject]:
     """Rows of `SIF` for the chains of one part, in the order of its depth maps.
 
@@ -49,8 +47,7 @@ def rows(
         samples: all samples of the part.
         chains: the accepted chains; each ends in one row or one reject.
         maps: the depth maps of the part's images.
-        images: image folder by the name of the source.
-        max_pixels: limit above which an image is not decoded, as in ingest.
+        images: the folders and the limit of ingest.
 
     Raises:
         UserError: an image is not the one that was ingested, or its source has no image folder.
@@ -64,7 +61,7 @@ def rows(
         group = by_image.pop(depth_map.image_sha256, [])
         if not group:
             continue
-        photo = photograph(group[0], images, max_pixels)
+        photo = images.of(group[0])
         data = photo.data
         picture = depth_maps.picture(depth_maps.decode_bytes(depth_map.png))
         for sample in group:

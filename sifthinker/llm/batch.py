@@ -47,6 +47,7 @@ class BatchEndpoint(Endpoint):
     """Calls through batches. Used in one event loop."""
 
     def __init__(self, api: Api, url: str) -> None:
+        """An endpoint without batches; `open` takes up earlier ones."""
         super().__init__(api, url)
         self._pending: dict[str, bytes] = {}  # lines of the next batch by key
         self._bytes = 0
@@ -74,6 +75,7 @@ class BatchEndpoint(Endpoint):
             self._spawn(self._collect(name, batch, keys))
 
     async def close(self) -> None:
+        """Stops waiting for batches; what was submitted stays with the provider."""
         if self._quiet:
             self._quiet.cancel()
         for task in self._tasks:
@@ -320,8 +322,10 @@ class BatchEndpoint(Endpoint):
 
 
 def _text(answer: dict[str, Any], name: str) -> str:
-    """Raises:
-    Transient: the provider's answer lacks a field that it must have.
+    """A text field of the provider's answer.
+
+    Raises:
+        Transient: the answer lacks the field.
     """
     value = answer.get(name)
     if not isinstance(value, str):

@@ -33,6 +33,7 @@ class Counts:
 
     @property
     def rows_done(self) -> int:
+        """Rows kept and rejected."""
         return self.rows_kept + self.rows_rejected
 
     def line(self) -> str:

@@ -45,6 +45,7 @@ class Client:
         self._engine: Engine | None = None
 
     def __enter__(self) -> Self:
+        """Starts the engine, or joins the one that other clients of the endpoint and ledger use."""
         assert self._engine is None, "a client is entered once"
         self._engine = _acquire(*self._where)
         return self
@@ -59,6 +60,7 @@ class Client:
 
     @property
     def engine(self) -> Engine:
+        """The shared engine, inside the `with` block."""
         assert self._engine is not None, "use the client in a `with` block"
         return self._engine
 
@@ -136,6 +138,7 @@ class Client:
         self.engine.row_done(kept)
 
     def progress(self) -> Counts:
+        """What the engine has done so far."""
         return self.engine.progress()
 
 

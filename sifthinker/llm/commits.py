@@ -54,11 +54,12 @@ class Commits:
         return await done
 
     async def drained(self) -> None:
-        """Waits until everything is recorded, also what nobody waits for any more."""
+        """Waits until every operation is recorded, including those whose caller has given up waiting."""
         while self._committing:
             await asyncio.sleep(_GATHER)
 
     def shut_down(self) -> None:
+        """Ends the thread that writes."""
         self._thread.shutdown()
 
     async def _commits(self) -> None:

@@ -38,19 +38,16 @@ def _text(text: str) -> float:
 
 
 class Costs:
-    """Of one account, in one process. Used in one event loop."""
+    """What one account spends in one process. Use it in one event loop."""
 
     def __init__(self, api: Api, spent: Usage) -> None:
+        """Starts from what the account has spent, as the ledger holds it."""
         self.api = api
         self.budget = Budget(api.budget_tokens, api.budget_money)
         self.spent = spent  # of the account, as the ledger holds it
         self.received = self.bought = Usage()  # paid for by this process; of that, what the ledger holds
-        self.seen = [
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-        ]  # calls, prompts as guessed, prompts, completions: fading sums of tokens
+        # Calls, prompts as guessed, prompts, completions: fading sums of tokens.
+        self.seen = [0.0, 0.0, 0.0, 0.0]
         self._flying = Usage()  # what the calls on the wire will probably cost
         self._landed = asyncio.Event()
 
@@ -61,6 +58,7 @@ class Costs:
 
     @property
     def is_spent(self) -> bool:
+        """Whether the account has reached its budget."""
         return self.budget.spent(self.known)
 
     def line(self) -> str:

@@ -1,5 +1,6 @@
-"""What all clients of one endpoint and ledger in a process share: an event loop in a thread of its own,
-the connections, the limits, the budget and the ledger.
+"""The engine that all clients of one endpoint and ledger in a process share.
+
+It has an event loop in a thread of its own, the connections, the limits, the budget and the ledger.
 
 The way of a request: its key -> joined to the same request in flight -> the ledger (known? reserved?) ->
 a place among those in flight -> a place in the quota -> sent, retried -> recorded -> returned.
@@ -55,6 +56,7 @@ class Engine:
     """One event loop in a thread, with everything that the clients of one endpoint and ledger share."""
 
     def __init__(self, api: Api, ledger: Path, url: str) -> None:
+        """Starts the thread, opens the ledger and takes up the batches of an earlier run."""
         self.api, self.url = api, url
         self.account = f"{api.base_url} {api.model}"
         self.ledger = Ledger(ledger)
@@ -93,6 +95,7 @@ class Engine:
         self._beat = asyncio.create_task(self._beats())
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Runs a coroutine in the engine's loop; the future has its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def interrupt(self) -> None:
@@ -108,6 +111,11 @@ class Engine:
         self.loop.call_later(_GRACE, self._drop, True)
 
     def check_interrupted(self) -> None:
+        """Raises the interruption of a run that was told to end.
+
+        Raises:
+            Interrupted: it was.
+        """
         if isinstance(self.stopped, Interrupted):
             raise self.stopped
 
@@ -356,6 +364,7 @@ class Engine:
             await asyncio.sleep(1.0)
 
     def row_done(self, kept: bool) -> None:
+        """Counts a finished row."""
         if kept:
             self._kept += 1
         else:
@@ -363,6 +372,7 @@ class Engine:
         self._finished.append(time.monotonic())
 
     def progress(self) -> Counts:
+        """What the engine has done since it started."""
         recent = [at for at in tuple(self._finished) if at > time.monotonic() - 120]
         span = time.monotonic() - recent[0] if recent else 0.0
         per_second = len(recent) / span if span > 0 else 0.0

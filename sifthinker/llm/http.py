@@ -127,11 +127,12 @@ class Endpoint:
     """Online calls: `chat`, and `batch_chat`, which has the same body under another path. Used in one event loop."""
 
     def __init__(self, api: Api, url: str) -> None:
+        """Prepares connections to `url`; nothing is sent."""
         self.api, self.url = api, url
         self._key = key(api, url)
         self._path = api.batch_chat_path if api.mode == "batch_chat" else "/chat/completions"
         loopback.direct()
-        import openai  # more than a second, which a run without calls need not wait for
+        import openai  # takes more than a second; a run without calls need not wait for it
 
         self._http = openai.DefaultAioHttpClient(
             timeout=httpx2.Timeout(api.timeout, connect=min(30.0, api.timeout)),
@@ -149,6 +150,7 @@ class Endpoint:
         self._addresses: dict[str, tuple[httpx2.URL, httpx2.Headers]] = {}  # by path
 
     async def close(self) -> None:
+        """Closes the connections."""
         await self._http.aclose()
 
     async def chat(self, request_key: str, body: bytes) -> tuple[Reply, Usage | None]:

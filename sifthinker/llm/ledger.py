@@ -270,12 +270,8 @@ class Ledger:
         written = Usage(*row) if row else Usage()
         return written + self._costs[account] if account in self._costs else written
 
-    def counts(self) -> dict[str, int]:
-        """Rows by state."""
-        return dict(self._db.execute("SELECT state, count(*) FROM calls GROUP BY state").fetchall())
-
     def revive(self, kind: str | None = None) -> int:
-        """Lets dead requests (of one kind) be asked again; returns how many."""
+        """Lets requests that failed for good be asked again, all or those of one kind; returns how many there were."""
         with self.transaction():
             cursor = self._db.execute(
                 "UPDATE calls SET state = 'failed' WHERE state = 'dead' AND (?1 IS NULL OR kind = ?1)", [kind]
@@ -286,6 +282,7 @@ class Ledger:
     # a killed run finds out at the provider whether a planned one arrived, and collects a sent one.
 
     def plan_batch(self, name: str, account: str, keys: list[str]) -> None:
+        """Records the batch `name` of the requests `keys` before it is submitted."""
         with self.transaction():
             self._db.execute(
                 "INSERT INTO batches VALUES (?, ?, 'planned', ?, ?)",

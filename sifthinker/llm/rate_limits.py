@@ -51,6 +51,7 @@ class Quota:
     """
 
     def __init__(self, path: Path, requests: int | None = None, tokens: int | None = None) -> None:
+        """Opens or makes the file `path`, through which processes share the quota (per minute; None = unlimited)."""
         self.requests, self.tokens = requests, tokens
         self._created = psutil.Process().create_time()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +63,7 @@ class Quota:
         self._state = memoryview(self._map).cast("d")
 
     def close(self) -> None:
+        """Closes the file; reservations stay in it."""
         self._state.release()
         self._map.close()
         os.close(self._file)
@@ -173,6 +175,7 @@ class Gate:
     """
 
     def __init__(self, most: int) -> None:
+        """Allows `most` requests in flight at first, and never more."""
         self.most, self.limit, self.active, self.peers = most, float(most), 0, 1
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._seconds: list[float] = []
@@ -181,6 +184,7 @@ class Gate:
         self._cut_at = 0.0
 
     async def __aenter__(self) -> None:
+        """Waits for a place."""
         if self.active < self._allowed() and not self._waiting:
             self.active += 1
             return
@@ -194,6 +198,7 @@ class Gate:
             raise
 
     async def __aexit__(self, *_: object) -> None:
+        """Gives the place back."""
         self.active -= 1
         self._wake()
 

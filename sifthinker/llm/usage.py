@@ -18,9 +18,11 @@ class Usage:
 
     @property
     def tokens(self) -> int:
+        """Tokens of prompts and completions."""
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
+        """The sum of two usages, field by field."""
         return Usage(
             self.calls + other.calls,
             self.prompt_tokens + other.prompt_tokens,
@@ -31,6 +33,7 @@ class Usage:
         )
 
     def __sub__(self, other: Usage) -> Usage:
+        """The difference of two usages, field by field."""
         return Usage(
             self.calls - other.calls,
             self.prompt_tokens - other.prompt_tokens,
@@ -50,9 +53,11 @@ class Budget:
 
     @property
     def limits(self) -> bool:
+        """Whether there is a limit at all."""
         return self.tokens is not None or self.money is not None
 
     def spent(self, usage: Usage) -> bool:
+        """Whether a usage has reached a limit."""
         return (self.tokens is not None and usage.tokens >= self.tokens) or (
             self.money is not None and usage.money >= self.money
         )

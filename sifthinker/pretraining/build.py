@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from sifthinker.core import prompts
-from sifthinker.llm import standin_replies
+from sifthinker.llm.standin import replies
 from sifthinker.models.processors import install_processors
 from sifthinker.models.toys import (
     QWEN_SPECIAL,
@@ -197,7 +197,7 @@ def _texts() -> list[str]:
     areas = [
         json.dumps([{"bbox_2d": list(region[:4]), "depth": region[4]} for region in step]) for step in steps
     ]
-    said += [standin_replies.chain(areas, "red", bytes([name])).replace("```", "") for name in range(60)]
+    said += [replies.chain(areas, "red", bytes([name])).replace("```", "") for name in range(60)]
     # A word that follows one of `_JSON` stands without its space.
     words = sorted({word for text in said for word in re.findall(r"[A-Za-z]+", text)})
     return [text for text in (*said, *words) for _ in range(2)]

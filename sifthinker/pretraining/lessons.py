@@ -17,7 +17,7 @@ import numpy as np
 from sifthinker.core import prompts
 from sifthinker.core.depth_maps import box_depth
 from sifthinker.core.records import Region
-from sifthinker.llm import standin_replies
+from sifthinker.llm.standin import replies
 from sifthinker.pretraining import build
 from sifthinker.pretraining.scene_pool import Seen
 from sifthinker.scenes import questions, render
@@ -175,9 +175,7 @@ def aside(rng: np.random.Generator) -> str:
             step.append(Region((x1, y1, x2, y2), float(rng.random())))
         steps.append(step)
     answer = str(rng.choice([*render.COLORS, *render.SHAPES, "yes", "no", "left", "right", "1", "2", "3"]))
-    text = standin_replies.chain(
-        [prompts.regions_json(step) for step in steps], answer, rng.bytes(8), "fenceless"
-    )
+    text = replies.chain([prompts.regions_json(step) for step in steps], answer, rng.bytes(8), "fenceless")
     pieces = _PIECES.split(text)
     start = int(rng.integers(len(pieces)))
     # The last piece is the made-up answer: it follows its `<answer>` only where it is alone.

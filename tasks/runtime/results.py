@@ -97,12 +97,7 @@ MODULES: dict[str, Module] = {
     "estimate": _at("sifthinker.data.depth_estimation"),
     "publish": _at("sifthinker.data.publish"),
     # annotation
-    "annotate": _at(
-        "sifthinker.annotation.annotate",
-        without=_names(
-            "DeadLetters dead_letters _last Projection project _RETRIES _STEPS _PIXELS_A_TOKEN _STEP_TOKENS"
-        ),
-    ),
+    "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
@@ -200,13 +195,18 @@ MODULES: dict[str, Module] = {
     "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes", _RUNS),
+    "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
     "preflight": _neutral("sifthinker.training.preflight", "refuses a training, and changes none"),
-    "standin": _neutral("sifthinker.llm.standin", _CARRIES),
-    "standin/replies": _neutral("sifthinker.llm.standin_replies", _TOYS),
+    "standin": _neutral(
+        "sifthinker.llm.standin sifthinker.llm.standin.faults sifthinker.llm.standin.server "
+        "sifthinker.llm.standin.starting sifthinker.llm.standin.wire sifthinker.llm.standin.__main__",
+        _CARRIES,
+    ),
+    "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
     "tiny": _neutral("sifthinker.models.toys", _TOYS),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),

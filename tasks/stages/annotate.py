@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sifthinker import llm
 from sifthinker.annotation import annotate as domain
+from sifthinker.annotation.projection import project
 from sifthinker.config import Config, identity
 from sifthinker.core.records import DepthMap, focus, sample
 from sifthinker.core.tables import CHAINS, read
@@ -32,7 +33,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
         return ""
     rows = map(sample, read(inputs["samples"].parts("samples")))
     steps = map(focus, read(inputs["focus"].parts("focus"))) if "focus" in inputs else None
-    return domain.project(rows, steps, config.annotate).line()
+    return project(rows, steps, config.annotate).line()
 
 
 @stage(

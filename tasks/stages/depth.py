@@ -1,7 +1,7 @@
 """depth: the depth map of every image."""
 
 from sifthinker.config import identity
-from sifthinker.core import images
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import sample
 from sifthinker.core.tables import MAPS, read
 from tasks.runtime.results import RESULTS
@@ -19,7 +19,8 @@ def depth(job: Job) -> None:
     from sifthinker.data import depth_estimation  # imports torch
 
     samples = map(sample, read(job.table("samples")))
-    pictures = job.counted(images.distinct(samples, job.folders, job.config.ingest.max_pixels))
+    library = ImageLibrary(job.folders, job.config.ingest.max_pixels)
+    pictures = job.counted(library.distinct(samples))
     job.keep(
         "maps",
         MAPS,

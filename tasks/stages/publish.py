@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import DepthMap, annotation, sample
 from sifthinker.core.tables import SIF, read
 from sifthinker.data import publish as domain
@@ -15,6 +16,7 @@ from tasks.runtime.stage import Job, stage
 def publish(job: Job) -> None:
     """Joins samples, chains and depth maps, part by part, with the pictures."""
     parts = list(zip(*(job.table(name) for name in ("samples", "chains", "maps")), strict=True))
+    library = ImageLibrary(job.folders, job.config.ingest.max_pixels)
     part_of: dict[str, int] = {}
 
     def rows() -> Iterator[Any]:
@@ -23,8 +25,7 @@ def publish(job: Job) -> None:
                 map(sample, read(samples)),
                 map(annotation, job.counted(read(chains))),
                 (DepthMap(**row) for row in read(maps)),
-                job.folders,
-                job.config.ingest.max_pixels,
+                library,
             ):
                 if isinstance(row, dict):
                     part_of[row["id"]] = index

@@ -5,8 +5,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sifthinker import llm
-from sifthinker.annotation import annotate as annotator
 from sifthinker.annotation import retry as domain
+from sifthinker.annotation.projection import project
 from sifthinker.config import Again, Api, Config, identity
 from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
 from sifthinker.core.tables import CHAINS, read
@@ -46,9 +46,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
         ids = {row.id for row in domain.asked_again(letters, again.reasons)}
         rows = (row for row in map(sample, read(inputs["samples"].parts("samples"))) if row.id in ids)
         steps = map(focus, read(inputs["focus"].parts("focus")))
-        parts.append(
-            f"{len(ids)} rows: {annotator.project(rows, steps, domain.over(again, config.annotate)).line()}"
-        )
+        parts.append(f"{len(ids)} rows: {project(rows, steps, domain.over(again, config.annotate)).line()}")
     return "; then at most ".join(parts)
 
 

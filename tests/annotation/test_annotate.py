@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from sifthinker import llm
-from sifthinker.annotation import annotate, early_stop
-from sifthinker.annotation.acceptance import check
+from sifthinker.annotation import annotate, dead_letters, early_stop, projection
+from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check
 from sifthinker.config import Prices
+from sifthinker.core import rejects
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
 from sifthinker.core.records import WHOLE, Annotation, Region, Reject, Sample
 from sifthinker.llm import standin
@@ -64,7 +65,7 @@ def test_under_mixed_faults_no_row_is_lost_doubled_or_paid_twice(tmp_path, count
     rejected = [row for row in results if isinstance(row, Reject)]
     assert [row.id for row in results] == [f"test/made/{n}" for n in range(count)]
     assert len(kept) + len(rejected) == count
-    assert all(row.reason and annotate.attempts(row.detail) for row in rejected)
+    assert all(row.reason and rejects.attempts(row.detail) for row in rejected)
     assert len(kept) > 0.9 * count
     assert counts["repeated"] == 0
     assert all(counts[kind] for kind in ("500", "429", "reset", "malformed-json", "stall", "duplicate"))
@@ -76,7 +77,7 @@ def test_a_row_that_stays_wrong_is_a_reject_with_every_attempt(tmp_path):
         (row,) = rows.run(tmp_path, 1, url, tmp_path / "calls.db", rows.settings())
     assert isinstance(row, Reject)
     assert row.reason == "depths"
-    tried = annotate.attempts(row.detail)
+    tried = rejects.attempts(row.detail)
     assert len(tried) == 3
     assert all("asked was" in attempt["reason"] and "<think>" in attempt["text"] for attempt in tried)
 
@@ -209,7 +210,7 @@ def test_an_image_is_encoded_once_and_not_once_per_attempt(tmp_path, monkeypatch
     monkeypatch.setattr(annotate.drawing, "annotated", lambda *a: drawn.append(1) or original(*a))
     with standin.running(tmp_path / "log", {"wrong-boxes": 1.0}) as url:
         (row,) = rows.run(tmp_path, 1, url, tmp_path / "calls.db", rows.settings())
-    assert len(annotate.attempts(row.detail)) == 3
+    assert len(rejects.attempts(row.detail)) == 3
     assert len(drawn) == len(rows.focus(made(1)[0]).steps)
 
 
@@ -239,7 +240,7 @@ def test_dead_letters_are_listed_by_reason(tmp_path):
         _, rejected = rows.save(
             rows.run(tmp_path, 40, url, tmp_path / "calls.db", settings), tmp_path / "out"
         )
-    letters = annotate.dead_letters(tmp_path / "out" / "rejects.parquet")
+    letters = dead_letters.dead_letters(tmp_path / "out" / "rejects.parquet")
     assert {letter.reason for letter in letters} == {"depths", "content-filter"}
     assert sum(letter.rows for letter in letters) == rejected
     assert letters[0].rows >= letters[1].rows
@@ -249,12 +250,12 @@ def test_dead_letters_are_listed_by_reason(tmp_path):
 def test_the_projection_is_near_what_the_stage_then_costs(tmp_path):
     config = rows.settings(prices=Prices(prompt=2.0, completion=8.0))
     data = made(600)
-    projected = annotate.project(data, map(rows.focus, data), config, sampled=100)
+    projected = projection.project(data, map(rows.focus, data), config, sampled=100)
     assert projected.rows == 600
     assert 600 <= projected.calls <= 1400
     expected = (projected.prompt_tokens * 2 + projected.completion_tokens * 8) / 1e6
     assert projected.money == pytest.approx(expected)
-    blind = annotate.project(data, None, config)
+    blind = projection.project(data, None, config)
     assert blind.prompt_tokens == pytest.approx(projected.prompt_tokens, rel=0.3)
 
 

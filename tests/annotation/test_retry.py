@@ -1,10 +1,11 @@
 import pytest
 
 from sifthinker import llm
-from sifthinker.annotation import annotate, retry
+from sifthinker.annotation import retry
 from sifthinker.config import Again
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Annotation, Reject
+from sifthinker.core.rejects import attempts
 from sifthinker.llm import standin
 from tests import annotation_rows as rows
 
@@ -51,7 +52,7 @@ def test_dead_letters_are_asked_again_alone_and_nothing_is_lost(tmp_path):
     ]
     for row in left:
         if row.id in {letter.id for letter in depths}:
-            assert len(annotate.attempts(row.detail)) == 2
+            assert len(attempts(row.detail)) == 2
 
 
 def test_a_pass_that_asks_the_same_is_refused():

@@ -38,6 +38,7 @@ from sifthinker.llm.usage import Usage
 from tests import annotation_rows as rows
 from tests.benchmarks import others
 from tests.benchmarks.pair import peak
+from tests.ledgers import counts
 
 FAULTS = {kind: 0.3 / len(standin.FAULTS) for kind in standin.FAULTS}
 STALL = 20.0  # seconds; the authors set no time-out
@@ -197,7 +198,7 @@ def ledger_alone(folder: Path, count: int, together: int = 8) -> float:
                 for name in names:
                     ledger.settle(name, reply, Usage(1, 1000, 0, 100))
         seconds = time.perf_counter() - began
-        assert ledger.counts() == {"ok": count}
+        assert counts(ledger) == {"ok": count}
     return seconds / count
 
 

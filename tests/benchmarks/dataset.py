@@ -19,6 +19,7 @@ from PIL import Image
 
 from sifthinker.config import Depth
 from sifthinker.core import chain, depth_maps, tables
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import WHOLE, Annotation, DepthMap, Sample
 from sifthinker.data import publish
 from tests.benchmarks.depth import scene
@@ -61,7 +62,7 @@ def publishing(folder: Path, size: int) -> Work:
     out = folder / "sif.parquet"
 
     def work() -> str:
-        rows = publish.rows(samples, chains, maps, {"photos": folder}, 10**7)
+        rows = publish.rows(samples, chains, maps, ImageLibrary({"photos": folder}, 10**7))
         tables.write(out, tables.SIF, rows, batch=publish.ROW_GROUP)
         return str(out)
 

@@ -28,6 +28,7 @@ from PIL import Image
 
 from sifthinker import config
 from sifthinker.core import chain, depth_maps, records, tables
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import WHOLE, Annotation, DepthMap, Sample
 from sifthinker.data import expansion, ingest, publish
 from tasks.runtime.stage import Job
@@ -58,11 +59,11 @@ def ingesting(folder: Path, size: int) -> dict[str, int]:
 
 def expanding(folder: Path, size: int) -> dict[str, int]:
     rows = map(records.sample, tables.read(sorted(folder.glob("samples-*.parquet"))))
-    return _written(folder, "focus", tables.FOCUS, expansion.expand(rows, config.Expand()))
+    return _written(folder, "focus", tables.FOCUS, expansion.expand_samples(rows, config.Expand()))
 
 
 def publishing(folder: Path, size: int) -> dict[str, int]:
-    images = {"photos": folder / "photos"}
+    images = ImageLibrary({"photos": folder / "photos"}, 10**7)
 
     part_of: dict[str, int] = {}
 
@@ -74,7 +75,6 @@ def publishing(folder: Path, size: int) -> dict[str, int]:
                 map(records.annotation, tables.read(folder / f"photos-chains-{part:05}.parquet")),
                 (DepthMap(**row) for row in tables.read(folder / f"photos-maps-{part:05}.parquet")),
                 images,
-                10**7,
             ):
                 part_of[row["id"]] = part
                 yield row

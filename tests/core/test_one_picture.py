@@ -69,7 +69,9 @@ class Seen:
         slope = np.tile(np.linspace(0, 1, self.height, dtype=np.float32)[:, None], (1, self.width))
         maps = [DepthMap(self.digest, self.width, self.height, depth_maps.encode(slope))]
         chain = Annotation(self.sample.id, ((Region(WHOLE, 0.5),),), "<think></think>", "m", 1, 1, 1, ())
-        (made,) = publish.rows([self.sample], [chain], maps, {"test": self.folder}, LIMIT)
+        (made,) = publish.rows(
+            [self.sample], [chain], maps, images.ImageLibrary({"test": self.folder}, LIMIT)
+        )
         assert isinstance(made, dict)
         return made
 
@@ -126,7 +128,7 @@ def test_ingest_and_the_reader_of_the_parquet(seen: Seen, tmp_path: Path) -> Non
 
 @everyone
 def test_the_depth_model(seen: Seen) -> None:
-    ((digest, data),) = images.distinct([seen.sample], {"test": seen.folder}, LIMIT)
+    ((digest, data),) = images.ImageLibrary({"test": seen.folder}, LIMIT).distinct([seen.sample])
     assert digest == seen.digest
     found, expected = (depth_estimation._prepare((digest, file), 112) for file in (data, seen.png))
     assert isinstance(found, depth_estimation._Prepared) and isinstance(expected, depth_estimation._Prepared)
@@ -146,7 +148,7 @@ def test_the_annotator(seen: Seen) -> None:
     """A JPEG with boxes, sized down where it is large, of the same picture."""
     steps = ((Region((0.1, 0.2, 0.6, 0.7), 0.5),),)
     for settings in (config.Annotate(), config.Annotate(max_pixels=3136 // 8 * 8, jpeg_quality=70)):
-        _, (url,) = annotate._pictures(seen.sample, steps, {"test": seen.folder}, settings)
+        _, (url,) = annotate.Annotator({"test": seen.folder}, None, settings).pictures(seen.sample, steps)
         boxes = [region.box for region in steps[0]]
         drawn = drawing.annotated(seen.png, boxes, settings.max_pixels, settings.jpeg_quality)
         assert np.array_equal(decoded(sent(url)), decoded(drawn))

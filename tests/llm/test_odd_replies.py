@@ -20,6 +20,7 @@ from sifthinker.llm import batch, completion, judge, standin
 from sifthinker.llm.http import retry_after
 from tests import evil
 from tests.evil import chat
+from tests.ledgers import counts
 
 ODD = 3  # the request that gets the odd reply
 NO_JSON = b"<html><body>502 Bad Gateway</body></html>"
@@ -255,7 +256,7 @@ def test_an_operation_that_fails_in_the_ledger_fails_alone(tmp_path):
         futures = [client.submit(question(n)) for n in range(6)]
         errors = [future.exception(30) for future in futures]
         assert [type(error) for error in errors if error] == [ZeroDivisionError]
-        assert engine.ledger.counts() == {"ok": 5, "failed": 1}
+        assert counts(engine.ledger) == {"ok": 5, "failed": 1}
         assert engine.ledger.usage(engine.account).calls == 5  # its cost is undone with it
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sifthinker import scenes
 from sifthinker.core import depth_maps, prompts
 from sifthinker.core.errors import UserError
-from sifthinker.llm.standin_replies import chain
+from sifthinker.llm.standin.replies import chain
 from sifthinker.models.processors import encode, load_processor
 from sifthinker.pretraining import (
     build,

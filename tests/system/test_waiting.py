@@ -21,6 +21,7 @@ from sifthinker.system import loopback
 from sifthinker.system.waiting import outcome
 from tests import evil
 from tests.evil import chat
+from tests.ledgers import counts
 
 
 class Stop(BaseException):
@@ -81,7 +82,7 @@ def test_what_arrives_soon_after_the_signal_is_kept(tmp_path: Path) -> None:
             evil.until(lambda: len(slow.asked) == 4)
             raise Stop
         with llm.Client(api, tmp_path / "l", slow.url) as client:
-            assert client.engine.ledger.counts()["ok"] == 4
+            assert counts(client.engine.ledger)["ok"] == 4
             assert client.engine.ledger.usage(client.engine.account).calls == 4
 
 

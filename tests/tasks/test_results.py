@@ -90,7 +90,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         NOTHING,
     ),
     "what a run will cost": (
-        "sifthinker/annotation/annotate.py",
+        "sifthinker/annotation/projection.py",
         "_RETRIES = 1.15",
         "_RETRIES = 2.0",
         NOTHING,
@@ -192,7 +192,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     # stand-ins, which are not used here
     "the random models": ("sifthinker/models/toys.py", "import ", "import this\nX = 1\nimport ", NOTHING),
-    "the stand-in's replies": ("sifthinker/llm/standin_replies.py", "return ", "return None or ", NOTHING),
+    "the stand-in's replies": ("sifthinker/llm/standin/replies.py", "return ", "return None or ", NOTHING),
 }
 LIBRARIES: dict[str, set[str]] = {
     "torch": {"depth", *TRAINED, "evaluate"},
@@ -336,7 +336,7 @@ def test_stand_ins_count_where_they_are_used(tree: Path) -> None:
     append(tree, "sifthinker/models/toys.py", "MORE = 1\n")
     built = keys(TOYS)
     assert new(before, built) == {"policy_weights"}
-    edit(tree, "sifthinker/llm/standin_replies.py", "return ", "return None or ")
+    edit(tree, "sifthinker/llm/standin/replies.py", "return ", "return None or ")
     assert new(built, keys(TOYS)) == {"annotate", "retry", "grpo"}
 
 

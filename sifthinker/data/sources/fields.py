@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sifthinker import config
 from sifthinker.core import boxes, images, special_tokens
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject, Sample
 from sifthinker.data.disk_dict import Spill
 
@@ -25,16 +26,6 @@ EDGE = 1.0  # pixels
 MOST_CHARACTERS = 10_000
 MOST_BOXES = 100
 MAX_PIXELS: int = config.Ingest().max_pixels
-
-
-class BadRow(ValueError):
-    """A row that cannot be used: `reason` is short and countable, `detail` is for a person."""
-
-    def __init__(self, reason: str, detail: str, field: str = "") -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.field = field
 
 
 class Row(NamedTuple):  # of which most are never more than counted: made in a quarter of a dataclass's time

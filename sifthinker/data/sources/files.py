@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sifthinker.core.errors import UserError
-from sifthinker.data.sources.fields import BadRow
+from sifthinker.core.errors import BadRow, UserError
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from typing import Any
 
 from sifthinker import config
 from sifthinker.core import images
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject
 from sifthinker.data.sources import fields
-from sifthinker.data.sources.fields import BadRow, Row
+from sifthinker.data.sources.fields import Row
 from sifthinker.data.sources.files import rows
 
 

@@ -1,11 +1,11 @@
-"""Visual-CoT (VisCoT), in the two forms its users have; which one a row is in is decided by the row.
+r"""Visual-CoT (VisCoT), in the two forms its users have; which one a row is in is decided by the row.
 
 Conversations (`viscot_363k.json`, benchmark `<name>.json`; a JSON array):
 
     {"dataset": "flickr30k", "split": "train", "question_id": 2,
      "image": ["cot/flickr30k/1021439420.jpg", "cot/flickr30k/1021439420.jpg###[303, 96, 486, 289]"],
      "conversations": [
-       {"from": "human", "value": "<image>\\n{Q} Please provide the bounding box coordinate of the region that
+       {"from": "human", "value": "<image>\n{Q} Please provide the bounding box coordinate of the region that
                                    can help you answer the question better."},
        {"from": "gpt", "value": "[0.606, 0.358, 0.972, 0.744]"},
        {"from": "human", "value": "<image>"},
@@ -44,10 +44,10 @@ import orjson
 
 from sifthinker import config
 from sifthinker.core import boxes, images
-from sifthinker.core.errors import UserError
+from sifthinker.core.errors import BadRow, UserError
 from sifthinker.core.records import Box, Reject
 from sifthinker.data.sources import fields
-from sifthinker.data.sources.fields import BadRow, Row
+from sifthinker.data.sources.fields import Row
 from sifthinker.data.sources.files import rows
 
 BOX_SENTENCE = (

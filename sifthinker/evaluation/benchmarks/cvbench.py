@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker import config
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
@@ -43,7 +44,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 continue
             try:
                 yield _question(row, path.suffix == ".parquet")
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, index, error)
 
 
@@ -91,11 +92,11 @@ def _file(source: config.Benchmark, part: str) -> Path:
 def _question(row: dict[str, Any], embedded: bool) -> Question:
     choices = row.get("choices")
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise files.BadRow("bad-field", f"choices: wanted a list of texts, found {choices!r:.80}", "choices")
+        raise BadRow("bad-field", f"choices: wanted a list of texts, found {choices!r:.80}", "choices")
     options = tuple((chr(ord("A") + i), choice) for i, choice in enumerate(choices))
     letter = files.text(row, "answer").strip("() ")
     if letter not in dict(options):
-        raise files.BadRow("bad-field", f"answer: {letter!r} is none of the options", "answer")
+        raise BadRow("bad-field", f"answer: {letter!r} is none of the options", "answer")
     name = files.text(row, "filename")
     return Question(
         id=f"{files.text(row, 'type')}/{files.integer(row, 'idx')}",

@@ -12,21 +12,11 @@ import pyarrow.parquet as pq
 
 from sifthinker import config
 from sifthinker.core import errors, images
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks.question import Missing
 
 MAX_PIXELS = config.Ingest().max_pixels  # an image beyond is rejected unopened, as in ingest
-
-
-class BadRow(ValueError):
-    """A row that cannot be a question; becomes a `Reject`."""
-
-    def __init__(self, reason: str, detail: str, field: str = "") -> None:
-        """Takes a countable reason, what is wrong for a person, and the field that it is wrong in."""
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-        self.field = field
 
 
 def find(source: config.Benchmark, name: str, published: str) -> Path:

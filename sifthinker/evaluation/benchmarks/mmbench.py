@@ -35,6 +35,7 @@ import numpy as np
 
 from sifthinker import config
 from sifthinker.core import errors
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
@@ -66,7 +67,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
         for line, row in _rows(path):
             try:
                 yield _question(row, source.split or row.get("split") or "", pictures, chinese)
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, line, error)
 
 
@@ -199,7 +200,7 @@ def _image(row: dict[str, Any], index: int, pictures: dict[str, str]) -> Any:
     try:
         return base64.b64decode(picture, validate=True)
     except binascii.Error as error:
-        raise files.BadRow("image-broken", f"image: not base64: {error}", "image") from error
+        raise BadRow("image-broken", f"image: not base64: {error}", "image") from error
 
 
 def _question(row: dict[str, Any], split: str, pictures: dict[str, str], chinese: bool) -> Question:
@@ -213,7 +214,7 @@ def _question(row: dict[str, Any], split: str, pictures: dict[str, str], chinese
     if reference in ("nan", ""):
         reference = ""
     elif reference not in dict(options):
-        raise files.BadRow("bad-field", f"answer: {reference!r} is none of the options", "answer")
+        raise BadRow("bad-field", f"answer: {reference!r} is none of the options", "answer")
     hint = row.get("hint", "").strip()
     lines = [hint] if hint not in ("", "nan") else []
     lines += [

@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sifthinker import config
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
@@ -111,16 +112,14 @@ def _rows(source: config.Benchmark, parquet: Sequence[Path]) -> Iterator[Questio
                 task, name = files.text(row, "category"), files.text(row, "question_id")
                 label = files.text(row, "answer").strip().lower()
                 if task not in PERCEPTION + COGNITION:
-                    raise files.BadRow("bad-field", f"category: no task {task!r:.40}", "category")
+                    raise BadRow("bad-field", f"category: no task {task!r:.40}", "category")
                 if label not in ("yes", "no"):
-                    raise files.BadRow(
-                        "bad-field", f"answer: wanted Yes or No, found {label!r:.40}", "answer"
-                    )
+                    raise BadRow("bad-field", f"answer: wanted Yes or No, found {label!r:.40}", "answer")
                 image = files.picture(row, "image")
                 unit = f"{task}/{PurePosixPath(name).stem}"
                 asked[unit] += 1
                 yield _question(task, unit, asked[unit], files.text(row, "question"), label, image)
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, index, error)
 
 
@@ -146,16 +145,14 @@ def _file(
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        yield files.reject(source.name, path, -1, files.BadRow("not-utf-8", str(error)))
+        yield files.reject(source.name, path, -1, BadRow("not-utf-8", str(error)))
         return
     for number, line in enumerate(lines, start=1):
         text, _, label = line.rpartition("\t")
         label = label.strip().lower()
         if not text.strip() or label not in ("yes", "no") or picture is None:
             wanted = "question<tab>Yes or No" if picture else "a picture of the same name"
-            problem = files.BadRow(
-                "bad-line" if picture else "image-missing", f"wanted {wanted}: {line!r:.80}"
-            )
+            problem = BadRow("bad-line" if picture else "image-missing", f"wanted {wanted}: {line!r:.80}")
             yield files.reject(source.name, path, number, problem)
             continue
         image = picture.relative_to(source.path).as_posix()

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from sifthinker import config
 from sifthinker.core import boxes, errors, prompts
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -76,7 +77,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
         for index, row in enumerate(document["images"]):
             try:
                 yield _question(row, name, folder, categories, objects[row.get("id")], source.labels)
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, index, error)
 
 
@@ -131,15 +132,13 @@ def _question(
         else [*row.get("text", []), *row.get("neg_text", [])]
     )
     if not targets or not all(isinstance(target, str) and target for target in targets):
-        raise files.BadRow(
-            "bad-field", f"text, neg_text: wanted names of objects, found {targets!r:.80}", "text"
-        )
+        raise BadRow("bad-field", f"text, neg_text: wanted names of objects, found {targets!r:.80}", "text")
     width, height = files.integer(row, "width"), files.integer(row, "height")
     truth = []
     for entry in objects:
         _, _, w, h = entry["bbox"]
         if entry["category_id"] not in categories or w <= 0 or h <= 0:
-            raise files.BadRow("bad-box", f"annotation {entry.get('id')}: {entry!r:.120}", "annotations")
+            raise BadRow("bad-box", f"annotation {entry.get('id')}: {entry!r:.120}", "annotations")
         truth.append([categories[entry["category_id"]], entry["bbox"], entry.get("iscrowd", 0)])
     return Question(
         id=f"{name}/{files.integer(row, 'id')}",

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from sifthinker import config
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -47,7 +48,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
             for index, embedded in files.parquet(path):
                 try:
                     yield _embedded(embedded)
-                except files.BadRow as error:
+                except BadRow as error:
                     yield files.reject(source.name, path, index, error)
         return
     paths = {name: files.find(source, f"coco_pope_{name}.json", PUBLISHED) for name in CATEGORIES}
@@ -66,14 +67,14 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                     image=files.text(row, "image"),
                     reference=label,
                 )
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, line, error)
 
 
 def _embedded(row: dict[str, Any]) -> Question:
     category = files.text(row, "category")
     if category not in CATEGORIES:
-        raise files.BadRow("bad-field", f"category: no category {category!r:.40}", "category")
+        raise BadRow("bad-field", f"category: no category {category!r:.40}", "category")
     return Question(
         id=f"{category}/{files.integer(row, 'question_id')}",
         group=category,
@@ -87,7 +88,7 @@ def _embedded(row: dict[str, Any]) -> Question:
 def _label(row: dict[str, Any], field: str) -> str:
     label = files.text(row, field).strip().lower()
     if label not in ("yes", "no"):
-        raise files.BadRow("bad-field", f"{field}: wanted yes or no, found {label!r}", field)
+        raise BadRow("bad-field", f"{field}: wanted yes or no, found {label!r}", field)
     return label
 
 

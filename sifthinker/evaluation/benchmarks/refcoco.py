@@ -40,6 +40,7 @@ from typing import Any
 
 from sifthinker import config
 from sifthinker.core import boxes, errors, prompts
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
@@ -85,7 +86,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 continue
             try:
                 yield _question(row, split)
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, line, error)
 
 
@@ -180,7 +181,7 @@ def _embedded(source: config.Benchmark, repositories: dict[str, Path]) -> Iterat
             for index, row in files.parquet(path):
                 try:
                     yield from _expressions(row, split, place)
-                except files.BadRow as error:
+                except BadRow as error:
                     yield files.reject(source.name, path, index, error)
                 place += 1
 
@@ -188,7 +189,7 @@ def _embedded(source: config.Benchmark, repositories: dict[str, Path]) -> Iterat
 def _expressions(row: dict[str, Any], split: str, place: int) -> list[Question]:
     expressions = row.get("answer")
     if not (isinstance(expressions, list) and expressions and all(isinstance(e, str) for e in expressions)):
-        raise files.BadRow("bad-field", f"answer: wanted expressions, found {expressions!r:.80}", "answer")
+        raise BadRow("bad-field", f"answer: wanted expressions, found {expressions!r:.80}", "answer")
     image = files.picture(row, "image")
     width, height = files.pixels(image)
     x, y, w, h = _numbers(row)
@@ -214,7 +215,7 @@ def _numbers(row: dict[str, Any]) -> Box:
         and len(box) == 4
         and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
     ):
-        raise files.BadRow("bad-box", f"bbox: wanted four numbers, found {box!r:.80}", "bbox")
+        raise BadRow("bad-box", f"bbox: wanted four numbers, found {box!r:.80}", "bbox")
     a, b, c, d = map(float, box)
     return a, b, c, d
 
@@ -223,7 +224,7 @@ def _reference(box: Box, width: int, height: int) -> str:
     """A pixel box (xyxy) as questions have it: 0..1 of the image."""
     x1, y1, x2, y2 = box
     if width < 1 or height < 1 or not (x2 > x1 and y2 > y1):
-        raise files.BadRow("bad-box", f"bbox: {box} is no box of a {width} x {height} image", "bbox")
+        raise BadRow("bad-box", f"bbox: {box} is no box of a {width} x {height} image", "bbox")
     return json.dumps(boxes.from_pixels(box, width, height))
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sifthinker import config
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -34,7 +35,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     for index, row in files.parquet(path):
         try:
             yield _question(row, index)
-        except files.BadRow as error:
+        except BadRow as error:
             yield files.reject(source.name, path, index, error)
 
 
@@ -69,10 +70,10 @@ def _question(row: dict[str, Any], index: int) -> Question:
     pictures = row.get("image_bytes") or row.get("images") or []
     if len(pictures) != 1:
         reason = "several-images" if pictures else "image-missing"
-        raise files.BadRow(reason, f"image_bytes: wanted one image, found {len(pictures)}", "image_bytes")
+        raise BadRow(reason, f"image_bytes: wanted one image, found {len(pictures)}", "image_bytes")
     choices, right = row.get("answers"), files.text(row, "correct_answer")
     if not isinstance(choices, list) or right not in choices:
-        raise files.BadRow("bad-field", f"answers: {choices!r:.80} do not hold {right!r:.40}", "answers")
+        raise BadRow("bad-field", f"answers: {choices!r:.80} do not hold {right!r:.40}", "answers")
     listed = "\n".join(f"- {choice}" for choice in choices)
     return Question(
         id=f"static/{index}",

@@ -21,6 +21,7 @@ from typing import Any
 
 from sifthinker import config
 from sifthinker.core import errors
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -63,9 +64,9 @@ def _questions(
             continue
         try:
             if not isinstance(row, dict):
-                raise files.BadRow("not-an-object", f"wanted an object, found {type(row).__name__}")
+                raise BadRow("not-an-object", f"wanted an object, found {type(row).__name__}")
             yield _question(row, types)
-        except files.BadRow as error:
+        except BadRow as error:
             yield files.reject(source.name, path, index, error)
 
 
@@ -88,14 +89,14 @@ def score(results: Sequence[Result]) -> list[Measure]:
 def _question(row: dict[str, Any], types: dict[int, str]) -> Question:
     options = tuple((letter, str(row.get(f"choice_{letter.lower()}", "")).strip()) for letter in "ABCD")
     if not all(text for _, text in options):
-        raise files.BadRow("bad-field", f"choices: one of the four is empty: {options!r:.120}", "choice_a")
+        raise BadRow("bad-field", f"choices: one of the four is empty: {options!r:.120}", "choice_a")
     letter = files.text(row, "answer").strip()
     if letter not in dict(options):
-        raise files.BadRow("bad-field", f"answer: {letter!r} is none of the options", "answer")
+        raise BadRow("bad-field", f"answer: {letter!r} is none of the options", "answer")
     kind = files.integer(row, "question_type_id")
     name, image = files.text(row, "data_id"), row.get("image")
     if isinstance(image, list) and len(image) != 1:
-        raise files.BadRow("several-images", f"image: wanted one image, found {len(image)}", "image")
+        raise BadRow("several-images", f"image: wanted one image, found {len(image)}", "image")
     listed = "\n".join(f"{mark}. {text}" for mark, text in options)
     return Question(
         id=str(row.get("question_id", "")),

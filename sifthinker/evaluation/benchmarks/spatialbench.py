@@ -28,6 +28,7 @@ import numpy as np
 
 from sifthinker import config
 from sifthinker.core import errors
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -52,7 +53,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 continue
             try:
                 yield _question(row, category, index)
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, index, error)
 
 
@@ -116,18 +117,16 @@ def _question(row: dict[str, Any], category: str, index: int) -> Question:
     if isinstance(image, list) and len(image) == 1:
         row = {**row, "image": image[0]}
     elif isinstance(image, list):
-        raise files.BadRow("several-images", f"image: wanted one, found {len(image)}", "image")
+        raise BadRow("several-images", f"image: wanted one, found {len(image)}", "image")
     text, reference = files.text(row, "question"), str(row.get("answer", "")).strip()
     if category == "counting":
         reference = str(files.integer(row, "answer"))
         if int(reference) < 1:
-            raise files.BadRow(
-                "bad-field", "answer: the relative error of a count of 0 is undefined", "answer"
-            )
+            raise BadRow("bad-field", "answer: the relative error of a count of 0 is undefined", "answer")
     options = replies.options_in(text)
     yes_or_no = reference.lower() in ("yes", "no")
     if category != "counting" and not yes_or_no and reference not in {letter for letter, _ in options}:
-        raise files.BadRow("bad-field", f"answer: {reference!r} is none of the options, yes or no", "answer")
+        raise BadRow("bad-field", f"answer: {reference!r} is none of the options, yes or no", "answer")
     return Question(
         id=f"{category}/{index}",
         group=category,

@@ -27,6 +27,7 @@ from typing import Any
 
 from sifthinker import config
 from sifthinker.core import prompts
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -48,7 +49,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 continue
             try:
                 yield _question(row)
-            except files.BadRow as error:
+            except BadRow as error:
                 yield files.reject(source.name, path, index, error)
 
 
@@ -99,11 +100,9 @@ def _paths(source: config.Benchmark, wanted: Sequence[str]) -> list[Path]:
 def _question(row: dict[str, Any]) -> Question:
     turns, pictures = row.get("conversations"), row.get("image")
     if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns):
-        raise files.BadRow("bad-field", f"conversations: wanted turns, found {turns!r:.80}", "conversations")
+        raise BadRow("bad-field", f"conversations: wanted turns, found {turns!r:.80}", "conversations")
     if not isinstance(pictures, list) or not pictures or not isinstance(pictures[0], str):
-        raise files.BadRow(
-            "bad-field", f"image: wanted a list with the path, found {pictures!r:.80}", "image"
-        )
+        raise BadRow("bad-field", f"image: wanted a list with the path, found {pictures!r:.80}", "image")
     # The script cuts at the same words; the sentence asks for a box, which our prompt asks for in its own way.
     question = (
         files.text(turns[0], "value").removeprefix("<image>").split(" Please provide the bounding box")[0]

@@ -33,6 +33,7 @@ from typing import Any
 
 from sifthinker import config
 from sifthinker.core import errors
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -84,7 +85,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
             for index, row in files.parquet(path):
                 try:
                     yield _embedded(row, hidden=split.startswith("test"))
-                except files.BadRow as error:
+                except BadRow as error:
                     yield files.reject(source.name, path, index, error)
         return
     path = files.find(source, f"v2_OpenEnded_mscoco_{split}_questions.json", PUBLISHED)
@@ -97,10 +98,10 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     for index, row in enumerate(_items(path, "questions")):
         try:
             if not isinstance(row, dict):
-                raise files.BadRow("not-an-object", f"wanted an object, found {type(row).__name__}")
+                raise BadRow("not-an-object", f"wanted an object, found {type(row).__name__}")
             number = files.integer(row, "question_id")
             if not hidden and number not in people:
-                raise files.BadRow("no-answers", f"question {number} has no annotation", "question_id")
+                raise BadRow("no-answers", f"question {number} has no annotation", "question_id")
             yield Question(
                 id=str(number),
                 group="all" if hidden else people[number][0],
@@ -108,7 +109,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 image=f"COCO_{folder}_{files.integer(row, 'image_id'):012d}.jpg",
                 reference="" if hidden else json.dumps(people[number][1]),
             )
-        except files.BadRow as error:
+        except BadRow as error:
             yield files.reject(source.name, path, index, error)
 
 
@@ -155,7 +156,7 @@ def _embedded(row: dict[str, Any], hidden: bool) -> Question:
     number = files.integer(row, "question_id")
     answers = row.get("answers")
     if not hidden and not answers:
-        raise files.BadRow("no-answers", f"question {number} has no answers", "answers")
+        raise BadRow("no-answers", f"question {number} has no answers", "answers")
     return Question(
         id=str(number),
         group="all" if hidden else str(row.get("answer_type") or "other"),

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from sifthinker import config
+from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
@@ -46,7 +47,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
             text, label = files.text(row, "text"), files.text(row, "label").strip()
             options = replies.options_in(text)
             if label not in {letter for letter, _ in options}:
-                raise files.BadRow("bad-field", f"label {label!r} is none of the options", "label")
+                raise BadRow("bad-field", f"label {label!r} is none of the options", "label")
             category = files.text(row, "category")
             number = files.integer(row, "question_id")
             yield Question(
@@ -57,7 +58,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
                 reference=label,
                 options=options,
             )
-        except files.BadRow as error:
+        except BadRow as error:
             yield files.reject(source.name, path, line, error)
 
 

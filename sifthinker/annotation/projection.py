@@ -1,0 +1,80 @@
+"""What annotating will probably cost, before anything is asked: calls, tokens and money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sifthinker.annotation.acceptance import agrees
+from sifthinker.config import Annotate
+from sifthinker.core import prompts
+from sifthinker.core.records import Focus, Sample
+from sifthinker.llm.http import money
+
+_RETRIES = 1.15  # calls a row: a guess; the summary of a run has the number
+_STEPS = 3.2  # steps a chain where no focus is known yet (measured: PAPER.md R3.4)
+_PIXELS_A_TOKEN = 28 * 28  # Qwen2.5-VL's; other models differ
+_STEP_TOKENS = 90  # of an area and its text in a reply
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What a stage will probably cost, before anything is asked."""
+
+    rows: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    money: float
+    currency: str
+
+    def line(self) -> str:
+        """The projection for a person, in one line."""
+        cost = f", {self.money:,.2f} {self.currency}" if self.money else ""
+        return f"{self.calls:,} calls, {self.prompt_tokens:,} + {self.completion_tokens:,} tokens{cost}"
+
+
+def project(
+    samples: Iterable[Sample], focus: Iterable[Focus] | None, config: Annotate, sampled: int = 200
+) -> Projection:
+    """Projects calls, tokens and money of the stage from its first `sampled` rows and the number of all rows.
+
+    Args:
+        samples: all rows.
+        focus: where the chains look; None where that is not known yet, so that a mean number of steps is taken.
+        config: the stage's.
+        sampled: rows whose texts and pictures are measured.
+    """
+    steps = {row.id: len(row.steps) for row in focus} if focus is not None else None
+    rows = measured = judged = 0
+    prompt = completion = 0.0
+    for row in samples:
+        if steps is not None and row.id not in steps:
+            continue
+        rows += 1
+        if measured == sampled:
+            continue
+        measured += 1
+        count = steps[row.id] if steps is not None else _STEPS
+        text = (
+            len(config.prompt or prompts.ANNOTATOR_SYSTEM) + len(row.question) + len(row.answer) + 220 * count
+        )
+        prompt += text / 4 + count * min(row.width * row.height, config.max_pixels) / _PIXELS_A_TOKEN
+        completion += count * _STEP_TOKENS + len(row.answer) / 4
+        if agrees(row.answer, "") is None:  # judged unless it is the reference word for word: an upper bound
+            judged += 1
+            prompt += (400 + len(row.question)) / 4 + min(
+                row.width * row.height, config.max_pixels
+            ) / _PIXELS_A_TOKEN
+            completion += 10
+    scale = _RETRIES * rows / max(1, measured)
+    usage = {"prompt_tokens": round(scale * prompt), "completion_tokens": round(scale * completion)}
+    cost = money(usage, config.api.prices, config.api.mode != "chat")
+    return Projection(
+        rows,
+        round(scale * (measured + judged)),
+        cost.prompt_tokens,
+        cost.completion_tokens,
+        cost.money,
+        config.api.prices.currency,
+    )
