@@ -91,6 +91,7 @@ class Survey:
 
     @property
     def bytes(self) -> int:
+        """The size of all that would be removed."""
         return sum(thing.bytes for thing in self.doomed)
 
 
@@ -226,8 +227,15 @@ def _remove(store: Store, rules: Rules, thing: Doomed) -> str:
 
 
 class Measured(NamedTuple):
+    """The size of a file or a folder, and when it was last used.
+
+    Attributes:
+        bytes: of all files in it.
+        used: seconds since 1970: the latest modification of anything in it, or its latest verified hit.
+    """
+
     bytes: int
-    used: float  # seconds since 1970: latest modification of anything in it, or verified hit
+    used: float
 
 
 def _measure(path: Path) -> Measured:
