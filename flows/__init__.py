@@ -1,0 +1,1 @@
+"""The flows of the project, and the `sif` command that starts them."""

@@ -26,6 +26,7 @@ def configuration(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Registers everything, and ends with the status of the command that does so."""
     if not os.environ.get("PREFECT_API_URL"):  # Prefect would start a server that ends with this command
         sys.exit("deploy: set PREFECT_API_URL to the server's address, e.g. http://127.0.0.1:4200/api")
     deployments = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))["deployments"]

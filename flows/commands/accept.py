@@ -34,7 +34,7 @@ def accept(
     config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
 ) -> None:
-    """Records that latest artifacts stand for the present code and libraries: a refactoring costs no night.
+    """Records that the latest artifacts stand for the present code and libraries, so that they are not made again.
 
     An artifact is accepted where only code, libraries or our own data files differ from those it was made with.
     """

@@ -1,4 +1,4 @@
-"""Commands about a store: its runs, what it pins, what it gives away, what it can do without."""
+"""Commands about a store: its runs, the chain behind an artifact, export, aliases, pruning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from sifthinker.store.manifest import Ref
 
 def status(store: StoreOption = Path("artifacts")) -> None:
     """Lists the runs of a store, and what the latest one made."""
-
     opened = Store.existing(store)
     found = runs.runs(opened)
     if not found:
@@ -121,7 +120,7 @@ def promote(
     ] = "baseline",
     store: StoreOption = Path("artifacts"),
 ) -> None:
-    """Pins a checkpoint under a name that every night knows; records who, when and why."""
+    """Gives a checkpoint a name that nights use, and records who did so, when and why."""
     opened = Store.existing(store)
     from sifthinker.store import aliases
     from sifthinker.store.checkpoints import find
@@ -143,7 +142,7 @@ def prune(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="remove without a question")] = False,
 ) -> None:
-    """Shows which artifacts no pinned and no recent run reaches, and removes them if told to."""
+    """Shows the artifacts that no pinned and no recent run needs, and removes them if told to."""
     from sifthinker.upkeep import prune as domain
 
     opened = Store.existing(store)

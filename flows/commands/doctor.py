@@ -17,6 +17,7 @@ from flows import server
 from flows.commands.options import ConfigOption, SetOption, console, load, plain
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
+from sifthinker.upkeep.findings import examine
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "infra" / "prefect.yaml"
@@ -33,11 +34,11 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
-    """Looks whether all that a run needs is in order, and says what to do: 1 when something is not."""
+    """Checks all that a run needs, and says what to do where something is wrong. It then exits with status 1."""
     from sifthinker.upkeep import doctor as domain
 
     resolved = load(config, set_)
-    findings = domain.examine({**domain.machine(resolved, not no_calls), "server": lambda: _server(resolved)})
+    findings = examine({**domain.machine(resolved, not no_calls), "server": lambda: _server(resolved)})
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
     else:
@@ -56,7 +57,6 @@ def _server(config: Config) -> list[Any]:
         server.settings(config.store)
     except UserError:  # is a finding already: of the store
         os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="sif-doctor-")
-    from sifthinker.upkeep.doctor import examine
     from tasks.operations import doctor as tasks
 
     return examine(tasks.server(config, os.environ["PREFECT_API_URL"], server.answers, _expected()))

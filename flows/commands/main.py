@@ -36,11 +36,15 @@ from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import explained
 
+# The groups of `sif --help`, in the order of their first commands below.
+RUN, DATA, MODELS = "Run the pipeline", "Input data", "Use a model"
+STORE, CHECKS = "Look after a store", "Check and measure"
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
 def main() -> None:
-    """Runs the command; a user's mistake ends with its message and exit code 2, never a traceback."""
+    """Runs the command. A user's mistake ends it with a message and exit code 2, never with a traceback."""
     try:
         with explained("sif"):
             app()
@@ -51,7 +55,7 @@ def main() -> None:
         sys.exit(2)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def run(
     config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006 (typer copies it)
@@ -61,7 +65,7 @@ def run(
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
 ) -> None:
-    """Runs the reproduction, or the part of it that is not in the store."""
+    """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
     _planned(
@@ -87,7 +91,7 @@ def run(
     _where(resolved, state.result(), ui)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def plan(
     config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
@@ -116,7 +120,7 @@ def plan(
     console.print(table)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def scenes(
     rows: Annotated[int, typer.Option(help="questions for training")],
     out: Annotated[Path, typer.Option(help="folder that is made")],
@@ -130,19 +134,19 @@ def scenes(
     console.print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in made.items()), soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def frame(
     file: Annotated[Path, typer.Argument(help="VisCoT conversations .json")],
     sizes: Annotated[Path, typer.Option(help="benchmark_det .jsonl with the images' sizes")],
 ) -> None:
-    """Compares a VisCoT file's boxes with its own pixel boxes, read rightly and as the release reads them."""
+    """Compares the boxes of a VisCoT file with its own pixel boxes, in the right frame and in that of the release."""
     from sifthinker.data.sources import viscot
 
     for name, value in viscot.frame_report(file, sizes).items():
         console.print(f"{name}: {value}", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def annotate(
     config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
@@ -158,7 +162,7 @@ def annotate(
     temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
     seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
 ) -> None:
-    """Runs the reproduction up to its chains; lists the samples whose chains were not accepted; or retries those."""
+    """Runs the reproduction up to the chains. Lists or retries the samples whose chains were rejected."""
     options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if reason:
@@ -210,7 +214,7 @@ def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
     console.print(plain(lines), highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def serve(
     model: Annotated[Path, typer.Argument(help="folder of a merged model")],
     port: Annotated[int, typer.Option(help="on loopback")] = 8000,
@@ -224,7 +228,7 @@ def serve(
     serving(model, port, MODEL_NAME)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def ask(
     image: Annotated[Path, typer.Argument(help="an image file")],
     question: Annotated[str, typer.Argument(help="as a person asks it")],
@@ -239,7 +243,7 @@ def ask(
     config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006
 ) -> None:
-    """Asks a model about one image; shows its chain as it comes, and draws where it looked, with the depths."""
+    """Asks a model about one image, shows its chain as it comes, and draws where it looked."""
     resolved = load(config, set_)
     server.settings(resolved.store)
     from tasks.operations.ask import answer
@@ -259,7 +263,7 @@ def ask(
         console.print(f"{name:9} {plain(str(value))}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def nightly(
     config: ConfigOption = "nightly",
     set_: SetOption = [],  # noqa: B006
@@ -292,7 +296,7 @@ def nightly(
     raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def ablation(
     config: ConfigOption = "ablation",
     set_: SetOption = [],  # noqa: B006
@@ -317,13 +321,13 @@ def ablation(
     console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=CHECKS)
 def bench(
     out: Annotated[Path, typer.Option(help="JSON that is written")] = Path("bench.json"),
     only: Annotated[str, typer.Option(help="pairs whose name holds this", metavar="TEXT")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="smallest sizes: shows that all runs")] = False,
 ) -> None:
-    """Measures our ways of working against those of today, in pairs; from a checkout."""
+    """Measures this code against other ways of doing the same, in pairs. Needs a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
         raise UserError(
@@ -340,15 +344,15 @@ def bench(
 
 
 for command in (
-    accept,
     artifacts.status,
     artifacts.lineage,
     artifacts.export,
     artifacts.promote,
+    accept,
     artifacts.prune,
-    doctor,
 ):
-    app.command()(command)
+    app.command(rich_help_panel=STORE)(command)
+app.command(rich_help_panel=CHECKS)(doctor)
 
 
 def _planned(

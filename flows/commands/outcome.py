@@ -33,7 +33,6 @@ def annotators_rejects(store: Store) -> list[Path]:
     Raises:
         UserError: there is no such run.
     """
-
     made = next((run for run in runs.runs(store) if "annotate" in run["stages"]), None)
     refused = [
         path for name in ("annotate", "retry") for path in store.root.glob(f"{name}/*.work/rejects.parquet")

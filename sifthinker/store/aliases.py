@@ -13,7 +13,7 @@ from sifthinker.store.manifest import Damaged, Ref
 
 
 def pin(store: Store, name: str, ref: Ref, who: str, why: str) -> dict[str, Any]:
-    """Gives the name to an artifact, at once; whom it was taken from stays on record.
+    """Gives a name to an artifact. The record keeps the artifacts that had the name before.
 
     Raises:
         UserError: no such name, no reason, or the artifact is not in the store, whole.

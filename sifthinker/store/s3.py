@@ -48,8 +48,17 @@ class Stored:
 
 
 class Remote:
+    """A bucket, or a prefix of one, that holds a store's artifacts, records and locks."""
+
     def __init__(self, url: str) -> None:
-        """`url`: s3://bucket or s3://bucket/prefix."""
+        """Connects to nothing yet.
+
+        Args:
+            url: s3://bucket or s3://bucket/prefix.
+
+        Raises:
+            UserError: it has another form.
+        """
         scheme, _, path = url.partition("://")
         self.bucket, _, prefix = path.strip("/").partition("/")
         if scheme != "s3" or not self.bucket:
@@ -58,6 +67,7 @@ class Remote:
 
     @cached_property
     def client(self) -> Any:
+        """The client of boto3, made when it is first needed."""
         import boto3
         from botocore.config import Config
 
@@ -100,15 +110,18 @@ class Remote:
             return str(put["ETag"]).strip('"')
 
     def delete(self, name: str) -> None:
+        """Removes an object."""
         with self._explained("delete"):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
 
     def download(self, name: str, to: Path) -> None:
+        """Writes an object to a file, and makes the file's folder where there is none."""
         to.parent.mkdir(parents=True, exist_ok=True)
         with self._explained("download"):
             self.client.download_file(self.bucket, self.prefix + name, str(to))
 
     def upload(self, file: Path, name: str) -> None:
+        """Puts a file under a name."""
         with self._explained("upload"):
             self.client.upload_file(str(file), self.bucket, self.prefix + name)
 
@@ -153,6 +166,7 @@ class Remote:
         return manifest, ""
 
     def lock(self, name: str) -> RemoteLock:
+        """The lock of a name, not taken yet."""
         return RemoteLock(self, name)
 
     @contextmanager
@@ -181,6 +195,7 @@ class RemoteLock:
     """A lock on an object: made by a conditional put, kept alive by a thread, taken over when its holder died."""
 
     def __init__(self, remote: Remote, name: str) -> None:
+        """Takes nothing yet."""
         self.remote, self.name = remote, name
         self._etag = ""
         self._released = threading.Event()
@@ -208,10 +223,12 @@ class RemoteLock:
         return True
 
     def wait(self) -> None:
+        """Takes the lock as soon as nobody else has it."""
         while not self.take():
             time.sleep(POLL)
 
     def release(self) -> None:
+        """Gives the lock back, unless another machine has taken it over."""
         self._released.set()
         if self._thread:
             self._thread.join()

@@ -1,6 +1,7 @@
-"""What a disk that is full, or that cannot be written, does to a run: an explained end in place of a traceback.
+"""Errors of a disk that is full or cannot be written. They end a run with an explanation instead of a traceback.
 
-Nothing half-written is ever taken for whole (store.py, ledger.py): with room, the next run goes on from what is there.
+Nothing half-written is ever taken for whole (`sifthinker.store`, `sifthinker.llm.ledger`). Once there is room, the next run
+resumes from what is there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _SQLITE = {
 
 
 def trouble(error: BaseException) -> str | None:
-    """What the disk did, and what to do; None where an error is of another kind."""
+    """What is wrong with the disk, and what to do. None where an error is of another kind."""
     place = ""
     found = None
     if isinstance(error, OSError):
@@ -51,7 +52,7 @@ def trouble(error: BaseException) -> str | None:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Makes a `UserError` of an error of the disk in its block; `what` says who met it. Other errors pass.
+    """Turns an error of the disk in its block into a `UserError`. `what` names who met it. Other errors pass.
 
     Raises:
         UserError: the disk is full, or cannot be written.

@@ -1,4 +1,4 @@
-"""Clears a store of what nobody needs: artifacts that no pinned and no recent run reaches, and what killed runs left.
+"""Removes from a store what nobody needs: artifacts that no pinned and no recent run reaches, and leftovers of killed runs.
 
 What stays, whatever else is true of it:
 * what a root reaches, through the inputs and shards in the manifests and through accepted keys. Roots are: artifacts
@@ -8,8 +8,8 @@ What stays, whatever else is true of it:
 * what is being made: its lock is held;
 * the ledger of paid calls, the history of the nights and their reports, and the remembered digests.
 
-A folder is renamed to a trash name before it is deleted, so that no half of it is ever taken for whole; what a killed
-pruning left under such a name is deleted by the next one.
+A folder is renamed to a trash name before it is deleted, so that no half of it is ever taken for whole. The next pruning
+deletes what a killed one left under such a name.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Survey:
 
     @property
     def bytes(self) -> int:
+        """The size of all that would be removed."""
         return sum(thing.bytes for thing in self.doomed)
 
 
@@ -226,8 +227,15 @@ def _remove(store: Store, rules: Rules, thing: Doomed) -> str:
 
 
 class Measured(NamedTuple):
+    """The size of a file or a folder, and when it was last used.
+
+    Attributes:
+        bytes: of all files in it.
+        used: seconds since 1970: the latest modification of anything in it, or its latest verified hit.
+    """
+
     bytes: int
-    used: float  # seconds since 1970: latest modification of anything in it, or verified hit
+    used: float
 
 
 def _measure(path: Path) -> Measured:

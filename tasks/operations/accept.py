@@ -37,6 +37,14 @@ class Accepting:
     """Accepts what can be accepted while a pipeline is looked at, so that upstream comes first."""
 
     def __init__(self, store: Store, why: str, who: str, only: str | None) -> None:
+        """Starts with nothing accepted.
+
+        Args:
+            store: of the artifacts.
+            why: the reason, for the record.
+            who: accepts them.
+            only: the label of the one stage that is accepted; None: every one that can be.
+        """
         self.store, self.why, self.who, self.only = store, why, who, only
         self.records = runs(store)
         self.outcomes: dict[str, Outcome] = {}

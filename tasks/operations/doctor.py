@@ -1,5 +1,7 @@
-"""The Prefect server's part of `sif doctor`: whether it answers, its pools and their workers, its deployments and
-their schedules, and whether the packages here are ones that Prefect works with.
+"""The Prefect server's part of `sif doctor`.
+
+It looks whether the server answers, at its pools and their workers, at its deployments and their schedules, and whether the
+packages here are ones that Prefect works with.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 
 from sifthinker.config import Config
-from sifthinker.upkeep.doctor import Check, Finding, Verdict
+from sifthinker.upkeep.findings import Check, Finding, Verdict
 from tasks.runtime import placement
 
 DEPLOY = "make deploy registers it"

@@ -46,7 +46,7 @@ def runner(address: str) -> Iterator[Any]:
 
 
 def portable(order: Order) -> Order:
-    """The order for another machine: the pictures' folders do not depend on the working folder."""
+    """The order for another machine, with absolute paths of the folders of pictures."""
     sources = tuple(
         source.model_copy(update={"images": source.images and Path(source.images).resolve()})
         for source in order.config.sources
@@ -55,8 +55,10 @@ def portable(order: Order) -> Order:
 
 
 def check(order: Order) -> None:
-    """Raises:
-    UserError: this worker's code or libraries are not the flow's.
+    """Compares this worker's code and libraries with the flow's.
+
+    Raises:
+        UserError: they differ.
     """
     here = identity.identity(order.stage.name, order.stage.results.of(order.config), None, {}, {})
     if reasons := identity.means_changed(order.identity, here):

@@ -1,4 +1,8 @@
-"""Whether a stage runs, and why."""
+"""Whether a stage runs, and why.
+
+This is decided before anything runs, by the same code that `sif plan` prints from: the key is computed, and the artifact
+of that key is looked up in the store and verified.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,18 @@ class Decision:
 
     @property
     def cached(self) -> bool:
+        """Whether its artifact is there, so that nothing has to run."""
         return self.artifact is not None
 
 
 def decide(
     store: Store, stage: Stage, label: str, config: Config, inputs: Mapping[str, Ref], refresh: bool
 ) -> Decision:
-    """Whether the stage's artifact is in the store, whole; and if not, why not."""
+    """Whether the stage's artifact is in the store, whole; and if not, why not.
+
+    Raises:
+        UserError: a file of the user's that the stage reads is not there.
+    """
     files = stage.files(config)
     for name, path in files.items():
         if not path.exists():
@@ -53,6 +62,7 @@ def latest(store: Store, place: str, label: str, name: str) -> Manifest | None:
 
 
 def lookup(store: Store, order: Order) -> Decision:
+    """The same for an order, whose key is known."""
     # Nobody asks why a shard runs.
     last = latest(store, order.place, order.label, order.config.name) if order.part is None else None
     estimate = last["seconds"] if last else None
@@ -62,12 +72,9 @@ def lookup(store: Store, order: Order) -> Decision:
         found = store.find(order.place, order.key)
     except Damaged as damage:
         return Decision(order, None, (f"damaged: {damage}",), estimate)
-    if found and (
-        wrong := refusal.too_many(order, found.manifest["rows"])
-    ):  # a stricter max_rejected than then
-        return Decision(order, None, (wrong,), estimate)
-    if found:
-        return Decision(order, found, (), estimate)
+    if found:  # by now `max_rejected` may be stricter than when it was made
+        wrong = refusal.too_many(order, found.manifest["rows"])
+        return Decision(order, None if wrong else found, (wrong,) if wrong else (), estimate)
     if last is None:
         return Decision(order, None, ("never made",), None)
     reasons = identity.differences(last["identity"], order.identity)

@@ -1,4 +1,4 @@
-"""No run stays "Running" for ever: a run says that it lives, and whoever comes next closes those that do not.
+"""No run stays "Running" for ever: a run shows that it is alive, and the next run closes those that are not.
 
 Every flow is wrapped in `alive`, which keeps `<store>/alive/<flow run>.json`: which process of which host makes the
 run, and a beat every few seconds. A run that ends by itself, or is ended by a signal, removes its file. `sweep`
@@ -7,7 +7,7 @@ beat of another host's has stopped for long, the run and its tasks are set to Cr
 it left behind are ended. A healthy run of any length is never touched: its process is there, and it beats, with or
 without the Prefect server.
 
-Locks need no sweeping: the system releases a killed process's, and the ledger knows its owners by their process.
+Locks need no sweeping. The system releases those of a killed process, and the ledger knows its owners by their process.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _close(client: SyncPrefectClient, run: UUID, why: str) -> str | None:
 
 
 def _close_record(path: Path) -> None:
-    """Says in the store's record of a run that it did not end."""
+    """Marks the store's record of a run as crashed, unless the run has ended."""
     with suppress(FileNotFoundError):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["state"] == "running":

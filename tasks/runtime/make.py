@@ -1,4 +1,8 @@
-"""Making an artifact: the Prefect task of a stage, its shards and its summary."""
+"""Making an artifact: the Prefect task of a stage, its shards and its summary.
+
+`make` is the one Prefect task that runs any stage. Prefect's own cache may answer for it (state `Cached`) only where the
+decision has found the verified artifact, so that a deleted or damaged output is never taken for a result.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,11 @@ VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pya
 
 
 def execute(decision: Decision, store: Store) -> Ref:
-    """Runs the Prefect task of a decision, or has Prefect's cache answer; waits for it."""
+    """Runs the Prefect task of a decision, or has Prefect's cache answer, and waits for it.
+
+    Raises:
+        StageFailed: it ended without its artifact.
+    """
     return _result(decision, outcome(decision, store))
 
 
@@ -44,7 +52,8 @@ def _result(decision: Decision, state: State[Ref]) -> Ref:
     if not state.is_completed():
         raise StageFailed(f"{decision.order.label}: {state.message}")
     made = Ref.model_validate(state.result())
-    # The very object that the task returned draws the arrow in the UI's graph; what counts is the verified artifact.
+    # Prefect draws an arrow of its graph where a task is given the very object that another one returned. So that object
+    # is passed on while it equals the verified artifact, which is what counts.
     return made if decision.artifact is None or made == decision.artifact.ref else decision.artifact.ref
 
 
@@ -113,6 +122,11 @@ def _made_meanwhile(store: Store, order: Order) -> Ref | None:
 
 
 def make_artifact(order: Order, store: Store, log: Log) -> None:
+    """Makes the artifact of an order in this process, whether it is there or not.
+
+    Raises:
+        UserError: the stage explains a mistake of the user's, or too many rows were rejected.
+    """
     inputs = _inputs(order, store)
     manifest = {
         "label": order.label,

@@ -68,6 +68,7 @@ class Planned:
 
     @property
     def where(self) -> str:
+        """Where it would run, in words; "" where it would not."""
         return "" if self.verdict != "runs" else f"pool {self.pool}" if self.pool else "here"
 
 
@@ -93,6 +94,18 @@ class Run:
         act: Callable[[Decision, Store], Ref | None],
         record: Callable[[Mapping[str, Ref]], None] = lambda made: None,
     ) -> None:
+        """Starts at the first stage.
+
+        Args:
+            config: of the stages.
+            partial: which of them run.
+            store: of their artifacts.
+            act: makes or takes the artifact of a decision; None where it only looks and there is none.
+            record: is told all artifacts so far by label, after each stage.
+
+        Raises:
+            UserError: there is no such run to reuse.
+        """
         self.config, self.store, self.partial = config, store, partial
         self.plan: list[Planned] = []
         self.decisions: dict[str, Decision] = {}

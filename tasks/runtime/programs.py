@@ -57,21 +57,32 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
 
 
 class Page:
-    """The page about a training under way (curves, completions) in the UI: one artifact that is renewed in place,
-    every `steps` steps but at most once a minute."""
+    """The page about a training under way in the UI: curves and completions.
+
+    It is one artifact that is renewed in place, every `steps` steps but at most once a minute.
+    """
 
     def __init__(self, job: Job, dataset: Sequence[Path], steps: int) -> None:
+        """Shows nothing yet.
+
+        Args:
+            job: of the training.
+            dataset: the Parquet files that completions are looked up in; none: completions are not shown.
+            steps: between two renewals.
+        """
         self.job, self.dataset, self.steps = job, dataset, steps
         self.next = steps
         self._shown = -MINUTE
         self._artifact: UUID | None = None
 
     def at(self, step: int) -> None:
+        """Renews the page if a step is the next one to be shown."""
         if step >= self.next and time.monotonic() - self._shown >= MINUTE:
             self.next = step + self.steps
             self.show()
 
     def show(self) -> None:
+        """Renews the page now."""
         self._shown = time.monotonic()
         label = self.job.order.label
         try:

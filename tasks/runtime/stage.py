@@ -105,15 +105,17 @@ class Job:
 
     @property
     def config(self) -> Config:
+        """Of the run."""
         return self.order.config
 
     @property
     def out(self) -> Path:
+        """The folder that becomes the artifact."""
         return self.draft.out
 
     @property
     def work(self) -> Path:
-        """Survives a failed or killed try of this very artifact."""
+        """A folder that survives a failed or killed try of this very artifact."""
         return self.store.work(self.order.place, self.order.key)
 
     @property
@@ -128,6 +130,7 @@ class Job:
 
     @property
     def notes(self) -> dict[str, Any]:
+        """What the stage has to say in its manifest, by name."""
         return self.draft.notes
 
     def table(self, name: str) -> list[Path]:
@@ -182,12 +185,20 @@ class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI, at most every 2 s."""
 
     def __init__(self, label: str, total: int | None, log: Log) -> None:
+        """Starts the clock.
+
+        Args:
+            label: of the stage.
+            total: rows that will come; None: unknown.
+            log: takes the lines.
+        """
         self.label, self.total, self.log = label, total, log
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
 
     def add(self, rows: int, note: str = "") -> None:
+        """Says that so many more rows are done."""
         self.at(self.done + rows, note)
 
     def at(self, done: float, note: str = "") -> None:

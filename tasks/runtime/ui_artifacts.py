@@ -1,4 +1,4 @@
-"""What people look at in the UI. A server that is away costs the picture and a line in the log, never the stage."""
+"""What people look at in the UI. If the server does not answer, a line in the log says so and the stage goes on."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from sifthinker.upkeep.doctor import Finding
+from sifthinker.upkeep.findings import Finding
 from tasks.operations.doctor import NEEDS, needs
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from sifthinker.store.artifacts import Store
 from sifthinker.system.processes import end
-from sifthinker.upkeep.doctor import Finding
+from sifthinker.upkeep.findings import Finding
 from tasks.operations import doctor
 from tests.faults.conftest import ROOT, PrefectServer, free_port, started
 from tests.infra import image

@@ -19,7 +19,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store import aliases, s3
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
-from sifthinker.upkeep import doctor
+from sifthinker.upkeep import data_checks, findings
 
 
 @pytest.fixture(scope="module")
@@ -231,11 +231,11 @@ def test_the_doctor_reads_writes_and_locks_a_remote_and_leaves_nothing_there(
     url: str, tmp_path: Path
 ) -> None:
     settings = parse({"store": str(tmp_path / "store"), "remote": url, "scenes": {}}, "test")
-    (found,) = doctor.remote(settings)
+    (found,) = data_checks.remote(settings)
     assert found.verdict == "ok" and "reads, writes and locks" in found.found
     assert not Store(tmp_path / "store").remote.list("")
-    (again,) = doctor.remote(settings.model_copy(update={"remote": None}))
+    (again,) = data_checks.remote(settings.model_copy(update={"remote": None}))
     assert url in again.found, "the folder remembers whose cache it is"
     missing = settings.model_copy(update={"remote": "s3://nowhere/x", "store": tmp_path / "other"})
-    (wrong,) = doctor.examine({"remote": lambda: doctor.remote(missing)})
+    (wrong,) = findings.examine({"remote": lambda: data_checks.remote(missing)})
     assert wrong.verdict == "error" and "NoSuchBucket" in wrong.found

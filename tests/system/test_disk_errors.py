@@ -26,7 +26,7 @@ from sifthinker.llm.usage import Usage
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import explained, trouble
 from sifthinker.system.files import write_json
-from sifthinker.upkeep import doctor
+from sifthinker.upkeep import data_checks, findings, machine_checks
 
 SMALL = 2_000_000  # bytes
 
@@ -176,19 +176,19 @@ def test_the_doctor_finds_a_full_and_a_read_only_disk(small: Path) -> None:
     settings = parse({"store": str(small / "store"), "scenes": {}, "model": {"weights": "tiny"}}, "test")
 
     def look() -> dict[str, str]:
-        found = doctor.examine(
-            {"disk": lambda: doctor.disk(settings), "store": lambda: doctor.store(settings)}
+        found = findings.examine(
+            {"disk": lambda: machine_checks.disk(settings), "store": lambda: data_checks.store(settings)}
         )
         return {finding.check: finding.verdict for finding in found}
 
     Store(small / "store")
     ballast = fill(small)
     assert look()["disk: store"] == look()["store"] == "error"
-    found = doctor.examine({"store": lambda: doctor.store(settings)})
+    found = findings.examine({"store": lambda: data_checks.store(settings)})
     assert "the disk is full" in found[0].found and "sif prune" in found[0].todo
     ballast.unlink()
     writable = read_only(small)
-    found = doctor.examine({"store": lambda: doctor.store(settings)})
+    found = findings.examine({"store": lambda: data_checks.store(settings)})
     assert len(found) == 1 and "read-only" in found[0].found and "the right to write" in found[0].todo
     assert writable()
     assert look()["store"] == "ok"

@@ -81,7 +81,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "the client": ("sifthinker/llm/client.py", "_PENDING = 16", "_PENDING = 8", NOTHING),
     "the engine": ("sifthinker/llm/dispatcher.py", "wait = 0.05", "wait = 0.5", NOTHING),
     "the ledger": ("sifthinker/llm/ledger.py", "import ", "import this\nimport ", NOTHING),
-    "how a server is ended": ("sifthinker/models/serving.py", "_GRACE = 5.0", "_GRACE = 9.0", NOTHING),
+    "how a server is ended": ("sifthinker/system/processes.py", "GRACE = 10.0", "GRACE = 9.0", NOTHING),
     "how a training resumes": ("sifthinker/training/harness.py", '"complete.json"', '"whole.json"', NOTHING),
     "where DeepSpeed's files are": (
         "sifthinker/training/harness.py",

@@ -19,8 +19,8 @@ from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
 from sifthinker.llm.ledger import Ledger
-from sifthinker.upkeep import doctor
-from sifthinker.upkeep.doctor import Finding
+from sifthinker.upkeep import data_checks, endpoint_checks, findings, machine_checks
+from sifthinker.upkeep.findings import Finding
 
 TINY = {"scenes": {}, "model": {"weights": "tiny"}, "depth": {"weights": "tiny"}}
 
@@ -48,7 +48,7 @@ def test_a_check_that_breaks_hides_none_of_the_others() -> None:
         raise UserError("give another folder")
         yield
 
-    found = doctor.examine(
+    found = findings.examine(
         {"broken": breaks, "mistaken": mistaken, "fine": lambda: [Finding("fine", "ok", "")]}
     )
     assert verdicts(found) == {"half": "ok", "broken": "error", "mistaken": "error", "fine": "ok"}
@@ -74,7 +74,7 @@ def project(tmp_path: Path) -> Path:
 def test_python_is_held_to_what_the_project_requires(
     project: Path, version: tuple[int, ...], verdict: str
 ) -> None:
-    assert only(doctor.python(version, project)).verdict == verdict
+    assert only(machine_checks.python(version, project)).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_python_is_held_to_what_the_project_requires(
 def test_packages_are_held_to_the_dependencies_and_the_pins(
     project: Path, installed: dict[str, str], verdict: str, says: str
 ) -> None:
-    first = next(iter(doctor.packages(project, installed)))
+    first = next(iter(machine_checks.packages(project, installed)))
     assert first.verdict == verdict
     assert says in first.found
 
 
 def test_this_environment_has_what_all_stages_need() -> None:
-    assert "error" not in verdicts(list(doctor.packages())).values()
+    assert "error" not in verdicts(list(machine_checks.packages())).values()
 
 
 def cuda(cards: int, free: float, bf16: bool = True) -> SimpleNamespace:
@@ -130,8 +130,8 @@ def test_gpus_are_held_to_what_the_configuration_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: Any, fields: dict[str, Any], verdict: str
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", torch)
-    monkeypatch.setattr(doctor, "_installed", lambda: {"torch": "2.1.0"})
-    assert only(doctor.gpu(config(tmp_path, **fields))).verdict == verdict
+    monkeypatch.setattr(machine_checks, "_installed", lambda: {"torch": "2.1.0"})
+    assert only(machine_checks.gpu(config(tmp_path, **fields))).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -142,18 +142,18 @@ def test_vllm_is_missed_where_it_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, path: str | None, verdict: str
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: path)
-    assert only(doctor.vllm(config(tmp_path, evaluate={"server": server}))).verdict == verdict
+    assert only(machine_checks.vllm(config(tmp_path, evaluate={"server": server}))).verdict == verdict
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1e6, "error"), (1e9, "warning"), (500e9, "ok")])
 def test_room_is_held_to_the_size_of_the_models(tmp_path: Path, free: float, verdict: str) -> None:
-    found = list(doctor.disk(config(tmp_path), lambda path: (int(1e12), 0, int(free))))
+    found = list(machine_checks.disk(config(tmp_path), lambda path: (int(1e12), 0, int(free))))
     assert verdicts(found) == {"disk: store": verdict, "disk: temporary": verdict}
     assert all(finding.todo for finding in found if finding.verdict != "ok")
 
 
 def test_a_store_that_can_be_written_keeps_nothing_of_the_probe(tmp_path: Path) -> None:
-    assert only(doctor.store(config(tmp_path))).verdict == "ok"
+    assert only(data_checks.store(config(tmp_path))).verdict == "ok"
     assert {path.name for path in (tmp_path / "store").iterdir()} <= {
         "digests.sqlite",
         "digests.sqlite-wal",
@@ -163,36 +163,36 @@ def test_a_store_that_can_be_written_keeps_nothing_of_the_probe(tmp_path: Path) 
 
 def test_a_store_in_the_place_of_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
-    found = doctor.examine({"store": lambda: doctor.store(config(tmp_path))})
+    found = findings.examine({"store": lambda: data_checks.store(config(tmp_path))})
     assert found[0].verdict == "error" and "cannot be created" in found[0].found
 
 
 def test_a_remote_that_is_not_there_is_an_error_and_one_that_is_left_out_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert only(doctor.remote(config(tmp_path))).verdict == "ok"
+    assert only(data_checks.remote(config(tmp_path))).verdict == "ok"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "who")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-shown")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between boto's tries
     with_remote = config(tmp_path, remote="s3://bucket/prefix")
-    found = doctor.examine({"remote": lambda: doctor.remote(with_remote)})
+    found = findings.examine({"remote": lambda: data_checks.remote(with_remote)})
     assert found[0].verdict == "error" and "AWS_ENDPOINT_URL_S3" in found[0].found
     assert "not-to-be-shown" not in found[0].found
 
 
 def test_the_ledger_is_read_but_not_made(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
-    assert "none yet" in only(doctor.ledger(path)).found
+    assert "none yet" in only(data_checks.ledger(path)).found
     assert not path.exists()
     Ledger(path).close()
-    assert "0 calls paid" in only(doctor.ledger(path)).found
+    assert "0 calls paid" in only(data_checks.ledger(path)).found
     path.write_bytes(b"no ledger " * 100)
-    assert only(doctor.ledger(path)).verdict == "error"
+    assert only(data_checks.ledger(path)).verdict == "error"
     path.unlink()
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (x)")
-    assert only(doctor.ledger(path)).verdict == "error"
+    assert only(data_checks.ledger(path)).verdict == "error"
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "ceph", "fuse.sshfs", "lustre"])
@@ -204,7 +204,7 @@ def test_a_ledger_on_a_network_file_system_is_warned_of(
         SimpleNamespace(mountpoint=str(tmp_path), fstype=kind),
     ]
     monkeypatch.setattr("psutil.disk_partitions", lambda all: mounts)
-    found = only(doctor.ledger(tmp_path / "store" / "calls.sqlite"))
+    found = only(data_checks.ledger(tmp_path / "store" / "calls.sqlite"))
     assert found.verdict == "warning" and kind in found.found
 
 
@@ -226,7 +226,7 @@ def test_files_of_the_configuration_are_looked_at_one_by_one(tmp_path: Path) -> 
     ]
     benchmark = {"name": "vstar", "path": str(tmp_path / "good.json"), "images": str(tmp_path / "nowhere")}
     found = list(
-        doctor.data(config(tmp_path, scenes=None, sources=sources, evaluate={"benchmarks": [benchmark]}))
+        data_checks.data(config(tmp_path, scenes=None, sources=sources, evaluate={"benchmarks": [benchmark]}))
     )
     assert list(verdicts(found).values()) == ["ok", "ok", "error", "error", "error"]
     assert "gone.json: does not exist" in found[3].found and "nowhere: does not exist" in found[3].found
@@ -241,7 +241,7 @@ def test_weights_are_a_model_in_safetensors_or_come_from_the_hub(
     (model / "config.json").write_text("{}")
 
     def look(weights: str) -> str:
-        return next(iter(doctor.weights(config(tmp_path, model={"weights": weights})))).verdict
+        return next(iter(data_checks.weights(config(tmp_path, model={"weights": weights})))).verdict
 
     assert look("tiny") == "ok"
     assert look(str(model)) == "error"
@@ -265,11 +265,11 @@ def test_an_endpoint_without_its_key_is_an_error_before_any_call(
 ) -> None:
     monkeypatch.delenv("DOCTOR_KEY", raising=False)
     asked = apis(tmp_path, "https://api.example.org/v1")
-    found = list(doctor.endpoints(asked, calls=True))
+    found = list(endpoint_checks.endpoints(asked, calls=True))
     assert verdicts(found) == {"endpoint annotate, grpo.judge": "error"}
     assert "DOCTOR_KEY" in found[0].found
     monkeypatch.setenv("DOCTOR_KEY", "not-to-be-shown")
-    found = list(doctor.endpoints(asked, calls=False))
+    found = list(endpoint_checks.endpoints(asked, calls=False))
     assert found[0].verdict == "ok" and "not called" in found[0].found
     assert "not-to-be-shown" not in str(found)
 
@@ -281,11 +281,11 @@ def test_an_endpoint_is_asked_once_whoever_uses_it(
     monkeypatch.setenv("DOCTOR_KEY", "right")
     with standin.running(tmp_path / "log", key="right") as url:
         for _ in range(2):  # a second look asks again: its answer is not the first one's
-            found = list(doctor.endpoints(apis(tmp_path, url, mode=mode), calls=True))
+            found = list(endpoint_checks.endpoints(apis(tmp_path, url, mode=mode), calls=True))
             assert found[0].verdict == "ok" and "answered in" in found[0].found
         assert standin.counts(url)["answered"] == 2
         monkeypatch.setenv("DOCTOR_KEY", "wrong-and-secret")
-        found = list(doctor.endpoints(apis(tmp_path, url, mode=mode), calls=True))
+        found = list(endpoint_checks.endpoints(apis(tmp_path, url, mode=mode), calls=True))
     assert found[0].verdict == "error" and "check the key" in found[0].found
     assert "wrong-and-secret" not in str(found)
     assert not (tmp_path / "store" / "calls.sqlite").exists()
@@ -355,7 +355,7 @@ def test_a_server_that_refuses_the_credentials_is_an_error_that_says_so(tmp_path
     api = f"http://127.0.0.1:{quiet.server_port}/api"
     try:
         with temporary_settings({PREFECT_API_URL: api}):
-            found = doctor.examine(server(config(tmp_path), api, answers, {}))
+            found = findings.examine(server(config(tmp_path), api, answers, {}))
     finally:
         quiet.shutdown()
         quiet.server_close()
@@ -380,7 +380,7 @@ def test_pools_and_deployments_of_a_server_are_held_to_the_project(
 
     def look(**fields: Any) -> dict[str, Finding]:
         checks = server(config(tmp_path, **fields), prefect_server, answers, {"doctored": "doctor-cpu"})
-        return {finding.check: finding for finding in doctor.examine(checks)}
+        return {finding.check: finding for finding in findings.examine(checks)}
 
     found = look(placement="pools", pools={"sft": "doctor-gpu"})
     assert found["server"].verdict == "ok"

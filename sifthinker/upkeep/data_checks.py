@@ -1,0 +1,168 @@
+"""The store, the files of the users and the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sifthinker.config import Config
+from sifthinker.models import miniature
+from sifthinker.store.artifacts import Store
+from sifthinker.system.disk_errors import trouble
+from sifthinker.system.files import write_json
+from sifthinker.upkeep.findings import Finding
+from sifthinker.upkeep.machine_checks import TINY, filesystem
+
+# File systems of several machines, by the names that Linux gives them: SQLite's locks are not to be trusted there.
+NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\w*|ceph|lustre|gpfs|beegfs|glusterfs|afs|9p|fuse\.(ceph|gluster|sshfs|s3fs|gcsfuse|rclone)\S*"
+)
+
+
+def store(config: Config) -> Iterator[Finding]:
+    """Whether the store takes files under their final name, and locks."""
+    opened = Store(config.store, config.remote)
+    probe = opened.root / f"doctor-{uuid.uuid4().hex}"
+    try:
+        write_json(probe, {"written": True})
+        assert json.loads(probe.read_text(encoding="utf-8")) == {"written": True}, f"{probe}: reads otherwise"
+        with FileLock(f"{probe}.lock", timeout=5):
+            try:
+                FileLock(f"{probe}.lock", timeout=0).acquire()
+            except Timeout:
+                locks = True
+            else:
+                locks = False
+    except OSError as error:
+        found, _, todo = (trouble(error) or f"{error}; see to what it names").partition("; ")
+        yield Finding("store", "error", f"{opened.root}: cannot be written: {found}", todo)
+        return
+    finally:
+        with suppress(OSError):  # of a store that cannot be written: there is nothing to remove
+            probe.unlink(missing_ok=True)
+            Path(f"{probe}.lock").unlink(missing_ok=True)
+    kind = filesystem(opened.root)
+    if locks:
+        yield Finding("store", "ok", f"{opened.root}: writes and locks on {kind}")
+    else:
+        todo = "mount it with locks (flock), or let one run at a time use it"
+        yield Finding("store", "error", f"{opened.root}: a lock on {kind} keeps nobody out", todo)
+
+
+def remote(config: Config) -> Iterator[Finding]:
+    """Whether the bucket can be listed, written and locked."""
+    known = (config.store / "remote.json").exists()  # the folder remembers whose cache it is
+    there = Store(config.store, config.remote).remote if config.remote or known else None
+    if there is None:
+        yield Finding("remote", "ok", "none is configured")
+        return
+    runs = len(there.list("runs"))
+    name = f"doctor-{uuid.uuid4().hex}"
+    there.write(name, b"probe")
+    there.delete(name)
+    lock = there.lock(f"{name}.lock")
+    if not lock.take():
+        yield Finding(
+            "remote", "error", f"{there.url}: its locks cannot be taken", "see whether its server is in order"
+        )
+        return
+    lock.release()
+    yield Finding("remote", "ok", f"{there.url}: reads, writes and locks; {runs} runs are recorded there")
+
+
+def ledger(path: Path) -> Iterator[Finding]:
+    """Whether the ledger of paid calls is on a disk of this machine, and can be read."""
+    kind = filesystem(path.parent)
+    if NETWORK.fullmatch(kind):
+        found = f"{path} is on {kind}, a network file system"
+        todo = "keep `store` on a local disk and share it by `remote`; until then let one machine at a time call APIs"
+        yield Finding("ledger", "warning", found, todo)
+        return
+    if not path.exists():
+        yield Finding("ledger", "ok", f"none yet; it will be on {kind}")
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
+            db.execute("SELECT key FROM calls LIMIT 1").fetchall()
+            calls, money = db.execute("SELECT total(calls), total(money) FROM accounts").fetchone()
+    except sqlite3.Error as error:
+        todo = "restore it from a copy, or move it away: what it holds would be paid again"
+        yield Finding("ledger", "error", f"{path}: {error}", todo)
+        return
+    yield Finding("ledger", "ok", f"{path} on {kind}: {calls:,.0f} calls paid, {money:,.2f} in money")
+
+
+def data(config: Config) -> Iterator[Finding]:
+    """The files and folders that the configuration names."""
+    named: dict[str, dict[str, Path | None]] = {}
+    for number, source in enumerate(config.sources):
+        named[f"sources[{number}] {source.name}"] = {
+            "path": source.path,
+            "images": source.images,
+            "sizes": source.sizes,
+        }
+    for number, benchmark in enumerate(config.evaluate.benchmarks):
+        named[f"benchmarks[{number}] {benchmark.name}"] = {"path": benchmark.path, "images": benchmark.images}
+    for name, paths in named.items():
+        wrong = [
+            f"{field} {path}: {said}" for field, path in paths.items() if path and (said := _unreadable(path))
+        ]
+        if wrong:
+            todo = f"correct the path, or put the files there; relative paths start at {Path.cwd()}"
+            yield Finding(name, "error", "; ".join(wrong), todo)
+        else:
+            yield Finding(name, "ok", ", ".join(str(path) for path in paths.values() if path))
+    if config.scenes:
+        yield Finding("scenes", "ok", f"{config.scenes.rows} questions are rendered; no files are needed")
+
+
+def weights(config: Config) -> Iterator[Finding]:
+    """Where the pre-trained weights will come from."""
+    for name, given in (("model.weights", config.model.weights), ("depth.weights", config.depth.weights)):
+        folder = Path(given).expanduser()
+        if given == TINY:
+            yield Finding(name, "ok", "tiny: random, built on the spot; learns nothing")
+        elif given == miniature.NAME:
+            yield Finding(
+                name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
+            )
+        elif folder.is_dir():
+            lacks = [file for file in ("config.json", "*.safetensors") if not any(folder.glob(file))]
+            if lacks:
+                todo = "give the folder of a model in safetensors"
+                yield Finding(name, "error", f"{folder} has no {' and no '.join(lacks)}", todo)
+            else:
+                yield Finding(name, "ok", str(folder))
+        elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given):
+            yield Finding(
+                name,
+                "error",
+                f"{given}: no such folder",
+                "give a folder, a hub id (owner/name), tiny, or miniature",
+            )
+        elif os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false", "no"):
+            todo = "unset HF_HUB_OFFLINE, or give a folder, unless the store has them already"
+            yield Finding(name, "warning", f"{given} is on the hub, and HF_HUB_OFFLINE is set", todo)
+        else:
+            yield Finding(name, "ok", f"{given}: downloaded from the hub when first needed")
+
+
+def _unreadable(path: Path) -> str:
+    """Why a file or a folder of the users' cannot be read; "" when it can."""
+    try:
+        if path.is_dir():
+            return "" if any(path.iterdir()) else "is empty"
+        with path.open("rb") as file:
+            return "" if file.read(1) else "is empty"
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"

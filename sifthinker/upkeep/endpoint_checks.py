@@ -1,0 +1,96 @@
+"""The servers and endpoints that a configuration names."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from sifthinker.annotation import retry
+from sifthinker.config import STANDIN, Api, Config
+from sifthinker.upkeep.findings import Finding, examine
+
+
+def servers(config: Config) -> Iterator[Finding]:
+    """Servers of models that the configuration names by their address."""
+    if (url := config.evaluate.server).startswith("http"):
+        if trouble := _answer(f"{url.rstrip('/')}/models"):
+            yield Finding("evaluate.server", "error", f"{url}: {trouble}", "start it, or correct the address")
+        else:
+            yield Finding("evaluate.server", "ok", f"{url} answers")
+    if config.grpo.generation == "vllm_server":
+        from sifthinker.training.preflight import ask_generation_server
+
+        ask_generation_server(config.grpo.vllm_server)
+        yield Finding("grpo.vllm_server", "ok", f"{config.grpo.vllm_server} can sample for a training")
+
+
+def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
+    """The key of every endpoint, and with `calls` one short answer; equal endpoints are asked once."""
+    used: dict[str, Api | None] = {
+        "annotate": config.annotate.api,
+        **{
+            f"retry.passes[{n}]": retry.over(again, config.annotate).api
+            for n, again in enumerate(config.retry.passes)
+        },
+        "grpo.judge": config.grpo.judge,
+        "evaluate.judge": config.evaluate.judge,
+    }
+    grouped: dict[tuple[str, str, str], tuple[list[str], Api]] = {}
+    for field, api in used.items():
+        if api is not None:
+            grouped.setdefault((api.base_url, api.model, api.api_key_env), ([], api))[0].append(field)
+    for fields, api in grouped.values():
+        name = f"endpoint {', '.join(fields)}"
+        yield from examine({name: partial(_endpoint, name, api, calls)})
+
+
+def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
+    from sifthinker import llm
+    from sifthinker.llm import http, judge
+
+    if api.base_url == STANDIN:
+        yield Finding(name, "ok", "the embedded stand-in: no model, and no key")
+        return
+    asked = f"{api.base_url}, model {api.model}"
+    has_key = bool(http.key(api, api.base_url))
+    key = f"{api.api_key_env} is set" if has_key else "on this machine, without a key"
+    if not calls:
+        yield Finding(name, "ok", f"{asked}: {key}; not called")
+        return
+    # A ledger of its own: from the run's, a second look would be answered without asking. As a single online call:
+    # a batch may take hours.
+    brief = {
+        "mode": "chat" if api.mode == "batch" else api.mode,
+        "retries": 1,
+        "timeout": min(api.timeout, 60.0),
+    }
+    question = judge.request("What colour is the sky?", "blue", "blue")  # the shortest call that a run makes
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        llm.Client(api.model_copy(update=brief), Path(folder) / "calls.sqlite") as client,
+    ):
+        reply = client.ask(question)
+    if isinstance(reply, llm.Failure):
+        todo = "check base_url and model, and whether its provider has a disturbance"
+        yield Finding(name, "error", f"{asked}: {reply.kind}: {reply.detail}", todo)
+        return
+    tokens = reply.prompt_tokens + reply.completion_tokens
+    found = f"{asked}: {reply.model} answered in {time.monotonic() - began:.1f} s, {tokens} tokens; {key}"
+    yield Finding(name, "ok", found)
+
+
+def _answer(url: str) -> str | None:
+    """Why nothing answers at an address; None when something does, whatever it says."""
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except urllib.error.HTTPError:
+        return None
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+    return None
