@@ -246,6 +246,11 @@ def test_a_comparison_holds_what_was_compared() -> None:
     assert made.difference == -0.25 and made.fell
 
 
+def test_scores_are_numbers_with_a_fraction_whatever_the_replies_hold() -> None:
+    made = gate.pair(replies([1, 0]), replies([0, 0]))
+    assert made and made.old.dtype == made.new.dtype == np.float64
+
+
 def test_a_comparison_by_image_holds_the_swaps_and_the_bootstrap() -> None:
     before, after = [1.0, 1.0, 0.5, 0.0, 1.0, 1.0], [0.0, 1.0, 0.5, 0.25, 0.5, 1.0]
     made = compare(before, after, 0.01, per_image=2)
@@ -330,6 +335,10 @@ def test_the_interval_is_where_the_score_is_a_normal_quantile() -> None:
         # With nothing lost: b = 2n d - won (1 + d), share = max(0, ...), by hand.
         (0, 0, 10, 0.2, -2 / math.sqrt(10 * 0.2 * 0.8)),
         (0, 0, 10, -0.2, 2 / math.sqrt(10 * (2 * 0.2 - 0.2 * 1.2))),
+        (0, 0, 10, 0.02, -0.2 / math.sqrt(10 * 0.02 * 0.98)),
+        (0, 9, 10, 1.0, -math.inf),  # a difference that the data rule out
+        (9, 0, 10, -1.0, math.inf),
+        (0, 10, 10, 1.0, 0.0),
     ],
 )
 def test_the_score_by_hand(lost: int, won: int, n: int, difference: float, score: float) -> None:
