@@ -1,8 +1,10 @@
 import os
+import re
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -358,3 +360,26 @@ def test_only_a_claimed_request_can_be_finished(path):
     with pytest.raises(AssertionError, match="only a claimed request"):
         ledger.settle("k", REPLY, COST)
     assert ledger.usage("account") == Usage()
+
+
+def test_a_file_that_another_one_is_setting_up_is_waited_for(path):
+    """SQLite does not wait for the one that turns WAL on: it says at once that the file is locked."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE made (up INTEGER)")
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.5, other.execute, ["COMMIT"])
+    timer.start()
+    began = time.monotonic()
+    assert Ledger(path).counts() == {}
+    assert time.monotonic() - began > 0.3
+    timer.join()
+    other.close()
+
+
+def test_what_to_do_with_a_damaged_ledger_is_said(path):
+    path.write_text("not a database, but long enough to be looked at" * 30)
+    advice = "It must be a SQLite file on a local disk; move a damaged one away (what it holds would be paid again)"
+    with pytest.raises(
+        UserError, match=rf"ledger of paid calls: file is not a database\. {re.escape(advice)}$"
+    ):
+        Ledger(path)
