@@ -60,7 +60,7 @@ pytest_add_cli_args=
     no:cacheprovider
 do_not_mutate_patterns=
     ^\\s*raise\\b
-    \\blog\\.\\w+\\(
+    \\blogger\\.\\w+\\(
 use_git_change_detection=false
 """  # the texts of errors and log lines are not mutated
 

@@ -203,3 +203,20 @@ def test_regions_carry_three_decimals() -> None:
 def test_rendering_does_not_import_matplotlib() -> None:
     code = "import sys, sifthinker.core.depth_maps as d; d.palette(); sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_normalised_map_is_float32_and_is_computed_in_float64() -> None:
+    assert depth_maps.normalise(np.full((2, 2), 7.0)).dtype == np.float32
+    coarse = depth_maps.normalise(np.array([[0, 1, 3]], dtype=np.float16))
+    assert coarse.dtype == np.float32
+    assert coarse[0].tolist() == np.array([1, 2 / 3, 0], dtype=np.float32).tolist()
+
+
+def test_a_rendered_map_is_an_rgb_picture_of_the_maps_size() -> None:
+    image = depth_maps.render(noise(3, 5))
+    assert (image.mode, image.size) == ("RGB", (5, 3))
+
+
+def test_bytes_without_a_file_are_named_depth_map() -> None:
+    with pytest.raises(UserError, match=r"^depth map: not a readable picture, PNG or JPEG \(.*, 3 bytes\)"):
+        depth_maps.decode_bytes(b"abc")

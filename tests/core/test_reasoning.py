@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.annotation import acceptance
+from sifthinker.core.reasoning import before_answer, before_chain
 from sifthinker.llm import judge
 from tests.annotation.test_acceptance import ASKED, BARE, GOOD, ROW
 
@@ -85,3 +86,30 @@ def test_the_reported_replies_are_accepted(name):
     )
     asked = ((Region((0.0, 0.0, 1.0, 1.0), 0.512),), (Region(box, 0.3),))
     assert isinstance(acceptance.check((CASE / name).read_text(), asked, row), acceptance.Accepted)
+
+
+@pytest.mark.parametrize(
+    ("reply", "rest", "aside"),
+    [
+        (" <think>r</think> b <think>c ", "b <think>c", True),
+        ("r</think><think>c", "<think>c", True),  # opened in the prompt
+        ("r <answer> s</think><think>c", "<think>c", True),  # what reasoning holds does not matter
+        ("<think>r\n<think>c", "<think>c", True),  # never closed
+        ("<think>r ```xml\n<think>c", "```xml\n<think>c", True),  # the chain keeps its fence
+        (" talk <think>c", "talk <think>c", False),
+        ("<think>c</think>", "<think>c</think>", False),
+        ("r</think>", "r</think>", False),  # no chain follows
+        ("", "", False),
+        ("r</think> <answer>x <think>c", "r</think> <answer>x <think>c", False),
+        ("r</think> x</answer> <think>c", "r</think> x</answer> <think>c", False),
+        ("<think>r <answer>x <think>c", "<think>r <answer>x <think>c", False),
+        ("<think>r x</answer> <think>c", "<think>r x</answer> <think>c", False),
+    ],
+)
+def test_a_reply_is_cut_where_its_chain_begins_or_stays_whole(reply, rest, aside):
+    assert before_chain(reply) == (rest, aside)
+
+
+def test_an_answer_begins_behind_the_last_reasoning_block():
+    assert before_answer("a</think>b</think> c ") == "c"
+    assert before_answer(" no reasoning ") == "no reasoning"

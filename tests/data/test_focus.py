@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import pytest
 
@@ -99,3 +100,37 @@ def test_a_rejected_sample_says_where_and_the_next_ones_are_expanded() -> None:
         steps, at = focus(sample.id, sample.boxes, 640, 480, "release", 1.0, 3)
         assert not isinstance(found, Reject)
         assert (found.steps, found.distractor, at) == (tuple(map(tuple, steps)), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rounded"),
+    [
+        (0.1231, 0.1234, (0.123, 0.124)),  # to 3 decimals both are 0.123: outwards instead
+        (0.1228, 0.1231, (0.122, 0.124)),
+        (0.0001, 0.0004, (0.0, 0.001)),
+        (0.9996, 0.9999, (0.999, 1.0)),
+        (math.nextafter(1, 0), 1.0, (0.999, 1.0)),
+        (0.1234, 0.1236, (0.123, 0.124)),  # these differ with 3 decimals
+    ],
+)
+def test_a_side_that_rounding_would_leave_without_length_is_rounded_outwards(
+    low: float, high: float, rounded: tuple[float, float]
+) -> None:
+    wide, tall = (0.2, low, 0.4, high), (low, 0.2, high, 0.4)
+    assert expand([wide], 10_000, 10_000, "progressive")[0] == [(0.2, rounded[0], 0.4, rounded[1])]
+    assert expand([tall], 10_000, 10_000, "progressive")[0] == [(rounded[0], 0.2, rounded[1], 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "width", "truth"),
+    [
+        (0.214, 0.786, 10, (0.2, 0.7)),  # truncated to whole pixels
+        (0.21, 0.29, 10, (0.2, 0.3)),  # both in pixel 2: outwards
+        (0.2, 0.3, 10, (0.2, 0.3)),
+    ],
+)
+def test_the_release_truncates_to_pixels_but_leaves_no_box_without_one(
+    low: float, high: float, width: int, truth: tuple[float, float]
+) -> None:
+    assert expand([(low, 0.2, high, 0.4)], width, 10)[0] == [(truth[0], 0.2, truth[1], 0.4)]
+    assert expand([(0.2, low, 0.4, high)], 10, width)[0] == [(0.2, truth[0], 0.4, truth[1])]

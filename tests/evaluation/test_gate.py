@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -202,3 +206,163 @@ def test_an_unchanged_model_is_not_raised_over_fifty_nights() -> None:
 def test_the_rate_of_false_alarms_is_at_most_the_level() -> None:
     """5 %, no margin, 300 nights: more than 25 alarms would have a chance of 0.5 % at a rate of 5 %."""
     assert 0 < alarms(300, margin=0.0, level=0.05, flaky=0.2, seed=2) <= 25
+
+
+def test_the_scored_replies_of_a_file_are_read_by_benchmark(tmp_path: Path) -> None:
+    row = {
+        "benchmark": "sif",
+        "id": "1",
+        "group": "g",
+        "question": "What?",
+        "reference": "red",
+        "image_sha256": "abc",
+        "strict": 0.5,
+        "unparsable": "",
+        "reply": "not read",
+    }
+    hidden = {**row, "id": "2", "strict": None}
+    unread = {**row, "id": "3", "strict": 0.0, "unparsable": "no-answer"}
+    other = {**row, "benchmark": "pope"}
+    pq.write_table(pa.Table.from_pylist([row, hidden, other, unread]), tmp_path / "predictions.parquet")
+    assert gate.load(tmp_path / "predictions.parquet") == {
+        "sif": [
+            Verdict(("1", "g", "What?", "red", "abc"), "abc", 0.5),
+            Verdict(("3", "g", "What?", "red", "abc"), "abc", 0.0, True),
+        ],
+        "pope": [Verdict(("1", "g", "What?", "red", "abc"), "abc", 0.5)],
+    }
+
+
+def test_a_comparison_holds_what_was_compared() -> None:
+    before = [Verdict((str(i),), f"image {i}", score, i == 0) for i, score in enumerate([1.0, 1.0, 1.0, 0.0])]
+    after = [Verdict((str(i),), f"image {i}", score, i < 3) for i, score in enumerate([0.0, 0.0, 1.0, 1.0])]
+    made = gate.compare("sif", "baseline", before, after, 0.01)
+    low, high = gate.interval(2, 1, 4)
+    assert made
+    assert dataclasses.replace(made, adjusted=0.0, reachable=0.0) == Comparison(
+        "sif", "baseline", 4, 0, 0.75, 0.5, low, high, 2, 1, "McNemar", 0.01, 1 / 2, 1 / 8, 0.25, 0.75, 0.0, False, 0.0
+    )  # fmt: skip
+    assert math.isnan(made.adjusted) and math.isnan(made.reachable)
+    assert made.difference == -0.25 and made.fell
+
+
+def test_scores_are_numbers_with_a_fraction_whatever_the_replies_hold() -> None:
+    made = gate.pair(replies([1, 0]), replies([0, 0]))
+    assert made and made.old.dtype == made.new.dtype == np.float64
+
+
+def test_a_comparison_by_image_holds_the_swaps_and_the_bootstrap() -> None:
+    before, after = [1.0, 1.0, 0.5, 0.0, 1.0, 1.0], [0.0, 1.0, 0.5, 0.25, 0.5, 1.0]
+    made = compare(before, after, 0.01, per_image=2)
+    changes, images = np.array(after) - before, [f"image {i // 2}" for i in range(6)]
+    assert (made.low, made.high) == gate.bootstrap(changes, images)
+    assert made.p == gate.swaps(changes, images) == 1 / 4  # of (-1, +0.25, -0.5) only -1.75 is less
+    assert (made.lost, made.won, made.least) == (2, 1, 1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("fall", "margin", "larger"),
+    [(0.70 - 0.69, 0.01, False), (0.011, 0.01, True), (0.0, 0.0, False), (1e-6, 0.0, True), (-0.1, 0.0, False)],
+)  # fmt: skip
+def test_a_fall_of_the_margin_is_not_beyond_it(fall: float, margin: float, larger: bool) -> None:
+    assert gate.beyond(fall, margin) is larger
+
+
+def test_what_a_comparison_can_reach_alone_is_its_least_p_times_their_number() -> None:
+    able = compare([1.0] * 10, [1.0] * 10)
+    few = compare([1.0] * 3, [1.0] * 3)
+    small = compare([0.05] * 40, [0.05] * 40, margin=0.05)  # cannot fall by more than the margin
+    judged = gate.judge([able, few, small], level=3 * 2.0**-10)
+    assert [c.reachable for c in judged] == pytest.approx([3 * 2.0**-10, 3 / 8, 3 / 100_001], rel=1e-5)
+    assert [c.able for c in judged] == [True, False, False]
+    [alone] = gate.judge([compare([1.0], [1.0])] , level=0.5)  # fmt: skip
+    assert alone.reachable == 0.5 and alone.able
+    assert gate.judge([few] * 20, 0.05)[0].reachable == 1.0
+
+
+def test_a_p_of_the_level_is_a_regression() -> None:
+    [made] = gate.judge([compare([1.0] * 3, [0.0] * 3)], level=1 / 8)
+    assert made.adjusted == 1 / 8 and made.regressed
+    [made] = gate.judge([compare([1.0] * 3, [0.0] * 3)], level=0.124)
+    assert not made.regressed
+
+
+@pytest.mark.parametrize(
+    ("images", "least"),
+    [
+        (15, 2.0**-15),
+        (16, 2.0**-16),  # all swaps are tried
+        (17, (1 + 100_000 * 2.0**-17) / 100_001),  # the expected number of 100,000 draws
+        (40, 1 / 100_001),
+    ],
+)
+def test_the_least_p_by_swaps_is_that_of_the_images_with_a_score(images: int, least: float) -> None:
+    before = [0.5, 1.0] * images + [0.0, 0.0] * 5
+    made = gate.pair(replies(before, 2), replies(before, 2))
+    assert made and gate.least(made) == pytest.approx(least, rel=1e-9)
+
+
+def test_swaps_are_counted_up_to_sixteen_images_and_drawn_beyond() -> None:
+    assert gate.swapped(-np.ones(16)) == 2.0**-16
+    assert gate.swapped(np.array([*-np.ones(16), 0.0])) == 2.0**-16  # an image without a change tells nothing
+    assert gate.swapped(np.array([-1.0, -1.0])) == 1 / 4
+    assert gate.swapped(np.array([1.0, -1.0])) == 3 / 4  # 0 or less
+    assert gate.swapped(np.zeros(3)) == 1.0
+    drawn = gate.swapped(-np.ones(17))
+    assert drawn == gate.swapped(-np.ones(17), 0) != gate.swapped(-np.ones(17), 1)
+    assert drawn * 100_001 == pytest.approx(round(drawn * 100_001))
+    assert drawn == pytest.approx(2.0**-17, abs=3e-5)
+    mixed = np.array([*-np.ones(13), *np.ones(7)])
+    assert gate.swapped(mixed) == pytest.approx(gate.mcnemar(13, 7), abs=0.005)
+
+
+def test_the_interval_is_where_the_score_is_a_normal_quantile() -> None:
+    for level, z in ((0.95, 1.959964), (0.9, 1.644854)):
+        low, high = gate.interval(9, 4, 200, level)
+        assert gate._score(9, 4, 200, low) == pytest.approx(z, abs=1e-4)
+        assert gate._score(9, 4, 200, high) == pytest.approx(-z, abs=1e-4)
+    assert gate.interval(9, 4, 200) == gate.interval(9, 4, 200, 0.95)
+    assert gate.interval(5, 0, 5) == (-1.0, pytest.approx(-0.131, abs=0.005))
+    assert gate.interval(0, 5, 5) == (pytest.approx(0.131, abs=0.005), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "n", "difference", "score"),
+    [
+        (0, 0, 10, 0.0, 0.0),  # the data are what it says, without a spread
+        (0, 3, 10, 0.0, 3 / math.sqrt(3)),
+        (3, 0, 10, 0.0, -3 / math.sqrt(3)),
+        # With nothing lost: b = 2n d - won (1 + d), share = max(0, ...), by hand.
+        (0, 0, 10, 0.2, -2 / math.sqrt(10 * 0.2 * 0.8)),
+        (0, 0, 10, -0.2, 2 / math.sqrt(10 * (2 * 0.2 - 0.2 * 1.2))),
+        (0, 0, 10, 0.02, -0.2 / math.sqrt(10 * 0.02 * 0.98)),
+        (0, 9, 10, 1.0, -math.inf),  # a difference that the data rule out
+        (9, 0, 10, -1.0, math.inf),
+        (0, 10, 10, 1.0, 0.0),
+    ],
+)
+def test_the_score_by_hand(lost: int, won: int, n: int, difference: float, score: float) -> None:
+    assert gate._score(lost, won, n, difference) == pytest.approx(score)
+
+
+def test_the_bootstrap_draws_whole_images_and_the_same_ones_for_a_seed() -> None:
+    generator = np.random.default_rng(1)
+    differences = np.repeat(generator.normal(size=100), 4)
+    together = [str(i // 4) for i in range(400)]
+    low, high = gate.bootstrap(differences, together)
+    assert (
+        (low, high)
+        == gate.bootstrap(differences, together, 0.95, 0)
+        != gate.bootstrap(differences, together, seed=1)
+    )
+    assert high - low == pytest.approx(2 * 1.96 * differences.std() / 10, rel=0.1)
+    assert low < differences.mean() < high
+    inner = gate.bootstrap(differences, together, level=0.5)
+    assert inner[1] - inner[0] == pytest.approx(2 * 0.674 * differences.std() / 10, rel=0.1)
+    assert gate.bootstrap(np.array([1.0, 0.0]), ["a", "b"]) == (0.0, 1.0)
+
+
+def test_differences_are_summed_and_counted_by_image() -> None:
+    sums, counts = gate.by_image(np.array([1.0, -0.5, 0.25, 2.0]), ["b", "a", "b", "c"])
+    assert sums.tolist() == [-0.5, 1.25, 2.0]
+    assert counts.tolist() == [1.0, 2.0, 1.0]

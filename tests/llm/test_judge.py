@@ -1,9 +1,14 @@
+import base64
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from sifthinker import llm
 from sifthinker.config import Api
+from sifthinker.core import prompts
 from sifthinker.llm import judge, standin
 
 
@@ -82,3 +87,74 @@ def test_an_answer_that_instructs_the_judge_gains_nothing(tmp_path, injection):
     assert right == 1.0
     assert wrong < 0.6
     assert mixed < 0.6
+
+
+def test_a_request_holds_the_picture_the_texts_and_the_fence_and_nothing_else():
+    fence = "==60e89aab16de05eff55b2bb4=="
+    system = {"role": "system", "content": prompts.JUDGE_SYSTEM.format(fence=fence)}
+    text = prompts.JUDGE_USER.format(question="q?", reference="red", answer="blue", fence=fence)
+    picture = {"type": "image_url", "image_url": {"url": "data:x"}}
+    words = {"type": "text", "text": text}
+    made = judge.request("q?", "red", "blue", "data:x", 7)
+    assert made == llm.Request(
+        messages=[system, {"role": "user", "content": [picture, words]}],
+        temperature=0.0,
+        max_tokens=64,
+        seed=7,
+    )
+    alone = judge.request("q?", "red", "blue")
+    assert alone.messages == [system, {"role": "user", "content": [words]}]
+    assert alone.seed is None
+
+
+def test_the_fence_is_the_same_in_every_release_of_ours():
+    """Another fence is another request: what the ledger holds would be paid again."""
+    assert judge.fence("q?", "red", "blue") == "==60e89aab16de05eff55b2bb4=="
+
+
+def test_a_marker_that_a_text_holds_is_not_taken(monkeypatch):
+    """No text can hold its own digest, so the digests are made up: the first two are in the texts."""
+    tried = []
+
+    class Digest:
+        def __init__(self, content):
+            tried.append(content.decode().split("\x00"))
+
+        def hexdigest(self):
+            return f"{len(tried):064d}"[::-1]
+
+    monkeypatch.setattr(judge.hashlib, "sha256", Digest)
+    first, second, third = (f"=={number}{'0' * 23}==" for number in (1, 2, 3))
+    assert judge.fence("q?", f"red {first}", second) == third
+    assert [numbered[1] for numbered in tried] == ["0", "1", "2"]
+    assert {tuple(numbered[2:]) for numbered in tried} == {("q?", f"red {first}", second)}
+
+
+@pytest.mark.parametrize(("length", "score"), [(200, 0.5), (201, None)])
+def test_a_reply_of_more_than_two_hundred_characters_is_no_score(length, score):
+    text = '{"score":' + "0.5}".rjust(length - len('{"score":'))
+    assert len(text) == length
+    assert judge.score(text) == score
+
+
+def test_a_score_behind_a_reasoning_block_is_read():
+    assert judge.score('<think>0.1 or 0.9?</think>\n```json {"score": 0.5} ```') == 0.5
+    assert judge.score("<think>" + "x" * 300 + "</think>0") == 0.0
+    assert judge.score("1") == 1.0
+
+
+def test_the_judge_sees_the_photograph_sized_down_as_a_jpeg():
+    buffer = io.BytesIO()
+    Image.new("RGB", (2000, 1000), (200, 30, 30)).save(buffer, "PNG")
+    for picture, most in (
+        (judge.picture(buffer.getvalue()), 589_824),
+        (judge.picture(buffer.getvalue(), 10_000), 10_000),
+    ):
+        head, _, data = picture.partition(",")
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert (head, image.format) == ("data:image/jpeg;base64", "JPEG")
+            assert 0.9 * most < image.width * image.height <= most
+    assert judge.picture(buffer.getvalue()) == judge.picture(buffer.getvalue(), 589_824, 90)
+    assert len(judge.picture(buffer.getvalue(), quality=10)) < len(
+        judge.picture(buffer.getvalue(), quality=95)
+    )

@@ -1,7 +1,10 @@
 import os
+import re
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -180,3 +183,220 @@ def test_a_call_costs_less_than_a_millisecond(path):
     each = (time.process_time() - began) / 2000 * 1000
     print(f"{each:.3f} ms of processor a call")
     assert each < 1
+
+
+def test_costs_add_up_field_by_field_over_calls_transactions_and_connections(path):
+    ledger = Ledger(path)
+    for number in range(2):
+        ledger.claim(f"k{number}", "account", b"")
+        ledger.settle(f"k{number}", REPLY, COST)
+    with ledger.transaction():
+        ledger.claim("k2", "account", b"")
+        ledger.charge("k2", Usage(2, 7, 3, 5, 0.5, 12))
+        ledger.charge("k2", Usage(1, 1, 1, 1, 0.125, 2))
+        together = Usage(5, 208, 84, 46, 1.125, 14)
+        assert ledger.usage("account") == together  # what the open transaction adds is counted
+        ledger.claim("x", "another", b"")
+        ledger.settle("x", REPLY, COST)
+        assert ledger.usage("another") == COST
+    assert ledger.usage("account") == together
+    ledger.charge("k2", Usage(1, 1, 0, 0, 0.0, 1))
+    assert Ledger(path).usage("account") == together + Usage(1, 1, 0, 0, 0.0, 1)
+    assert Ledger(path).usage("another") == COST
+    assert ledger.usage("nobody") == Usage()
+
+
+def test_a_row_keeps_what_its_own_calls_cost(path):
+    ledger = Ledger(path)
+    ledger.claim("k", "account", b"")
+    ledger.charge("k", Usage(1, 100, 40, 20, 0.25))
+    ledger.settle("k", REPLY, Usage(1, 10, 4, 2, 0.5))
+    with sqlite3.connect(path) as db:
+        row = db.execute(
+            "SELECT state, prompt_tokens, cached_tokens, completion_tokens, money, owner, at FROM calls"
+        )
+        *kept, at = row.fetchone()
+    assert kept == ["ok", 110, 44, 22, 0.75, ledger.owner]
+    assert abs(time.time() - at) < 60
+    assert ledger.claim("k", "account", b"").prompt_tokens == 110
+
+
+def test_a_call_that_was_not_made_costs_nothing(path):
+    ledger = Ledger(path)
+    ledger.claim("k", "account", b"")
+    ledger.fail("k", Failure("exhausted", "502"), dead=False)
+    assert ledger.usage("account") == Usage()
+    assert ledger.counts() == {"failed": 1}
+
+
+def test_costs_of_a_transaction_that_fails_are_forgotten(path):
+    ledger = Ledger(path)
+    ledger.claim("k", "account", b"")
+    with pytest.raises(ZeroDivisionError), ledger.transaction():
+        assert ledger.is_open
+        ledger.charge("k", COST)
+        with ledger.transaction():
+            ledger.charge("k", COST)
+        assert ledger.is_open  # the inner one commits nothing
+        raise ZeroDivisionError
+    assert not ledger.is_open
+    assert ledger.usage("account") == Usage()
+    ledger.charge("k", COST)
+    assert ledger.usage("account") == Ledger(path).usage("account") == COST
+
+
+def test_only_what_is_kept_waits_for_the_disk(path):
+    ledger = Ledger(path)
+    synchronous = lambda: ledger._db.execute("PRAGMA synchronous").fetchone()[0]  # noqa: E731
+    with ledger.transaction(durable=False):
+        assert synchronous() == 1  # NORMAL
+    with ledger.transaction():
+        assert synchronous() == 2  # FULL
+        with ledger.transaction(durable=False):
+            assert synchronous() == 2
+    ledger.claim("k", "account", b"")
+    assert synchronous() == 1
+    ledger.settle("k", REPLY, COST)
+    assert synchronous() == 2
+    ledger.beat()
+    assert synchronous() == 1
+    assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_closed_ledger_gives_back_its_own_reservations_and_no_others(path):
+    one, two = Ledger(path), Ledger(path)
+    one.claim("one", "account", b"")
+    one.claim("kept", "account", b"")
+    one.settle("kept", REPLY, COST)
+    two.claim("two", "account", b"")
+    one.close()
+    assert two.counts() == {"failed": 1, "ok": 1, "reserved": 1}
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT owner FROM owners").fetchall() == [(two.owner,)]
+    two.release("kept")  # not reserved
+    two.release("two")
+    assert two.counts() == {"failed": 2, "ok": 1}
+
+
+def test_a_reservation_is_released_by_its_owner_alone(path):
+    one, two = Ledger(path), Ledger(path)
+    one.claim("k", "account", b"")
+    two.release("k")
+    assert one.counts() == {"reserved": 1}
+
+
+def test_a_reservation_that_is_taken_over_belongs_to_the_new_owner(path):
+    one, two = Ledger(path), Ledger(path)
+    one.claim("k", "account", b"")
+    one.fail("k", Failure("timeout", "slow"), dead=False)
+    assert two.claim("k", "account", b"") == "mine"
+    assert one.claim("k", "account", b"") == "busy"
+    two.settle("k", REPLY, COST)
+    assert one.claim("k", "account", b"").cached
+
+
+def test_an_owner_is_its_host_process_start_and_connection(path):
+    one, two = Ledger(path), Ledger(path)
+    host, pid, started, connection = one.owner.rsplit(":", 3)
+    assert (host, int(pid)) == (socket.gethostname(), os.getpid())
+    assert float(started) == pytest.approx(psutil.Process().create_time(), abs=0.01)
+    assert connection != two.owner.rsplit(":", 1)[1]
+
+
+def reserved_by(path: Path, owner: str, key: str = "k") -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "INSERT OR REPLACE INTO calls (key, account, state, owner, at, request)"
+            " VALUES (?, 'account', 'reserved', ?, 0, x'')",
+            [key, owner],
+        )
+
+
+@pytest.mark.parametrize(
+    ("process", "started_ago", "claim"),
+    [
+        ("this", 0.0, "busy"),
+        ("this", 1.0, "busy"),  # the clock of the system moves
+        ("this", -1.0, "busy"),
+        ("this", 3.0, "mine"),  # the process id is used again
+        ("this", -3.0, "mine"),
+        ("none", 0.0, "mine"),
+    ],
+)
+def test_an_owner_on_this_host_lives_as_long_as_its_process(path, process, started_ago, claim):
+    ledger = Ledger(path)
+    pid = os.getpid() if process == "this" else 2**22 + 1  # above the largest process id
+    owner = f"{socket.gethostname()}:{pid}:{psutil.Process().create_time() - started_ago:.2f}:x"
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO owners VALUES (?, 0)", [owner])  # its heartbeat does not matter
+    reserved_by(path, owner)
+    assert ledger.claim("k", "account", b"") == claim
+
+
+@pytest.mark.parametrize(("beat_ago", "claim"), [(5.0, "busy"), (29.0, "busy"), (31.0, "mine")])
+def test_an_owner_on_another_host_lives_for_a_lease_after_its_last_heartbeat(path, beat_ago, claim):
+    ledger = Ledger(path)
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO owners VALUES ('elsewhere:1:1.00:x', ?)", [time.time() - beat_ago])
+    reserved_by(path, "elsewhere:1:1.00:x")
+    assert ledger.claim("k", "account", b"") == claim
+
+
+def test_an_owner_that_is_not_known_is_dead(path):
+    ledger = Ledger(path)
+    reserved_by(path, ledger.owner[:-1] + "?")
+    assert ledger.claim("k", "account", b"") == "mine"
+
+
+def test_a_batch_is_open_until_it_is_done_in_the_order_of_planning(path):
+    ledger = Ledger(path)
+    assert ledger.open_batches("account") == {}
+    for name in ("b", "a", "c"):
+        ledger.plan_batch(name, "account", [f"{name}1", f"{name}2"])
+    ledger.plan_batch("other", "another", ["x"])
+    ledger.set_batch("a", "sent 17")
+    ledger.set_batch("c", "done")
+    found = Ledger(path).open_batches("account")
+    assert found == {"b": ("planned", ["b1", "b2"]), "a": ("sent 17", ["a1", "a2"])}
+    assert list(found) == ["b", "a"]
+    assert ledger.open_batches("another") == {"other": ("planned", ["x"])}
+
+
+def test_all_dead_requests_are_revived_where_no_kind_is_named(path):
+    ledger = Ledger(path)
+    for key, kind in (("a", "content-filter"), ("b", "bad-request")):
+        ledger.claim(key, "account", b"")
+        ledger.fail(key, Failure(kind, "no"), dead=True)
+    assert ledger.counts() == {"dead": 2}
+    assert ledger.revive() == 2
+    assert ledger.counts() == {"failed": 2}
+
+
+def test_only_a_claimed_request_can_be_finished(path):
+    ledger = Ledger(path)
+    with pytest.raises(AssertionError, match="only a claimed request"):
+        ledger.settle("k", REPLY, COST)
+    assert ledger.usage("account") == Usage()
+
+
+def test_a_file_that_another_one_is_setting_up_is_waited_for(path):
+    """SQLite does not wait for the one that turns WAL on: it says at once that the file is locked."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE made (up INTEGER)")
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.5, other.execute, ["COMMIT"])
+    timer.start()
+    began = time.monotonic()
+    assert Ledger(path).counts() == {}
+    assert time.monotonic() - began > 0.3
+    timer.join()
+    other.close()
+
+
+def test_what_to_do_with_a_damaged_ledger_is_said(path):
+    path.write_text("not a database, but long enough to be looked at" * 30)
+    advice = "It must be a SQLite file on a local disk; move a damaged one away (what it holds would be paid again)"
+    with pytest.raises(
+        UserError, match=rf"ledger of paid calls: file is not a database\. {re.escape(advice)}$"
+    ):
+        Ledger(path)
