@@ -12,7 +12,7 @@ import pytest
 
 from sifthinker import llm
 from sifthinker.annotation import annotate, dead_letters, early_stop, projection
-from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check
+from sifthinker.annotation.acceptance import check
 from sifthinker.config import Prices
 from sifthinker.core import rejects
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json

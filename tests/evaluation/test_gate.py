@@ -226,16 +226,16 @@ def test_the_scored_replies_of_a_file_are_read_by_benchmark(tmp_path: Path) -> N
     pq.write_table(pa.Table.from_pylist([row, hidden, other, unread]), tmp_path / "predictions.parquet")
     assert gate.load(tmp_path / "predictions.parquet") == {
         "sif": [
-            Verdict(("1", "g", "What?", "red", "abc"), "abc", 0.5),
-            Verdict(("3", "g", "What?", "red", "abc"), "abc", 0.0, True),
+            ScoredReply(("1", "g", "What?", "red", "abc"), "abc", 0.5),
+            ScoredReply(("3", "g", "What?", "red", "abc"), "abc", 0.0, True),
         ],
-        "pope": [Verdict(("1", "g", "What?", "red", "abc"), "abc", 0.5)],
+        "pope": [ScoredReply(("1", "g", "What?", "red", "abc"), "abc", 0.5)],
     }
 
 
 def test_a_comparison_holds_what_was_compared() -> None:
-    before = [Verdict((str(i),), f"image {i}", score, i == 0) for i, score in enumerate([1.0, 1.0, 1.0, 0.0])]
-    after = [Verdict((str(i),), f"image {i}", score, i < 3) for i, score in enumerate([0.0, 0.0, 1.0, 1.0])]
+    before = [ScoredReply((str(i),), f"image {i}", score, i == 0) for i, score in enumerate([1.0, 1.0, 1.0, 0.0])]
+    after = [ScoredReply((str(i),), f"image {i}", score, i < 3) for i, score in enumerate([0.0, 0.0, 1.0, 1.0])]
     made = gate.compare("sif", "baseline", before, after, 0.01)
     low, high = gate.interval(2, 1, 4)
     assert made
