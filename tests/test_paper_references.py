@@ -95,6 +95,9 @@ def _field(name: str) -> tuple[bool, object]:
     kind: object = Config
     default: object = None
     for part in name.split("."):
+        if isinstance(default, BaseModel) and part in (default.model_extra or {}):  # a reward's weight
+            default = kind = getattr(default, part)
+            continue
         if not (isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields):
             return False, None
         kind = kind.model_fields[part].annotation
