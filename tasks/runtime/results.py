@@ -81,7 +81,14 @@ MODULES: dict[str, Module] = {
     "statistics": _at("sifthinker.evaluation.statistics"),
     # data
     "scenes": _at("sifthinker.scenes"),
-    "scenes/files": _at("sifthinker.scenes.files"),
+    "scenes/files": _at(
+        "sifthinker.scenes.files",
+        "sifthinker.scenes.folder",
+        "sifthinker.scenes.boxed_questions",
+        "sifthinker.scenes.vstar",
+        "sifthinker.scenes.refcoco",
+        "sifthinker.scenes.spatialbench",
+    ),
     "scenes/layout": _at("sifthinker.scenes.layout"),
     "scenes/questions": _at("sifthinker.scenes.questions"),
     "scenes/render": _at("sifthinker.scenes.render"),

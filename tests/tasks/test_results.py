@@ -141,7 +141,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "what vLLM is told": ("sifthinker/models/serving.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
     "a benchmark": ("sifthinker/evaluation/benchmarks/pope.py", "return ", "return None or ", {"evaluate"}),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
-    "the layers that are trained": ("sifthinker/training/harness.py", "FROZEN = ", 'FROZEN = "" or ', TRAINED),
+    "the layers that are trained": (
+        "sifthinker/training/harness.py",
+        "FROZEN = ",
+        'FROZEN = "" or ',
+        TRAINED,
+    ),
     "what a checkpoint's trainer is told": (
         "sifthinker/training/harness.py",
         '"logging_steps": 1',
