@@ -27,7 +27,7 @@ from sifthinker.core import chain, depth_maps, records
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
 from sifthinker.rewards import REWARDS, answer, grounding
-from sifthinker.training import harness
+from sifthinker.training import json_files, ranks
 
 logger = logging.getLogger(__name__)
 
@@ -221,13 +221,13 @@ class Scorer:
         source = "answer" if self.settings.rewards.variant == "release" else "judge"
         for entry in everyone:
             self.book.add(entry["id"], epoch, [entry[source]])
-        if harness.rank() == 0:
+        if ranks.rank() == 0:
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in everyone)
 
     def save(self, folder: Path) -> None:
         """Adds the book to a checkpoint."""
-        harness.write_json(folder / BOOK, self.book.to_json())
+        json_files.write_json(folder / BOOK, self.book.to_json())
 
     def restore(self, checkpoint: Path | None) -> None:
         """Goes back to where `checkpoint` was written; None is the very start."""
@@ -235,7 +235,7 @@ class Scorer:
         if checkpoint:
             self.book = answer.Book.from_json(json.loads((checkpoint / BOOK).read_text(encoding="utf-8")))
             step = int(checkpoint.name.rpartition("-")[2])
-        if harness.rank() == 0:
+        if ranks.rank() == 0:
             kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
             self.file.write_text("".join(kept), encoding="utf-8")
 
@@ -246,7 +246,7 @@ class Scorer:
         pq.write_table(
             pa.Table.from_pylist(entries, COMPLETIONS), out / "completions.parquet", compression="zstd"
         )
-        harness.write_json(out / BOOK, self.book.to_json())
+        json_files.write_json(out / BOOK, self.book.to_json())
         return len(entries)
 
     def _lines(self) -> list[str]:

@@ -11,7 +11,7 @@ from sifthinker import config
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.models.families import FAMILIES, picture_tokens
-from sifthinker.training import grpo, harness, merge, sft
+from sifthinker.training import adapters, grpo, merge, sft
 from tests.training.canned_grpo import sample as canned
 
 COMMON = {"ranks": 1, "deepspeed": "none", "precision": "fp32", "max_steps": 1, "learning_rate": 1e-3}
@@ -52,7 +52,7 @@ def test_a_family_is_trained_merged_and_trained_again(family, tmp_path, sif, jud
 
 
 def test_the_patterns_of_all_families_together_are_those_that_adapters_were_trained_with():
-    assert harness.FROZEN == r".*(visual|vision_tower|multi_modal_projector).*"
+    assert adapters.FROZEN == r".*(visual|vision_tower|multi_modal_projector).*"
     assert picture_tokens()[-2:] == ("<|video_pad|>", "<image>")
 
 
