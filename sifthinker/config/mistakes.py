@@ -79,12 +79,13 @@ def message(kind: type[BaseModel], place: Place, details: ErrorDetails) -> str:
     if error == "invalid_key":
         return "is no name of a field; put it into quotes"
     context = details.get("ctx", {})
+    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
     if error == "value_error":
         return str(context["error"])
     if error not in _MESSAGES:
         return details["msg"]
     found = details["input"]
-    expected = _MESSAGES[error].format(**context)
+    expected = _MESSAGES[error].format(**limits)
     close = ""
     if error == "literal_error" and isinstance(found, str):
         close = suggestion(found, _names(context["expected"]))

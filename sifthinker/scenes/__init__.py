@@ -3,9 +3,12 @@
 layout.py     where solids stand, and the exact box, depth and visible share of each
 render.py     the ray caster
 questions.py  what can be asked about a scene with one right answer
-files.py      the folder: VisCoT, TallyQA, V*Bench, RefCOCO and SpatialBench files
+files.py      the whole folder that `sif scenes` writes
+folder.py     random streams, pictures, and the record of what each shows
+boxed_questions.py, vstar.py, refcoco.py, spatialbench.py    a writer for each format
 """
 
-from sifthinker.scenes.files import benchmarks, jpeg, sources, stream, write
+from sifthinker.scenes.files import benchmarks, sources, write
+from sifthinker.scenes.folder import jpeg, stream
 
 __all__ = ["benchmarks", "jpeg", "sources", "stream", "write"]

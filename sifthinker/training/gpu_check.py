@@ -37,7 +37,7 @@ from sifthinker.core import chain, depth_maps, records, tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
 from sifthinker.models import loading
-from sifthinker.training import grpo, harness, rows, sft
+from sifthinker.training import adapters, grpo, harness, json_files, rows, sft
 
 ROWS = 32
 SIZES = {"cuda": (448, 336), "cpu": (84, 56)}  # pixels of the pictures: width, height
@@ -69,7 +69,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     if options.json:
-        harness.write_json(options.json, found)
+        json_files.write_json(options.json, found)
     sys.stdout.write(f"{json.dumps(found, indent=2)}\n\n{table(found)}\n")
 
 
@@ -290,7 +290,7 @@ def plain(stage: str, config: Path) -> None:
     trainer.add_callback(Clock(task.work / "progress.jsonl"))
     harness.fit(trainer, None)
     memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    harness.write_json(task.out / "summary.json", {"notes": {"peak_memory_bytes": memory}})
+    json_files.write_json(task.out / "summary.json", {"notes": {"peak_memory_bytes": memory}})
 
 
 def plain_sft(task: Any, settings: Any) -> Any:
@@ -305,7 +305,7 @@ def plain_sft(task: Any, settings: Any) -> Any:
         args=arguments,
         train_dataset=sft.examples(dataset, task.settings.model.depth_input, settings.target),
         processing_class=processor,
-        peft_config=harness.lora(settings.lora),
+        peft_config=adapters.lora(settings.lora),
     )
 
 
@@ -331,7 +331,7 @@ def plain_grpo(task: Any, settings: Any) -> Any:
             rows.open_parquet(task.dataset, columns, task.work), task.settings.model.depth_input
         ),
         processing_class=processor,
-        peft_config=harness.lora(settings.lora),
+        peft_config=adapters.lora(settings.lora),
     )
 
 

@@ -56,7 +56,7 @@ from trl.trainer.utils import RepeatSampler
 from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import harness, row_check, rows
+from sifthinker.training import adapters, checkpoints, harness, json_files, progress, ranks, row_check, rows
 from sifthinker.training.scoring import Scorer, epoch_of
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def train(task: GrpoRun) -> None:
     """
     started = time.monotonic()
     settings = task.settings.grpo
-    harness.check_world(settings)
+    ranks.check_world(settings)
     check_groups(settings)
     check_generation(settings)
     task.work.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def train(task: GrpoRun) -> None:
     columns = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
     arguments = GRPOConfig(**harness.arguments(settings, task.work), **grpo_arguments(settings))
     harness.start_deepspeed(settings)
-    harness.check_identity(task.work, task.settings)
+    checkpoints.check_identity(task.work, task.settings)
     dataset = rows.open_parquet(task.dataset, columns, task.work)
     check_size(settings, len(dataset))
     processor = loading.load_processor(task.model, task.settings.model.max_pixels)
@@ -111,8 +111,8 @@ def train(task: GrpoRun) -> None:
     # the pictures of all but the longest prompt of a batch would lie beside their places.
     processor.tokenizer.padding_side = "left"
     arguments.generation_kwargs = suppression(settings, loading.picture_tokens(processor))
-    resumed = harness.last_complete(task.work)
-    harness.barrier()
+    resumed = checkpoints.last_complete(task.work)
+    ranks.barrier()
     with Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer:
         trainer = Trainer(
             model=loading.load_policy(task.model, settings.precision),
@@ -120,22 +120,22 @@ def train(task: GrpoRun) -> None:
             args=arguments,
             train_dataset=examples(dataset, task.settings.model.depth_input),
             processing_class=processor,
-            peft_config=harness.lora(settings.lora),
-            callbacks=[harness.Progress(task.work), harness.Checkpoints(scorer.save)],
+            peft_config=adapters.lora(settings.lora),
+            callbacks=[progress.Progress(task.work), checkpoints.Checkpoints(scorer.save)],
         )
         scorer.restore(resumed)
         harness.fit(trainer, resumed)
-        harness.save_adapter(trainer, task.out / "adapter")
-        if harness.rank() == 0:
-            history = harness.write_history(trainer, task.out)
+        adapters.save_adapter(trainer, task.out / "adapter")
+        if ranks.rank() == 0:
+            history = progress.write_history(trainer, task.out)
             completions = scorer.write_results(task.out)
             summary = {
                 "in": len(dataset),
                 "kept": len(dataset),
                 "rejected": {},
-                "notes": {**harness.notes(trainer, history, resumed, started), "completions": completions},
+                "notes": {**progress.notes(trainer, history, resumed, started), "completions": completions},
             }
-            harness.write_json(task.out / "summary.json", summary)
+            json_files.write_json(task.out / "summary.json", summary)
 
 
 def grpo_arguments(settings: Grpo) -> dict[str, Any]:

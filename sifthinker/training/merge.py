@@ -44,7 +44,7 @@ from sifthinker.config import Merge, Model, Section
 from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import harness, merge_check, rows
+from sifthinker.training import harness, json_files, merge_check, rows
 from sifthinker.training.merge_check import Answers, Difference, Prompt
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def merge(task: MergeRun) -> None:
         "precision": task.settings.merge.precision,
         "seconds": round(time.monotonic() - started, 3),
     }
-    harness.write_json(task.out / "summary.json", {"in": 1, "kept": 1, "rejected": {}, "notes": notes})
+    json_files.write_json(task.out / "summary.json", {"in": 1, "kept": 1, "rejected": {}, "notes": notes})
 
 
 def _merge(

@@ -163,7 +163,7 @@ def read_shape(model: Path) -> Shape:
     """
     from transformers import AutoConfig
 
-    from sifthinker.training.harness import FROZEN
+    from sifthinker.training.adapters import FROZEN
 
     try:
         text = AutoConfig.from_pretrained(

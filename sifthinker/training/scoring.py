@@ -28,7 +28,7 @@ from sifthinker.core import chain, depth_maps, records
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
 from sifthinker.rewards import REWARDS, Batch, answer, columns, shown
-from sifthinker.training import harness
+from sifthinker.training import json_files, ranks
 
 logger = logging.getLogger(__name__)
 
@@ -236,13 +236,13 @@ class Scorer:
 
     def _remember(self, everyone: list[dict[str, Any]], epoch: int) -> None:
         self.book.enter(everyone, epoch, self.settings.rewards.variant)
-        if harness.rank() == 0:
+        if ranks.rank() == 0:
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in everyone)
 
     def save(self, folder: Path) -> None:
         """Adds the book to a checkpoint."""
-        harness.write_json(folder / BOOK, self.book.to_json())
+        json_files.write_json(folder / BOOK, self.book.to_json())
 
     def restore(self, checkpoint: Path | None) -> None:
         """Goes back to where `checkpoint` was written; None is the very start."""
@@ -250,7 +250,7 @@ class Scorer:
         if checkpoint:
             self.book = answer.Book.from_json(json.loads((checkpoint / BOOK).read_text(encoding="utf-8")))
             step = int(checkpoint.name.rpartition("-")[2])
-        if harness.rank() == 0:
+        if ranks.rank() == 0:
             kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
             self.file.write_text("".join(kept), encoding="utf-8")
 
@@ -263,7 +263,7 @@ class Scorer:
             out / "completions.parquet",
             compression="zstd",
         )
-        harness.write_json(out / BOOK, self.book.to_json())
+        json_files.write_json(out / BOOK, self.book.to_json())
         return len(entries)
 
     def _lines(self) -> list[str]:

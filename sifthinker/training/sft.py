@@ -34,7 +34,7 @@ from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.models import loading
-from sifthinker.training import harness, row_check, rows
+from sifthinker.training import adapters, checkpoints, harness, json_files, progress, ranks, row_check, rows
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def train(task: SftRun) -> None:
 
     started = time.monotonic()
     settings = task.settings.sft
-    harness.check_world(settings)
+    ranks.check_world(settings)
     task.work.mkdir(parents=True, exist_ok=True)
     task.out.mkdir(parents=True, exist_ok=True)
     arguments = SFTConfig(
@@ -80,24 +80,24 @@ def train(task: SftRun) -> None:
         per_device_eval_batch_size=settings.batch,
     )
     harness.start_deepspeed(settings)
-    harness.check_identity(task.work, task.settings)
+    checkpoints.check_identity(task.work, task.settings)
     processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     dataset, rejects = fitting(task, processor)
     trainer, held_out = build(task, arguments, processor, dataset)
-    resumed = harness.last_complete(task.work)
-    harness.barrier()
+    resumed = checkpoints.last_complete(task.work)
+    ranks.barrier()
     harness.fit(trainer, resumed)
-    harness.save_adapter(trainer, task.out / "adapter")
-    if harness.rank() == 0:
-        history = harness.write_history(trainer, task.out)
+    adapters.save_adapter(trainer, task.out / "adapter")
+    if ranks.rank() == 0:
+        history = progress.write_history(trainer, task.out)
         tables.write(task.out / "rejects.parquet", tables.REJECTS, rejects)
-        harness.write_json(
+        json_files.write_json(
             task.out / "summary.json",
             {
                 "in": len(dataset) + len(rejects),
                 "kept": len(dataset),
                 "rejected": {"too-long": len(rejects)} if rejects else {},
-                "notes": {**harness.notes(trainer, history, resumed, started), "held_out": held_out},
+                "notes": {**progress.notes(trainer, history, resumed, started), "held_out": held_out},
             },
         )
 
@@ -118,8 +118,8 @@ def build(task: SftRun, arguments: Any, processor: Any, dataset: Dataset) -> tup
         if held_out
         else None,
         processing_class=processor,
-        peft_config=harness.lora(settings.lora),
-        callbacks=[harness.Progress(task.work), harness.Checkpoints()],
+        peft_config=adapters.lora(settings.lora),
+        callbacks=[progress.Progress(task.work), checkpoints.Checkpoints()],
     )
     trainer.data_collator = row_check.NamedRows(trainer.data_collator)
     return trainer, len(held_out or ())

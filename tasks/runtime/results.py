@@ -82,7 +82,14 @@ MODULES: dict[str, Module] = {
     "statistics": _at("sifthinker.evaluation.statistics"),
     # data
     "scenes": _at("sifthinker.scenes"),
-    "scenes/files": _at("sifthinker.scenes.files"),
+    "scenes/files": _at(
+        "sifthinker.scenes.files",
+        "sifthinker.scenes.folder",
+        "sifthinker.scenes.boxed_questions",
+        "sifthinker.scenes.vstar",
+        "sifthinker.scenes.refcoco",
+        "sifthinker.scenes.spatialbench",
+    ),
     "scenes/layout": _at("sifthinker.scenes.layout"),
     "scenes/questions": _at("sifthinker.scenes.questions"),
     "scenes/render": _at("sifthinker.scenes.render"),
@@ -120,11 +127,10 @@ MODULES: dict[str, Module] = {
     "training/rows": _at("sifthinker.training.rows"),
     "training/run": _at(
         "sifthinker.training.harness",
-        without=_names(
-            "main load check_world report_to check_identity DEEPSPEED "  # how it starts
-            "COMPLETE last_complete _is_complete Checkpoints "  # how it resumes
-            "Progress write_history notes"  # what it tells
-        ),
+        "sifthinker.training.adapters",
+        "sifthinker.training.json_files",
+        "sifthinker.training.ranks",
+        without=_names("main load check_world report_to DEEPSPEED"),  # how it starts
     ),
     "training/scoring": _at("sifthinker.training.scoring"),
     "training/sft": _at("sifthinker.training.sft"),
@@ -198,6 +204,10 @@ MODULES: dict[str, Module] = {
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
+    "training/checkpoints": _neutral(
+        "sifthinker.training.checkpoints", "resumes a training, to the same result"
+    ),
+    "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
     "preflight": _neutral("sifthinker.training.preflight", "refuses a training, and changes none"),

@@ -34,7 +34,8 @@ from sifthinker.config import Grpo
 from sifthinker.core import tables
 from sifthinker.llm import standin
 from sifthinker.models import loading
-from sifthinker.training import gpu_check, grpo, harness, rows, scoring
+from sifthinker.training import adapters, checkpoints, gpu_check, grpo, harness, rows, scoring
+from sifthinker.training.progress import Progress
 from tests.training.canned_grpo import sample as canned
 
 WARM = 2  # steps of each that do not count
@@ -87,7 +88,7 @@ class Timed(scoring.Scorer):
         return scores
 
 
-class TimedProgress(harness.Progress):
+class TimedProgress(Progress):
     """Our callback, with its time noted."""
 
     own: list[float]
@@ -131,8 +132,8 @@ def build(ours: bool, folder: Path, steps: int, scorer: Timed, turns: Turns) -> 
         args=arguments,
         train_dataset=grpo.examples(scorer.data, True),
         processing_class=processor,
-        peft_config=harness.lora(settings.lora),
-        callbacks=[progress, harness.Checkpoints(scorer.save), turns] if ours else [turns],
+        peft_config=adapters.lora(settings.lora),
+        callbacks=[progress, checkpoints.Checkpoints(scorer.save), turns] if ours else [turns],
     )
 
 

@@ -234,8 +234,12 @@ def test_the_scored_replies_of_a_file_are_read_by_benchmark(tmp_path: Path) -> N
 
 
 def test_a_comparison_holds_what_was_compared() -> None:
-    before = [ScoredReply((str(i),), f"image {i}", score, i == 0) for i, score in enumerate([1.0, 1.0, 1.0, 0.0])]
-    after = [ScoredReply((str(i),), f"image {i}", score, i < 3) for i, score in enumerate([0.0, 0.0, 1.0, 1.0])]
+    before = [
+        ScoredReply((str(i),), f"image {i}", score, i == 0) for i, score in enumerate([1.0, 1.0, 1.0, 0.0])
+    ]
+    after = [
+        ScoredReply((str(i),), f"image {i}", score, i < 3) for i, score in enumerate([0.0, 0.0, 1.0, 1.0])
+    ]
     made = gate.compare("sif", "baseline", before, after, 0.01)
     low, high = gate.interval(2, 1, 4)
     assert made

@@ -62,7 +62,7 @@ NOTHING: set[str] = set()
 CODE: dict[str, tuple[str, str, str, set[str]]] = {
     # wording
     "a log line of a training": (
-        "sifthinker/training/harness.py",
+        "sifthinker/training/checkpoints.py",
         "is incomplete and passed over",
         "is cut",
         NOTHING,
@@ -82,7 +82,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "the engine": ("sifthinker/llm/dispatcher.py", "wait = 0.05", "wait = 0.5", NOTHING),
     "the ledger": ("sifthinker/llm/ledger.py", "import ", "import this\nimport ", NOTHING),
     "how a server is ended": ("sifthinker/system/processes.py", "GRACE = 10.0", "GRACE = 9.0", NOTHING),
-    "how a training resumes": ("sifthinker/training/harness.py", '"complete.json"', '"whole.json"', NOTHING),
+    "how a training resumes": (
+        "sifthinker/training/checkpoints.py",
+        '"complete.json"',
+        '"whole.json"',
+        NOTHING,
+    ),
     "where DeepSpeed's files are": (
         "sifthinker/training/harness.py",
         'with_name("deepspeed")',
@@ -153,7 +158,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
     "the layers that are trained": (
-        "sifthinker/training/harness.py",
+        "sifthinker/training/adapters.py",
         "FROZEN = ",
         'FROZEN = "" or ',
         TRAINED,
@@ -356,7 +361,7 @@ def test_a_file_that_moves_makes_no_stage_new(
 ) -> None:
     module = MODULES[name]
     move(tree, module.paths[0], path)
-    monkeypatch.setitem(results.MODULES, name, replace(module, paths=(path,)))
+    monkeypatch.setitem(results.MODULES, name, replace(module, paths=(path, *module.paths[1:])))
     closure.forget()
     assert new(real, keys()) == NOTHING
 

@@ -21,7 +21,7 @@ from sifthinker.config import Grpo
 from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import grpo, harness, rows, scoring
+from sifthinker.training import checkpoints, grpo, harness, rows, scoring
 from tests.training.canned_grpo import TEXTS
 from tests.training.canned_grpo import sample as canned
 from tests.training.fake_judge import SCORES
@@ -161,7 +161,7 @@ def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    marker = tmp_path / "killed" / "work" / "checkpoint-6" / harness.COMPLETE
+    marker = tmp_path / "killed" / "work" / "checkpoint-6" / checkpoints.COMPLETE
     while not marker.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

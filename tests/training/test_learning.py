@@ -20,7 +20,7 @@ from sifthinker.config import Grpo
 from sifthinker.core import chain, records, tables
 from sifthinker.llm import standin
 from sifthinker.models import loading
-from sifthinker.training import grpo, harness, merge, rows, sft
+from sifthinker.training import adapters, grpo, harness, merge, rows, sft
 from tests.training.conftest import row
 
 STEPS = 60
@@ -96,7 +96,7 @@ def favour(
         ),
         train_dataset=grpo.examples(rows.open_parquet((sif,), columns, work), False),
         processing_class=processor,
-        peft_config=harness.lora(settings.lora),
+        peft_config=adapters.lora(settings.lora),
     )
     harness.fit(made, None)
     rewards = [entry["reward"] for entry in made.state.log_history if "reward" in entry]

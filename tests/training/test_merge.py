@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sifthinker.config import Lora, Merge
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading, miniature
-from sifthinker.training import harness, merge, merge_check
+from sifthinker.training import adapters, harness, merge, merge_check
 from sifthinker.training.merge_check import Difference
 
 Adapter = Callable[..., Path]
@@ -39,7 +39,7 @@ def make_adapter(base: Path, folder: Path, std: float, config: LoraConfig, seed:
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = harness.lora(Lora(r=4, alpha=8, dropout=0.0))
+    config = adapters.lora(Lora(r=4, alpha=8, dropout=0.0))
     return make_adapter(base, tmp_path_factory.mktemp("adapter"), 0.05, config)
 
 
@@ -60,7 +60,7 @@ def merging(tmp_path: Path, base: Path, adapter: Path, **settings: object) -> me
 def test_a_right_merge_passes_whatever_the_size_of_the_adapter(tmp_path, sif, std, settings):
     """The miniature's logits reach 20, where bf16 has steps of 0.125."""
     base = miniature.folder("policy")
-    config = harness.lora(Lora(r=8, alpha=16, dropout=0.0))
+    config = adapters.lora(Lora(r=8, alpha=16, dropout=0.0))
     adapter = make_adapter(base, tmp_path / "adapter", std, config)
     merge.merge(merging(tmp_path, base, adapter, dataset=[str(sif)], **settings))
     found = notes(tmp_path)
@@ -125,7 +125,7 @@ def another_adapter(adapted: Any) -> None:
 def test_a_wrong_fold_is_refused(tmp_path, monkeypatch, sif, wrong, precision, by_layer):
     """An adapter so small that the cast costs more than it brings: each rule sees through that, alone as well."""
     base = miniature.folder("policy")
-    config = harness.lora(Lora(r=8, alpha=16, dropout=0.0))
+    config = adapters.lora(Lora(r=8, alpha=16, dropout=0.0))
     adapter = make_adapter(base, tmp_path / "adapter", 0.002, config)
     right = merge.fold
 
@@ -210,7 +210,7 @@ def test_more_moved_positions_than_the_cast_accounts_for_are_refused():
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_adapters_of_other_kinds_are_merged_right(tmp_path, base, kind, precision):
     config = LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=harness.FROZEN, **kind
+        r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=adapters.FROZEN, **kind
     )
     adapter = make_adapter(base, tmp_path / "adapter", 0.02, config)
     merge.merge(merging(tmp_path, base, adapter, precision=precision))

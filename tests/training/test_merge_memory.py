@@ -12,7 +12,7 @@ from peft import get_peft_model
 
 from sifthinker.config import Lora
 from sifthinker.models import loading
-from sifthinker.training import gpu_check, harness
+from sifthinker.training import adapters, gpu_check
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROGRAM = """\
@@ -30,7 +30,7 @@ def peak(folder: Path, base: Path, sif: Path, precision: str) -> int:
     adapter, file = folder / f"adapter-{base.name}", folder / f"{base.name}-{precision}.yaml"
     if not adapter.exists():
         model = get_peft_model(
-            loading.load_policy(base, "bf16"), harness.lora(Lora(r=8, alpha=16, dropout=0.0))
+            loading.load_policy(base, "bf16"), adapters.lora(Lora(r=8, alpha=16, dropout=0.0))
         )
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sifthinker.training import harness, merge
+from sifthinker.training import checkpoints, merge
 from tests.training.fake_judge import Judge
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
@@ -75,7 +75,7 @@ def test_one_rank_and_two_with_zero_2_or_3_train_the_same_adapter(config_file, t
             "sft", stage, {**SFT, "ranks": 2, "batch": 2, "accumulation": 1, "deepspeed": stage}
         )
         torchrun(2, "sifthinker.training.sft", config)
-        assert harness.last_complete(tmp_path / stage / "work") is not None
+        assert checkpoints.last_complete(tmp_path / stage / "work") is not None
     one, two, *others = (result(tmp_path, name) for name in ("single", *stages))
     for other in others:
         assert difference(two[0], other[0]) < 1e-6
@@ -139,7 +139,7 @@ def test_eight_ranks_with_zero_3_train_sft_and_grpo_with_groups_of_eight_end_to_
     assert sorted(groups.values()) == [8, 8]
     adapter, _ = result(tmp_path, "grpo")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
-    assert harness.last_complete(tmp_path / "grpo/work").name == "checkpoint-2"
+    assert checkpoints.last_complete(tmp_path / "grpo/work").name == "checkpoint-2"
 
 
 @pytest.mark.slow

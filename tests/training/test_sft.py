@@ -17,7 +17,7 @@ from trl import SFTConfig
 from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import harness, rows, sft
+from sifthinker.training import checkpoints, harness, rows, sft
 
 SMALL = {"batch": 2, "accumulation": 1, "epochs": 2, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -136,11 +136,11 @@ def test_a_killed_run_resumes_from_the_last_complete_checkpoint_and_ends_the_sam
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not (work / "checkpoint-2" / harness.COMPLETE).exists() and time.monotonic() < deadline:
+    while not (work / "checkpoint-2" / checkpoints.COMPLETE).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert harness.last_complete(work) is not None
+    assert checkpoints.last_complete(work) is not None
     half = work / "checkpoint-99"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"cut off")
