@@ -66,3 +66,43 @@ def test_the_example_is_of_the_most_frequent_reason_and_shows_where_and_what_the
     }
     assert rejects.example([of_a_file], {"no-box": 1}) == "file a.json, row 0, field bboxs: no-box: no boxes"
     assert rejects.example([], {}) == ""
+
+
+def test_reasons_are_counted_the_most_frequent_first_and_then_by_name():
+    assert rejects.counted({"b": 2, "c": 1_000, "a": 2}) == "c 1,000, a 2, b 2"
+    assert rejects.counted({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "a row: boxes: no box"),
+        ({"id": "s/d/1"}, "s/d/1: boxes: no box"),
+        ({"id": "s/d/1", "file": "a.json", "row": 3, "field": "bbox"}, "s/d/1 in file a.json, row 3, field bbox: boxes: no box"),
+        ({"row": 0}, "row 0: boxes: no box"),
+        ({"row": None, "field": "bbox"}, "field bbox: boxes: no box"),
+        ({"detail": "boxes: no box"}, "a row: boxes: no box"),  # the reason is not said twice
+        ({"detail": "no boxes: "}, "a row: boxes: no boxes: "),
+        ({"detail": "x" * 301}, f"a row: boxes: {'x' * 300}"),
+        ({"detail": '{"a": 1}'}, 'a row: boxes: {"a": 1}'),  # JSON, but no attempts
+        ({"detail": "[]"}, "a row: boxes: []"),
+        (
+            {"detail": json.dumps([{"text": "a", "reason": "first"}, {"text": "", "reason": "second"}, {"text": "y" * 301, "reason": "third"}])},
+            f"a row: boxes: third; the model wrote: '{'y' * 300}'",
+        ),
+        ({"detail": json.dumps([{"text": "", "reason": "timeout"}])}, "a row: boxes: timeout"),
+    ],
+)  # fmt: skip
+def test_a_reject_says_where_it_is_what_was_wrong_and_what_was_written(changed, said):
+    nowhere = {"id": "", "file": "", "row": -1, "field": "", "reason": "boxes", "detail": "no box"}
+    assert rejects.described({**nowhere, **changed}) == said
+
+
+def test_attempts_are_a_list_or_none():
+    tried = [{"text": "a", "reason": "b"}]
+    assert rejects.attempts(json.dumps(tried)) == tried
+    assert rejects.attempts('{"text": "a"}') == rejects.attempts("no JSON") == []
+
+
+def test_the_example_is_empty_where_no_row_has_the_reason():
+    assert rejects.example([], {"boxes": 1}) == ""

@@ -147,3 +147,11 @@ def test_words_of_the_question_are_no_leak():
     assert isinstance(check(said, question="What does the prompt say?"), acceptance.Accepted)
     both = "The prompt is blue, as requested."  # one phrase is the question's, the other betrays
     assert check(both, question="What does the prompt say?").kind == "leak"
+
+
+def test_a_token_is_shown_in_ascii_and_a_control_character_by_its_number():
+    assert special_tokens.find("a <|im_end|> b") == "'<|im_end|>'"
+    assert special_tokens.find("<\uff5cx\uff5c>") == r"'<\uff5cx\uff5c>'"
+    assert special_tokens.find("a\x00b") == "the control character U+0000"
+    assert special_tokens.find("a <|im_end|> \x1f") == "'<|im_end|>'"
+    assert special_tokens.find("1 < 2\n\t") is None

@@ -64,3 +64,24 @@ def test_holm_multiplies_step_by_step_and_never_decreases():
     assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
     assert list(adjusted) == ["a", "b", "c", "d"]
     assert statistics.holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_every_draw_has_as_many_clusters_as_there_are():
+    weight = lambda w: float(w.sum())  # noqa: E731
+    assert statistics.bootstrap(weight, ["a", "a"]) == (2.0, 2.0)
+    assert statistics.bootstrap(weight, ["b", "a", "c"]) == (3.0, 3.0)
+
+
+def test_the_bootstrap_draws_a_thousand_times_for_95_percent_from_seed_0():
+    values = np.arange(20.0)
+    mean = lambda w: float(np.average(values, weights=w))  # noqa: E731
+    clusters = [str(i) for i in range(20)]
+    usual = statistics.bootstrap(mean, clusters)
+    assert usual == statistics.bootstrap(mean, clusters, 1000, 0.95, 0)
+    assert usual != statistics.bootstrap(mean, clusters, 1001)
+
+
+def test_draws_without_a_score_are_left_out():
+    first = lambda w: float(w[0]) if w[0] else float("nan")  # noqa: E731
+    low, high = statistics.bootstrap(first, ["a", "b", "c"])
+    assert low == 1.0 and 1 < high <= 3
