@@ -118,7 +118,10 @@ def test_every_command_exists(document: Path) -> None:
             unknown += [said] if not command or given - options - {"--help"} else []
         elif found := re.match(r"(?:python -m |pytest |.* pytest )", said):
             modules = re.findall(r"-m ((?:sifthinker|tests|tasks|infra)\.[\w.]*\w)(?!\S)", said)
-            files = [f"{module.replace('.', '/')}.py" for module in modules]
+            files = [
+                f"{module.replace('.', '/')}{'/__main__' if (ROOT / module.replace('.', '/')).is_dir() else ''}.py"
+                for module in modules
+            ]
             files += re.findall(r"\btests/[\w/.]+(?=\s|$)", said)
             unknown += [said] if any(not (ROOT / file).exists() for file in files) else []
     assert not unknown
