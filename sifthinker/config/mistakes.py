@@ -59,8 +59,9 @@ def name(place: Place, values: Any) -> str:
         parts.append(str(part))
         if isinstance(part, int) and isinstance(values, Sequence):
             names = [item.get("name") if isinstance(item, Mapping) else None for item in values]
-            if isinstance(names[part], str) and names.count(names[part]) == 1:
-                parts[-1] = names[part]
+            own = names[part]
+            if isinstance(own, str) and names.count(own) == 1:
+                parts[-1] = own
         values = _item(values, part)
     return ".".join(parts) or "(top)"
 
