@@ -59,9 +59,9 @@ def name(place: Place, values: Any) -> str:
         parts.append(str(part))
         if isinstance(part, int) and isinstance(values, Sequence):
             names = [item.get("name") if isinstance(item, Mapping) else None for item in values]
-            name = names[part]
-            if isinstance(name, str) and names.count(name) == 1:
-                parts[-1] = name
+            own = names[part]
+            if isinstance(own, str) and names.count(own) == 1:
+                parts[-1] = own
         values = _item(values, part)
     return ".".join(parts) or "(top)"
 

@@ -102,12 +102,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
         if self.depth > DEEPEST:
-            raise yaml.composer.ComposerError(
-                None,
-                None,
-                f"nested more than {DEEPEST} levels deep",
-                self.peek_event().start_mark,  # type: ignore[no-untyped-call]
-            )
+            mark = self.get_mark()
+            raise yaml.composer.ComposerError(None, None, f"nested more than {DEEPEST} levels deep", mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

@@ -50,7 +50,9 @@ def fetch(
         weights: 'tiny' (built into `out`), 'miniature' (trained on rendered scenes, kept here), a local folder (used
             where it is), or a hub id (downloaded into `out`).
         revision: of the hub repository; none is its main branch.
-        kind: policy or depth model; `family` and `seed` are the policy's, `seed` also a tiny depth model's.
+        kind: policy or depth model.
+        family: of the policy (`families.FAMILIES`); a depth model has none.
+        seed: of a tiny model's random weights.
         out: empty or new folder.
 
     Returns:

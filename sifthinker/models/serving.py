@@ -25,13 +25,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 
-from sifthinker.config import Ingest
 from sifthinker.core.errors import UserError
-from sifthinker.core.images import BadImage, from_data_url, rgb
 from sifthinker.system import processes
 
 logger = logging.getLogger(__name__)
@@ -39,7 +36,6 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 MODEL_NAME = "policy"
 _START = {"transformers": 300.0, "vllm": 1800.0}  # seconds a server may take until it answers
-_MAX_PIXELS = Ingest().max_pixels  # of a picture in a request
 _LOG_LINES = 25  # of the log, in an error
 
 
@@ -192,112 +188,17 @@ def run(folder: Path, port: int, name: str) -> None:
     """Serves a folder with transformers, in this process, until it is ended."""
     import torch
     import uvicorn
-    from fastapi import HTTPException
-    from transformers import GenerationConfig
-    from transformers.cli.serving import utils
-    from transformers.cli.serving.chat_completion import ChatCompletionHandler
-    from transformers.cli.serving.completion import CompletionHandler
-    from transformers.cli.serving.model_manager import ModelManager
-    from transformers.cli.serving.response import ResponseHandler
-    from transformers.cli.serving.server import build_server
-    from transformers.cli.serving.systemone import SystemOneHandler
-    from transformers.cli.serving.transcription import TranscriptionHandler
-    from transformers.cli.serving.utils import BaseHandler, GenerationState
 
-    from sifthinker.models import loading
+    from sifthinker.models import embedded_server
 
-    processor = loading.load_processor(folder)
-    model = loading.load_policy(folder, "bf16" if torch.cuda.is_available() else "fp32")
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    own = model.generation_config
-    model.generation_config = GenerationConfig(
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
-        suppress_tokens=loading.picture_tokens(processor),
-        do_sample=True,  # the server turns it off at temperature 0
-        top_k=0,
-        top_p=1.0,
+    application = embedded_server.application(folder, name)
+    settings = uvicorn.Config(
+        application, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=1
     )
-
-    class OneModel(ModelManager):  # type: ignore[misc]
-        """The one model under its one name, loaded before the server listens; nothing is looked up elsewhere."""
-
-        @staticmethod
-        def process_model_name(model_id: str) -> str:
-            return model_id
-
-        @staticmethod
-        def get_gen_models(cache_dir: str | None = None) -> list[dict[str, Any]]:
-            return [{"id": name, "object": "model", "created": 0, "owned_by": "sifthinker"}]
-
-        def load_model_and_processor(self, *_: Any, **__: Any) -> tuple[Any, Any]:
-            return model, processor
-
-    generate = model.generate
-
-    def seeded(*inputs: Any, generation_config: Any, **options: Any) -> Any:
-        if (seed := getattr(generation_config, "seed", None)) is not None:  # only a chat completion's has one
-            torch.manual_seed(seed)
-        return generate(*inputs, generation_config=generation_config, **options)
-
-    model.generate = seeded
-
-    class Upright(BaseHandler):  # type: ignore[misc]
-        """A request's pictures go through our own door, as in training; transformers' makes 16-bit grey white."""
-
-        @staticmethod
-        def get_processor_inputs_from_messages(messages: list[Any], modality: Any) -> list[dict[str, Any]]:
-            made: list[dict[str, Any]] = BaseHandler.get_processor_inputs_from_messages(messages, modality)
-            try:
-                return [received(message) for message in made]
-            except BadImage as error:
-                raise HTTPException(status_code=400, detail=str(error)) from error
-
-    class Responses(Upright, ResponseHandler):  # type: ignore[misc]
-        """Another form of request."""
-
-    class Seeded(Upright, ChatCompletionHandler):  # type: ignore[misc]
-        """A request's seed holds from its first token on: the server's own is set in the midst of another's reply."""
-
-        def _build_generation_config(self, body: dict[str, Any], *model_and_mode: Any, **mode: Any) -> Any:
-            made = super()._build_generation_config({**body, "seed": None}, *model_and_mode, **mode)
-            made.seed = body.get("seed")
-            return made
-
-    # Or it takes what stands in <think> out of the reply, and a chain with it.
-    utils._RESPONSE_TEMPLATE_FALLBACKS.clear()
-    manager, state = OneModel(force_model=name), GenerationState()
-    app = build_server(
-        manager,
-        Seeded(manager, state),
-        CompletionHandler(manager, state),
-        Responses(manager, state),
-        TranscriptionHandler(manager, state),
-        SystemOneHandler(manager, state),
-        generation_state=state,
-    )
-    settings = uvicorn.Config(app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=1)
     listening = settings.bind_socket()
     if not torch.cuda.is_available():
         _fork(len(os.sched_getaffinity(0)) - 1)
     uvicorn.Server(settings).run([listening])
-
-
-def received(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as transformers reads a request, with the pictures themselves in the place of their data URLs.
-
-    Raises:
-        BadImage: a picture is none, or not in a data URL: this server opens no addresses and no files for others.
-    """
-    if isinstance(message["content"], str):
-        return message
-    content = [
-        {"type": "image", "image": rgb(from_data_url(part["url"]), max_pixels=_MAX_PIXELS)}
-        if part["type"] == "image"
-        else part
-        for part in message["content"]
-    ]
-    return {**message, "content": content}
 
 
 def _fork(count: int) -> None:

@@ -43,6 +43,7 @@ class SceneFolder:
     """The folder being written."""
 
     def __init__(self, root: Path, settings: config.Scenes) -> None:
+        """Creates the folder `root`."""
         self.root = root
         self.settings = settings
         self.records: list[dict[str, Any]] = []
@@ -54,7 +55,7 @@ class SceneFolder:
         return stream(name, at.seed, at.width, at.height, fewest=at.fewest, most=at.most)
 
     def save(self, scene: Scene, stream: str, image: str) -> None:
-        """Writes the picture (path in the folder) and notes the scene."""
+        """Writes the picture of a scene to `image`, a path in the folder, and records what it shows."""
         self.bytes(image, jpeg(scene))
         distance = scene.view.distance
         self.records.append(
@@ -80,18 +81,21 @@ class SceneFolder:
         )
 
     def bytes(self, path: str, data: bytes) -> None:
+        """Writes a file, by its path in the folder."""
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
 
     def array(self, path: str, rows: Iterable[Any]) -> None:
-        """A JSON array, one row a line."""
+        """Writes a JSON array, one row a line."""
         self.bytes(path, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
     def lines(self, path: str, rows: Iterable[Any]) -> None:
+        """Writes JSON lines."""
         self.bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def finish(self) -> None:
+        """Writes `scenes.json`: the settings, and what every scene shows."""
         settings = self.settings.model_dump_json()
         records = ",\n".join(json.dumps(record) for record in self.records)
         self.bytes("scenes.json", f'{{"settings": {settings},\n"scenes": [\n{records}\n]}}\n'.encode())
@@ -105,6 +109,7 @@ def jpeg(scene: Scene) -> bytes:
 
 
 def png(values: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
+    """A 16-bit grey picture (H, W) as a file."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")
     return buffer.getvalue()

@@ -139,12 +139,14 @@ def one_object(scene: Scene) -> Iterator[Question]:
 
 
 def colors(scene: Scene) -> Iterator[Question]:
+    """The colour of each thing that has a name without it."""
     for index, thing in enumerate(scene.things):
         if called := name(scene, index, "color"):
             yield Question("color", f"What color is the {called}?", thing.solid.color, (index,))
 
 
 def shapes(scene: Scene) -> Iterator[Question]:
+    """The shape of each thing that has a name without it."""
     for index, thing in enumerate(scene.things):
         if called := name(scene, index, "shape"):
             yield Question("shape", f"What is the shape of the {called}?", thing.solid.shape, (index,))
@@ -170,6 +172,7 @@ def checks(scene: Scene) -> Iterator[Question]:
 
 
 def sides(scene: Scene) -> Iterator[Question]:
+    """Whether a thing is left or right of another, where that is clear."""
     for a, b, called, other in _named_pairs(scene):
         if answer := side(scene, a, b):
             text = f"Is the {called} to the left or to the right of the {other}?"
@@ -177,12 +180,14 @@ def sides(scene: Scene) -> Iterator[Question]:
 
 
 def orders(scene: Scene) -> Iterator[Question]:
+    """Whether a thing is in front of or behind another, where that is clear."""
     for a, b, called, other in _named_pairs(scene):
         if answer := order(scene, a, b):
             yield Question("order", f"Is the {called} in front of or behind the {other}?", answer, (a,))
 
 
 def nearer(scene: Scene) -> Iterator[Question]:
+    """Which of two things is closer to the camera, where that is clear."""
     for a, b, called, other in _named_pairs(scene):
         if found := order(scene, a, b):
             first = found == "in front"
@@ -192,6 +197,7 @@ def nearer(scene: Scene) -> Iterator[Question]:
 
 
 def nearest(scene: Scene) -> Iterator[Question]:
+    """Which thing of the scene is closest to the camera or farthest from it, where that is clear."""
     everything = range(len(scene.things))
     for relation, words in (("in front", "closest to"), ("behind", "farthest from")):
         for index in everything:

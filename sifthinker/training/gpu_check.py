@@ -49,6 +49,7 @@ SECTIONS = [8, 12, 12]  # of the rotary embedding: half a head of 64
 
 
 def main() -> None:
+    """Runs the check that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -257,17 +258,20 @@ def table(found: dict[str, Any]) -> str:
 
 
 class Clock(TrainerCallback):
-    """Writes seconds and tokens of each step as `run.Progress` does, and nothing else."""
+    """Writes seconds and tokens of each step as `progress.Progress` does, and nothing else."""
 
     def __init__(self, file: Path) -> None:
+        """Writes `file` when the training ends."""
         self.file = file
         self.lines: list[dict[str, float]] = []
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Starts the clock."""
         self.started = self.last = time.monotonic()
         self.tokens = 0.0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Notes a step."""
         if "num_tokens" not in logs:
             return
         now = time.monotonic()
@@ -276,6 +280,7 @@ class Clock(TrainerCallback):
         self.lines.append({"seconds": now - self.started, "tokens_per_second": speed})
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Writes the steps."""
         self.file.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
 
 
@@ -294,6 +299,7 @@ def plain(stage: str, config: Path) -> None:
 
 
 def plain_sft(task: Any, settings: Any) -> Any:
+    """TRL's own SFT trainer, with our model, rows and arguments."""
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(**harness.arguments(settings, task.work), max_length=None)
@@ -310,6 +316,7 @@ def plain_sft(task: Any, settings: Any) -> Any:
 
 
 def plain_grpo(task: Any, settings: Any) -> Any:
+    """TRL's own GRPO trainer, with our model, rows and arguments, and a constant reward."""
     from trl import GRPOConfig, GRPOTrainer
 
     def constant(completions: list[Any], **_: Any) -> list[float]:

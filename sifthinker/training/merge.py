@@ -61,11 +61,15 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Settings(Section):
+    """The sections that a merge reads."""
+
     model: Model
     merge: Merge
 
 
 class MergeRun(Section):
+    """The configuration file of a merge: what is merged, and where the result goes."""
+
     model: Path
     adapter: Path
     out: Path

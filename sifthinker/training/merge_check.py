@@ -66,6 +66,7 @@ class Difference:
 
     @property
     def argmax_share(self) -> float:
+        """The share of the positions whose most probable token is the same."""
         return 1 - self.moved / self.positions
 
 
@@ -73,6 +74,7 @@ class Answers:
     """The logits of several models on the same prompts, in a folder of their own."""
 
     def __init__(self, folder: Path, prompts: Sequence[Prompt]) -> None:
+        """Keeps the logits of these prompts in `folder`."""
         self.folder, self.prompts = folder, prompts
 
     @torch.no_grad()

@@ -313,8 +313,10 @@ def free_gpus() -> list[tuple[float, float]]:
 
 
 def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape: Shape) -> None:
-    """Raises:
-    UserError: checkpoints and the memory-mapped copy of the data set do not fit beside what is there.
+    """Refuses a disk without room for the checkpoints and the memory-mapped copy of the data set.
+
+    Raises:
+        UserError: they do not fit beside what is there.
     """
     width = 2 if settings.precision == "bf16" else 4
     checkpoints = CHECKPOINTS * shape.adapted * settings.lora.r * (width + 12)

@@ -56,6 +56,7 @@ class NamedRows:
     """A collator that says which row it fails for."""
 
     def __init__(self, collate: Callable[[list[dict[str, Any]]], Any]) -> None:
+        """Collates as `collate` does."""
         self.collate = collate
 
     def __call__(self, examples: list[dict[str, Any]]) -> Any:

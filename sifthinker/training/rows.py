@@ -78,8 +78,10 @@ def picture(data: bytes) -> Pillow.Image:
 def count_tokens(
     processor: Any, rows: Sequence[Mapping[str, Any]], depth_input: bool, target: str | None = "chain"
 ) -> list[int]:
-    """Tokens of each row, prompt and target (None: the prompt alone), without opening a picture: both pictures have
-    the row's `width` and `height`."""
+    """The tokens of each row: of its prompt and its target, or of the prompt alone where `target` is None.
+
+    No picture is opened, since both have the row's `width` and `height`.
+    """
     texts, pictures = [], []
     for row in rows:
         written = row[target] if target else None

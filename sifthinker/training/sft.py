@@ -40,11 +40,15 @@ logger = logging.getLogger(__name__)
 
 
 class Settings(Section):
+    """The sections that SFT reads."""
+
     model: Model
     sft: Sft
 
 
 class SftRun(Section):
+    """The configuration file of an SFT: what is trained on which rows, and where the result goes."""
+
     model: Path
     dataset: tuple[Path, ...]
     work: Path

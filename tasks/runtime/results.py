@@ -114,6 +114,7 @@ MODULES: dict[str, Module] = {
     "families": _at("sifthinker.models.families"),
     "processors": _at("sifthinker.models.processors"),
     "serve": _at(
+        "sifthinker.models.embedded_server",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
         without=_names("serving _free_port _wait _end_of main _fork ServerFailed _START _LOG_LINES"),
     ),

@@ -167,7 +167,7 @@ def test_a_server_that_does_not_answer_is_ended_with_its_children(
 def test_a_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     child = (
         "import os; from sifthinker.models import serving; parent = os.getppid(); "
-        "print(os.getpid(), flush=True); serve._follow(parent)"
+        "print(os.getpid(), flush=True); serving._follow(parent)"
     )
     start = (
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
