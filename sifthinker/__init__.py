@@ -1,0 +1,1 @@
+"""The domain of the reproduction: what each stage means, without Prefect."""

@@ -42,7 +42,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sifthinker/evaluation/power.py": ("tests/evaluation/test_power.py",),
     "sifthinker/evaluation/statistics.py": ("tests/evaluation/test_statistics.py",),
     "sifthinker/evaluation/benchmarks/metrics.py": ("tests/evaluation/benchmarks/test_metrics.py",),
-    "sifthinker/evaluation/benchmarks/replies.py": ("tests/evaluation/benchmarks/test_replies.py",),
+    "sifthinker/evaluation/benchmarks/replies.py": (
+        "tests/evaluation/benchmarks/test_replies.py",
+        "tests/evaluation/benchmarks/test_reply_problems.py",
+    ),
 }
 
 SETTINGS = """[mutmut]

@@ -1,10 +1,10 @@
+import functools
 import os
 import re
 import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -54,22 +54,6 @@ def test_the_reservation_of_a_killed_process_is_taken_over(path):
     dead = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert dead.stdout == "mine\n"
     assert ledger.claim("k", "account", b"") == "mine"
-
-
-def test_the_reservation_of_a_process_that_ended_unreaped_is_taken_over(path):
-    """A container without an init process never reaps; the process id stays there for ever."""
-    code = (
-        "import sys, os; from pathlib import Path; from sifthinker.llm.ledger import Ledger;"
-        "print(Ledger(Path(sys.argv[1])).claim('k', 'account', b''), flush=True); os._exit(0)"
-    )
-    ledger = Ledger(path)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
-    ) as ended:
-        assert ended.stdout.read() == "mine\n"  # to the end of the process
-        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)
-        assert ledger.claim("k", "account", b"") == "mine"
 
 
 def test_the_reservation_of_another_host_is_taken_over_when_its_heartbeat_stops(path):
@@ -379,18 +363,44 @@ def test_only_a_claimed_request_can_be_finished(path):
     assert ledger.usage("account") == Usage()
 
 
-def test_a_file_that_another_one_is_setting_up_is_waited_for(path):
+def refusing(monkeypatch: pytest.MonkeyPatch, message: str, times: int) -> list[str]:
+    """Lets SQLite refuse to turn WAL on, so many times; the statements that were refused."""
+    refused: list[str] = []
+
+    class Refusing(sqlite3.Connection):
+        def execute(self, sql, *values):
+            if "journal_mode" in sql and len(refused) < times:
+                refused.append(sql)
+                raise sqlite3.OperationalError(message)
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Refusing))
+    return refused
+
+
+def test_a_file_that_another_process_is_setting_up_is_waited_for(path, monkeypatch):
     """SQLite does not wait for the one that turns WAL on: it says at once that the file is locked."""
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    other.execute("CREATE TABLE made (up INTEGER)")
-    other.execute("BEGIN EXCLUSIVE")
-    timer = threading.Timer(0.5, other.execute, ["COMMIT"])
-    timer.start()
-    began = time.monotonic()
+    refused = refusing(monkeypatch, "database is locked", 3)
     assert counts(Ledger(path)) == {}
-    assert time.monotonic() - began > 0.3
-    timer.join()
-    other.close()
+    assert len(refused) == 3
+
+
+@pytest.mark.timeout(20)
+def test_another_error_while_a_file_is_set_up_is_not_waited_for(path, monkeypatch):
+    refused = refusing(monkeypatch, "disk I/O error", 10_000)
+    with pytest.raises(UserError, match="disk I/O error"):
+        Ledger(path)
+    assert len(refused) == 1
+
+
+def test_a_file_that_stays_locked_is_given_up_after_a_minute(path, monkeypatch):
+    refused = refusing(monkeypatch, "database is locked", 10_000)
+    now = [1000.0]
+    monkeypatch.setattr("sifthinker.llm.ledger.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sifthinker.llm.ledger.time.sleep", lambda _: now.__setitem__(0, now[0] + 20.0))
+    with pytest.raises(UserError, match="database is locked"):
+        Ledger(path)
+    assert len(refused) == 5  # after 0, 20, 40, 60 and 80 seconds
 
 
 def test_what_to_do_with_a_damaged_ledger_is_said(path):

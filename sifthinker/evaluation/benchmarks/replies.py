@@ -130,7 +130,7 @@ def choice(text: str, options: Options) -> Reading:
 
 
 def yes_no(text: str) -> Reading:
-    """ "yes" or "no" as a reply says it: the word itself, or, without either, a denial ("it is not")."""
+    """Reads "yes" or "no": the word itself, or, without either, a denial ("it is not")."""
     clean = _clean(text).lower()
     if not clean:
         return Reading(problem="empty")
