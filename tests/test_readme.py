@@ -34,6 +34,8 @@ DOCUMENTS = sorted(
     [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     + [file for room in (*ROOMS, "tests") for file in (ROOT / room).rglob("README.md")]
 )
+# Model cards say how the weights were made, in the layout of that day. They are part of the weights' digest.
+CARDS = [ROOT / "sifthinker/models/miniature" / name / "README.md" for name in ("policy", "depth")]
 # Commands of the root README that its test does not run, by their beginning, and why.
 NOT_RUN = {
     "make demo": "takes minutes; tests/flows/test_demo.py runs it",
@@ -103,7 +105,11 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not [link for link in links if "://" not in link and not (document.parent / link).exists()]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "document",
+    [file for file in DOCUMENTS if file not in CARDS],
+    ids=lambda file: file.relative_to(ROOT).as_posix(),
+)
 def test_every_command_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     commands = typer.main.get_group(app).commands
