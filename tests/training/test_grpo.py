@@ -89,7 +89,7 @@ def test_two_steps_log_the_four_rewards_and_keep_every_completion(grpo_file, jud
     assert list((tmp_path / "run" / "work" / "tensorboard").glob("events.*")), "on by default"
     # The judge saw the picture and the whole question, first letter included (PAPER.md R1.4).
     picture, text = judge.asked[0]["messages"][1]["content"]
-    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+    assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
     assert text["text"].startswith("Question: What color is patch")
     adapter = load_file(out / "adapter/adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "it learned something"
