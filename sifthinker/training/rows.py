@@ -56,10 +56,12 @@ def conversation(row: Mapping[str, Any], depth_input: bool, think: bool = True) 
         UserError: a picture cannot be read; it names the row.
     """
     try:
-        images = [picture(row[name]["bytes"]) for name in image_columns(depth_input)]
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:  # all that Pillow says
-        raise UserError(f"{row['id']}: a picture of this row cannot be read: {error}") from error
-    return {"prompt": prompts.policy_messages(row["question"], depth_input, think), "images": images}
+        pictures = [picture(row[name]["bytes"]) for name in image_columns(depth_input)]
+    except images.BadImage as error:
+        raise UserError(
+            f"{row['id']}: a picture of this row cannot be read: {error}; publish the data set again"
+        ) from error
+    return {"prompt": prompts.policy_messages(row["question"], depth_input, think), "images": pictures}
 
 
 @lru_cache(maxsize=32)  # a group of completions asks for the same two pictures again and again
@@ -67,12 +69,9 @@ def picture(data: bytes) -> Pillow.Image:
     """The picture of a file's bytes.
 
     Raises:
-        UserError: they hold none.
+        BadImage: they hold none.
     """
-    try:
-        return images.rgb(data, "a picture of the data set")
-    except images.BadImage as error:
-        raise UserError(f"dataset: {error}; publish the data set again") from error
+    return images.rgb(data, "a picture of the data set")
 
 
 def count_tokens(

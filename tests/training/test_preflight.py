@@ -42,10 +42,10 @@ def test_steps_are_counted_as_the_trainers_count_them(settings, rows, wanted):
 def test_an_sft_takes_the_promised_steps(shares, config_file, sif, tmp_path, monkeypatch):
     settings = {**SMALL, "epochs": 1.5, "accumulation": 1, **shares}
     counted = []
-    monkeypatch.setattr(sft.run, "fit", lambda trainer, _: counted.append(trainer))
-    monkeypatch.setattr(sft.run, "save_adapter", lambda *_: None)
-    monkeypatch.setattr(sft.run, "write_history", lambda *_: [])
-    monkeypatch.setattr(sft.run, "notes", lambda *_: {})
+    monkeypatch.setattr(sft.harness, "fit", lambda trainer, _: counted.append(trainer))
+    monkeypatch.setattr(sft.adapters, "save_adapter", lambda *_: None)
+    monkeypatch.setattr(sft.progress, "write_history", lambda *_: [])
+    monkeypatch.setattr(sft.progress, "notes", lambda *_: {})
     sft.main(config_file("sft", "steps", settings))
     (trainer,) = counted
     batches = trainer.get_train_dataloader()
