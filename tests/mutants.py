@@ -64,6 +64,7 @@ pytest_add_cli_args=
 do_not_mutate_patterns=
     ^\\s*raise\\b
     \\blogger\\.\\w+\\(
+timeout_multiplier=5
 use_git_change_detection=false
 """  # the texts of errors and log lines are not mutated
 

@@ -397,10 +397,10 @@ def test_a_file_that_stays_locked_is_given_up_after_a_minute(path, monkeypatch):
     refused = refusing(monkeypatch, "database is locked", 10_000)
     now = [1000.0]
     monkeypatch.setattr("sifthinker.llm.ledger.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("sifthinker.llm.ledger.time.sleep", lambda _: now.__setitem__(0, now[0] + 20.0))
+    monkeypatch.setattr("sifthinker.llm.ledger.time.sleep", lambda _: now.__setitem__(0, now[0] + 20.1))
     with pytest.raises(UserError, match="database is locked"):
         Ledger(path)
-    assert len(refused) == 5  # after 0, 20, 40, 60 and 80 seconds
+    assert len(refused) == 4  # after 0, 20.1, 40.2 and 60.3 seconds
 
 
 def test_what_to_do_with_a_damaged_ledger_is_said(path):
