@@ -60,7 +60,8 @@ def rate(
         (400, 1, 0.5, 0.1, 0.01, 400),  # a tenth of the replies are drawn anew
         (1000, 1, 0.6, 0.0, 0.05, 400),  # the margin is what binds, not p
         (48, 2, 0.85, 0.0, 0.01, 400),  # two questions an image: swaps, counted
-        (400, 2, 0.5, 0.1, 0.01, 150),  # swaps, by the normal approximation; a simulated night takes time
+        # Swaps, by the normal approximation; a simulated night takes time.
+        pytest.param(400, 2, 0.5, 0.1, 0.01, 150, marks=pytest.mark.slow),
     ],
 )
 def test_a_fall_of_the_detectable_size_is_found_in_four_of_five_nights(
