@@ -16,6 +16,8 @@ import re
 import unicodedata
 from typing import Any, NamedTuple
 
+from sifthinker.core import reasoning
+
 REFUSED, NO_PICTURE = "refused", "no-picture"
 
 
@@ -167,16 +169,16 @@ CUE = re.compile(
 THEREFORE = re.compile(r"\b(?:therefore|thus|hence|so|in\s+total|in\s+all|consequently)\b|所以|因此", re.I)
 
 
-def clean(reply: str) -> Wording:
-    """A reply without its dress; contractions are spelt out ("isn't" is "is not")."""
+def clean(reply: str, spelt_out: bool = True) -> Wording:
+    """A reply without its dress; contractions are spelt out ("isn't" is "is not") unless they are wanted."""
     text = unicodedata.normalize("NFKC", reply).replace("’", "'").replace("‘", "'")
     text = text.replace("−", "-").replace("–", "-").replace("—", " - ")
-    text = re.sub(r"^.*</think>(?=.*\S)", "", text, flags=re.S)  # what a thinking model thought first
+    text = reasoning.before_answer(text)
     text = _FENCE.sub("\n", _TAGS.sub(" ", text))
     finals: list[str] = []
     text = _OBJECT.sub(lambda match: _object(match.group(), finals), text)
     text = _BOXED.sub(lambda match: _boxed(match.group(1), finals), text)
-    return Wording(_plain(text), tuple(filter(None, map(_plain, finals))))
+    return Wording(_plain(text, spelt_out), tuple(filter(None, (_plain(final, spelt_out) for final in finals))))
 
 
 def refusal(text: str) -> str:
@@ -239,7 +241,7 @@ def _boxed(content: str, finals: list[str]) -> str:
     return content
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, spelt_out: bool) -> str:
     for _ in range(_DEEPEST):
         text = _STYLED.sub(r"\1", text)
     text = re.sub(r"\\[()\[\]]|\\[,;!: ]|\\q?quad\b|\\left\b|\\right\b", " ", text)
@@ -249,6 +251,6 @@ def _plain(text: str) -> str:
     text = re.sub(r"[❌✗✘✖]", " is wrong ", text)
     text = re.sub(r"^[ \t]*#+[ \t]*|^[ \t]*>[ \t]*", "", text, flags=re.M)
     text = re.sub(r"[*`$\"_“”「」『』《》✅✓✔☑👍🙂😊]|(?<!\w)'|'(?!\w)", "", text)
-    for pattern, full in _CONTRACTIONS:
+    for pattern, full in _CONTRACTIONS if spelt_out else ():
         text = pattern.sub(full, text)
     return re.sub(r"[ \t]+", " ", text).strip()
