@@ -35,9 +35,9 @@ from sifthinker import llm
 from sifthinker.core import errors, images, prompts, records
 from sifthinker.core.depth_maps import SummedArea, decode_bytes
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, WHOLE, replies
+from sifthinker.evaluation.benchmarks import BENCHMARKS, JUDGED, SUBMISSIONS, WHOLE, box_frames, replies
 from sifthinker.evaluation.benchmarks.job import Job, open_job, reject
-from sifthinker.evaluation.benchmarks.question import Answer, Missing, Question, Verdict
+from sifthinker.evaluation.benchmarks.question import RULES, Answer, Missing, Question, Verdict
 from sifthinker.llm.judge import picture as judge_picture
 
 logger = logging.getLogger(__name__)
@@ -186,6 +186,8 @@ def evaluate(
         "limit": config.limit,
         "think": config.think,
         "depth_input": model.depth_input,
+        "box_frame": box_frames.named(config.box_frame, model),
+        "rules": RULES,
         "temperature": config.temperature,
         "seed": config.seed,
         "max_tokens": config.max_tokens,
@@ -262,7 +264,8 @@ def _ask(
         item = asked.popleft()
         if isinstance(reply, llm.Failure) and reply.kind not in _REFUSALS:
             raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
-        answer = _answer(reply, config.think)
+        frame = box_frames.frame(config.box_frame, model, item.question.width, item.question.height)
+        answer = _answer(reply, config.think, frame)
         if whole:
             depths = SummedArea(decode_bytes((pictures / item.image_sha256).read_bytes()))
             text = reply.text if isinstance(reply, llm.Reply) else ""
@@ -308,10 +311,10 @@ def _seed(seed: int, prompt: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {prompt}".encode()).digest()[:4], "big")
 
 
-def _answer(reply: llm.Reply | llm.Failure, think: bool) -> Answer:
+def _answer(reply: llm.Reply | llm.Failure, think: bool, frame: box_frames.Frame | None) -> Answer:
     if isinstance(reply, llm.Failure):
         return Answer("", absent=_REFUSALS[reply.kind])
-    return replies.read(reply.text, think, reply.finish_reason)
+    return replies.read(reply.text, think, reply.finish_reason, frame)
 
 
 def _row(
@@ -366,6 +369,8 @@ def _scores(
             "strict": _finite(measure.value),
             "n": measure.n,
             "unparsable": measure.unparsable,
+            "refused": measure.refused,
+            "rules": RULES,
             "rejected": rejected,
             "low": _finite(measure.low),
             "high": _finite(measure.high),
@@ -390,6 +395,8 @@ def _missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
         "strict": None,
         "n": 0,
         "unparsable": 0,
+        "refused": 0,
+        "rules": RULES,
         "rejected": 0,
         "low": None,
         "high": None,

@@ -37,7 +37,7 @@ def report(job: Job) -> None:
         examples=job.config.report.examples,
         histories={name: job.inputs[name].path / "history.jsonl" for name in ("sft", "grpo")},
         completions=job.inputs["grpo"].path / "completions.parquet",
-        scores=[{"model": scores["model"], **score} for score in scores["scores"]],
+        scores=[{"model": scores["model"], "box_frame": scores["box_frame"], **score} for score in scores["scores"]],
         predictions=job.inputs["evaluate"].path / "predictions.parquet",
         config=job.config.model_dump(mode="json"),
         versions=job.manifest["versions"],

@@ -11,24 +11,31 @@ import re
 
 from sifthinker.core import chain
 from sifthinker.core.records import Box
+from sifthinker.evaluation.benchmarks import box_frames
 from sifthinker.evaluation.benchmarks.affirmation import yes_no
 from sifthinker.evaluation.benchmarks.choices import choice
 from sifthinker.evaluation.benchmarks.counts import number
 from sifthinker.evaluation.benchmarks.question import Answer, Question, Verdict
 from sifthinker.evaluation.benchmarks.wording import Reading
 
-__all__ = ["Reading", "boxes_in", "choice", "is_box", "judged_choice", "judged_yes_no", "number", "options_in", "read", "yes_no"]
+__all__ = ["Reading", "boxes_in", "choice", "in_pixels", "is_box", "judged_choice", "judged_yes_no", "number", "options_in", "read", "yes_no"]
 
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]")
 
 
-def read(reply: str, think: bool, finish_reason: str = "stop") -> Answer:
+def read(
+    reply: str, think: bool, finish_reason: str = "stop", frame: box_frames.Frame | None = None
+) -> Answer:
     """What of a reply is scored.
 
     The text is that of the answer block. Without one, a reply that was asked to think has no answer, and a plain
     one (`think` false) is its own answer. The boxes are those of the last area, or, in a plain reply without
-    areas, the lists of four numbers in it.
+    areas, the lists of four numbers in it. With a `frame`, boxes are read in it and given in 0..1 of the image,
+    in the text as well.
     """
+    if frame is not None:
+        reply = frame.read(reply)
+    name = frame.name if frame else ""
     text = chain.answer(reply)
     start, end = reply.rfind("<area>"), reply.rfind("</area>")
     boxes: tuple[Box, ...] = ()
@@ -41,8 +48,9 @@ def read(reply: str, think: bool, finish_reason: str = "stop") -> Answer:
         found = boxes_in(reply)
         boxes = tuple(found) if all(map(is_box, found)) else ()
     if text is None and think:
-        return Answer("", boxes, area, "cut-off" if finish_reason == "length" else "no-answer")
-    return Answer(reply.strip() if text is None else text, boxes, area)
+        absent = "cut-off" if finish_reason == "length" else "no-answer"
+        return Answer("", boxes, area, absent, frame=name)
+    return Answer(reply.strip() if text is None else text, boxes, area, frame=name)
 
 
 def boxes_in(text: str) -> list[Box]:
@@ -51,6 +59,11 @@ def boxes_in(text: str) -> list[Box]:
         (float(x1), float(y1), float(x2), float(y2))
         for x1, y1, x2, y2 in (match.groups() for match in _BOX.finditer(text))
     ]
+
+
+def in_pixels(text: str) -> bool:
+    """Whether boxes are written as some families write them, `"bbox_2d": [161, 119, 322, 238]`, beyond 0..1."""
+    return '"bbox_2d"' in text and any(max(box) > 1 for box in boxes_in(text))
 
 
 def is_box(box: Box) -> bool:

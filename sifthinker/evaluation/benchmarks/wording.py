@@ -17,8 +17,9 @@ import unicodedata
 from typing import Any, NamedTuple
 
 from sifthinker.core import reasoning
+from sifthinker.evaluation.benchmarks.question import REFUSALS
 
-REFUSED, NO_PICTURE = "refused", "no-picture"
+REFUSED, NO_PICTURE = REFUSALS
 
 
 class Reading(NamedTuple):

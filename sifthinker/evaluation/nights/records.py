@@ -26,6 +26,11 @@ class Evaluated:
     folder: Path
     replayed: bool = False  # taken from the store: nothing was asked for it now
 
+    def rules(self) -> int:
+        """The version of the rules by which its replies were scored; 1 before versions were written."""
+        summary = json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
+        return int(summary.get("rules", 1))
+
     def scores(self) -> list[dict[str, Any]]:
         scores: list[dict[str, Any]] = json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))[
             "scores"
