@@ -61,7 +61,7 @@ _GENERIC = frozenset(
 )
 _VERBS = frozenset(
     """is are was were be am do does did has have had can could will would should shows show contains contain includes
-    include exists exist appears appear seems looks see sees features depicts""".split()
+    include exists exist appears appear seems looks see sees spot notice find observe features depicts""".split()
 )
 _SEEING = re.compile(r"^(?:yes )?(?:i|we|you) (?:do|did|can|could|will|think|believe|would|agree|see|clearly|definitely|also|certainly|spot|notice|find|observe)\b")
 _EMPTY_TALK = re.compile(r"^i see\W*$|^here (?:is|are) (?:a|the|my|your)\b|\bknow\b|\bunderstand\b")
@@ -73,6 +73,8 @@ _EXISTS = re.compile(r"^(?:is|are|was|were) there\b|^(?:can|do|could) (?:you|we|
 # Of the picture as a whole: without the question, nobody knows whether it affirms anything.
 _DESCRIPTION = re.compile(r"^the (?:image|picture|photo\w*|scene) (?:does not |do not )?(?:shows?|depicts?|features?)\b")
 _WITHOUT_OTHER = re.compile(r"^\s*(?:if|whether|assuming|unless)\b")
+_APART = 25  # characters between a yes and a refusal that is about something else
+_SIDES = re.compile(r"\b(?:on|to|at|in) (?=(?:the|its|his|her) (?:\w+ )?(?:left|right|side|top|bottom)\b)")
 _IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse", "feet": "foot"}
 
 _HAN_YES = re.compile(r"^(?:是的?|对的?|没错|正确|有的?|在的?|会的?|能|可以|存在|当然是?|确实|肯定|看得到|能看到|真|可见)(?=$|[\s,。.!;、了啊呢吧])")
@@ -109,7 +111,8 @@ def yes_no(reply: str, question: str = "") -> Reading:
         return Reading(problem="contradictory")
     # "No, I cannot tell" declines; "Yes, although I cannot tell the breed" affirms.
     leading = _interjection(text)
-    if declined and not (leading and refused_at(text) > 25):
+    before = text[: refused_at(text)]
+    if declined and not (leading and (len(before) > _APART or re.search(r"\b(?:though|although|but|however)\b", before))):
         return _after_but(text) or Reading(problem=declined)
     if said and (leading or not DOUBT.search(text)):
         return _confirmed(said, text, question)
@@ -157,7 +160,9 @@ def _confirmed(said: set[str], text: str, question: str) -> Reading:
     content = _content(question)
     if value == "yes" and re.search(r"\bnot\b.*\byes\b", text):
         return Reading(problem="contradictory")
-    rest = re.sub(r"^\W*\w+\W+", "", text, count=1) if _interjection(text) else ""
+    rest = re.split(r"[,.;:!\n]| - ", text, maxsplit=1)[-1].lstrip() if _interjection(text) else ""
+    if rest == text or re.search(r"[\u4e00-\u9fff]", rest):
+        return Reading(value)
     stated = _statements(rest, content, bool(_EXISTS.match(question.strip().lower())))
     against = "no" if value == "yes" else "yes"
     if stated == {against} and (content or re.match(r"there (?:is|are) (?:no|not)\b|no\b", rest)):
@@ -184,7 +189,7 @@ def _statements(text: str, content: Sequence[str], exists: bool) -> set[str]:
 
 def _clause(clause: str, content: Sequence[str], exists: bool) -> str:
     """ "yes", "no" or "" of one clause, by the parity of its negations."""
-    words = [word for word in re.findall(r"[a-z0-9']+", clause)]
+    words = re.findall(r"[a-z0-9']+", _SIDES.sub("", clause))
     negations = [i for i, word in enumerate(words) if word in _NEGATORS and _stem(word) not in content]
     if not words or _WITHOUT_OTHER.match(clause) or _EMPTY_TALK.search(clause):
         return ""
@@ -243,7 +248,7 @@ def _content(question: str) -> list[str]:
     """The words of a question that carry its meaning, without the instruction behind it."""
     asked = question.strip().split("\n")[0]
     asked = re.split(r"(?<=\?)", asked)[0].lower()
-    words = re.findall(r"[a-z0-9']+", asked)
+    words = re.findall(r"[a-z0-9']+", _SIDES.sub("", asked))
     return [_stem(word) for word in words if _foreign(word)]
 
 

@@ -30,7 +30,7 @@ Options = Sequence[tuple[str, str]]  # (letter, text); letter "" where the quest
 _LETTER, _TEXT, _REJECTED = 0xE000, 0xE400, 0xE800
 _L, _T, _X = "[\ue000-\ue3ff]", "[\ue400-\ue7ff]", "[\ue800-\uebff]"
 _M = "[\ue000-\ue7ff]"
-_UNIT = rf"(?:{_L}[\s).:\]\[,-]*{_T}|{_T}[\s(\[]*{_L}|{_M})[)\]]?"
+_UNIT = rf"(?:{_L}[\s).:\]\[(,-]*{_T}|{_T}[\s(\[]*{_L}|{_M})[)\]]?"
 _ALSO = r"(?:(?:the|an?|options?|choices?|letters?|both)\s+)*[(\[]?"
 _MANY = rf"{_UNIT}(?:(?:\s*,\s*{_ALSO}{_UNIT})*\s*,?\s*(?:\b(?:and|or|nor)\b|[/&|]|和|或|与|及|、)\s*{_ALSO}{_UNIT})*"
 
@@ -44,7 +44,7 @@ _LETTERS = [
     for pattern in (
         r"[(\[]([A-Za-z])[)\]]",  # (B) (b) [B]
         r"\b(?:[Oo]ptions?|[Cc]hoices?|[Ll]etters?|OPTION|CHOICE)\s+([A-Za-z])\b(?!\s+[a-z])",  # option b
-        r"(?<![A-Za-z0-9'.°])([A-Z])(?=[.):,;\]/|&+](?!\w)|\s*[-=:]\s|\s*$|[/|&+][A-Z]\b)",  # B. B) B: B - B/C, at the end
+        r"(?<![A-Za-z0-9'.°])([A-Z])(?=[.):,;\]/|&+](?![A-Za-z0-9])|\s*[-=:]\s|\s*$|[/|&+][A-Z]\b)",  # B. B) B: B - B/C, at the end
         rf"(?<![A-Za-z0-9'.°&-])([B-HJ-Z])(?=\s|[{chr(0xE000)}-{chr(0xEBFF)}])",  # B anywhere
         rf"(?<![A-Za-z0-9'.])([A-Z])(?={_HAN})|(?<={_HAN})([A-Z])(?![A-Za-z0-9'])",  # beside a Chinese character
         rf"(?<![A-Za-z0-9'.])(A)(?=\s+(?:{_AFTER_A})\b)",
@@ -71,8 +71,9 @@ _IS = (
     r"to be|been|be|completely|immediately))*"
 )
 _REJECTED_AFTER = re.compile(
-    rf"({_MANY})[)\].]?(?:[^\S\n]*[(:,-]?[^\S\n]*(?:(?:which|that) )?(?:(?:as|being|to be) )?{_WRONG}\b"
+    rf"({_MANY})[)\]]?(?:[^\S\n]*[(:,-]?[^\S\n]*(?:(?:which|that) )?(?:(?:as|being|to be) )?{_WRONG}\b"
     rf"|(?:(?!\b(?:but|and|while|so|because|since|or|not)\b)[^.;!?\n\ue000-\uebff]){{0,30}}?\b{_IS} (?:{_WRONG}\b|not\b(?! (?:only|just|wrong|incorrect|false)\b))"
+    r"|[^.;!?\n\ue000-\uebff]{0,20}?\bwould (?:be|have|look|need|feel)\b(?! (?:the |my )?(?:\w+ )?(?:correct|right|best|true|answer|choice|pick))"
     rf"|[^.;!?\n\ue000-\uebff]{{0,20}}?\b(?:contradicts|fails|misses|misstates|cannot be|can not be)\b"
     r"|(?:选项|项|明显|显然|都|均|也|则|是)*(?:错误|错的|错|不对|不正确|不符合?|可以排除|被排除|排除|不成立|不是|有误|不选))",
     re.I,
@@ -86,7 +87,7 @@ _REJECTED_BEFORE = re.compile(
     r"as opposed to|other than|wrong (?:answers?|options?|choices?) (?:is|are|:)|"
     r"incorrect (?:answers?|options?|choices?) (?:is|are|:))"
     r"[\s(:]+" + _WORDS_TO + r"[(\[]*"
-    rf"|\bno (?:\w+ )?(?={_T})"
+    rf"|\bno (?:\w+ )?(?={_T})|\bnone of (?:options? )?[(\[]?"
     r"|(?:不是|不选|并非|非|排除|而非|而不是|不可能是|不应选|不能选|错误的?是)(?:选项)?\s*)"
     rf"({_MANY})",
     re.I,
@@ -127,6 +128,7 @@ def choice(reply: str, options: Options) -> Reading:
     if declined == NO_PICTURE:
         return Reading(problem=declined)
     marked = _marked(_without_sweeping(text, options), options)
+    marked = _without_concessions(marked)
     if found := _by_kind(text, marked, options):
         return found
     if concluded := _concluded(marked, options):
@@ -216,9 +218,9 @@ def _leading(marked: str) -> Reading | None:
     others = {_index(mark) for mark in re.findall(rf"^\W*({_L})(?:[.:)\]]|\s*{_T})", rest, re.M)} - {chosen}
     if others or _thinks_again(rest, chosen) or re.match(r"\s*(?:and|or|和|或)", rest):
         return None
-    first = re.split(r"[.!?](?=\s)|\n|\b(?:because|since|as|so|explanation|reason|thus|therefore)\b|[。因为]", rest.lstrip(" .:,;)]-"), maxsplit=1)[0]
+    first = re.split(r"[.!?](?=\s)|\n|\b(?:because|since|as|so|explanation|reason|thus|therefore|though|although|but|while|whereas)\b|[。因]", rest.lstrip(" .:,;)]-"), maxsplit=1)[0]
     spoken = {_index(mark) for mark in re.findall(_M, first)}
-    if spoken and chosen not in spoken and not re.match(r"\s*(?:[.:)]*\s*\n|[,.;:)\s]*(?:because|since|as|explanation|reason|so)\b)", rest, re.I):
+    if spoken and chosen not in spoken and not re.match(r"\s*(?:[.:)]*\s*\n|[,.;:)\s]*(?:because|since|as|explanation|reason|so|though|although|but|while|whereas)\b)", rest, re.I):
         return Reading(problem="contradictory")
     return Reading(str(chosen))
 
@@ -246,7 +248,8 @@ def _agreed(marked: str) -> set[int]:
     texts = {_index(mark) for mark in re.findall(_T, marked)}
     rejected = {_index(mark) for mark in re.findall(_X, marked)}
     if len(letters) == 1 and texts:
-        return letters if letters <= texts else set()
+        texts -= rejected  # "A (left) is out, so we are left with B"
+        return letters if letters <= texts or not texts else set()
     if len(letters) > 1:
         return letters - rejected or letters
     return letters or (texts - rejected or texts)
@@ -320,6 +323,12 @@ def _without_sweeping(text: str, options: Options) -> str:
     if any(re.search(r"\b(?:none|neither|both|all|either|any)\b", option, re.I) for _, option in options):
         return text
     return _ANY_OF.sub(" ", text)
+
+
+def _without_concessions(marked: str) -> str:
+    """Without "Although the lamp is left," where other options are named."""
+    rest = re.sub(r"(?:^|(?<=[.!?]\s))(?:even )?(?:though|although|while|whereas)\b[^,.!?\n]*,", " ", marked, flags=re.I)
+    return rest if re.search(_M, rest) else marked
 
 
 def _numeric(options: Options) -> bool:

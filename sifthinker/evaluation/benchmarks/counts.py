@@ -34,7 +34,7 @@ _WORD = "|".join(sorted([*WORDS, *_SCALES], key=len, reverse=True))
 _SPELT = re.compile(
     rf"\b(?:(?:half )?an? (?=(?:{'|'.join(_SCALES)})\b))?(?:{_WORD})\b(?:(?:\s+and\s+|\s+|-)(?:{_WORD})\b)*", re.I
 )
-_CHINESE = re.compile(rf"(?<![第每几多])[零〇一二两三四五六七八九十百千]+(?=[{_MEASURE}]|\s*(?:$|[。.,!;)]))")
+_CHINESE = re.compile(rf"(?<![第每几多])[零〇一二两三四五六七八九十百千]+(?=[{_MEASURE}或、到至]|\s*(?:$|[。.,!;)]))")
 _NOT_COUNTED = re.compile(r"\b(?:image|picture|figure|fig\.|photo|option|choice|step|question|no\.)\s*#?\d+\b", re.I)
 _LISTED = re.compile(r"^\s*(?:\d+[.)]|[-•])\s+(?=\D)", re.M)
 _BOUND_BEFORE = re.compile(
@@ -59,7 +59,7 @@ _SECOND_THOUGHT = re.compile(
     r"\b(?:or|maybe|perhaps|possibly|could be|might be|no|actually|sorry|wait|correction|rather)\b|或|也可能", re.I
 )
 _NONE = re.compile(
-    r"^\W*none\b|\b(?:none|nothing|no one|nobody)\b|\bno\b(?!\W*$)(?![,.;:!])|\bnot (?:any|a single)\b|没有|一个也没", re.I
+    r"^\W*none\b|\b(?:none|nothing|no one|nobody)\b|\bno\b(?!\W*$)(?![,.;:!])|\bnot (?:\w+ ){0,3}(?:any|a single)\b|没有|一个也没", re.I
 )
 _VAGUE = re.compile(r"\b(?:dozens|hundreds|thousands|several|many|few|numerous|multiple|some|lots?|a number of)\b", re.I)
 
@@ -88,7 +88,7 @@ def number(reply: str, question: str = "") -> Reading:
     declined = refusal(text)
     if declined == NO_PICTURE:
         return Reading(problem=declined)
-    text = _unlisted(_NOT_COUNTED.sub(" ", text))
+    text = _unlisted(_NOT_COUNTED.sub(" ", re.sub(r"\bno one\b", "nobody", text, flags=re.I)))
     concluded = _concluded(text)
     if concluded:
         return _single(concluded)
@@ -107,7 +107,7 @@ def _stated(text: str, question: str) -> Reading:
     leading = _leading(text)
     if leading is not None:
         return _single([leading])
-    if len(_mentions(text)) > 1 and (asked := _of_noun(text, question)):
+    if _mentions(text) and (asked := _of_noun(text, question)):
         return _single(asked)
     if len(set(values)) > 1 and (whole := _broken_down(text)) is not None:
         return _single([whole])
@@ -136,7 +136,7 @@ def _counted(clause: str, pattern: re.Pattern[str]) -> list[float]:
     mentions = _mentions(clause)
     exact = [m for m in mentions if not _bounded(clause, m)]
     if pattern is CUE:
-        return _values(exact)
+        return _values(exact, clause)
     first = mentions[:1]
     if not first or first[0] not in exact or not _COUNTING.match(clause[: first[0].start]):
         return []
@@ -168,7 +168,11 @@ def _of_noun(text: str, question: str) -> list[float]:
     if not asked:
         return []
     wanted = {_singular(word) for word in re.findall(r"[a-z]+", asked.group(1).lower())}
-    found = []
+    found = [
+        0.0
+        for none in re.finditer(r"\b(?:no|not any) ((?:[a-z]+ ?){1,3})", text.lower())
+        if wanted <= {_singular(word) for word in none.group(1).split()}
+    ]
     for mention in _mentions(text):
         phrase = re.split(r"[.,;:!?()\n]|\b(?:and|or|but|with|on|in|is|are)\b", text[mention.end :], maxsplit=1)[0]
         if wanted <= {_singular(word) for word in re.findall(r"[a-z]+", phrase.lower())[:5]}:
@@ -200,12 +204,18 @@ def _several_of_one(text: str) -> bool:
 
 
 def _exact(text: str) -> list[float]:
-    return _values([mention for mention in _mentions(text) if not _bounded(text, mention)])
+    return _values([mention for mention in _mentions(text) if not _bounded(text, mention)], text)
 
 
-def _values(mentions: Sequence[_Mention]) -> list[float]:
-    """Their values; "one" is a pronoun beside another number: "three, one of them red"."""
-    others = [m.value for m in mentions if m.word.lower() != "one"]
+def _values(mentions: Sequence[_Mention], text: str) -> list[float]:
+    """Their values; "one" is a pronoun beside another number ("three, one of them red"), but not in "one or two"."""
+    joined = {
+        mention.start
+        for first, second in zip(mentions, mentions[1:], strict=False)
+        if re.fullmatch(r"\s*(?:or|to|and|-|/|~)\s*", text[first.end : second.start])
+        for mention in (first, second)
+    }
+    others = [m.value for m in mentions if m.word.lower() != "one" or m.start in joined]
     return others or [m.value for m in mentions]
 
 

@@ -213,6 +213,8 @@ def _short_answer(reply: str, question: str) -> wording.Reading:
     if clauses and len(phrase.split()) > _LONGEST:
         phrase = clauses[-1]
     phrase = _LEAD_IN.sub("", phrase)
+    if noun := re.match(r"what (\w+)", asked, re.I):  # "What sport is this?" "The sport is tennis."
+        phrase = re.sub(rf"^\W*the {noun.group(1)}(?: of [\w ]+?)? is ", "", phrase, flags=re.I)
     if len(phrase.split()) > _LONGEST or re.search(r"[.!?]\s+\w", phrase.strip()):
         return wording.Reading(problem="no-short-answer")
     said = _normalised(_THOUSANDS.sub("", phrase))

@@ -82,16 +82,18 @@ _UNABLE = (
     r"(?:(?:can|could|do|did|does|am|was|is|are|will) not(?: be)?(?: able to| capable of| have (?:the )?(?:ability|"
     r"capability|access|means) to)?|unable to|no (?:ability|way) to|lack the ability to|incapable of)"
 )
+_VIEW = (
+    r"(?:see|seeing|view|viewing|access|open|process|processing|analy[sz]e|analy[sz]ing|display|perceive|examine|interpret|"
+    r"look at|load|read|inspect|have access to|have|receive|get)"
+)
 _NO_PICTURE = re.compile(
     "|".join(
         (
             rf"\bno {_NOUN}(?: (?:was|were|is|are|has|have|had|been|got|to be|appears|seems|actually|currently))* ?"
             rf"(?:{_GIVEN}|{_HERE})",
             r"^no (?:image|picture|photo)s?\W*$",
-            rf"\bthere (?:is|was|are|were) (?:no|not (?:an?|any)) (?:image\b(?= ?(?:[.,;!]|$))|{_NOUN} (?:{_GIVEN}|{_HERE}))",
-            rf"\b{_UNABLE} (?:directly |actually |currently |physically |really |truly )?(?:see|seeing|view|viewing|access|"
-            r"open|process|processing|analy[sz]e|analy[sz]ing|display|perceive|examine|interpret|look at|load|read|inspect|"
-            r"have|receive|get|have access to)"
+            rf"\bthere (?:is|was|are|were|does|do) (?:no|not (?:(?:appear|seem)(?: to be)? )?(?:an?|any)) (?:image\b(?= ?(?:[.,;!]|$))|{_NOUN} (?:{_GIVEN}|{_HERE}))",
+            rf"\b{_UNABLE} (?:directly |actually |currently |physically |really |truly )?{_VIEW}(?: (?:or|and|nor) {_VIEW})?"
             rf" (?:the |any |an? |your |this |that |these |those |my )?(?:provided |attached |uploaded |actual |specific )?{_NOUN}"
             rf"\b{_OF_THE_SCENE}",
             rf"\b{_NOUN} (?:(?:that you |you )?\w+ )?(?:did|could|does|has|have|was|were|is|can) not (?:properly |correctly )?"
@@ -116,7 +118,7 @@ _NO_PICTURE = re.compile(
 )
 _CANNOT = r"(?:(?:can|could) not|(?:am|is|are|was) not (?:able to|capable of)|unable to|incapable of)"
 _HOW = r"(?:really |reliably |accurately |definitively |possibly |honestly |confidently |exactly |directly |actually |fully |even )?"
-_ASKED = r"(?= (?:if|whether|what|how|which|where|who|the answer|enough|people|individuals|real)\b| ?(?:[.,;!]|$))"
+_ASKED = r"(?= (?:if|whether|what|how|which|where|who|the answer|enough|people|individuals|objects|real)\b| ?(?:[.,;!]|$))"
 _TELL = (
     r"(?:be )?(?:determined?|tell|told|say|said|answer(?:ed)?|know|known|ascertain(?:ed)?|judged?|conclude[d]?|inferr?(?:ed)?|"
     r"decided?|estimated?|deduced?|assist|help|comply|provide|discuss|respond|figured? out|make (?:a|that|this|any) "
@@ -127,7 +129,7 @@ _REFUSED = re.compile(
     "|".join(
         (
             rf"\b{_CANNOT} {_HOW}(?:{_TELL}\b|(?:see|make out|locate|identify|confirm|verify|find){_ASKED})",
-            r"\b(?:not|im)possible to (?:tell|say|determine|know|answer|judge|identify|count|be (?:sure|certain)|see)",
+            r"\b(?:not |im)possible to (?:tell|say|determine|know|answer|judge|identify|count|be (?:sure|certain)|see)",
             r"\bcannot (?:comment|engage)|\bmust decline\b|\bdecline to\b|\bwill not (?:answer|provide|help|assist|identify)",
             r"\b(?:do|does|did) not (?:know|understand|have (?:any |enough |sufficient |the |a )*(?:idea|clue|information|"
             r"context|details?|data|knowledge))",
