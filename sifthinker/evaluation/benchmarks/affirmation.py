@@ -73,6 +73,9 @@ _EXISTS = re.compile(r"^(?:is|are|was|were) there\b|^(?:can|do|could) (?:you|we|
 # Of the picture as a whole: without the question, nobody knows whether it affirms anything.
 _DESCRIPTION = re.compile(r"^the (?:image|picture|photo\w*|scene) (?:does not |do not )?(?:shows?|depicts?|features?)\b")
 _WITHOUT_OTHER = re.compile(r"^\s*(?:if|whether|assuming|unless)\b")
+_PREAMBLE = re.compile(
+    r"^(?:(?:looking at|based on|judging by|according to|given|from|in|on) (?:the|this|your|what|my)\b[^,:.!?]*|well|ok|okay|hmm|so)\s*[,:]\s*"
+)
 _APART = 25  # characters between a yes and a refusal that is about something else
 _SIDES = re.compile(r"\b(?:on|to|at|in) (?=(?:the|its|his|her) (?:\w+ )?(?:left|right|side|top|bottom)\b)")
 _IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse", "feet": "foot"}
@@ -95,7 +98,7 @@ def yes_no(reply: str, question: str = "") -> Reading:
     finals = {said for final in wording.finals if (said := _interjection(final.lower()))}
     if finals:
         return _one(finals)
-    text = wording.text.lower()
+    text = _PREAMBLE.sub("", wording.text.lower())
     if not text:
         return Reading(problem="none-named" if wording.finals else "empty")
     declined = refusal(wording.text)

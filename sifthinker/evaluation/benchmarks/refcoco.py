@@ -108,7 +108,7 @@ def official(question: Question, answer: Answer) -> Verdict:
 def strict(question: Question, answer: Answer) -> Verdict:
     """Boxes inside the image, nothing else."""
     if not answer.boxes:
-        if replies.in_pixels(answer.area):
+        if not answer.frame and replies.in_pixels(answer.area):
             return Verdict(0.0, unparsable="pixel-box")
         return Verdict(0.0, unparsable="bad-box" if answer.area else answer.absent or "no-box")
     return _verdict(question, answer.boxes)
