@@ -31,11 +31,11 @@ _PLAIN = r"(?:yes|yeah|yep|yup|no|nope|nah)"
 _DENIED = re.compile(
     rf"^(?:{_SURE} not|not (?:at all|really|exactly|quite|true|correct|right|in the least|that i can see|here|there|present|"
     r"visible|in (?:the|this) (?:image|picture|photo))|not|by no means|no way|i do not (?:think|believe) so|i disagree|"
-    r"i (?:strongly |highly )?doubt (?:it|that|so)|it is not|unlikely)(?=\W*$|\s*[,.;:!]|\s*-)"
+    r"i (?:strongly |highly )?doubt (?:it|that|so)|it is not|unlikely)(?=\W*$|\s*[,.;:!\n]|\s*-)"
 )
 _AFFIRMED = re.compile(
     rf"^(?:of course|for sure|without (?:a |any )?doubt|no doubt|undoubtedly|{_SURE} (?:yes|so)|very much so|that is right|"
-    r"i (?:think|believe|guess|suppose) so|i agree|by all means|it is so|likely|probably|it is|absolutely)(?=\W*$|\s*[,.;:!]|\s*-)"
+    r"i (?:think|believe|guess|suppose) so|i agree|by all means|it is so|likely|probably|it is|absolutely)(?=\W*$|\s*[,.;:!\n]|\s*-)"
 )
 _WORD = {word: "yes" for word in _YES.split()} | {word: "no" for word in _NO.split()}
 _NOT_A_REPLY = re.compile(r"^(?:sure|certainly|absolutely|of course)\W+(?:here|let|i (?:can|will|would)|please|what)\b")
@@ -182,10 +182,10 @@ def _after_but(text: str) -> Reading | None:
 
 def _statements(text: str, content: Sequence[str], exists: bool) -> set[str]:
     """What the clauses of a text affirm or deny of what was asked."""
-    if re.search(r"[\u4e00-\u9fff]", text) and not re.search(r"[a-z]", text):
-        if re.search(r"有没有|是不是|是否", text) or not _HAN_STATEMENT.search(text):
-            return {"no"} if _HAN_DENIAL.search(text) else set()
-        return {"no" if _HAN_DENIAL.search(text) else "yes"}
+    if chinese := " ".join(re.findall(r"[^\n。!?]*[\u4e00-\u9fff][^\n。!?]*", text)):
+        if re.search(r"有没有|是不是|是否", chinese) or not _HAN_STATEMENT.search(chinese):
+            return {"no"} if _HAN_DENIAL.search(chinese) else set()
+        return {"no" if _HAN_DENIAL.search(chinese) else "yes"}
     found = [_clause(clause, content, exists) for clause in _SPLIT.split(text) if clause]
     return {value for value in found if value}
 
