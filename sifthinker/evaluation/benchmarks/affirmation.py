@@ -37,18 +37,18 @@ _AFFIRMED = re.compile(
     rf"^(?:of course|for sure|without (?:a |any )?doubt|no doubt|undoubtedly|{_SURE} (?:yes|so)|very much so|that is right|"
     r"i (?:think|believe|guess|suppose) so|i agree|by all means|it is so|likely|probably|it is|absolutely)(?=\W*$|\s*[,.;:!\n]|\s*-)"
 )
-_WORD = {word: "yes" for word in _YES.split()} | {word: "no" for word in _NO.split()}
-_NOT_A_REPLY = re.compile(r"^(?:sure|certainly|absolutely|of course)\W+(?:here|let|i (?:can|will|would)|please|what)\b")
+_WORD = dict.fromkeys(_YES.split(), "yes") | dict.fromkeys(_NO.split(), "no")
+_NOT_A_REPLY = re.compile(
+    r"^(?:sure|certainly|absolutely|of course)\W+(?:here|let|i (?:can|will|would)|please|what)\b"
+)
 _IDIOMS = re.compile(
     r"\b(?:there is )?(?:no|without (?:a|any)) (?:doubt|question)(?: that| about it| about that)?\b|\bnot (?:only|just|merely)\b|"
     r"\bno problem\b|\bno (?:other|one else)\b"
 )
-_NEGATORS = frozenset(
-    """not no never neither nor without hardly barely absent missing lacks lack lacking false incorrect wrong untrue
-    doubt unlikely disagree fails nowhere""".split()
-)
-_GENERIC = frozenset(
-    """a an the this that these those it its there here he she they them his her their i we you me my one some any all
+_NEGATORS_WORDS = """not no never neither nor without hardly barely absent missing lacks lack lacking false incorrect wrong untrue
+    doubt unlikely disagree fails nowhere"""
+_NEGATORS = frozenset(_NEGATORS_WORDS.split())
+_GENERIC_WORDS = """a an the this that these those it its there here he she they them his her their i we you me my one some any all
     is are was were be been being am do does did have has had can could will would should shall may must seem seems appear
     appears look looks like as in of at to from with by for within into and or so too also indeed really actually clearly
     definitely certainly probably likely just very only even both each such what which who whose whom
@@ -57,45 +57,61 @@ _GENERIC = frozenset(
     find found spot spotted notice noticed observe observed feature features featured located
     think believe say guess suppose confirm confirmed claim statement case fact answer question
     true correct agree accurate yes no please word phrase single kind sort type least single anywhere
-    evidence sign trace""".split()
+    evidence sign trace"""
+_GENERIC = frozenset(_GENERIC_WORDS.split())
+_VERBS_WORDS = """is are was were be am do does did has have had can could will would should shows show contains contain includes
+    include exists exist appears appear seems looks see sees spot notice find observe features depicts"""
+_VERBS = frozenset(_VERBS_WORDS.split())
+_SEEING = re.compile(
+    r"^(?:yes )?(?:i|we|you) (?:do|did|can|could|will|think|believe|would|agree|see|clearly|definitely|also|certainly|spot|notice|find|observe)\b"
 )
-_VERBS = frozenset(
-    """is are was were be am do does did has have had can could will would should shows show contains contain includes
-    include exists exist appears appear seems looks see sees spot notice find observe features depicts""".split()
-)
-_SEEING = re.compile(r"^(?:yes )?(?:i|we|you) (?:do|did|can|could|will|think|believe|would|agree|see|clearly|definitely|also|certainly|spot|notice|find|observe)\b")
 _EMPTY_TALK = re.compile(r"^i see\W*$|^here (?:is|are) (?:a|the|my|your)\b|\bknow\b|\bunderstand\b")
 _SPLIT = re.compile(
     r"(?<=[.!?;:\n])\s+|\n|[。!?;,](?=[\u4e00-\u9fff])|[。]|,?\s*\b(?:but|however|although|though|because|since|whereas|while|"
     r"so that|therefore|so|hence|thus)\b,?|,\s*(?=(?:not|no|only|which|who|and (?:there|it|the|i|they)|it|there|i)\b)| - "
 )
-_EXISTS = re.compile(r"^(?:is|are|was|were) there\b|^(?:can|do|could) (?:you|we|i) see\b|^does (?:the|this) \w+ (?:show|contain|have|include)\b")
+_EXISTS = re.compile(
+    r"^(?:is|are|was|were) there\b|^(?:can|do|could) (?:you|we|i) see\b|^does (?:the|this) \w+ (?:show|contain|have|include)\b"
+)
 # Of the picture as a whole: without the question, nobody knows whether it affirms anything.
-_DESCRIPTION = re.compile(r"^the (?:image|picture|photo\w*|scene) (?:does not |do not )?(?:shows?|depicts?|features?)\b")
+_DESCRIPTION = re.compile(
+    r"^the (?:image|picture|photo\w*|scene) (?:does not |do not )?(?:shows?|depicts?|features?)\b"
+)
 _WITHOUT_OTHER = re.compile(r"^\s*(?:if|whether|assuming|unless)\b")
 _PREAMBLE = re.compile(
     r"^(?:(?:looking at|based on|judging by|according to|given|from|in|on) (?:the|this|your|what|my)\b[^,:.!?]*|well|ok|okay|hmm|so)\s*[,:]\s*"
 )
 _APART = 25  # characters between a yes and a refusal that is about something else
 _SIDES = re.compile(r"\b(?:on|to|at|in) (?=(?:the|its|his|her) (?:\w+ )?(?:left|right|side|top|bottom)\b)")
-_IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse", "feet": "foot"}
+_IRREGULAR = {
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "mice": "mouse",
+    "feet": "foot",
+}
 
-_HAN_YES = re.compile(r"^(?:是的?|对的?|没错|正确|有的?|在的?|会的?|能|可以|存在|当然是?|确实|肯定|看得到|能看到|真|可见)(?=$|[\s,。.!;、了啊呢吧])")
-_HAN_NO = re.compile(r"^(?:不是的?|不对|不|否|没有|错误?的?|不正确|不在|不会|不能|不可以|不存在|并非|并不是|并没有|看不到|假|不可见|没)(?=$|[\s,。.!;、了啊呢吧])")
+_HAN_YES = re.compile(
+    r"^(?:是的?|对的?|没错|正确|有的?|在的?|会的?|能|可以|存在|当然是?|确实|肯定|看得到|能看到|真|可见)(?=$|[\s,。.!;、了啊呢吧])"
+)
+_HAN_NO = re.compile(
+    r"^(?:不是的?|不对|不|否|没有|错误?的?|不正确|不在|不会|不能|不可以|不存在|并非|并不是|并没有|看不到|假|不可见|没)(?=$|[\s,。.!;、了啊呢吧])"
+)
 _HAN_CUE = re.compile(r"答案(?:是|为|:)\s*(是|对|正确|有|否|不是|错误?|不对|没有|不)")
 _HAN_DENIAL = re.compile(r"没有(?!错)|不是|不在|不存在|看不到|并未|无任何|未见|未出现|不可见")
 _HAN_STATEMENT = re.compile(r"有|是|存在|在|看到|可见|出现")
 
 
 def yes_no(reply: str, question: str = "") -> Reading:
-    """ "yes" or "no" as a reply says it.
+    """The yes or the no of a reply: `value` is "yes" or "no".
 
     Args:
         reply: as the model gave it.
         question: what was asked, where it is known.
     """
     wording = clean(reply)
-    finals = {said for final in wording.finals if (said := _interjection(final.lower()))}
+    finals = {word for final in wording.finals if (word := _interjection(final.lower()))}
     if finals:
         return _one(finals)
     text = _PREAMBLE.sub("", wording.text.lower())
@@ -104,7 +120,7 @@ def yes_no(reply: str, question: str = "") -> Reading:
     declined = refusal(wording.text)
     if declined == NO_PICTURE:
         return Reading(problem=declined)
-    concluded = {said for clause in clauses_after(CUE, text) if (said := _interjection(clause))}
+    concluded = {word for clause in clauses_after(CUE, text) if (word := _interjection(clause))}
     concluded |= {_han(word) for word in _HAN_CUE.findall(text)}
     if concluded:
         return _one(concluded)
@@ -115,7 +131,9 @@ def yes_no(reply: str, question: str = "") -> Reading:
     # "No, I cannot tell" declines; "Yes, although I cannot tell the breed" affirms.
     leading = _interjection(text)
     before = text[: refused_at(text)]
-    if declined and not (leading and (len(before) > _APART or re.search(r"\b(?:though|although|but|however)\b", before))):
+    if declined and not (
+        leading and (len(before) > _APART or re.search(r"\b(?:though|although|but|however)\b", before))
+    ):
         return _after_but(text) or Reading(problem=declined)
     if said and (leading or not DOUBT.search(text)):
         return _confirmed(said, text, question)
@@ -142,7 +160,9 @@ def _interjection(text: str) -> str:
     rest = text[word.end() :]
     stands = re.match(r"\W*$|\s*[.,;:!)\]\n]|\s*- |\s*-$", rest)
     if re.fullmatch(_PLAIN, word.group()):
-        stands = stands or re.match(r"\s+(?:there|it|i|he|she|we|they|this|that|because|since|as|sir|indeed|both)\b", rest)
+        stands = stands or re.match(
+            r"\s+(?:there|it|i|he|she|we|they|this|that|because|since|as|sir|indeed|both)\b", rest
+        )
     return _WORD[word.group()] if stands else ""
 
 
@@ -152,7 +172,9 @@ def _said(text: str) -> set[str]:
     text = re.sub(r"\b(?:not|instead of|rather than) (?:yes|no)\b", " ", text)
     if re.search(r"\b(?:yes|yeah|yep|yup)\b", text):
         said.add("yes")
-    if re.search(r"\b(?:no|nope|nah)\b(?=\W*$|\s*[.,;:!\n]| or\b| and\b)|\b(?:yes|say|and|or)\W+no\b(?! doubt)", text):
+    if re.search(
+        r"\b(?:no|nope|nah)\b(?=\W*$|\s*[.,;:!\n]| or\b| and\b)|\b(?:yes|say|and|or)\W+no\b(?! doubt)", text
+    ):
         said.add("no")
     return said
 
@@ -174,9 +196,13 @@ def _confirmed(said: set[str], text: str, question: str) -> Reading:
 
 
 def _after_but(text: str) -> Reading | None:
-    """ "I am not sure, but I think yes" ends in a yes."""
+    """The yes or no behind a "but": "I am not sure, but I think yes"."""
     *before, after = re.split(r"\bbut\b", text)
-    said = _said(re.sub(r"^\W*(?:i (?:would )?(?:think|say|believe|guess)|probably|most likely)\b", "", after)) if before else set()
+    said = (
+        _said(re.sub(r"^\W*(?:i (?:would )?(?:think|say|believe|guess)|probably|most likely)\b", "", after))
+        if before
+        else set()
+    )
     return _one(said) if len(said) == 1 and not refusal(after) and not DOUBT.search(after) else None
 
 
@@ -191,16 +217,18 @@ def _statements(text: str, content: Sequence[str], exists: bool) -> set[str]:
 
 
 def _clause(clause: str, content: Sequence[str], exists: bool) -> str:
-    """ "yes", "no" or "" of one clause, by the parity of its negations."""
+    """What one clause says, "yes", "no" or "", by the parity of its negations."""
     words = re.findall(r"[a-z0-9']+", _SIDES.sub("", clause))
     negations = [i for i, word in enumerate(words) if word in _NEGATORS and _stem(word) not in content]
     if not words or _WITHOUT_OTHER.match(clause) or _EMPTY_TALK.search(clause):
         return ""
     if words[0] == "i" and not _SEEING.match(" ".join(words)):
         return ""
-    if len(negations) % 2 == 0 and not _VERBS & set(words):
+    # "The man wears glasses" has no verb of the list, but all that was asked, and more.
+    told = len(content) > 1 and set(content) <= {_stem(word) for word in words} and len(words) > len(content)
+    if len(negations) % 2 == 0 and not _VERBS & set(words) and not told:
         return ""
-    if {"nothing", "none", "nobody"} & set(words) or not content and _DESCRIPTION.match(clause):
+    if {"nothing", "none", "nobody"} & set(words) or (not content and _DESCRIPTION.match(clause)):
         return ""
     if content:
         negations_meant = _meant(words, negations, content, exists)
@@ -210,13 +238,15 @@ def _clause(clause: str, content: Sequence[str], exists: bool) -> str:
     return "no" if len(negations) % 2 else "yes"
 
 
-def _meant(words: Sequence[str], negations: Sequence[int], content: Sequence[str], exists: bool) -> list[int] | None:
+def _meant(
+    words: Sequence[str], negations: Sequence[int], content: Sequence[str], exists: bool
+) -> list[int] | None:
     """The negations that fall on what was asked; None where a clause speaks of something else."""
     stems = [_stem(word) for word in words]
     spoken = [stem for word, stem in zip(words, stems, strict=True) if stem in content or _foreign(word)]
     foreign = [stem for stem in spoken if stem not in content]
     whole = set(content) <= set(spoken) if exists else _in_order(content, [s for s in spoken if s in content])
-    if not whole and (foreign or not _in_order(spoken, content)):
+    if not whole and ((exists and spoken) or foreign or not _in_order(spoken, content)):
         return None
     if not foreign:
         return list(negations)
@@ -256,8 +286,9 @@ def _content(question: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    word = _IRREGULAR.get(word, word)
-    return re.sub(r"(?<=[a-z]{3})(?:(?<=s|x|z)es|(?<=ch)es|(?<=sh)es|(?<![su])s|'s)$", "", word)
+    word = re.sub(r"'s$", "", _IRREGULAR.get(word, word))
+    word = re.sub(r"(?<=[a-z]{3})(?:ing|ed|(?<=[sxz])es|(?<=[cs]h)es|(?<![su])s)$", "", word)
+    return re.sub(r"(?<=[a-z]{2})e$|(?<=([bdgmnprt]))\1$", "", word)
 
 
 def _han(word: str) -> str:

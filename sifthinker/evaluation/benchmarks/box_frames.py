@@ -47,7 +47,7 @@ class Frame:
         """The reply with its boxes in 0..1 of the picture, four numbers in brackets each."""
         plain = "<area>" not in reply
         found = [tuple(map(float, m.groups())) for form in _FORMS for m in form.finditer(reply)]
-        if not found or self.name == IMAGE or self.name == PADDED and not plain:
+        if not found or self.name == IMAGE or (self.name == PADDED and not plain):
             return reply
         if self.name != PADDED and max(map(max, found)) <= 1:
             return reply

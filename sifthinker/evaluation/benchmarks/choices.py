@@ -36,7 +36,9 @@ _MANY = rf"{_UNIT}(?:(?:\s*,\s*{_ALSO}{_UNIT})*\s*,?\s*(?:\b(?:and|or|nor)\b|[/&
 
 _HAN = "[\u4e00-\u9fff]"
 _AFTER_A = r"""and|or|nor|is|are|was|because|since|as|seems|looks|can|could|would|should|must|does|do|did|has|which|where|shows|
-    describes|states|says|suggests|matches|fits|contradicts|instead|rather|but|while|if|than|when|over""".replace("\n", "")
+    describes|states|says|suggests|matches|fits|contradicts|instead|rather|but|while|if|than|when|over""".replace(
+    "\n", ""
+)
 _AFTER_A = re.sub(r"\s+", "", _AFTER_A)
 # A capital A (or I) before a word is the article (or the pronoun), unless it is marked as a letter.
 _LETTERS = [
@@ -72,18 +74,20 @@ _IS = (
 )
 _REJECTED_AFTER = re.compile(
     rf"({_MANY})[)\]]?(?:[^\S\n]*[(:,-]?[^\S\n]*(?:(?:which|that) )?(?:(?:as|being|to be) )?{_WRONG}\b"
-    rf"|(?:(?!\b(?:but|and|while|so|because|since|or|not)\b)[^.;!?\n\ue000-\uebff]){{0,30}}?\b{_IS} (?:{_WRONG}\b|not\b(?! (?:only|just|wrong|incorrect|false)\b))"
+    rf"|(?:(?!\b(?:but|and|while|so|because|since|or|not)\b)[^.,;!?\n\ue000-\uebff]){{0,30}}?\b{_IS} (?:{_WRONG}\b|not\b(?! (?:only|just|wrong|incorrect|false)\b))"
     r"|[^.;!?\n\ue000-\uebff]{0,20}?\bwould (?:be|have|look|need|feel)\b(?! (?:the |my )?(?:\w+ )?(?:correct|right|best|true|answer|choice|pick))"
     rf"|[^.;!?\n\ue000-\uebff]{{0,20}}?\b(?:contradicts|fails|misses|misstates|cannot be|can not be)\b"
     r"|(?:选项|项|明显|显然|都|均|也|则|是)*(?:错误|错的|错|不对|不正确|不符合?|可以排除|被排除|排除|不成立|不是|有误|不选))",
     re.I,
 )
-_WORDS_TO = (
-    r"(?:(?!(?:but|only|just|so|because|sure|certain|therefore|clear|if|whether|and|or|yet|know|think)\b)\w+[\s(]+){0,4}?"
-)
+_WORDS_TO = r"(?:(?!(?:but|only|just|so|because|sure|certain|therefore|clear|if|whether|and|or|yet|know|think)\b)\w+[\s(]+){0,4}?"
 _REJECTED_BEFORE = re.compile(
     r"(?:(?<!if )(?<!\bbe )(?<!\bis )(?<!\bare )(?<!been )(?<!was )(?<!were )\b(?:exclud\w+|eliminat\w+|rul(?:e|es|ed|ing) out|"
-    r"reject\w*|discard\w*|dismiss\w*)\s+" + _WORDS_TO + r"[(\[]*|\bover\s+(?:options?\s+)?[(\[]*(?=" + _L + r")|(?<!if )\b(?:not|never|nor|neither|rather than|instead of|unlike|except(?: for)?|"
+    r"reject\w*|discard\w*|dismiss\w*)\s+"
+    + _WORDS_TO
+    + r"[(\[]*|\bover\s+(?:options?\s+)?[(\[]*(?="
+    + _L
+    + r")|(?<!if )\b(?:not|never|nor|neither|rather than|instead of|unlike|except(?: for)?|"
     r"as opposed to|other than|wrong (?:answers?|options?|choices?) (?:is|are|:)|"
     r"incorrect (?:answers?|options?|choices?) (?:is|are|:))"
     r"[\s(:]+" + _WORDS_TO + r"[(\[]*"
@@ -138,7 +142,11 @@ def choice(reply: str, options: Options) -> Reading:
     named = _weighed(marked)
     if named:
         texts_only = not re.search(_L, marked)
-        return Reading(problem=declined or "doubt") if texts_only and (declined or DOUBT.search(text)) else _single(named)
+        return (
+            Reading(problem=declined or "doubt")
+            if texts_only and (declined or DOUBT.search(text))
+            else _single(named)
+        )
     if re.search(f"{_M}|{_X}", marked):
         return Reading(problem=declined or ("doubt" if DOUBT.search(text) else "contradictory"))
     swept = _ANY_OF.search(text)
@@ -159,7 +167,10 @@ def _alone(text: str, options: Options) -> Reading | None:
 
 def _by_kind(text: str, marked: str, options: Options) -> Reading | None:
     """Options that are all numbers, or yes and no, are read as such where no letter is named."""
-    if re.search(f"{_L}", marked) or any(ord(mark) - _REJECTED in range(len(options)) and options[ord(mark) - _REJECTED][0] in text.split() for mark in re.findall(_X, marked)):
+    if re.search(f"{_L}", marked) or any(
+        ord(mark) - _REJECTED in range(len(options)) and options[ord(mark) - _REJECTED][0] in text.split()
+        for mark in re.findall(_X, marked)
+    ):
         return None
     contents = [_fold(option, True) for _, option in options]
     if contents and all(re.fullmatch(r"-?\d+(?:\.\d+)?", content) for content in contents):
@@ -200,7 +211,9 @@ def _concluded(marked: str, options: Options) -> set[int]:
 def _leading(marked: str) -> Reading | None:
     """What a reply begins with, set off from what follows as its choice."""
     pair = rf"({_L})[)\].:,\s-]*({_T})|({_M})"
-    start = re.match(rf"[\s(\[]*(?:(?:the )?(?:options?|choices?|answer|letter)\b[\s:(]*|选项?)?(?:{pair})", marked, re.I)
+    start = re.match(
+        rf"[\s(\[]*(?:(?:the )?(?:options?|choices?|answer|letter)\b[\s:(]*|选项?)?(?:{pair})", marked, re.I
+    )
     if not start:
         return None
     letter, text, single = start.groups()
@@ -208,29 +221,48 @@ def _leading(marked: str) -> Reading | None:
     if text and _index(text) != chosen:
         return Reading(problem="contradictory")
     rest = marked[start.end() :]
-    ends = r"\s*(?:$|[.:,;!)\]\n]|- )|\s+(?:because|since|as|so|for|due|given|is)\b|[\s,]*(?:因为|由于)|" + (r"\s" if letter or re.match(_L, single or "") else "(?!)")
+    ends = r"\s*(?:$|[.:,;!)\]\n]|- )|\s+(?:because|since|as|so|for|due|given|is)\b|[\s,]*(?:因为|由于)|" + (
+        r"\s" if letter or re.match(_L, single or "") else "(?!)"
+    )
     if not re.match(ends, rest):
         return None
-    following = re.match(rf"[\s.,;:)\]/&|-]*(?:\b(?:and|or|nor|options?|choices?|the|an?)\b[\s(]*|和|或|、)*[\s(\[]*({_M})", rest)
+    following = re.match(
+        rf"[\s.,;:)\]/&|-]*(?:\b(?:and|or|nor|options?|choices?|the|an?)\b[\s(]*|和|或|、)*[\s(\[]*({_M})",
+        rest,
+    )
     if following and _index(following.group(1)) != chosen:
         same_kind = letter or re.match(_T, single or "") or re.match(_L, following.group(1))
         return None if same_kind else Reading(problem="contradictory")
     others = {_index(mark) for mark in re.findall(rf"^\W*({_L})(?:[.:)\]]|\s*{_T})", rest, re.M)} - {chosen}
     if others or _thinks_again(rest, chosen) or re.match(r"\s*(?:and|or|和|或)", rest):
         return None
-    first = re.split(r"[.!?](?=\s)|\n|\b(?:because|since|as|so|explanation|reason|thus|therefore|though|although|but|while|whereas)\b|[。因]", rest.lstrip(" .:,;)]-"), maxsplit=1)[0]
+    first = re.split(
+        r"[.!?](?=\s)|\n|\b(?:because|since|as|so|explanation|reason|thus|therefore|though|although|but|while|whereas)\b|[。因]",
+        rest.lstrip(" .:,;)]-"),
+        maxsplit=1,
+    )[0]
     spoken = {_index(mark) for mark in re.findall(_M, first)}
-    if spoken and chosen not in spoken and not re.match(r"\s*(?:[.:)]*\s*\n|[,.;:)\s]*(?:because|since|as|explanation|reason|so|though|although|but|while|whereas)\b)", rest, re.I):
+    if (
+        spoken
+        and chosen not in spoken
+        and not re.match(
+            r"\s*(?:[.:)]*\s*\n|[,.;:)\s]*(?:because|since|as|explanation|reason|so|though|although|but|while|whereas)\b)",
+            rest,
+            re.I,
+        )
+    ):
         return Reading(problem="contradictory")
     return Reading(str(chosen))
 
 
 def _thinks_again(rest: str, chosen: int) -> bool:
-    """Whether another option is considered after the first: "A. No, B." """
+    """Whether another option is considered after the first, as in "A. No, B."."""
     return any(
         {_index(mark) for mark in re.findall(_M, match.group())} - {chosen}
         for match in re.finditer(_SECOND_THOUGHT, rest, re.I)
-    ) or any(_agreed(clause) - {chosen} and re.search(_L, clause) for clause in clauses_after(THEREFORE, rest))
+    ) or any(
+        _agreed(clause) - {chosen} and re.search(_L, clause) for clause in clauses_after(THEREFORE, rest)
+    )
 
 
 def _weighed(marked: str) -> set[int]:
@@ -327,7 +359,9 @@ def _without_sweeping(text: str, options: Options) -> str:
 
 def _without_concessions(marked: str) -> str:
     """Without "Although the lamp is left," where other options are named."""
-    rest = re.sub(r"(?:^|(?<=[.!?]\s))(?:even )?(?:though|although|while|whereas)\b[^,.!?\n]*,", " ", marked, flags=re.I)
+    rest = re.sub(
+        r"(?:^|(?<=[.!?]\s))(?:even )?(?:though|although|while|whereas)\b[^,.!?\n]*,", " ", marked, flags=re.I
+    )
     return rest if re.search(_M, rest) else marked
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from sifthinker.evaluation.benchmarks.wording import (
@@ -25,17 +26,24 @@ _NAMES = """zero one two three four five six seven eight nine ten eleven twelve 
 seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"""
 WORDS = {name: i if i <= 20 else 10 * (i - 18) for i, name in enumerate(_NAMES.split())}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "dozen": 12}
-_HAN = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2} | {mark: 3 + i for i, mark in enumerate("三四五六七八九")}
+_HAN = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2} | {
+    mark: 3 + i for i, mark in enumerate("三四五六七八九")
+}
 _HAN_SCALES = {"十": 10, "百": 100, "千": 1000}
 _MEASURE = "个只辆人张条位把本座棵架艘头匹朵块盏支瓶杯台件名种扇颗根双顶副幅层节栋间盘碗头群株"
 
 _DIGITS = re.compile(r"(?<![A-Za-z0-9_.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![A-Za-z0-9_])")
 _WORD = "|".join(sorted([*WORDS, *_SCALES], key=len, reverse=True))
 _SPELT = re.compile(
-    rf"\b(?:(?:half )?an? (?=(?:{'|'.join(_SCALES)})\b))?(?:{_WORD})\b(?:(?:\s+and\s+|\s+|-)(?:{_WORD})\b)*", re.I
+    rf"\b(?:(?:half )?an? (?=(?:{'|'.join(_SCALES)})\b))?(?:{_WORD})\b(?:(?:\s+and\s+|\s+|-)(?:{_WORD})\b)*",
+    re.I,
 )
-_CHINESE = re.compile(rf"(?<![第每几多])[零〇一二两三四五六七八九十百千]+(?=[{_MEASURE}或、到至]|\s*(?:$|[。.,!;)]))")
-_NOT_COUNTED = re.compile(r"\b(?:image|picture|figure|fig\.|photo|option|choice|step|question|no\.)\s*#?\d+\b", re.I)
+_CHINESE = re.compile(
+    rf"(?<![第每几多])[零〇一二两三四五六七八九十百千]+(?=[{_MEASURE}或、到至]|\s*(?:$|[。.,!;)]))"
+)
+_NOT_COUNTED = re.compile(
+    r"\b(?:image|picture|figure|fig\.|photo|option|choice|step|question|no\.)\s*#?\d+\b", re.I
+)
 _LISTED = re.compile(r"^\s*(?:\d+[.)]|[-•])\s+(?=\D)", re.M)
 _BOUND_BEFORE = re.compile(
     r"(?:\b(?:more|greater|less|fewer|other|rather|larger|higher|lower|better) than(?: just| only)?|\bover|\bunder|\babove|\bbelow|\bat (?:least|most)|"
@@ -43,7 +51,10 @@ _BOUND_BEFORE = re.compile(
     r"不止|至少|至多|最多|超过|多于|少于|不到|近)\s*(?:an?\s+)?$",
     re.I,
 )
-_BOUND_AFTER = re.compile(r"^(?:\s*\+(?!\s*\d)|\s+(?:or|and) (?:more|fewer|less|above|over|so)\b|\s*(?:个|只|人|辆)?(?:以上|以下|多))", re.I)
+_BOUND_AFTER = re.compile(
+    r"^(?:\s*\+(?!\s*\d)|\s+(?:or|and) (?:more|fewer|less|above|over|so)\b|\s*(?:个|只|人|辆)?(?:以上|以下|多))",
+    re.I,
+)
 _RESULT = re.compile(
     r"=\s*|\b(?:makes?|equals?|gives?|(?:comes|adds up|sums up|amounts) to|(?:for |is |are |have |has |see |count )?a total of|"
     r"total(?:s|ing)?(?: (?:number|count))?(?: of [\w ]+?)?(?: is|:)?|sum is|sum of|altogether,?|count is|(?:一共|总共|共)(?:有|是)?)\s*:?\s*"
@@ -56,12 +67,16 @@ _COUNTING = re.compile(
     re.I,
 )
 _SECOND_THOUGHT = re.compile(
-    r"\b(?:or|maybe|perhaps|possibly|could be|might be|no|actually|sorry|wait|correction|rather)\b|或|也可能", re.I
+    r"\b(?:or|maybe|perhaps|possibly|could be|might be|no|actually|sorry|wait|correction|rather)\b|或|也可能",
+    re.I,
 )
 _NONE = re.compile(
-    r"^\W*none\b|\b(?:none|nothing|no one|nobody)\b|\bno\b(?!\W*$)(?![,.;:!])|\bnot (?:\w+ ){0,3}(?:any|a single)\b|没有|一个也没", re.I
+    r"^\W*none\b|\b(?:none|nothing|no one|nobody)\b|\bno\b(?!\W*$)(?![,.;:!])|\bnot (?:\w+ ){0,3}(?:any|a single)\b|没有|一个也没",
+    re.I,
 )
-_VAGUE = re.compile(r"\b(?:dozens|hundreds|thousands|several|many|few|numerous|multiple|some|lots?|a number of)\b", re.I)
+_VAGUE = re.compile(
+    r"\b(?:dozens|hundreds|thousands|several|many|few|numerous|multiple|some|lots?|a number of)\b", re.I
+)
 
 
 class _Mention(NamedTuple):
@@ -96,14 +111,17 @@ def number(reply: str, question: str = "") -> Reading:
         *_, after = re.split(r"\bbut\b", text)
         if after != text and not refusal(after) and len(values := _exact(after)) == 1:
             return _single(values)
-        if declined:
-            return Reading(problem=declined)
+        if declined or _leading(text) is None:
+            several = len(set(_exact(text))) > 1
+            return Reading(problem=declined or ("several-named" if several else "doubt"))
     return _stated(text, question)
 
 
 def _stated(text: str, question: str) -> Reading:
     """The number of a text without a conclusion: the first where it stands alone, the asked one, or the only one."""
     values = _exact(text)
+    if _of_a_part(text, question):
+        return Reading(problem="several-named")
     leading = _leading(text)
     if leading is not None:
         return _single([leading])
@@ -115,8 +133,6 @@ def _stated(text: str, question: str) -> Reading:
         return Reading(problem="several-named") if _several_of_one(text) else _single(values)
     if _mentions(text):
         return Reading(problem="inexact")
-    if DOUBT.search(text):
-        return Reading(problem="doubt")
     if _NONE.search(text) and not _VAGUE.search(text):
         return Reading("0")
     return Reading(problem="none-named")
@@ -156,7 +172,9 @@ def _leading(text: str) -> float | None:
     if re.match(r"[\s.!;:,(-]*\d", rest) and not re.match(r"\s*\(", rest):
         return None
     for second in _mentions(rest)[:1]:  # "3, 4" and "3 (4)" are two
-        alone = re.match(r"\s*[,(-]?\s*$", rest[: second.start]) and re.match(r"\s*(?:$|[.,;!)])", rest[second.end :])
+        alone = re.match(r"\s*[,(-]?\s*$", rest[: second.start]) and re.match(
+            r"\s*(?:$|[.,;!)])", rest[second.end :]
+        )
         if alone and second.value != mentions[0].value:
             return None
     return None if _SECOND_THOUGHT.search(rest) else mentions[0].value
@@ -164,7 +182,11 @@ def _leading(text: str) -> float | None:
 
 def _of_noun(text: str, question: str) -> list[float]:
     """The numbers that stand before the noun that "How many" asks for."""
-    asked = re.search(r"how many ([\w' -]+?)(?: (?:are|is|do|does|can|were|have|has|in|on|with|that)\b|\?|$)", question, re.I)
+    asked = re.search(
+        r"how many ([\w' -]+?)(?: (?:are|is|do|does|can|were|have|has|in|on|with|that)\b|\?|$)",
+        question,
+        re.I,
+    )
     if not asked:
         return []
     wanted = {_singular(word) for word in re.findall(r"[a-z]+", asked.group(1).lower())}
@@ -174,7 +196,9 @@ def _of_noun(text: str, question: str) -> list[float]:
         if wanted <= {_singular(word) for word in none.group(1).split()}
     ]
     for mention in _mentions(text):
-        phrase = re.split(r"[.,;:!?()\n]|\b(?:and|or|but|with|on|in|is|are)\b", text[mention.end :], maxsplit=1)[0]
+        phrase = re.split(
+            r"[.,;:!?()\n]|\b(?:and|or|but|with|on|in|is|are)\b", text[mention.end :], maxsplit=1
+        )[0]
         if wanted <= {_singular(word) for word in re.findall(r"[a-z]+", phrase.lower())[:5]}:
             if _bounded(text, mention):
                 return []
@@ -182,9 +206,30 @@ def _of_noun(text: str, question: str) -> list[float]:
     return found
 
 
+def _of_a_part(text: str, question: str) -> bool:
+    """Whether what is asked is counted among others: "5 people, one of them wears a hat" to "How many people wear hats?"."""
+    part = re.search(r"\bof (?:them|these|those|which|whom)\b([^.;!?\n]*)", text.lower())
+    asked = re.search(r"how many \w+(.*)", question.lower())
+    if not part or not asked or not _mentions(text[: part.start()])[1:]:
+        return False
+    stems = {_stem(word) for word in re.findall(r"[a-z]{4,}", asked.group(1))} - {
+        "there",
+        "image",
+        "pictur",
+        "photo",
+    }
+    return bool(stems & {_stem(word) for word in re.findall(r"[a-z]{4,}", part.group(1))})
+
+
+def _stem(word: str) -> str:
+    return re.sub(r"(?:ing|es|s|e)$", "", word)
+
+
 def _broken_down(text: str) -> float | None:
     """A total that is followed by its parts: "3 people: 2 men and 1 woman"."""
-    for total, *parts in [_mentions(sentence) for sentence in re.split(r"[.!?](?:\s|$)|\n", text) if _mentions(sentence)]:
+    for total, *parts in [
+        _mentions(sentence) for sentence in re.split(r"[.!?](?:\s|$)|\n", text) if _mentions(sentence)
+    ]:
         between = text[total.end : parts[0].start] if parts else ""
         if re.search(r"[:(-]|including|namely", between) and sum(part.value for part in parts) == total.value:
             return total.value
@@ -195,7 +240,7 @@ def _several_of_one(text: str) -> bool:
     """Whether the same number is given of several things: "two on the left and two on the right"."""
     for sentence in re.split(r"[.!?](?:\s|$)|\n", text):
         mentions = _mentions(sentence)
-        for first, second in zip(mentions, mentions[1:], strict=False):
+        for first, second in pairwise(mentions):
             if re.search(r"\b(?:and|plus|another)\b|,", sentence[first.end : second.start]):
                 return True
         if mentions and re.search(r"\banother\b|\bthe other\b|\bone more\b", sentence[mentions[-1].end :]):
@@ -211,7 +256,7 @@ def _values(mentions: Sequence[_Mention], text: str) -> list[float]:
     """Their values; "one" is a pronoun beside another number ("three, one of them red"), but not in "one or two"."""
     joined = {
         mention.start
-        for first, second in zip(mentions, mentions[1:], strict=False)
+        for first, second in pairwise(mentions)
         if re.fullmatch(r"\s*(?:or|to|and|-|/|~)\s*", text[first.end : second.start])
         for mention in (first, second)
     }
@@ -226,7 +271,10 @@ def _bounded(text: str, mention: _Mention) -> bool:
 
 def _mentions(text: str) -> list[_Mention]:
     """The numbers of a text, in its order."""
-    found = [_Mention(float(m.group().replace(",", "")), m.start(), m.end(), m.group()) for m in _DIGITS.finditer(text)]
+    found = [
+        _Mention(float(m.group().replace(",", "")), m.start(), m.end(), m.group())
+        for m in _DIGITS.finditer(text)
+    ]
     for match in _SPELT.finditer(text):
         found += _spelt(match)
     for match in _CHINESE.finditer(text):
@@ -266,10 +314,7 @@ def _spelt(match: re.Match[str]) -> list[_Mention]:
             end = word.end()
         else:
             value = float(WORDS[name])
-            fits = current is None and total or current is not None and (
-                (current % 100 == 0 and current >= 100 and value < 100)
-                or (current % 10 == 0 and current % 100 >= 20 and 0 < value < 10 and not joined)
-            )  # fmt: skip
+            fits = bool(total) if current is None else _extends(current, value, joined)
             if (current is not None or total) and not fits:
                 close()
             if current is None and not total:
@@ -279,6 +324,13 @@ def _spelt(match: re.Match[str]) -> list[_Mention]:
         joined = False
     close()
     return found
+
+
+def _extends(current: float, value: float, joined: bool) -> bool:
+    """Whether a number word goes on with the number before it: "hundred (and) twenty", "twenty-one", not "two three"."""
+    if current >= 100 and current % 100 == 0:
+        return value < 100
+    return current % 10 == 0 and current % 100 >= 20 and 0 < value < 10 and not joined
 
 
 def _han(written: str) -> int:

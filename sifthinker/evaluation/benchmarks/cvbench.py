@@ -1,11 +1,11 @@
-"""CV-Bench: 2,638 questions on relations and counts (2D: ADE20K, COCO) and on depth and distance (3D: Omni3D).
+r"""CV-Bench: 2,638 questions on relations and counts (2D: ADE20K, COCO) and on depth and distance (3D: Omni3D).
 
 `test_2d.parquet` and `test_3d.parquet` with the images inside, or `test_2d.jsonl` and `test_3d.jsonl` with `filename`
 relative to the image folder. A row:
 
     {"idx": 0, "type": "2D", "task": "Count", "source": "ADE20K", "filename": "img/2D/count/ade20k_10.png",
      "question": "How many organs are in the image?", "choices": ["3", "2", "1", "0"], "answer": "(C)",
-     "prompt": "How many organs are in the image? Select from the following choices.\\n(A) 3\\n(B) 2\\n(C) 1\\n(D) 0"}
+     "prompt": "How many organs are in the image? Select from the following choices.\n(A) 3\n(B) 2\n(C) 1\n(D) 0"}
 
 `official` is cambrian's rule (eval/eval/{ade,coco,omni}/*_test.py): the first character of what follows the last
 "answer is" or "answer:", in small letters, so that "A red car" is read as A. omni_test.py alone also takes the right

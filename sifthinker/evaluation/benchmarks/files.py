@@ -22,6 +22,7 @@ class BadRow(ValueError):
     """A row that cannot be a question; becomes a `Reject`."""
 
     def __init__(self, reason: str, detail: str, field: str = "") -> None:
+        """Keeps what the `Reject` will say: the reason, the detail, and the field that is at fault."""
         super().__init__(detail)
         self.reason = reason
         self.detail = detail

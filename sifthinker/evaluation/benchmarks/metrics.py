@@ -37,7 +37,9 @@ def accuracy(metric: str, results: Sequence[Result]) -> Measure:
     right = sum(verdict.score for _, verdict in results)
     n = len(results)
     low, high = statistics.wilson(right, n)
-    return Measure(metric, right / n if n else 0.0, n, unparsable(results), refused(results), low, high, "share")
+    return Measure(
+        metric, right / n if n else 0.0, n, unparsable(results), refused(results), low, high, "share"
+    )
 
 
 def clustered(

@@ -296,7 +296,7 @@ def _category(
 def _match(
     mine: Sequence[Box], theirs: Sequence[tuple[Box, int]]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """pycocotools' greedy matching of one image and category; (10, D) hits, and matches with a crowd."""
+    """The greedy matching of pycocotools for one image and category; (10, D) hits, and matches with a crowd."""
     theirs = sorted(theirs, key=lambda item: item[1])  # crowds last
     hit = np.zeros((len(_IOUS), len(mine)), dtype=bool)
     ignored = np.zeros_like(hit)

@@ -18,7 +18,19 @@ from sifthinker.evaluation.benchmarks.counts import number
 from sifthinker.evaluation.benchmarks.question import Answer, Question, Verdict
 from sifthinker.evaluation.benchmarks.wording import Reading
 
-__all__ = ["Reading", "boxes_in", "choice", "in_pixels", "is_box", "judged_choice", "judged_yes_no", "number", "options_in", "read", "yes_no"]
+__all__ = [
+    "Reading",
+    "boxes_in",
+    "choice",
+    "in_pixels",
+    "is_box",
+    "judged_choice",
+    "judged_yes_no",
+    "number",
+    "options_in",
+    "read",
+    "yes_no",
+]
 
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]")
 

@@ -1,4 +1,4 @@
-"""VisCoT-s: free questions on details, from five sources, scored by a judge.
+r"""VisCoT-s: free questions on details, from five sources, scored by a judge.
 
 The benchmark files of Visual-CoT, `<source>.json`, a JSON array; `path` is the folder or one file, `split` names
 sources, comma-separated; empty means the five of the paper's table. Images are `<images>/gqa/2316539.jpg`, that is,
@@ -6,7 +6,7 @@ sources, comma-separated; empty means the five of the paper's table. Images are 
 
     {"dataset": "gqa", "split": "val", "question_id": 7,
      "image": ["cot/gqa/2316539.jpg", "cot/gqa/2316539.jpg###[217, 343, 242, 393]"],
-     "conversations": [{"from": "human", "value": "<image>\\nWhat are the tree branches in front of? Please provide
+     "conversations": [{"from": "human", "value": "<image>\nWhat are the tree branches in front of? Please provide
                          the bounding box coordinate of the region that can help you answer the question better."},
                        {"from": "gpt", "value": "[0.542, 0.686, 0.592, 0.786]"},
                        {"from": "human", "value": "<image>"}, {"from": "gpt", "value": "window"}]}

@@ -72,7 +72,7 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # Of the strict reading only.
 _CUE = re.compile(r"^\W*(?:the )?answer(?: is|:)\s*", re.I)
 _LEAD_IN = re.compile(
-    r"^\W*(?:i (?:think|believe|would say|guess) (?:that )?)?(?:it|this|that|he|she|they|these|those)(?: (?:is|are)|'s|'re)\s+(?=\w)"
+    r"^\W*(?:i (?:think|believe|would say|guess) (?:that )?)?(?:it|this|that|he|she|they|these|those|there)(?: (?:is|are)|'s|'re)\s+(?=\w)"
     r"|^\W*i (?:think|believe|would say|guess)\s+(?=\w)",
     re.I,
 )

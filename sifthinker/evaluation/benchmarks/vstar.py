@@ -1,9 +1,9 @@
-"""V*Bench: 191 questions on high-resolution images, 115 on attributes (4 options), 76 on relations (2 options).
+r"""V*Bench: 191 questions on high-resolution images, 115 on attributes (4 options), 76 on relations (2 options).
 
 A row of `test_questions.jsonl`:
 
-    {"image": "direct_attributes/sa_4690.jpg", "text": "What is the material of the glove?\\n(A) rubber\\n(B) cotton
-     \\n(C) kevlar\\n(D) leather\\nAnswer with the option's letter from the given choices directly.",
+    {"image": "direct_attributes/sa_4690.jpg", "text": "What is the material of the glove?\n(A) rubber\n(B) cotton
+     \n(C) kevlar\n(D) leather\nAnswer with the option's letter from the given choices directly.",
      "category": "direct_attributes", "label": "A", "question_id": 0}
 
 The original metric takes the option with the least loss (penghao-wu/vstar, vstar_bench_eval.py), which a served

@@ -37,17 +37,18 @@ class Wording(NamedTuple):
     finals: tuple[str, ...] = ()  # what is set off as the answer: in a box, or under an answer's key of JSON
 
 
-_KEYS = frozenset(
-    """answer finalanswer correctanswer correctoption correctchoice choice option letter label prediction result
-    count number value response output selected selectedoption selectedanswer conclusion 答案 选项""".split()
-)
+_KEY_NAMES = """answer finalanswer correctanswer correctoption correctchoice choice option letter label prediction result
+    count number value response output selected selectedoption selectedanswer conclusion 答案 选项"""
+_KEYS = frozenset(_KEY_NAMES.split())
 _STYLES = r"\\(?:text|textbf|textit|textrm|texttt|textsf|mathrm|mathbf|mathit|mathsf|emph|underline|bf|rm|operatorname)"
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _STYLED = re.compile(_STYLES + r"\s*\{([^{}]*)\}")
 _DEEPEST = 5  # styles inside styles
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n?|```")
 _OBJECT = re.compile(r"\{[^{}]*\}")
-_TAGS = re.compile(r"</?(?:think|answer|text|b|i|em|strong|p|s|br|ref|box|span|div)\s*/?>|<\|[a-z_]+\|>", re.I)
+_TAGS = re.compile(
+    r"</?(?:think|answer|text|b|i|em|strong|p|s|br|ref|box|span|div)\s*/?>|<\|[a-z_]+\|>", re.I
+)
 _WRONG_LINE = re.compile(r"^[^\n\w]*[❌✗✘✖][^\n]*$", re.M)
 
 
@@ -137,6 +138,7 @@ _REFUSED = re.compile(
             r"^\W*(?:no (?:idea|clue|answer|comment)|unknown|undetermined|unanswerable)\W*$|\bno way (?:to|of) (?:tell|know)",
             r"\b(?:not enough|insufficient|lacks?|lacking|no|without (?:more|further|additional|any)) (?:sufficient |specific |"
             r"visual |such |relevant )*(?:information|context|details?|data|evidence)\b",
+            r"\bnot (?:give|provide|contain|show|offer)(?: me| us)? (?:enough|sufficient|any)(?: \w+)? (?:information|context|details?|data|evidence)",
             r"\b(?:information|question|it|this) (?:is|are) (?:not (?:provided|sufficient|given|specified|answerable|available)|"
             r"insufficient|unanswerable)",
             r"\bas an? (?:ai|artificial|text-based|language|text-only)\b|\bi am (?:an ai|a (?:text|language)|just an? ai)",
@@ -181,7 +183,9 @@ def clean(reply: str, spelt_out: bool = True) -> Wording:
     finals: list[str] = []
     text = _OBJECT.sub(lambda match: _object(match.group(), finals), text)
     text = _BOXED.sub(lambda match: _boxed(match.group(1), finals), text)
-    return Wording(_plain(text, spelt_out), tuple(filter(None, (_plain(final, spelt_out) for final in finals))))
+    return Wording(
+        _plain(text, spelt_out), tuple(filter(None, (_plain(final, spelt_out) for final in finals)))
+    )
 
 
 def refusal(text: str) -> str:

@@ -60,7 +60,9 @@ def test_a_picture_is_resized_as_the_processors_do(width, height, family, max_pi
     assert box_frames.resized(width, height, model(family, max_pixels)) == expected
 
 
-@given(st.integers(30, 3000), st.integers(30, 3000), st.sampled_from((28, 32)), st.sampled_from((262_144, LARGE)))
+@given(
+    st.integers(30, 3000), st.integers(30, 3000), st.sampled_from((28, 32)), st.sampled_from((262_144, LARGE))
+)
 def test_the_sizes_are_those_of_transformers(width, height, side, max_pixels):
     smart = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
     if max(width, height) / min(width, height) > 200:
@@ -75,7 +77,9 @@ INSIDE = st.tuples(*[st.integers(0, 90)] * 2, *[st.integers(1, 9)] * 2).map(
 )
 
 
-@given(INSIDE, st.sampled_from(["resized", "thousand", "padded"]), st.integers(200, 900), st.integers(200, 900))
+@given(
+    INSIDE, st.sampled_from(["resized", "thousand", "padded"]), st.integers(200, 900), st.integers(200, 900)
+)
 def test_what_is_written_in_a_frame_is_read_from_it(box, name, width, height):
     frame = box_frames.frame(name, model(), width, height)
     if name == "padded":

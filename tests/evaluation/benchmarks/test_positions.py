@@ -166,7 +166,15 @@ def test_mmbenchs_rotations_leave_nothing_to_the_first_option(place, picture):
         for k in range(4):
             turned = WORDS[k:4] + WORDS[:k]
             letter = "ABCD"[turned.index(WORDS[0])]
-            cells = [i + k * mmbench.ROTATION, "What?", *turned, letter, "colour", image if not k else i, "dev"]
+            cells = [
+                i + k * mmbench.ROTATION,
+                "What?",
+                *turned,
+                letter,
+                "colour",
+                image if not k else i,
+                "dev",
+            ]
             lines.append("\t".join(map(str, cells)))
     questions = list(mmbench.load(place("mmbench", {"dev.tsv": "\n".join(lines) + "\n"}, path="dev.tsv")))
     assert accuracy(mmbench, questions, 0) == {"dev": 0.0, "dev single rows": 0.25}

@@ -136,11 +136,15 @@ def test_strict_reads_what_a_person_reads(kind):
         if kind == "boxes" and found is not None:
             found = [round(value, 4) for value in json.loads(found)]
         if (found, verdict.unparsable) != (row["reading"], row.get("problem", "")):
-            different.append((line, row["reply"], row["reading"], row.get("problem", ""), found, verdict.unparsable))
+            different.append(
+                (line, row["reply"], row["reading"], row.get("problem", ""), found, verdict.unparsable)
+            )
     assert not different, "\n".join(map(str, different))
 
 
 def test_every_disagreement_of_a_published_rule_is_listed_with_its_reason():
     held = json.loads((HERE / "official_disagreements.json").read_text(encoding="utf-8"))
-    assert {name: {does: of["lines"] for does, of in rules.items()} for name, rules in held.items()} == disagreements()
+    assert {
+        name: {does: of["lines"] for does, of in rules.items()} for name, rules in held.items()
+    } == disagreements()
     assert all(len(of["why"]) > 20 for rules in held.values() for of in rules.values())

@@ -306,7 +306,11 @@ def test_a_denial_and_its_mirrored_affirmation_are_both_read(pair, thing, before
         assert replies.yes_no(reply, question if known else "") == (expected, ""), reply
 
 
-@given(st.sampled_from(MIRRORED), st.sampled_from(("dog", "cat")), st.sampled_from(("I cannot tell. ", "I'm sorry, ")))
+@given(
+    st.sampled_from(MIRRORED),
+    st.sampled_from(("dog", "cat")),
+    st.sampled_from(("I cannot tell. ", "I'm sorry, ")),
+)
 def test_what_speaks_of_something_else_neither_affirms_nor_denies(pair, thing, _):
     question = "Is there a snowboard in the image?"
     for text in pair:
@@ -382,7 +386,10 @@ def test_a_rejected_option_is_never_chosen(letters, wording):
     assert read == (str(LETTERS.index(b)), "")
 
 
-@given(st.permutations(LETTERS), st.sampled_from(("{a}/{b}", "{a} or {b}", "{a}, {b}", "{a} and {b}", "{a}或{b}", "({a}) or ({b})")))
+@given(
+    st.permutations(LETTERS),
+    st.sampled_from(("{a}/{b}", "{a} or {b}", "{a}, {b}", "{a} and {b}", "{a}或{b}", "({a}) or ({b})")),
+)
 def test_two_options_are_none(letters, wording):
     assert replies.choice(wording.format(a=letters[0], b=letters[1]), COLOUR).problem == "several-named"
 
