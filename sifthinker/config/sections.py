@@ -477,8 +477,20 @@ class Ablation(Section):
     reference: str = Field("full", description="the row that the others are compared with")
     variants: tuple[Variant, ...] = Field(
         (
-            Variant(name="base", trained="no", fields={"evaluate.think": False}),
-            Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
+            Variant(
+                name="base",
+                trained="no",
+                fields={"evaluate.think": False, "evaluate.box_frame": "family"},
+            ),
+            Variant(
+                name="vqa-sft",
+                trained="sft",
+                fields={
+                    "sft.target": "answer",
+                    "evaluate.think": False,
+                    "evaluate.box_frame": "family",  # its training shows it no boxes
+                },
+            ),
             Variant(name="cot-sft", trained="sft"),
             Variant(name="full"),
             Variant(name="no-format-reward", fields={"grpo.rewards.format": 0.0}),

@@ -8,7 +8,7 @@ The eight files of Visual-CoT, `REC_refcoco+_unc_testB.jsonl` and so on, one exp
 
 `path` is one of the files or the folder with them; `split` then names some, comma-separated; empty means all eight.
 
-Or `lmms-lab/RefCOCO`, `RefCOCOplus` and `RefCOCOg`, Parquet files (`RefCOCO/data/testA-00000-of-00001.parquet`) with the
+Or `lmms-lab-encoder/RefCOCO`, `RefCOCOplus` and `RefCOCOg`, Parquet files (`RefCOCO/data/testA-00000-of-00001.parquet`) with the
 image inside, one object a row with all of its expressions in `answer` and the box as corner and size, in pixels:
 
     {"question_id": "1719310", "image": {"bytes": b"...", "path": ...}, "question": "Please carefully observe ...",
@@ -46,8 +46,8 @@ from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
 
 PUBLISHED = (
-    "https://huggingface.co/datasets/deepcs233/Visual-CoT (REC files) with https://cocodataset.org (train2014), "
-    "https://huggingface.co/datasets/lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg (Parquet)"
+    "https://github.com/deepcs233/Visual-CoT (llava/eval/REC) with https://cocodataset.org (train2014), "
+    "https://huggingface.co/datasets/lmms-lab-encoder/RefCOCO, RefCOCOplus, RefCOCOg (Parquet)"
 )
 FILES = {
     "refcoco_val": "REC_refcoco_unc_val.jsonl",
@@ -59,7 +59,7 @@ FILES = {
     "refcocog_val": "REC_refcocog_umd_val.jsonl",
     "refcocog_test": "REC_refcocog_umd_test.jsonl",
 }
-PARQUET = {  # split: repository of lmms-lab, its split
+PARQUET = {  # split: repository of lmms-lab-encoder, its split
     "refcoco_val+google": ("RefCOCO", "val"),
     "refcoco_testA": ("RefCOCO", "testA"),
     "refcoco_testB": ("RefCOCO", "testB"),
@@ -160,7 +160,7 @@ def _wanted(source: config.Benchmark, known: Mapping[str, object]) -> list[str]:
 
 
 def _repositories(source: config.Benchmark) -> dict[str, Path]:
-    """The folders of lmms-lab's repositories that are there, by name; empty where there are none."""
+    """The folders of lmms-lab-encoder's repositories that are there, by name; empty where there are none."""
     names = {repository for repository, _ in PARQUET.values()}
     if source.path.name in names and (source.path / "data").is_dir():
         return {source.path.name: source.path}

@@ -7,7 +7,7 @@
     {"annotations": [{"question_id": 262148000, "image_id": 262148, "answer_type": "other", "question_type": "where",
      "multiple_choice_answer": "down", "answers": [{"answer": "down", "answer_confidence": "yes", "answer_id": 1}]}]}
 
-Or `lmms-lab/VQAv2`, Parquet files with the images inside (`data/validation-00000-of-00068.parquet`), both files' fields
+Or `lmms-lab-encoder/VQAv2`, Parquet files with the images inside (`data/validation-00000-of-00068.parquet`), both files' fields
 in one row; those of the answers are null in `testdev` and `test`:
 
     {"question_type": "where", "multiple_choice_answer": "down", "answers": [{"answer": "down", ...}], "image_id": 262148,
@@ -41,9 +41,13 @@ from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question,
 
 PUBLISHED = (
     "https://visualqa.org/download.html with https://cocodataset.org (val2014, test2015), "
-    "https://huggingface.co/datasets/lmms-lab/VQAv2 (Parquet)"
+    "https://huggingface.co/datasets/lmms-lab-encoder/VQAv2 (Parquet)"
 )
-PARQUET = {"val2014": "validation", "test-dev2015": "testdev", "test2015": "test"}  # split: lmms-lab's
+PARQUET = {
+    "val2014": "validation",
+    "test-dev2015": "testdev",
+    "test2015": "test",
+}  # split: lmms-lab-encoder's
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
 _WHOLE_TEST = "v2_OpenEnded_mscoco_test2015_questions.json"
