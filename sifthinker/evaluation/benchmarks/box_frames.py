@@ -12,6 +12,7 @@ was trained, and training writes 0..1 of the picture.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from sifthinker import config
 from sifthinker.core import boxes
 from sifthinker.core.records import Box
+from sifthinker.evaluation.benchmarks.question import Question
 
 IMAGE, RESIZED, THOUSAND, PADDED = "image", "resized", "thousand", "padded"
 FAMILIES = {"qwen2_5_vl": RESIZED, "qwen2_vl": THOUSAND, "qwen3_vl": THOUSAND, "llava": PADDED}
@@ -97,6 +99,20 @@ def resized(width: int, height: int, model: config.Model) -> tuple[int, int]:
         scale = math.sqrt(least / (width * height))
         w, h = (math.ceil(edge * scale / side) * side for edge in (width, height))
     return w, h
+
+
+def reaches_out(question: Question) -> bool:
+    """Whether a box of a question's reference stands out of its picture by more than a pixel."""
+    if question.width < 1 or question.height < 1 or not question.reference:
+        return False
+    truth = json.loads(question.reference)
+    if isinstance(truth, list):  # RefCOCO: one box in 0..1
+        found = [boxes.to_pixels(truth, question.width, question.height)]
+    else:  # OVDEval: corner and size in pixels
+        found = [(x, y, x + w, y + h) for _, (x, y, w, h), *_ in truth.get("objects", ())]
+    return any(
+        min(x1, y1) < -1 or x2 > question.width + 1 or y2 > question.height + 1 for x1, y1, x2, y2 in found
+    )
 
 
 def _at_edge(value: float) -> float:
