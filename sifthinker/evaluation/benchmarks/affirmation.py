@@ -24,8 +24,8 @@ from sifthinker.evaluation.benchmarks.wording import (
     without_questions,
 )
 
-_YES = "yes yeah yep yup y true correct right indeed absolutely certainly definitely sure surely affirmative exactly"
-_NO = "no nope nah n false incorrect wrong negative never untrue"
+_YES = "yes yeah yep yup y true t correct right indeed absolutely certainly definitely sure surely affirmative exactly"
+_NO = "no nope nah n false f incorrect wrong negative never untrue"
 _SURE = r"(?:absolutely|certainly|definitely|surely|of course|obviously|clearly|most certainly|probably|apparently|actually)"
 _PLAIN = r"(?:yes|yeah|yep|yup|no|nope|nah)"
 _DENIED = re.compile(
@@ -34,7 +34,7 @@ _DENIED = re.compile(
     r"i (?:strongly |highly )?doubt (?:it|that|so)|it is not|unlikely)(?=\W*$|\s*[,.;:!\n]|\s*-)"
 )
 _AFFIRMED = re.compile(
-    rf"^(?:of course|for sure|without (?:a |any )?doubt|no doubt|undoubtedly|{_SURE} (?:yes|so)|very much so|that is right|"
+    rf"^(?:of course|for sure|without (?:a |any )?doubt|(?:there is )?no doubt(?: about (?:it|that))?|undoubtedly|{_SURE} (?:yes|so)|very much so|that is right|"
     r"i (?:think|believe|guess|suppose) so|i agree|by all means|it is so|likely|probably|it is|absolutely)(?=\W*$|\s*[,.;:!\n]|\s*-)"
 )
 _WORD = dict.fromkeys(_YES.split(), "yes") | dict.fromkeys(_NO.split(), "no")
@@ -96,10 +96,10 @@ _HAN_YES = re.compile(
     r"^(?:是的?|对的?|没错|正确|有的?|在的?|会的?|能|可以|存在|当然是?|确实|肯定|看得到|能看到|真|可见)(?=$|[\s,。.!;、了啊呢吧])"
 )
 _HAN_NO = re.compile(
-    r"^(?:不是的?|不对|不|否|没有|错误?的?|不正确|不在|不会|不能|不可以|不存在|并非|并不是|并没有|看不到|假|不可见|没)(?=$|[\s,。.!;、了啊呢吧])"
+    r"^(?:不是的?|不对|不|否|没有|错误?的?|不正确|不在|不会|不能|不可以|不存在|并非|并不是|并没有|看不到|假|不可见|没|无)(?=$|[\s,。.!;、了啊呢吧])"
 )
 _HAN_CUE = re.compile(r"答案(?:是|为|:)\s*(是|对|正确|有|否|不是|错误?|不对|没有|不)")
-_HAN_DENIAL = re.compile(r"没有(?!错)|不是|不在|不存在|看不到|并未|无任何|未见|未出现|不可见")
+_HAN_DENIAL = re.compile(r"没(?!错|问题)|不是|不在|不存在|看不到|并未|无任何|未见|未出现|不可见")
 _HAN_STATEMENT = re.compile(r"有|是|存在|在|看到|可见|出现")
 
 
@@ -117,6 +117,7 @@ def yes_no(reply: str, question: str = "") -> Reading:
     text = _PREAMBLE.sub("", wording.text.lower())
     if not text:
         return Reading(problem="none-named" if wording.finals else "empty")
+    content, exists = _content(question), bool(_EXISTS.match(question.strip().lower()))
     declined = refusal(wording.text)
     if declined == NO_PICTURE:
         return Reading(problem=declined)
@@ -134,12 +135,12 @@ def yes_no(reply: str, question: str = "") -> Reading:
     if declined and not (
         leading and (len(before) > _APART or re.search(r"\b(?:though|although|but|however)\b", before))
     ):
-        return _after_but(text) or Reading(problem=declined)
+        return _after_but(text, content, exists) or Reading(problem=declined)
     if said and (leading or not DOUBT.search(text)):
-        return _confirmed(said, text, question)
+        return _confirmed(said, text, content, exists)
     if DOUBT.search(text):
-        return _after_but(text) or Reading(problem="doubt")
-    stated = _statements(text, _content(question), bool(_EXISTS.match(question.strip().lower())))
+        return _after_but(text, content, exists) or Reading(problem="doubt")
+    stated = _statements(text, content, exists)
     return _one(stated) if stated else Reading(problem="none-named")
 
 
@@ -179,23 +180,22 @@ def _said(text: str) -> set[str]:
     return said
 
 
-def _confirmed(said: set[str], text: str, question: str) -> Reading:
+def _confirmed(said: set[str], text: str, content: Sequence[str], exists: bool) -> Reading:
     """A yes or no, unless the rest of the reply states the contrary: "Yes, there is no dog"."""
     (value,) = said
-    content = _content(question)
     if value == "yes" and re.search(r"\bnot\b.*\byes\b", text):
         return Reading(problem="contradictory")
     rest = re.split(r"[,.;:!\n]| - ", text, maxsplit=1)[-1].lstrip() if _interjection(text) else ""
     if rest == text or re.search(r"[\u4e00-\u9fff]", rest):
         return Reading(value)
-    stated = _statements(rest, content, bool(_EXISTS.match(question.strip().lower())))
+    stated = _statements(rest, content, exists)
     against = "no" if value == "yes" else "yes"
     if stated == {against} and (content or re.match(r"there (?:is|are) (?:no|not)\b|no\b", rest)):
         return Reading(problem="contradictory")
     return Reading(value)
 
 
-def _after_but(text: str) -> Reading | None:
+def _after_but(text: str, content: Sequence[str], exists: bool) -> Reading | None:
     """The yes or no behind a "but": "I am not sure, but I think yes"."""
     *before, after = re.split(r"\bbut\b", text)
     said = (
@@ -203,6 +203,8 @@ def _after_but(text: str) -> Reading | None:
         if before
         else set()
     )
+    if before and not said:
+        said = _statements(after.strip(), content, exists)
     return _one(said) if len(said) == 1 and not refusal(after) and not DOUBT.search(after) else None
 
 
@@ -222,10 +224,13 @@ def _clause(clause: str, content: Sequence[str], exists: bool) -> str:
     negations = [i for i, word in enumerate(words) if word in _NEGATORS and _stem(word) not in content]
     if not words or _WITHOUT_OTHER.match(clause) or _EMPTY_TALK.search(clause):
         return ""
+    if re.search(r"\bused to\b|\b(?:will|should|would|must) (?:not )?be\b", clause):
+        return ""
     if words[0] == "i" and not _SEEING.match(" ".join(words)):
         return ""
     # "The man wears glasses" has no verb of the list, but all that was asked, and more.
     told = len(content) > 1 and set(content) <= {_stem(word) for word in words} and len(words) > len(content)
+    told = told or (len(words) > 1 and words[-1] in ("present", "visible", "detected", "there", "found"))
     if len(negations) % 2 == 0 and not _VERBS & set(words) and not told:
         return ""
     if {"nothing", "none", "nobody"} & set(words) or (not content and _DESCRIPTION.match(clause)):

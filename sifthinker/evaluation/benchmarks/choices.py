@@ -107,7 +107,13 @@ _EXPLAINS = re.compile(
     r"\b(?:because|since|as|whereas|although|though|given that|due to|where|which|while|even though)\b|因为|由于|,(?=[^,]*\bfor\b)|(?<=\S) - ",
     re.I,
 )
-_RIGHT = re.compile(r"\bis the right (?:one|answer|choice|option)\b", re.I)  # no direction
+# The word "right" where it gives no direction.
+_RIGHT = re.compile(r"\bis the right (?:one|answer|choice|option)\b", re.I)
+_RIGHT_THERE = re.compile(
+    r"\bright (?=(?:there|here|now|away|next|behind|in front|above|below|under|beside|on top)\b)"
+    r"|\b(?:you are|that is) right(?=\s*[,:.!])",
+    re.I,
+)
 _SECOND_THOUGHT = rf"\b(?:or|alternatively|maybe|perhaps|possibly|could also be|might|no|wait|actually|sorry|correction|on second thought)\b[^.!?\n]*{_M}"
 _FILLERS = """the a an it its is are was were be there in on of to at by with and or that this than from for as has
 have"""
@@ -123,7 +129,7 @@ def choice(reply: str, options: Options) -> Reading:
     final = {i for said in wording.finals for i in _chosen(said, options, True)}
     if final:
         return _single(final)
-    text = without_questions(_RIGHT.sub("is correct", wording.text))
+    text = without_questions(_RIGHT_THERE.sub("", _RIGHT.sub("is correct", wording.text)))
     if not text:
         return Reading(problem="none-named" if wording.finals else "empty")
     if found := _alone(text, options):
@@ -358,11 +364,14 @@ def _without_sweeping(text: str, options: Options) -> str:
 
 
 def _without_concessions(marked: str) -> str:
-    """Without "Although the lamp is left," where other options are named."""
-    rest = re.sub(
-        r"(?:^|(?<=[.!?]\s))(?:even )?(?:though|although|while|whereas)\b[^,.!?\n]*,", " ", marked, flags=re.I
-    )
-    return rest if re.search(_M, rest) else marked
+    """Without "Although the lamp is left," and "D if it is flipped;" where other options are named."""
+    for aside in (
+        r"(?:^|(?<=[.!?]\s))(?:even )?(?:though|although|while|whereas)\b[^,.!?\n]*,",
+        r"(?:^|(?<=[.;!?]\s))[^.;!?\n]*\bif\b[^.;!?\n]*[.;!?\n]",
+    ):
+        rest = re.sub(aside, " ", marked, flags=re.I)
+        marked = rest if re.search(_M, rest) else marked
+    return marked
 
 
 def _numeric(options: Options) -> bool:

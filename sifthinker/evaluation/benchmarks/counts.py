@@ -26,6 +26,7 @@ _NAMES = """zero one two three four five six seven eight nine ten eleven twelve 
 seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"""
 WORDS = {name: i if i <= 20 else 10 * (i - 18) for i, name in enumerate(_NAMES.split())}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "dozen": 12}
+_LARGEST = 1e9  # a run of scales beyond is babble
 _HAN = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2} | {
     mark: 3 + i for i, mark in enumerate("三四五六七八九")
 }
@@ -41,6 +42,12 @@ _SPELT = re.compile(
 _CHINESE = re.compile(
     rf"(?<![第每几多])[零〇一二两三四五六七八九十百千]+(?=[{_MEASURE}或、到至]|\s*(?:$|[。.,!;)]))"
 )
+_HAN_RANGE = re.compile("[一二两三四五六七八九]{2}$")
+# "The second one" counts nothing.
+_PRONOUN = re.compile(
+    r"\b(?:the|this|that|which|each|every|other|another|first|second|third|fourth|last|left|right|\w+er|\w+est)\s+$",
+    re.I,
+)
 _NOT_COUNTED = re.compile(
     r"\b(?:image|picture|figure|fig\.|photo|option|choice|step|question|no\.)\s*#?\d+\b", re.I
 )
@@ -52,7 +59,7 @@ _BOUND_BEFORE = re.compile(
     re.I,
 )
 _BOUND_AFTER = re.compile(
-    r"^(?:\s*\+(?!\s*\d)|\s+(?:or|and) (?:more|fewer|less|above|over|so)\b|\s*(?:个|只|人|辆)?(?:以上|以下|多))",
+    r"^(?:\s*\+(?!\s*\d)|\s*%|\s*,?\s+(?:(?:or|and) (?:more|fewer|less|above|over|so)|at (?:least|most)|and an? (?:half|quarter))\b|\s*(?:个|只|人|辆)?(?:以上|以下|多))",
     re.I,
 )
 _RESULT = re.compile(
@@ -130,11 +137,14 @@ def _stated(text: str, question: str) -> Reading:
     if len(set(values)) > 1 and (whole := _broken_down(text)) is not None:
         return _single([whole])
     if values:
-        return Reading(problem="several-named") if _several_of_one(text) else _single(values)
+        several = _several_of_one(text) or re.search(r"\b(?:none|no) or\b", text, re.I)
+        return Reading(problem="several-named") if several else _single(values)
     if _mentions(text):
         return Reading(problem="inexact")
     if _NONE.search(text) and not _VAGUE.search(text):
         return Reading("0")
+    if re.search(r"\bsingle\b", text, re.I):
+        return Reading("1")
     return Reading(problem="none-named")
 
 
@@ -278,8 +288,17 @@ def _mentions(text: str) -> list[_Mention]:
     for match in _SPELT.finditer(text):
         found += _spelt(match)
     for match in _CHINESE.finditer(text):
-        found.append(_Mention(float(_han(match.group())), match.start(), match.end(), match.group()))
-    return sorted(found, key=lambda mention: mention.start)
+        # Two digits in a row are a range: "两三个" is two or three.
+        parts = (
+            [_han(match.group())]
+            if not _HAN_RANGE.search(match.group())
+            else [_HAN[mark] for mark in match.group()[-2:]]
+        )
+        found += [_Mention(float(part), match.start(), match.end(), match.group()) for part in parts]
+    return sorted(
+        (m for m in found if m.word.lower() != "one" or not _PRONOUN.search(text[: m.start])),
+        key=lambda mention: mention.start,
+    )
 
 
 def _spelt(match: re.Match[str]) -> list[_Mention]:
@@ -305,6 +324,8 @@ def _spelt(match: re.Match[str]) -> list[_Mention]:
             continue
         elif name in _SCALES:
             scale = _SCALES[name]
+            if total + (current or 1) > _LARGEST:
+                close()
             if current is None and not total:
                 start = word.start()
             if scale == 1000 or scale == 1_000_000:

@@ -13,7 +13,6 @@ from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import TURNED, box_frames, files
 from sifthinker.evaluation.benchmarks.question import Benchmark, Question
 
-
 logger = logging.getLogger(__name__)
 
 

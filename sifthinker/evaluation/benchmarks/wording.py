@@ -43,6 +43,7 @@ _KEYS = frozenset(_KEY_NAMES.split())
 _STYLES = r"\\(?:text|textbf|textit|textrm|texttt|textsf|mathrm|mathbf|mathit|mathsf|emph|underline|bf|rm|operatorname)"
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _STYLED = re.compile(_STYLES + r"\s*\{([^{}]*)\}")
+_LONGEST, _BEGINNING = 3000, 600  # characters of a reply that are read; of these, at its beginning
 _DEEPEST = 5  # styles inside styles
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n?|```")
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -183,6 +184,8 @@ def clean(reply: str, spelt_out: bool = True) -> Wording:
     finals: list[str] = []
     text = _OBJECT.sub(lambda match: _object(match.group(), finals), text)
     text = _BOXED.sub(lambda match: _boxed(match.group(1), finals), text)
+    if len(text) > _LONGEST:  # it begins with its answer, or ends with it
+        text = f"{text[:_BEGINNING]}\n{text[_BEGINNING - _LONGEST :]}"
     return Wording(
         _plain(text, spelt_out), tuple(filter(None, (_plain(final, spelt_out) for final in finals)))
     )

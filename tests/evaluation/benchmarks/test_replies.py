@@ -1,5 +1,7 @@
 """What replies say, against a person's reading of each."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -400,6 +402,24 @@ def test_a_number_is_read_in_digits_and_in_words(value):
     assert replies.number(f"{value:,}").value == str(value)
     assert replies.number(f"There are {spelt(value)} dogs.").value == str(value), spelt(value)
     assert replies.number(f"more than {spelt(value)}").value == ""
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["A, B, C, D, ", "one two three ", "hundred and ", "thousand ", "not ", "\\boxed{", "不是A", "{", "9"],
+)
+def test_babble_is_read_without_error_and_in_time(piece):
+    text = piece * (20_000 // len(piece))
+    start = time.monotonic()
+    for read in (replies.choice(text, COLOUR), replies.yes_no(text, "Is there a dog?"), replies.number(text)):
+        assert bool(read.value) != bool(read.problem)
+    assert time.monotonic() - start < 20
+
+
+def test_a_long_reply_is_read_at_its_beginning_and_its_end():
+    reasons = "The lamp stands on the table and the book lies under it. " * 200
+    assert replies.choice(f"{reasons}\nThe answer is B.", SIDE).value == "1"
+    assert replies.choice(f"B\n\n{reasons}", SIDE).value == "1"
 
 
 def spelt(value: int) -> str:
