@@ -89,8 +89,9 @@ def evaluated(
     target: str = "promoted",
     missing: dict[str, str] | None = None,
     per_image: int = 1,
+    rules: int = 1,
 ) -> Evaluated:
-    """An evaluation in the store; `per_image` questions in a row are about one image."""
+    """An evaluation in the store; `per_image` questions in a row are about one image, `rules` scored its replies."""
     with store.making("evaluate", key, {"label": "evaluate", "name": "test", "identity": {}}) as draft:
         predictions = [row(name, i, v, per_image) for name, of in verdicts.items() for i, v in enumerate(of)]
         tables.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
@@ -107,5 +108,7 @@ def evaluated(
             }
             for name, why in (missing or {}).items()
         ]
-        (draft.out / "scores.json").write_text(json.dumps({"model": target, "scores": scores}))
+        (draft.out / "scores.json").write_text(
+            json.dumps({"model": target, "rules": rules, "scores": scores})
+        )
     return Evaluated(target, "f" * 64, f"evaluate/{key}", store.folder("evaluate", key))

@@ -29,6 +29,12 @@ class Benchmark(Section):
         description="ovdeval only, whose labels the authors do not say how to attach: 'listed' gives the boxes the "
         "targets in the order in which the answer names them, 'each' every named target",
     )
+    choices: Literal["shuffled", "official", "file"] = Field(
+        "shuffled",
+        description="sat only: 'shuffled' lists a question's choices in an order of its own, because the file has the "
+        "right one first; 'official' does so in the words of SAT's own loader; 'file' keeps the file's order, as the "
+        "authors' release does, and gives the answers away",
+    )
 
 
 class Evaluate(Section):
@@ -38,6 +44,12 @@ class Evaluate(Section):
     limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
     seed: int = Field(0, description="of the samples under `limit`, and of sampled replies")
     think: bool = Field(True, description="ask for the chain; false asks the plain question")
+    box_frame: Literal["image", "family", "resized", "thousand", "padded"] = Field(
+        "image",
+        description="frame of the boxes in replies: 'image', 0..1 of the picture, as they are asked for; 'family', the "
+        "one that the base model's family was taught; or that by name: 'resized', pixels of the picture as the model "
+        "saw it; 'thousand', 0..1000 of the picture; 'padded', 0..1 of the picture padded to a square",
+    )
     max_tokens: int = Field(2048, ge=16, description="of a reply")
     temperature: float = Field(0.0, ge=0, description="not given in the paper; 0 is reproducible")
     sampled: float | None = Field(
@@ -124,8 +136,16 @@ class Variant(Section):
 def _table_5() -> tuple[Variant, ...]:
     """The rows of the paper's Table 5; one without each reward."""
     return (
-        Variant(name="base", trained="no", fields={"evaluate.think": False}),
-        Variant(name="vqa-sft", trained="sft", fields={"sft.target": "answer", "evaluate.think": False}),
+        Variant(name="base", trained="no", fields={"evaluate.think": False, "evaluate.box_frame": "family"}),
+        Variant(
+            name="vqa-sft",
+            trained="sft",
+            fields={
+                "sft.target": "answer",
+                "evaluate.think": False,
+                "evaluate.box_frame": "family",  # its training shows it no boxes
+            },
+        ),
         Variant(name="cot-sft", trained="sft"),
         Variant(name="full"),
         *(

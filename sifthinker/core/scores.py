@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 FILE = "scores.json"
 
@@ -19,6 +19,8 @@ class Score(TypedDict):
     strict: float | None  # what the replies say
     n: int  # questions
     unparsable: float  # of these, by the strict rule; a mean where several seeds are pooled
+    refused: int  # of the unparsable: replies that decline, or say that they see no picture
+    rules: int  # version of the scoring rules (evaluation/benchmarks/question.py)
     rejected: int  # questions that could not be asked
     low: float | None  # of the 95 % interval of `strict`
     high: float | None
@@ -28,21 +30,36 @@ class Score(TypedDict):
 
 
 class ModelScore(Score):
-    """A score and the model that has it."""
+    """A score, the model that has it, and the frame in which its boxes were read."""
 
     model: str
+    box_frame: str
 
 
 def read(evaluation: Path) -> list[Score]:
-    """The scores in the folder of an evaluation."""
-    scores: list[Score] = json.loads((evaluation / FILE).read_text(encoding="utf-8"))["scores"]
+    """The scores in the folder of an evaluation; of one from before the rules had versions, by version 1."""
+    scores: list[Score] = _summary(evaluation)["scores"]
+    for score in scores:
+        score.setdefault("refused", 0)
+        score.setdefault("rules", 1)
     return scores
 
 
 def read_with_model(evaluation: Path) -> list[ModelScore]:
     """The scores in the folder of an evaluation, each with the model's name as reports show it."""
-    model: str = json.loads((evaluation / FILE).read_text(encoding="utf-8"))["model"]
-    return [{"model": model, **score} for score in read(evaluation)]
+    summary = _summary(evaluation)
+    model, frame = summary["model"], summary.get("box_frame", "image")
+    return [{"model": model, "box_frame": frame, **score} for score in read(evaluation)]
+
+
+def rules(evaluation: Path) -> int:
+    """The version of the rules by which an evaluation was scored; 1 before versions were written."""
+    return int(_summary(evaluation).get("rules", 1))
+
+
+def _summary(evaluation: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((evaluation / FILE).read_text(encoding="utf-8"))
+    return summary
 
 
 def factor(unit: str) -> int:

@@ -24,7 +24,7 @@ from sifthinker import llm
 from sifthinker.core import images, prompts
 from sifthinker.core.depth_maps import SummedArea, decode_bytes
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import replies
+from sifthinker.evaluation.benchmarks import box_frames, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Question
 from sifthinker.evaluation.benchmarks.selection import Selection, reject
 from sifthinker.llm.judge import picture as judge_picture
@@ -82,7 +82,7 @@ class Asking:
             item = asked.popleft()
             if isinstance(reply, llm.Failure) and reply.kind not in _REFUSALS:
                 raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
-            answer = self._read(reply)
+            answer = self._read(reply, item.question)
             if job.benchmark.scores_chain:
                 depths = SummedArea(decode_bytes((self.depths / item.image_sha256).read_bytes()))
                 text = reply.text if isinstance(reply, llm.Reply) else ""
@@ -130,10 +130,11 @@ class Asking:
             [hashlib.sha256(picture).hexdigest() for picture in pictures],
         )
 
-    def _read(self, reply: llm.Reply | llm.Failure) -> Answer:
+    def _read(self, reply: llm.Reply | llm.Failure, question: Question) -> Answer:
         if isinstance(reply, llm.Failure):
             return Answer("", absent=_REFUSALS[reply.kind])
-        return replies.read(reply.text, self.config.think, reply.finish_reason)
+        frame = box_frames.frame(self.config.box_frame, self.model, question.width, question.height)
+        return replies.read(reply.text, self.config.think, reply.finish_reason, frame)
 
 
 def judged(job: Selection, answered: Iterator[Answered], judge: llm.Client | None) -> Iterator[Answered]:

@@ -24,8 +24,8 @@ from sifthinker.core import errors, tables
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring
 from sifthinker.evaluation.asking import Asking, judged
-from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED
-from sifthinker.evaluation.benchmarks.question import Missing, Question, Verdict
+from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
+from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ def evaluate(
         "limit": config.limit,
         "think": config.think,
         "depth_input": model.depth_input,
+        "box_frame": box_frames.named(config.box_frame, model),
+        "rules": RULES,
         "temperature": config.temperature,
         "seed": config.seed,
         "max_tokens": config.max_tokens,

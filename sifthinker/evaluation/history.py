@@ -36,6 +36,11 @@ NIGHTS = pa.schema(
         ("high", pa.float64()),
         ("n", pa.int64()),
         ("unparsable", pa.int64()),
+        ("refused", pa.int64()),  # of the unparsable; null in nights before they were told apart
+        (
+            "rules",
+            pa.int64(),
+        ),  # version of the scoring rules (benchmarks/question.py); null in nights before it
         ("unit", pa.string()),  # "share" or "points"
         ("limit", pa.int64()),  # a sample of so many questions; null = all
         ("missing", pa.string()),  # why it was not scored; null where it was

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sifthinker import llm
 from sifthinker.evaluation.asking import Asked
-from sifthinker.evaluation.benchmarks.question import Answer, Question, Verdict
+from sifthinker.evaluation.benchmarks.question import RULES, Answer, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection
 
 PREDICTIONS = pa.schema(
@@ -110,6 +110,8 @@ def scores(
             "strict": _finite(measure.value),
             "n": measure.n,
             "unparsable": measure.unparsable,
+            "refused": measure.refused,
+            "rules": RULES,
             "rejected": rejected,
             "low": _finite(measure.low),
             "high": _finite(measure.high),
@@ -135,6 +137,8 @@ def missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
         "strict": None,
         "n": 0,
         "unparsable": 0,
+        "refused": 0,
+        "rules": RULES,
         "rejected": 0,
         "low": None,
         "high": None,

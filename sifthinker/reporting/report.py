@@ -84,6 +84,7 @@ def write(out: Path, facts: Facts) -> None:
         lineage=data_url(facts.lineage, "image/png") if facts.lineage else "",
         completions=_completions(facts),
         benchmarks=_scores(facts.scores),
+        box_frame=next((score["box_frame"] for score in facts.scores if score.get("box_frame")), ""),
         apart=apart(facts.scores, facts.predictions) if facts.predictions else [],
         config=yaml.safe_dump(
             json.loads(json.dumps(facts.config, default=str)), sort_keys=False, allow_unicode=True

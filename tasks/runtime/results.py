@@ -145,8 +145,8 @@ MODULES: dict[str, Module] = {
     **{
         f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")
         for name in _names(
-            "cvbench files metrics mmbench mme ovdeval pope question refcoco replies sat seed sif spatialbench "
-            "viscot vqav2 vstar"
+            "affirmation box_frames choices counts cvbench files metrics mmbench mme ovdeval pope question refcoco "
+            "replies sat seed sif spatialbench viscot vqav2 vstar wording"
         )
     },
     "benchmarks/job": _at("sifthinker.evaluation.benchmarks.selection"),

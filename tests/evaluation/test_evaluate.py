@@ -19,7 +19,7 @@ from sifthinker import config, llm
 from sifthinker.core import depth_maps, tables
 from sifthinker.evaluation import asking, evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
-from sifthinker.evaluation.benchmarks.question import Missing
+from sifthinker.evaluation.benchmarks.question import RULES, Missing
 
 OPTIONS = "\n(A) red\n(B) blue\nAnswer with the option's letter from the given choices directly."
 CHAIN = (
@@ -289,9 +289,19 @@ def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
     with serving(answer) as (url, _):
         summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
     overall = summary["scores"][-1]
-    assert (overall["n"], overall["unparsable"], overall["strict"]) == (4, 3, 0.25)
+    assert (overall["n"], overall["unparsable"], overall["refused"], overall["strict"]) == (4, 3, 1, 0.25)
+    assert (summary["rules"], summary["box_frame"]) == (RULES, "image")
     rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
     assert [row["unparsable"] for row in rows] == ["refused", "no-answer", "several-named", ""]
+
+
+def test_a_server_that_loses_its_pictures_scores_nothing_and_its_refusals_are_counted_apart(tmp_path):
+    with serving(lambda text, _: CHAIN.format(answer="No image was provided.")) as (url, _):
+        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
+    overall = summary["scores"][-1]
+    assert (overall["n"], overall["unparsable"], overall["refused"], overall["strict"]) == (4, 4, 4, 0.0)
+    rows = tables.read(tmp_path / "out" / "predictions.parquet")
+    assert {row["unparsable"] for row in rows} == {"no-picture"}
 
 
 def test_a_reply_that_is_no_text_is_wrong_and_counted_and_the_evaluation_goes_on(tmp_path, monkeypatch):

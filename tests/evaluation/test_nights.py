@@ -188,6 +188,17 @@ def test_a_quick_look_that_passes_is_no_reference_for_a_whole_night(store: Store
     assert "| 12 / 0 of 100 |" in hold(store, 2, {"vstar": WRONG}).table  # all hundred are paired
 
 
+def test_a_night_scored_by_other_rules_is_not_compared_as_if_the_model_had_changed(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    made = nights.evaluated(store, "0001", {"vstar": WRONG}, rules=2)
+    outcome = compare.hold(store, night(store, 1), [made], {})
+    assert outcome.outcome == history.INCONCLUSIVE
+    assert "version 1 of the scoring rules, this night by version 2: not compared" in outcome.table
+    baseline = nights.evaluated(store, "base", {"vstar": RIGHT}, "baseline", rules=2)
+    again = nights.evaluated(store, "0002", {"vstar": WRONG}, rules=2)
+    assert compare.hold(store, night(store, 2), [again], {}, baseline).outcome == history.REGRESSED
+
+
 def test_changed_replies_are_shown_against_the_reference_from_which_they_fell(store: Store) -> None:
     """The last good night had the same wrong replies; only the baseline tells the fall."""
     hold(store, 0, {"vstar": WRONG, "pope": [*RIGHT[:99], 0.0]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,22 @@ def shards(source: config.Benchmark, split: str = "test") -> list[Path]:
     """
     if source.path.is_file():
         return [source.path] if source.path.suffix == ".parquet" else []
-    return sorted(source.path.glob(f"data/{split}-*.parquet")) or sorted(
+    found = sorted(source.path.glob(f"data/{split}-*.parquet")) or sorted(
         source.path.glob(f"{split}-*.parquet")
     )
+    return _one_set(found)
+
+
+def _one_set(found: list[Path]) -> list[Path]:
+    """The shards of one upload: old revisions leave another set beside it (`-of-00141-<digest>` and `-of-00143`)."""
+    sets: dict[int, dict[int, Path]] = {}
+    for path in found:
+        numbers = re.search(r"-(\d+)-of-(\d+)", path.name)
+        if numbers is None:
+            return found
+        sets.setdefault(int(numbers[2]), {})[int(numbers[1])] = path
+    whole = [shards for total, shards in sets.items() if len(shards) == total]
+    return [path for _, path in sorted(whole[-1].items())] if len(whole) == 1 else found
 
 
 def picture(row: dict[str, Any], field: str) -> bytes:

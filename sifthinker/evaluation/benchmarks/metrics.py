@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from sifthinker.evaluation import statistics
-from sifthinker.evaluation.benchmarks.question import Measure, Result
+from sifthinker.evaluation.benchmarks.question import REFUSALS, Measure, Result
 from sifthinker.evaluation.statistics import Weights
 
 Statistic = Callable[[Weights], float]
@@ -27,12 +27,19 @@ def unparsable(results: Sequence[Result]) -> int:
     return sum(bool(verdict.unparsable) for _, verdict in results)
 
 
+def refused(results: Sequence[Result]) -> int:
+    """How many replies declined, or said that they see no picture."""
+    return sum(verdict.unparsable in REFUSALS for _, verdict in results)
+
+
 def accuracy(metric: str, results: Sequence[Result]) -> Measure:
     """Share of right answers with its Wilson interval."""
     right = sum(verdict.score for _, verdict in results)
     n = len(results)
     low, high = statistics.wilson(right, n)
-    return Measure(metric, right / n if n else 0.0, n, unparsable(results), low, high, "share")
+    return Measure(
+        metric, right / n if n else 0.0, n, unparsable(results), refused(results), low, high, "share"
+    )
 
 
 def clustered(
@@ -55,7 +62,7 @@ def clustered(
     if low == high and value in (0, top):
         count = len(set(images))
         low, high = (top * bound for bound in statistics.wilson(count * value / top, count))
-    return Measure(metric, value, len(results), unparsable(results), low, high, unit)
+    return Measure(metric, value, len(results), unparsable(results), refused(results), low, high, unit)
 
 
 def combined(

@@ -4,10 +4,10 @@
 A to D, answer (dev only), category, image, l2-category, split. The image is a base64 JPEG, or the index of the row
 that has it. Row g + k * 1,000,000 is the k-th rotation of row g.
 
-Or `lmms-lab/MMBench`, Parquet files with the image inside every row, the same columns (`L2-category`, `source` and
+Or `lmms-lab-encoder/MMBench`, Parquet files with the image inside every row, the same columns (`L2-category`, `source` and
 `comment` among them), `index` as a text in `en` and as a number in `cn`: `path` is a configuration's folder, `MMBench/en`
 or `MMBench/cn` (with `dev-00000-of-00001.parquet` and `test-...`), or one of the files; `split` is "dev" (default) or "test".
-`lmms-lab/MMBench_EN` has the legacy rows in the same form (4,377 in dev where the others have 4,329).
+`lmms-lab-encoder/MMBench_EN` has the legacy rows in the same form (4,377 in dev where the others have 4,329).
 
 Asked as Bunny and LLaVA do: hint, question, "A. ..." lines and the instruction, which is Chinese in the Chinese files
 (folder `cn` or `_CN` in the file's name). Their scores are named `dev_cn` and `test_cn`.
@@ -41,8 +41,9 @@ from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
 
 PUBLISHED = (
-    "https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, MMBench_TEST_EN_legacy.tsv), "
-    "https://huggingface.co/datasets/lmms-lab/MMBench (Parquet)"
+    "https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, MMBench_TEST_EN.tsv, "
+    "their legacy forms, and _CN for Chinese), "
+    "https://huggingface.co/datasets/lmms-lab-encoder/MMBench (Parquet)"
 )
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 CHINESE = "请直接回答选项字母。"  # LLaVA's model_vqa_mmbench.py, --lang cn

@@ -6,7 +6,7 @@ The release's folder `MME_Benchmark_release_version`: in every task's folder a t
     Is this artwork created by linard, jacques? Please answer yes or no.<tab>Yes
     Is this artwork created by hodler, ferdinand? Please answer yes or no.<tab>No
 
-Or `lmms-lab/MME`, Parquet files with the images inside, `question_id` naming the picture in both of its rows:
+Or `lmms-lab-encoder/MME`, Parquet files with the images inside, `question_id` naming the picture in both of its rows:
 
     {"question_id": "artwork/10256.jpg", "image": {"bytes": b"...", "path": ...}, "category": "artwork",
      "question": "Is this artwork created by linard, jacques? Please answer yes or no.", "answer": "Yes"}
@@ -36,7 +36,7 @@ from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, 
 
 PUBLISHED = (
     "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation, "
-    "https://huggingface.co/datasets/lmms-lab/MME (Parquet)"
+    "https://huggingface.co/datasets/lmms-lab-encoder/MME (Parquet)"
 )
 PERCEPTION = (
     "existence",

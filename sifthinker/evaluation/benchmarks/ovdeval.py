@@ -90,8 +90,9 @@ def strict(question: Question, answer: Answer) -> Verdict:
     """The detections whose boxes are inside the image."""
     listed = _listed_json(answer.text)
     bad = not all(replies.is_box(box) for _, box in listed) if listed else answer.area and not answer.boxes
+    plain = "<area>" not in answer.area
     if bad and not _says_none(answer.text):
-        return Verdict(0.0, "[]", "bad-box")
+        return Verdict(0.0, "[]", "pixel-box" if plain and replies.in_pixels(answer.text) else "bad-box")
     return _verdict(question, answer, answer.boxes)
 
 

@@ -5,14 +5,14 @@
     {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard in the image?",
      "label": "yes"}
 
-Or `lmms-lab/POPE`, Parquet files with the images inside, in one split with `category`, or in the three of `Full/`:
+Or `lmms-lab-encoder/POPE`, Parquet files with the images inside, in one split with `category`, or in the three of `Full/`:
 
     {"id": "0", "question_id": "1", "question": "Is there a snowboard in the image?", "answer": "yes",
      "image_source": "COCO_val2014_000000310196", "image": {"bytes": b"...", "path": ...}, "category": "adversarial"}
 
 The labels are those of the same line, so an older question file cannot be paired with a newer label file.
 
-`official` is POPE's rule (AoiDou/POPE, evaluate.py): up to the first full stop, without commas, "No", "no" or "not"
+`official` is POPE's rule (AoiDragon/POPE, evaluate.py): up to the first full stop, without commas, "No", "no" or "not"
 as a word is no and everything else is yes, an empty reply included. The score is F1 with yes as positive, per
 category, and the mean of the three. `strict` wants a yes or a no; what is neither counts against its label.
 """
@@ -32,8 +32,8 @@ from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question,
 from sifthinker.evaluation.statistics import Weights
 
 PUBLISHED = (
-    "https://github.com/AoiDou/POPE (output/coco) with https://cocodataset.org (val2014), "
-    "https://huggingface.co/datasets/lmms-lab/POPE (Parquet)"
+    "https://github.com/AoiDragon/POPE (output/coco) with https://cocodataset.org (val2014), "
+    "https://huggingface.co/datasets/lmms-lab-encoder/POPE (Parquet)"
 )
 CATEGORIES = ("random", "popular", "adversarial")
 INSTRUCTION = "\nAnswer the question using a single word or phrase."  # Bunny's and LLaVA's question files
@@ -41,9 +41,9 @@ INSTRUCTION = "\nAnswer the question using a single word or phrase."  # Bunny's 
 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of the three categories; see `question.Benchmark`."""
-    if parquet := files.shards(source) or [
-        path for name in CATEGORIES for path in sorted(source.path.glob(f"Full/{name}-*.parquet"))
-    ]:
+    full = [sorted(source.path.glob(f"Full/{name}-*.parquet")) for name in CATEGORIES]
+    # Where both folders are there, the one whose files say their categories; it is whole or not taken.
+    if parquet := [path for paths in full for path in paths] if all(full) else files.shards(source):
         for path in parquet:
             for index, embedded in files.parquet(path):
                 try:

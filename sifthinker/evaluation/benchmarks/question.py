@@ -42,6 +42,7 @@ class Answer:
     area: str = ""  # the last area as it stands, for rules that take any numbers
     absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
     judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
+    frame: str = ""  # the frame that its boxes were converted from; "" where they are as the reply has them
     # With `Benchmark.scores_chain`: the reply as it stands (None where no chain was asked for) and its image's depth.
     chain: str | None = None
     depth: SummedArea | None = None
@@ -65,10 +66,19 @@ class Measure:
     value: float
     n: int  # questions in it
     unparsable: int  # of these
+    refused: int  # of the unparsable: replies that decline, or say that they see no picture
     low: float
     high: float
     unit: Literal["share", "points"]
 
+
+# The version of the rules by which replies are read and scored. It goes up whenever a reply may be read differently:
+# scores of two versions are never compared as if the model had changed.
+#   1: until 2026-11.
+#   2: refusals are told apart, affirmations mirror denials, rejected options are never chosen, boxes have a frame,
+#      SAT's choices are shuffled.
+RULES = 2
+REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 
 Result = tuple[Question, Verdict]
 

@@ -8,7 +8,7 @@ The eight files of Visual-CoT, `REC_refcoco+_unc_testB.jsonl` and so on, one exp
 
 `path` is one of the files or the folder with them; `split` then names some, comma-separated; empty means all eight.
 
-Or `lmms-lab/RefCOCO`, `RefCOCOplus` and `RefCOCOg`, Parquet files (`RefCOCO/data/testA-00000-of-00001.parquet`) with the
+Or `lmms-lab-encoder/RefCOCO`, `RefCOCOplus` and `RefCOCOg`, Parquet files (`RefCOCO/data/testA-00000-of-00001.parquet`) with the
 image inside, one object a row with all of its expressions in `answer` and the box as corner and size, in pixels:
 
     {"question_id": "1719310", "image": {"bytes": b"...", "path": ...}, "question": "Please carefully observe ...",
@@ -25,7 +25,8 @@ apart. Their scores are of other sets, so they have other names: `refcoco_val+go
 That script scales by the longer side, because Visual-CoT's models answer on the padded square; ours answer in 0..1
 of the image itself, so width and height are what their numbers are scaled by (PAPER.md M7.6). It takes whatever
 numbers there are: a box beyond the image or a plain reply with more than four numbers is scored all the same.
-`strict` asks for real boxes inside the image. Several boxes in the last area stand for the box around all of them,
+`strict` asks for real boxes inside the image; one that is written in the family's own form and in its pixels is
+"pixel-box" (`evaluate.box_frame` reads it, in both scores). Several boxes in the last area stand for the box around all of them,
 in both: the expression describes one region.
 """
 
@@ -46,8 +47,8 @@ from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
 
 PUBLISHED = (
-    "https://huggingface.co/datasets/deepcs233/Visual-CoT (REC files) with https://cocodataset.org (train2014), "
-    "https://huggingface.co/datasets/lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg (Parquet)"
+    "https://github.com/deepcs233/Visual-CoT (llava/eval/REC) with https://cocodataset.org (train2014), "
+    "https://huggingface.co/datasets/lmms-lab-encoder/RefCOCO, RefCOCOplus, RefCOCOg (Parquet)"
 )
 FILES = {
     "refcoco_val": "REC_refcoco_unc_val.jsonl",
@@ -59,7 +60,7 @@ FILES = {
     "refcocog_val": "REC_refcocog_umd_val.jsonl",
     "refcocog_test": "REC_refcocog_umd_test.jsonl",
 }
-PARQUET = {  # split: repository of lmms-lab, its split
+PARQUET = {  # split: repository of lmms-lab-encoder, its split
     "refcoco_val+google": ("RefCOCO", "val"),
     "refcoco_testA": ("RefCOCO", "testA"),
     "refcoco_testB": ("RefCOCO", "testB"),
@@ -93,6 +94,8 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
 def official(question: Question, answer: Answer) -> Verdict:
     """Visual-CoT's calculation.py; see the module."""
     found = replies.boxes_in(answer.area) if "<area>" in answer.area else []
+    if not found and answer.frame:  # that script knows no other form; these boxes were converted
+        found = replies.boxes_in(answer.area)
     if not found:  # a plain reply: the first four numbers of what is between ", ", brackets left out
         numbers = re.sub(r"[\[\]]", "", answer.text.replace(" .", "")).split(", ")[:4]
         try:
@@ -106,6 +109,8 @@ def official(question: Question, answer: Answer) -> Verdict:
 def strict(question: Question, answer: Answer) -> Verdict:
     """Boxes inside the image, nothing else."""
     if not answer.boxes:
+        if not answer.frame and replies.in_pixels(answer.area):
+            return Verdict(0.0, unparsable="pixel-box")
         return Verdict(0.0, unparsable="bad-box" if answer.area else answer.absent or "no-box")
     return _verdict(question, answer.boxes)
 
@@ -156,7 +161,7 @@ def _wanted(source: config.Benchmark, known: Mapping[str, object]) -> list[str]:
 
 
 def _repositories(source: config.Benchmark) -> dict[str, Path]:
-    """The folders of lmms-lab's repositories that are there, by name; empty where there are none."""
+    """The folders of lmms-lab-encoder's repositories that are there, by name; empty where there are none."""
     names = {repository for repository, _ in PARQUET.values()}
     if source.path.name in names and (source.path / "data").is_dir():
         return {source.path.name: source.path}

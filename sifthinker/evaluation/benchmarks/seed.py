@@ -6,7 +6,7 @@
       "data_id": "1454426_2591111986", "data_type": "image", "question": "How many towels are in the image?",
       "question_id": "101669", "question_type_id": 5}], "question_type": {"Instances Counting": 5, ...}}
 
-Or `lmms-lab/SEED-Bench`, Parquet files of the same fields with `image`, a list of the images themselves; they have no
+Or `lmms-lab-encoder/SEED-Bench`, Parquet files of the same fields with `image`, a list of the images themselves; they have no
 names of the types.
 
 Rows on videos are not part of SEED-I and are passed over. `official` is the comparison of LLaVA's and SpatialBot's
@@ -26,7 +26,7 @@ from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import files, metrics, replies
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
 
-PUBLISHED = "https://huggingface.co/datasets/AILab-CVC/SEED-Bench, .../lmms-lab/SEED-Bench (Parquet)"
+PUBLISHED = "https://huggingface.co/datasets/AILab-CVC/SEED-Bench, .../lmms-lab-encoder/SEED-Bench (Parquet)"
 # SEED-Bench.json, question_type: those on images.
 TYPES = {
     1: "Scene Understanding",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sifthinker import config
 from sifthinker.core import boxes, images
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import files
+from sifthinker.evaluation.benchmarks import box_frames, files
 from sifthinker.evaluation.benchmarks.question import Benchmark, Question
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ def open_benchmark(
     positions: list[int] = []
     found: list[tuple[str, str]] = []
     ids: set[str] = set()
+    outside: list[str] = []
     for position, item in enumerate(benchmark.load(source)):
         if isinstance(item, Reject):
             rejects.append(item)
@@ -108,6 +112,16 @@ def open_benchmark(
             ids.add(item.id)
             positions.append(position)
             found.append((item.group, item.unit or item.id))
+            if box_frames.reaches_out(item):
+                outside.append(item.id)
+    if outside:
+        logger.warning(
+            "%s: %d references reach out of their pictures (%s%s); they are scored as they are published",
+            source.name,
+            len(outside),
+            ", ".join(outside[:3]),
+            ", ..." if outside[3:] else "",
+        )
     return Selection(source, benchmark, frozenset(positions[i] for i in select(found, limit, seed))), rejects
 
 

@@ -54,6 +54,8 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
             image=row.image,
             reference=json.dumps({"answer": row.answer, "boxes": row.boxes}),
             cluster=row.image_sha256,
+            width=row.width,
+            height=row.height,
         )
 
 

@@ -73,7 +73,7 @@ def strict(question: Question, answer: Answer) -> Verdict:
     if answer.absent:
         return Verdict(0.0, unparsable=answer.absent)
     if question.group == "counting":
-        read = replies.number(answer.text)
+        read = replies.number(answer.text, question.text)
         if read.problem:
             return Verdict(0.0, unparsable=read.problem)
         truth = int(question.reference)

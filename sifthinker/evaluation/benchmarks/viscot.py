@@ -33,7 +33,10 @@ from sifthinker.evaluation.benchmarks import files, metrics
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
 from sifthinker.llm import Request, judge
 
-PUBLISHED = "https://huggingface.co/datasets/deepcs233/Visual-CoT (viscot_benchmark, cot_images_tar_split)"
+PUBLISHED = (
+    "https://github.com/deepcs233/Visual-CoT (viscot_benchmark/benchmark) with "
+    "https://huggingface.co/datasets/deepcs233/Visual-CoT (cot_images_tar_split)"
+)
 SOURCES = ("flickr30k", "gqa", "openimages", "vsr", "cub")
 
 

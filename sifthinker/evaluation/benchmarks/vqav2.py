@@ -7,7 +7,7 @@
     {"annotations": [{"question_id": 262148000, "image_id": 262148, "answer_type": "other", "question_type": "where",
      "multiple_choice_answer": "down", "answers": [{"answer": "down", "answer_confidence": "yes", "answer_id": 1}]}]}
 
-Or `lmms-lab/VQAv2`, Parquet files with the images inside (`data/validation-00000-of-00068.parquet`), both files' fields
+Or `lmms-lab-encoder/VQAv2`, Parquet files with the images inside (`data/validation-00000-of-00068.parquet`), both files' fields
 in one row; those of the answers are null in `testdev` and `test`:
 
     {"question_type": "where", "multiple_choice_answer": "down", "answers": [{"answer": "down", ...}], "image_id": 262148,
@@ -20,7 +20,9 @@ questions these are is read from the questions' file of test2015 or from the Par
 `official` is VQA's rule (GT-Vision-Lab/VQA, vqaEval.py): the mean over the ten of min(1, agreeing others / 3).
 Punctuation, number words, articles and contractions are normalised on both sides *only where the ten do not all say
 the same*, so that "Yes." is wrong where all ten say "yes". `strict` normalises always (as lmms-eval and EvalAI's
-processor do), takes "Yes, it is." for the yes that it says and "The answer is red." for red.
+processor do), takes "Yes, it is." for the yes that it says and "The answer is red." for red, and reads a sentence by the
+form of the question: a yes or no, a number, or a phrase of at most six words. What is none of these, and a reply that
+declines, is unparsable; "don't know" and "can't tell" are answers that people give, and count as such.
 """
 
 from __future__ import annotations
@@ -35,14 +37,18 @@ from sifthinker import config
 from sifthinker.core import errors
 from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import files, metrics
+from sifthinker.evaluation.benchmarks import files, metrics, replies, wording
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Question, Result, Verdict
 
 PUBLISHED = (
     "https://visualqa.org/download.html with https://cocodataset.org (val2014, test2015), "
-    "https://huggingface.co/datasets/lmms-lab/VQAv2 (Parquet)"
+    "https://huggingface.co/datasets/lmms-lab-encoder/VQAv2 (Parquet)"
 )
-PARQUET = {"val2014": "validation", "test-dev2015": "testdev", "test2015": "test"}  # split: lmms-lab's
+PARQUET = {
+    "val2014": "validation",
+    "test-dev2015": "testdev",
+    "test2015": "test",
+}  # split: lmms-lab-encoder's
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
 _WHOLE_TEST = "v2_OpenEnded_mscoco_test2015_questions.json"
@@ -70,6 +76,17 @@ _CONTRACTIONS = {
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # Of the strict reading only.
 _CUE = re.compile(r"^\W*(?:the )?answer(?: is|:)\s*", re.I)
+_LEAD_IN = re.compile(
+    r"^\W*(?:i (?:think|believe|would say|guess) (?:that )?)?(?:it|this|that|he|she|they|these|those|there)(?: (?:is|are)|'s|'re)\s+(?=\w)"
+    r"|^\W*i (?:think|believe|would say|guess)\s+(?=\w)",
+    re.I,
+)
+_YES_OR_NO = re.compile(
+    r"^\s*(?:is|are|was|were|do|does|did|can|could|has|have|will|would|should)\b(?!.*\bor\b)", re.I
+)
+_HOW_MANY = re.compile(r"\bhow many\b", re.I)
+_LONGEST = 6  # words of an answer; the ten people use one to three
+_PEOPLE_DO_NOT_KNOW = 2  # words: "don't know" and "can't tell" are answers that the ten people give
 _THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}\b)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"(?!<=\d)\.(?!\d)")  # the look-behind is misspelt there; it never forbids anything
@@ -124,14 +141,14 @@ def official(question: Question, answer: Answer) -> Verdict:
 
 
 def strict(question: Question, answer: Answer) -> Verdict:
-    """Normalised on both sides, always."""
+    """The short answer that the reply gives, normalised on both sides, always."""
     if answer.absent or not answer.text.strip():
         return Verdict(0.0, unparsable=answer.absent or "empty")
-    text = _CUE.sub("", answer.text)
-    first = re.match(r"\W*(yes|no)\s*[.,;:!]", text, re.I)
-    said = first.group(1).lower() if first else _normalised(_THOUSANDS.sub("", text))
+    read = _short_answer(answer.text, question.text)
+    if read.problem:
+        return Verdict(0.0, unparsable=read.problem)
     people = [_normalised(person) for person in json.loads(question.reference or "[]")]
-    return Verdict(_agreement(said, people), said)
+    return Verdict(_agreement(read.value, people), read.value)
 
 
 def score(results: Sequence[Result]) -> list[Measure]:
@@ -177,6 +194,36 @@ def _ids(path: Path) -> list[int]:
     if path.suffix == ".parquet":
         return [int(number) for number in files.column(path, "question_id")]
     return [row["question_id"] for row in _items(path, "questions")]
+
+
+def _short_answer(reply: str, question: str) -> wording.Reading:
+    """The word or phrase that a reply answers with, normalised; a sentence is read by the form of the question."""
+    plain = wording.clean(reply, spelt_out=False)
+    if len(set(plain.finals)) > 1:
+        return wording.Reading(problem="several-named")
+    text = plain.finals[0] if plain.finals else plain.text
+    if (declined := wording.refusal(wording.clean(reply).text)) and len(text.split()) > _PEOPLE_DO_NOT_KNOW:
+        return wording.Reading(problem=declined)
+    if declined == wording.NO_PICTURE:
+        return wording.Reading(problem=declined)
+    phrase = _CUE.sub("", text)
+    if first := re.match(r"\W*(yes|no)\s*[.,;:!]", phrase, re.I):
+        return wording.Reading(first.group(1).lower())
+    asked = question.split("\n")[0]
+    if _YES_OR_NO.match(asked) and (read := replies.yes_no(reply, asked)).value:
+        return read
+    if _HOW_MANY.search(asked) and (read := replies.number(reply, asked)).value:
+        return read
+    clauses = wording.clauses_after(wording.CUE, text)
+    if clauses and len(phrase.split()) > _LONGEST:
+        phrase = clauses[-1]
+    phrase = _LEAD_IN.sub("", phrase)
+    if noun := re.match(r"what (\w+)", asked, re.I):  # "What sport is this?" "The sport is tennis."
+        phrase = re.sub(rf"^\W*the {noun.group(1)}(?: of [\w ]+?)? is ", "", phrase, flags=re.I)
+    if len(phrase.split()) > _LONGEST or re.search(r"[.!?]\s+\w", phrase.strip()):
+        return wording.Reading(problem="no-short-answer")
+    said = _normalised(_THOUSANDS.sub("", phrase))
+    return wording.Reading(said) if re.search(r"\w", said) else wording.Reading(problem="none-named")
 
 
 def _agreement(said: str, people: Sequence[str]) -> float:

@@ -17,8 +17,9 @@ Every night stays in the history, also one that did not run. "Last good night" i
 checkpoint's name that passed and was no quick look; nights from before the baseline was pinned no longer count, so a fall that is wanted is
 accepted by pinning the checkpoint as baseline.
 
-The last good night's verdicts are those of the code that ran then, the baseline's are made by tonight's: a changed
-scoring rule shows against the one and not against the other.
+The last good night's verdicts are those of the code that ran then, the baseline's are made by tonight's. A night that
+was scored by another version of the scoring rules (`benchmarks.question.RULES`) is not compared with: the rules changed,
+and not the model.
 """
 
 from __future__ import annotations
@@ -99,6 +100,12 @@ def _compared(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
         )
     for name, reference in ((LAST, target.last), (BASELINE, baseline)):
+        if reference and reference.rules() != tonight.rules():
+            target.notices.append(
+                f"The {name} was scored by version {reference.rules()} of the scoring rules, this night by version "
+                f"{tonight.rules()}: not compared."
+            )
+            continue
         earlier = reference.scored() if reference else {}
         for benchmark in sorted(replies.keys() & earlier.keys()):
             margin = settings.margins.get(benchmark, settings.margin)

@@ -26,6 +26,10 @@ class Evaluated:
     folder: Path
     replayed: bool = False  # taken from the store: nothing was asked for it now
 
+    def rules(self) -> int:
+        """The version of the rules by which its replies were scored."""
+        return scores.rules(self.folder)
+
     def scores(self) -> list[Score]:
         """Its scores, read from the file."""
         return scores.read(self.folder)

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sifthinker import config
 from sifthinker.core import errors
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import mmbench, mme, pope, refcoco, seed, vqav2
+from sifthinker.evaluation.benchmarks import files, mmbench, mme, pope, refcoco, seed, vqav2
 from sifthinker.evaluation.benchmarks.question import Missing, Question
 
 
@@ -166,7 +167,7 @@ def test_refcocos_mixed_splits_do_not_have_the_names_of_the_papers(place, embedd
     with pytest.raises(errors.UserError, match=r"no split refcoco_val; known: refcoco_val\+google"):
         loaded(refcoco, place("all", files, split="refcoco_val"))
     files.pop("RefCOCOg/data/val-00000-of-00001.parquet")
-    with pytest.raises(Missing, match=r"wants RefCOCOg/data/val-\*\.parquet in .*lmms-lab/RefCOCO"):
+    with pytest.raises(Missing, match=r"wants RefCOCOg/data/val-\*\.parquet in .*lmms-lab-encoder/RefCOCO"):
         loaded(refcoco, place("partial", files))
 
 
@@ -281,5 +282,18 @@ def test_mmbench_is_read_from_the_folder_of_a_language(place, picture, embedded,
     head, line = content.decode().splitlines()
     given = dict(zip(head.split("\t"), line.split("\t"), strict=True))
     assert "image" not in given and (given["index"], given["prediction"]) == ("7", "B")
-    with pytest.raises(Missing, match=r"dev-\*\.parquet.*lmms-lab/MMBench"):
+    with pytest.raises(Missing, match=r"dev-\*\.parquet.*lmms-lab-encoder/MMBench"):
         loaded(mmbench, place("none", {}))
+
+
+def test_of_two_uploads_in_one_folder_the_whole_one_is_read(tmp_path):
+    (tmp_path / "data").mkdir()
+    names = ["test-00000-of-00002.parquet", "test-00001-of-00002.parquet", "test-00000-of-00003-0a1b.parquet"]
+    for name in names:
+        (tmp_path / "data" / name).write_bytes(b"")
+    source = config.Benchmark(name="vqav2", path=tmp_path, images=tmp_path)
+    assert [path.name for path in files.shards(source)] == names[:2]
+    (
+        tmp_path / "data" / names[1]
+    ).unlink()  # neither is whole: all are read, and missing questions are missed
+    assert len(files.shards(source)) == 2

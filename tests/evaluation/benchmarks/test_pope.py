@@ -26,12 +26,12 @@ def test_the_three_files_become_questions(place):
     assert [q.id for q in questions] == ["random/1", "popular/1", "adversarial/1"]
     assert questions[0].text == "Is there?\nAnswer the question using a single word or phrase."
     assert [r.field for r in found if isinstance(r, Reject)] == ["label"] * 3
-    with pytest.raises(Missing, match=r"coco_pope_popular\.json.*AoiDou/POPE"):
+    with pytest.raises(Missing, match=r"coco_pope_popular\.json.*AoiDragon/POPE"):
         list(pope.load(place("part", {names[0]: lines})))
 
 
 def published_scores(replies, labels):
-    """AoiDou/POPE, evaluate.py, said once more: the predictions, accuracy and F1."""
+    """AoiDragon/POPE, evaluate.py, said once more: the predictions, accuracy and F1."""
     predictions = []
     for text in replies:
         if text.find(".") != -1:

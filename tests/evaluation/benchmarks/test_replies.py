@@ -1,10 +1,12 @@
 """What replies say, against a person's reading of each."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sifthinker.evaluation.benchmarks import replies
+from sifthinker.evaluation.benchmarks import counts, replies
 
 SIDE = (("A", "left"), ("B", "right"))
 COLOUR = (("A", "red"), ("B", "green"), ("C", "blue"), ("D", "dark blue"))
@@ -237,6 +239,202 @@ def test_options_are_found_in_one_line_and_in_several():
     line = "Is it near? (A) Yes (B) No. Answer with the option's letter from the given choices directly."
     assert replies.options_in(line) == (("A", "Yes"), ("B", "No"))
     assert replies.options_in("How many cars are there?") == ()
+
+
+OBJECTS = ("dog", "traffic light", "pair of skis", "man in a hat")
+# A denial and its mirror, with the place of the asked thing.
+MIRRORED = [
+    ("There is no {x} in the image.", "There is a {x} in the image."),
+    ("There isn't a {x}.", "There's a {x}."),
+    ("There is not a single {x} in this picture.", "There is a single {x} in this picture."),
+    ("No {x} is visible.", "A {x} is visible."),
+    ("A {x} is not visible here.", "A {x} is visible here."),
+    ("I don't see a {x}.", "I see a {x}."),
+    ("I do not see a {x} anywhere.", "I do see a {x} there."),
+    ("I can't see a {x}.", "I can see a {x}."),
+    ("I cannot see any {x} in the picture.", "I can see a {x} in the picture."),
+    ("We could not find a {x}.", "We could find a {x}."),
+    ("The {x} is not there.", "The {x} is there."),
+    ("The {x} is absent.", "The {x} is present."),
+    ("The {x} isn't present.", "The {x} is present."),
+    ("It is not there.", "It is there."),
+    ("It isn't.", "It is."),
+    ("It does not.", "It does."),
+    ("There is not.", "There is."),
+    ("I don't think there is a {x}.", "I think there is a {x}."),
+    ("I don't think so.", "I think so."),
+    ("It is not true that there is a {x}.", "It is true that there is a {x}."),
+    ("It is false that there is a {x}.", "It is true that there is a {x}."),
+    ("It does not seem that there is a {x}.", "It seems that there is a {x}."),
+    ("That is not correct.", "That is correct."),
+    ("That's false.", "That's true."),
+    ("This is incorrect.", "This is correct."),
+    ("No", "Yes"),
+    ("N", "Y"),
+    ("False", "True"),
+    ("Incorrect", "Correct"),
+    ("Nope", "Yep"),
+    ("Absolutely not", "Absolutely"),
+    ("Certainly not", "Certainly"),
+    ("Definitely not", "Definitely"),
+    ("Of course not", "Of course"),
+    ("Negative", "Affirmative"),
+    ("I disagree", "I agree"),
+    ("No, there is no {x}.", "Yes, there is a {x}."),
+    ("No, there is not a {x} in the image.", "Yes, there is a {x} in the image."),
+    ("No, it is not.", "Yes, it is."),
+    ("The answer is no.", "The answer is yes."),
+    ("没有", "有"),
+    ("不是", "是"),
+    ("不对", "对"),
+    ("不存在", "存在"),
+    ("图中没有。", "图中有。"),
+]
+BEFORE = ("", "", "Looking at the picture: ", "In this image, ", "**Answer:** ", "Well, ")
+AFTER = ("", "", "\n", " ", "\n\nI hope this helps!")
+DRESS = ("{}", "{}", "**{}**", "{} ", "<answer>{}</answer>", '"{}"')
+
+
+@given(
+    st.sampled_from(MIRRORED), st.sampled_from(OBJECTS), st.sampled_from(BEFORE), st.sampled_from(AFTER),
+    st.sampled_from(DRESS), st.booleans(),
+)  # fmt: skip
+def test_a_denial_and_its_mirrored_affirmation_are_both_read(pair, thing, before, after, dress, known):
+    question = f"Is there a {thing} in the image?\nAnswer the question using a single word or phrase."
+    for text, expected in zip(pair, ("no", "yes"), strict=True):
+        text = text.format(x=thing)
+        text = before + (text if not before or len(text.split()) > 2 else text.rstrip("."))
+        reply = dress.format(text) + after
+        assert replies.yes_no(reply, question if known else "") == (expected, ""), reply
+
+
+@given(
+    st.sampled_from(MIRRORED),
+    st.sampled_from(("dog", "cat")),
+    st.sampled_from(("I cannot tell. ", "I'm sorry, ")),
+)
+def test_what_speaks_of_something_else_neither_affirms_nor_denies(pair, thing, _):
+    question = "Is there a snowboard in the image?"
+    for text in pair:
+        if "{x}" in text and not text.startswith(("No, ", "Yes, ")):
+            assert replies.yes_no(text.format(x=thing), question).value == "", text
+
+
+REFUSALS = {
+    "no-picture": (
+        "No image was provided.",
+        "I can't view images.",
+        "I don't see any image attached to your message.",
+        "The image did not load, so I cannot help.",
+        "There is no picture attached.",
+        "Please upload the image.",
+        "As an AI, I cannot see the picture.",
+        "没有提供图片",
+    ),
+    "refused": (
+        "Not enough information",
+        "I have no idea",
+        "I don't know.",
+        "I'm sorry, but I can't assist with that.",
+        "It cannot be determined from what is shown.",
+        "I'm unable to answer this question.",
+        "无法判断",
+    ),
+}
+
+
+@pytest.mark.parametrize(("problem", "text"), [(p, text) for p, texts in REFUSALS.items() for text in texts])
+def test_a_refusal_is_no_answer_whatever_is_asked(problem, text):
+    for read in (
+        replies.yes_no(text, "Is there a dog in the image?"),
+        replies.number(text, "How many dogs are there?"),
+        replies.choice(text, SIDE),
+        replies.choice(text, YES),
+        replies.choice(text, COUNT),
+        replies.choice(text, ROOM),
+    ):
+        assert read == ("", problem)
+
+
+def test_a_picture_in_the_scene_is_not_the_picture_that_was_sent():
+    question = "Is there a picture on the wall?"
+    assert replies.yes_no("There is no picture on the wall.", question).value == "no"
+    assert replies.yes_no("I don't see any picture on the wall.", question).value == "no"
+    assert replies.yes_no("There is a picture on the wall.", question).value == "yes"
+
+
+LETTERS = "ABCD"
+REJECTIONS = (
+    "{b}. So {a} is wrong.",
+    "{b}\n\nExplanation: it stands there, so {a} is wrong.",
+    "{b}, because {a} is incorrect.",
+    "{b}. Option {a} can be excluded.",
+    "{b}, not {a}",
+    "{a} is wrong, so {b}.",
+    "{a} can be ruled out. The answer is {b}.",
+    "It can't be {a}. It must be {b}.",
+    "The answer is {b} rather than {a}.",
+    "Unlike {a}, {b} fits.",
+    "Not {a} but {b}",
+    "{a}是错误的，选{b}",
+    "答案是{b}，而不是{a}。",
+)
+
+
+@given(st.permutations(LETTERS), st.sampled_from(REJECTIONS))
+def test_a_rejected_option_is_never_chosen(letters, wording):
+    a, b, *_ = letters
+    read = replies.choice(wording.format(a=a, b=b), COLOUR)
+    assert read == (str(LETTERS.index(b)), "")
+
+
+@given(
+    st.permutations(LETTERS),
+    st.sampled_from(("{a}/{b}", "{a} or {b}", "{a}, {b}", "{a} and {b}", "{a}或{b}", "({a}) or ({b})")),
+)
+def test_two_options_are_none(letters, wording):
+    assert replies.choice(wording.format(a=letters[0], b=letters[1]), COLOUR).problem == "several-named"
+
+
+@given(st.integers(0, 99_999))
+def test_a_number_is_read_in_digits_and_in_words(value):
+    assert replies.number(f"There are {value} of them.").value == str(value)
+    assert replies.number(f"{value:,}").value == str(value)
+    assert replies.number(f"There are {spelt(value)} dogs.").value == str(value), spelt(value)
+    assert replies.number(f"more than {spelt(value)}").value == ""
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["A, B, C, D, ", "one two three ", "hundred and ", "thousand ", "not ", "\\boxed{", "不是A", "{", "9"],
+)
+def test_babble_is_read_without_error_and_in_time(piece):
+    text = piece * (20_000 // len(piece))
+    start = time.monotonic()
+    for read in (replies.choice(text, COLOUR), replies.yes_no(text, "Is there a dog?"), replies.number(text)):
+        assert bool(read.value) != bool(read.problem)
+    assert time.monotonic() - start < 20
+
+
+def test_a_long_reply_is_read_at_its_beginning_and_its_end():
+    reasons = "The lamp stands on the table and the book lies under it. " * 200
+    assert replies.choice(f"{reasons}\nThe answer is B.", SIDE).value == "1"
+    assert replies.choice(f"B\n\n{reasons}", SIDE).value == "1"
+
+
+def spelt(value: int) -> str:
+    small = [*counts.WORDS][:20]
+    tens = [*counts.WORDS][20:]
+    if value < 20:
+        return small[value]
+    if value < 100:
+        return tens[value // 10 - 2] + (f"-{small[value % 10]}" if value % 10 else "")
+    for name, scale in (("thousand", 1000), ("hundred", 100)):
+        if value >= scale:
+            rest = value % scale
+            between = " and " if rest and rest < 100 else " "
+            return f"{spelt(value // scale)} {name}" + (between + spelt(rest) if rest else "")
+    raise AssertionError
 
 
 CHAIN = (

@@ -1,6 +1,7 @@
 """Which questions of a benchmark are asked."""
 
 import hashlib
+import json
 from types import SimpleNamespace
 
 from hypothesis import given
@@ -44,3 +45,21 @@ def test_a_picture_that_questions_share_is_digested_once(monkeypatch, place, pic
     digests = [digest for _, digest in made.questions()]
     assert digests == [real(image).hexdigest() for image in (picture, picture, other, picture)]
     assert seen == [picture, other, picture]
+
+
+def test_references_that_reach_out_of_their_pictures_are_named_and_asked(place, picture, caplog):
+    def asked(number, reference):
+        return Question(str(number), "all", "?", picture, json.dumps(reference), width=64, height=48)
+
+    questions = [
+        asked(0, [0.1, 0.1, 0.5, 0.5]),
+        asked(1, [0.1, 0.1, 1.5, 0.5]),  # RefCOCO's form
+        asked(2, [0.0, 0.0, 1.01, 1.0]),  # within a pixel
+        asked(3, {"objects": [["dog", [10, 10, 20, 60], 0]], "labels": "listed"}),  # OVDEval's
+        asked(4, {"objects": [["dog", [10, 10, 20, 20], 0]], "labels": "listed"}),
+        Question("5", "all", "?", picture, "B"),
+    ]
+    source = place("refcoco", {})
+    made, rejects = selection.open_benchmark(source, SimpleNamespace(load=lambda _: iter(questions)), None, 0)
+    assert len(made.chosen) == 6 and not rejects
+    assert "refcoco: 2 references reach out of their pictures (1, 3)" in caplog.text
