@@ -21,6 +21,9 @@ class Family:
         picture_tokens: Tokens that stand for a picture. A model that writes one makes a text that no longer fits its
             images, so they are never sampled.
         frozen: Parts of the names of modules that LoRA leaves alone: vision tower and projector.
+        box_frame: The frame in which it was taught to write boxes. "resized": pixels of the picture as its processor
+            resized it. "thousand": 0..1000 of the picture. "padded": 0..1 of the picture padded to a square.
+        side: Pixels; its processor makes the sides of a picture multiples of it. 1 where pictures are squares.
         toy: The builder of a random model of the architecture, as module:function. It returns processor and config.
         video_processor: Class that the processor insists on although no video is shown; it needs torchvision, so
             `processors.install_processors` goes without it.
@@ -30,6 +33,8 @@ class Family:
     pictures: Literal["budget", "square"]
     picture_tokens: tuple[str, ...]
     frozen: tuple[str, ...]
+    box_frame: Literal["resized", "thousand", "padded"]
+    side: int
     toy: str
     video_processor: str = ""
 
@@ -48,6 +53,8 @@ FAMILIES: dict[str, Family] = {
         pictures="budget",
         picture_tokens=_QWEN_TOKENS,
         frozen=("visual",),
+        box_frame="resized",
+        side=28,
         toy="sifthinker.models.toys:qwen2_5_vl",
         video_processor="Qwen2VLVideoProcessor",
     ),
@@ -56,6 +63,8 @@ FAMILIES: dict[str, Family] = {
         pictures="budget",
         picture_tokens=_QWEN_TOKENS,
         frozen=("visual",),
+        box_frame="thousand",
+        side=28,
         toy="sifthinker.models.toys:qwen2_vl",
         video_processor="Qwen2VLVideoProcessor",
     ),
@@ -64,6 +73,8 @@ FAMILIES: dict[str, Family] = {
         pictures="budget",
         picture_tokens=_QWEN_TOKENS,
         frozen=("visual",),
+        box_frame="thousand",
+        side=32,
         toy="sifthinker.models.toys:qwen3_vl",
         video_processor="Qwen3VLVideoProcessor",
     ),
@@ -72,6 +83,8 @@ FAMILIES: dict[str, Family] = {
         pictures="square",
         picture_tokens=("<image>",),
         frozen=("vision_tower", "multi_modal_projector"),
+        box_frame="padded",
+        side=1,
         toy="sifthinker.models.toys:llava",
     ),
 }

@@ -16,6 +16,8 @@ SHARE: scores.Score = {
     "strict": 0.5,
     "n": 8,
     "unparsable": 2,
+    "refused": 1,
+    "rules": 2,
     "rejected": 0,
     "low": 0.25,
     "high": float("inf"),
@@ -47,4 +49,9 @@ def test_scores_are_read_from_the_folder_of_an_evaluation_with_the_models_name(t
     plain = {**SHARE, "high": 0.75}
     (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "scores": [plain]}))
     assert scores.read(tmp_path) == [plain]
-    assert scores.read_with_model(tmp_path) == [{"model": "tiny", **plain}]
+    assert scores.read_with_model(tmp_path) == [{"model": "tiny", "box_frame": "image", **plain}]
+    assert scores.rules(tmp_path) == 1
+    older = {name: value for name, value in plain.items() if name not in ("refused", "rules")}
+    (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "rules": 2, "scores": [older]}))
+    assert scores.read(tmp_path) == [{**plain, "refused": 0, "rules": 1}]
+    assert scores.rules(tmp_path) == 2

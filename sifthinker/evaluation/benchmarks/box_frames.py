@@ -21,10 +21,9 @@ from sifthinker import config
 from sifthinker.core import boxes
 from sifthinker.core.records import Box
 from sifthinker.evaluation.benchmarks.question import Question
+from sifthinker.models.families import FAMILIES
 
 IMAGE, RESIZED, THOUSAND, PADDED = "image", "resized", "thousand", "padded"
-FAMILIES = {"qwen2_5_vl": RESIZED, "qwen2_vl": THOUSAND, "qwen3_vl": THOUSAND, "llava": PADDED}
-_SIDE = {"qwen2_5_vl": 28, "qwen2_vl": 28, "qwen3_vl": 32}  # pixels: a processor makes sides multiples of it
 _LEAST = 3136  # pixels; processors enlarge what is smaller
 _SLACK = 0.02  # of a side: how far a box may stand out and be cut off at the edge
 
@@ -84,12 +83,12 @@ def frame(setting: str, model: config.Model, width: int, height: int) -> Frame |
 
 def named(setting: str, model: config.Model) -> str:
     """The name of the frame that a setting means for a model."""
-    return FAMILIES[model.family] if setting == "family" else setting
+    return FAMILIES[model.family].box_frame if setting == "family" else setting
 
 
 def resized(width: int, height: int, model: config.Model) -> tuple[int, int]:
     """Width and height to which the Qwen families' processors resize a picture (transformers, `smart_resize`)."""
-    side = _SIDE.get(model.family, 1)
+    side = FAMILIES[model.family].side
     least = min(_LEAST, model.max_pixels)
     w, h = max(side, round(width / side) * side), max(side, round(height / side) * side)
     if w * h > model.max_pixels:

@@ -10,6 +10,7 @@ what it was asked (`counts`), so that a test can hold a client to it.
 """
 
 from sifthinker.llm.standin.faults import FAULTS
+from sifthinker.llm.standin.replies import CONTENT
 from sifthinker.llm.standin.starting import counts, running
 
-__all__ = ["FAULTS", "counts", "running"]
+__all__ = ["CONTENT", "FAULTS", "counts", "running"]

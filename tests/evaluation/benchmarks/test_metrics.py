@@ -48,8 +48,8 @@ def test_results_are_grouped_in_the_order_of_appearance():
 def test_an_accuracy_is_a_share_with_wilsons_interval():
     rows = [*of_group("a", 1, 1, 0), *of_group("b", 0, unparsable="empty")]
     assert metrics.unparsable(rows) == 1
-    assert metrics.accuracy("acc", rows) == Measure("acc", 0.5, 4, 1, *statistics.wilson(2, 4), "share")
-    assert metrics.accuracy("acc", []) == Measure("acc", 0.0, 0, 0, 0.0, 1.0, "share")
+    assert metrics.accuracy("acc", rows) == Measure("acc", 0.5, 4, 1, 0, *statistics.wilson(2, 4), "share")
+    assert metrics.accuracy("acc", []) == Measure("acc", 0.0, 0, 0, 0, 0.0, 1.0, "share")
 
 
 def test_a_combination_is_the_sum_of_its_parts_times_their_factors():
@@ -67,7 +67,7 @@ def test_a_combination_is_the_sum_of_its_parts_times_their_factors():
     rows = [*many, *few]
     low, high = statistics.bootstrap(by_hand, [metrics.cluster(row) for row in rows])
     assert made == Measure(
-        "macro", pytest.approx(20 + 35), 8, 2, pytest.approx(low), pytest.approx(high), "points"
+        "macro", pytest.approx(20 + 35), 8, 2, 0, pytest.approx(low), pytest.approx(high), "points"
     )
     assert metrics.combined("macro", parts, "points", draws=50) != made
     assert metrics.clustered("m", many, metrics.share(many), "share", draws=50).low == pytest.approx(
@@ -82,7 +82,7 @@ def test_rows_that_are_all_right_reach_the_top_and_no_further(unit, top, most):
     rows = of_group("a", 1, 1, 1)
     made = metrics.combined("all", [(rows, metrics.share(rows), most)], unit, top=top)
     low, high = statistics.wilson(3, 3)
-    assert made == Measure("all", most, 3, 0, most * low, most * high, unit)
+    assert made == Measure("all", most, 3, 0, 0, most * low, most * high, unit)
     assert high == 1
 
 

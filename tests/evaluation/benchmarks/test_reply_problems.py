@@ -20,7 +20,7 @@ SIDE = (("A", "left"), ("B", "right"))
         ("left and right", Reading(problem="several-named")),
         ("A and B", Reading(problem="several-named")),
         ("B. left", Reading(problem="contradictory")),
-        ("I cannot tell whether it is left", Reading(problem="doubt")),
+        ("I cannot tell whether it is left", Reading(problem="refused")),
         ("Left is the right answer", Reading("0")),  # "right" is no direction there
     ],
 )
@@ -37,7 +37,7 @@ def test_an_option_or_why_there_is_none(text: str, reading: Reading) -> None:
         *((f"{word}, but I am not sure", Reading("no")) for word in ("no", "nope")),
         *((f"{word}, though it is unclear", Reading("yes")) for word in ("yes", "yeah", "yep")),
         ("yes and no", Reading(problem="contradictory")),
-        ("not yes", Reading(problem="contradictory")),
+        ("not yes", Reading("no")),
         ("unclear", Reading(problem="doubt")),
         ("it is not there", Reading("no")),
         ("it isn't", Reading("no")),
@@ -55,7 +55,7 @@ def test_a_yes_or_no_or_why_there_is_none(text: str, reading: Reading) -> None:
         ("", Reading(problem="empty")),
         ("3", Reading("3")),
         ("3 or 4", Reading(problem="several-named")),
-        ("I cannot tell", Reading(problem="doubt")),
+        ("I cannot tell", Reading(problem="refused")),
         ("none", Reading("0")),
         ("many", Reading(problem="none-named")),
     ],
