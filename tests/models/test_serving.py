@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sifthinker.core import images, prompts
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading, serving
 from sifthinker.pretraining import build
+from sifthinker.system import processes
 from tests import odd_pictures
 
 MAX_PIXELS = 112 * 84  # of the folder's processor: 4 x 3 tokens for an image of that aspect
@@ -153,7 +155,7 @@ def test_a_server_that_ends_is_an_error_with_the_end_of_its_log(fake: Path, tmp_
 def test_a_server_that_does_not_answer_is_ended_with_its_children(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_GRACE", 0.2)
+    monkeypatch.setattr(processes, "end", partial(processes.end, grace=0.2))
     child = tmp_path / "child"
     fake.write_text(f"#!/bin/sh\ntrap '' TERM\nsleep 100 &\necho $! > {child}\nwait\n")
     with (
@@ -166,8 +168,8 @@ def test_a_server_that_does_not_answer_is_ended_with_its_children(
 
 def test_a_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     child = (
-        "import os; from sifthinker.models import serving; parent = os.getppid(); "
-        "print(os.getpid(), flush=True); serving._follow(parent)"
+        "import os, time; from sifthinker.system import processes; parent = os.getppid(); "
+        "processes.end_with(parent); print(os.getpid(), flush=True); time.sleep(100)"
     )
     start = (
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
@@ -175,6 +177,7 @@ def test_a_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
+    assert running(pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 10
