@@ -144,6 +144,8 @@ class Sif:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Tests in the background of a shell ignore SIGINT, and what they start would inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.started.append(Started(process, mark, log))
         return self.started[-1]
