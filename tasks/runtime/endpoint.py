@@ -9,24 +9,24 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from sifthinker.config import STANDIN, Api, Config
 from sifthinker.llm import standin
 from sifthinker.llm.call_counts import Counts, bar
-from tasks.runtime.stage import Job, Progress
+from tasks.runtime.stage import Endpoints, Job, Progress
 
 EVERY = 5.0  # seconds
 
 
-def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextManager[dict[str, str]]]:
-    """For `@stage(around=...)`: gives the stage `base_url` and `ledger`."""
+def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextManager[Endpoints]]:
+    """For `@stage(around=...)`: gives the stage its one endpoint."""
 
     @contextmanager
-    def around(job: Job) -> Iterator[dict[str, str]]:
-        ledger = str(job.store.root / "calls.sqlite")
+    def around(job: Job) -> Iterator[Endpoints]:
+        ledger = job.store.root / "calls.sqlite"
         if api(job.config).base_url != STANDIN:
-            yield {"base_url": api(job.config).base_url, "ledger": ledger}
+            yield Endpoints(ledger, (api(job.config).base_url,))
             return
         job.log.warning("%s: the embedded stand-in answers, not a real model", job.order.label)
         job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
         with standin.running(job.work / "standin.log") as url:
-            yield {"base_url": url, "ledger": ledger}
+            yield Endpoints(ledger, (url,))
 
     return around
 

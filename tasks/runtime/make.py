@@ -139,10 +139,9 @@ def make_artifact(order: Order, store: Store, log: Log) -> None:
         draft.lineage = order.stage.lineage
         fan_out = bool(order.stage.parts) and order.part is None
         progress = Progress(order.label, None if fan_out else _rows(order, inputs), log)
-        job = Job(order, store, inputs, draft, order.context, log, progress)
-        around = order.stage.around(job) if order.part is None else nullcontext(dict(order.context))
-        with around as context:
-            job.context = context
+        job = Job(order, store, inputs, draft, order.endpoints, log, progress)
+        around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
+        with around as job.endpoints:
             if fan_out:
                 _fan_out(job)
             else:
@@ -176,7 +175,7 @@ def _fan_out(job: Job) -> None:
             "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
             "stage": f"{order.stage.name}.parts",
         }
-        part = replace(order, identity=of, key=identity.key(of), part=index, context=dict(job.context))
+        part = replace(order, identity=of, key=identity.key(of), part=index, endpoints=job.endpoints)
         decisions.append(lookup(store, part))
     shards = []
     if order.stage.in_turn and not order.on_cluster:

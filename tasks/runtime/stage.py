@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,20 @@ class StageFailed(Exception):
 
 
 @dataclass(frozen=True)
+class Endpoints:
+    """Where a stage asks its models, and the ledger of what is paid for that."""
+
+    ledger: Path = Path()  # only where there is a URL
+    urls: tuple[str, ...] = ()  # a base URL for each section of the configuration that asks, in order
+
+    @property
+    def url(self) -> str:
+        """The base URL of a stage that asks one endpoint."""
+        (url,) = self.urls
+        return url
+
+
+@dataclass(frozen=True)
 class Stage:
     """What one step of the reproduction is made of."""
 
@@ -44,7 +58,7 @@ class Stage:
     results: Results  # what decides its result: tasks/runtime/results.py
     parts: tuple[str, ...]  # input tables that it works through part by part; none: all at once
     files: Callable[[Config], Mapping[str, Path]]  # the user's files that it reads
-    around: Callable[[Job], AbstractContextManager[dict[str, str]]]  # a server that must run meanwhile
+    around: Callable[[Job], AbstractContextManager[Endpoints]]  # a server that must run meanwhile
     in_turn: bool  # shards one after another in the flow's process: they share a GPU
     retries: int
     lineage: bool  # a model: equal weights made with other settings are another model in every table
@@ -78,7 +92,7 @@ class Order:
     key: str
     refresh: bool = False
     part: int | None = None
-    context: Mapping[str, str] = field(default_factory=dict)
+    endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
 
     @property
     def place(self) -> str:
@@ -99,7 +113,7 @@ class Job:
     store: Store
     inputs: Mapping[str, Artifact]
     draft: Draft
-    context: Mapping[str, str]  # of `around`, e.g. the base URL of a server
+    endpoints: Endpoints  # that `around` keeps there meanwhile
     log: Log
     progress: Progress
 
@@ -218,8 +232,8 @@ class Progress:
 
 
 @contextmanager
-def _alone(_: Job) -> Iterator[dict[str, str]]:
-    yield {}
+def _alone(_: Job) -> Iterator[Endpoints]:
+    yield Endpoints()
 
 
 def stage(
@@ -228,7 +242,7 @@ def stage(
     results: Results,
     parts: tuple[str, ...] = (),
     files: Callable[[Config], Mapping[str, Path]] = lambda config: {},
-    around: Callable[[Job], AbstractContextManager[dict[str, str]]] = _alone,
+    around: Callable[[Job], AbstractContextManager[Endpoints]] = _alone,
     in_turn: bool = False,
     retries: int = 0,
     lineage: bool = False,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from sifthinker import llm
 from sifthinker.annotation import annotate as domain
@@ -13,19 +12,19 @@ from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS
-from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage import Endpoints, Job, stage
 
 
 @contextmanager
-def _annotating(job: Job) -> Iterator[dict[str, str]]:
+def _annotating(job: Job) -> Iterator[Endpoints]:
     """One engine for all shards: they share its limits, its budget and its progress."""
     api = job.config.annotate.api
     with (
-        endpoint(lambda c: c.annotate.api)(job) as context,
-        llm.Client(api, Path(context["ledger"]), context["base_url"]) as client,
+        endpoint(lambda c: c.annotate.api)(job) as endpoints,
+        llm.Client(api, endpoints.ledger, endpoints.url) as client,
         watched(job, client.progress),
     ):
-        yield context
+        yield endpoints
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
@@ -49,7 +48,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
 def annotate(job: Job) -> None:
     """Asks for each chain, checks it against what was asked, and asks again with the reason."""
     config = job.config.annotate
-    with llm.Client(config.api, Path(job.context["ledger"]), job.context["base_url"]) as client:
+    with llm.Client(config.api, job.endpoints.ledger, job.endpoints.url) as client:
         records = domain.annotate(
             map(sample, job.counted(read(job.table("samples")))),
             map(focus, read(job.table("focus"))),

@@ -48,8 +48,8 @@ def _judge(job: Job) -> Iterator[llm.Client | None]:
         yield None
         return
     with (
-        endpoint(lambda _: api)(job) as context,
-        llm.Client(api, Path(context["ledger"]), context["base_url"], scope="judge") as client,
+        endpoint(lambda _: api)(job) as endpoints,
+        llm.Client(api, endpoints.ledger, endpoints.url, scope="judge") as client,
     ):
         yield client
 

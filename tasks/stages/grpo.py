@@ -21,15 +21,15 @@ def grpo(job: Job) -> None:
     settings = {
         "model": str(job.inputs["base"].path),
         "dataset": [str(path) for path in dataset],
-        "ledger": job.context["ledger"],
-        "judge_base_url": job.context["base_url"],
+        "ledger": str(job.endpoints.ledger),
+        "judge_base_url": job.endpoints.url,
         "settings": {
             "model": job.config.model.model_dump(mode="json"),
             "grpo": job.config.grpo.model_dump(mode="json"),
         },
     }
     job.notes["preflight"] = preflight.check(
-        job.inputs["base"].path, dataset, job.work, job.config.model, job.config.grpo, job.context["base_url"]
+        job.inputs["base"].path, dataset, job.work, job.config.model, job.config.grpo, job.endpoints.url
     )
     train(job, "grpo", settings, job.config.grpo)
     training_outcome(job)

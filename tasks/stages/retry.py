@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from sifthinker import llm
 from sifthinker.annotation import retry as domain
@@ -13,7 +12,7 @@ from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS
-from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage import Endpoints, Job, stage
 
 
 def _api(job: Job, again: Again) -> Api:
@@ -21,19 +20,19 @@ def _api(job: Job, again: Again) -> Api:
 
 
 @contextmanager
-def _retrying(job: Job) -> Iterator[dict[str, str]]:
+def _retrying(job: Job) -> Iterator[Endpoints]:
     """An engine a pass for all shards, as in annotate; the counts shown are the last pass's."""
     annotate, passes = job.config.annotate, job.config.retry.passes
     domain.check([(again.reasons, domain.over(again, annotate)) for again in passes], annotate)
-    context: dict[str, str] = {}
+    together = Endpoints()
     with ExitStack() as stack:
-        for number, again in enumerate(passes):
+        for again in passes:
             api = _api(job, again)
             found = stack.enter_context(endpoint(lambda _, api=api: api)(job))  # type: ignore[misc]
-            context |= {f"base_url {number}": found["base_url"], "ledger": found["ledger"]}
-            client = stack.enter_context(llm.Client(api, Path(found["ledger"]), found["base_url"]))
+            together = Endpoints(found.ledger, (*together.urls, found.url))
+            client = stack.enter_context(llm.Client(api, found.ledger, found.url))
             stack.enter_context(watched(job, client.progress))
-        yield context
+        yield together
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
@@ -63,10 +62,8 @@ def retry(job: Job) -> None:
     letters = job.inputs["chains"].shards[job.order.part].rejects()
     with ExitStack() as stack:
         passes: list[domain.Pass] = []
-        for number, again in enumerate(job.config.retry.passes):
-            client = llm.Client(
-                _api(job, again), Path(job.context["ledger"]), job.context[f"base_url {number}"]
-            )
+        for again, url in zip(job.config.retry.passes, job.endpoints.urls, strict=True):
+            client = llm.Client(_api(job, again), job.endpoints.ledger, url)
             config = domain.over(again, job.config.annotate)
             passes.append((frozenset(again.reasons), stack.enter_context(client), config))
         records = domain.retry(
