@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import server
-from flows.commands import artifacts, outcome
+from flows.commands import artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
 from flows.commands.options import (
@@ -215,20 +215,6 @@ def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
 
 
 @app.command(rich_help_panel=MODELS)
-def serve(
-    model: Annotated[Path, typer.Argument(help="folder of a merged model")],
-    port: Annotated[int, typer.Option(help="on loopback")] = 8000,
-) -> None:
-    """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
-    if not (model / "config.json").is_file():
-        raise UserError(f"serve: {model} is no model folder: it has no config.json")
-    from sifthinker.models.serving import MODEL_NAME
-    from sifthinker.models.serving import run as serving
-
-    serving(model, port, MODEL_NAME)
-
-
-@app.command(rich_help_panel=MODELS)
 def ask(
     image: Annotated[Path, typer.Argument(help="an image file")],
     question: Annotated[str, typer.Argument(help="as a person asks it")],
@@ -353,6 +339,8 @@ for command in (
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
+app.command(rich_help_panel=MODELS)(models.serve)
+app.command(rich_help_panel=MODELS)(models.depth)
 
 
 def _planned(

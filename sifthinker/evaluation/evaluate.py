@@ -27,6 +27,7 @@ from sifthinker.evaluation.asking import Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
+from sifthinker.evaluation.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def evaluate(
     depth: DepthPictures | None,
     out: Path,
     judge: llm.Client | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Scores of a served model on `config.benchmarks`; what is returned is what `scores.json` holds.
 
@@ -74,12 +76,14 @@ def evaluate(
             without a benchmark that scores depths.
         out: folder for the files.
         judge: scores free answers (VisCoT-s); a benchmark that wants it is left out without it.
+        progress: is told how far it is; None: nobody watches.
 
     Raises:
         config.UserError: an unknown benchmark, or a file that is not what it should be.
         NotAnswered: the server, or the judge, did not answer a question.
     """
     assert depth is not None or not model.depth_input
+    progress = progress or Progress()
     found = _open(config, judge)
     # Replies are remembered by the weights' digest, not by the port that the server happens to have.
     api = configuration.Api(
@@ -92,9 +96,11 @@ def evaluate(
         tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder,
         llm.Client(api, ledger, served.base_url, scope=served.digest) as client,
     ):
-        _write_depths(found.jobs, Path(folder), depth, model)
+        _write_depths(found.jobs, Path(folder), depth, model, progress)
+        questions = sum(len(job.chosen) for job in found.jobs)
+        progress.began(client, questions if config.sampled is None else 2 * questions)
         asking = Asking(client, Path(folder), model, config)
-        predictions = _predictions(found, asking, judge, out)
+        predictions = _predictions(found, asking, judge, out, progress)
         tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)
     summary = {
@@ -138,7 +144,11 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
 
 
 def _write_depths(
-    jobs: Sequence[Selection], folder: Path, depth: DepthPictures | None, model: configuration.Model
+    jobs: Sequence[Selection],
+    folder: Path,
+    depth: DepthPictures | None,
+    model: configuration.Model,
+    progress: Progress,
 ) -> None:
     """Writes the depth pictures of all images whose depth is shown or scored, named by the image's digest."""
     mapped = [job for job in jobs if model.depth_input or job.benchmark.scores_chain]
@@ -146,6 +156,7 @@ def _write_depths(
         assert depth is not None
         for digest, png in depth(_distinct_images(mapped)):
             (folder / digest).write_bytes(png)
+            progress.depths += 1
 
 
 def _distinct_images(jobs: Sequence[Selection]) -> Iterator[tuple[str, bytes]]:
@@ -158,7 +169,7 @@ def _distinct_images(jobs: Sequence[Selection]) -> Iterator[tuple[str, bytes]]:
 
 
 def _predictions(
-    found: _Opened, asking: Asking, judge: llm.Client | None, out: Path
+    found: _Opened, asking: Asking, judge: llm.Client | None, out: Path, progress: Progress
 ) -> Iterator[dict[str, Any]]:
     """Asks every benchmark as configured, then with sampled replies where `config.sampled` wants them.
 
@@ -167,14 +178,20 @@ def _predictions(
     """
     sampled = asking.config.sampled
     for job in found.jobs:
-        yield from _benchmark(found, job, job.source.name, asking, judge, out)
+        yield from _benchmark(found, job, job.source.name, asking, judge, out, progress)
         if sampled is not None:
             warm = replace(asking, config=asking.config.model_copy(update={"temperature": sampled}))
-            yield from _benchmark(found, job, job.source.name + SAMPLED, warm, judge, None)
+            yield from _benchmark(found, job, job.source.name + SAMPLED, warm, judge, None, progress)
 
 
 def _benchmark(
-    found: _Opened, job: Selection, name: str, asking: Asking, judge: llm.Client | None, out: Path | None
+    found: _Opened,
+    job: Selection,
+    name: str,
+    asking: Asking,
+    judge: llm.Client | None,
+    out: Path | None,
+    progress: Progress,
 ) -> Iterator[dict[str, Any]]:
     """Asks one benchmark; its scores go under `name`, and a submission of hidden answers into the folder `out`."""
     limit = asking.config.limit
@@ -184,6 +201,7 @@ def _benchmark(
     for asked, reply, answer in judged(job, asking.answers(job, lost), judge):
         official = job.benchmark.official(asked.question, answer)
         strict = job.benchmark.strict(asked.question, answer)
+        progress.reply(strict.unparsable)
         if asked.question.reference:
             results.append((asked.question, official, strict))
         else:
@@ -198,3 +216,4 @@ def _benchmark(
     if results or not hidden:
         found.scores.extend(scoring.scores(job, name, results, len(lost), limit))
     found.rejects.extend(lost)
+    progress.lost(len(lost))

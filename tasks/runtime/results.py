@@ -101,7 +101,7 @@ MODULES: dict[str, Module] = {
     "ingest": _at("sifthinker.data.ingest"),
     "spill": _at("sifthinker.data.disk_dict"),
     "expand": _at("sifthinker.data.expansion"),
-    "estimate": _at("sifthinker.data.depth_estimation"),
+    "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
     "publish": _at("sifthinker.data.publish"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
@@ -114,9 +114,9 @@ MODULES: dict[str, Module] = {
     "families": _at("sifthinker.models.families"),
     "processors": _at("sifthinker.models.processors"),
     "serve": _at(
-        "sifthinker.models.embedded_server",
+        "sifthinker.models.generation",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
-        without=_names("serving _free_port _wait _end_of main _fork ServerFailed _START _LOG_LINES"),
+        without=_names("serving _free_port _wait _end_of main ServerFailed _START _LOG_LINES"),
     ),
     "rewards": _at("sifthinker.rewards"),
     "rewards/answer": _at("sifthinker.rewards.answer"),
@@ -186,6 +186,7 @@ MODULES: dict[str, Module] = {
         _KEEPS,
     ),
     "files": _neutral("sifthinker.system.files", _KEEPS),
+    "server": _neutral("sifthinker.models.embedded_server sifthinker.models.protocol", _CARRIES),
     "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
@@ -208,6 +209,7 @@ MODULES: dict[str, Module] = {
     "training/checkpoints": _neutral(
         "sifthinker.training.checkpoints", "resumes a training, to the same result"
     ),
+    "evaluation/progress": _neutral("sifthinker.evaluation.progress", _SHOWN),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),

@@ -9,10 +9,11 @@ from sifthinker import llm
 from sifthinker.config import Config, identity
 from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
+from sifthinker.evaluation.progress import Progress
 from sifthinker.models import serving
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
-from tasks.runtime.endpoint import endpoint
+from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS, Results
 from tasks.runtime.stage import Job, stage
 
@@ -74,7 +75,12 @@ def evaluate(job: Job) -> None:
 
         yield from depth_estimation.pictures(images, job.inputs["weights"].path, job.config.depth)
 
-    with serving.serving(model.path, config.server, job.work / "server.log") as url, _judge(job) as judge:
+    progress = Progress()
+    with (
+        serving.serving(model.path, config.server, job.work / "server.log") as url,
+        _judge(job) as judge,
+        watched(job, progress.counts, progress.line),
+    ):
         served = domain.Served(
             url,
             serving.MODEL_NAME,
@@ -82,7 +88,7 @@ def evaluate(job: Job) -> None:
             digest=f"{model.weights} {_served(config.server)} {config.fresh}".strip(),
         )
         ledger = job.store.root / "calls.sqlite"
-        domain.evaluate(served, job.config.model, config, ledger, depth_pictures, job.out, judge)
+        domain.evaluate(served, job.config.model, config, ledger, depth_pictures, job.out, judge, progress)
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))
     job.draft.rows = {"in": kept + rejected.total(), "kept": kept, "rejected": dict(sorted(rejected.items()))}
