@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sifthinker import config as configuration
+from sifthinker.config import Config
 from sifthinker.core import depth_maps, images, prompts
 from sifthinker.core.records import DepthMap
 from sifthinker.evaluation.benchmarks import replies
@@ -19,19 +19,14 @@ Form = Literal["whole", "answer", "boxes"]
 _FORM = "send one user message with one picture and the question"
 
 
-def messages(
-    asked: Messages,
-    depth: Callable[[bytes], DepthMap] | None,
-    model: configuration.Model,
-    config: configuration.Config,
-) -> Messages:
+def messages(asked: Messages, depth: Callable[[bytes], DepthMap] | None, config: Config) -> Messages:
     """The conversation that a plain question with one picture stands for: `prompts.policy_messages`.
 
     Args:
         asked: the conversation of a request: messages of `{"type": "text", "text"}` and `{"type": "image", "url"}`.
-        depth: estimates the depth map of an image file; None only without `depth_input`.
-        model: says whether the policy sees the depth picture.
-        config: says whether it is asked for the chain, and how large a picture may be.
+        depth: estimates the depth map of an image file; None only without `model.depth_input`.
+        config: says whether the policy sees the depth picture and is asked for the chain, and how large a picture
+            may be.
 
     Raises:
         BadRequest: it is no such question.
@@ -46,11 +41,11 @@ def messages(
         raise BadRequest(f"messages: {found}; {_FORM}. The server adds the depth picture", "messages")
     photo = images.photo(images.from_data_url(urls[0]), config.ingest.max_pixels).data
     shown = [photo]
-    if model.depth_input:
+    if config.model.depth_input:
         assert depth is not None
         shown.append(depth_maps.picture(depth_maps.decode_bytes(depth(photo).png)))
     remaining = iter(images.data_url(data, images.media_type(data)) for data in shown)
-    made = prompts.policy_messages(question, model.depth_input, config.evaluate.think)
+    made = prompts.policy_messages(question, config.model.depth_input, config.evaluate.think)
     return [
         {
             **message,

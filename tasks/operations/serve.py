@@ -57,7 +57,7 @@ def serve(
             depth_model = weights(store, config, Path(work)) if sees_depth else None
             depth = depth_estimation.estimator(depth_model, config.depth) if depth_model else None
             return embedded_server.Turns(
-                policy, lambda asked: as_trained.messages(asked, depth, config.model, config), finish
+                policy, lambda asked: as_trained.messages(asked, depth, config), finish
             )
 
         embedded_server.run(turns, port, name, ready)
