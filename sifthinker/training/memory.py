@@ -36,7 +36,9 @@ GB = 1e9
 PROCESS = {"cpu": 0.7 * GB, "gpu": 2.5 * GB}  # interpreter and libraries; CUDA context, NCCL and work space
 KEPT = 0.15  # of what is in use, that the allocator keeps beside it: an assumption
 LIVE = 1_000_000_000  # parameters: DeepSpeed's default of stage3_max_live_parameters
-TILE = 4096 * 16_384  # tokens times columns of the head that TRL computes at once (trl/kernels/chunked_logprob.py)
+TILE = (
+    4096 * 16_384
+)  # tokens times columns of the head that TRL computes at once (trl/kernels/chunked_logprob.py)
 VLLM_SHARE = 0.3  # of a GPU's memory that TRL gives to vLLM in colocate mode
 
 
@@ -48,7 +50,9 @@ class Vision:
     hidden: int = 0
     inner: int = 0  # of the feed-forward layers
     patch: int = 1  # pixels of a patch's side
-    square: int = 0  # pixels of a picture's side, where all pictures have one size; 0: they are under a pixel budget
+    square: int = (
+        0  # pixels of a picture's side, where all pictures have one size; 0: they are under a pixel budget
+    )
 
 
 @dataclass(frozen=True)

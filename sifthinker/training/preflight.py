@@ -40,7 +40,8 @@ def steps(settings: Train, rows: int) -> int:
     if settings.max_steps > 0:
         return settings.max_steps
     if isinstance(settings, Grpo):  # whole groups: the rest of an epoch is left out
-        per_epoch = rows // (settings.ranks * settings.batch * settings.accumulation // settings.generations)
+        prompts = settings.ranks * settings.batch * settings.accumulation // settings.generations
+        per_epoch = rows // prompts * settings.iterations
     else:
         held_out = math.ceil(rows * settings.held_out) if isinstance(settings, Sft) else 0
         batches = math.ceil((rows - held_out) / (settings.ranks * settings.batch))

@@ -27,6 +27,7 @@ def url(judge: Judge) -> str:
         (Grpo(), 200, 2000),  # paper: 8 x 1 x 2 completions = 2 samples a step, 20 epochs (PAPER.md R6.5)
         (Grpo(), 201, 2000),  # half a step is left out of each epoch
         (Grpo(max_steps=7), 200, 7),
+        (Grpo(iterations=3), 201, 6000),  # three steps by the same completions
         (Sft(), 50_000, 3 * 391),  # 8 x 2 x 8 = 128 a step; the last step of an epoch is a small one
         (Sft(held_out=0.1), 50_000, 3 * 352),
         (Sft(epochs=0.5), 50_000, 196),
