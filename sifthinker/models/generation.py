@@ -15,7 +15,6 @@ from threading import Event
 from typing import Any
 
 import torch
-from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -23,6 +22,7 @@ from sifthinker.config import Ingest
 from sifthinker.core.images import from_data_url, rgb
 from sifthinker.models import families, loading
 
+_HALF = "\N{REPLACEMENT CHARACTER}"  # stands for the first bytes of a character
 _MAX_PIXELS = Ingest().max_pixels  # of a picture in a request
 
 
@@ -174,8 +174,8 @@ class _Watch(BaseStreamer):  # type: ignore[misc]
     ) -> None:
         self.stop, self.gone, self.say = stop, gone, say
         self.stopped = False
-        self._tokenizer = tokenizer.backend_tokenizer
-        self._decoded = DecodeStream([], skip_special_tokens=True)
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
         self._text = ""
         self._said = 0  # characters
         self._prompt = True  # comes first
@@ -186,13 +186,17 @@ class _Watch(BaseStreamer):  # type: ignore[misc]
             return
         if not self.stop and self.say is None:
             return
-        for token in value.tolist():
-            self._text += self._decoded.step(self._tokenizer, token) or ""
+        self._tokens += value.tolist()
+        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        if text.endswith(_HALF):  # more of the character's bytes may come
+            return
+        self._text = text
         whole = _cut(self._text, self.stop)
         self.stopped = len(whole) < len(self._text)
         self._pass_on(whole if self.stopped else whole[: len(whole) - self._open(whole)])
 
     def end(self) -> None:
+        self._text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
         self._pass_on(_cut(self._text, self.stop))
 
     def _open(self, text: str) -> int:
