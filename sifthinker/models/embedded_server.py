@@ -44,7 +44,7 @@ class Turns:
     def __init__(
         self,
         policy: Policy,
-        prepare: Callable[[Messages], Messages] = lambda messages: messages,
+        prepare: Callable[[Messages], Messages] | None = None,
         finish: Callable[[str], str] | None = None,
     ) -> None:
         """Takes the model.
@@ -52,9 +52,12 @@ class Turns:
         Args:
             policy: the loaded model.
             prepare: makes of a conversation the one that the model is asked; raises `BadRequest` where it cannot.
-            finish: makes of a reply's text the one that is sent; a stream then comes in one piece.
+                None: it is asked as it is.
+            finish: makes of a reply's text the one that is sent; a stream then comes in one piece. None: as it is.
         """
         self.policy, self.prepare, self.finish = policy, prepare, finish
+        # With another prompt, or less of the reply, it is not what an evaluation may take for the folder's model.
+        self.root = str(policy.folder) if prepare is None and finish is None else ""
         self._thread = ThreadPoolExecutor(1, "generate")
 
     def reply(
@@ -70,7 +73,10 @@ class Turns:
             raise GivenUp
         try:
             if isinstance(asked, Chat):
-                inputs = self.policy.conversation(_opened(self.prepare(asked.conversation())))
+                messages = asked.conversation()
+                if self.prepare is not None:
+                    messages = self.prepare(messages)
+                inputs = self.policy.conversation(_opened(messages))
             else:
                 inputs = self.policy.continuation(asked.prompt)
         except (BadImage, Unfit) as problem:
@@ -115,13 +121,13 @@ def application(name: str, turns: Turns) -> Starlette:
         return answer
 
     async def models(_: Request) -> Response:
-        return JSONResponse(protocol.models(name))
+        return JSONResponse(protocol.models(name, turns.root))
 
     async def model(request: Request) -> Response:
         if (wanted := request.path_params["name"]) != name:
             message = f"there is no model {wanted!r} here; this server has {name!r}"
             return JSONResponse(BadRequest(message, "model", 404, "model_not_found").body(), 404)
-        return JSONResponse(protocol.one_model(name))
+        return JSONResponse(protocol.one_model(name, turns.root))
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -72,6 +72,7 @@ class Policy:
 
     def __init__(self, folder: Path) -> None:
         """Loads the model: bf16 on a GPU, else fp32 on the CPU."""
+        self.folder = folder.resolve()
         self.processor = loading.load_processor(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = loading.load_policy(folder, "bf16" if device == "cuda" else "fp32").to(device)

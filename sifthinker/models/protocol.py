@@ -196,14 +196,14 @@ def read(kind: type[Asked], body: bytes, model: str) -> Asked:
     return asked
 
 
-def models(name: str) -> dict[str, Any]:
+def models(name: str, root: str) -> dict[str, Any]:
     """The list of the one model."""
-    return {"object": "list", "data": [one_model(name)]}
+    return {"object": "list", "data": [one_model(name, root)]}
 
 
-def one_model(name: str) -> dict[str, Any]:
-    """What is said of a model."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "sifthinker"}
+def one_model(name: str, root: str) -> dict[str, Any]:
+    """What is said of a model; `root` is the folder that it is served from, as vLLM says it too."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "sifthinker", "root": root or None}
 
 
 class Writer:

@@ -296,6 +296,15 @@ def test_the_model_is_listed_and_retrieved_by_its_name(client: openai.OpenAI) ->
         client.models.retrieve("another")
 
 
+def test_only_a_server_that_adds_and_takes_nothing_says_which_folder_it_serves(
+    policy: generation.Policy, client: openai.OpenAI
+) -> None:
+    """An evaluation takes that folder's weights for what answered (`evaluation.running_server`)."""
+    assert client.models.retrieve("policy").to_dict()["root"] == str(policy.folder)
+    assert embedded_server.Turns(policy, lambda messages: messages).root == ""
+    assert embedded_server.Turns(policy, finish=lambda text: text).root == ""
+
+
 def test_a_text_is_continued_whole_and_streamed(client: openai.OpenAI) -> None:
     asked: Any = {"model": "policy", "prompt": "red cone", "temperature": 0, "max_tokens": 6}
     whole = client.completions.create(**asked)
