@@ -219,7 +219,8 @@ class BatchEndpoint(Endpoint):
         """Records what an earlier run asked; `size` is the answer's, in bytes."""
         if usage is None:
             record = json.loads(await self._do(partial(self._ledger.asked, key)) or b"{}")
-            usage = self._costs.estimated(record.get("messages", ()), size, record.get("max_tokens", 0))
+            most = record.get("max_tokens") or record.get("max_completion_tokens") or completion.MOST_TOKENS
+            usage = self._costs.estimated(record.get("messages", ()), size, most)
             if isinstance(outcome, Reply):
                 prompt, completed = usage.prompt_tokens, usage.completion_tokens
                 outcome = replace(outcome, prompt_tokens=prompt, completion_tokens=completed)

@@ -301,7 +301,7 @@ class Engine:
             began = time.monotonic()
             try:
                 self._check()
-                reply, usage = await self.endpoint.chat(key, request.body(self.api.model))
+                reply, usage = await self.endpoint.chat(key, request.body(self.api))
             except Transient as error:
                 self._trouble(error, ticket)
                 raise

@@ -19,7 +19,7 @@ import httpx2
 
 from sifthinker.config import STANDIN, Api, Prices
 from sifthinker.core.errors import UserError
-from sifthinker.llm import completion
+from sifthinker.llm import completion, parameters
 from sifthinker.llm.completion import Tokens, Unreadable
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage
@@ -41,7 +41,7 @@ _ACCOUNT_EMPTY = ("insufficient_quota", "billing_hard_limit", "accountoverdue", 
 
 
 class Unauthorized(UserError):
-    """The endpoint serves nothing to this account or by this name; asking on would only burn the data set."""
+    """The endpoint serves nothing to this account, by this name or with these fields; every row would fail alike."""
 
 
 class Transient(Exception):
@@ -313,6 +313,11 @@ class Endpoint:
         if status in RETRIED or status >= 500:
             kind = "rate-limit" if status == 429 else "server-error"
             return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)
+        if status in (400, 422) and (mend := parameters.advice(self.safe(raw), self.api)):
+            return Unauthorized(
+                f"{self.url}: {detail}\nNothing more was asked, since every request has this field: {mend} in the "
+                "endpoint's section, then start again."
+            )
         filtered = any(word in lower for word in _FILTER_WORDS)
         return Dead(Failure("content-filter" if filtered else "bad-request", detail), Usage())
 

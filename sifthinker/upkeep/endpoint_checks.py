@@ -69,7 +69,9 @@ def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
         "retries": 1,
         "timeout": min(api.timeout, 60.0),
     }
-    question = judge.request("What colour is the sky?", "blue", "blue")  # the shortest call that a run makes
+    question = judge.request(
+        "What colour is the sky?", "blue", "blue", max_tokens=api.judge_tokens
+    )  # the shortest call that a run makes
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -170,8 +170,8 @@ MODULES: dict[str, Module] = {
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(
-        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.reading "
-        "sifthinker.config.yaml_files",
+        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "
+        "sifthinker.config.reading sifthinker.config.yaml_files",
         _VALUES,
     ),
     "sections": _neutral(
@@ -190,6 +190,7 @@ MODULES: dict[str, Module] = {
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
+    "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
     "costs": _neutral("sifthinker.llm.costs", _CARRIES),
     "usage": _neutral("sifthinker.llm.usage", _CARRIES),
