@@ -18,6 +18,7 @@ class Preset:
     fields: Mapping[str, Any]  # of an `api` section
     special: str  # what differs, and why
     source: str  # where the provider says so
+    hosts: tuple[str, ...] = ()  # more of them that may be sent the key; *.example.com are all below
 
 
 PRESETS: dict[str, Preset] = {
@@ -31,12 +32,14 @@ PRESETS: dict[str, Preset] = {
         "Reasoning models (o-series, GPT-5) refuse max_tokens, and any temperature but 1. Reasoning counts as completion "
         "tokens: raise annotate.max_tokens. Older models take a temperature: leave_out: [].",
         "platform.openai.com/docs/api-reference/chat/create (max_tokens is deprecated), /docs/guides/reasoning",
+        ("*.api.openai.com",),
     ),
     "ark": Preset(
         {"base_url": "https://ark.cn-beijing.volces.com/api/v3", "api_key_env": "ARK_API_KEY"},
         "mode: batch_chat is cheaper. Doubao models from 1.6 on think unless extra: {thinking: {type: disabled}}. `model` "
         "is a model's id or that of an endpoint (ep-...).",
         "www.volcengine.com/docs/82379 (chat completions, deep thinking, batch inference)",
+        ("*.volces.com", "*.bytepluses.com"),
     ),
     "dashscope": Preset(
         {
@@ -47,6 +50,7 @@ PRESETS: dict[str, Preset] = {
         "Open Qwen3 models think by default, and refuse that in a call that is not streamed. Outside China base_url is "
         "https://dashscope-intl.aliyuncs.com/compatible-mode/v1.",
         "help.aliyun.com/zh/model-studio/deep-thinking; github.com/QuantumNous/new-api/pull/1109",
+        ("dashscope-intl.aliyuncs.com", "dashscope-us.aliyuncs.com"),
     ),
     "openrouter": Preset(
         {

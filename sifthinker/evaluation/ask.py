@@ -20,6 +20,7 @@ from sifthinker.config import Config
 from sifthinker.core import chain, depth_maps, drawing, images, prompts
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Region
+from sifthinker.llm import keys
 
 _MAX_TIME = httpx.Timeout(600.0, connect=10.0)
 
@@ -170,7 +171,7 @@ def _client(base_url: str, key_env: str = "OPENAI_API_KEY") -> httpx.Client:
     """No proxy stands before loopback, and no key goes there."""
     if urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1"):
         return httpx.Client(timeout=_MAX_TIME, trust_env=False)
-    key = os.environ.get(key_env, "").strip()
+    key = os.environ.get(keys.optional(key_env, base_url), "").strip()
     return httpx.Client(timeout=_MAX_TIME, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 

@@ -27,6 +27,7 @@ from sifthinker.evaluation.asking import Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
+from sifthinker.llm import keys
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def evaluate(
     api = configuration.Api(
         base_url=configuration.SERVED,
         model=served.name,
+        api_key_env=keys.optional("OPENAI_API_KEY", served.base_url),
         concurrency=config.concurrency,
         timeout=config.timeout,
     )

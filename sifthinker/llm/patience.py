@@ -100,16 +100,11 @@ class Patience:
                 waiting,
                 cut,
             )
-        elif self._troubles > 1 and now - self._said_at >= _AGAIN:
+        elif (self._troubles > 1 or trouble.unreachable) and now - self._said_at >= _AGAIN:
             self._said_at = now
-            log.warning(
-                "%s: no answer to the last %d tries: %s: %d waiting, next try in %.0f s",
-                self.url,
-                self._troubles,
-                trouble.detail,
-                waiting,
-                wait,
-            )
+            tried = f"no answer to the last {self._troubles} tries: " if self._troubles > 1 else ""
+            said = f"{tried}{trouble.detail}"
+            log.warning("%s: %s: %d waiting, next try in %.0f s", self.url, said, waiting, max(1.0, wait))
 
     def state(self) -> str:
         """What is waited for now, in few words; empty where nothing is."""

@@ -190,6 +190,8 @@ MODULES: dict[str, Module] = {
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
+    "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "network": _neutral("sifthinker.llm.network", _CARRIES),
     "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
     "costs": _neutral("sifthinker.llm.costs", _CARRIES),
