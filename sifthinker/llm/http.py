@@ -81,6 +81,15 @@ class Dead(Exception):
         self.failure, self.usage = failure, usage
 
 
+class FieldRefused(Dead):
+    """Refused for a field that every request has."""
+
+    def __init__(self, failure: Failure, told: str) -> None:
+        """`told` is for a person, should no request be answered."""
+        super().__init__(failure, Usage())
+        self.told = told
+
+
 def address(api: Api, base_url: str | None) -> str:
     """The base URL that is really called.
 
@@ -331,9 +340,9 @@ class Endpoint:
             kind = "rate-limit" if status == 429 else "server-error"
             return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)
         if status in (400, 422) and (mend := parameters.advice(self.safe(raw), self.api)):
-            return Unauthorized(
-                f"{self.url}: {detail}\nNothing more was asked, since every request has this field: {mend} in the "
-                "endpoint's section, then start again."
+            told = f"{self.url}: {detail}\nNothing more was asked, since every request has this field: {mend} in the "
+            return FieldRefused(
+                Failure("bad-request", detail), f"{told}endpoint's section, then start again."
             )
         filtered = any(word in lower for word in _FILTER_WORDS)
         return Dead(Failure("content-filter" if filtered else "bad-request", detail), Usage())

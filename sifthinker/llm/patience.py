@@ -32,6 +32,7 @@ class Patience:
     def __init__(self, url: str, most: float) -> None:
         """`most` is the longest pause that a server may ask for, in seconds."""
         self.url, self.most = url, most
+        self.answers = 0
         self._troubles = 0  # tries without an answer, since the last answer
         self._said_at = float("-inf")
         self._paused_until = float("-inf")  # by the server's word, as far as it was said
@@ -39,6 +40,7 @@ class Patience:
 
     def answered(self) -> None:
         """An answer came."""
+        self.answers += 1
         if self._troubles and self._said_at > float("-inf"):
             log.info("%s: answers again", self.url)
             self._said_at = float("-inf")

@@ -200,7 +200,7 @@ MODULES: dict[str, Module] = {
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
     "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
-    "batch": _neutral("sifthinker.llm.batch", _CARRIES),
+    "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
     "limits": _neutral("sifthinker.llm.rate_limits", _CARRIES),
     "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),

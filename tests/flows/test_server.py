@@ -75,8 +75,7 @@ def test_an_address_that_is_none_is_explained(api):
 
 
 def test_an_empty_variable_is_one_that_is_not_set(tmp_path, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "")
-    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    monkeypatch.setattr(os, "environ", {"PREFECT_API_URL": ""})
     server.settings(tmp_path)
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")

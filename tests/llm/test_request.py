@@ -184,7 +184,22 @@ def test_the_first_refused_field_stops_everything_and_nothing_is_refused_for_goo
             pytest.raises(llm.Unauthorized, match="token_limit_field: max_completion_tokens"),
         ):
             client.ask_all(asked)
-        assert len(server.asked) <= 2
+        assert len(server.asked) <= 3
         mended = api.model_copy(update={"token_limit_field": "max_completion_tokens"})
         with llm.Client(mended, tmp_path / "calls.db", server.url) as client:
             assert all(isinstance(reply, llm.Reply) for reply in client.ask_all(asked))
+
+
+def test_one_refused_field_among_answers_is_that_requests_alone(tmp_path):
+    def whim(_: int, body: bytes) -> evil.Answer:
+        odd = b"question 3" in body
+        return (400, {}, refusal("'max_tokens' is not supported")) if odd else (200, {}, evil.chat())
+
+    asked = [request(messages=[{"role": "user", "content": f"question {n}"}]) for n in range(6)]
+    with (
+        evil.serving(whim) as server,
+        llm.Client(Api(model="m"), tmp_path / "calls.db", server.url) as client,
+    ):
+        replies = client.ask_all(asked)
+    assert [isinstance(reply, llm.Failure) for reply in replies] == [n == 3 for n in range(6)]
+    assert replies[3].kind == "bad-request"
