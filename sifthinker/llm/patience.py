@@ -102,11 +102,14 @@ class Patience:
                 waiting,
                 cut,
             )
-        elif (self._troubles > 1 or trouble.unreachable) and now - self._said_at >= _AGAIN:
+        elif self._troubles == 1 and trouble.unreachable:  # at once: it may well last
+            self._warn(trouble.detail, waiting, wait)
+        elif self._troubles > 1 and now - self._said_at >= _AGAIN:
             self._said_at = now
-            tried = f"no answer to the last {self._troubles} tries: " if self._troubles > 1 else ""
-            said = f"{tried}{trouble.detail}"
-            log.warning("%s: %s: %d waiting, next try in %.0f s", self.url, said, waiting, max(1.0, wait))
+            self._warn(f"no answer to the last {self._troubles} tries: {trouble.detail}", waiting, wait)
+
+    def _warn(self, what: str, waiting: int, wait: float) -> None:
+        log.warning("%s: %s: %d waiting, next try in %.0f s", self.url, what, waiting, max(1.0, wait))
 
     def state(self) -> str:
         """What is waited for now, in few words; empty where nothing is."""
