@@ -30,6 +30,7 @@ from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, 
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.evaluation.progress import Progress
 from sifthinker.evaluation.running_server import Running
+from sifthinker.llm import keys
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +92,12 @@ def evaluate(
     found = _open(config, judge)
     with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
         _write_depths(found.jobs, Path(folder), depth, model, progress)
-        with serve as served, _client(served, config, ledger) as client:
-            questions = sum(len(job.chosen) for job in found.jobs)
-            progress.began(client, questions if config.sampled is None else 2 * questions)
+        questions = sum(len(job.chosen) for job in found.jobs) * (1 if config.sampled is None else 2)
+        with (
+            serve as served,
+            _client(served, config, ledger) as client,
+            progress.asking(client, questions),
+        ):
             asking = Asking(client, Path(folder), model, config, sized=not served.sizes)
             predictions = _predictions(found, asking, judge, out, progress)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
@@ -121,6 +125,7 @@ def _client(served: Served, config: configuration.Evaluate, ledger: Path) -> llm
     api = configuration.Api(
         base_url=configuration.SERVED,
         model=served.name,
+        api_key_env=keys.optional("OPENAI_API_KEY", served.base_url),
         concurrency=config.concurrency,
         timeout=config.timeout,
     )
