@@ -41,6 +41,11 @@ class Evaluate(Section):
     """The benchmarks, asked through a server of the merged model."""
 
     benchmarks: tuple[Benchmark, ...] = Field((), description="rendered scenes add their own")
+    also: tuple[Literal["base", "sft"], ...] = operational(
+        (),
+        description="the models before the last one that are evaluated too, for the report's first table; the base "
+        "model is asked the plain question, and its boxes are read in its family's frame",
+    )
     limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
     seed: int = Field(0, description="of the samples under `limit`, and of sampled replies")
     think: bool = Field(True, description="ask for the chain; false asks the plain question")

@@ -1,7 +1,7 @@
 """Evaluation: a served model is asked the questions of benchmarks, and its replies are scored officially and strictly.
 
 Reads the benchmarks' files; writes `predictions.parquet` (`scoring.PREDICTIONS`, one row a question),
-`rejects.parquet` (questions that could not be asked, with the reason), `scores.json`, and a submission file for every
+`rejects.parquet` (questions that could not be asked, with the reason), `scores.json`, `shown.parquet` (a few replies drawn), and a submission file for every
 benchmark whose answers are hidden.
 
 `asking` says what the model sees and what a failed request means. No clock enters the files, so an evaluation that was
@@ -23,13 +23,14 @@ from sifthinker import config as configuration
 from sifthinker import llm
 from sifthinker.core import errors, tables
 from sifthinker.core.records import Reject
-from sifthinker.evaluation import scoring
+from sifthinker.evaluation import scoring, shown
 from sifthinker.evaluation.asking import Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.evaluation.progress import Progress
 from sifthinker.evaluation.running_server import Running
+from sifthinker.evaluation.shown import Shown
 from sifthinker.llm import keys
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class _Opened:
     jobs: list[Selection] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)  # entries of `scores.json`
     rejects: list[Reject] = field(default_factory=list)
+    shown: Shown = field(default_factory=Shown)  # replies for people to look at
 
 
 def evaluate(
@@ -101,6 +103,7 @@ def evaluate(
             asking = Asking(client, Path(folder), model, config, sized=not served.sizes)
             predictions = _predictions(found, asking, judge, out, progress)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
+    tables.write(out / shown.FILE, shown.SHOWN, found.shown.rows(found.jobs))
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)
     summary: dict[str, Any] = {
         "model": served.label,
@@ -219,7 +222,10 @@ def _benchmark(
             results.append((asked.question, official, strict))
         else:
             hidden.append((asked.question, strict.reading))
-        yield scoring.prediction(name, asked, reply, answer, official, strict)
+        row = scoring.prediction(name, asked, reply, answer, official, strict)
+        if out is not None:
+            found.shown.offer(row)
+        yield row
     if hidden and out is not None:
         assert job.benchmark.submission, "a benchmark that hides answers has one"
         file, content = job.benchmark.submission(job.source, hidden)

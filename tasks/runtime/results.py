@@ -140,7 +140,10 @@ MODULES: dict[str, Module] = {
     "training/merge": _at("sifthinker.training.merge"),
     # evaluation
     "evaluate": _at(
-        "sifthinker.evaluation.evaluate", "sifthinker.evaluation.asking", "sifthinker.evaluation.scoring"
+        "sifthinker.evaluation.evaluate",
+        "sifthinker.evaluation.asking",
+        "sifthinker.evaluation.scoring",
+        "sifthinker.evaluation.shown",
     ),
     "evaluate/server": _neutral(
         "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
@@ -158,7 +161,7 @@ MODULES: dict[str, Module] = {
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
-    "report": _at("sifthinker.reporting.report"),
+    "report": _at("sifthinker.reporting.report", "sifthinker.reporting.outcome"),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
@@ -217,6 +220,7 @@ MODULES: dict[str, Module] = {
         "sifthinker.training.checkpoints sifthinker.training.stopping",
         "stops a training and resumes it, to the same result",
     ),
+    "machine": _neutral("sifthinker.system.machine", "names the machine and the commit on a page"),
     "evaluation/progress": _neutral("sifthinker.evaluation.progress", _SHOWN),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
@@ -293,7 +297,7 @@ SERVERS = {
 _CHARTS = ("pillow", "matplotlib")
 _PAGES = tuple(
     (name, f"sifthinker/reporting/templates/{name}")
-    for name in ("report.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
+    for name in ("report.html.jinja", "first.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
 )
 
 RESULTS: dict[str, Results] = {
