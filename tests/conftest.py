@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("SIF_LEDGER", None)  # tests record nothing in a ledger that is in use
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -27,6 +27,7 @@ from sifthinker.evaluation.asking import Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
+from sifthinker.llm.bookkeeping import Place
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def evaluate(
     served: Served,
     model: configuration.Model,
     config: configuration.Evaluate,
-    ledger: Path,
+    ledger: Place,
     depth: DepthPictures | None,
     out: Path,
     judge: llm.Client | None = None,
@@ -69,7 +70,7 @@ def evaluate(
         served: the model.
         model: what training and evaluation agree on.
         config: the benchmarks, and how to ask.
-        ledger: file of remembered replies.
+        ledger: where replies are remembered.
         depth: Spectral_r PNGs of (image digest, image) pairs, in any order; None only without `depth_input` and
             without a benchmark that scores depths.
         out: folder for the files.

@@ -9,6 +9,7 @@ from sifthinker import llm
 from sifthinker.config import Config, identity
 from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
+from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
@@ -81,7 +82,7 @@ def evaluate(job: Job) -> None:
             label=f"{job.config.name} {model.manifest['label']}",
             digest=f"{model.weights} {_served(config.server)} {config.fresh}".strip(),
         )
-        ledger = job.store.root / "calls.sqlite"
+        ledger = bookkeeping.place(job.store.root)
         domain.evaluate(served, job.config.model, config, ledger, depth_pictures, job.out, judge)
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))

@@ -18,7 +18,7 @@ from flows.commands.main import app
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
-from sifthinker.llm.ledger import Ledger
+from sifthinker.llm.ledger_sqlite import SqliteLedger
 from sifthinker.upkeep import data_checks, endpoint_checks, findings, machine_checks
 from sifthinker.upkeep.findings import Finding
 
@@ -185,7 +185,7 @@ def test_the_ledger_is_read_but_not_made(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
     assert "none yet" in only(data_checks.ledger(path)).found
     assert not path.exists()
-    Ledger(path).close()
+    SqliteLedger(path).close()
     assert "0 calls paid" in only(data_checks.ledger(path)).found
     path.write_bytes(b"no ledger " * 100)
     assert only(data_checks.ledger(path)).verdict == "error"
