@@ -277,6 +277,23 @@ class Ledger(ABC):
                 return int(self._execute(statement).rowcount)
             return int(self._execute(f"{statement} AND kind = ?", [kind]).rowcount)
 
+    def adopt(self, key: str, account: str, outcome: Sequence[Any], usage: Usage) -> bool:
+        """Takes over a call of another ledger with what it cost; False where the request is known here.
+
+        `outcome` holds the columns state, request, reply, finish_reason, model, kind, detail and seconds.
+        """
+        cost = [usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.money]
+        with self.transaction():
+            cursor = self._execute(
+                "INSERT INTO calls (key, account, owner, at, state, request, reply, finish_reason, model, kind, detail,"
+                " seconds, prompt_tokens, cached_tokens, completion_tokens, money)"
+                f" VALUES (?, ?, ?, {self._NOW}, {', '.join('?' * 12)}) ON CONFLICT (key) DO NOTHING",
+                [key, account, self.owner, *outcome, *cost],
+            )
+            if cursor.rowcount == 1 and usage.calls:
+                self._costs[account] = self._costs.get(account, Usage()) + usage
+            return bool(cursor.rowcount == 1)
+
     # A batch is recorded before it is submitted ("planned") and again with the provider's id ("sent"), so that
     # a killed run finds out at the provider whether a planned one arrived, and collects a sent one.
 
@@ -300,6 +317,15 @@ class Ledger(ABC):
             [account],
         )
         return {name: (state, zlib.decompress(keys).decode().split("\n")) for name, state, keys in rows}
+
+    def adopt_batch(self, name: str, account: str, state: str, keys: bytes) -> None:
+        """Takes over a batch of another ledger, as it was recorded there."""
+        with self.transaction():
+            self._execute(
+                f"INSERT INTO batches (id, account, state, keys, at) VALUES (?, ?, ?, ?, {self._NOW})"
+                " ON CONFLICT (id) DO NOTHING",
+                [name, account, state, keys],
+            )
 
     def _finish(self, key: str, usage: Usage, outcome: str, values: list[Any]) -> None:
         """Writes `outcome` (a SET clause of `values`) and the cost into the row and adds the cost to the account."""

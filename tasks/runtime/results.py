@@ -203,7 +203,7 @@ MODULES: dict[str, Module] = {
         _CARRIES,
     ),
     "ledger": _neutral(
-        "sifthinker.llm.bookkeeping sifthinker.llm.ledger sifthinker.llm.ledger_postgres "
+        "sifthinker.llm.bookkeeping sifthinker.llm.ledger sifthinker.llm.ledger_import sifthinker.llm.ledger_postgres "
         "sifthinker.llm.ledger_sqlite sifthinker.llm.postgres",
         _KEEPS,
     ),
