@@ -151,7 +151,7 @@ class Policy:
         sequences = self.model.generate(
             **inputs,
             generation_config=config,
-            streamer=watch,
+            streamer=watch if sampling.stop or say else None,
             stopping_criteria=StoppingCriteriaList([_Over(watch)]),
         )
         if gone.is_set():
@@ -184,8 +184,6 @@ class _Watch(BaseStreamer):  # type: ignore[misc]
     def put(self, value: torch.Tensor) -> None:
         if self._prompt:
             self._prompt = False
-            return
-        if not self.stop and self.say is None:
             return
         self._tokens += value.tolist()
         text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)

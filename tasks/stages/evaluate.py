@@ -12,6 +12,7 @@ from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
 from sifthinker.evaluation import running_server
 from sifthinker.evaluation.progress import Progress
+from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
 from sifthinker.models.budget import budgeted, holds
 from tasks.runtime import closure, results
@@ -110,7 +111,7 @@ def evaluate(job: Job) -> None:
 
     progress = Progress()
     with _judge(job) as judge, watched(job, progress.counts, progress.line):
-        ledger = job.store.root / "calls.sqlite"
+        ledger = bookkeeping.place(job.store.root)
         domain.evaluate(
             _server(job), job.config.model, config, ledger, depth_pictures, job.out, judge, progress
         )
