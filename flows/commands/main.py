@@ -83,8 +83,9 @@ def run(
         reuse_run=reuse_run,
         return_state=True,
     )
-    for line in outcome.lines(Store.of(resolved), str(state.state_details.flow_run_id)):
-        console.print(plain(line), highlight=False, soft_wrap=True)
+    run_id = str(state.state_details.flow_run_id)
+    ui = f"{ui}/runs/flow-run/{run_id}"
+    outcome.show(Store.of(resolved), run_id, console)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
