@@ -20,7 +20,7 @@ from typing import Any
 
 from sifthinker import config as configuration
 from sifthinker import llm
-from sifthinker.core import errors, tables
+from sifthinker.core import tables
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring
 from sifthinker.evaluation.asking import Asking, judged
@@ -76,7 +76,7 @@ def evaluate(
         judge: scores free answers (VisCoT-s); a benchmark that wants it is left out without it.
 
     Raises:
-        config.UserError: an unknown benchmark, or a file that is not what it should be.
+        UserError: a file is not what it should be.
         NotAnswered: the server, or the judge, did not answer a question.
     """
     assert depth is not None or not model.depth_input
@@ -117,10 +117,6 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
     """Reads every benchmark once."""
     found = _Opened()
     for source in config.benchmarks:
-        if source.name not in BENCHMARKS:
-            raise errors.UserError(
-                f"evaluate.benchmarks: no benchmark {source.name!r}; known: {', '.join(BENCHMARKS)}"
-            )
         if BENCHMARKS[source.name].judge_requests and judge is None:
             why = "wants a judge: set evaluate.judge"
             found.scores.append(scoring.missing(source.name, why, config.limit))

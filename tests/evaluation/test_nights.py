@@ -199,6 +199,44 @@ def test_a_night_scored_by_other_rules_is_not_compared_as_if_the_model_had_chang
     assert compare.hold(store, night(store, 2), [again], {}, baseline).outcome == history.REGRESSED
 
 
+def test_a_last_good_night_that_is_the_baselines_evaluation_is_compared_with_once(store: Store) -> None:
+    """Ten lost of 70 are p = 1/1024 of one comparison: two of the same evaluation would double it beyond the level."""
+    pinned(store)
+    same = nights.evaluated(store, "0000", {"vstar": RIGHT})
+    later = nights.config(store.root)
+    first = compare.hold(store, Night("n0", LATER, later), [same], {}, same)
+    assert first.outcome == history.PASSED
+    made = nights.evaluated(store, "0001", {"vstar": [0.0] * 10 + RIGHT[10:]})
+    night = Night("n1", LATER + timedelta(days=1), later)
+    outcome = compare.hold(store, night, [made], {}, same)
+    assert outcome.outcome == history.REGRESSED
+    assert outcome.table.count("| vstar | last good night and the baseline | 70.0 | 60.0 |") == 1
+    assert outcome.message == "vstar fell from 70.0 to 60.0 against the last good night and the baseline"
+    assert "against the last good night and the baseline: 10 lost, 0 won" in outcome.report.read_text()
+
+
+def test_a_trend_marks_the_nights_that_regressed_warned_or_were_inconclusive(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": RIGHT})
+    hold(store, 1, {"vstar": [0.0] * 5 + RIGHT[5:], "pope": RIGHT})  # warned
+    hold(store, 2, {"vstar": WRONG, "pope": RIGHT})  # regressed, by vstar alone
+    hold(store, 3, {"vstar": RIGHT, "pope": RIGHT}, level=1e-30)  # inconclusive
+    rows = history.read(store.root / "history")
+    marks = {
+        name: [
+            next(mark for mark, of in night_page._marked([row]).items() if of)
+            for row in rows
+            if row["benchmark"] == name
+        ]
+        for name in ("vstar", "pope")
+    }
+    assert marks["vstar"] == ["passed", "warned", "regressed", "inconclusive"]
+    assert marks["pope"] == ["passed", "warned", "passed", "inconclusive"]
+    drawn = night_page.trends(rows, [])
+    assert drawn
+    plain = night_page.trends([{**row, "outcome": "passed", "regressed": False} for row in rows], [])
+    assert plain and plain[0] != drawn[0]
+
+
 def test_changed_replies_are_shown_against_the_reference_from_which_they_fell(store: Store) -> None:
     """The last good night had the same wrong replies; only the baseline tells the fall."""
     hold(store, 0, {"vstar": WRONG, "pope": [*RIGHT[:99], 0.0]})

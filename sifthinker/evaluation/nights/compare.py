@@ -34,7 +34,7 @@ from typing import Any
 from sifthinker.evaluation import gate, history, power
 from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights import night_page, outcomes
-from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
+from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome, Target, references
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged
@@ -99,14 +99,14 @@ def _compared(
         target.notices.append(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
         )
-    for name, reference in ((LAST, target.last), (BASELINE, baseline)):
-        if reference and reference.rules() != tonight.rules():
+    for name, reference in references(target.last, baseline).items():
+        if reference.rules() != tonight.rules():
             target.notices.append(
                 f"The {name} was scored by version {reference.rules()} of the scoring rules, this night by version "
                 f"{tonight.rules()}: not compared."
             )
             continue
-        earlier = reference.scored() if reference else {}
+        earlier = reference.scored()
         for benchmark in sorted(replies.keys() & earlier.keys()):
             margin = settings.margins.get(benchmark, settings.margin)
             before, after = earlier[benchmark], replies[benchmark]

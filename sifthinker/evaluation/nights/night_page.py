@@ -17,13 +17,20 @@ from sifthinker.evaluation import history, power
 from sifthinker.evaluation.gate import Comparison
 from sifthinker.evaluation.nights import changed_replies, outcomes
 from sifthinker.evaluation.nights.changed_replies import Flip
-from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
+from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome, Target, references
 from sifthinker.reporting import pages, plots
 from sifthinker.reporting.score_gaps import apart
 
 NIGHTS = 60  # shown in a trend
 CLIP = 1200  # characters of a reply
 _AROUND = timedelta(hours=12)  # left free at both ends of a trend
+MARKS = {  # in a trend: colour, whether it is filled, size
+    history.PASSED: (plots.BLUE, True, 10),
+    history.REGRESSED: (plots.RED, True, 26),
+    history.WARNED: (plots.ORANGE, True, 26),
+    history.INCONCLUSIVE: (plots.BLUE, False, 26),
+}
+_OPEN = (history.WARNED, history.INCONCLUSIVE)  # outcomes of a night that mark all its points
 
 
 def render(
@@ -92,11 +99,10 @@ def _changes(night: Night, target: Target, baseline: Evaluated | None) -> list[d
     """
     if target.tonight is None:
         return []
-    found: dict[str, list[Flip]] = {}
-    for name, reference in ((LAST, target.last), (BASELINE, baseline)):
-        found[name] = (
-            changed_replies.find(reference.predictions, target.tonight.predictions) if reference else []
-        )
+    found = {
+        name: changed_replies.find(reference.predictions, target.tonight.predictions)
+        for name, reference in references(target.last, baseline).items()
+    }
     made = []
     shown_against: dict[str, Comparison] = {}
     # A stable sort: of two references that tell the same, the last good night comes first.
@@ -183,8 +189,9 @@ def _flip(flip: Flip) -> dict[str, Any]:
 def trends(rows: Sequence[history.Row], baseline: Sequence[Score]) -> tuple[bytes, int] | None:
     """PNG of the strict scores of one checkpoint over the nights, of 100, and its width on a page.
 
-    Blue with its 95 % interval; red where it regressed; a grey cross at the foot where it could not run; dashed
-    the baseline. None when no night has a score.
+    Blue with its 95 % interval, and a mark a night: red where the benchmark regressed, orange in a night that warned,
+    hollow in one that was inconclusive. A grey cross at the foot where it could not run; dashed the baseline. None when
+    no night has a score.
     """
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
@@ -205,9 +212,17 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Score]) -> tuple[byte
         high = [_or(row["high"], row["strict"]) * times for row in points]
         axes.fill_between(when, low, high, color=plots.BLUE, alpha=0.18, linewidth=0)
         axes.plot(when, value, color=plots.BLUE, linewidth=1.5, zorder=2)
-        bad = [row["regressed"] for row in points]
-        colours = [plots.RED if regressed else plots.BLUE for regressed in bad]
-        axes.scatter(when, value, s=[26 if regressed else 10 for regressed in bad], c=colours, zorder=3)
+        for mark, of in _marked(points).items():
+            colour, filled, size = MARKS[mark]
+            axes.scatter(
+                [row["started"] for row in of],
+                [row["strict"] * times for row in of],
+                s=size,
+                facecolors=colour if filled else "white",
+                edgecolors=colour,
+                linewidths=1.2,
+                zorder=3,
+            )
         if reference := pinned.get((benchmark, metric)):
             axes.axhline(reference * times, color=plots.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         for day, name in missed:
@@ -222,6 +237,15 @@ def trends(rows: Sequence[history.Row], baseline: Sequence[Score]) -> tuple[byte
         axes.xaxis.get_offset_text().set(color=plots.GREY, fontsize=7)
         plots.style(axes, f"{benchmark}  {metric}", "y")
     return plots.png(figure), round(figure.get_figwidth() * plots.PAGE_DPI)
+
+
+def _marked(points: Sequence[history.Row]) -> dict[str, list[history.Row]]:
+    """The points of a trend by their mark, a key of `MARKS`: the benchmark's own fall, or what became of its night."""
+    found: dict[str, list[history.Row]] = {}
+    for row in points:
+        mark = history.REGRESSED if row["regressed"] else row["outcome"]
+        found.setdefault(mark if row["regressed"] or mark in _OPEN else history.PASSED, []).append(row)
+    return found
 
 
 def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.Row]]:

@@ -14,6 +14,7 @@ from sifthinker.evaluation import gate, history
 from sifthinker.evaluation.gate import Comparison, ScoredReply
 
 LAST, BASELINE = "last good night", "baseline"
+BOTH = f"{LAST} and the {BASELINE}"  # where the two are one evaluation: it is compared with once
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class Evaluated:
             for s in self.scores()
             if s["missing"] and s["benchmark"] not in asked
         }
+
+
+def references(last: Evaluated | None, baseline: Evaluated | None) -> dict[str, Evaluated]:
+    """What a night is compared with, by its name. Two that are one evaluation are one: Holm counts it once."""
+    if last and baseline and last.evaluation == baseline.evaluation:
+        return {BOTH: last}
+    return {name: found for name, found in ((LAST, last), (BASELINE, baseline)) if found}
 
 
 @dataclass(frozen=True)
