@@ -321,6 +321,6 @@ def test_an_upload_with_files_missing_is_refused_by_their_numbers(tmp_path):
 def test_two_whole_uploads_are_refused_because_neither_is_known_to_be_newer(tmp_path, one, other):
     source = source_with(tmp_path, one, other, "data/test-00001-of-00002.parquet")
     with pytest.raises(
-        errors.UserError, match="data holds two uploads of the same questions .*remove the older one"
+        errors.UserError, match=r"data holds two uploads of the same questions .*remove the older one"
     ):
         files.shards(source)
