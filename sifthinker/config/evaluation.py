@@ -116,7 +116,8 @@ class Nightly(Section):
         0.05,
         ge=0,
         lt=1,
-        description="rise of the share of a benchmark's unparsable replies, of 1, above which a night warns",
+        description="rise of the share of a benchmark's replies that fail in one way (unparsable, refused, cut off, no "
+        "box), of 1, above which a night warns, significant or not: drift.py",
     )
     fresh: bool = Field(False, description="ask every question again, whatever was answered before")
     flips: int = Field(12, ge=0, description="changed samples of a benchmark that the report shows")

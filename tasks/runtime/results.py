@@ -151,6 +151,7 @@ MODULES: dict[str, Module] = {
     },
     "benchmarks/job": _at("sifthinker.evaluation.benchmarks.selection"),
     "gate": _at("sifthinker.evaluation.gate"),
+    "failures": _at("sifthinker.evaluation.failures"),
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages

@@ -11,7 +11,7 @@ import pytest
 
 from sifthinker import config
 from sifthinker.evaluation import history
-from sifthinker.evaluation.nights import changed_replies, compare, night_page
+from sifthinker.evaluation.nights import changed_replies, compare, trends
 from sifthinker.evaluation.nights.compare import Outcome
 from sifthinker.evaluation.nights.records import Night
 from sifthinker.store import aliases
@@ -111,7 +111,10 @@ def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warni
     for name, n in right.items():
         fall = f"{name} fell from {5 * n}.0 to 0.0 against the last good night and the baseline"
         assert f"{fall} (beyond its margin, not significant)" in look.message
-        assert f"100 % of the replies to {name} are unparsable, 0 % in the last good night" in look.message
+        assert (
+            f"100 % of the replies to {name} are unparsable, 0 % in the last good night (no box"
+            in look.message
+        )
     assert "8 of 8 comparisons could not have failed, whatever was answered" in look.message
     assert "none worse" not in look.message
     assert look.table.count("| none | fell, could not have failed |") == 8
@@ -154,10 +157,36 @@ def test_replies_that_become_unparsable_warn_though_no_score_falls(store: Store)
     hold(store, 0, {"vstar": RIGHT})
     tonight = hold(store, 1, {"vstar": silent})
     assert tonight.outcome == history.WARNED
-    assert tonight.message == "10 % of the replies to vstar are unparsable, 0 % in the last good night"
+    assert tonight.message == (
+        "10 % of the replies to vstar are unparsable, 0 % in the last good night (no box 0 % to 10 %)"
+    )
     assert "10 % of the replies to vstar are unparsable" in tonight.report.read_text()
     assert hold(store, 2, {"vstar": silent}, unparsable=0.1).outcome == history.PASSED
     assert hold(store, 3, {"vstar": silent}).outcome == history.PASSED  # no jump from the night before
+
+
+def test_replies_that_fail_in_another_way_warn_though_every_score_holds(store: Store) -> None:
+    """Chains without a valid box, whose answers are read as before."""
+    hold(store, 0, {"vstar": RIGHT})
+    made = nights.evaluated(store, "0001", {"vstar": RIGHT}, boxless=8)
+    tonight = compare.hold(store, night(store, 1), [made], {})
+    assert tonight.outcome == history.WARNED
+    assert tonight.message == "8 % of the replies to vstar have no box, 0 % in the last good night"
+    page = tonight.report.read_text()
+    assert "Kinds of failure" in page and '<span class="bad">drifted</span>' in page
+    written = json.loads(tonight.report.with_name("outcome.json").read_text())["targets"]["promoted"]
+    assert [(one["kind"], one["after"], one["drifted"]) for one in written["failures"]] == [
+        ("no box", 0.08, True)
+    ]
+
+
+def test_scores_by_other_rules_are_not_set_beside_tonights(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    made = nights.evaluated(store, "0001", {"vstar": WRONG}, rules=2)
+    page = compare.hold(store, night(store, 1), [made], {}).report.read_text()
+    scores = page.partition('<section id="scores1">')[2].partition("</section>")[0]
+    assert ">58.0<" in scores and "70.0" not in scores  # of the last good night
+    assert trends._rule_changes([{"rules": None}, {"rules": 1}, {"rules": 2}, {"rules": 2}]) == [2]
 
 
 def test_a_first_night_whose_replies_are_unparsable_warns_and_is_no_reference(store: Store) -> None:
@@ -223,7 +252,7 @@ def test_a_trend_marks_the_nights_that_regressed_warned_or_were_inconclusive(sto
     rows = history.read(store.root / "history")
     marks = {
         name: [
-            next(mark for mark, of in night_page._marked([row]).items() if of)
+            next(mark for mark, of in trends._marked([row]).items() if of)
             for row in rows
             if row["benchmark"] == name
         ]
@@ -231,9 +260,9 @@ def test_a_trend_marks_the_nights_that_regressed_warned_or_were_inconclusive(sto
     }
     assert marks["vstar"] == ["passed", "warned", "regressed", "inconclusive"]
     assert marks["pope"] == ["passed", "warned", "passed", "inconclusive"]
-    drawn = night_page.trends(rows, [])
+    drawn = trends.trends(rows, [])
     assert drawn
-    plain = night_page.trends([{**row, "outcome": "passed", "regressed": False} for row in rows], [])
+    plain = trends.trends([{**row, "outcome": "passed", "regressed": False} for row in rows], [])
     assert plain and plain[0] != drawn[0]
 
 
@@ -330,7 +359,7 @@ def test_an_evaluation_that_is_gone_from_the_store_is_said_and_the_one_before_ta
 def test_five_percent_made_wrong_of_a_thousand_are_caught_and_fifty_equal_nights_are_not_raised(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(night_page, "trends", lambda *_: None)  # pictures take time and are not the point
+    monkeypatch.setattr(trends, "trends", lambda *_: None)  # pictures take time and are not the point
     scores = [float((i * 7919) % 1000 < 600) for i in range(1000)]
     hold(store, 0, {"vstar": scores})
     made = nights.evaluated(store, "0001", {"vstar": scores})  # deterministic decoding: identical replies

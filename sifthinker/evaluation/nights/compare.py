@@ -6,11 +6,11 @@ What comes of it is the first of these that is true:
 * not run: a server was down or files were missing, which says nothing about the model;
 * inconclusive: some comparison could not have failed whatever was answered, because too few questions were asked, or
   could not be made although an earlier night had its benchmark;
-* warned: every comparison could have failed and none did, but something fell by more than its margin, or many more
-  replies than before are unparsable;
+* warned: every comparison could have failed and none did, but something fell by more than its margin, or replies fail in
+  other ways than before (drift.py);
 * passed.
 
-A fall beyond the margin and a jump of unparsable replies are told in any case, whatever the outcome. A checkpoint's
+A fall beyond the margin and a drift of the kinds of failure are told in any case, whatever the outcome. A checkpoint's
 first night has nothing to be compared with and passes, unless its replies are unparsable.
 
 Every night stays in the history, also one that did not run. "Last good night" is the latest one of the same
@@ -31,7 +31,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sifthinker.evaluation import gate, history, power
+from sifthinker.config import Nightly
+from sifthinker.evaluation import drift, gate, history, power
 from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights import night_page, outcomes
 from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome, Target, references
@@ -68,7 +69,7 @@ def hold(
         for tonight in evaluated
     ]
     targets += [Target(name, None, {"": why}) for name, why in failed.items()]
-    _judge(targets, pairs, night.config.nightly.level)
+    _judge(targets, pairs, night.config.nightly)
     for target in targets:
         target.warnings = outcomes.warnings(target, replies.get(target.name, {}), night.config.nightly)
     rows += [row for target in targets for row in _rows(night, target)]
@@ -116,6 +117,7 @@ def _compared(
                 continue
             unpaired = len(before) + len(after) - 2 * len(paired.old)
             target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
+            target.drifts += drift.drifts(benchmark, name, paired)
             pairs.append(paired)
     _uncompared(target, replies.keys(), history.benchmarks(rows, target.name, since))
     return target
@@ -153,8 +155,12 @@ def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since:
     return None
 
 
-def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> None:
-    """Judges all comparisons of a night as one family, so that the level is that of the whole night."""
+def _judge(targets: Sequence[Target], pairs: Sequence[Paired], settings: Nightly) -> None:
+    """Judges all comparisons of a night as one family, so that the level is that of the whole night.
+
+    The kinds of failure are a family of their own: what they find is a warning and fails no night.
+    """
+    level = settings.level
     judged = gate.judge([c for target in targets for c in target.comparisons], level)
     found = iter(
         replace(c, detectable=power.detectable(paired, c.margin, level / len(pairs)))
@@ -162,6 +168,11 @@ def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> 
     )
     for target in targets:
         target.comparisons = [next(found) for _ in target.comparisons]
+    kinds = [one for target in targets for one in target.drifts]
+    margins = [settings.margins.get(one.benchmark, settings.margin) for one in kinds]
+    drifted = iter(drift.judge(kinds, level, margins, settings.unparsable))
+    for target in targets:
+        target.drifts = [next(drifted) for _ in target.drifts]
 
 
 def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
@@ -228,6 +239,7 @@ def _write(
                     "uncompared": target.uncompared,
                     "warnings": target.warnings,
                     "comparisons": [asdict(comparison) for comparison in target.comparisons],
+                    "failures": [asdict(one) for one in target.drifts],
                 }
                 for target in targets
             },

@@ -7,30 +7,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from sifthinker.core import drawing
 from sifthinker.core.images import data_url
-from sifthinker.core.scores import Score, factor, of_100, unparsable_rate
-from sifthinker.evaluation import history, power
+from sifthinker.core.scores import factor, of_100, unparsable_rate
+from sifthinker.evaluation import drift, history, power
 from sifthinker.evaluation.gate import Comparison
-from sifthinker.evaluation.nights import changed_replies, outcomes
+from sifthinker.evaluation.nights import changed_replies, outcomes, trends
 from sifthinker.evaluation.nights.changed_replies import Flip
 from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome, Target, references
-from sifthinker.reporting import pages, plots
+from sifthinker.reporting import pages
 from sifthinker.reporting.score_gaps import apart
 
-NIGHTS = 60  # shown in a trend
 CLIP = 1200  # characters of a reply
-_AROUND = timedelta(hours=12)  # left free at both ends of a trend
-MARKS = {  # in a trend: colour, whether it is filled, size
-    history.PASSED: (plots.BLUE, True, 10),
-    history.REGRESSED: (plots.RED, True, 26),
-    history.WARNED: (plots.ORANGE, True, 26),
-    history.INCONCLUSIVE: (plots.BLUE, False, 26),
-}
-_OPEN = (history.WARNED, history.INCONCLUSIVE)  # outcomes of a night that mark all its points
 
 
 def render(
@@ -63,6 +53,7 @@ def render(
         regressed=sum(comparison.regressed for target in targets for comparison in target.comparisons),
         able=sum(comparison.able for target in targets for comparison in target.comparisons),
         nights=len({row["night"] for row in rows}),
+        percent=drift.percent,
         unable=outcomes.unable([c for target in targets for c in target.comparisons]),
         finds=outcomes.finds,
         rate=power.RATE,
@@ -76,7 +67,7 @@ def _page(
     """What the template shows of one checkpoint."""
     mine = [row for row in rows if row["target"] == target.name]
     changes = _changes(night, target, baseline)
-    trend = trends(mine, baseline.scores() if baseline else [])
+    trend = trends.trends(mine, baseline.scores() if baseline else [], baseline.rules() if baseline else None)
     worst = outcomes.worst_first(target.comparisons)
     # One scale for all differences, symmetric about 0: rows can be compared by eye.
     scale = 1.1 * max([0.05, *(max(abs(c.low), abs(c.high), c.margin) for c in worst)])
@@ -86,6 +77,7 @@ def _page(
         "scores": _scores(target, baseline),
         "trend": (data_url(trend[0], "image/png"), trend[1]) if trend else None,
         "changes": changes,
+        "drifts": [one for one in target.drifts if one.drifted or one.before or one.after],
         "lost": sum(change["lost"] for change in changes),
         "won": sum(change["won"] for change in changes),
         "apart": apart(target.tonight.scores(), target.tonight.predictions) if target.tonight else [],
@@ -136,9 +128,14 @@ def _bar(comparison: Comparison, scale: float) -> dict[str, float]:
 
 
 def _scores(target: Target, baseline: Evaluated | None) -> list[tuple[str, list[dict[str, Any]]]]:
-    """By benchmark its metrics, of 100, with the scores of the last good night and of the baseline beside."""
-    before = _by_metric(target.last)
-    pinned = _by_metric(baseline)
+    """By benchmark its metrics, of 100, with the scores of the last good night and of the baseline beside.
+
+    Scores by other rules are not set beside tonight's: they would differ for the rules, not for the model.
+    """
+    rules = target.tonight.rules() if target.tonight else None
+    before, pinned = (
+        _by_metric(found if found and found.rules() == rules else None) for found in (target.last, baseline)
+    )
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for score in target.tonight.scores() if target.tonight else []:
         name = score["benchmark"], score["metric"]
@@ -184,77 +181,3 @@ def _flip(flip: Flip) -> dict[str, Any]:
         "reference": "; ".join(", ".join(f"{v:.3f}" for v in box) for box in truth) or row["reference"],
         "replies": list(zip(replies, pictures, strict=True)),
     }
-
-
-def trends(rows: Sequence[history.Row], baseline: Sequence[Score]) -> tuple[bytes, int] | None:
-    """PNG of the strict scores of one checkpoint over the nights, of 100, and its width on a page.
-
-    Blue with its 95 % interval, and a mark a night: red where the benchmark regressed, orange in a night that warned,
-    hollow in one that was inconclusive. A grey cross at the foot where it could not run; dashed the baseline. None when
-    no night has a score.
-    """
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    nights = sorted({(row["started"], row["night"]) for row in rows})[-NIGHTS:]
-    since = nights[0][0] if nights else None
-    recent = [row for row in rows if since and row["started"] >= since]
-    series = _series(recent)
-    if not series:
-        return None
-    missed = {(row["started"], row["benchmark"]) for row in recent if row["missing"]}
-    pinned = {(s["benchmark"], s["metric"]): s["strict"] for s in baseline}
-    figure, all_axes = plots.panels(len(series), 3.5, 2.05)
-    for axes, ((benchmark, metric), points) in zip(all_axes, series.items(), strict=True):
-        times = factor(points[0]["unit"])
-        when = [row["started"] for row in points]
-        value = [row["strict"] * times for row in points]
-        low = [_or(row["low"], row["strict"]) * times for row in points]
-        high = [_or(row["high"], row["strict"]) * times for row in points]
-        axes.fill_between(when, low, high, color=plots.BLUE, alpha=0.18, linewidth=0)
-        axes.plot(when, value, color=plots.BLUE, linewidth=1.5, zorder=2)
-        for mark, of in _marked(points).items():
-            colour, filled, size = MARKS[mark]
-            axes.scatter(
-                [row["started"] for row in of],
-                [row["strict"] * times for row in of],
-                s=size,
-                facecolors=colour if filled else "white",
-                edgecolors=colour,
-                linewidths=1.2,
-                zorder=3,
-            )
-        if reference := pinned.get((benchmark, metric)):
-            axes.axhline(reference * times, color=plots.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        for day, name in missed:
-            if name in (benchmark, ""):
-                axes.scatter(
-                    [day], [0.04], transform=axes.get_xaxis_transform(), marker="x", s=16, c=plots.GREY
-                )
-        axes.set_xlim(nights[0][0] - _AROUND, nights[-1][0] + _AROUND)
-        locator = AutoDateLocator(minticks=2, maxticks=5)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        axes.xaxis.get_offset_text().set(color=plots.GREY, fontsize=7)
-        plots.style(axes, f"{benchmark}  {metric}", "y")
-    return plots.png(figure), round(figure.get_figwidth() * plots.PAGE_DPI)
-
-
-def _marked(points: Sequence[history.Row]) -> dict[str, list[history.Row]]:
-    """The points of a trend by their mark, a key of `MARKS`: the benchmark's own fall, or what became of its night."""
-    found: dict[str, list[history.Row]] = {}
-    for row in points:
-        mark = history.REGRESSED if row["regressed"] else row["outcome"]
-        found.setdefault(mark if row["regressed"] or mark in _OPEN else history.PASSED, []).append(row)
-    return found
-
-
-def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.Row]]:
-    """The scored rows of each metric that gets a picture."""
-    return {
-        name: [r for r in rows if (r["benchmark"], r["metric"]) == name and r["strict"] is not None]
-        for name in history.headlines(rows)
-    }
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value

@@ -11,6 +11,7 @@ from sifthinker.core import scores
 from sifthinker.core.scores import Score
 from sifthinker.core.tables import read
 from sifthinker.evaluation import gate, history
+from sifthinker.evaluation.drift import Drift
 from sifthinker.evaluation.gate import Comparison, ScoredReply
 
 LAST, BASELINE = "last good night", "baseline"
@@ -82,6 +83,9 @@ class Target:
     uncompared: dict[str, str] = field(
         default_factory=dict
     )  # by benchmark, why, though earlier nights had it
+    drifts: list[Drift] = field(
+        default_factory=list
+    )  # how often replies fail in each way, against each reference
     warnings: list[str] = field(default_factory=list)  # falls and unreadable replies, whatever the tests say
     notices: list[str] = field(default_factory=list)
 
