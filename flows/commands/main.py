@@ -270,6 +270,12 @@ def nightly(
     model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006
     benchmark: Annotated[list[str], typer.Option(help="only this one; may be repeated")] = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
+    tier: Annotated[
+        str | None, typer.Option(help="begin with this tier (quick, nightly, weekly)", metavar="TIER")
+    ] = None,
+    plan_: Annotated[
+        bool, typer.Option("--plan", help="only say which falls the night could find; asks nothing")
+    ] = False,
     limit: LimitOption = None,
 ) -> None:
     """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
@@ -284,14 +290,22 @@ def nightly(
     """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
+    if plan_:
+        from flows.commands.night_results import show_plan
+        from flows.nightly import chosen, plan
+
+        resolved = chosen(resolved, model, benchmark, fresh, tier)
+        show_plan(plan(resolved), resolved.nightly)
+        return
     ui = server.ensure()
     from flows.commands.night_results import show
     from flows.nightly import EXIT_CODES
     from flows.nightly import nightly as night
 
-    state: Any = night(resolved, models=model, benchmarks=benchmark, fresh=fresh, return_state=True)
+    options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
+    state: Any = night(resolved, **options, return_state=True)
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
-    show(resolved.store / "nights" / str(state.state_details.flow_run_id))
+    show(resolved.store / "nights", str(state.state_details.flow_run_id))
     console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
 

@@ -144,6 +144,43 @@ def test_a_quick_look_at_a_model_that_writes_no_chains_is_no_passed_night(tmp_pa
     ]
 
 
+def test_an_inconclusive_quick_look_is_followed_by_the_full_one_and_a_plan_says_what_each_could_find(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "store")
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    tiers = {"quick": {"limit": 10, "then": "nightly"}, "nightly": {}}
+    of = settings(store, nightly={"tiers": tiers})
+    assert command(of, tmp_path)[0] == 0
+    code, said = command(of, tmp_path, "--tier", "quick")
+    assert code == 0
+    assert "found in any of them, in 80% of the cases (tier nightly, after quick inconclusive)" in said
+    assert said.count("report ") == 2 and said.count(" of 10 ") == said.count(" of 100 ") == 2
+    rows = history.read(store.root / "history")
+    nights_held = list(dict.fromkeys((row["night"], row["outcome"], row["limit"]) for row in rows))
+    assert [(outcome, limit) for _, outcome, limit in nights_held] == [
+        ("passed", None),
+        ("inconclusive", 10),
+        ("passed", None),
+    ]
+    assert nights_held[2][0] == f"{nights_held[1][0]}-nightly"
+    level = json.loads((store.root / "nights" / nights_held[2][0] / "outcome.json").read_text())["level"]
+    assert level == 0.0005  # two looks share the night's level
+    code, said = command(of, tmp_path, "--tier", "weakly")
+    assert code == 2
+    # A plan asks nothing: the benchmarks are in the configuration, their replies in the store.
+    files = tmp_path / "vstar"
+    files.mkdir()
+    benchmark = {"name": "vstar", "path": str(files), "images": str(files)}
+    planned = settings(
+        store, nightly={"tiers": tiers}, evaluate={"server": "transformers", "benchmarks": [benchmark]}
+    )
+    code, said = command(planned, tmp_path, "--plan", "--tier", "quick")
+    assert code == 0 and "last good night" in said and " 10 " in said and "none" in said
+    assert "Tier quick -> nightly; level 0.0005 a look" in said
+    assert history.read(store.root / "history") == rows
+
+
 def test_a_fall_that_is_not_significant_warns_by_a_state_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")

@@ -137,17 +137,22 @@ def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[st
             target.notices.append(f"{benchmark} is there for the first time: compared with nothing.")
 
 
+def evaluation_of(store: Store, row: history.Row) -> Evaluated | None:
+    """The evaluation of a row of the history; None where it is gone from the store, or damaged."""
+    stage, _, key = row["evaluation"].partition("/")
+    try:
+        found = store.find(stage, key)
+    except Damaged as damage:
+        logger.warning("%s", damage)
+        return None
+    return Evaluated(row["target"], row["model"], row["evaluation"], found.path, True) if found else None
+
+
 def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since: float) -> Evaluated | None:
     """The latest good night whose evaluation is still in the store, whole."""
     for row in history.good(rows, target.name, since):
-        stage, _, key = row["evaluation"].partition("/")
-        try:
-            found = store.find(stage, key)
-        except Damaged as damage:
-            found = None
-            logger.warning("%s", damage)
-        if found:
-            return Evaluated(target.name, row["model"], row["evaluation"], found.path, True)
+        if found := evaluation_of(store, row):
+            return found
         when = f"{row['started']:%Y-%m-%d}"
         target.notices.append(
             f"The good night of {when} cannot be compared with: {row['evaluation']} is gone."
