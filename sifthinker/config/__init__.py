@@ -14,7 +14,7 @@ from sifthinker.config.evaluation import Ablation, Benchmark, Evaluate, Nightly,
 from sifthinker.config.placement import Pools
 from sifthinker.config.reading import changed, identity, load, load_section, parse, parse_value
 from sifthinker.config.reproduction import Config
-from sifthinker.config.section import Section, operational
+from sifthinker.config.section import Section, added, operational
 from sifthinker.config.training import Grpo, Lora, Merge, Model, Rewards, Sft, Train
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Tier",
     "Train",
     "Variant",
+    "added",
     "changed",
     "identity",
     "load",

@@ -212,7 +212,9 @@ MODULES: dict[str, Module] = {
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
-    "preflight": _neutral("sifthinker.training.preflight", "refuses a training, and changes none"),
+    "preflight": _neutral(
+        "sifthinker.training.preflight sifthinker.training.memory", "refuses a training, and changes none"
+    ),
     "standin": _neutral(
         "sifthinker.llm.standin sifthinker.llm.standin.faults sifthinker.llm.standin.server "
         "sifthinker.llm.standin.starting sifthinker.llm.standin.wire sifthinker.llm.standin.__main__",
