@@ -78,6 +78,16 @@ class Paired:
         binary = bool(np.isin(self.old, (0, 1)).all() and np.isin(self.new, (0, 1)).all())
         return MCNEMAR if binary and len(set(self.images)) == len(self.images) else BY_IMAGE
 
+    def equals(self, other: Paired) -> bool:
+        """Whether both say the same of the same questions, so that comparing twice would be one comparison."""
+        return (
+            self.images == other.images
+            and np.array_equal(self.old, other.old)
+            and np.array_equal(self.new, other.new)
+            and self.failed.keys() == other.failed.keys()
+            and all(np.array_equal(self.failed[kind], other.failed[kind]) for kind in self.failed)
+        )
+
     @property
     def lost(self) -> int:
         """Questions with a lower score than before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from sifthinker.config import Benchmark
 from sifthinker.evaluation import gate, history, power
 from sifthinker.evaluation.gate import Numbers, Paired
-from sifthinker.evaluation.nights import compare, forecast
+from sifthinker.evaluation.nights import compare, forecast, records
 from sifthinker.evaluation.nights.records import Night
 from sifthinker.store.artifacts import Store
 from tests import nights
@@ -117,9 +118,9 @@ def lines(store: Store, baseline: Any = None, **sections: Any) -> list[forecast.
     return forecast.expected(made, {"promoted": good}, baseline)
 
 
-def benchmark(tmp_path: Path, name: str = "vstar", questions: int = 0) -> dict[str, Any]:
-    folder = tmp_path / name
-    folder.mkdir()
+def benchmark(tmp_path: Path, questions: int = 0, name: str = "vstar") -> dict[str, Any]:
+    folder = tmp_path / f"{name}{questions}"
+    folder.mkdir(exist_ok=True)
     text = "Which? (A) left (B) right"
     rows = [
         f'{{"image": "{i}.png", "text": "{text}", "category": "q", "label": "B", "question_id": {i}}}\n'
@@ -133,7 +134,10 @@ def benchmark(tmp_path: Path, name: str = "vstar", questions: int = 0) -> dict[s
 def test_a_plan_says_what_the_night_then_finds(store: Store, tmp_path: Path) -> None:
     held = nights.evaluated(store, "0000", {"vstar": RIGHT}, rules=2)
     compare.hold(store, Night("n0", START, nights.config(store.root)), [held], {})
-    base = nights.evaluated(store, "base", {"vstar": RIGHT}, "baseline", rules=2)
+    base = nights.evaluated(
+        store, "base", {"vstar": [0.0, *RIGHT[1:60], 1.0, *RIGHT[61:]]}, "baseline", rules=2
+    )
+    base = replace(base, model="e" * 64)  # other weights: the two say nothing of how much replies vary
     last, pinned = lines(store, base, evaluate=benchmark(tmp_path))
     assert [(one.against, one.n, one.before) for one in (last, pinned)] == [
         ("last good night", 100, 0.6),
@@ -143,10 +147,12 @@ def test_a_plan_says_what_the_night_then_finds(store: Store, tmp_path: Path) -> 
     compare.hold(
         store, Night("n1", START + timedelta(days=1), nights.config(store.root)), [tonight], {}, base
     )
-    paired = gate.pair(base.scored()["vstar"], tonight.scored()["vstar"])
+    paired = gate.pair(held.scored()["vstar"], tonight.scored()["vstar"])
     assert paired
     assert last.detectable == power.detectable(paired, 0.01, 0.001 / 2)
     assert last.chances[2] == pytest.approx(power.chance(paired, 0.1, 0.01, 0.0005))
+    once = lines(store, held, evaluate=benchmark(tmp_path))
+    assert [one.against for one in once] == [records.BOTH]  # one and the same
     shown = forecast.table([last])[0]
     assert shown[:5] == ("promoted", "vstar", "last good night", "100", "60.0")
 

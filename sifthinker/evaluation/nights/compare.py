@@ -35,7 +35,7 @@ from sifthinker.config import Nightly
 from sifthinker.evaluation import drift, gate, history, power
 from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights import night_page, outcomes
-from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome, Target, references
+from sifthinker.evaluation.nights.records import BOTH, Evaluated, Night, Outcome, Target, references
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged
@@ -100,6 +100,7 @@ def _compared(
         target.notices.append(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
         )
+    found: dict[str, Paired] = {}  # by benchmark, with the reference before
     for name, reference in references(target.last, baseline).items():
         if reference.rules() != tonight.rules():
             target.notices.append(
@@ -115,12 +116,26 @@ def _compared(
             if paired is None:
                 target.notices.append(f"{benchmark} has no question in common with the {name}: not compared.")
                 continue
+            if benchmark in found and found[benchmark].equals(paired):
+                _against_both(target, benchmark)
+                continue
+            found[benchmark] = paired
             unpaired = len(before) + len(after) - 2 * len(paired.old)
             target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
             target.drifts += drift.drifts(benchmark, name, paired)
             pairs.append(paired)
     _uncompared(target, replies.keys(), history.benchmarks(rows, target.name, since))
     return target
+
+
+def _against_both(target: Target, benchmark: str) -> None:
+    """Notes that the baseline says of a benchmark what the last good night says: the comparison is made once."""
+    target.comparisons = [
+        replace(c, against=BOTH) if c.benchmark == benchmark else c for c in target.comparisons
+    ]
+    target.drifts = [
+        replace(one, against=BOTH) if one.benchmark == benchmark else one for one in target.drifts
+    ]
 
 
 def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[str]) -> None:

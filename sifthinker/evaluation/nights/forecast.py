@@ -25,7 +25,7 @@ from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import RULES
 from sifthinker.evaluation.benchmarks.selection import open_benchmark, select
 from sifthinker.evaluation.gate import Paired, ScoredReply
-from sifthinker.evaluation.nights.records import Evaluated, references
+from sifthinker.evaluation.nights.records import BOTH, Evaluated, references
 
 FALLS = (0.02, 0.05, 0.1)  # of 1: the chance to find each is said
 NOTHING = "nothing yet"  # that a benchmark is compared with
@@ -115,6 +115,10 @@ def _compared(
             asked = sample(replies[benchmark], settings.evaluate.limit, settings.evaluate.seed)
             paired = gate.pair(asked, others.get(benchmark, [])) or gate.pair(asked, asked)
             assert paired, "a benchmark with replies has questions"
+            earlier = found.get(benchmark, [])
+            if earlier and earlier[0][1] and earlier[0][1].equals(paired):
+                found[benchmark] = [(Expected(target, benchmark, BOTH), paired)]
+                continue
             found.setdefault(benchmark, []).append((line, paired))
     yield from found.items()
 

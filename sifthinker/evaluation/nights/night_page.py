@@ -16,7 +16,7 @@ from sifthinker.evaluation import drift, history, power
 from sifthinker.evaluation.gate import Comparison
 from sifthinker.evaluation.nights import changed_replies, outcomes, trends
 from sifthinker.evaluation.nights.changed_replies import Flip
-from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome, Target, references
+from sifthinker.evaluation.nights.records import BOTH, LAST, Evaluated, Night, Outcome, Target, references
 from sifthinker.reporting import pages
 from sifthinker.reporting.score_gaps import apart
 
@@ -95,6 +95,7 @@ def _changes(night: Night, target: Target, baseline: Evaluated | None) -> list[d
         name: changed_replies.find(reference.predictions, target.tonight.predictions)
         for name, reference in references(target.last, baseline).items()
     }
+    found[BOTH] = found.get(LAST, [])  # the baseline has the same scores where a comparison is against both
     made = []
     shown_against: dict[str, Comparison] = {}
     # A stable sort: of two references that tell the same, the last good night comes first.

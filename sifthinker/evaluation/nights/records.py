@@ -15,7 +15,9 @@ from sifthinker.evaluation.drift import Drift
 from sifthinker.evaluation.gate import Comparison, ScoredReply
 
 LAST, BASELINE = "last good night", "baseline"
-BOTH = f"{LAST} and the {BASELINE}"  # where the two are one evaluation: it is compared with once
+BOTH = (
+    f"{LAST} and the {BASELINE}"  # where the two say the same of every question: they are compared with once
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,7 @@ class Evaluated:
 
 
 def references(last: Evaluated | None, baseline: Evaluated | None) -> dict[str, Evaluated]:
-    """What a night is compared with, by its name. Two that are one evaluation are one: Holm counts it once."""
-    if last and baseline and last.evaluation == baseline.evaluation:
-        return {BOTH: last}
+    """What a night is compared with, by its name."""
     return {name: found for name, found in ((LAST, last), (BASELINE, baseline)) if found}
 
 
