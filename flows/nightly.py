@@ -14,7 +14,7 @@ from prefect.states import Completed, Failed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import ask, history
+from sifthinker.evaluation import history, running_server
 from sifthinker.evaluation.nights.forecast import Expected
 from sifthinker.evaluation.nights.records import Night, Outcome
 from sifthinker.store.artifacts import Store
@@ -38,7 +38,7 @@ def evening(run: Run, night: str, started: datetime) -> Outcome:
     """What happens, in order: a look of each tier, until one decides."""
     if run.config.scenes:
         run.provide(run(scenes))
-    ask.check(run.config.evaluate.server)
+    running_server.check(run.config.evaluate.server)
     estimator = run(depth_weights)
     configured, looked = run.config, list[Outcome]()
     for tier in configured.nightly.chain:
@@ -92,11 +92,12 @@ def nightly(
     context = FlowRunContext.get()
     assert context and context.flow_run
     run, started = context.flow_run, datetime.now(UTC)
-    config = chosen(config, models, benchmarks, fresh, tier)
     late = (started - (run.expected_start_time or started)).total_seconds() / 3600
     if late > config.nightly.max_late:
         return Completed(name="Skipped", message=f"{late:.1f} h late: given up, the next night comes")
-    return final_state(lambda: _nightly(config, str(run.id), run.name, started))
+    return final_state(
+        lambda: _nightly(chosen(config, models, benchmarks, fresh, tier), str(run.id), run.name, started)
+    )
 
 
 def _nightly(config: Config, night: str, name: str, started: datetime) -> State[str]:

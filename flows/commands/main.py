@@ -290,18 +290,16 @@ def nightly(
     """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
-    if plan_:
-        from flows.commands.night_results import show_plan
-        from flows.nightly import chosen, plan
+    from flows.commands.night_results import show, show_plan
+    from flows.nightly import EXIT_CODES, chosen
+    from flows.nightly import nightly as night
+    from flows.nightly import plan as foretold
 
-        resolved = chosen(resolved, model, benchmark, fresh, tier)
-        show_plan(plan(resolved), resolved.nightly)
+    of_night = chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
+    if plan_:
+        show_plan(foretold(of_night), of_night.nightly)
         return
     ui = server.ensure()
-    from flows.commands.night_results import show
-    from flows.nightly import EXIT_CODES
-    from flows.nightly import nightly as night
-
     options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
     state: Any = night(resolved, **options, return_state=True)
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from sifthinker.annotation import retry
-from sifthinker.config import STANDIN, Api, Config
+from sifthinker.config import STANDIN, STARTED, Api, Config
 from sifthinker.upkeep.findings import Finding, examine
 
 
 def servers(config: Config) -> Iterator[Finding]:
     """Servers of models that the configuration names by their address."""
-    if (url := config.evaluate.server).startswith("http"):
-        if trouble := _answer(f"{url.rstrip('/')}/models"):
-            yield Finding("evaluate.server", "error", f"{url}: {trouble}", "start it, or correct the address")
-        else:
-            yield Finding("evaluate.server", "ok", f"{url} answers")
+    if config.evaluate.server not in STARTED:
+        yield from examine({"evaluate.server": partial(_running, config)})
     if config.grpo.generation == "vllm_server":
         from sifthinker.training.preflight import ask_generation_server
 
         ask_generation_server(config.grpo.vllm_server)
         yield Finding("grpo.vllm_server", "ok", f"{config.grpo.vllm_server} can sample for a training")
+
+
+def _running(config: Config) -> Iterator[Finding]:
+    """The server that is asked by an evaluation, and the model that will be."""
+    from sifthinker.evaluation import running_server
+
+    url = config.evaluate.server.rstrip("/")
+    entry = running_server.chosen(url, running_server.listed(url), config.evaluate.served_model)
+    root = entry.get("root")
+    found = f"{url} serves {entry['id']!r}" + (f" from {root}" if root else "")
+    yield Finding("evaluate.server", "ok", found)
 
 
 def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
@@ -83,14 +89,3 @@ def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
     tokens = reply.prompt_tokens + reply.completion_tokens
     found = f"{asked}: {reply.model} answered in {time.monotonic() - began:.1f} s, {tokens} tokens; {key}"
     yield Finding(name, "ok", found)
-
-
-def _answer(url: str) -> str | None:
-    """Why nothing answers at an address; None when something does, whatever it says."""
-    try:
-        urllib.request.urlopen(url, timeout=10).close()
-    except urllib.error.HTTPError:
-        return None
-    except OSError as error:
-        return str(getattr(error, "reason", error))
-    return None

@@ -113,6 +113,7 @@ MODULES: dict[str, Module] = {
     "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
     "families": _at("sifthinker.models.families"),
     "processors": _at("sifthinker.models.processors"),
+    "budget": _at("sifthinker.models.budget"),
     "serve": _at(
         "sifthinker.models.embedded_server",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
@@ -141,6 +142,9 @@ MODULES: dict[str, Module] = {
     "evaluate": _at(
         "sifthinker.evaluation.evaluate", "sifthinker.evaluation.asking", "sifthinker.evaluation.scoring"
     ),
+    "evaluate/server": _neutral(
+        "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
+    ),
     "benchmarks": _at("sifthinker.evaluation.benchmarks"),
     **{
         f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")
@@ -167,7 +171,7 @@ MODULES: dict[str, Module] = {
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
     "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
-    "stages/evaluate": _at("tasks.stages.evaluate", without=("_files", "_served")),
+    "stages/evaluate": _at("tasks.stages.evaluate", without=_names("_files _served _free_the_gpu")),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(
