@@ -68,9 +68,10 @@ def run(
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
-    _planned(
-        resolved, start_at, stop_after, refresh, reuse_run
-    )  # a user's mistake shows before anything starts
+    from tasks.runtime.pipeline import refuse
+
+    # A user's mistake, and what is missing, shows before anything starts.
+    refuse(_planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
     from flows.reproduce import reproduce
 
@@ -113,7 +114,7 @@ def plan(
     for p in planned:
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
         colour = "yellow" if p.verdict == "runs" else "green"
-        why = "\n".join(map(plain, p.reasons))
+        why = "\n".join([*map(plain, p.reasons), *(f"[red]lacks[/] {plain(what)}" for what in p.lacks)])
         table.add_row(
             p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
         )

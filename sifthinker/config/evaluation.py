@@ -21,6 +21,11 @@ class Benchmark(Section):
     name: Annotated[str, Named("benchmark")] = Field(description="whose questions the files hold")
     path: Path = operational(description="annotation file or folder, as published")
     images: Path = operational(description="folder of the images")
+    rendered: bool = operational(
+        False,
+        description="the questions are rendered scenes in the benchmark's form: the report labels their scores, and sets "
+        "no published number beside them",
+    )
     split: str = Field(
         "", description="where a benchmark has several, e.g. refcoco+_testB; sif: its file's format"
     )
@@ -41,6 +46,11 @@ class Evaluate(Section):
     """The benchmarks, asked through a server of the merged model."""
 
     benchmarks: tuple[Benchmark, ...] = Field((), description="rendered scenes add their own")
+    missing: Literal["refuse", "leave_out"] = operational(
+        "refuse",
+        description="what becomes of a run whose benchmarks' files are not all there: it is refused before its first "
+        "stage, or goes on without those, which plan and report name; nights are not refused",
+    )
     limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
     seed: int = Field(0, description="of the samples under `limit`, and of sampled replies")
     think: bool = Field(True, description="ask for the chain; false asks the plain question")

@@ -127,13 +127,13 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
     for source in config.benchmarks:
         if BENCHMARKS[source.name].judge_requests and judge is None:
             why = "wants a judge: set evaluate.judge"
-            found.scores.append(scoring.missing(source.name, why, config.limit))
+            found.scores.append(scoring.missing(source.name, why, config.limit, source.rendered))
             continue
         try:
             job, bad = open_benchmark(source, BENCHMARKS[source.name], config.limit, config.seed)
         except Missing as error:
             logger.warning("%s", error)
-            found.scores.append(scoring.missing(source.name, str(error), config.limit))
+            found.scores.append(scoring.missing(source.name, str(error), config.limit, source.rendered))
             continue
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
@@ -198,7 +198,7 @@ def _benchmark(
         file, content = job.benchmark.submission(job.source, hidden)
         (out / file).write_bytes(content)
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
-        found.scores.append(scoring.missing(name, why, limit))
+        found.scores.append(scoring.missing(name, why, limit, job.source.rendered))
     if results or not hidden:
         found.scores.extend(scoring.scores(job, name, results, len(lost), limit))
     found.rejects.extend(lost)

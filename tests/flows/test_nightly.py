@@ -166,8 +166,8 @@ def test_an_inconclusive_quick_look_is_followed_by_the_full_one_and_a_plan_says_
     assert nights_held[2][0] == f"{nights_held[1][0]}-nightly"
     level = json.loads((store.root / "nights" / nights_held[2][0] / "outcome.json").read_text())["level"]
     assert level == 0.0005  # two looks share the night's level
-    code, said = command(of, tmp_path, "--tier", "weakly")
-    assert code == 2
+    with pytest.raises(UserError, match=r"there is no weakly; nightly\.tiers has: quick, nightly"):
+        flow.chosen(of, None, None, False, "weakly")
     # A plan asks nothing: the benchmarks are in the configuration, their replies in the store.
     files = tmp_path / "vstar"
     files.mkdir()
