@@ -61,7 +61,7 @@ ROWS = (
         ("static", "static, SAT's prompt", "static, file's order"),
         (
             "the choices are shuffled for each question; the release lists the right one first",
-            "SAT's own rule and a reader; the release counts a missing answer as right",
+            "scored by SAT's own rule, and strictly; the release counts a missing answer as right",
         ),
     ),
     Row(1, "CV-Bench", "cvbench", ("average",), ("cambrian's rule; the authors released no script",)),
@@ -86,7 +86,9 @@ ROWS = (
         "OVDEval, NMS-AP",
         "ovdeval",
         ("average",),
-        ("how the paper gives labels to boxes is not known: `labels` of the benchmark",),
+        (
+            "how the paper gives labels to boxes is not known; here the field labels of the benchmark says how",
+        ),
     ),
     Row(4, "MME, perception", "mme", ("perception",)),
     Row(4, "MME, cognition", "mme", ("cognition",)),
