@@ -180,8 +180,8 @@ MODULES: dict[str, Module] = {
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(
-        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.reading "
-        "sifthinker.config.yaml_files",
+        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "
+        "sifthinker.config.reading sifthinker.config.yaml_files",
         _VALUES,
     ),
     "sections": _neutral(
@@ -200,6 +200,9 @@ MODULES: dict[str, Module] = {
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
+    "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "network": _neutral("sifthinker.llm.network", _CARRIES),
+    "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
     "costs": _neutral("sifthinker.llm.costs", _CARRIES),
     "usage": _neutral("sifthinker.llm.usage", _CARRIES),
@@ -207,16 +210,17 @@ MODULES: dict[str, Module] = {
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
     "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
-    "batch": _neutral("sifthinker.llm.batch", _CARRIES),
+    "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
     "limits": _neutral("sifthinker.llm.rate_limits", _CARRIES),
     "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
-    "lifeline": _neutral("sifthinker.system.processes", _RUNS),
+    "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "training/checkpoints": _neutral(
-        "sifthinker.training.checkpoints", "resumes a training, to the same result"
+        "sifthinker.training.checkpoints sifthinker.training.stopping",
+        "stops a training and resumes it, to the same result",
     ),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
