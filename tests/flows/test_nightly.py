@@ -21,6 +21,7 @@ from sifthinker.config import Config
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, scoring
+from sifthinker.evaluation.benchmarks.question import RULES
 from sifthinker.store import aliases, checkpoints
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
@@ -43,7 +44,9 @@ def replies(job: Job) -> None:
     asked, names = model[: job.config.evaluate.limit], ("vstar", "pope")
     rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
     tables.write(job.out / "predictions.parquet", scoring.PREDICTIONS, rows)
-    (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score(n, asked) for n in names]}))
+    (job.out / "scores.json").write_text(
+        json.dumps({"rules": RULES, "scores": [nights.score(n, asked) for n in names]})
+    )
 
 
 @stage(config=lambda c: {}, results=Results(("spill",)))
