@@ -1,8 +1,8 @@
 """The embedded server: one model in the OpenAI protocol, on loopback.
 
 It speaks `/v1/chat/completions` (with pictures as data URLs), `/v1/completions` and `/v1/models`. `protocol` reads
-requests and writes replies, and `generation` makes them. A process answers one request at a time, the others wait
-their turn; without a GPU there is a process a core, on one port. A request that nobody waits for any more is given up.
+requests and writes replies, and `generation` makes them, one at a time on a GPU, else one a core (`workers`); the other
+requests wait their turn. A request that nobody waits for any more is given up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sifthinker.core.images import BadImage
 from sifthinker.models import protocol
 from sifthinker.models.generation import GivenUp, Policy, Reply, Unfit, picture
 from sifthinker.models.protocol import Asked, BadRequest, Chat, Completion, Writer
-from sifthinker.system import processes
+from sifthinker.models.workers import Flag, Make, Say, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _NO_CONTENT = 499  # nobody reads it: the client has gone
 
 
 class Turns:
-    """The model, asked for one reply at a time on one thread."""
+    """The model, asked for one reply at a time, or for one a core."""
 
     def __init__(
         self,
@@ -58,19 +58,33 @@ class Turns:
         self.policy, self.prepare, self.finish = policy, prepare, finish
         # With another prompt, or less of the reply, it is not what an evaluation may take for the folder's model.
         self.root = str(policy.folder) if prepare is None and finish is None else ""
-        self._thread = ThreadPoolExecutor(1, "generate")
+        self._make: Make = self._made
+        self._threads = ThreadPoolExecutor(1, "generate")
+        self._ended = threading.Event()
+
+    def share(self, count: int) -> None:
+        """Makes replies in so many processes from now on; before this one starts threads."""
+        self._make = Workers(self._made, count, (BadRequest, GivenUp))
+        self._threads = ThreadPoolExecutor(count, "generate")
 
     def reply(
-        self, asked: Chat | Completion, gone: threading.Event, say: Callable[[str], None] | None = None
+        self, asked: Chat | Completion, gone: threading.Event, say: Say | None = None
     ) -> Awaitable[Reply]:
-        """The reply, when its turn has come and it is made; `say` gets the pieces of it, on the model's thread."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._made, asked, gone, say)
+        """The reply, when its turn has come and it is made; `say` gets the pieces of it, on another thread."""
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._turn, asked, gone, say)
 
-    def _made(
-        self, asked: Chat | Completion, gone: threading.Event, say: Callable[[str], None] | None
-    ) -> Reply:
+    def end(self) -> None:
+        """Gives up what is under way, so that no thread keeps this process."""
+        self._ended.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _turn(self, asked: Chat | Completion, gone: threading.Event, say: Say | None) -> Reply:
         if gone.is_set():
             raise GivenUp
+        reply: Reply = self._make(asked, _Either(gone, self._ended), say)
+        return reply
+
+    def _made(self, asked: Chat | Completion, gone: Flag, say: Say | None) -> Reply:
         try:
             if isinstance(asked, Chat):
                 messages = asked.conversation()
@@ -83,14 +97,23 @@ class Turns:
             raise BadRequest(str(problem), "messages" if isinstance(asked, Chat) else "prompt") from problem
         if say is not None:
             say("")  # the request can be answered
-        pieces = say if self.finish is None else None
-        reply = self.policy.reply(inputs, asked.settings(), gone, pieces)
+        reply = self.policy.reply(inputs, asked.settings(), gone, say if self.finish is None else None)
         if self.finish is None:
             return reply
         text = self.finish(reply.text)
         if say is not None:
             say(text)
         return Reply(text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens)
+
+
+class _Either:
+    """Set when one of two is."""
+
+    def __init__(self, one: threading.Event, other: threading.Event) -> None:
+        self._both = one, other
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._both)
 
 
 def _opened(messages: Messages) -> Messages:
@@ -209,7 +232,7 @@ def _failed(problem: Exception) -> dict[str, Any]:
 def run(
     turns: Callable[[], Turns], port: int, name: str, ready: Callable[[str], None] = lambda url: None
 ) -> None:
-    """Serves in this process, and without a GPU in one more for each further core, until it is ended.
+    """Serves until it is ended; without a GPU, a process for each core makes the replies.
 
     Args:
         turns: loads the model.
@@ -221,16 +244,21 @@ def run(
         UserError: the port is in use.
     """
     listening = _bound(port)
-    if not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if not gpu:
         torch.set_num_threads(
             1
         )  # a process a core; and last bits, so now and then a reply, depend on their number
-    served = application(name, turns())
+    made = turns()
+    if not gpu:
+        made.share(len(os.sched_getaffinity(0)))
     listening.listen(2048)
-    if torch.cuda.is_available() or _fork(len(os.sched_getaffinity(0)) - 1):
-        ready(f"http://{HOST}:{listening.getsockname()[1]}/v1")
-    settings = uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(settings).run([listening])
+    ready(f"http://{HOST}:{listening.getsockname()[1]}/v1")
+    settings = uvicorn.Config(application(name, made), log_level="warning", timeout_graceful_shutdown=1)
+    try:
+        uvicorn.Server(settings).run([listening])
+    finally:
+        made.end()
 
 
 def _bound(port: int) -> socket.socket:
@@ -244,13 +272,3 @@ def _bound(port: int) -> socket.socket:
             f"serve: port {port} of {HOST} cannot be had: {error}; give another one with --port"
         ) from error
     return bound
-
-
-def _fork(count: int) -> bool:
-    """As many more processes with the loaded model, in memory once; they end with the first, which is told that it is."""
-    parent = os.getpid()
-    for _ in range(count):
-        if os.fork() == 0:
-            processes.end_with(parent)
-            return False
-    return True

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 from sifthinker.config import Ingest
 from sifthinker.core.images import from_data_url, rgb
 from sifthinker.models import families, loading
+from sifthinker.models.workers import Flag
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # stands for the first bytes of a character
 _MAX_PIXELS = Ingest().max_pixels  # of a picture in a request
@@ -125,7 +125,7 @@ class Policy:
         return inputs.to(self.model.device)
 
     def reply(
-        self, inputs: Any, sampling: Sampling, gone: Event, say: Callable[[str], None] | None = None
+        self, inputs: Any, sampling: Sampling, gone: Flag, say: Callable[[str], None] | None = None
     ) -> Reply:
         """Generates a reply.
 
@@ -171,7 +171,7 @@ class _Watch(BaseStreamer):  # type: ignore[misc]
     """Reads the tokens as they come: looks for stop texts, and passes on what belongs to the reply for certain."""
 
     def __init__(
-        self, tokenizer: Any, stop: Sequence[str], gone: Event, say: Callable[[str], None] | None
+        self, tokenizer: Any, stop: Sequence[str], gone: Flag, say: Callable[[str], None] | None
     ) -> None:
         self.stop, self.gone, self.say = stop, gone, say
         self.stopped = False

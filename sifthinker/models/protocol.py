@@ -45,6 +45,10 @@ class BadRequest(ValueError):
         super().__init__(message)
         self.param, self.status, self.code = param, status, code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """All of it, for another process."""
+        return type(self), (str(self), self.param, self.status, self.code)
+
     def body(self) -> dict[str, Any]:
         """The error as the protocol has it."""
         return error(str(self), "invalid_request_error", self.param, self.code)

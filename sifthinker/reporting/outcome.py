@@ -30,8 +30,8 @@ def side_by_side(scores: Mapping[str, Sequence[ModelScore]]) -> dict[str, Any]:
         scores: of each evaluated model, by a name of `TITLES`.
 
     Returns:
-        `columns`, the titles; and `rows`: benchmark, metric, unit, `cells` (a score as it is shown, or None where the
-        model was not scored on it) and `paper`.
+        `columns`, the titles; and `rows`: benchmark, metric, `cells` (a score as it is shown, or None where the
+        model was not scored on it), `rendered` (a look-alike of the benchmark) and `paper`.
     """
     names = [name for name in TITLES if scores.get(name)]
     found: dict[tuple[str, str], dict[str, ModelScore]] = defaultdict(dict)
@@ -44,7 +44,13 @@ def side_by_side(scores: Mapping[str, Sequence[ModelScore]]) -> dict[str, Any]:
             "benchmark": benchmark,
             "metric": metric,
             "cells": [_cell(found[benchmark, metric].get(name)) for name in names],
-            "paper": [
+            "rendered": (
+                rendered := any(score.get("rendered") for score in found[benchmark, metric].values())
+            ),
+            # Rendered look-alikes are other questions: no number of the paper stands beside them.
+            "paper": []
+            if rendered
+            else [
                 (number.model, number.table, number.value * (100 if number.unit == "share" else 1))
                 for number in paper_results.published(benchmark, metric)
             ],
