@@ -25,7 +25,11 @@ def curves() -> tuple[str, ...]:
     """The logged metrics that are drawn, in order."""
     rewards = [f"rewards/{name}/mean" for name in REWARDS]
     means = [column.mean for column in columns() if column.mean]
-    return ("loss", "eval_loss", "reward", *rewards, *means, "kl", "completion_length", "tokens_per_second")
+    held_out = ("held_out/reward", "held_out/answer")
+    return (
+        *("loss", "eval_loss", "reward", *held_out, *rewards, *means),
+        *("kl", "completion_length", "tokens_per_second"),
+    )
 
 
 def page(work: Path, dataset: Sequence[Path] = ()) -> str | None:
