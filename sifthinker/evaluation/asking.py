@@ -160,7 +160,9 @@ def judged(job: Selection, answered: Iterator[Answered], judge: llm.Client | Non
             questions: list[llm.Request] = []
             if answer.text:
                 url = judge_picture(job.image(item.question))
-                questions = list(to_ask(item.question, answer, url))
+                most = judge.api.judge_tokens
+                asked = to_ask(item.question, answer, url)
+                questions = [dataclasses.replace(question, max_tokens=most) for question in asked]
             waiting.append((one, [], len(questions)))
             yield from questions
 

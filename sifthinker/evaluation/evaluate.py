@@ -29,6 +29,7 @@ from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.evaluation.running_server import Running
+from sifthinker.llm import keys
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ def _client(served: Served, config: configuration.Evaluate, ledger: Path) -> llm
     api = configuration.Api(
         base_url=configuration.SERVED,
         model=served.name,
+        api_key_env=keys.optional("OPENAI_API_KEY", served.base_url),
         concurrency=config.concurrency,
         timeout=config.timeout,
     )

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from sifthinker.core.errors import UserError
+from sifthinker.llm import keys
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def client_of(base_url: str, key_env: str = "OPENAI_API_KEY") -> httpx.Client:
     """No proxy stands before loopback, and no key goes there."""
     if urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1"):
         return httpx.Client(timeout=_MAX_TIME, trust_env=False)
-    key = os.environ.get(key_env, "").strip()
+    key = os.environ.get(keys.optional(key_env, base_url), "").strip()
     return httpx.Client(timeout=_MAX_TIME, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 

@@ -89,7 +89,9 @@ def ask_judge(api: Api, base_url: str | None) -> None:
         UserError: no reply, or none with a score.
     """
     api = api.model_copy(update={"retries": min(api.retries, 2), "timeout": min(api.timeout, 60.0)})
-    request = judge.request("What color is the sky on a clear day?", "blue", "It is blue.")
+    request = judge.request(
+        "What color is the sky on a clear day?", "blue", "It is blue.", max_tokens=api.judge_tokens
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         llm.Client(api, Path(folder) / "calls.sqlite", base_url) as client,
@@ -99,7 +101,7 @@ def ask_judge(api: Api, base_url: str | None) -> None:
         raise UserError(
             f"grpo.judge: {api.model} does not answer ({reply.kind}: {reply.detail}); check its address, name and key"
         )
-    if judge.score(reply.text) is None:
+    if judge.scored(reply) is None:
         raise UserError(
             f"grpo.judge: {api.model} answered without a score: {reply.text[:200]!r}; choose another model"
         )

@@ -57,14 +57,14 @@ def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
 
 def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
     from sifthinker import llm
-    from sifthinker.llm import http, judge
+    from sifthinker.llm import judge, keys
 
     if api.base_url == STANDIN:
         yield Finding(name, "ok", "the embedded stand-in: no model, and no key")
         return
     asked = f"{api.base_url}, model {api.model}"
-    has_key = bool(http.key(api, api.base_url))
-    key = f"{api.api_key_env} is set" if has_key else "on this machine, without a key"
+    has_key = bool(keys.key(api, api.base_url))
+    key = f"{api.api_key_env} is set" if has_key else "without a key"
     if not calls:
         yield Finding(name, "ok", f"{asked}: {key}; not called")
         return
@@ -75,7 +75,9 @@ def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
         "retries": 1,
         "timeout": min(api.timeout, 60.0),
     }
-    question = judge.request("What colour is the sky?", "blue", "blue")  # the shortest call that a run makes
+    question = judge.request(
+        "What colour is the sky?", "blue", "blue", max_tokens=api.judge_tokens
+    )  # the shortest call that a run makes
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as folder,

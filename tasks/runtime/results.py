@@ -175,8 +175,8 @@ MODULES: dict[str, Module] = {
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(
-        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.reading "
-        "sifthinker.config.yaml_files",
+        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "
+        "sifthinker.config.reading sifthinker.config.yaml_files",
         _VALUES,
     ),
     "sections": _neutral(
@@ -195,6 +195,9 @@ MODULES: dict[str, Module] = {
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
+    "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "network": _neutral("sifthinker.llm.network", _CARRIES),
+    "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
     "costs": _neutral("sifthinker.llm.costs", _CARRIES),
     "usage": _neutral("sifthinker.llm.usage", _CARRIES),
@@ -202,7 +205,7 @@ MODULES: dict[str, Module] = {
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
     "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
-    "batch": _neutral("sifthinker.llm.batch", _CARRIES),
+    "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
     "limits": _neutral("sifthinker.llm.rate_limits", _CARRIES),
     "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
