@@ -7,7 +7,7 @@
     work: <folder of checkpoints, and of progress.jsonl>
     out: <folder of the results: adapter/, history.jsonl, completions.parquet, rewards.parquet,
          book.json, summary.json>
-    ledger: <file of the judge's calls>
+    ledger: <file of the judge's calls, or `shared`: the database of SIF_LEDGER>
     judge_base_url: <the judge's endpoint; without it settings.grpo.judge.base_url>
     held_out: <SIF Parquet of the rows that the policy is evaluated on; only with evaluate_steps>
     settings: {model: <config.Model>, grpo: <config.Grpo>}
@@ -57,6 +57,7 @@ from trl.trainer.utils import RepeatSampler
 
 from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
+from sifthinker.llm.bookkeeping import Place
 from sifthinker.models import loading
 from sifthinker.training import (
     adapters,
@@ -90,7 +91,7 @@ class GrpoRun(Section):
     dataset: tuple[Path, ...]
     work: Path
     out: Path
-    ledger: Path
+    ledger: Place
     judge_base_url: str | None = None
     held_out: Path | None = None
     settings: Settings
