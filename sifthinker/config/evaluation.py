@@ -65,6 +65,10 @@ class Evaluate(Section):
     server: str = Field(
         "vllm", description="server the stage starts (transformers, vllm), or the base URL of one that runs"
     )
+    python: Path | None = operational(
+        None,
+        description="interpreter of the environment that has the server; none: the flow's, and the vllm on its PATH",
+    )
     concurrency: int = operational(64, ge=1, description="most requests in flight")
     timeout: float = operational(600.0, gt=0, description="seconds for one request")
 

@@ -16,8 +16,9 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sifthinker import config as configuration
 from sifthinker import llm
@@ -66,6 +67,7 @@ class Asking:
     depths: Path  # folder with the depth pictures (Spectral_r PNGs), each named by the digest of its image
     model: configuration.Model
     config: configuration.Evaluate
+    extra: dict[str, Any] = field(default_factory=dict)  # what each request says besides
 
     def answers(self, job: Selection, lost: list[Reject]) -> Iterator[Answered]:
         """Every chosen question with its reply and what that says, in the benchmark's order.
@@ -114,6 +116,7 @@ class Asking:
                 config.temperature,
                 config.max_tokens,
                 _seed(config.seed, prompt),
+                self.extra,
             )
 
     def _shown(self, job: Selection, question: Question, digest: str) -> _Shown | None:

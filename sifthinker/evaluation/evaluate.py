@@ -41,6 +41,7 @@ class Served:
     name: str  # as the server knows it
     label: str  # as reports show it
     digest: str  # of the served weights; replies are remembered under it
+    extra: dict[str, Any] = field(default_factory=dict)  # what each request says besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def evaluate(
         llm.Client(api, ledger, served.base_url, scope=served.digest) as client,
     ):
         _write_depths(found.jobs, Path(folder), depth, model)
-        asking = Asking(client, Path(folder), model, config)
+        asking = Asking(client, Path(folder), model, config, served.extra)
         predictions = _predictions(found, asking, judge, out)
         tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)

@@ -27,7 +27,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pyarrow.parquet as pq
 
@@ -36,13 +35,13 @@ from sifthinker.config import Api, Grpo, Model, Sft, Train
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
+from sifthinker.training import samplers
 
 logger = logging.getLogger(__name__)
 
 GB = 1e9
 PROCESS = {"cpu": 0.7 * GB, "gpu": 2.5 * GB}  # interpreter and libraries; CUDA context and work space
 CHECKPOINTS = 3  # two are kept while a third is written
-VLLM_SHARE = 0.3  # of a GPU's memory that TRL gives to vLLM in colocate mode
 BATCH = 1000  # rows read at once
 
 
@@ -74,8 +73,7 @@ def check(
     """
     if isinstance(settings, Grpo):
         ask_judge(settings.judge, judge_base_url)
-        if settings.generation == "vllm_server":
-            ask_generation_server(settings.vllm_server)
+        samplers.of(settings).preflight(settings, len(free_gpus()))
     rows = sum(pq.read_metadata(path).num_rows for path in dataset)
     planned = steps(settings, rows)
     if planned < 1:
@@ -113,29 +111,6 @@ def ask_judge(api: Api, base_url: str | None) -> None:
         raise UserError(
             f"grpo.judge: {api.model} answered without a score: {reply.text[:200]!r}; choose another model"
         )
-
-
-def ask_generation_server(url: str) -> None:
-    """Whether a vLLM server can sample for a training: TRL itself would find out on the ranks.
-
-    Raises:
-        UserError: it does not answer, or was started without what a training needs of it.
-    """
-    start = f"grpo.vllm_server: {url}"
-    how = "start it as the head of sifthinker/training/grpo.py says"
-    try:
-        reply = httpx.get(f"{url}/server_info", params={"config_format": "json"}, timeout=10.0)
-    except httpx.HTTPError as error:
-        raise UserError(f"{start} does not answer ({error}); {how}") from error
-    if reply.status_code == httpx.codes.NOT_FOUND:
-        raise UserError(f"{start} has no development endpoints (VLLM_SERVER_DEV_MODE=1); {how}")
-    if reply.is_error:
-        raise UserError(f"{start} answers /server_info with status {reply.status_code}; {how}")
-    found = reply.json()["vllm_config"]
-    if found["weight_transfer_config"] is None:
-        raise UserError(f"{start} takes no weights (--weight-transfer-config); {how}")
-    if (mode := found["model_config"]["logprobs_mode"]) != "processed_logprobs":
-        raise UserError(f"{start} gives {mode} instead of processed_logprobs (--logprobs-mode); {how}")
 
 
 # --- the model and its longest sample ---------------------------------------------------------------------------
@@ -258,7 +233,7 @@ def estimate(settings: Sft | Grpo, shape: Shape, longest: int) -> dict[str, floa
         needed["gathered layers"] = 2 * shape.vocabulary * shape.hidden * width
         if settings.deepspeed == "zero3_offload":
             needed["weights"] = 0.0
-    if isinstance(settings, Grpo) and settings.generation == "transformers":
+    if isinstance(settings, Grpo) and not samplers.of(settings).scored:  # the trainer samples itself
         needed["generation"] = tokens * shape.layers * shape.cached * width
     return needed
 
@@ -275,8 +250,8 @@ def check_memory(settings: Sft | Grpo, shape: Shape, longest: int) -> dict[str, 
         if len(gpus) < settings.ranks:
             raise UserError(f"ranks: {settings.ranks} are configured and there are {len(gpus)} GPUs")
         needed["process"] = PROCESS["gpu"]
-        if isinstance(settings, Grpo) and settings.generation == "vllm_colocate":
-            needed["vLLM"] = VLLM_SHARE * min(total for _, total in gpus[: settings.ranks])
+        if isinstance(settings, Grpo) and (share := samplers.of(settings).share(settings)):
+            needed["vLLM"] = share * min(total for _, total in gpus[: settings.ranks])
         place, free, wanted = (
             "each GPU",
             min(free for free, _ in gpus[: settings.ranks]),
@@ -294,6 +269,13 @@ def check_memory(settings: Sft | Grpo, shape: Shape, longest: int) -> dict[str, 
             "gradient_checkpointing: true, deepspeed: zero3 or zero3_offload"
         )
     return needed
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that the ranks will see, in their order, as CUDA_VISIBLE_DEVICES names them; empty without one."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(free_gpus())
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def free_gpus() -> list[tuple[float, float]]:

@@ -38,8 +38,10 @@ def answer(
         if folder is None:
             assert server
             return domain.ask(image, question, server, domain.served(server)[0], depth, config, out, say)
-        with serving.serving(folder, config.evaluate.server, Path(work) / "server.log") as url:
-            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say)
+        started, log = config.evaluate.server, Path(work) / "server.log"
+        with serving.serving(folder, started, log, python=config.evaluate.python) as url:
+            extra = serving.suppression(started, url, folder)
+            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say, extra)
 
 
 def _depth(store: Store, config: Config, image: bytes, work: Path) -> bytes | None:

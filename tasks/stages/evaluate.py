@@ -37,7 +37,8 @@ def _served(server: str) -> str:
     A reply of another server is another reply, also in the ledger.
     """
     means = results.SERVERS.get(server, Results())
-    return " ".join(filter(None, (server, identities.versions(means.libraries), closure.digest("serve"))))
+    code = [closure.digest(name) for name in ("serve", *means.modules)]
+    return " ".join(filter(None, (server, identities.versions(means.libraries), *code)))
 
 
 @contextmanager
@@ -74,12 +75,16 @@ def evaluate(job: Job) -> None:
 
         yield from depth_estimation.pictures(images, job.inputs["weights"].path, job.config.depth)
 
-    with serving.serving(model.path, config.server, job.work / "server.log") as url, _judge(job) as judge:
+    with (
+        serving.serving(model.path, config.server, job.work / "server.log", python=config.python) as url,
+        _judge(job) as judge,
+    ):
         served = domain.Served(
             url,
             serving.MODEL_NAME,
             label=f"{job.config.name} {model.manifest['label']}",
             digest=f"{model.weights} {_served(config.server)} {config.fresh}".strip(),
+            extra=serving.suppression(config.server, url, model.path),
         )
         ledger = job.store.root / "calls.sqlite"
         domain.evaluate(served, job.config.model, config, ledger, depth_pictures, job.out, judge)
