@@ -23,6 +23,7 @@ SMALL |= {
     "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
     "judge": {"model": "fake"},
     "generation": "vllm_server",
+    "max_logprob_gap": 100.0,  # the fake makes its log-probabilities up
 }
 
 
@@ -85,6 +86,19 @@ def test_a_server_samples_whole_groups_from_both_pictures_with_the_newest_weight
     )
     paths = [path for path, _ in vllm.asked]
     assert paths.index("/update_weights") < paths.index("/inference/v1/generate")
+
+
+def test_completions_of_another_model_stop_the_run(config_file, judge, vllm, tmp_path, monkeypatch):
+    """The fake's log-probabilities are not the trainer's: what TRL alone would train on without a word."""
+    for module in (vllm_client, vllm_generation):
+        monkeypatch.setattr(module, "is_vllm_available", lambda **_: True)
+    monkeypatch.setattr(samplers.SAMPLERS["vllm_server"], "check", lambda settings, servers: None)
+    monkeypatch.setattr(vllm_client.VLLMClient, "init_communicator", lambda self, device: None)
+    monkeypatch.setattr(vllm_generation.VLLMGeneration, "sync_weights", lambda self: None)
+    url = f"http://127.0.0.1:{judge.server_port}/v1"
+    settings = {**SMALL, "vllm_server": vllm.url, "max_logprob_gap": None}
+    with pytest.raises(UserError, match=r"step 1: the log-probabilities .* differ by .* more than 0\.001"):
+        grpo.main(config_file("grpo", "run", settings, judge_base_url=url, ledger=str(tmp_path / "l.sqlite")))
 
 
 class Rewarding(grpo.Trainer):
