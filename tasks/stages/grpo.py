@@ -1,7 +1,7 @@
 """grpo: GRPO-SIF on the reinforcement-learning samples."""
 
 from sifthinker.config import identity
-from sifthinker.training import preflight, samplers
+from sifthinker.training import memory, preflight, samplers
 from tasks.runtime.endpoint import endpoint
 from tasks.runtime.programs import train, training_outcome
 from tasks.runtime.results import RESULTS
@@ -33,6 +33,6 @@ def grpo(job: Job) -> None:
     job.notes["preflight"] = preflight.check(
         base, dataset, job.work, job.config.model, options, job.endpoints.url
     )
-    with samplers.of(options).serving(base, options, job.work, preflight.visible_gpus()) as servers:
+    with samplers.of(options).serving(base, options, job.work, memory.visible_gpus()) as servers:
         train(job, "grpo", {**settings, "servers": list(servers)}, options)
     training_outcome(job)
