@@ -94,7 +94,7 @@ def evaluate(
             predictions = _predictions(found, asking, judge, out)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)
-    summary = {
+    summary: dict[str, Any] = {
         "model": served.label,
         "limit": config.limit,
         "think": config.think,
