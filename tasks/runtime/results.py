@@ -225,13 +225,14 @@ MODULES: dict[str, Module] = {
     "limits": _neutral("sifthinker.llm.rate_limits", _CARRIES),
     "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
-    "lifeline": _neutral("sifthinker.system.processes", _RUNS),
+    "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
     "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "training/checkpoints": _neutral(
-        "sifthinker.training.checkpoints", "resumes a training, to the same result"
+        "sifthinker.training.checkpoints sifthinker.training.stopping",
+        "stops a training and resumes it, to the same result",
     ),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
