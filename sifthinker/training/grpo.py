@@ -52,17 +52,8 @@ from trl.trainer.utils import RepeatSampler
 from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import (
-    adapters,
-    checkpoints,
-    harness,
-    json_files,
-    progress,
-    ranks,
-    row_check,
-    rows,
-    samplers,
-)
+from sifthinker.training import adapters, checkpoints, harness, progress, ranks, row_check, rows, samplers
+from sifthinker.training.json_files import write_json
 from sifthinker.training.samplers import agreement
 from sifthinker.training.scoring import Scorer, epoch_of
 
@@ -147,7 +138,7 @@ def train(task: GrpoRun) -> None:
                 "rejected": {},
                 "notes": {**progress.notes(trainer, history, resumed, started), "completions": completions},
             }
-            json_files.write_json(task.out / "summary.json", summary)
+            write_json(task.out / "summary.json", summary)
 
 
 def grpo_arguments(settings: Grpo) -> dict[str, Any]:

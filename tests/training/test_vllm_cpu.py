@@ -190,6 +190,7 @@ def program(rows: Path, trained: Path, tmp_path: Path) -> Iterator[Callable[...,
                 "max_steps": 3,
                 "save_steps": 1,
                 "learning_rate": 0.002,
+                "temperature": 0.7,  # of the demo; at 1 the suppressed tokens have 1e-4 of a probability
                 "lora": {"r": RANK, "alpha": 64, "dropout": 0.05},
                 "judge": {"model": "standin"},
                 "trackers": [],
