@@ -7,7 +7,7 @@
     work: <folder of checkpoints, and of progress.jsonl>
     out: <folder of the results: adapter/, history.jsonl, completions.parquet, rewards.parquet,
          book.json, summary.json>
-    ledger: <file of the judge's calls>
+    ledger: <file of the judge's calls, or `shared`: the database of SIF_LEDGER>
     judge_base_url: <the judge's endpoint; without it settings.grpo.judge.base_url>
     servers: [<base URLs of the vLLM servers that sample, generation vllm_lora>]
     settings: {model: <config.Model>, grpo: <config.Grpo>}
@@ -51,6 +51,7 @@ from trl.trainer.utils import RepeatSampler
 
 from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
+from sifthinker.llm.bookkeeping import Place
 from sifthinker.models import loading
 from sifthinker.training import adapters, checkpoints, harness, progress, ranks, row_check, rows, samplers
 from sifthinker.training.json_files import write_json
@@ -74,7 +75,7 @@ class GrpoRun(Section):
     dataset: tuple[Path, ...]
     work: Path
     out: Path
-    ledger: Path
+    ledger: Place
     judge_base_url: str | None = None
     servers: tuple[str, ...] = ()
     settings: Settings
