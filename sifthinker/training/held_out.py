@@ -202,11 +202,12 @@ def publish(callback: HeldOut, out: Path) -> dict[str, Any]:
 def greedily(trainer: Any) -> Iterator[None]:
     """While it lasts, what samples the trainer's completions takes the most probable token."""
     if trainer.use_vllm:
-        before, trainer.vllm_generation.temperature = trainer.vllm_generation.temperature, 0.0
+        owner = trainer.vllm_generation if trainer.source is None else trainer  # who tells vLLM
+        before, owner.temperature = owner.temperature, 0.0
         try:
             yield
         finally:
-            trainer.vllm_generation.temperature = before
+            owner.temperature = before
         return
     sampling = ("do_sample", "temperature", "top_p", "top_k", "min_p")
     kept = trainer.generation_config, trainer.generation_kwargs

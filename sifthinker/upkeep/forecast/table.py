@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from sifthinker.config import Config, Grpo, Sft
-from sifthinker.training import memory
+from sifthinker.training import memory, samplers
 from sifthinker.training.memory import Shape
 from sifthinker.training.preflight import CHECKPOINTS
 from sifthinker.upkeep.forecast.calibration import Calibration
@@ -105,7 +105,7 @@ def _grpo(stage: str, of: _Known) -> Line:
     settings, work = of.config.grpo, of.work
     longest = work.longest_prompt + settings.max_completion
     hours, note = None, f"{work.grpo_steps:,} steps"
-    if of.measured and of.shape and settings.generation != "transformers":
+    if of.measured and of.shape and samplers.of(settings).scored:
         note += "; hours: what vLLM samples in a second is not measured"
     elif of.measured and of.shape:
         tokens = settings.batch * (work.prompt + min(CHAIN, settings.max_completion))
