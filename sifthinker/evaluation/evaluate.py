@@ -49,6 +49,7 @@ class Served:
     digest: str  # of the served weights; replies are remembered under it
     running: Running | None = None  # a server that was not started here
     sizes: bool = True  # whether the server brings pictures under the pixel budget itself
+    extra: dict[str, Any] = field(default_factory=dict)  # what each request says besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def evaluate(
             _client(served, config, ledger) as client,
             progress.asking(client, questions),
         ):
-            asking = Asking(client, Path(folder), model, config, sized=not served.sizes)
+            asking = Asking(client, Path(folder), model, config, served.extra, not served.sizes)
             predictions = _predictions(found, asking, judge, out, progress)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / shown.FILE, shown.SHOWN, found.shown.rows(found.jobs))

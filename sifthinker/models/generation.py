@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
@@ -19,11 +19,13 @@ from transformers.generation.streamers import BaseStreamer
 
 from sifthinker.config import Ingest
 from sifthinker.core.images import from_data_url, rgb
-from sifthinker.models import families, loading
+from sifthinker.models import families, loading, vllm_command
 from sifthinker.models.workers import Flag
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # stands for the first bytes of a character
 _MAX_PIXELS = Ingest().max_pixels  # of a picture in a request
+_DTYPES: dict[str, Literal["bf16", "fp16", "fp32"]]
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 class Unfit(ValueError):
@@ -71,11 +73,11 @@ class Policy:
     """A model folder, loaded. Not for several threads at once."""
 
     def __init__(self, folder: Path) -> None:
-        """Loads the model: bf16 on a GPU, else fp32 on the CPU."""
+        """Loads the model: on a GPU in the folder's data type, else in fp32 on the CPU."""
         self.folder = folder.resolve()
         self.processor = loading.load_processor(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = loading.load_policy(folder, "bf16" if device == "cuda" else "fp32").to(device)
+        self.model = loading.load_policy(folder, _dtype(folder) if device == "cuda" else "fp32").to(device)
         own = self.model.generation_config
         ends = own.eos_token_id
         self.ends = set(ends) if isinstance(ends, Sequence) else {ends}
@@ -160,6 +162,11 @@ class Policy:
         text = _cut(self.processor.decode(tokens, skip_special_tokens=True), sampling.stop)
         ended = watch.stopped or tokens[-1] in self.ends
         return Reply(text, "stop" if ended else "length", length, len(tokens))
+
+
+def _dtype(folder: Path) -> Literal["bf16", "fp16", "fp32"]:
+    """The data type of the folder's weights, which is the one that was merged and checked."""
+    return _DTYPES.get(vllm_command.dtype(folder), "bf16")
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
