@@ -163,19 +163,20 @@ def read_shape(model: Path) -> Shape:
     """
     from transformers import AutoConfig
 
-    from sifthinker.training.adapters import FROZEN
+    from sifthinker.models.families import frozen_modules
 
     try:
         text = AutoConfig.from_pretrained(
             model, trust_remote_code=False, local_files_only=True
         ).get_text_config()
         shapes = dict(_headers(model))
+        frozen = frozen_modules()
     except (OSError, ValueError) as error:
         raise UserError(f"{model}: not a readable model: {error}") from error
     linear = [
         sum(size)
         for name, size in shapes.items()
-        if len(size) == 2 and name.endswith("proj.weight") and not re.fullmatch(FROZEN, name)
+        if len(size) == 2 and name.endswith("proj.weight") and not re.fullmatch(frozen, name)
     ]
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
