@@ -34,6 +34,7 @@ __all__ = [
     "TINY",
     "build_tiny",
     "build_tiny_depth",
+    "check_depth",
     "check_policy",
     "encode",
     "fetch",
@@ -90,15 +91,11 @@ def fetch(
         raise UserError(
             f"weights: {weights!r} is neither 'tiny', nor 'miniature', nor an existing folder, nor a hub id (owner/name)"
         )
-    config = folders.read_config(folder)
     if kind == "policy":
         check_policy(folder, family)
-    elif config.get("model_type") != DEPTH:
-        raise UserError(
-            f"{weights}: model_type is {config.get('model_type')!r}, expected {DEPTH!r}; give other weights"
-        )
     else:
-        folders.check_weights(folder)
+        check_depth(folder)
+    config = folders.read_config(folder)
     return {
         "folder": str(folder),
         "origin": origin,
@@ -144,6 +141,18 @@ def check_policy(folder: Path, family: str) -> None:
     folders.check_family(folder, family)
     folders.check_weights(folder)
     check_template(load_processor(folder), folder)
+
+
+def check_depth(folder: Path) -> None:
+    """Whether a folder holds a Depth Anything V2 with whole weights.
+
+    Raises:
+        UserError: it does not.
+    """
+    kind = folders.read_config(folder).get("model_type")
+    if kind != DEPTH:
+        raise UserError(f"{folder}: model_type is {kind!r}, expected {DEPTH!r}; give other weights")
+    folders.check_weights(folder)
 
 
 def load_policy(path: Path, dtype: Literal["bf16", "fp32"]) -> Any:

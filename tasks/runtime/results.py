@@ -111,7 +111,7 @@ MODULES: dict[str, Module] = {
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
-    "models": _at("sifthinker.models.loading", without=("_download", "check_policy")),
+    "models": _at("sifthinker.models.loading", without=("_download", "check_depth", "check_policy")),
     "folders": _neutral(
         "sifthinker.models.folders sifthinker.models.template_check", "refuses a folder, and changes none"
     ),

@@ -161,6 +161,7 @@ def test_fetch_builds_a_toy_depth_model(tmp_path: Path) -> None:
         ),
         ("tiny", "policy", "bunny", "known are qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_5, llava"),
         ("FOLDER", "policy", "llava", "model_type is 'qwen2_5_vl', expected 'llava'"),
+        ("FOLDER", "policy", "bunny_llama3", "model_type is 'qwen2_5_vl', expected 'llava'"),
         ("FOLDER", "depth", "llava", "expected 'depth_anything'"),
     ],
 )
