@@ -48,7 +48,7 @@ deploy: $(VENV)/ready ## work pools and deployments, on the server at API; may b
 	export PREFECT_API_URL=$(API) && $(BIN)/python infra/deploy.py
 
 worker: $(VENV)/ready ## carries out what deployments ask for: make worker POOL=gpu-8
-	PREFECT_API_URL=$(API) SIF_HOME=$(CURDIR) $(BIN)/prefect worker start --pool $(POOL) --type process
+	PREFECT_API_URL=$(API) SIF_HOME=$(CURDIR) $(BIN)/python -m infra.worker --pool $(POOL) --type process
 
 audit: ## known vulnerabilities of the pinned packages; needs the network
 	$(PYTHON) -m venv build/audit

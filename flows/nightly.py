@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import ask, history
+from sifthinker.evaluation import history, running_server
 from sifthinker.evaluation.nights.records import Night, Outcome
 from sifthinker.store.artifacts import Store
 from tasks.operations.nightly import compare, each, pinned
@@ -35,7 +35,7 @@ def evening(run: Run, night: str, started: datetime) -> Outcome:
     if run.config.scenes:
         run.provide(run(scenes))
     choose(run)
-    ask.check(run.config.evaluate.server)
+    running_server.check(run.config.evaluate.server)
     estimator = run(depth_weights)
     baseline = pinned(run, estimator)
     if run.config.nightly.fresh:

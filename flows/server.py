@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -33,7 +33,8 @@ def settings(store: Path) -> None:
         "DO_NOT_TRACK": "1",
     }
     for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+        if not os.environ.get(name):  # an .env file leaves them empty
+            os.environ[name] = value
     home = Path(os.environ["PREFECT_HOME"])
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,9 @@ def ensure() -> str:
             "--port",
             port or "4200",
         ]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=_guarded(api)
+        )
     (home / "server.pid").write_text(str(process.pid), encoding="utf-8")
     deadline = time.monotonic() + START
     while not answers(api):
@@ -83,11 +86,32 @@ def ensure() -> str:
     return ui
 
 
+def _guarded(api: str) -> dict[str, str]:
+    """The server's environment: no page of another origin may read its runs or start one."""
+    ui = api.removesuffix("/api")
+    origins = dict.fromkeys(
+        (ui, ui.replace("//127.0.0.1", "//localhost"), ui.replace("//localhost", "//127.0.0.1"))
+    )
+    guards = {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+    }
+    return {**guards, **os.environ}
+
+
 def answers(api: str) -> bool:
-    """Whether a Prefect server is healthy at this address."""
+    """Whether a Prefect server is healthy at this address.
+
+    Raises:
+        UserError: it is no address.
+    """
     loopback.direct()
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=5) as response:
             return bool(response.read().strip() == b"true")
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
+    except (OSError, http.client.HTTPException):  # nothing, or something else than a server
         return False
+    except ValueError as error:
+        raise UserError(
+            f"PREFECT_API_URL: {api!r} is no address of a server: {error}; write http://host:port/api"
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,8 +47,10 @@ class Evil:
 
 
 @contextmanager
-def serving(answer: Callable[[int, bytes], Answer | None]) -> Iterator[Evil]:
-    """`answer(number, body)` gives status, headers and body; None: never answers."""
+def serving(
+    answer: Callable[[int, bytes], Answer | None], context: ssl.SSLContext | None = None
+) -> Iterator[Evil]:
+    """`answer(number, body)` gives status, headers and body; None: never answers. With a `context` it speaks https."""
     state, over = Evil(), threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -78,8 +81,10 @@ def serving(answer: Callable[[int, bytes], Answer | None]) -> Iterator[Evil]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
+    state.url = f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}/v1"
     try:
         yield state
     finally:

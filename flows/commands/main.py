@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import server
-from flows.commands import artifacts, outcome
+from flows.commands import artifacts, outcome, requests
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
 from flows.commands.options import (
@@ -118,6 +118,8 @@ def plan(
             p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
         )
     console.print(table)
+    for line in requests.lines(resolved, {p.label for p in planned if p.verdict == "runs"}):
+        console.print(plain(line), highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=DATA)

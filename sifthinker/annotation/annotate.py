@@ -162,6 +162,8 @@ class Annotator:
             completion_tokens += reply.completion_tokens
             if reply.finish_reason == "length":
                 verdict: Any = Refused("cut-off", f"it was cut off at {config.max_tokens} tokens; be shorter")
+            elif reply.finish_reason == "tool_calls":
+                verdict = Refused("tool-call", "it called a tool and there are none; write the chain")
             else:
                 verdict = check(reply.text, asked, row)
             if not isinstance(verdict, Refused) and not verdict.agrees:
@@ -211,12 +213,15 @@ class Annotator:
         picture = await asyncio.to_thread(
             judge.picture, photo, self.config.max_pixels, self.config.jpeg_quality
         )
-        reply = await self.client.reply(judge.request(row.question, row.answer, answer, picture))
+        most = self.config.api.judge_tokens
+        question = judge.request(row.question, row.answer, answer, picture, max_tokens=most)
+        reply = await self.client.reply(question)
         if isinstance(reply, Failure):
             return Refused("judge", f"the answer could not be judged: {reply.kind}: {reply.detail}")
-        score = judge.score(reply.text)
+        score = judge.scored(reply)
         if score is None:
-            return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}")
+            cut = f" (cut off at judge_tokens = {most})" if reply.finish_reason == "length" else ""
+            return Refused("judge", f"the answer could not be judged: no score in {reply.text[:100]!r}{cut}")
         if score < AGREEMENT:
             return Refused("answer", f"the answer {answer!r} does not say the same as {row.answer!r}")
         return None

@@ -10,16 +10,17 @@ values it holds, so the package is left out of the code digests.
 
 from sifthinker.config.api import SERVED, STANDIN, Again, Annotate, Api, Prices, Retry
 from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
-from sifthinker.config.evaluation import Ablation, Benchmark, Evaluate, Nightly, Report, Variant
+from sifthinker.config.evaluation import STARTED, Ablation, Benchmark, Evaluate, Nightly, Report, Variant
 from sifthinker.config.placement import Pools
 from sifthinker.config.reading import changed, identity, load, load_section, parse, parse_value
 from sifthinker.config.reproduction import Config
-from sifthinker.config.section import Section, operational
+from sifthinker.config.section import Section, added, operational
 from sifthinker.config.training import Grpo, Lora, Merge, Model, Rewards, Sft, Train
 
 __all__ = [
     "SERVED",
     "STANDIN",
+    "STARTED",
     "Ablation",
     "Again",
     "Annotate",
@@ -47,6 +48,7 @@ __all__ = [
     "Source",
     "Train",
     "Variant",
+    "added",
     "changed",
     "identity",
     "load",

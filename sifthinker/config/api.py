@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import json
+import re
+from typing import Annotated, Any, Literal, Self
 
+import orjson
 from pydantic import Field, field_validator, model_validator
 
-from sifthinker.config.section import Section, address, operational
+from sifthinker.config.choices import Named
+from sifthinker.config.presets import PRESETS
+from sifthinker.config.section import Section, added, address, operational
 
 SERVED = "served"  # as an endpoint's base_url: a server that the stage starts; its port is known only then
+_SECRET = re.compile(r"(?i)api.?key|authori[sz]ation|secret|password|(?:access|auth).?token")
 STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
 
 
@@ -27,13 +33,35 @@ class Prices(Section):
 class Api(Section):
     """An OpenAI-compatible endpoint."""
 
+    preset: Annotated[str, Named("preset")] | None = operational(
+        None, description="a provider by name: fills in what differs there, in the fields that are left out"
+    )
     base_url: str = Field(STANDIN, description="'standin' starts the embedded stand-in server")
     model: str = Field("standin", description="the endpoint's name of the model")
     mode: Literal["chat", "batch", "batch_chat"] = Field(
         "chat", description="batch: OpenAI Batch API; batch_chat: a provider's online batch endpoint"
     )
     batch_chat_path: str = Field("/batch/chat/completions", description="batch_chat: path below base_url")
-    api_key_env: str = operational("OPENAI_API_KEY", description="environment variable that holds the key")
+    extra: dict[str, Any] = added({}, description="more fields of every request's body, sent as they are")
+    token_limit_field: Literal["max_tokens", "max_completion_tokens", "none"] = added(
+        "max_tokens",
+        description="the field that limits a reply's tokens. OpenAI's reasoning models want max_completion_tokens; "
+        "none: it is not sent",
+    )
+    leave_out: tuple[Literal["temperature", "seed"], ...] = added(
+        (), description="fields that are not sent: models that reason refuse a temperature"
+    )
+    judge_tokens: int = added(
+        1024,
+        ge=16,
+        description="most tokens of a judge's reply, its reasoning included; a score alone needs 10. Not given in "
+        "the paper",
+    )
+    api_key_env: str = operational(
+        "OPENAI_API_KEY",
+        description="environment variable that holds the key; empty: the endpoint asks for none. Which variable may "
+        "be sent to which host is the machine's choice (SIF_API_KEYS)",
+    )
     requests_per_minute: int | None = operational(
         None, ge=1, description="the account's limit; none = no limit"
     )
@@ -54,10 +82,50 @@ class Api(Section):
     budget_money: float | None = operational(None, ge=0, description="hard stop in the prices' currency")
     prices: Prices = operational(Prices())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """What the preset says, where the configuration says nothing."""
+        name = values.get("preset") if isinstance(values, dict) else None
+        if not isinstance(name, str) or name not in PRESETS:
+            return values  # `Named` refuses an unknown one
+        if "model" not in values:
+            raise ValueError(f"preset {name} names no model: set `model` to the endpoint's name of one")
+        return {**PRESETS[name].fields, **values}
+
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, base_url: str) -> str:
         return base_url if base_url in (STANDIN, SERVED) else address(base_url)
+
+    @field_validator("extra")
+    @classmethod
+    def _is_json(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(extra, allow_nan=False)
+            orjson.dumps(extra)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"holds what JSON cannot: {error}") from error
+        return extra
+
+    @model_validator(mode="after")
+    def _no_field_twice(self) -> Self:
+        refused = {"model": "set `model`", "messages": "the stage writes them"}
+        refused |= {"stream": "replies are read whole", "n": "one reply is read"}
+        for name in ("temperature", "seed"):
+            if name not in self.leave_out:
+                refused[name] = f"set it in the stage's section, or add it to leave_out ([{name}])"
+        refused[self.token_limit_field] = "it is sent already: see token_limit_field"
+        for name in self.extra:
+            if name in refused:
+                raise ValueError(f"extra must not hold {name}: {refused[name]}")
+            if _SECRET.search(name):  # it would be in manifests and logs
+                raise ValueError(f"extra must not hold {name}: put a key into the environment (api_key_env)")
+        return self
+
+    def __hash__(self) -> int:
+        """As a frozen model's, which cannot hash `extra`."""
+        return hash(self.model_dump_json())
 
     @model_validator(mode="after")
     def _money_needs_prices(self) -> Self:

@@ -19,6 +19,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 KINDS: dict[str, str] = {
     "source": "sifthinker.data.sources:SOURCES",
     "benchmark": "sifthinker.evaluation.benchmarks:BENCHMARKS",
+    "preset": "sifthinker.config.presets:PRESETS",
     "family": "sifthinker.models.families:FAMILIES",
     "reward": "sifthinker.rewards:REWARDS",
 }

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from sifthinker.config import choices
 from sifthinker.config.api import Api
 from sifthinker.config.choices import Named, suggestion
-from sifthinker.config.section import Section, address, operational
+from sifthinker.config.section import Section, added, address, operational
 
 STARTED = ("transformers", "vllm")  # servers that the stage evaluate starts itself
 
@@ -64,6 +64,11 @@ class Evaluate(Section):
     fresh: str = Field("", description="questions are asked again for every other value, not remembered")
     server: str = Field(
         "vllm", description="server the stage starts (transformers, vllm), or the base URL of one that runs"
+    )
+    served_model: str = added(
+        "",
+        description="a server that runs: the name by which it lists the model; none: its only model, or 'policy'. The server "
+        "is asked which folder it serves, and refused where that has other weights",
     )
     concurrency: int = operational(64, ge=1, description="most requests in flight")
     timeout: float = operational(600.0, gt=0, description="seconds for one request")

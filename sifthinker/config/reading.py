@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from sifthinker.config import mistakes, yaml_files
 from sifthinker.config.reproduction import Config
@@ -72,18 +73,28 @@ def parse(values: dict[str, Any], origin: str) -> Config:
 
 
 def identity(value: Any) -> Any:
-    """A section as plain values without its operational fields: what a stage's identity is made from."""
+    """A section as plain values: what a stage's identity is made from.
+
+    Left out are operational fields, and fields that were `added` later while they have their default.
+    """
     if isinstance(value, BaseModel):
         return {
             name: identity(getattr(value, name))
             for name, field in type(value).model_fields.items()
-            if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"))
+            if _counts(field, getattr(value, name))
         } | identity(value.model_extra or {})
     if isinstance(value, (tuple, list)):
         return [identity(item) for item in value]
     if isinstance(value, dict):
         return {key: identity(item) for key, item in value.items()}
     return value
+
+
+def _counts(field: FieldInfo, value: Any) -> bool:
+    marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    if marks.get("added"):
+        return bool(value != field.get_default(call_default_factory=True))
+    return not marks.get("operational")
 
 
 def _assign(values: dict[str, Any], fields: dict[str, Any]) -> None:

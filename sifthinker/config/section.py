@@ -60,6 +60,14 @@ def operational(default: Any = ..., **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"operational": True}, **kwargs)
 
 
+def added(default: Any, **kwargs: Any) -> Any:
+    """A field that came later, with whose default a stage computes what it computed before the field was there.
+
+    The default is left out of the stage's identity (`identity`), so artifacts from before the field keep their keys.
+    """
+    return Field(default, json_schema_extra={"added": True}, **kwargs)
+
+
 def address(text: str) -> str:
     """The address of an HTTP server, as it is.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema
@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 from sifthinker.config import choices
 from sifthinker.config.api import Api
 from sifthinker.config.choices import Named
-from sifthinker.config.section import Section, address, operational
+from sifthinker.config.section import Section, added, address, operational
 
 
 class Model(Section):
@@ -55,6 +55,11 @@ class Train(Section):
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
+    grace: float = operational(
+        240,
+        ge=0,
+        description="seconds that a training which is told to stop has for its step and a checkpoint: infra/README.md",
+    )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = operational(
         ("tensorboard",), description="who is told about the steps besides our own files; may be empty"
     )
@@ -143,6 +148,39 @@ class Grpo(Train):
     beta: float = Field(0.04, ge=0, description="weight of the KL divergence from the SFT model (paper)")
     temperature: float = Field(1.0, gt=0, description="of sampling (release, hard-coded)")
     max_completion: int = Field(2048, ge=16, description="tokens")  # release 2048, paper "2028"
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = added(
+        "grpo",
+        description="how token losses are averaged: grpo, over a completion and then over completions (paper); bnpo, over "
+        "the tokens of a rank's batch; dr_grpo, by the constant max_completion (Dr. GRPO, arXiv 2503.20783); dapo, over "
+        "the tokens of the whole step (DAPO, arXiv 2503.14476)",
+    )
+    scale_rewards: Literal["group", "batch", "none"] = added(
+        "group",
+        description="what an advantage is divided by: the spread of its group (paper), of the batch, or nothing (Dr. "
+        "GRPO, arXiv 2503.20783)",
+    )
+    importance: Literal["token", "sequence"] = added(
+        "token",
+        description="ratio of new and old policy by token (paper), or one a completion (GSPO, arXiv 2507.18071)",
+    )
+    iterations: int = added(
+        1,
+        ge=1,
+        description="updates by the same completions (release: 1); the ratio is clipped from the second on",
+    )
+    epsilon: float = added(
+        0.2, gt=0, lt=1, description="how far the ratio may fall, and rise (TRL's default)"
+    )
+    epsilon_high: float | None = added(
+        None,
+        gt=0,
+        description="how far the ratio may rise, where that is another number: clip-higher (DAPO, arXiv 2503.14476: 0.28)",
+    )
+    mask_truncated: bool = added(
+        False,
+        description="completions cut off at max_completion take no part in the loss (DAPO, arXiv 2503.14476: overlong "
+        "filtering)",
+    )
     rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
     generation: Literal["transformers", "vllm_colocate", "vllm_server"] = Field(
@@ -152,6 +190,15 @@ class Grpo(Train):
         "http://127.0.0.1:8000",
         description="vllm_server only: address of the server of the merged SFT model; how to start it: training/grpo.py",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.epsilon_high is not None and self.iterations == 1:
+            raise ValueError(
+                "epsilon_high clips nothing while iterations is 1: completions are used once, and the ratio of new and "
+                "old policy is 1. Set iterations to 2 or more, or leave epsilon_high out"
+            )
+        return self
 
     @field_validator("vllm_server")
     @classmethod

@@ -7,12 +7,10 @@ file and, with `model.depth_input`, the Spectral_r picture of its depth. Nothing
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -20,8 +18,7 @@ from sifthinker.config import Config
 from sifthinker.core import chain, depth_maps, drawing, images, prompts
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Region
-
-_MAX_TIME = httpx.Timeout(600.0, connect=10.0)
+from sifthinker.evaluation.running_server import client_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +33,6 @@ class Answered:
     answer: str | None  # of the answer block, None where there is not exactly one
     problem: str  # why the reply is no strict chain, "" where it is one
     files: tuple[Path, ...]
-
-
-def check(server: str) -> None:
-    """Whether a server that is given by its address answers; one that a stage starts is not asked.
-
-    Raises:
-        UserError: it does not.
-    """
-    if server.startswith(("http://", "https://")):
-        served(server)
-
-
-def served(base_url: str, key_env: str = "OPENAI_API_KEY") -> list[str]:
-    """The names of the models that an OpenAI-compatible server has.
-
-    Raises:
-        UserError: nothing answers there, or not as such a server.
-    """
-    url = f"{base_url.rstrip('/')}/models"
-    try:
-        with _client(base_url, key_env) as client:
-            reply = client.get(url).raise_for_status().json()
-        return [str(model["id"]) for model in reply["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"server {base_url}: no list of models at {url} ({type(error).__name__}); start it, or correct the address"
-        ) from error
 
 
 def ask(
@@ -148,7 +118,7 @@ def stream(base_url: str, model_name: str, messages: list[dict[str, Any]], confi
     }
     url = f"{base_url.rstrip('/')}/chat/completions"
     try:
-        with _client(base_url) as client, client.stream("POST", url, json=body) as response:
+        with client_of(base_url) as client, client.stream("POST", url, json=body) as response:
             if response.is_error:
                 said = response.read().decode("utf-8", "replace")
                 raise UserError(f"{url}: {response.status_code}: {said[:500]}")
@@ -164,14 +134,6 @@ def stream(base_url: str, model_name: str, messages: list[dict[str, Any]], confi
                         yield _text(choice.get("delta") or {})
     except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{url}: no reply: {type(error).__name__}: {error}") from error
-
-
-def _client(base_url: str, key_env: str = "OPENAI_API_KEY") -> httpx.Client:
-    """No proxy stands before loopback, and no key goes there."""
-    if urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1"):
-        return httpx.Client(timeout=_MAX_TIME, trust_env=False)
-    key = os.environ.get(key_env, "").strip()
-    return httpx.Client(timeout=_MAX_TIME, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
 * The model sees what it saw in training: the prompt of `prompts.policy_messages`, the picture as `images` makes it
   of the file (upright, 8-bit RGB) and, with `model.depth_input`, the Spectral_r picture of its depth. Pictures are
   not sized down here: in training the processor applies the pixel budget to the whole picture, and the server does
-  the same. A second resizing would differ.
+  the same. A second resizing would differ. Only a server that was not started here, and whose processor is not known to
+  hold the budget, is sent pictures of the size that the processor would make.
 * Nothing of a question but its text and image is sent. The reference never leaves this process.
 * A request that fails in transport stops the evaluation; it is never scored. Run again, it continues from the
   ledger. A refusal or a reply that was cut off is what the model gave: unparsable, wrong and counted.
@@ -66,6 +67,7 @@ class Asking:
     depths: Path  # folder with the depth pictures (Spectral_r PNGs), each named by the digest of its image
     model: configuration.Model
     config: configuration.Evaluate
+    sized: bool = False  # pictures are brought under the pixel budget here
 
     def answers(self, job: Selection, lost: list[Reject]) -> Iterator[Answered]:
         """Every chosen question with its reply and what that says, in the benchmark's order.
@@ -124,6 +126,8 @@ class Asking:
             return None
         if self.model.depth_input:
             pictures.append(depth.read_bytes())
+        if self.sized:
+            pictures = [box_frames.within_budget(picture, self.model) for picture in pictures]
         return _Shown(
             digest,
             [images.data_url(picture, images.media_type(picture)) for picture in pictures],
@@ -156,7 +160,9 @@ def judged(job: Selection, answered: Iterator[Answered], judge: llm.Client | Non
             questions: list[llm.Request] = []
             if answer.text:
                 url = judge_picture(job.image(item.question))
-                questions = list(to_ask(item.question, answer, url))
+                most = judge.api.judge_tokens
+                asked = to_ask(item.question, answer, url)
+                questions = [dataclasses.replace(question, max_tokens=most) for question in asked]
             waiting.append((one, [], len(questions)))
             yield from questions
 

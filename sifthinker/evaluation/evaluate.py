@@ -14,6 +14,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from sifthinker.evaluation.asking import Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
+from sifthinker.evaluation.running_server import Running
+from sifthinker.llm import keys
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class Served:
     name: str  # as the server knows it
     label: str  # as reports show it
     digest: str  # of the served weights; replies are remembered under it
+    running: Running | None = None  # a server that was not started here
+    sizes: bool = True  # whether the server brings pictures under the pixel budget itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class _Opened:
 
 
 def evaluate(
-    served: Served,
+    serve: AbstractContextManager[Served],
     model: configuration.Model,
     config: configuration.Evaluate,
     ledger: Path,
@@ -66,7 +71,7 @@ def evaluate(
     A benchmark whose files are not there is reported as missing, and the others run.
 
     Args:
-        served: the model.
+        serve: the model's server. It is started when the depth pictures are there, because both want the GPU.
         model: what training and evaluation agree on.
         config: the benchmarks, and how to ask.
         ledger: file of remembered replies.
@@ -81,21 +86,12 @@ def evaluate(
     """
     assert depth is not None or not model.depth_input
     found = _open(config, judge)
-    # Replies are remembered by the weights' digest, not by the port that the server happens to have.
-    api = configuration.Api(
-        base_url=configuration.SERVED,
-        model=served.name,
-        concurrency=config.concurrency,
-        timeout=config.timeout,
-    )
-    with (
-        tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder,
-        llm.Client(api, ledger, served.base_url, scope=served.digest) as client,
-    ):
+    with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
         _write_depths(found.jobs, Path(folder), depth, model)
-        asking = Asking(client, Path(folder), model, config)
-        predictions = _predictions(found, asking, judge, out)
-        tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
+        with serve as served, _client(served, config, ledger) as client:
+            asking = Asking(client, Path(folder), model, config, sized=not served.sizes)
+            predictions = _predictions(found, asking, judge, out)
+            tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)
     summary = {
         "model": served.label,
@@ -109,8 +105,22 @@ def evaluate(
         "max_tokens": config.max_tokens,
         "scores": found.scores,
     }
+    if served.running is not None:
+        summary["server"] = served.running.as_json()
     (out / "scores.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _client(served: Served, config: configuration.Evaluate, ledger: Path) -> llm.Client:
+    """A client of the server. Replies are remembered by the weights' digest, not by the port that it happens to have."""
+    api = configuration.Api(
+        base_url=configuration.SERVED,
+        model=served.name,
+        api_key_env=keys.optional("OPENAI_API_KEY", served.base_url),
+        concurrency=config.concurrency,
+        timeout=config.timeout,
+    )
+    return llm.Client(api, ledger, served.base_url, scope=served.digest)
 
 
 def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:

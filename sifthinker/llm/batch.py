@@ -8,6 +8,7 @@ killed at any moment finds it again, collects it, and submits nothing twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 from sifthinker.config import Api
 from sifthinker.llm import completion, http
+from sifthinker.llm.batch_states import METADATA, OVER, queue_full, says_full, text
 from sifthinker.llm.commits import Commits
 from sifthinker.llm.completion import Unreadable
 from sifthinker.llm.costs import Costs
@@ -36,9 +38,10 @@ QUIET = 2.0  # seconds without a new request after which a batch is submitted
 MOST_RESULTS = 512 * 2**20  # bytes of a file of results; the provider's limit of a file
 OUTAGE = 3600.0  # seconds without an answer after which the run ends
 POLL = 30.0  # seconds between two looks at a batch
-_OVER = {"completed", "failed", "expired", "cancelled"}
-_METADATA = "sifthinker_batch"
-
+FULL = (
+    300.0  # seconds until a batch that a full queue refused is ordered again, unless one of ours ends before
+)
+DAY = 26 * 3600.0  # seconds that a full queue is waited for: a batch may take 24 hours
 T = TypeVar("T")
 Outcome = tuple[Reply, Usage | None]
 
@@ -55,6 +58,7 @@ class BatchEndpoint(Endpoint):
         self._submitted: set[str] = set()  # keys in batches that are under way
         self._quiet: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._room_made = asyncio.Event()  # a batch of ours has ended
 
     async def open(
         self, ledger: Ledger, commits: Commits, account: str, costs: Costs, patience: Patience
@@ -114,50 +118,103 @@ class BatchEndpoint(Endpoint):
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, lines: dict[str, bytes]) -> None:
-        name, keys = uuid.uuid4().hex, list(lines)
+        keys = list(lines)
         try:
-            content = b"".join(lines.values())
+            file = await self._uploaded(b"".join(lines.values()))
             lines.clear()
-            file = await self._object("POST", "/files", upload=(f"{name}.jsonl", content))
-            await self._do(partial(self._ledger.plan_batch, name, self._account, keys), Usage())
-            order = {
-                "input_file_id": _text(file, "id"),
-                "endpoint": "/v1/chat/completions",
-                "completion_window": "24h",
-                "metadata": {_METADATA: name},
-            }
-            try:
-                ordered = await self._object("POST", "/batches", json.dumps(order).encode())
-                batch = _text(ordered, "id")
-            except Transient:  # its answer may have been lost after it was accepted
-                arrived = await self._arrived()
-                if name not in arrived:
-                    await self._do(partial(self._ledger.set_batch, name, "done"))
-                    raise
-                batch = arrived[name]
-            await self._do(partial(self._ledger.set_batch, name, f"sent {batch}"), Usage())
+            name, batch = await self._ordered(file, keys)
         except Exception as error:  # noqa: BLE001 - handed to each of those who wait
             self._give_up(keys, error)
             return
-        await self._collect(name, batch, keys)
+        await self._collect(name, batch, keys, file)
 
-    async def _collect(self, name: str, batch: str, keys: list[str]) -> None:
-        """Waits for a batch and hands out its answers."""
+    async def _uploaded(self, content: bytes) -> str:
+        upload = (f"{uuid.uuid4().hex}.jsonl", content)
+        made = await self._patiently(lambda: self._object("POST", "/files", upload=upload), "/files")
+        return text(made, "id")
+
+    async def _ordered(self, file: str, keys: list[str]) -> tuple[str, str]:
+        """Orders a batch of an uploaded file: its name and its id. Nothing is uploaded twice.
+
+        Raises:
+            Unreachable: there was no answer for an hour.
+        """
+        name = uuid.uuid4().hex
+        await self._do(partial(self._ledger.plan_batch, name, self._account, keys), Usage())
+        order = {
+            "input_file_id": file,
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            "metadata": {METADATA: name},
+        }
+
+        async def once() -> str:
+            try:
+                return text(await self._object("POST", "/batches", json.dumps(order).encode()), "id")
+            except Dead as error:
+                if says_full(error.failure.detail):
+                    raise Transient("rate-limit", error.failure.detail, after=FULL) from error
+                raise
+            except Transient:  # its answer may have been lost after it was accepted
+                if found := (await self._arrived()).get(name):
+                    return found
+                raise
+
         try:
-            state = await self._patient("GET", f"/batches/{batch}")
-            while (status := _text(state, "status")) not in _OVER:
-                await asyncio.sleep(POLL)
-                state = await self._patient("GET", f"/batches/{batch}")
+            batch = await self._patiently(once, "/batches")
+        except Exception:
+            await self._do(partial(self._ledger.set_batch, name, "done"))
+            raise
+        await self._do(partial(self._ledger.set_batch, name, f"sent {batch}"), Usage())
+        return name, batch
+
+    async def _collect(self, name: str, batch: str, keys: list[str], file: str = "") -> None:
+        """Waits for a batch and hands out its answers; `file` is what it was ordered from, as far as that is known."""
+        try:
+            state = await self._ended(batch)
+            end = time.monotonic() + DAY
+            while full := queue_full(state):
+                given = state.get("input_file_id")
+                file = file or (given if isinstance(given, str) else "")
+                if not file or time.monotonic() > end:
+                    break
+                await self._room(full, len(keys))
+                await self._do(partial(self._ledger.set_batch, name, "done"))
+                name, batch = await self._ordered(file, keys)
+                state = await self._ended(batch)
+            self._room_made.set()
             wanted, answers = set(keys), dict[str, bytes]()
-            for file in (state.get("output_file_id"), state.get("error_file_id")):
-                if isinstance(file, str) and file:
-                    await self._results(file, wanted, answers)
-            missing = f"batch {batch}: {status} {completion.excerpt(json.dumps(state.get('errors') or '').encode())}"
+            for results in (state.get("output_file_id"), state.get("error_file_id")):
+                if isinstance(results, str) and results:
+                    await self._results(results, wanted, answers)
+            errors = completion.excerpt(json.dumps(state.get("errors") or "").encode())
+            missing = f"batch {batch}: {state.get('status')} {errors}"
             for key in keys:
                 await self._deliver(key, answers.pop(key, None), missing)
             await self._do(partial(self._ledger.set_batch, name, "done"))
         except Exception as error:  # noqa: BLE001 - handed to each of those who wait
             self._give_up(keys, error)
+
+    async def _ended(self, batch: str) -> dict[str, Any]:
+        """The last state of a batch, once it is over."""
+        state = await self._patient("GET", f"/batches/{batch}")
+        while text(state, "status") not in OVER:
+            await asyncio.sleep(POLL)
+            state = await self._patient("GET", f"/batches/{batch}")
+        return state
+
+    async def _room(self, full: str, count: int) -> None:
+        """Waits until a batch of ours has ended, or for some minutes: others may use the account, too."""
+        log.warning(
+            "%s: the queue of batches is full: %s: %d requests wait until a batch has ended, or %.0f s",
+            self.url,
+            full,
+            count,
+            FULL,
+        )
+        self._room_made.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room_made.wait(), FULL)
 
     async def _results(self, file: str, wanted: set[str], answers: dict[str, bytes]) -> None:
         """Adds the lines of a file of results by their request: the first one, should a line come twice."""
@@ -219,7 +276,8 @@ class BatchEndpoint(Endpoint):
         """Records what an earlier run asked; `size` is the answer's, in bytes."""
         if usage is None:
             record = json.loads(await self._do(partial(self._ledger.asked, key)) or b"{}")
-            usage = self._costs.estimated(record.get("messages", ()), size, record.get("max_tokens", 0))
+            most = record.get("max_tokens") or record.get("max_completion_tokens") or completion.MOST_TOKENS
+            usage = self._costs.estimated(record.get("messages", ()), size, most)
             if isinstance(outcome, Reply):
                 prompt, completed = usage.prompt_tokens, usage.completion_tokens
                 outcome = replace(outcome, prompt_tokens=prompt, completion_tokens=completed)
@@ -255,11 +313,11 @@ class BatchEndpoint(Endpoint):
                 raise Transient("unreadable", f"/batches: no list of batches: {str(page)[:200]}")
             for batch in batches:
                 metadata = batch.get("metadata") if isinstance(batch, dict) else None
-                if isinstance(metadata, dict) and isinstance(name := metadata.get(_METADATA), str):
-                    found[name] = _text(batch, "id")
+                if isinstance(metadata, dict) and isinstance(name := metadata.get(METADATA), str):
+                    found[name] = text(batch, "id")
             if not page.get("has_more") or not batches:
                 return found
-            after = f"&after={_text(batches[-1], 'id')}"
+            after = f"&after={text(batches[-1], 'id')}"
 
     async def _patient(self, method: str, path: str) -> dict[str, Any]:
         """`_object`, asked patiently."""
@@ -269,17 +327,18 @@ class BatchEndpoint(Endpoint):
         """Asks until there is an answer: a batch is paid for, and must not be given up for a bad minute.
 
         Raises:
-            Unreachable: there was none for an hour.
+            Unreachable: there was none for an hour; a limit of the account (429) is waited for as long as a batch may take.
         """
-        tries, end = 0, time.monotonic() + OUTAGE
+        tries, began = 0, time.monotonic()
         while True:
             try:
                 return await ask()
             except Transient as error:
                 tries += 1
-                if time.monotonic() > end:
+                most = DAY if error.kind == "rate-limit" else OUTAGE
+                if time.monotonic() > began + most:
                     raise Unreachable(
-                        f"{self.url}{path}: no answer for {OUTAGE / 60:.0f} minutes: {error.detail}\nWhat is in a "
+                        f"{self.url}{path}: no answer for {most / 60:.0f} minutes: {error.detail}\nWhat is in a "
                         "batch goes on at the provider, and the next run collects it; start again when it answers."
                     ) from error
                 pause = self._patience.pause(error)
@@ -319,15 +378,3 @@ class BatchEndpoint(Endpoint):
             raise self.trouble(status, headers, raw)
         self._patience.answered()
         return raw
-
-
-def _text(answer: dict[str, Any], name: str) -> str:
-    """A text field of the provider's answer.
-
-    Raises:
-        Transient: the answer lacks the field.
-    """
-    value = answer.get(name)
-    if not isinstance(value, str):
-        raise Transient("unreadable", f"the provider's answer has no {name}: {str(answer)[:200]}")
-    return value

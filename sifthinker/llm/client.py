@@ -18,7 +18,8 @@ from sifthinker.config import Api
 from sifthinker.core.images import data_url as image_url
 from sifthinker.llm import http
 from sifthinker.llm.call_counts import Counts
-from sifthinker.llm.dispatcher import BudgetSpent, Engine
+from sifthinker.llm.costs import BudgetSpent
+from sifthinker.llm.dispatcher import Engine
 from sifthinker.llm.http import Unauthorized
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.patience import Unreachable

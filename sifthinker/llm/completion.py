@@ -18,6 +18,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")  # control characters, which a terminal would obey
 _TEXTS = ("text", "output_text")
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text", "reasoning_content", "thought")
+# Names of other interfaces for why a reply ended, which gateways pass on.
+_REASONS = {
+    "max_tokens": "length",
+    "model_length": "length",
+    "safety": "content_filter",
+    "prohibited_content": "content_filter",
+    "blocklist": "content_filter",
+    "sensitive": "content_filter",
+    "function_call": "tool_calls",
+    "end_turn": "stop",
+}
 # What the words of an error's `code` or `type` stand for, where it is no number; the first one that is found counts.
 _STATUSES = (
     (re.compile(r"insufficient.?(quota|balance|credit|fund)|billing|arrear|overdue|payment"), 402),
@@ -80,12 +91,24 @@ def read(answer: object) -> Completion:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Unreadable(f"choices[0].message is {_kind(message)}, not an object")
-    reason, model = choice.get("finish_reason") or "stop", answer.get("model")
+    text, model = _text(message.get("content")), answer.get("model")
+    if not text and isinstance(refusal := message.get("refusal"), str):
+        text = refusal
     return Completion(
-        plain(_text(message.get("content"))),
-        plain(reason)[:_EXCERPT] if isinstance(reason, str) else "unknown",
+        plain(text),
+        _reason(choice, message, text),
         plain(model)[:_EXCERPT] if isinstance(model, str) else "",
     )
+
+
+def _reason(choice: dict[str, object], message: dict[str, object], text: str) -> str:
+    """Why the reply ended, in OpenAI's words; a call of a tool without a text is one, whatever the server says."""
+    if not text and (message.get("tool_calls") or message.get("function_call")):
+        return "tool_calls"
+    reason = choice.get("finish_reason") or "stop"
+    if not isinstance(reason, str):
+        return "unknown"
+    return _REASONS.get(reason.lower(), plain(reason)[:_EXCERPT])
 
 
 def tokens(answer: object) -> Tokens | None:
@@ -108,6 +131,7 @@ def counted(usage: object) -> Tokens | None:
 
 def fault(answer: object) -> int | None:
     """The HTTP status that an error inside the answer stands for; None where it holds no error."""
+    answer = _alone(answer)
     if not isinstance(answer, dict):
         return None
     choice = _choice(answer)
@@ -128,7 +152,7 @@ def fault(answer: object) -> int | None:
 def words(raw: bytes) -> str:
     """What a provider says in the body of an error: its message with its code, else the body as it is."""
     try:
-        answer = parse(raw)
+        answer = _alone(parse(raw))
     except Unreadable:
         return excerpt(raw, 500)
     if isinstance(answer, dict):
@@ -151,6 +175,11 @@ def excerpt(raw: bytes, most: int = _EXCERPT) -> str:
 def plain(text: str) -> str:
     """The text with every lone surrogate (half a character) replaced: UTF-8 cannot hold one."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _alone(answer: object) -> object:
+    """The object of a list that holds one: Gemini's errors come so."""
+    return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
 
 def _choice(answer: dict[str, object]) -> dict[str, object] | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sifthinker.config import Api
+from sifthinker.core.errors import UserError
 from sifthinker.llm.completion import Tokens
 from sifthinker.llm.http import priced
 from sifthinker.llm.usage import Budget, Usage
@@ -20,6 +21,10 @@ _IMAGE_TOKENS = 1000.0  # first guess of an image's tokens; the server's reports
 _BYTES_A_TOKEN = (
     4  # of UTF-8: English has four letters a token, Chinese less than one and a half tokens a letter
 )
+
+
+class BudgetSpent(UserError):
+    """The hard stop. What was bought is in the ledger, and a higher budget continues from there."""
 
 
 def guess(messages: Iterable[Mapping[str, Any]]) -> float:

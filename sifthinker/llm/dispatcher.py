@@ -27,9 +27,10 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm.batch import IN_FLIGHT, BatchEndpoint
 from sifthinker.llm.call_counts import Counts
 from sifthinker.llm.commits import Commits
-from sifthinker.llm.costs import Costs
-from sifthinker.llm.http import Dead, Endpoint, Transient, Unauthorized
+from sifthinker.llm.costs import BudgetSpent, Costs
+from sifthinker.llm.http import Dead, Endpoint, FieldRefused, Transient, Unauthorized
 from sifthinker.llm.ledger import LEASE, Failure, Ledger, Reply
+from sifthinker.llm.parameters import Witnesses
 from sifthinker.llm.patience import Patience, Unreachable
 from sifthinker.llm.rate_limits import MINUTE, Gate, Quota, Ticket
 from sifthinker.llm.request import Request
@@ -42,10 +43,6 @@ T = TypeVar("T")
 _UNREACHABLE = 10  # requests in a row that exhausted their retries, without one success between them
 _PAID_TRIES = 3  # of a request whose replies cannot be used, since each may be paid for
 _GRACE = 3.0  # seconds that a call on the wire is given when the run is told to end
-
-
-class BudgetSpent(UserError):
-    """The hard stop. What was bought is in the ledger, and a higher budget continues from there."""
 
 
 class Interrupted(UserError):
@@ -63,6 +60,7 @@ class Engine:
         self.costs = Costs(api, self.ledger.usage(self.account))
         self.commits = Commits(self.ledger, self.account, self.costs, self._stop)
         self.patience = Patience(url, api.max_pause)
+        self._witnesses = Witnesses()
         name = hashlib.sha256(self.account.encode()).hexdigest()[:16]
         self.quota = Quota(
             ledger.with_name(f"{ledger.name}.{name}.quota"), api.requests_per_minute, api.tokens_per_minute
@@ -218,6 +216,8 @@ class Engine:
             try:
                 reply, usage = await self._send(key, request)
             except Dead as error:
+                if isinstance(error, FieldRefused) and await self._alike():
+                    raise self._stop(Unauthorized(error.told)) from error
                 return await self._refused(key, request, error)
             except Transient as error:
                 trouble = error
@@ -235,6 +235,9 @@ class Engine:
             if tries > self.api.retries or paid >= _PAID_TRIES:
                 return await self._given_up(key, trouble, tries)
             await self._pause(trouble, tries)
+
+    async def _alike(self) -> bool:
+        return await self._witnesses.agree(lambda: self.patience.answers, lambda: self._in_flight)
 
     async def _pause(self, trouble: Transient, tries: int) -> None:
         """Waits before the next try, as long as the server asks for; so do all others then."""
@@ -301,7 +304,7 @@ class Engine:
             began = time.monotonic()
             try:
                 self._check()
-                reply, usage = await self.endpoint.chat(key, request.body(self.api.model))
+                reply, usage = await self.endpoint.chat(key, request.body(self.api))
             except Transient as error:
                 self._trouble(error, ticket)
                 raise

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
 from sifthinker.config import STANDIN, Api, Prices
 from sifthinker.core.errors import UserError
-from sifthinker.llm import completion
+from sifthinker.llm import completion, network, parameters
 from sifthinker.llm.completion import Tokens, Unreadable
+from sifthinker.llm.keys import key
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage
 from sifthinker.system import loopback
@@ -41,7 +40,7 @@ _ACCOUNT_EMPTY = ("insufficient_quota", "billing_hard_limit", "accountoverdue", 
 
 
 class Unauthorized(UserError):
-    """The endpoint serves nothing to this account or by this name; asking on would only burn the data set."""
+    """The endpoint serves nothing to this account, by this name or with these fields; every row would fail alike."""
 
 
 class Transient(Exception):
@@ -55,10 +54,15 @@ class Transient(Exception):
         overload: bool = False,
         usage: Usage | None = Usage(),  # noqa: B008 (frozen)
         size: int = 0,
+        unreachable: bool = False,
     ) -> None:
-        """`usage` is what it cost all the same; None where that was not said, for an answer of `size` bytes."""
+        """`usage` is what it cost all the same; None where that was not said, for an answer of `size` bytes.
+
+        `unreachable`: no connection was made at all.
+        """
         super().__init__(detail)
         self.kind, self.detail, self.overload = kind, detail, overload
+        self.unreachable = unreachable
         self.after = after  # seconds, of a Retry-After
         self.usage, self.size = usage, size
 
@@ -77,6 +81,15 @@ class Dead(Exception):
         self.failure, self.usage = failure, usage
 
 
+class FieldRefused(Dead):
+    """Refused for a field that every request has."""
+
+    def __init__(self, failure: Failure, told: str) -> None:
+        """`told` is for a person, should no request be answered."""
+        super().__init__(failure, Usage())
+        self.told = told
+
+
 def address(api: Api, base_url: str | None) -> str:
     """The base URL that is really called.
 
@@ -88,21 +101,6 @@ def address(api: Api, base_url: str | None) -> str:
             "base_url is 'standin': start the stand-in (sifthinker.llm.standin.running) and pass its URL"
         )
     return (base_url or api.base_url).rstrip("/")
-
-
-def key(api: Api, url: str) -> str:
-    """The API key from the environment; "" for a server on this machine that needs none.
-
-    Raises:
-        UserError: a remote endpoint is configured and the variable is not set.
-    """
-    value = os.environ.get(api.api_key_env, "").strip()
-    if not value and (urlsplit(url).hostname or "") not in loopback.HOSTS:
-        raise UserError(
-            f"{url}: no API key: set the environment variable {api.api_key_env}, or name another one in "
-            "api_key_env; any value does for a server that asks for none"
-        )
-    return value
 
 
 def money(usage: dict[str, Any], prices: Prices, batch: bool) -> Usage:
@@ -138,6 +136,7 @@ class Endpoint:
             timeout=httpx2.Timeout(api.timeout, connect=min(30.0, api.timeout)),
             # None would mean its default of 100: the engine's own limit is the one that counts.
             limits=httpx2.Limits(max_connections=10_000, max_keepalive_connections=10_000),
+            follow_redirects=False,  # `send` does, to the same host
         )
         client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # a server on this machine asks for none
@@ -146,8 +145,8 @@ class Endpoint:
         )
         named = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
         named.pop("Content-Type")  # of the request
-        self._headers = {**named, "Authorization": f"Bearer {client.api_key}"}
-        self._addresses: dict[str, tuple[httpx2.URL, httpx2.Headers]] = {}  # by path
+        self._headers = {**named, "Authorization": f"Bearer {client.api_key}", "Accept-Encoding": "gzip"}
+        self._addresses: dict[str, tuple[httpx2.URL, httpx2.Headers]] = {}  # by URL
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -192,7 +191,23 @@ class Endpoint:
 
         Raises:
             Transient: a time-out, no or a broken connection, or an answer that is too large.
+            Unauthorized: the way there is barred for every request: by a certificate, a proxy, a redirect.
         """
+        url = self.url + path
+        for _ in range(network.HOPS):
+            status, headers, content = await self._exchange(method, url, body, upload, most)
+            if not 300 <= status < 400 or not (location := headers.get("location")):
+                return status, headers, content
+            try:
+                url = network.redirected(status, location, url, method)
+            except UserError as error:
+                raise Unauthorized(str(error)) from None
+        raise Unauthorized(f"{self.url}{path}: more than {network.HOPS} redirects; correct base_url")
+
+    async def _exchange(
+        self, method: str, url: str, body: bytes | None, upload: tuple[str, bytes] | None, most: int
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One request and its answer, see `send`."""
         import aiohttp
 
         try:
@@ -200,11 +215,11 @@ class Endpoint:
                 self.api.timeout
             ):  # for the whole exchange, also of a server that trickles
                 if method == "POST" and body is not None:
-                    request = self._posted(path, body)
+                    request = self._posted(url, body)
                 else:
                     request = self._http.build_request(
                         method,
-                        self.url + path,
+                        url,
                         data={"purpose": "batch"} if upload else None,
                         files={"file": upload} if upload else None,
                         headers=self._headers,
@@ -220,8 +235,11 @@ class Endpoint:
                 raise Transient(
                     "timeout", f"no answer within {self.api.timeout:g} s", overload=True
                 ) from error
-            # The cause names the host, never a header.
-            raise Transient("connection", self.redact(f"{type(cause).__name__}: {cause}")) from error
+            try:  # the cause names the host, never a header
+                detail = self.redact(network.trouble(cause, url))
+            except UserError as barred:
+                raise Unauthorized(str(barred)) from error
+            raise Transient("connection", detail, unreachable=network.is_unreachable(cause)) from error
         return response.status_code, response.headers, content
 
     async def _content(self, response: httpx2.Response, most: int) -> bytes:
@@ -232,6 +250,10 @@ class Endpoint:
         """
         parts: list[bytes] = []
         size = 0
+        if network.is_packed_oddly(packed := response.headers.get("content-encoding", "")):
+            raise Transient(
+                "unreadable", f"the answer is packed as {packed[:50]!r}, which is not read", usage=None
+            )
         async for part in response.aiter_bytes():
             parts.append(part)
             size += len(part)
@@ -241,19 +263,19 @@ class Endpoint:
                 raise Transient("unreadable", detail, usage=None, size=size)
         return b"".join(parts)
 
-    def _posted(self, path: str, body: bytes) -> httpx2.Request:
+    def _posted(self, url: str, body: bytes) -> httpx2.Request:
         """A request as `self._http.post` would build it.
 
         Address and headers are read and normalised once and not for every request, which took a third of the
         processor time of a call without pictures.
         """
-        if path not in self._addresses:
-            address = httpx2.URL(self.url + path)
+        if url not in self._addresses:
+            address = httpx2.URL(url)
             constant = httpx2.Headers(self._http.headers)
             constant.update(self._headers)
             constant.update({"Host": address.netloc.decode(), "Content-Type": "application/json"})
-            self._addresses[path] = address, constant
-        address, constant = self._addresses[path]
+            self._addresses[url] = address, constant
+        address, constant = self._addresses[url]
         named = constant.copy()
         named["Content-Length"] = str(len(body))
         request = httpx2.Request("POST", address, headers=named, stream=httpx2.ByteStream(body))
@@ -301,7 +323,11 @@ class Endpoint:
     def trouble(self, status: int, headers: Mapping[str, str], raw: bytes, where: str = "") -> Exception:
         """What a status other than 200 means, or an error in an answer with 200."""
         lower = raw[:10_000].decode("utf-8", "replace").lower()
-        detail = f"{where}HTTP {status}: {completion.words(self.safe(raw))}"
+        try:
+            between = network.refusal(status, raw, self.url)
+        except UserError as barred:
+            return Unauthorized(str(barred))
+        detail = f"{where}HTTP {status}: {completion.words(self.safe(raw))}{between}"
         empty = status == 429 and any(word in lower for word in _ACCOUNT_EMPTY)
         if status in REFUSED or empty:
             todo = {
@@ -313,6 +339,11 @@ class Endpoint:
         if status in RETRIED or status >= 500:
             kind = "rate-limit" if status == 429 else "server-error"
             return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)
+        if status in (400, 422) and (mend := parameters.advice(self.safe(raw), self.api)):
+            told = f"{self.url}: {detail}\nNothing more was asked, since every request has this field: {mend} in the "
+            return FieldRefused(
+                Failure("bad-request", detail), f"{told}endpoint's section, then start again."
+            )
         filtered = any(word in lower for word in _FILTER_WORDS)
         return Dead(Failure("content-filter" if filtered else "bad-request", detail), Usage())
 

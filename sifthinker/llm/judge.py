@@ -12,9 +12,11 @@ import re
 
 from sifthinker.core import drawing, prompts, reasoning
 from sifthinker.core.images import data_url
-from sifthinker.llm import Request
+from sifthinker.llm import Reply, Request
 
-MAX_TOKENS = 64  # {"score": 0.8} and a fence around it
+MAX_TOKENS = (
+    1024  # what api.judge_tokens is unless set: {"score": 0.8}, a fence around it, and what a judge reasons
+)
 MAX_PIXELS, QUALITY = (
     589_824,
     90,
@@ -24,9 +26,14 @@ _FENCED = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
 
 def request(
-    question: str, reference: str, answer: str, image_url: str | None = None, seed: int | None = None
+    question: str,
+    reference: str,
+    answer: str,
+    image_url: str | None = None,
+    seed: int | None = None,
+    max_tokens: int = MAX_TOKENS,
 ) -> Request:
-    """The question to the judge; `image_url` is the photograph as a data URL.
+    """The question to the judge; `image_url` is the photograph as a data URL, `max_tokens` is `api.judge_tokens`.
 
     The same arguments give the same request, so that it is paid once.
     """
@@ -40,7 +47,7 @@ def request(
             {"role": "user", "content": [*picture, *content]},
         ],
         temperature=0.0,  # not given in the paper; 0 is reproducible
-        max_tokens=MAX_TOKENS,
+        max_tokens=max_tokens,
         seed=seed,
     )
 
@@ -63,6 +70,11 @@ def fence(question: str, reference: str, answer: str) -> str:
         if not any(marker in text for text in texts):
             return marker
         number += 1
+
+
+def scored(reply: Reply) -> float | None:
+    """The score of a judge's reply; None where it was cut off: the number may be cut, too."""
+    return None if reply.finish_reason == "length" else score(reply.text)
 
 
 def score(text: str) -> float | None:

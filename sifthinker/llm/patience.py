@@ -32,6 +32,7 @@ class Patience:
     def __init__(self, url: str, most: float) -> None:
         """`most` is the longest pause that a server may ask for, in seconds."""
         self.url, self.most = url, most
+        self.answers = 0
         self._troubles = 0  # tries without an answer, since the last answer
         self._said_at = float("-inf")
         self._paused_until = float("-inf")  # by the server's word, as far as it was said
@@ -39,6 +40,7 @@ class Patience:
 
     def answered(self) -> None:
         """An answer came."""
+        self.answers += 1
         if self._troubles and self._said_at > float("-inf"):
             log.info("%s: answers again", self.url)
             self._said_at = float("-inf")
@@ -100,16 +102,14 @@ class Patience:
                 waiting,
                 cut,
             )
+        elif self._troubles == 1 and trouble.unreachable:  # at once: it may well last
+            self._warn(trouble.detail, waiting, wait)
         elif self._troubles > 1 and now - self._said_at >= _AGAIN:
             self._said_at = now
-            log.warning(
-                "%s: no answer to the last %d tries: %s: %d waiting, next try in %.0f s",
-                self.url,
-                self._troubles,
-                trouble.detail,
-                waiting,
-                wait,
-            )
+            self._warn(f"no answer to the last {self._troubles} tries: {trouble.detail}", waiting, wait)
+
+    def _warn(self, what: str, waiting: int, wait: float) -> None:
+        log.warning("%s: %s: %d waiting, next try in %.0f s", self.url, what, waiting, max(1.0, wait))
 
     def state(self) -> str:
         """What is waited for now, in few words; empty where nothing is."""

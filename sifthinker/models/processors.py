@@ -39,7 +39,7 @@ def load_processor(path: Path, max_pixels: int | None = None) -> Any:
         UserError: the folder is of no family, or its processor cannot be loaded.
     """
     family = FAMILIES[folders.family(path)]
-    processor = _stock(path)
+    processor = published(path)
     if type(processor).__name__ != family.processor:
         raise UserError(
             f"{path}: its processor is {type(processor).__name__}, and its architecture ({family.model_type}) takes "
@@ -60,8 +60,12 @@ def load_processor(path: Path, max_pixels: int | None = None) -> Any:
     return processor
 
 
-def _stock(path: Path) -> Any:
-    """The processor as the folder has it."""
+def published(path: Path) -> Any:
+    """The processor as the folder has it, and as a server reads it that knows no families.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     install_processors()
     copy = "copy the base model's processor and tokenizer files here"
     try:

@@ -15,7 +15,7 @@ Departures from TRL's defaults:
 
 1. `loss_type="grpo"`: the mean over the tokens of each completion, then over completions (the paper's 1/N sum 1/|o|);
    TRL's default is a mean over all tokens of the batch. Advantage = (r - mean) / (std + 1e-4), one iteration, clip
-   0.2: TRL's defaults already, written out here.
+   0.2: TRL's defaults already, written out here. `config.Grpo` has other variants by field.
 2. `beta` 0.04 (paper; TRL 0): the reference is the same model with its adapter off, so no second copy is loaded.
 3. Dropout of the LoRA layers is off while completions are sampled, and on in the loss. TRL and the release sample
    with dropout (PAPER.md R6.7).
@@ -145,10 +145,13 @@ def grpo_arguments(settings: Grpo) -> dict[str, Any]:
         "max_completion_length": settings.max_completion,
         "temperature": settings.temperature,
         "beta": settings.beta,
-        "loss_type": "grpo",
-        "scale_rewards": "group",
-        "num_iterations": 1,
-        "epsilon": 0.2,
+        "loss_type": settings.loss,
+        "scale_rewards": settings.scale_rewards,
+        "importance_sampling_level": settings.importance,
+        "num_iterations": settings.iterations,
+        "epsilon": settings.epsilon,
+        "epsilon_high": settings.epsilon_high,
+        "mask_truncated_completions": settings.mask_truncated,
         "reward_weights": settings.rewards.weights(),
         "use_vllm": settings.generation != "transformers",
         "vllm_mode": settings.generation.removeprefix("vllm_")

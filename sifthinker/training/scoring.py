@@ -200,8 +200,15 @@ class Scorer:
         """
         answers = [chain.answer(text) for text in texts]
         asked = [index for index, found in enumerate(answers) if found is not None]
+        most = self.settings.judge.judge_tokens
         requests = [
-            judge.request(subjects[i].question, subjects[i].answer, answers[i] or "", subjects[i].image_url)
+            judge.request(
+                subjects[i].question,
+                subjects[i].answer,
+                answers[i] or "",
+                subjects[i].image_url,
+                max_tokens=most,
+            )
             for i in asked
         ]
         scores: list[float | None] = [0.0] * len(texts)
@@ -210,7 +217,7 @@ class Scorer:
                 logger.warning("judge: no score for a completion of %s: %s", subjects[index].id, reply)
                 scores[index] = None
             else:
-                scores[index] = judge.score(reply.text)
+                scores[index] = judge.scored(reply)
         return scores
 
     def _subject(self, id: str) -> Subject:

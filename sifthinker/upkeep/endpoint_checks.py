@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from sifthinker.annotation import retry
-from sifthinker.config import STANDIN, Api, Config
+from sifthinker.config import STANDIN, STARTED, Api, Config
 from sifthinker.upkeep.findings import Finding, examine
 
 
 def servers(config: Config) -> Iterator[Finding]:
     """Servers of models that the configuration names by their address."""
-    if (url := config.evaluate.server).startswith("http"):
-        if trouble := _answer(f"{url.rstrip('/')}/models"):
-            yield Finding("evaluate.server", "error", f"{url}: {trouble}", "start it, or correct the address")
-        else:
-            yield Finding("evaluate.server", "ok", f"{url} answers")
+    if config.evaluate.server not in STARTED:
+        yield from examine({"evaluate.server": partial(_running, config)})
     if config.grpo.generation == "vllm_server":
         from sifthinker.training.preflight import ask_generation_server
 
         ask_generation_server(config.grpo.vllm_server)
         yield Finding("grpo.vllm_server", "ok", f"{config.grpo.vllm_server} can sample for a training")
+
+
+def _running(config: Config) -> Iterator[Finding]:
+    """The server that is asked by an evaluation, and the model that will be."""
+    from sifthinker.evaluation import running_server
+
+    url = config.evaluate.server.rstrip("/")
+    entry = running_server.chosen(url, running_server.listed(url), config.evaluate.served_model)
+    root = entry.get("root")
+    found = f"{url} serves {entry['id']!r}" + (f" from {root}" if root else "")
+    yield Finding("evaluate.server", "ok", found)
 
 
 def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
@@ -51,14 +57,14 @@ def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
 
 def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
     from sifthinker import llm
-    from sifthinker.llm import http, judge
+    from sifthinker.llm import judge, keys
 
     if api.base_url == STANDIN:
         yield Finding(name, "ok", "the embedded stand-in: no model, and no key")
         return
     asked = f"{api.base_url}, model {api.model}"
-    has_key = bool(http.key(api, api.base_url))
-    key = f"{api.api_key_env} is set" if has_key else "on this machine, without a key"
+    has_key = bool(keys.key(api, api.base_url))
+    key = f"{api.api_key_env} is set" if has_key else "without a key"
     if not calls:
         yield Finding(name, "ok", f"{asked}: {key}; not called")
         return
@@ -69,7 +75,9 @@ def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
         "retries": 1,
         "timeout": min(api.timeout, 60.0),
     }
-    question = judge.request("What colour is the sky?", "blue", "blue")  # the shortest call that a run makes
+    question = judge.request(
+        "What colour is the sky?", "blue", "blue", max_tokens=api.judge_tokens
+    )  # the shortest call that a run makes
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -83,14 +91,3 @@ def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
     tokens = reply.prompt_tokens + reply.completion_tokens
     found = f"{asked}: {reply.model} answered in {time.monotonic() - began:.1f} s, {tokens} tokens; {key}"
     yield Finding(name, "ok", found)
-
-
-def _answer(url: str) -> str | None:
-    """Why nothing answers at an address; None when something does, whatever it says."""
-    try:
-        urllib.request.urlopen(url, timeout=10).close()
-    except urllib.error.HTTPError:
-        return None
-    except OSError as error:
-        return str(getattr(error, "reason", error))
-    return None

@@ -9,7 +9,9 @@ from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import ask as domain
+from sifthinker.evaluation import running_server
 from sifthinker.models import serving
+from sifthinker.models.budget import budgeted
 from sifthinker.store.artifacts import Store
 from sifthinker.store.checkpoints import find
 from sifthinker.store.manifest import Ref
@@ -37,7 +39,10 @@ def answer(
         depth = _depth(store, config, domain.picture(image, config), Path(work))
         if folder is None:
             assert server
-            return domain.ask(image, question, server, domain.served(server)[0], depth, config, out, say)
+            return domain.ask(
+                image, question, server, running_server.served(server)[0], depth, config, out, say
+            )
+        folder = budgeted(folder, config.model.max_pixels, Path(work) / "served")
         with serving.serving(folder, config.evaluate.server, Path(work) / "server.log") as url:
             return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say)
 

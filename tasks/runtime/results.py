@@ -121,6 +121,7 @@ MODULES: dict[str, Module] = {
     ),
     **{f"families/{name}": _at(f"sifthinker.models.families.{name}") for name in FAMILIES},
     "processors": _at("sifthinker.models.processors"),
+    "budget": _at("sifthinker.models.budget"),
     "serve": _at(
         "sifthinker.models.embedded_server",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
@@ -149,6 +150,9 @@ MODULES: dict[str, Module] = {
     "evaluate": _at(
         "sifthinker.evaluation.evaluate", "sifthinker.evaluation.asking", "sifthinker.evaluation.scoring"
     ),
+    "evaluate/server": _neutral(
+        "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
+    ),
     "benchmarks": _at("sifthinker.evaluation.benchmarks"),
     **{
         f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")
@@ -174,12 +178,12 @@ MODULES: dict[str, Module] = {
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
     "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
-    "stages/evaluate": _at("tasks.stages.evaluate", without=("_files", "_served")),
+    "stages/evaluate": _at("tasks.stages.evaluate", without=_names("_files _served _free_the_gpu")),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(
-        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.reading "
-        "sifthinker.config.yaml_files",
+        "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "
+        "sifthinker.config.reading sifthinker.config.yaml_files",
         _VALUES,
     ),
     "sections": _neutral(
@@ -198,6 +202,9 @@ MODULES: dict[str, Module] = {
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
+    "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "network": _neutral("sifthinker.llm.network", _CARRIES),
+    "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
     "costs": _neutral("sifthinker.llm.costs", _CARRIES),
     "usage": _neutral("sifthinker.llm.usage", _CARRIES),
@@ -205,21 +212,24 @@ MODULES: dict[str, Module] = {
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
     "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
-    "batch": _neutral("sifthinker.llm.batch", _CARRIES),
+    "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
     "limits": _neutral("sifthinker.llm.rate_limits", _CARRIES),
     "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
-    "lifeline": _neutral("sifthinker.system.processes", _RUNS),
+    "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "training/checkpoints": _neutral(
-        "sifthinker.training.checkpoints", "resumes a training, to the same result"
+        "sifthinker.training.checkpoints sifthinker.training.stopping",
+        "stops a training and resumes it, to the same result",
     ),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
-    "preflight": _neutral("sifthinker.training.preflight", "refuses a training, and changes none"),
+    "preflight": _neutral(
+        "sifthinker.training.preflight sifthinker.training.memory", "refuses a training, and changes none"
+    ),
     "standin": _neutral(
         "sifthinker.llm.standin sifthinker.llm.standin.faults sifthinker.llm.standin.server "
         "sifthinker.llm.standin.starting sifthinker.llm.standin.wire sifthinker.llm.standin.__main__",

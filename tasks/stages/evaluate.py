@@ -1,15 +1,18 @@
 """evaluate: the benchmarks, asked through a server of the merged model."""
 
+import gc
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sifthinker import llm
-from sifthinker.config import Config, identity
+from sifthinker.config import STARTED, Config, identity
 from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
+from sifthinker.evaluation import running_server
 from sifthinker.models import serving
+from sifthinker.models.budget import budgeted, holds
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
 from tasks.runtime.endpoint import endpoint
@@ -54,6 +57,36 @@ def _judge(job: Job) -> Iterator[llm.Client | None]:
         yield client
 
 
+@contextmanager
+def _server(job: Job) -> Iterator[domain.Served]:
+    """The model at a server that is started for it, or at one that runs."""
+    config, model, budget = job.config.evaluate, job.inputs["model"], job.config.model.max_pixels
+    label = f"{job.config.name} {model.manifest['label']}"
+    digest = f"{model.weights} {_served(config.server)} {config.fresh}".strip()
+    if config.server not in STARTED:
+        url = config.server.rstrip("/")
+        running = running_server.identify(
+            url, running_server.listed(url), config.served_model, model.path, job.store.digests.file
+        )
+        sizes = running.verified and holds(Path(running.root), budget)
+        yield domain.Served(
+            url, running.name, label + running.mark, f"{digest} {running.scope}", running, sizes
+        )
+        return
+    folder = budgeted(model.path, budget, job.work / "served")
+    with serving.serving(folder, config.server, job.work / "server.log") as url:
+        yield domain.Served(url, serving.MODEL_NAME, label, digest)
+
+
+def _free_the_gpu() -> None:
+    """Gives the depth model's memory back, before a server of the policy counts what is free."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @stage(
     config=lambda c: {
         "model": identity(c.model),
@@ -67,22 +100,16 @@ def _judge(job: Job) -> Iterator[llm.Client | None]:
 def evaluate(job: Job) -> None:
     """Serves the model, asks every question, scores the replies."""
     config = job.config.evaluate
-    model = job.inputs["model"]
 
     def depth_pictures(images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
         from sifthinker.data import depth_estimation  # imports torch
 
         yield from depth_estimation.pictures(images, job.inputs["weights"].path, job.config.depth)
+        _free_the_gpu()
 
-    with serving.serving(model.path, config.server, job.work / "server.log") as url, _judge(job) as judge:
-        served = domain.Served(
-            url,
-            serving.MODEL_NAME,
-            label=f"{job.config.name} {model.manifest['label']}",
-            digest=f"{model.weights} {_served(config.server)} {config.fresh}".strip(),
-        )
+    with _judge(job) as judge:
         ledger = job.store.root / "calls.sqlite"
-        domain.evaluate(served, job.config.model, config, ledger, depth_pictures, job.out, judge)
+        domain.evaluate(_server(job), job.config.model, config, ledger, depth_pictures, job.out, judge)
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))
     job.draft.rows = {"in": kept + rejected.total(), "kept": kept, "rejected": dict(sorted(rejected.items()))}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.config import Config, load, parse, parse_value
+from sifthinker.config import Config, Section, added, identity, load, operational, parse, parse_value
 from sifthinker.core.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "flows" / "configs"
@@ -233,3 +233,14 @@ def test_the_form_offers_the_names_of_the_tables() -> None:
     sections = Config.model_json_schema()["$defs"]
     assert sections["Source"]["properties"]["format"]["enum"] == ["viscot", "tallyqa"]
     assert "pope" in sections["Benchmark"]["properties"]["name"]["enum"]
+
+
+class _Stage(Section):
+    steps: int = 3
+    workers: int = operational(1)
+    variant: str = added("plain", description="came later")
+
+
+def test_a_field_that_was_added_later_counts_only_when_it_differs_from_its_default() -> None:
+    assert identity(_Stage()) == identity(_Stage(workers=2)) == {"steps": 3}
+    assert identity(_Stage(variant="other")) == {"steps": 3, "variant": "other"}

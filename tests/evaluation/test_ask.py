@@ -17,7 +17,7 @@ from PIL import Image
 from sifthinker.config import Config
 from sifthinker.core import depth_maps, prompts
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import ask
+from sifthinker.evaluation import ask, running_server
 
 CHAIN = (
     "<think>\n"
@@ -152,8 +152,8 @@ def test_what_goes_wrong_is_said_with_the_address(start: Any, photo: Path, tmp_p
     with pytest.raises(UserError, match=r"/v1/chat/completions: 400: .*too many tokens"):
         ask.ask(photo, "?", refusing.url, "policy", relief(), config(), tmp_path, lambda _: None)
     with pytest.raises(UserError, match=r"no list of models at http://127\.0\.0\.1:9/v1/models"):
-        ask.served("http://127.0.0.1:9/v1")
+        running_server.served("http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match=r"absent\.png"):
         ask.picture(tmp_path / "absent.png", config())
-    assert ask.served(refusing.url) == ["policy"]
-    ask.check("transformers")  # started by the stage: nothing to ask yet
+    assert running_server.served(refusing.url) == ["policy"]
+    running_server.check("transformers")  # started by the stage: nothing to ask yet

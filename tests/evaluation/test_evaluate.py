@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def vstar(folder, rows=6, labels="AB"):
 def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, judge=None, **options):
     out.mkdir(parents=True, exist_ok=True)
     return evaluate.evaluate(
-        evaluate.Served(url, "served-model", "ours", "digest-of-weights"),
+        nullcontext(evaluate.Served(url, "served-model", "ours", "digest-of-weights")),
         model or config.Model(),
         config.Evaluate(benchmarks=benchmarks, concurrency=4, **options),
         ledger or out / "ledger.sqlite",
@@ -202,6 +202,7 @@ def test_ground_truth_never_enters_a_request(tmp_path):
 
 CHILD = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from sifthinker import config
 from sifthinker.evaluation import evaluate
@@ -210,7 +211,7 @@ Path(out).mkdir()
 source = config.Benchmark(name="vstar", path=Path(data), images=Path(data))
 model, options = config.Model(depth_input=False), config.Evaluate(benchmarks=[source], concurrency=2)
 served = evaluate.Served(url, "served-model", "ours", "digest-of-weights")
-evaluate.evaluate(served, model, options, Path(ledger), None, Path(out))
+evaluate.evaluate(nullcontext(served), model, options, Path(ledger), None, Path(out))
 """
 
 

@@ -24,6 +24,10 @@ def says(content: object, **choice: object) -> dict[str, object]:
     return {"choices": [{"message": {"content": content}, **choice}], "model": "m-1", "usage": USAGE}
 
 
+def message(fields: dict[str, object], reason: str = "stop") -> dict[str, object]:
+    return {"choices": [{"message": fields, "finish_reason": reason}], "model": "m-1", "usage": USAGE}
+
+
 @pytest.mark.parametrize(
     ("answer", "completion"),
     [
@@ -36,6 +40,15 @@ def says(content: object, **choice: object) -> dict[str, object]:
         ({**says("fine"), "model": None}, Completion("fine", "stop", "")),
         ({**says("a\ud800b", finish_reason="\udfff"), "model": "\ud9abm"}, Completion("a\ufffdb", "\ufffd", "\ufffdm")),
         (says(None), Completion("", "stop", "m-1")),
+        (says("fine", finish_reason="MAX_TOKENS"), Completion("fine", "length", "m-1")),  # Gemini's word
+        (says("", finish_reason="SAFETY"), Completion("", "content_filter", "m-1")),
+        (says("fine", finish_reason="end_turn"), Completion("fine", "stop", "m-1")),
+        (message({"content": None, "tool_calls": [{"id": "1"}]}), Completion("", "tool_calls", "m-1")),
+        (message({"content": "", "function_call": {"name": "f"}}), Completion("", "tool_calls", "m-1")),
+        (message({"content": "said", "tool_calls": []}), Completion("said", "stop", "m-1")),
+        (message({"content": None, "refusal": "I cannot"}), Completion("I cannot", "stop", "m-1")),
+        (message({"content": "", "reasoning_content": "hm"}, "length"), Completion("", "length", "m-1")),
+        (message({"content": "a", "reasoning": "hm", "reasoning_details": []}), Completion("a", "stop", "m-1")),
         (says(["one ", "two"]), Completion("one two", "stop", "m-1")),
         (says([{"type": "text", "text": "one "}, {"text": "two"}]), Completion("one two", "stop", "m-1")),
         (says([{"type": "output_text", "text": "one"}]), Completion("one", "stop", "m-1")),
@@ -164,6 +177,12 @@ def test_a_server_that_counts_no_prompt_does_not_count() -> None:
 def test_an_error_inside_an_answer_stands_for_a_status(error: object, status: int | None) -> None:
     assert fault({"error": error}) == status
     assert fault({"choices": [{"error": error, "message": {"content": "x"}}]}) == status
+
+
+def test_an_error_in_a_list_of_one_is_an_error() -> None:
+    assert fault([{"error": {"code": 402, "message": "top up"}}]) == 402
+    assert words(b'[{"error": {"code": 402, "message": "top up"}}]') == "top up (402)"
+    assert fault([{"error": {"code": 402}}, {"error": {"code": 401}}]) is None
 
 
 def test_a_choice_s_error_counts_where_there_is_a_choice() -> None:

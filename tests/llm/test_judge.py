@@ -47,6 +47,25 @@ def test_the_same_question_is_the_same_request_and_the_image_comes_first():
     assert judge.request("q", "r", "b", "data:x") != one
 
 
+@pytest.mark.parametrize(
+    ("text", "reason", "score"),
+    [
+        ('{"score": 0.8}', "stop", 0.8),
+        ("<think>0.1 or 0.9?</think>0.5", "stop", 0.5),
+        ("0.8", "length", None),  # of 0.85, perhaps
+        ("<think>It says", "length", None),
+        ("", "tool_calls", None),
+    ],
+)
+def test_a_reply_that_was_cut_off_has_no_score(text, reason, score):
+    assert judge.scored(llm.Reply(text, reason, "m", 1, 1)) == score
+
+
+def test_a_judge_may_reason_as_long_as_its_section_says():
+    assert judge.request("q", "r", "a").max_tokens == Api().judge_tokens == judge.MAX_TOKENS
+    assert judge.request("q", "r", "a", max_tokens=64).max_tokens == 64
+
+
 @given(st.text(), st.text(), st.text())
 def test_the_fence_is_in_none_of_the_texts_and_encloses_the_answer(question, reference, answer):
     text = judge.request(question, reference, answer).messages[1]["content"][0]["text"]
@@ -99,7 +118,7 @@ def test_a_request_holds_the_picture_the_texts_and_the_fence_and_nothing_else():
     assert made == llm.Request(
         messages=[system, {"role": "user", "content": [picture, words]}],
         temperature=0.0,
-        max_tokens=64,
+        max_tokens=1024,
         seed=7,
     )
     alone = judge.request("q?", "red", "blue")

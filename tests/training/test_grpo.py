@@ -14,14 +14,15 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from sifthinker import rewards
-from sifthinker.config import Grpo
+from sifthinker.config import Grpo, identity
 from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import checkpoints, grpo, harness, rows, scoring
+from sifthinker.training import checkpoints, grpo, harness, preflight, rows, scoring
 from tests.training.canned_grpo import TEXTS
 from tests.training.canned_grpo import sample as canned
 from tests.training.fake_judge import SCORES
@@ -248,11 +249,75 @@ def test_the_paper_is_the_default():
             "beta": 0.04,
             "loss_type": "grpo",
             "scale_rewards": "group",
+            "importance_sampling_level": "token",
             "num_iterations": 1,
             "epsilon": 0.2,
+            "epsilon_high": None,
+            "mask_truncated_completions": False,
             "temperature": 1.0,
             "reward_weights": [1.0, 1.0, 1.0, 1.0],
         }
         == made
     )
     assert list(rewards.REWARDS) == ["format", "answer", "grounding", "depth"], "the order of the weights"
+
+
+VARIANTS = {  # fields as training/README.md has them, and TRL's arguments
+    "DAPO": (
+        {"loss": "dapo", "epsilon_high": 0.28, "iterations": 2, "mask_truncated": True, "beta": 0},
+        {
+            "loss_type": "dapo",
+            "epsilon_high": 0.28,
+            "num_iterations": 2,
+            "mask_truncated_completions": True,
+            "beta": 0,
+        },
+    ),
+    "Dr. GRPO": (
+        {"loss": "dr_grpo", "scale_rewards": "none", "beta": 0},
+        {"loss_type": "dr_grpo", "scale_rewards": "none", "beta": 0},
+    ),
+    "GSPO": (
+        {"importance": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4, "iterations": 2},
+        {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4, "num_iterations": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_published_variant_is_a_few_fields_and_the_paper_keeps_its_key(name):
+    fields, wanted = VARIANTS[name]
+    made = grpo.grpo_arguments(Grpo(**fields))
+    assert {argument: made[argument] for argument in wanted} == wanted
+    for field in (
+        "loss",
+        "scale_rewards",
+        "importance",
+        "iterations",
+        "epsilon",
+        "epsilon_high",
+        "mask_truncated",
+    ):
+        assert field not in identity(Grpo())
+    assert identity(Grpo(**fields)) == identity(Grpo(beta=fields.get("beta", 0.04))) | fields
+
+
+def test_clip_higher_is_refused_where_nothing_would_be_clipped():
+    with pytest.raises(ValidationError, match="epsilon_high clips nothing while iterations is 1"):
+        Grpo(epsilon_high=0.28)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_trains_and_takes_the_promised_steps(name, grpo_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
+    fields, _ = VARIANTS[name]
+    for run, more in (("paper", {}), ("variant", fields)):
+        grpo.main(grpo_file(run, {"max_completion": 64, **more}))
+    adapters = [
+        load_file(tmp_path / run / "out/adapter/adapter_model.safetensors") for run in ("paper", "variant")
+    ]
+    assert any(not torch.equal(adapters[0][key], adapters[1][key]) for key in adapters[0])
+    settings = Grpo(**{"ranks": 1, "batch": 8, "accumulation": 1, "generations": 4, "epochs": 1, **fields})
+    steps = json.loads((tmp_path / "variant/out/summary.json").read_text())["notes"]["steps"]
+    assert steps == preflight.steps(settings, 8) == 4 * fields.get("iterations", 1)

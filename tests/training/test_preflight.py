@@ -8,7 +8,9 @@ import pytest
 
 from sifthinker.config import Api, Grpo, Model, Sft
 from sifthinker.core.errors import UserError
-from sifthinker.training import grpo, preflight, sft
+from sifthinker.models import loading
+from sifthinker.models.families import FAMILIES
+from sifthinker.training import grpo, memory, preflight, sft
 from tests.training.fake_judge import Judge
 
 POLICY = Model(weights="tiny", max_pixels=3136)
@@ -25,6 +27,7 @@ def url(judge: Judge) -> str:
         (Grpo(), 200, 2000),  # paper: 8 x 1 x 2 completions = 2 samples a step, 20 epochs (PAPER.md R6.5)
         (Grpo(), 201, 2000),  # half a step is left out of each epoch
         (Grpo(max_steps=7), 200, 7),
+        (Grpo(iterations=3), 201, 6000),  # three steps by the same completions
         (Sft(), 50_000, 3 * 391),  # 8 x 2 x 8 = 128 a step; the last step of an epoch is a small one
         (Sft(held_out=0.1), 50_000, 3 * 352),
         (Sft(epochs=0.5), 50_000, 196),
@@ -58,7 +61,7 @@ def test_a_training_that_fits_is_estimated(base, sif, tmp_path, judge):
     assert found["steps"] == 80
     assert 2048 < found["longest_tokens"] < 2400
     assert found["memory_bytes_a_rank"] > 5e8
-    sizes = preflight.read_shape(base)
+    sizes = memory.read_shape(base)
     assert 1e6 < sizes.parameters < 2e6
     assert (sizes.layers, sizes.hidden, sizes.context) == (4, 128, 8192)
 
@@ -66,7 +69,7 @@ def test_a_training_that_fits_is_estimated(base, sif, tmp_path, judge):
 def test_the_adapter_of_the_estimate_is_the_adapter_that_is_trained(base, config_file, tmp_path):
     sft.main(config_file("sft", "one", {**SMALL, "max_steps": 1, "lora": {"r": 4, "alpha": 8, "dropout": 0}}))
     trained = json.loads((tmp_path / "one/out/summary.json").read_text())["notes"]["parameters_trained"]
-    assert preflight.read_shape(base).adapted * 4 == trained
+    assert memory.read_shape(base).adapted * 4 == trained
 
 
 @pytest.mark.parametrize(
@@ -83,37 +86,33 @@ def test_what_cannot_be_trained_is_refused(settings, message, base, sif, tmp_pat
 
 
 def test_too_little_memory_is_refused_with_the_parts_of_the_estimate(base, sif, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "free_gpus", lambda: [(2e9, 96e9)] * 8)
+    monkeypatch.setattr(memory, "free_gpus", lambda: [(2e9, 96e9)] * 8)
     with pytest.raises(
         UserError, match=r"needed on each GPU and 2.0 GB are free \(a rank: weights .*process"
     ):
         preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
-    monkeypatch.setattr(preflight, "free_gpus", lambda: [(96e9, 96e9)] * 4)
+    monkeypatch.setattr(memory, "free_gpus", lambda: [(96e9, 96e9)] * 4)
     with pytest.raises(UserError, match="8 are configured and there are 4 GPUs"):
         preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
-    monkeypatch.setattr(preflight, "free_gpus", list)
+    monkeypatch.setattr(memory, "free_gpus", list)
     free = type("", (), {"available": 1e9})()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     with pytest.raises(UserError, match=r"needed on 8 processes and 1\.0 GB are free"):
         preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
 
 
-SEVEN = preflight.Shape(  # Qwen2.5-VL-7B: sizes of its config; LoRA on the 28 layers' seven linear maps
-    parameters=8_292_166_656,
-    adapted=28 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)),
-    layers=28,
-    hidden=3584,
-    inner=18944,
-    vocabulary=152_064,
-    cached=1024,
-    context=128_000,
-)
+SEVEN = memory.PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
+CARDS = {  # (free, total) bytes as nvidia-smi gives them: a little of each is taken
+    "24 GB": (24_110 * 2**20, 24_564 * 2**20),
+    "96 GB": (97_280 * 2**20, 97_871 * 2**20),
+}
 
 
 @pytest.mark.parametrize(
     ("settings", "low", "high"),
     [
-        (Grpo(), 6, 30),  # ZeRO-3 on 8 ranks: 2 GB of weights each
+        (Grpo(), 20, 30),  # ZeRO-3 on 8 ranks: 2 GB of weights each, and the whole 17 GB while it samples
+        (Grpo(generation="vllm_server"), 6, 15),  # nothing is gathered: the server samples
         (Grpo(deepspeed="zero2"), 20, 40),  # 17 GB of weights each
         (Sft(), 6, 40),
         (
@@ -124,7 +123,50 @@ SEVEN = preflight.Shape(  # Qwen2.5-VL-7B: sizes of its config; LoRA on the 28 l
     ],
 )
 def test_the_estimate_for_the_papers_model_is_of_the_right_order(settings, low, high):
-    assert low < sum(preflight.estimate(settings, SEVEN, 2800).values()) / 1e9 < high
+    assert low < sum(memory.estimate(settings, SEVEN, 2800, Model()).values()) / 1e9 < high
+
+
+@pytest.mark.parametrize(
+    ("card", "settings", "refused"),
+    [
+        ("24 GB", Grpo(), r"the whole model to sample.*grpo\.generation"),
+        ("24 GB", Grpo(deepspeed="zero3_offload", batch=4), "the whole model to sample"),
+        ("24 GB", Grpo(deepspeed="none"), "lower batch"),
+        ("24 GB", Sft(gradient_checkpointing=False), "gradient_checkpointing: true"),
+        ("24 GB", Sft(batch=1, accumulation=16), None),
+        ("96 GB", Grpo(), None),
+        ("96 GB", Grpo(deepspeed="zero2"), None),
+        ("96 GB", Sft(), None),
+    ],
+)
+def test_eight_gpus_are_refused_where_the_papers_model_cannot_fit(card, settings, refused, monkeypatch):
+    monkeypatch.setattr(memory, "free_gpus", lambda: [CARDS[card]] * 8)
+    if refused is None:
+        memory.check(settings, SEVEN, 3000, Model())
+        return
+    with pytest.raises(UserError, match=refused):
+        memory.check(settings, SEVEN, 3000, Model())
+
+
+def test_what_generation_holds_grows_with_what_is_sampled_at_once():
+    def held(part, **fields):
+        return memory.estimate(Grpo(**fields), SEVEN, 3000, Model())[part]
+
+    assert held("gathered weights") == 2 * SEVEN.parameters
+    # Two completions of 3,000 tokens, 28 layers of 1,024 numbers of 2 bytes, and a layer's copy.
+    assert held("keys and values") == pytest.approx(2 * 3000 * (28 + 2) * 1024 * 2)
+    assert held("keys and values", accumulation=8) == 4 * held("keys and values")
+    assert held("vision tower", accumulation=8) == 4 * held("vision tower")
+    assert memory.patches(SEVEN, Model()) == 2 * memory.patches(SEVEN, Model(depth_input=False)) == 2 * 1338
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_sizes_of_every_familys_vision_tower_are_found(family, tmp_path):
+    loading.build_tiny(family, 0, tmp_path)
+    tower = memory.read_shape(tmp_path).vision
+    assert min(tower.layers, tower.hidden, tower.inner) > 0
+    assert tower.patch > 1
+    assert bool(tower.square) == (FAMILIES[family].pictures == "square")
 
 
 def test_a_full_disk_is_refused(base, sif, tmp_path, monkeypatch):
@@ -150,9 +192,9 @@ def test_the_gpus_are_those_that_the_ranks_will_see(tmp_path: Path, monkeypatch)
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert preflight.free_gpus() == [(1000 * 2**20, 2000 * 2**20), (500 * 2**20, 2000 * 2**20)]
+    assert memory.free_gpus() == [(1000 * 2**20, 2000 * 2**20), (500 * 2**20, 2000 * 2**20)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert len(preflight.free_gpus()) == 1
+    assert len(memory.free_gpus()) == 1
 
 
 def test_grpo_counts_its_steps_the_same_way(base, sif, judge, config_file, tmp_path):

@@ -12,13 +12,16 @@ was trained, and training writes 0..1 of the picture.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 from dataclasses import dataclass
 
+from PIL import Image
+
 from sifthinker import config
-from sifthinker.core import boxes
+from sifthinker.core import boxes, images
 from sifthinker.core.records import Box
 from sifthinker.evaluation.benchmarks.question import Question
 from sifthinker.models.families import FAMILIES
@@ -98,6 +101,20 @@ def resized(width: int, height: int, model: config.Model) -> tuple[int, int]:
         scale = math.sqrt(least / (width * height))
         w, h = (math.ceil(edge * scale / side) * side for edge in (width, height))
     return w, h
+
+
+def within_budget(picture: bytes, model: config.Model) -> bytes:
+    """A picture's file, at the size that the processor would make of it where it has more pixels than the budget.
+
+    Families that see all pictures at one size have no budget.
+    """
+    image = images.rgb(picture)
+    if FAMILIES[model.family].pictures != "budget" or image.width * image.height <= model.max_pixels:
+        return picture
+    made = io.BytesIO()
+    size = resized(image.width, image.height, model)
+    image.resize(size, Image.Resampling.BICUBIC).save(made, format="PNG")
+    return made.getvalue()
 
 
 def reaches_out(question: Question) -> bool:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -415,7 +416,7 @@ def asked(tmp_path, monkeypatch):
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
         summary = evaluate.evaluate(
-            evaluate.Served("http://127.0.0.1:1", "model", "label", "digest"),
+            nullcontext(evaluate.Served("http://127.0.0.1:1", "model", "label", "digest")),
             config.Model(),
             config.Evaluate(benchmarks=[source]),
             tmp_path / "ledger",
@@ -470,7 +471,7 @@ def test_all_are_asked_of_the_embedded_server_by_the_real_client_and_scored(tmp_
         api = config.Api(base_url=url, model=serving.MODEL_NAME, concurrency=4)
         with llm.Client(api, tmp_path / "judge.sqlite", url, scope="judge") as its_own_judge:
             summary = evaluate.evaluate(
-                evaluate.Served(url, serving.MODEL_NAME, "toy", "digest"),
+                nullcontext(evaluate.Served(url, serving.MODEL_NAME, "toy", "digest")),
                 config.Model(),
                 config.Evaluate(benchmarks=sources, limit=4, max_tokens=16),
                 tmp_path / "ledger.sqlite",
