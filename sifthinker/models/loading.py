@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 TINY = "tiny"
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def fetch(
@@ -155,7 +155,7 @@ def check_depth(folder: Path) -> None:
     folders.check_weights(folder)
 
 
-def load_policy(path: Path, dtype: Literal["bf16", "fp32"]) -> Any:
+def load_policy(path: Path, dtype: Literal["bf16", "fp16", "fp32"]) -> Any:
     """The policy of a folder on the CPU, in evaluation mode."""
     return _load(AutoModelForImageTextToText, path, _DTYPES[dtype])
 

@@ -5,27 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
+from sifthinker.evaluation.benchmarks import presence
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import trouble
 from sifthinker.system.files import write_json
-from sifthinker.upkeep.findings import Finding
+from sifthinker.upkeep.findings import Finding, Verdict
 from sifthinker.upkeep.machine_checks import TINY, filesystem
-
-# File systems of several machines, by the names that Linux gives them: SQLite's locks are not to be trusted there.
-NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\w*|ceph|lustre|gpfs|beegfs|glusterfs|afs|9p|fuse\.(ceph|gluster|sshfs|s3fs|gcsfuse|rclone)\S*"
-)
 
 
 def store(config: Config) -> Iterator[Finding]:
@@ -79,28 +74,6 @@ def remote(config: Config) -> Iterator[Finding]:
     yield Finding("remote", "ok", f"{there.url}: reads, writes and locks; {runs} runs are recorded there")
 
 
-def ledger(path: Path) -> Iterator[Finding]:
-    """Whether the ledger of paid calls is on a disk of this machine, and can be read."""
-    kind = filesystem(path.parent)
-    if NETWORK.fullmatch(kind):
-        found = f"{path} is on {kind}, a network file system"
-        todo = "keep `store` on a local disk and share it by `remote`; until then let one machine at a time call APIs"
-        yield Finding("ledger", "warning", found, todo)
-        return
-    if not path.exists():
-        yield Finding("ledger", "ok", f"none yet; it will be on {kind}")
-        return
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
-            db.execute("SELECT key FROM calls LIMIT 1").fetchall()
-            calls, money = db.execute("SELECT total(calls), total(money) FROM accounts").fetchone()
-    except sqlite3.Error as error:
-        todo = "restore it from a copy, or move it away: what it holds would be paid again"
-        yield Finding("ledger", "error", f"{path}: {error}", todo)
-        return
-    yield Finding("ledger", "ok", f"{path} on {kind}: {calls:,.0f} calls paid, {money:,.2f} in money")
-
-
 def data(config: Config) -> Iterator[Finding]:
     """The files and folders that the configuration names."""
     named: dict[str, dict[str, Path | None]] = {}
@@ -110,8 +83,6 @@ def data(config: Config) -> Iterator[Finding]:
             "images": source.images,
             "sizes": source.sizes,
         }
-    for number, benchmark in enumerate(config.evaluate.benchmarks):
-        named[f"benchmarks[{number}] {benchmark.name}"] = {"path": benchmark.path, "images": benchmark.images}
     for name, paths in named.items():
         wrong = [
             f"{field} {path}: {said}" for field, path in paths.items() if path and (said := _unreadable(path))
@@ -121,8 +92,26 @@ def data(config: Config) -> Iterator[Finding]:
             yield Finding(name, "error", "; ".join(wrong), todo)
         else:
             yield Finding(name, "ok", ", ".join(str(path) for path in paths.values() if path))
+    yield from benchmarks(config)
     if config.scenes:
         yield Finding("scenes", "ok", f"{config.scenes.rows} questions are rendered; no files are needed")
+
+
+def benchmarks(config: Config) -> Iterator[Finding]:
+    """Whether each benchmark can be asked: its files, read as far as the first question, and that question's picture."""
+    settings = config.evaluate
+    for number, benchmark in enumerate(settings.benchmarks):
+        name = f"benchmarks[{number}] {benchmark.name}"
+        alone = settings.model_copy(update={"benchmarks": (benchmark,)})
+        if why := "; ".join(presence.absent(alone).values()):
+            verdict: Verdict = "error" if settings.missing == "refuse" else "warning"
+            todo = (
+                f"correct the path, or put the files there; relative paths start at {Path.cwd()}; evaluate.missing: "
+                "leave_out goes on without"
+            )
+            yield Finding(name, verdict, why, todo)
+        else:
+            yield Finding(name, "ok", f"{benchmark.path}, {benchmark.images}")
 
 
 def weights(config: Config) -> Iterator[Finding]:

@@ -63,7 +63,7 @@ def test_a_family_goes_through_every_stage(family, tmp_path, sif, judge, monkeyp
     monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", both)  # samples, and then scores chains
     url = f"http://127.0.0.1:{judge.server_port}/v1"
     settings = {**COMMON, "batch": 4, "accumulation": 1, "generations": 4, "max_completion": 24}
-    settings["judge"] = {"model": "fake"}
+    settings |= {"judge": {"model": "fake"}, "generation": "transformers"}
     ledger = str(tmp_path / "calls.sqlite")
     grpo.main(made.file("grpo", "warm", "grpo", settings, judge_base_url=url, ledger=ledger))
     history = [json.loads(line) for line in (tmp_path / "grpo/history.jsonl").read_text().splitlines()]

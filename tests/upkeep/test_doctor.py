@@ -18,9 +18,10 @@ from flows.commands.main import app
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
-from sifthinker.llm.ledger import Ledger
+from sifthinker.llm.ledger_sqlite import SqliteLedger
 from sifthinker.models import loading
-from sifthinker.upkeep import data_checks, endpoint_checks, findings, machine_checks
+from sifthinker.system import commands
+from sifthinker.upkeep import data_checks, endpoint_checks, findings, ledger_checks, machine_checks
 from sifthinker.upkeep.findings import Finding
 
 TINY = {"scenes": {}, "model": {"weights": "tiny"}, "depth": {"weights": "tiny"}}
@@ -136,14 +137,41 @@ def test_gpus_are_held_to_what_the_configuration_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("server", "path", "verdict"),
-    [("vllm", None, "warning"), ("vllm", "/bin/vllm", "ok"), ("transformers", None, "ok")],
+    ("server", "script", "verdict", "says"),
+    [
+        ("vllm", None, "warning", "not installed"),
+        ("vllm", "echo 0.31.0", "ok", "/vllm"),
+        (
+            "vllm",
+            "echo 'RuntimeError: operator torchvision::nms does not exist' >&2; exit 1",
+            "error",
+            "status 1: RuntimeError: operator torchvision::nms does not exist",
+        ),
+        ("vllm", "kill -ILL $$", "error", "status -4: without a message"),  # built for another processor
+        ("transformers", None, "ok", "not wanted here"),
+    ],
 )
-def test_vllm_is_missed_where_it_is_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, path: str | None, verdict: str
+def test_vllm_is_missed_where_it_is_wanted_and_a_broken_one_is_told_from_one_that_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    script: str | None,
+    verdict: str,
+    says: str,
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: path)
-    assert only(machine_checks.vllm(config(tmp_path, evaluate={"server": server}))).verdict == verdict
+    if script is not None:
+        (tmp_path / "vllm").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "vllm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = only(machine_checks.vllm(config(tmp_path, evaluate={"server": server})))
+    assert found.verdict == verdict and says in found.found
+
+
+def test_a_vllm_that_does_not_end_is_a_broken_one(tmp_path: Path) -> None:
+    command = tmp_path / "vllm"
+    command.write_text("#!/bin/sh\nexec sleep 60\n")
+    command.chmod(0o755)
+    assert "did not end within" in commands.trouble(str(command), timeout=0.1)
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1e6, "error"), (1e9, "warning"), (500e9, "ok")])
@@ -184,16 +212,16 @@ def test_a_remote_that_is_not_there_is_an_error_and_one_that_is_left_out_is_none
 
 def test_the_ledger_is_read_but_not_made(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
-    assert "none yet" in only(data_checks.ledger(path)).found
+    assert "none yet" in only(ledger_checks.file(path)).found
     assert not path.exists()
-    Ledger(path).close()
-    assert "0 calls paid" in only(data_checks.ledger(path)).found
+    SqliteLedger(path).close()
+    assert "0 calls paid" in only(ledger_checks.file(path)).found
     path.write_bytes(b"no ledger " * 100)
-    assert only(data_checks.ledger(path)).verdict == "error"
+    assert only(ledger_checks.file(path)).verdict == "error"
     path.unlink()
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (x)")
-    assert only(data_checks.ledger(path)).verdict == "error"
+    assert only(ledger_checks.file(path)).verdict == "error"
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "ceph", "fuse.sshfs", "lustre"])
@@ -205,7 +233,7 @@ def test_a_ledger_on_a_network_file_system_is_warned_of(
         SimpleNamespace(mountpoint=str(tmp_path), fstype=kind),
     ]
     monkeypatch.setattr("psutil.disk_partitions", lambda all: mounts)
-    found = only(data_checks.ledger(tmp_path / "store" / "calls.sqlite"))
+    found = only(ledger_checks.file(tmp_path / "store" / "calls.sqlite"))
     assert found.verdict == "warning" and kind in found.found
 
 
