@@ -328,6 +328,7 @@ def test_an_endpoint_without_its_key_is_an_error_before_any_call(
     assert verdicts(found) == {"endpoint annotate, grpo.judge": "error"}
     assert "DOCTOR_KEY" in found[0].found
     monkeypatch.setenv("DOCTOR_KEY", "not-to-be-shown")
+    monkeypatch.setenv("SIF_API_KEYS", "DOCTOR_KEY=api.example.org")
     found = list(endpoint_checks.endpoints(asked, calls=False))
     assert found[0].verdict == "ok" and "not called" in found[0].found
     assert "not-to-be-shown" not in str(found)
