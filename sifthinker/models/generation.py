@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from sifthinker.config import Ingest
 from sifthinker.core.images import from_data_url, rgb
-from sifthinker.models import families, loading, vllm_command
+from sifthinker.models import loading, vllm_command
 from sifthinker.models.workers import Flag
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # stands for the first bytes of a character
@@ -79,13 +79,14 @@ class Policy:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = loading.load_policy(folder, _dtype(folder) if device == "cuda" else "fp32").to(device)
         own = self.model.generation_config
-        ends = own.eos_token_id
-        self.ends = set(ends) if isinstance(ends, Sequence) else {ends}
+        self.ends = _ends(own.eos_token_id, self.processor.tokenizer.eos_token_id)
+        pictures = loading.picture_tokens(self.processor)
+        self.forbidden: list[str] = self.processor.tokenizer.convert_ids_to_tokens(pictures)  # in a text
         # Neutral: Qwen's own configuration has a repetition penalty, with which the policy was never trained.
         self.model.generation_config = GenerationConfig(
-            eos_token_id=ends,
+            eos_token_id=self.ends,
             pad_token_id=own.pad_token_id,
-            suppress_tokens=loading.picture_tokens(self.processor),
+            suppress_tokens=pictures,
             do_sample=True,
             top_k=0,
             top_p=1.0,
@@ -104,7 +105,7 @@ class Policy:
             Unfit: a text has a token that stands for a picture, or the conversation is too long for the model.
         """
         for text in (part["text"] for message in messages for part in message["content"] if "text" in part):
-            for token in families.picture_tokens():
+            for token in self.forbidden:
                 if token in text:
                     raise Unfit(f"a text holds {token}, which stands for a picture; leave it out")
         inputs = self.processor.apply_chat_template(
@@ -162,6 +163,12 @@ class Policy:
         text = _cut(self.processor.decode(tokens, skip_special_tokens=True), sampling.stop)
         ended = watch.stopped or tokens[-1] in self.ends
         return Reply(text, "stop" if ended else "length", length, len(tokens))
+
+
+def _ends(said: int | list[int] | None, turn: int) -> list[int]:
+    """The tokens that end a reply: what the folder says, and the end of a turn, which it may leave out."""
+    listed = [said] if isinstance(said, int) else list(said or ())
+    return list(dict.fromkeys([*listed, turn]))
 
 
 def _dtype(folder: Path) -> Literal["bf16", "fp16", "fp32"]:
