@@ -24,6 +24,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.system import processes, program_files
 from sifthinker.system.files import write_json
 from sifthinker.training import progress_page
+from tasks.runtime import rehearsal
 from tasks.runtime.stage import Job
 
 MINUTE = 60.0
@@ -43,6 +44,8 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     The program reads its settings from a YAML file in the stage's work folder, which it also keeps its
     checkpoints in: a retried stage finds them there and resumes.
     """
+    if options is not None and rehearsal.wanted(job, module, options):
+        rehearsal.rehearse(job, module, settings, options, train)
     config = job.work / "config.yaml"
     folders = {"work": str(job.work), "out": str(job.out)}
     config.write_text(yaml.safe_dump({**settings, **folders}, sort_keys=False), encoding="utf-8")
