@@ -18,6 +18,7 @@ from flows import server
 from flows.commands import artifacts, outcome, requests
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
+from flows.commands.join import join
 from flows.commands.options import (
     ConfigOption,
     LimitOption,
@@ -355,6 +356,7 @@ for command in (
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
+app.command(rich_help_panel=RUN)(join)
 
 
 def _planned(

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sifthinker.config import Grpo, Sft
-from tasks.runtime.programs import MARGIN
+from tasks.runtime.following import MARGIN
 from tests.infra.conftest import ROOT
 
 # A run in a session of its own, as a training's: told to end, it takes a while for its checkpoint.
