@@ -16,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
+from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
 from tasks.runtime import nodes
 from tasks.runtime.following import follow
@@ -44,6 +45,12 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     )
     more = (progress, options.timeout, page.at, options.grace)
     if options.nodes > 1:
+        if settings.get("ledger", SHARED) != SHARED:
+            job.log.warning(
+                "%s: the ledger of its judge is a file, for one machine: if its nodes are several, set SIF_LEDGER on each "
+                "(infra/README.md, One ledger for several hosts)",
+                job.order.label,
+            )
         with nodes.first(job, f"{PACKAGE}.{module}", options) as node:
             follow(job, node.command(config), *more, node.look)
     elif options.ranks > 1:
