@@ -153,8 +153,12 @@ MODULES: dict[str, Module] = {
             "replies sat seed sif spatialbench viscot vqav2 vstar wording"
         )
     },
+    "benchmarks/presence": _neutral(
+        "sifthinker.evaluation.benchmarks.presence", "refuses a run, and changes no result"
+    ),
     "benchmarks/job": _at("sifthinker.evaluation.benchmarks.selection"),
     "gate": _at("sifthinker.evaluation.gate"),
+    "failures": _at("sifthinker.evaluation.failures"),
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
@@ -162,7 +166,7 @@ MODULES: dict[str, Module] = {
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
-    "paper": _at("sifthinker.reporting.paper_results"),
+    "paper": _at("sifthinker.reporting.paper_results", "sifthinker.reporting.paper_tables"),
     "apart": _at("sifthinker.reporting.score_gaps"),
     # the stages' own functions: how rows are routed and what a program is told
     **{
@@ -170,7 +174,9 @@ MODULES: dict[str, Module] = {
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
     "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
-    "stages/evaluate": _at("tasks.stages.evaluate", without=_names("_files _served _free_the_gpu")),
+    "stages/evaluate": _at(
+        "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
+    ),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(

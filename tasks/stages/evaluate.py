@@ -2,7 +2,7 @@
 
 import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from sifthinker.config import STARTED, Config, identity
 from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
 from sifthinker.evaluation import running_server
+from sifthinker.evaluation.benchmarks import presence
 from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
 from sifthinker.models.budget import budgeted, holds
+from sifthinker.store.manifest import Artifact
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
 from tasks.runtime.endpoint import endpoint
@@ -33,6 +35,18 @@ def _files(config: Config) -> dict[str, Path]:
             if path.exists():  # a missing one is reported by the stage, and others run
                 found[f"{name}{again}.{field}"] = path
     return found
+
+
+def _lacks(config: Config) -> list[str]:
+    """The benchmarks that cannot be asked, where a run shall not go on without them."""
+    return list(presence.absent(config.evaluate).values()) if config.evaluate.missing == "refuse" else []
+
+
+def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
+    """How many benchmarks are asked, and which are left out."""
+    absent = presence.absent(config.evaluate) if config.evaluate.missing == "leave_out" else {}
+    said = f"{len(config.evaluate.benchmarks) - len(absent)} benchmarks"
+    return f"{said}; left out: {', '.join(absent)}" if absent else said
 
 
 def _served(server: str) -> str:
@@ -96,6 +110,8 @@ def _free_the_gpu() -> None:
     },
     results=RESULTS["evaluate"],
     files=_files,
+    expects=_expects,
+    lacks=_lacks,
     retries=1,  # answered questions are in the ledger
 )
 def evaluate(job: Job) -> None:
