@@ -36,8 +36,13 @@ class _Rehearsed(Job):
 
 
 def wanted(job: Job, module: str, options: Train) -> bool:
-    """Whether a training is rehearsed: where memory may end it, and not where it goes on from a checkpoint."""
-    if module not in TRAINED or options.rehearse == "never" or any(job.work.glob("checkpoint-*")):
+    """Whether a training is rehearsed: where memory may end it, and not where it goes on from a checkpoint.
+
+    A training over several nodes is not: its other nodes wait for one program, and not for two.
+    """
+    if module not in TRAINED or options.rehearse == "never" or options.nodes > 1:
+        return False
+    if any(job.work.glob("checkpoint-*")):
         return False
     return options.rehearse == "always" or bool(memory.free_gpus())
 

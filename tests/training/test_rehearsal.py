@@ -75,7 +75,9 @@ def test_a_training_is_rehearsed_where_memory_may_end_it(
     monkeypatch.setattr(memory, "free_gpus", lambda: [(1.0, 1.0)] * gpus)
     if checkpoint:
         (tmp_path / "checkpoint-50").mkdir()
-    assert stage.wanted(SimpleNamespace(work=tmp_path), module, Sft(rehearse=when)) == wanted
+    job = SimpleNamespace(work=tmp_path)
+    assert stage.wanted(job, module, Sft(rehearse=when)) == wanted
+    assert not stage.wanted(job, module, Sft(rehearse=when, nodes=2)), "the other node waits for one program"
 
 
 def test_the_stage_rehearses_in_folders_of_its_own_and_notes_what_it_took(sif, tmp_path):
