@@ -150,6 +150,9 @@ class Annotate(Section):
     jpeg_quality: int = Field(90, ge=1, le=100, description="percent, of the images sent")
     prompt: str = Field("", description="the system text; none: prompts.ANNOTATOR_SYSTEM")
     seed: int | None = Field(None, description="sent with every request, for models that know one")
+    probe: bool = operational(
+        True, description="one row is asked before the stage, and its reply shown; not in mode batch"
+    )
     give_up_after: int = operational(
         50,
         ge=0,

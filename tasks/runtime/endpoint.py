@@ -5,11 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config
 from sifthinker.llm import standin
 from sifthinker.llm.call_counts import Counts, bar
-from tasks.runtime.stage import Endpoints, Job, Progress
+from sifthinker.store.artifacts import Store
+from tasks.runtime.stage import Endpoints, Job, Log, Progress
 
 EVERY = 5.0  # seconds
 
@@ -19,16 +21,36 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
 
     @contextmanager
     def around(job: Job) -> Iterator[Endpoints]:
-        ledger = job.store.root / "calls.sqlite"
-        if api(job.config).base_url != STANDIN:
-            yield Endpoints(ledger, (api(job.config).base_url,))
-            return
-        job.log.warning("%s: the embedded stand-in answers, not a real model", job.order.label)
-        job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
-        with standin.running(job.work / "standin.log") as url:
-            yield Endpoints(ledger, (url,))
+        section = api(job.config)
+        if section.base_url == STANDIN:
+            job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
+        with answering(section, job.work, job.order.label, job.log) as url:
+            yield Endpoints(ledger(job.store), (url,))
 
     return around
+
+
+def ledger(store: Store) -> Path:
+    """The ledger of a store."""
+    return store.root / "calls.sqlite"
+
+
+@contextmanager
+def answering(api: Api, work: Path, label: str, log: Log) -> Iterator[str]:
+    """The base URL of an endpoint, which is started where it is one of ours.
+
+    Args:
+        api: its section.
+        work: folder for the log of what is started.
+        label: of the stage, for the log.
+        log: takes a warning where no real model answers.
+    """
+    if api.base_url != STANDIN:
+        yield api.base_url
+        return
+    log.warning("%s: the embedded stand-in answers, not a real model", label)
+    with standin.running(work / "standin.log") as url:
+        yield url
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -168,15 +168,8 @@ def _fan_out(job: Job) -> None:
     count = len(next(iter(digests.values())))
     assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
     job.progress.total = count
-    decisions = []
-    for index in range(count):
-        of = {
-            **order.identity,
-            "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
-            "stage": f"{order.stage.name}.parts",
-        }
-        part = replace(order, identity=of, key=identity.key(of), part=index, endpoints=job.endpoints)
-        decisions.append(lookup(store, part))
+    with_endpoints = replace(order, endpoints=job.endpoints)
+    decisions = [shard_decision(with_endpoints, store, digests, index) for index in range(count)]
     shards = []
     if order.stage.in_turn and not order.on_cluster:
         for decision in decisions:
@@ -204,6 +197,23 @@ def _fan_out(job: Job) -> None:
             else:
                 job.notes[name] = value
     job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
+
+
+def shard_decision(order: Order, store: Store, digests: Mapping[str, Sequence[str]], index: int) -> Decision:
+    """The decision of one shard of a stage's order.
+
+    Args:
+        order: the whole stage's.
+        store: of the artifacts.
+        digests: of the parts of its input tables.
+        index: of the shard, from 0.
+    """
+    of = {
+        **order.identity,
+        "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
+        "stage": f"{order.stage.name}.parts",
+    }
+    return lookup(store, replace(order, identity=of, key=identity.key(of), part=index))
 
 
 @contextmanager

@@ -169,7 +169,7 @@ MODULES: dict[str, Module] = {
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
+    "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects", "first")),
     "stages/evaluate": _at("tasks.stages.evaluate", without=_names("_files _served _free_the_gpu")),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
@@ -211,6 +211,10 @@ MODULES: dict[str, Module] = {
     "lifeline": _neutral("sifthinker.system.processes", _RUNS),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
+    "probe": _neutral(
+        "sifthinker.annotation.probe sifthinker.annotation.first_rows sifthinker.annotation.preview",
+        "asks what the stage asks, before it",
+    ),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "training/checkpoints": _neutral(
         "sifthinker.training.checkpoints", "resumes a training, to the same result"

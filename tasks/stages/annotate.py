@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from sifthinker import llm
 from sifthinker.annotation import annotate as domain
+from sifthinker.annotation.first_rows import FirstRow, first_rows
+from sifthinker.annotation.probe import ROWS, probe
 from sifthinker.annotation.projection import project
 from sifthinker.config import Config, identity
 from sifthinker.core.records import DepthMap, focus, sample
@@ -24,7 +26,26 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
         llm.Client(api, endpoints.ledger, endpoints.url) as client,
         watched(job, client.progress),
     ):
+        if job.config.annotate.probe and api.mode != "batch":  # a batch may take a day
+            annotator = domain.Annotator(job.folders, client, job.config.annotate)
+            if rows := first(job.inputs, ROWS):
+                job.log.info("%s: %s", job.order.label, probe(rows, annotator))
         yield endpoints
+
+
+def first(inputs: Mapping[str, Artifact], count: int) -> list[FirstRow]:
+    """The first rows that can be asked, of the first part that has any."""
+    tables = (inputs[name].parts(name) for name in ("samples", "focus", "maps"))
+    for samples, steps, maps in zip(*tables, strict=True):
+        found = first_rows(
+            map(sample, read(samples)),
+            map(focus, read(steps)),
+            (DepthMap(**row) for row in read(maps)),
+            count,
+        )
+        if found:
+            return found
+    return []
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
