@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,15 +50,23 @@ class Previewed:
     used: Usage  # of the first rows
     bought: int  # calls, made now
     rows: int  # of the whole stage
+    wanted: int | None = None  # chains, where not all rows are asked
 
     @property
     def kept(self) -> int:
         """Rows with a chain."""
         return sum(isinstance(one.result, Annotation) for one in self.seen)
 
+    @property
+    def asked(self) -> int:
+        """Rows that the whole stage would ask."""
+        if self.wanted is None or not self.kept:
+            return self.rows
+        return min(self.rows, math.ceil(self.wanted * len(self.seen) / self.kept))
+
     def whole(self) -> Usage:
         """What all rows would cost, by the mean of these."""
-        scale = self.rows / max(1, len(self.seen))
+        scale = self.asked / max(1, len(self.seen))
         used = self.used
         return Usage(
             round(scale * used.calls),
@@ -73,8 +82,8 @@ class Previewed:
         return [
             f"{self.kept} of {len(self.seen)} rows have a chain; {self.used.calls} calls, {self.bought} of them made now, "
             f"{_cost(self.used, config)}",
-            f"all {self.rows:,} rows would take about {whole.calls:,} calls, {_cost(whole, config)}, and give about "
-            f"{round(self.rows * self.kept / max(1, len(self.seen))):,} chains",
+            f"all {self.asked:,} rows would take about {whole.calls:,} calls, {_cost(whole, config)}, and give about "
+            f"{round(self.asked * self.kept / max(1, len(self.seen))):,} chains",
         ]
 
 
@@ -84,8 +93,12 @@ def _cost(usage: Usage, config: Annotate) -> str:
     return f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens{money}"
 
 
-def preview(rows: Sequence[FirstRow], annotator: Annotator, client: Metered, total: int) -> Previewed:
+def preview(
+    rows: Sequence[FirstRow], annotator: Annotator, client: Metered, total: int, wanted: int | None = None
+) -> Previewed:
     """Annotates the rows as the stage does; `annotator` asks through `client`.
+
+    Of the whole stage there are `total` rows, of which `wanted` chains are wanted (None: all).
 
     Raises: see `annotate.annotate`.
     """
@@ -96,4 +109,4 @@ def preview(rows: Sequence[FirstRow], annotator: Annotator, client: Metered, tot
         result = outcome(future)
         client.row_done(kept=isinstance(result, Annotation))
         seen.append(Seen(row, result))
-    return Previewed(seen, client.used, client.bought, total)
+    return Previewed(seen, client.used, client.bought, total, wanted)

@@ -50,7 +50,8 @@ def previewed(
     api = config.annotate.api
     page.parent.mkdir(parents=True, exist_ok=True)
     with answering(api, page.parent, "preview", log) as url, Metered(api, ledger(store), url) as client:
-        found = preview(rows, Annotator(folders, client, config.annotate), client, total)
+        annotator = Annotator(folders, client, config.annotate)
+        found = preview(rows, annotator, client, total, config.publish.rows)
     lines = found.lines(config.annotate)
     cards = []
     for seen in found.seen:

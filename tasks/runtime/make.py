@@ -168,8 +168,12 @@ def _fan_out(job: Job) -> None:
     count = len(next(iter(digests.values())))
     assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
     job.progress.total = count
-    with_endpoints = replace(order, endpoints=job.endpoints)
-    decisions = [shard_decision(with_endpoints, store, digests, index) for index in range(count)]
+    first = order.stage.parts[0]
+    shares = order.stage.shares(order.config, list(map(_length, job.inputs[first].parts(first))))
+    decisions = [
+        shard_decision(replace(order, endpoints=job.endpoints, most=most), store, digests, index)
+        for index, most in enumerate(shares)
+    ]
     shards = []
     if order.stage.in_turn and not order.on_cluster:
         for decision in decisions:
@@ -203,7 +207,7 @@ def shard_decision(order: Order, store: Store, digests: Mapping[str, Sequence[st
     """The decision of one shard of a stage's order.
 
     Args:
-        order: the whole stage's.
+        order: the whole stage's, with what this shard shall keep at most.
         store: of the artifacts.
         digests: of the parts of its input tables.
         index: of the shard, from 0.
@@ -212,6 +216,7 @@ def shard_decision(order: Order, store: Store, digests: Mapping[str, Sequence[st
         **order.identity,
         "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
         "stage": f"{order.stage.name}.parts",
+        **({} if order.most is None else {"most": order.most}),
     }
     return lookup(store, replace(order, identity=of, key=identity.key(of), part=index))
 
@@ -231,10 +236,14 @@ def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
     """How many rows will come in, where that is known before: the first part-wise input's."""
     if order.part is None or not order.stage.parts:
         return None
+    first = order.stage.parts[0]
+    return _length(inputs[first].part(first, order.part))
+
+
+def _length(table: Path) -> int:
     import pyarrow.parquet as pq
 
-    first = order.stage.parts[0]
-    return int(pq.read_metadata(inputs[first].part(first, order.part)).num_rows)
+    return int(pq.read_metadata(table).num_rows)
 
 
 def _installed() -> list[str]:

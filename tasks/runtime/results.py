@@ -106,6 +106,7 @@ MODULES: dict[str, Module] = {
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
+    "wanted": _at("sifthinker.annotation.wanted"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
@@ -169,7 +170,9 @@ MODULES: dict[str, Module] = {
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects", "first")),
+    "stages/annotate": _at(
+        "tasks.stages.annotate", without=("_annotating", "_expects", "_say_how_many", "first")
+    ),
     "stages/evaluate": _at("tasks.stages.evaluate", without=_names("_files _served _free_the_gpu")),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing

@@ -65,6 +65,9 @@ class Stage:
     expects: Callable[[Config, Mapping[str, Artifact]], str]  # of the inputs there are: what it will take
     most: Callable[[Config], float]  # largest share of its rows that it may reject
     by_choice: tuple[str, ...]  # reasons that the configuration asks for: their rows do not count in it
+    shares: Callable[
+        [Config, list[int]], list[int | None]
+    ]  # of the rows of its parts: how many each shall keep
 
     @property
     def served(self) -> bool:
@@ -93,6 +96,7 @@ class Order:
     refresh: bool = False
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
+    most: int | None = None  # of a shard: rows that it shall keep; none = all
 
     @property
     def place(self) -> str:
@@ -249,6 +253,7 @@ def stage(
     expects: Callable[[Config, Mapping[str, Artifact]], str] = lambda config, inputs: "",
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
+    shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
@@ -267,6 +272,7 @@ def stage(
             expects,
             most,
             by_choice,
+            shares,
         )
 
     return wrap

@@ -8,6 +8,7 @@ from sifthinker.annotation import annotate as domain
 from sifthinker.annotation.first_rows import FirstRow, first_rows
 from sifthinker.annotation.probe import ROWS, probe
 from sifthinker.annotation.projection import project
+from sifthinker.annotation.wanted import shares
 from sifthinker.config import Config, identity
 from sifthinker.core.records import DepthMap, focus, sample
 from sifthinker.core.tables import CHAINS, read
@@ -31,6 +32,25 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
             if rows := first(job.inputs, ROWS):
                 job.log.info("%s: %s", job.order.label, probe(rows, annotator))
         yield endpoints
+    _say_how_many(job)
+
+
+def _say_how_many(job: Job) -> None:
+    """Whether there are as many chains as are wanted, and where not, why."""
+    wanted, rows = job.config.publish.rows, job.draft.rows
+    if wanted is None:
+        return
+    spared = rows["rejected"].get(domain.NOT_NEEDED, 0)
+    if rows["kept"] == wanted:
+        said = f"publish.rows: {wanted:,} chains are accepted, {spared:,} rows of the draw were not needed"
+        job.log.info("%s: %s", job.order.label, said)
+    else:
+        said = (
+            f"publish.rows: {rows['kept']:,} of {wanted:,} chains: the draw of {rows['in']:,} rows is used up in "
+            f"{'some' if spared else 'all'} of its parts; set ingest.total higher to draw more"
+        )
+        job.log.warning("%s: %s", job.order.label, said)
+    job.notes["rows_wanted"] = said
 
 
 def first(inputs: Mapping[str, Artifact], count: int) -> list[FirstRow]:
@@ -53,11 +73,14 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
         return ""
     rows = map(sample, read(inputs["samples"].parts("samples")))
     steps = map(focus, read(inputs["focus"].parts("focus"))) if "focus" in inputs else None
-    return project(rows, steps, config.annotate).line()
+    return project(rows, steps, config.annotate, most=config.publish.rows).line()
 
 
 @stage(
-    config=lambda c: {"annotate": identity(c.annotate)},
+    config=lambda c: {
+        "annotate": identity(c.annotate),
+        **({"rows": c.publish.rows} if c.publish.rows is not None else {}),
+    },
     results=RESULTS["annotate"],
     parts=("samples", "focus", "maps"),
     around=_annotating,
@@ -65,6 +88,8 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     most=lambda c: (
         1.0 if c.retry.passes else c.max_rejected
     ),  # retry mends some, and is judged by what is left
+    by_choice=(domain.NOT_NEEDED,),
+    shares=lambda c, rows: shares(c.publish.rows, rows),
 )
 def annotate(job: Job) -> None:
     """Asks for each chain, checks it against what was asked, and asks again with the reason."""
@@ -77,5 +102,6 @@ def annotate(job: Job) -> None:
             job.folders,
             client,
             config,
+            job.order.most,
         )
         job.keep("chains", CHAINS, records)

@@ -15,10 +15,17 @@ from tests.flows.test_end_to_end import line, manifests, states
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
-def test_a_preview_is_part_of_the_run_and_what_is_answered_is_not_asked_again(tmp_path: Path, prefect_server: str) -> None:
+def test_a_preview_is_part_of_the_run_and_what_is_answered_is_not_asked_again(
+    tmp_path: Path, prefect_server: str
+) -> None:
     store = tmp_path / "store"
     with standin.running(tmp_path / "standin.log") as url:
-        settings = ["scenes.rows=16", f"annotate.api.base_url={url}", "ingest.shards=2", "evaluate.benchmarks=[]"]
+        settings = [
+            "scenes.rows=16",
+            f"annotate.api.base_url={url}",
+            "ingest.shards=2",
+            "evaluate.benchmarks=[]",
+        ]
 
         def sif(command: str, *arguments: str) -> str:
             asked = line(store, command, arguments, settings)
