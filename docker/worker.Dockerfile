@@ -37,4 +37,4 @@ USER 10001:10001
 # The worker's own health page: whether it still polls the server.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=4)"]
-CMD ["prefect", "worker", "start", "--pool", "cpu", "--type", "process", "--with-healthcheck"]
+CMD ["python", "-m", "infra.worker", "--pool", "cpu", "--type", "process", "--with-healthcheck"]

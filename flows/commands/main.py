@@ -17,6 +17,7 @@ from flows import server
 from flows.commands import annotation, artifacts, outcome, requests
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
+from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
     LimitOption,
@@ -287,6 +288,7 @@ for command in (
     artifacts.promote,
     accept,
     artifacts.prune,
+    import_ledger,
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)

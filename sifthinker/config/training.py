@@ -55,6 +55,11 @@ class Train(Section):
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
+    grace: float = operational(
+        240,
+        ge=0,
+        description="seconds that a training which is told to stop has for its step and a checkpoint: infra/README.md",
+    )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = operational(
         ("tensorboard",), description="who is told about the steps besides our own files; may be empty"
     )

@@ -27,16 +27,15 @@ import argparse
 import logging
 import os
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToText
 
-from sifthinker.core.errors import UserError
 from sifthinker.pretraining.loop import TRAININGS, train
 from sifthinker.pretraining.recipe import RECIPES, Recipe
+from sifthinker.system import program_files
 
 
 def keep(what: str, trained: Path, folder: Path) -> None:
@@ -50,8 +49,8 @@ def keep(what: str, trained: Path, folder: Path) -> None:
             shutil.copy(file, folder)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Trains a model as the command line says; returns the exit code, 2 for a mistake of the user's."""
+def main(arguments: list[str] | None = None) -> None:
+    """Trains a model as the command line says, and ends as every program of ours (`system/program_files.py`)."""
     parser = argparse.ArgumentParser(prog="python -m sifthinker.pretraining.pretrain", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("what", choices=sorted(TRAININGS))
@@ -74,16 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     values = asdict(RECIPES[given.what])
     values |= {name: value for name in values if (value := getattr(given, name, None)) is not None}
-    try:
+
+    def work() -> None:
         made = train(given.work, Recipe(**values), given.save_minutes)
         if given.keep:
             keep(given.what, made, given.keep)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+
+    program_files.run("pretrain", work)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main())
+    main()

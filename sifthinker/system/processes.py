@@ -3,7 +3,7 @@
 A process id alone names nothing: ids are reused. Everywhere here a process is named by its id and its start time.
 
 A program of ours ends with the run that started it, even when that is killed: nothing may keep a GPU. The run gives it
-`mark()` in its environment, and the program calls `hold()`. That works through torchrun too, whose ranks are
+`mark()` in its environment, and the program looks at `starter_lives()`. That works through torchrun too, whose ranks are
 grandchildren in sessions of their own, out of reach of a signal to the process group of their launcher.
 """
 
@@ -56,12 +56,12 @@ def mark() -> dict[str, str]:
     return {VARIABLE: f"{os.getpid()}:{psutil.Process().create_time():.2f}"}
 
 
-def hold() -> None:
-    """From now on this process group is killed within a second of the end of its starter or of its parent."""
-    if VARIABLE not in os.environ:  # started by hand
-        return
+def starter_lives() -> bool:
+    """Whether the process that started this program still runs. A program that was started by hand has none to lose."""
+    if VARIABLE not in os.environ:
+        return True
     pid, started = os.environ[VARIABLE].split(":")
-    end_with(os.getppid(), lambda: lives(int(pid), float(started)))
+    return lives(int(pid), float(started))
 
 
 def end_with(parent: int, also: Callable[[], bool] = lambda: True, group: bool = True) -> None:

@@ -1,10 +1,11 @@
-"""The checkpoints of a training: which are complete, and whose they are."""
+"""The checkpoints of a training: which are complete, whose they are, and the one that is made when it is told to stop."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from transformers import TrainerCallback
 from sifthinker import config
 from sifthinker.config import Section
 from sifthinker.core.errors import UserError
+from sifthinker.system import program_files
+from sifthinker.training import stopping
 from sifthinker.training.json_files import write_json
 from sifthinker.training.ranks import barrier, rank
 
@@ -42,21 +45,73 @@ def is_complete(folder: Path) -> bool:
 
 
 class Checkpoints(TrainerCallback):
-    """Adds files of our own to each checkpoint (`extra(folder)`, on rank 0) and then marks it complete."""
+    """Adds files of our own to each checkpoint (`extra(folder)`, on rank 0) and then marks it complete.
+
+    A training that is told to stop (`stopping`) makes a checkpoint after the step under way, and ends.
+    """
 
     def __init__(self, extra: Callable[[Path], None] = lambda folder: None) -> None:
         """Adds nothing unless `extra` does."""
         self.extra = extra
+        self.stops = False
+        self.stepped: float | None = None  # when the last step ended
+        self.seconds: dict[str, float] = {}  # of the last step and of the last checkpoint
+        self.warned = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Asks for a checkpoint where a rank was told to stop; the last step has its own."""
+        now = time.monotonic()
+        if self.stepped is not None:
+            self.seconds["step_seconds"] = now - self.stepped
+        self.stepped = now
+        stopping.watch().can_save.set()
+        self.stops = stopping.agreed(args.device) and state.global_step < state.max_steps
+        control.should_save = control.should_save or self.stops
+        self._say(state, "stopping" if self.stops else "training")
 
     def on_save(self, args, state, control, **kwargs):
-        """Completes the checkpoint that the Trainer has just written."""
+        """Completes the checkpoint that the Trainer has just written.
+
+        Raises:
+            Stopped: the training was told to stop.
+        """
         barrier()  # every rank has written its part
-        if not state.is_world_process_zero:
-            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self.extra(folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        write_json(folder / COMPLETE, {str(f.relative_to(folder)): f.stat().st_size for f in files})
+        if state.is_world_process_zero:
+            self.extra(folder)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            write_json(folder / COMPLETE, {str(f.relative_to(folder)): f.stat().st_size for f in files})
+            self._measure(state)
+        if self.stops:
+            self._say(state, "stopped", checkpoint=folder.name)
+            barrier()  # a rank that ended earlier would look like one that is lost
+            raise program_files.Stopped(
+                f"stopped after step {state.global_step} of {state.max_steps}; {folder.name} is complete, and the next "
+                "start goes on from it"
+            )
+
+    def _say(self, state, what, **more):
+        if state.is_world_process_zero:
+            program_files.write_status(
+                "training", what, step=state.global_step, total=state.max_steps, **more, **self.seconds
+            )
+
+    def _measure(self, state):
+        """Warns once where a step and a checkpoint take longer than a stop may."""
+        if self.stepped is None:
+            return
+        now = time.monotonic()
+        self.seconds["checkpoint_seconds"] = now - self.stepped
+        self.stepped = now
+        needed, grace = sum(self.seconds.values()), stopping.watch().grace
+        if needed > grace and not self.warned:
+            self.warned = True
+            logger.warning(
+                "a step and a checkpoint take %.0f s, and a training that is told to stop has %.0f s: the steps since "
+                "the last checkpoint would be lost. Raise `grace` of this stage, and the grace of its container",
+                needed,
+                grace,
+            )
 
 
 def check_identity(work: Path, settings: Section) -> None:

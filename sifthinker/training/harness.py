@@ -7,7 +7,8 @@ A program is started as `python -m sifthinker.training.<name> CONFIG.yaml`, alon
   written after every rank has finished and lists the files with their sizes;
 * `out/`: the results, written at the end.
 
-A program that is started again with the same file resumes from the last complete checkpoint.
+A program that is started again with the same file resumes from the last complete checkpoint. One that is told to stop
+makes a checkpoint first (stopping.py).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from transformers import PrinterCallback
 from sifthinker import config
 from sifthinker.config import Section, Train
 from sifthinker.core.errors import UserError
-from sifthinker.system import processes
+from sifthinker.system import program_files
 from sifthinker.system.disk_errors import explained
+from sifthinker.training import stopping
 from sifthinker.training.ranks import rank
 
 Run = TypeVar("Run", bound=Section)
@@ -40,23 +42,31 @@ DEEPSPEED = Path(__file__).with_name("deepspeed")
 
 
 def main(program: Callable[[Path], None]) -> None:
-    """Runs `program(config file)` of the command line; a `UserError` ends it with code 2 and its message."""
+    """Runs `program(config file)` of the command line.
+
+    It keeps the contract of `program_files`: a mistake of the user's ends it with code 2 and its message, and a
+    training that was told to stop ends with code 75 after its checkpoint.
+    """
     parser = argparse.ArgumentParser(description=program.__doc__)
     parser.add_argument("config", type=Path, help="YAML file, see the module's docstring")
     path = parser.parse_args().config
-    processes.hold()
+    name = Path(sys.argv[0]).stem
+    if rank() == 0:
+        program_files.write_status(name, "starting")
+    stopping.watch().start()
     logging.basicConfig(
         level=logging.INFO if rank() == 0 else logging.WARNING,
         format=f"%(asctime)s rank {rank()} %(levelname)s %(name)s: %(message)s",
     )
     for library in (transformers.utils.logging, datasets.utils.logging):
         library.disable_progress_bar()
-    try:
+
+    def work() -> None:
         with explained("training"):
             program(path)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+
+    try:
+        program_files.run(name, work, rank())
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

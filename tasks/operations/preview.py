@@ -19,13 +19,14 @@ from sifthinker.config import Config
 from sifthinker.core.images import read as read_image
 from sifthinker.core.records import DepthMap, focus, sample
 from sifthinker.core.tables import read
+from sifthinker.llm import bookkeeping
 from sifthinker.reporting.preview_page import Card, render_page
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.system.files import sync
 from tasks.runtime import ui_artifacts
 from tasks.runtime.decide import decide
-from tasks.runtime.endpoint import answering, ledger
+from tasks.runtime.endpoint import answering
 from tasks.runtime.make import execute, shard_decision
 from tasks.stages.depth import depth
 
@@ -49,7 +50,10 @@ def previewed(
     folders = {source.name: source.images for source in config.sources if source.images}
     api = config.annotate.api
     page.parent.mkdir(parents=True, exist_ok=True)
-    with answering(api, page.parent, "preview", log) as url, Metered(api, ledger(store), url) as client:
+    with (
+        answering(api, page.parent, "preview", log) as url,
+        Metered(api, bookkeeping.place(store.root), url) as client,
+    ):
         annotator = Annotator(folders, client, config.annotate)
         found = preview(rows, annotator, client, total, config.publish.rows)
     lines = found.lines(config.annotate)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sifthinker.core.errors import UserError
-from sifthinker.llm.ledger import Ledger
+from sifthinker.llm import bookkeeping
 from sifthinker.store.artifacts import Store
-from tasks.runtime.endpoint import ledger
 
 REFUSED = ("bad-request", "content-filter")  # kinds of failure that the ledger keeps for good
 # Rejected for what a model replied: an equal request has an equal reply in the ledger.
@@ -22,13 +22,13 @@ def revive(store: Store, reasons: Sequence[str]) -> int:
     Raises:
         UserError: a reason is none for which asking again as before would help.
     """
-    path = ledger(store)
+    place = bookkeeping.place(store.root)
     unknown = set(reasons) - {*REFUSED, "exhausted", "timeout", "unreadable", "judge"}
     if unknown:
         raise UserError(f"annotate --again: {', '.join(sorted(unknown))}: {ANSWERED}--temperature or --seed")
-    if not path.exists():
-        raise UserError(f"annotate --again: {path} does not exist: nothing was asked yet")
-    book = Ledger(path)
+    if isinstance(place, Path) and not place.exists():
+        raise UserError(f"annotate --again: {place} does not exist: nothing was asked yet")
+    book = bookkeeping.open_ledger(place)
     try:
         every = not reasons or "judge" in reasons  # the judge was refused for either
         kinds = [kind for kind in REFUSED if every or kind in reasons]

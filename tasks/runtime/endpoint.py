@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config
-from sifthinker.llm import standin
+from sifthinker.llm import bookkeeping, standin
 from sifthinker.llm.call_counts import Counts, bar
-from sifthinker.store.artifacts import Store
 from tasks.runtime.stage import Endpoints, Job, Log, Progress
 
 EVERY = 5.0  # seconds
@@ -25,14 +24,9 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
         if section.base_url == STANDIN:
             job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
         with answering(section, job.work, job.order.label, job.log) as url:
-            yield Endpoints(ledger(job.store), (url,))
+            yield Endpoints(bookkeeping.place(job.store.root), (url,))
 
     return around
-
-
-def ledger(store: Store) -> Path:
-    """The ledger of a store."""
-    return store.root / "calls.sqlite"
 
 
 @contextmanager

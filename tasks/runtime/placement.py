@@ -27,7 +27,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Completed, Failed
 from prefect.utilities.urls import url_for
 
-from sifthinker.config import Config
+from sifthinker.config import Config, Train
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from tasks.runtime.stage import Log, Order
@@ -36,7 +36,7 @@ FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0
 EVERY = 1.0  # seconds between two looks at the other run
 UNREACHABLE = 15 * MINUTE  # how long the server may be away meanwhile
-LEAVE = 15.0  # seconds that a cancelled run is given to end before the flow goes on ending itself
+LEAVE = 15.0  # seconds that a cancelled run is given to end, beside its grace, before the flow goes on ending itself
 IN_STORE = (
     "store:"  # a path of the configuration that lies in the store, whose folder may differ from host to host
 )
@@ -132,7 +132,7 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
         log.info("%s runs in pool %s: %s", order.label, there, link or run.id)
         outcome = _outcome(order, there, run, log)
     except BaseException:  # cancelled, interrupted: nothing may go on there for a run that has ended
-        cancel(run.id, log)
+        cancel(run.id, log, _grace(order))
         raise
     if outcome is None:
         cancel(run.id, log)
@@ -148,19 +148,26 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
     return Failed(message=f"its run in pool {there} {ended}: {said}")
 
 
-def cancel(run: UUID, log: Log) -> None:
-    """Cancels a run, and gives it a moment to end, so that whoever is told "cancelled" finds it so."""
+def _grace(order: Order) -> float:
+    """Seconds that a training has for its checkpoint when it is told to end."""
+    section = getattr(order.config, order.stage.name, None)
+    return section.grace if isinstance(section, Train) else 0.0
+
+
+def cancel(run: UUID, log: Log, grace: float = 0.0) -> None:
+    """Cancels a run, and gives it its grace and a moment to end, so that whoever is told "cancelled" finds it so."""
     try:
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(run, Cancelling(message="The run that it was for has ended."))
-            deadline = time.monotonic() + LEAVE
+            leave = grace + LEAVE
+            deadline = time.monotonic() + leave
             while time.monotonic() < deadline:
                 state = client.read_flow_run(run).state
                 if state and state.is_final():
                     log.info("its run in the other pool has ended: %s", state.name)
                     return
                 time.sleep(0.25)
-        log.warning("its run in the other pool (%s) has %.0f s later not ended", run, LEAVE)
+        log.warning("its run in the other pool (%s) has %.0f s later not ended", run, leave)
     except (httpx.HTTPError, ObjectNotFound) as error:
         log.error("its run in the other pool (%s) could not be cancelled: %s; cancel it by hand", run, error)
 

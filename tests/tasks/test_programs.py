@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from sifthinker.system import processes
+from sifthinker.core.errors import UserError
+from sifthinker.system import processes, program_files
 from tasks.runtime import programs
 
 # A child that starts a grandchild, and says both ids.
@@ -24,6 +28,11 @@ FAMILY = (
     "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
     "print(child.pid, flush=True); time.sleep(60)"
 )
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "EVERY", 0.02)
 
 
 def job(work: Path) -> Any:
@@ -41,7 +50,7 @@ def running(pid: int) -> bool:
 def test_progress_is_passed_on_line_by_line(tmp_path: Path) -> None:
     lines = [json.dumps({"step": n, "total": 3, "loss": 1 / n}) for n in (1, 2, 3)]
     file = tmp_path / "progress.jsonl"
-    program = f"import time, pathlib\nfor l in {lines!r}:\n  open({str(file)!r}, 'a').write(l + chr(10)); time.sleep(0.7)"
+    program = f"import time, pathlib\nfor l in {lines!r}:\n  open({str(file)!r}, 'a').write(l + chr(10)); time.sleep(0.1)"
     j = job(tmp_path)
     programs.follow(j, [sys.executable, "-c", program], file, None)
     assert j.progress.total == 3
@@ -58,6 +67,118 @@ def test_a_failed_program_is_an_error_with_the_end_of_its_log(tmp_path: Path) ->
             None,
         )
     assert not (tmp_path / "pid.json").exists()
+
+
+# The rank writes what it has to say as our programs do, and torchrun makes another exit code of its end.
+RANK = (
+    "from sifthinker.core.errors import UserError; from sifthinker.system import program_files\n"
+    "def work(): {work}\n"
+    "try: program_files.run('sft', work, rank=1)\n"
+    "except (Exception, SystemExit): raise SystemExit(1)"
+)
+
+
+def rank(work: str) -> list[str]:
+    return [sys.executable, "-c", RANK.format(work=work)]
+
+
+def test_a_users_mistake_on_any_rank_is_shown_in_full_whatever_the_exit_code_is(tmp_path: Path) -> None:
+    message = "sft.max_length: none of 8 chains fits. " + "Raise it. " * 500
+    with pytest.raises(UserError) as caught:
+        programs.follow(job(tmp_path), rank(f"raise UserError({message!r})"), tmp_path / "p", None)
+    assert str(caught.value) == f"sft: {message}"
+
+
+def test_another_failure_is_told_with_its_rank_and_not_as_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(programs.ProgramFailed, match=r"(?s)rank 1 on .* failed: .*ZeroDivisionError"):
+        programs.follow(job(tmp_path), rank("1 / 0"), tmp_path / "p", None)
+
+
+def test_a_failure_of_an_earlier_start_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        programs.follow(job(tmp_path), rank("raise UserError('no')"), tmp_path / "p", None)
+    with pytest.raises(programs.ProgramFailed, match="status 3"):
+        programs.follow(job(tmp_path), [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "p", None)
+
+
+def test_a_stopped_program_is_told_as_that_and_tried_again(tmp_path: Path) -> None:
+    work = (
+        "program_files.write_status('training', 'stopped', step=4, total=9, checkpoint='checkpoint-4'); "
+        "raise program_files.Stopped"
+    )
+    with pytest.raises(programs.ProgramFailed, match=r"told to stop.*step 4 of 9; checkpoint-4 is complete"):
+        programs.follow(job(tmp_path), rank(work), tmp_path / "p", None)
+
+
+# It takes 0.5 s to end after a signal, as a training that makes its checkpoint, and says when it has.
+SLOW_TO_END = (
+    "import signal, time\n"
+    "def ends(*_): time.sleep(0.5); print('saved', flush=True); raise SystemExit(75)\n"
+    "signal.signal(signal.SIGTERM, ends); print('up', flush=True); time.sleep(60)"
+)
+
+
+class Ended(BaseException):
+    """As Prefect's TerminationSignal."""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_who_ends_the_run_gives_its_program_the_grace_and_who_ends_it_twice_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    def ends(*_: Any) -> None:
+        raise Ended
+
+    monkeypatch.setattr(programs, "TWICE", 0.1)
+    before = signal.signal(signal.SIGUSR1, ends)
+
+    def tell() -> None:
+        while not (tmp_path / "log.txt").exists() or "up" not in (tmp_path / "log.txt").read_text():
+            time.sleep(0.02)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.2)
+
+    threading.Thread(target=tell).start()
+    try:
+        with pytest.raises(Ended):
+            programs.follow(
+                job(tmp_path), [sys.executable, "-c", SLOW_TO_END], tmp_path / "p", None, grace=20
+            )
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ("saved" in (tmp_path / "log.txt").read_text()) == (times == 1)
+    assert not (tmp_path / "pid.json").exists()
+
+
+def test_a_program_of_another_host_is_waited_for_while_it_shows_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run is gone; it makes its checkpoint in the same folder, and ends by itself."""
+    monkeypatch.setattr(programs, "BEATS", 0.6)
+    left = {**processes.here(os.getpid()), "host": "elsewhere", "grace": 0}
+    (tmp_path / "pid.json").write_text(json.dumps(left))
+    (tmp_path / program_files.STATUS).write_text("{}")
+    began = time.monotonic()
+    assert not programs.reap(tmp_path / "pid.json")
+    assert 0.6 <= time.monotonic() - began < 5
+    assert not (tmp_path / "pid.json").exists()
+
+
+def test_a_program_of_another_host_that_does_not_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "BEATS", 0.5)
+    beats = itertools.count()
+    monkeypatch.setattr(
+        programs.time, "sleep", lambda _: os.utime(tmp_path / "status.json", (0, next(beats)))
+    )
+    left = {**processes.here(os.getpid()), "host": "elsewhere", "grace": 0}
+    (tmp_path / "pid.json").write_text(json.dumps(left))
+    (tmp_path / program_files.STATUS).write_text("{}")
+    with pytest.raises(programs.ProgramFailed, match="still runs on elsewhere"):
+        programs.reap(tmp_path / "pid.json")
+    assert (tmp_path / "pid.json").exists()
 
 
 def test_a_time_limit_ends_the_whole_group(tmp_path: Path) -> None:

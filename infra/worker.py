@@ -1,0 +1,77 @@
+"""A Prefect worker that stays until the last of its runs has ended: the command of the workers' containers.
+
+    python -m infra.worker --pool gpu-8 --type process --limit 1      # the options of `prefect worker start`
+
+On SIGTERM Prefect's worker tells its runs to end, and exits within two seconds without waiting for them. A container ends
+with its first process, so that a training would be killed before its checkpoint. This process passes the signal on,
+takes over what the worker leaves behind, and waits for it. How long that may take is the container's grace
+(`stop_grace_period`, `terminationGracePeriodSeconds`). A second signal kills what is left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import psutil
+
+logger = logging.getLogger(__name__)
+SUBREAPER = (
+    36  # PR_SET_CHILD_SUBREAPER of Linux's prctl(2): orphans among our descendants become our children
+)
+SAID = 10.0  # seconds between two lines about what is waited for
+
+
+def main() -> None:
+    """Runs the worker, and ends with its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    sys.exit(supervise([sys.executable, "-m", "prefect", "worker", "start", *sys.argv[1:]]))
+
+
+def supervise(command: Sequence[str]) -> int:
+    """Runs a command until it and all its descendants have ended; its exit code."""
+    if ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    worker = subprocess.Popen(command, start_new_session=True)
+    told = 0
+
+    def tell(number: int, _: object) -> None:
+        nonlocal told
+        told += 1
+        if told == 1:
+            worker.send_signal(number)
+            return
+        for process in psutil.Process().children(recursive=True):
+            process.kill()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, tell)
+    code = worker.wait()
+    _outlast()
+    return code
+
+
+def _outlast() -> None:
+    """Returns when no descendant runs any more."""
+    said = time.monotonic() - SAID
+    while True:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not ended:
+            if time.monotonic() - said >= SAID:
+                said = time.monotonic()
+                left = [f"{child.pid} {child.name()}" for child in psutil.Process().children()]
+                logger.info("the worker has ended; waiting for its runs: %s", ", ".join(left))
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The command of the workers' containers: it outlasts the worker until the worker's runs have ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sifthinker.config import Grpo, Sft
+from tasks.runtime.programs import MARGIN
+from tests.infra.conftest import ROOT
+
+# A run in a session of its own, as a training's: told to end, it takes a while for its checkpoint.
+RUN = """
+import pathlib, signal, sys, time
+def ends(*_):
+    time.sleep(0.5)
+    pathlib.Path(sys.argv[1], "checkpoint").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, ends)
+pathlib.Path(sys.argv[1], "up").touch()
+time.sleep(60)
+"""
+# A worker that passes the signal on and does not wait, as Prefect's.
+WORKER = f"""
+import signal, subprocess, sys, time
+run = subprocess.Popen([sys.executable, "-c", {RUN!r}, sys.argv[1]], start_new_session=True)
+def ends(*_):
+    run.terminate()
+    sys.exit(3)
+signal.signal(signal.SIGTERM, ends)
+time.sleep(60)
+"""
+CONTAINER = "import sys; from infra.worker import supervise; sys.exit(supervise(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_container_ends_after_the_runs_checkpoint_and_at_once_when_told_twice(
+    tmp_path: Path, signals: int
+) -> None:
+    command = [sys.executable, "-c", CONTAINER, sys.executable, "-c", WORKER, str(tmp_path)]
+    container = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(signals):
+        container.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    assert container.wait(30) == 3, "the worker's own exit code"
+    assert (tmp_path / "checkpoint").exists() == (signals == 1)
+
+
+def containers_grace() -> dict[str, float]:
+    """Seconds between the signal and the end of each worker's container."""
+    compose = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]
+    found = {}
+    for name, service in compose.items():
+        if "infra.worker" in service.get("command", []):
+            assert service["stop_grace_period"].endswith("m")
+            found[f"compose {name}"] = 60 * float(service["stop_grace_period"].removesuffix("m"))
+    workers = yaml.safe_load((ROOT / "infra/kubernetes/workers.yaml").read_text())["items"]
+    jobs = [yaml.safe_load(file.read_text()) for file in (ROOT / "infra/kubernetes").glob("job-*.yaml")]
+    for found_object in [*workers, *jobs]:
+        name = found_object["metadata"].get("name") or found_object["metadata"]["generateName"]
+        found[name] = found_object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    return found
+
+
+def test_a_containers_grace_has_room_for_a_trainings_checkpoint() -> None:
+    longest = max(Sft().grace, Grpo().grace) + MARGIN
+    found = containers_grace()
+    assert len(found) >= 7
+    assert all(grace >= longest + 60 for grace in found.values()), "a minute for the run and the worker"

@@ -1,0 +1,155 @@
+"""A training that is told to stop: what it saves, what it costs, and that every rank's mistake is heard.
+
+The ranks are real, under torchrun with ZeRO-3, and so are the signals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from sifthinker.system import processes, program_files
+from sifthinker.training import checkpoints
+from tests.training.fake_judge import Judge
+
+ROOT = Path(__file__).parents[2]
+ZERO3 = {"ranks": 2, "deepspeed": "zero3", "lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "save_steps": 50}
+PROGRAMS = {
+    "sft": ("sifthinker.training.sft", {**ZERO3, "batch": 1, "accumulation": 1, "epochs": 2}),
+    "grpo": (
+        "tests.training.canned_grpo",
+        {**ZERO3, "batch": 2, "accumulation": 2, "generations": 4, "epochs": 2, "max_completion": 16},
+    ),
+}
+
+
+@contextmanager
+def ranks(module: str, config: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Two ranks of a program, as a stage starts them; whatever a test leaves of them is killed."""
+    work = config.parent / config.stem / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    program_files.clear(work)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", module, str(config)]
+    own = {**program_files.environment(work, 120), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120"}
+    with (config.parent / f"{config.stem}.log").open("ab") as log:
+        started = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **own, **processes.mark(), **environment},
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield started
+    finally:
+        processes.end(started.pid, 0)
+        started.wait()
+
+
+def children(launcher: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(launcher.pid).children()
+
+
+def steps(work: Path) -> int:
+    file = work / "progress.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def until(true: Callable[[], Any], started: subprocess.Popen[bytes], what: str) -> None:
+    deadline = time.monotonic() + 240
+    while not true():
+        assert started.poll() is None, f"{what}: it ended with {started.returncode}"
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def finished(module: str, config: Path) -> Path:
+    with ranks(module, config) as started:
+        assert started.wait(300) == 0, (config.parent / f"{config.stem}.log").read_text()[-4000:]
+    return config.parent / config.stem / "out"
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    """The history without what a clock decides."""
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "per_second" not in k and "time" not in k} for line in lines]
+
+
+@pytest.fixture
+def write(config_file: Callable[..., Path], judge: Judge, tmp_path: Path) -> Callable[[str, str], Path]:
+    """Writes the configuration of a program: which, and under what name."""
+
+    def configuration(program: str, name: str) -> Path:
+        if program == "sft":
+            return config_file("sft", name, PROGRAMS["sft"][1])
+        settings = {**PROGRAMS["grpo"][1], "judge": {"model": "fake", "retries": 0}}
+        url = f"http://127.0.0.1:{judge.server_port}/v1"
+        return config_file(
+            "grpo", name, settings, judge_base_url=url, ledger=str(tmp_path / f"{name}.sqlite")
+        )
+
+    return configuration
+
+
+@pytest.mark.e2e
+def test_a_mistake_on_rank_1_of_2_is_heard_in_full_and_ends_both_ranks(tmp_path: Path) -> None:
+    """Through torchrun, whose own exit code is 1 and whose summary hides what the rank said."""
+    config = tmp_path / "mine.yaml"
+    with ranks("tests.training.wrong_rank", config) as started:
+        assert started.wait(120) == 1
+    found = program_files.failure(tmp_path / "mine/work")
+    assert found and (found.kind, found.rank) == ("user", 1)
+    assert found.message == f"{config}: rank 1 has no patience; give it some"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("told", ["torchrun", "rank 1"])
+def test_a_stopped_training_has_a_checkpoint_of_the_step_under_way_and_goes_on_as_if_nothing_had_been(
+    write: Callable[[str, str], Path], tmp_path: Path, program: str, told: str
+) -> None:
+    """Two ranks, ZeRO-3, dropout on: the adapter, the losses, the order of the data, the random states and the book of
+    scores are those of an undisturbed training. Checkpoints are 50 steps apart, so the signal alone makes one."""
+    module, _ = PROGRAMS[program]
+    straight = finished(module, write(program, "straight"))
+    config, work = write(program, "stopped"), tmp_path / "stopped/work"
+    with ranks(module, config) as started:
+        until(lambda: steps(work) >= 2, started, "two steps are made")
+        (started if told == "torchrun" else children(started)[1]).send_signal(signal.SIGTERM)
+        made = steps(work)
+        started.wait(120)
+    said = program_files.status(work)
+    assert said["state"] == "stopped"
+    assert made <= said["step"] <= made + 1, "the step under way is the last one"
+    found = checkpoints.last_complete(work)
+    assert found and found.name == said["checkpoint"] == f"checkpoint-{said['step']}"
+    assert not (tmp_path / "stopped/out/summary.json").exists()
+    resumed = finished(module, config)
+    notes = json.loads((resumed / "summary.json").read_text())["notes"]
+    assert notes["resumed_from"] == found.name
+    left, right = (load_file(out / "adapter/adapter_model.safetensors") for out in (straight, resumed))
+    assert left.keys() == right.keys()
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) <= 1e-6
+    assert any(tensor.any() for name, tensor in left.items() if "lora_B" in name)
+    one, two = logged(straight), logged(resumed)
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
+    assert [entry["loss"] for entry in one] == pytest.approx([entry["loss"] for entry in two], abs=1e-6)
+    if program == "grpo":
+        assert (straight / "book.json").read_bytes() == (resumed / "book.json").read_bytes()
+        tables = [pq.read_table(out / "completions.parquet").to_pylist() for out in (straight, resumed)]
+        assert tables[0] == tables[1]
