@@ -68,9 +68,10 @@ def run(
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
-    _planned(
-        resolved, start_at, stop_after, refresh, reuse_run
-    )  # a user's mistake shows before anything starts
+    from tasks.runtime.pipeline import refuse
+
+    # A user's mistake, and what is missing, shows before anything starts.
+    refuse(_planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
     from flows.reproduce import reproduce
 
@@ -113,7 +114,7 @@ def plan(
     for p in planned:
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
         colour = "yellow" if p.verdict == "runs" else "green"
-        why = "\n".join(map(plain, p.reasons))
+        why = "\n".join([*map(plain, p.reasons), *(f"[red]lacks[/] {plain(what)}" for what in p.lacks)])
         table.add_row(
             p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
         )
@@ -208,6 +209,12 @@ def nightly(
     model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006
     benchmark: Annotated[list[str], typer.Option(help="only this one; may be repeated")] = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
+    tier: Annotated[
+        str | None, typer.Option(help="begin with this tier (quick, nightly, weekly)", metavar="TIER")
+    ] = None,
+    plan_: Annotated[
+        bool, typer.Option("--plan", help="only say which falls the night could find; asks nothing")
+    ] = False,
     limit: LimitOption = None,
 ) -> None:
     """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
@@ -222,14 +229,20 @@ def nightly(
     """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
-    ui = server.ensure()
-    from flows.commands.night_results import show
-    from flows.nightly import EXIT_CODES
+    from flows.commands.night_results import show, show_plan
+    from flows.nightly import EXIT_CODES, chosen
     from flows.nightly import nightly as night
+    from flows.nightly import plan as foretold
 
-    state: Any = night(resolved, models=model, benchmarks=benchmark, fresh=fresh, return_state=True)
+    of_night = chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
+    if plan_:
+        show_plan(foretold(of_night), of_night.nightly)
+        return
+    ui = server.ensure()
+    options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
+    state: Any = night(resolved, **options, return_state=True)
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
-    show(resolved.store / "nights" / str(state.state_details.flow_run_id))
+    show(resolved.store / "nights", str(state.state_details.flow_run_id))
     console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
 

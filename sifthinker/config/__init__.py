@@ -10,7 +10,16 @@ values it holds, so the package is left out of the code digests.
 
 from sifthinker.config.api import SERVED, STANDIN, Again, Annotate, Api, Prices, Retry
 from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
-from sifthinker.config.evaluation import STARTED, Ablation, Benchmark, Evaluate, Nightly, Report, Variant
+from sifthinker.config.evaluation import (
+    STARTED,
+    Ablation,
+    Benchmark,
+    Evaluate,
+    Nightly,
+    Report,
+    Tier,
+    Variant,
+)
 from sifthinker.config.placement import Pools
 from sifthinker.config.reading import changed, identity, load, load_section, parse, parse_value
 from sifthinker.config.reproduction import Config
@@ -46,6 +55,7 @@ __all__ = [
     "Section",
     "Sft",
     "Source",
+    "Tier",
     "Train",
     "Variant",
     "added",

@@ -21,7 +21,7 @@ from typing import Any
 
 from sifthinker import config as configuration
 from sifthinker import llm
-from sifthinker.core import errors, tables
+from sifthinker.core import tables
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring
 from sifthinker.evaluation.asking import Asking, judged
@@ -47,6 +47,7 @@ class Served:
     digest: str  # of the served weights; replies are remembered under it
     running: Running | None = None  # a server that was not started here
     sizes: bool = True  # whether the server brings pictures under the pixel budget itself
+    extra: dict[str, Any] = field(default_factory=dict)  # what each request says besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def evaluate(
         judge: scores free answers (VisCoT-s); a benchmark that wants it is left out without it.
 
     Raises:
-        config.UserError: an unknown benchmark, or a file that is not what it should be.
+        UserError: a file is not what it should be.
         NotAnswered: the server, or the judge, did not answer a question.
     """
     assert depth is not None or not model.depth_input
@@ -90,7 +91,7 @@ def evaluate(
     with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
         _write_depths(found.jobs, Path(folder), depth, model)
         with serve as served, _client(served, config, ledger) as client:
-            asking = Asking(client, Path(folder), model, config, sized=not served.sizes)
+            asking = Asking(client, Path(folder), model, config, served.extra, not served.sizes)
             predictions = _predictions(found, asking, judge, out)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)
@@ -128,19 +129,15 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
     """Reads every benchmark once."""
     found = _Opened()
     for source in config.benchmarks:
-        if source.name not in BENCHMARKS:
-            raise errors.UserError(
-                f"evaluate.benchmarks: no benchmark {source.name!r}; known: {', '.join(BENCHMARKS)}"
-            )
         if BENCHMARKS[source.name].judge_requests and judge is None:
             why = "wants a judge: set evaluate.judge"
-            found.scores.append(scoring.missing(source.name, why, config.limit))
+            found.scores.append(scoring.missing(source.name, why, config.limit, source.rendered))
             continue
         try:
             job, bad = open_benchmark(source, BENCHMARKS[source.name], config.limit, config.seed)
         except Missing as error:
             logger.warning("%s", error)
-            found.scores.append(scoring.missing(source.name, str(error), config.limit))
+            found.scores.append(scoring.missing(source.name, str(error), config.limit, source.rendered))
             continue
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
@@ -205,7 +202,7 @@ def _benchmark(
         file, content = job.benchmark.submission(job.source, hidden)
         (out / file).write_bytes(content)
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
-        found.scores.append(scoring.missing(name, why, limit))
+        found.scores.append(scoring.missing(name, why, limit, job.source.rendered))
     if results or not hidden:
         found.scores.extend(scoring.scores(job, name, results, len(lost), limit))
     found.rejects.extend(lost)

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 TINY = "tiny"
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def fetch(
@@ -155,7 +155,7 @@ def _check_weights(folder: Path) -> None:
         raise UserError(f"{folder}: {', '.join(missing)} is missing{reason}")
 
 
-def load_policy(path: Path, dtype: Literal["bf16", "fp32"]) -> Any:
+def load_policy(path: Path, dtype: Literal["bf16", "fp16", "fp32"]) -> Any:
     """The policy of a folder on the CPU, in evaluation mode."""
     return _load(AutoModelForImageTextToText, path, _DTYPES[dtype])
 

@@ -25,12 +25,13 @@ from sifthinker.core.records import Box, Region, boxes
 from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
-from sifthinker.reporting import pages, paper_results, plots
+from sifthinker.reporting import pages, paper_results, paper_tables, plots
 from sifthinker.reporting.score_gaps import apart
 from sifthinker.rewards import REWARDS
 
 COMPLETIONS = 6  # shown, spread over the training
 PAGE_EXAMPLES = 3  # on the short page
+RENDERED = " (rendered look-alike)"  # behind the name of a benchmark whose questions are rendered scenes
 CLIP = 2000  # characters of a completion shown
 
 
@@ -84,6 +85,7 @@ def write(out: Path, facts: Facts) -> None:
         lineage=data_url(facts.lineage, "image/png") if facts.lineage else "",
         completions=_completions(facts),
         benchmarks=_scores(facts.scores),
+        paper=paper_tables.tables(facts.scores, facts.config),
         box_frame=next((score["box_frame"] for score in facts.scores if score.get("box_frame")), ""),
         apart=apart(facts.scores, facts.predictions) if facts.predictions else [],
         config=yaml.safe_dump(
@@ -127,7 +129,7 @@ def _score_table(scores: Iterable[ModelScore]) -> str:
                 )
                 why = f" ({html.escape(row['missing'])})" if row["missing"] else ""
                 lines.append(
-                    f"| {benchmark}{why} | {metric['metric']} | {official} | {strict} | {row['n']} "
+                    f"| {benchmark}{RENDERED if row['rendered'] else ''}{why} | {metric['metric']} | {official} | {strict} | {row['n']} "
                     f"| {row['unparsable_rate']:.0f} % |"
                 )
     return "\n".join(lines)
@@ -283,29 +285,26 @@ def _scores(scores: Iterable[ModelScore]) -> dict[str, list[dict[str, Any]]]:
     """By benchmark, its metrics, each with our models' scores and the paper's numbers; all of 100."""
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
-        shown = {"missing": None, **of_100(score), "unparsable_rate": unparsable_rate(score)}
+        shown = {
+            "missing": None,
+            "rendered": False,
+            **of_100(score),
+            "unparsable_rate": unparsable_rate(score),
+        }
         grouped[score["benchmark"]][score["metric"]].append(shown)
     return {
         benchmark: [
             {
                 "metric": metric,
                 "rows": rows,
-                "paper": [_number(n) for n in paper_results.published(benchmark, metric)],
+                # Rendered look-alikes are other questions: no number of the paper stands beside them.
+                "paper": []
+                if any(row["rendered"] for row in rows)
+                else [paper_results.of_100(n) for n in paper_results.published(benchmark, metric)],
             }
             for metric, rows in metrics.items()
         ]
         for benchmark, metrics in grouped.items()
-    }
-
-
-def _number(number: paper_results.Number) -> dict[str, Any]:
-    factor = 100 if number.unit == "share" else 1
-    return {
-        "model": number.model,
-        "table": number.table,
-        "value": number.value * factor,
-        "baselines": [(name, value * factor) for name, value in number.baselines],
-        "note": number.note,
     }
 
 

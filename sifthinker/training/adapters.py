@@ -33,14 +33,22 @@ def lora(settings: Lora) -> Any:
     )
 
 
-def save_adapter(trainer: Any, folder: Path) -> None:
-    """Writes the adapter as PEFT reads it; equal weights give equal bytes (no path, no order of a set)."""
+def save_adapter(trainer: Any, folder: Path, here: bool | None = None) -> None:
+    """Writes the adapter as PEFT reads it; equal weights give equal bytes (no path, no order of a set).
+
+    Every rank calls it, and none goes on before it is written.
+
+    Args:
+        trainer: with its model.
+        folder: made where it is not there.
+        here: whether this rank writes; None: the first does.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     with _gathered(parameter for parameter in model.parameters() if parameter.requires_grad):
-        if rank() == 0:
+        if rank() == 0 if here is None else here:
             folder.mkdir(parents=True, exist_ok=True)
             state = get_peft_model_state_dict(model, save_embedding_layers=False)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow.parquet as pq
 
 from sifthinker import llm
@@ -26,7 +25,7 @@ from sifthinker.config import Api, Grpo, Model, Sft, Train
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
-from sifthinker.training import memory
+from sifthinker.training import memory, samplers
 from sifthinker.training.memory import GB, Shape
 
 logger = logging.getLogger(__name__)
@@ -64,8 +63,7 @@ def check(
     """
     if isinstance(settings, Grpo):
         ask_judge(settings.judge, judge_base_url)
-        if settings.generation == "vllm_server":
-            ask_generation_server(settings.vllm_server)
+        samplers.of(settings).preflight(settings, len(memory.free_gpus()))
     rows = sum(pq.read_metadata(path).num_rows for path in dataset)
     planned = steps(settings, rows)
     if planned < 1:
@@ -105,29 +103,6 @@ def ask_judge(api: Api, base_url: str | None) -> None:
         raise UserError(
             f"grpo.judge: {api.model} answered without a score: {reply.text[:200]!r}; choose another model"
         )
-
-
-def ask_generation_server(url: str) -> None:
-    """Whether a vLLM server can sample for a training: TRL itself would find out on the ranks.
-
-    Raises:
-        UserError: it does not answer, or was started without what a training needs of it.
-    """
-    start = f"grpo.vllm_server: {url}"
-    how = "start it as the head of sifthinker/training/grpo.py says"
-    try:
-        reply = httpx.get(f"{url}/server_info", params={"config_format": "json"}, timeout=10.0)
-    except httpx.HTTPError as error:
-        raise UserError(f"{start} does not answer ({error}); {how}") from error
-    if reply.status_code == httpx.codes.NOT_FOUND:
-        raise UserError(f"{start} has no development endpoints (VLLM_SERVER_DEV_MODE=1); {how}")
-    if reply.is_error:
-        raise UserError(f"{start} answers /server_info with status {reply.status_code}; {how}")
-    found = reply.json()["vllm_config"]
-    if found["weight_transfer_config"] is None:
-        raise UserError(f"{start} takes no weights (--weight-transfer-config); {how}")
-    if (mode := found["model_config"]["logprobs_mode"]) != "processed_logprobs":
-        raise UserError(f"{start} gives {mode} instead of processed_logprobs (--logprobs-mode); {how}")
 
 
 # --- the longest sample ----------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sifthinker.config import Config
+from sifthinker.evaluation.benchmarks import presence
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import trouble
 from sifthinker.system.files import write_json
-from sifthinker.upkeep.findings import Finding
+from sifthinker.upkeep.findings import Finding, Verdict
 from sifthinker.upkeep.machine_checks import TINY, filesystem
 
 
@@ -81,8 +82,6 @@ def data(config: Config) -> Iterator[Finding]:
             "images": source.images,
             "sizes": source.sizes,
         }
-    for number, benchmark in enumerate(config.evaluate.benchmarks):
-        named[f"benchmarks[{number}] {benchmark.name}"] = {"path": benchmark.path, "images": benchmark.images}
     for name, paths in named.items():
         wrong = [
             f"{field} {path}: {said}" for field, path in paths.items() if path and (said := _unreadable(path))
@@ -92,8 +91,26 @@ def data(config: Config) -> Iterator[Finding]:
             yield Finding(name, "error", "; ".join(wrong), todo)
         else:
             yield Finding(name, "ok", ", ".join(str(path) for path in paths.values() if path))
+    yield from benchmarks(config)
     if config.scenes:
         yield Finding("scenes", "ok", f"{config.scenes.rows} questions are rendered; no files are needed")
+
+
+def benchmarks(config: Config) -> Iterator[Finding]:
+    """Whether each benchmark can be asked: its files, read as far as the first question, and that question's picture."""
+    settings = config.evaluate
+    for number, benchmark in enumerate(settings.benchmarks):
+        name = f"benchmarks[{number}] {benchmark.name}"
+        alone = settings.model_copy(update={"benchmarks": (benchmark,)})
+        if why := "; ".join(presence.absent(alone).values()):
+            verdict: Verdict = "error" if settings.missing == "refuse" else "warning"
+            todo = (
+                f"correct the path, or put the files there; relative paths start at {Path.cwd()}; evaluate.missing: "
+                "leave_out goes on without"
+            )
+            yield Finding(name, verdict, why, todo)
+        else:
+            yield Finding(name, "ok", f"{benchmark.path}, {benchmark.images}")
 
 
 def weights(config: Config) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config, Train
+from sifthinker.training import samplers
 
 ROOT = Path(__file__).resolve().parents[2]  # of the tree that paths and data files are in
 TOY = "tiny"  # as weights: built on the spot (models.TINY, whose module imports torch)
@@ -66,6 +67,7 @@ _SHOWN = "shows how far a stage is"
 _RUNS = "starts, follows and ends processes"
 _KEEPS = "keeps what others decide, as it is"
 _VALUES = "its values are in the configuration of the key"
+_SAMPLER = "counts where it samples (`given`)"
 _TOYS = "builds a stand-in, which counts where one is used (`given`)"
 
 MODULES: dict[str, Module] = {
@@ -118,8 +120,12 @@ MODULES: dict[str, Module] = {
     "serve": _at(
         "sifthinker.models.embedded_server",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
-        without=_names("serving _free_port _wait _end_of main _fork ServerFailed _START _LOG_LINES"),
+        without=_names(
+            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main _fork Wanted "
+            "ServerFailed _START _GRACE _LOG_LINES _ROOT"
+        ),
     ),
+    "serve/vllm": _neutral("sifthinker.models.vllm_command", "counts where vLLM serves (`given`)"),
     "rewards": _at("sifthinker.rewards"),
     "rewards/answer": _at("sifthinker.rewards.answer"),
     "rewards/depth": _at("sifthinker.rewards.depth"),
@@ -138,6 +144,17 @@ MODULES: dict[str, Module] = {
     "training/scoring": _at("sifthinker.training.scoring"),
     "training/sft": _at("sifthinker.training.sft"),
     "training/grpo": _at("sifthinker.training.grpo"),
+    "training/samplers": _neutral(
+        "sifthinker.training.samplers sifthinker.training.samplers.sampler",
+        "names what samples, which counts (`given`)",
+    ),
+    "training/samplers/trl": _neutral("sifthinker.training.samplers.trl_samplers", _SAMPLER),
+    "training/samplers/lora": _neutral(
+        "sifthinker.training.samplers.vllm_lora sifthinker.training.samplers.adapter_server", _SAMPLER
+    ),
+    "training/samplers/agreement": _neutral(
+        "sifthinker.training.samplers.agreement", "ends a training, and changes none"
+    ),
     "training/merge": _at("sifthinker.training.merge"),
     # evaluation
     "evaluate": _at(
@@ -154,8 +171,12 @@ MODULES: dict[str, Module] = {
             "replies sat seed sif spatialbench viscot vqav2 vstar wording"
         )
     },
+    "benchmarks/presence": _neutral(
+        "sifthinker.evaluation.benchmarks.presence", "refuses a run, and changes no result"
+    ),
     "benchmarks/job": _at("sifthinker.evaluation.benchmarks.selection"),
     "gate": _at("sifthinker.evaluation.gate"),
+    "failures": _at("sifthinker.evaluation.failures"),
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
@@ -163,7 +184,7 @@ MODULES: dict[str, Module] = {
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
-    "paper": _at("sifthinker.reporting.paper_results"),
+    "paper": _at("sifthinker.reporting.paper_results", "sifthinker.reporting.paper_tables"),
     "apart": _at("sifthinker.reporting.score_gaps"),
     # the stages' own functions: how rows are routed and what a program is told
     **{
@@ -171,9 +192,11 @@ MODULES: dict[str, Module] = {
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
     "stages/annotate": _at(
-        "tasks.stages.annotate", without=("_annotating", "_expects", "_say_how_many", "first")
+        "tasks.stages.annotate", without=_names("_annotating _expects _say_how_many first")
     ),
-    "stages/evaluate": _at("tasks.stages.evaluate", without=_names("_files _served _free_the_gpu")),
+    "stages/evaluate": _at(
+        "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
+    ),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(
@@ -219,6 +242,7 @@ MODULES: dict[str, Module] = {
     ),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
+    "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "probe": _neutral(
@@ -290,7 +314,8 @@ def _deepspeed(settings: Callable[[Config], Train]) -> Callable[[Config], Result
 
 
 def _sampler(config: Config) -> Results:
-    return Results() if config.grpo.generation == "transformers" else Results((), ("vllm",))
+    used = samplers.of(config.grpo)
+    return Results(used.modules, used.libraries)
 
 
 def _server(config: Config) -> Results:
@@ -300,7 +325,7 @@ def _server(config: Config) -> Results:
 
 SERVERS = {
     "transformers": Results((), ("torch", "transformers")),
-    "vllm": Results((), ("vllm",)),
+    "vllm": Results(("serve/vllm",), ("vllm",)),
 }
 _CHARTS = ("pillow", "matplotlib")
 _PAGES = tuple(

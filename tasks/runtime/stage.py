@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -64,6 +64,9 @@ class Stage:
     retries: int
     lineage: bool  # a model: equal weights made with other settings are another model in every table
     expects: Callable[[Config, Mapping[str, Artifact]], str]  # of the inputs there are: what it will take
+    lacks: Callable[
+        [Config], Sequence[str]
+    ]  # what of the user's is not there, so that it would fail or leave out rows
     most: Callable[[Config], float]  # largest share of its rows that it may reject
     by_choice: tuple[str, ...]  # reasons that the configuration asks for: their rows do not count in it
     shares: Callable[
@@ -252,6 +255,7 @@ def stage(
     retries: int = 0,
     lineage: bool = False,
     expects: Callable[[Config, Mapping[str, Artifact]], str] = lambda config, inputs: "",
+    lacks: Callable[[Config], Sequence[str]] = lambda config: (),
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
     shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
@@ -271,6 +275,7 @@ def stage(
             retries,
             lineage,
             expects,
+            lacks,
             most,
             by_choice,
             shares,

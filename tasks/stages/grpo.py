@@ -1,7 +1,7 @@
 """grpo: GRPO-SIF on the reinforcement-learning samples."""
 
 from sifthinker.config import identity
-from sifthinker.training import preflight
+from sifthinker.training import memory, preflight, samplers
 from tasks.runtime.endpoint import endpoint
 from tasks.runtime.programs import train, training_outcome
 from tasks.runtime.results import RESULTS
@@ -14,6 +14,7 @@ from tasks.runtime.stage import Job, stage
     around=endpoint(lambda c: c.grpo.judge),
     lineage=True,
     retries=2,  # resumes from its last checkpoint
+    expects=lambda c, _: f"sampled by {samplers.why(c.grpo)}",
 )
 def grpo(job: Job) -> None:
     """Reinforcement learning with the four rewards, in processes of its own."""
@@ -28,8 +29,10 @@ def grpo(job: Job) -> None:
             "grpo": job.config.grpo.model_dump(mode="json"),
         },
     }
+    base, options = job.inputs["base"].path, job.config.grpo
     job.notes["preflight"] = preflight.check(
-        job.inputs["base"].path, dataset, job.work, job.config.model, job.config.grpo, job.endpoints.url
+        base, dataset, job.work, job.config.model, options, job.endpoints.url
     )
-    train(job, "grpo", settings, job.config.grpo)
+    with samplers.of(options).serving(base, options, job.work, memory.visible_gpus()) as servers:
+        train(job, "grpo", {**settings, "servers": list(servers)}, options)
     training_outcome(job)

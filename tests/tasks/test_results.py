@@ -37,11 +37,18 @@ REAL = Config.model_validate(
     {
         "scenes": {},
         "annotate": {"api": {**ENDPOINT, "model": "m"}},
-        "grpo": {"judge": {**ENDPOINT, "model": "m"}},
+        "grpo": {"judge": {**ENDPOINT, "model": "m"}, "generation": "transformers"},
         "retry": {"passes": [{"seed": 1}]},
     }
 )
-TOYS = Config.model_validate({"scenes": {}, "model": {"weights": "tiny"}, "retry": {"passes": [{"seed": 1}]}})
+TOYS = Config.model_validate(
+    {
+        "scenes": {},
+        "model": {"weights": "tiny"},
+        "retry": {"passes": [{"seed": 1}]},
+        "grpo": {"generation": "transformers"},
+    }
+)
 ALL = set(STAGES)
 TRAINED = {"sft", "merge", "grpo"}
 PICTURES = {
@@ -149,7 +156,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         {"publish", "subset"},
     ),
     "how many rows are in memory": ("tasks/stages/ingest.py", "MIN_BATCH = 64", "MIN_BATCH = 8", {"ingest"}),
-    "what vLLM is told": ("sifthinker/models/serving.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
+    "what vLLM is told": (
+        "sifthinker/models/vllm_command.py",
+        '"--seed", "0"',
+        '"--seed", "1"',
+        {"evaluate"},
+    ),
     "a benchmark": (
         "sifthinker/evaluation/benchmarks/pope.py",
         "return ",
@@ -224,7 +236,9 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"annotate.api.base_url": "https://other.example.org/v1"}, {"annotate", "retry"}),
     ({"annotate.api.model": "other"}, {"annotate", "retry"}),
     ({"annotate.prompt": "Look."}, {"annotate", "retry"}),
-    ({"grpo.generation": "vllm_colocate"}, {"grpo"}),
+    ({"grpo.generation": "vllm_lora"}, {"grpo"}),
+    ({"grpo.vllm.count": 2, "grpo.vllm.memory": 0.5, "grpo.max_logprob_gap": 0.1}, NOTHING),
+    ({"evaluate.python": "/opt/vllm/bin/python"}, NOTHING),
     ({"grpo.learning_rate": 3e-5}, {"grpo"}),
     ({"grpo.deepspeed": "zero2"}, {"grpo"}),
     ({"evaluate.server": "transformers"}, {"evaluate"}),
@@ -409,7 +423,8 @@ def test_an_import_that_is_not_declared_is_an_error_that_says_what_to_do(tree: P
 CONFIGS: list[Callable[[], Config]] = [
     lambda: REAL,
     lambda: TOYS,
-    lambda: changed(REAL, {"grpo.generation": "vllm_colocate", "evaluate.server": "transformers"}, "test"),
+    lambda: changed(REAL, {"grpo.generation": "vllm_lora", "evaluate.server": "transformers"}, "test"),
+    lambda: changed(REAL, {"grpo.generation": "vllm_server"}, "test"),
     lambda: changed(TOYS, {"evaluate.judge": {"model": "m"}, "depth.weights": "tiny"}, "test"),
 ]
 

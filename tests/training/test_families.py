@@ -38,6 +38,7 @@ def test_a_family_is_trained_merged_and_trained_again(family, tmp_path, sif, jud
     monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
     url = f"http://127.0.0.1:{judge.server_port}/v1"
     settings = {**COMMON, "batch": 4, "accumulation": 1, "generations": 4, "judge": {"model": "fake"}}
+    settings |= {"generation": "transformers"}
     grpo.main(
         config("grpo", "merged", "grpo", settings, judge_base_url=url, ledger=str(tmp_path / "l.sqlite"))
     )

@@ -19,6 +19,7 @@ from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
 from sifthinker.llm.ledger_sqlite import SqliteLedger
+from sifthinker.system import commands
 from sifthinker.upkeep import data_checks, endpoint_checks, findings, ledger_checks, machine_checks
 from sifthinker.upkeep.findings import Finding
 
@@ -135,14 +136,41 @@ def test_gpus_are_held_to_what_the_configuration_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("server", "path", "verdict"),
-    [("vllm", None, "warning"), ("vllm", "/bin/vllm", "ok"), ("transformers", None, "ok")],
+    ("server", "script", "verdict", "says"),
+    [
+        ("vllm", None, "warning", "not installed"),
+        ("vllm", "echo 0.31.0", "ok", "/vllm"),
+        (
+            "vllm",
+            "echo 'RuntimeError: operator torchvision::nms does not exist' >&2; exit 1",
+            "error",
+            "status 1: RuntimeError: operator torchvision::nms does not exist",
+        ),
+        ("vllm", "kill -ILL $$", "error", "status -4: without a message"),  # built for another processor
+        ("transformers", None, "ok", "not wanted here"),
+    ],
 )
-def test_vllm_is_missed_where_it_is_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, path: str | None, verdict: str
+def test_vllm_is_missed_where_it_is_wanted_and_a_broken_one_is_told_from_one_that_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    script: str | None,
+    verdict: str,
+    says: str,
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: path)
-    assert only(machine_checks.vllm(config(tmp_path, evaluate={"server": server}))).verdict == verdict
+    if script is not None:
+        (tmp_path / "vllm").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "vllm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = only(machine_checks.vllm(config(tmp_path, evaluate={"server": server})))
+    assert found.verdict == verdict and says in found.found
+
+
+def test_a_vllm_that_does_not_end_is_a_broken_one(tmp_path: Path) -> None:
+    command = tmp_path / "vllm"
+    command.write_text("#!/bin/sh\nexec sleep 60\n")
+    command.chmod(0o755)
+    assert "did not end within" in commands.trouble(str(command), timeout=0.1)
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1e6, "error"), (1e9, "warning"), (500e9, "ok")])
