@@ -221,6 +221,7 @@ MODULES: dict[str, Module] = {
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
     "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "local_models": _neutral("sifthinker.llm.local_models", "digests weights, which count in keys"),
     "network": _neutral("sifthinker.llm.network", _CARRIES),
     "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),

@@ -13,7 +13,7 @@ from sifthinker.config import Config, identity
 from sifthinker.core.records import DepthMap, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
-from tasks.runtime.endpoint import endpoint, watched
+from tasks.runtime.endpoint import endpoint, watched, weights
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Endpoints, Job, stage
 
@@ -79,6 +79,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
 @stage(
     config=lambda c: {
         "annotate": identity(c.annotate),
+        **weights(c.annotate.api),
         **({"rows": c.publish.rows} if c.publish.rows is not None else {}),
     },
     results=RESULTS["annotate"],
