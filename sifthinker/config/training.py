@@ -200,6 +200,18 @@ class Grpo(Train):
         description="completions cut off at max_completion take no part in the loss (DAPO, arXiv 2503.14476: overlong "
         "filtering)",
     )
+    evaluate_steps: int = added(
+        0,
+        ge=0,
+        description="optimiser steps between two evaluations of the policy on held-out rows (training/held_out.py); 0: none "
+        "(paper)",
+    )
+    evaluate_rows: int = added(64, ge=1, description="held-out rows of such an evaluation")
+    choose: Literal["best", "last"] = added(
+        "best",
+        description="the adapter that goes on, where there are such evaluations: the one with the highest mean reward on the "
+        "held-out rows, or the last one",
+    )
     rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
     generation: Annotated[str, Named("sampler", also=("auto",))] = Field(

@@ -31,6 +31,7 @@ import psutil
 
 from sifthinker.config import Grpo, Model, Sft
 from sifthinker.core.errors import UserError
+from sifthinker.models.families import frozen_modules
 from sifthinker.training import samplers
 
 GB = 1e9
@@ -94,8 +95,7 @@ def read_shape(model: Path) -> Shape:
     """
     from transformers import AutoConfig
 
-    from sifthinker.training.adapters import FROZEN
-
+    frozen = frozen_modules()
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
         shapes = dict(_headers(model))
@@ -105,7 +105,7 @@ def read_shape(model: Path) -> Shape:
     linear = [
         sum(size)
         for name, size in shapes.items()
-        if len(size) == 2 and name.endswith("proj.weight") and not re.fullmatch(FROZEN, name)
+        if len(size) == 2 and name.endswith("proj.weight") and not re.fullmatch(frozen, name)
     ]
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(

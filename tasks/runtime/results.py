@@ -143,6 +143,7 @@ MODULES: dict[str, Module] = {
     ),
     "training/scoring": _at("sifthinker.training.scoring"),
     "training/sft": _at("sifthinker.training.sft"),
+    "training/held_out": _at("sifthinker.training.held_out", "sifthinker.training.held_out_rows"),
     "training/grpo": _at("sifthinker.training.grpo"),
     "training/samplers": _neutral(
         "sifthinker.training.samplers sifthinker.training.samplers.sampler",
