@@ -54,7 +54,7 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     own = model.generation_config
     model.generation_config = GenerationConfig(
-        eos_token_id=own.eos_token_id,
+        eos_token_id=_ends(own.eos_token_id, processor.tokenizer.eos_token_id),
         pad_token_id=own.pad_token_id,
         suppress_tokens=loading.picture_tokens(processor),
         do_sample=True,  # the server turns it off at temperature 0
@@ -70,6 +70,12 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
 
     model.generate = seeded
     return model, processor
+
+
+def _ends(said: int | list[int] | None, turn: int) -> list[int]:
+    """The tokens that end a reply: what the folder says, and the end of a turn, which it may leave out."""
+    listed = [said] if isinstance(said, int) else list(said or ())
+    return list(dict.fromkeys([*listed, turn]))
 
 
 def _dtype(folder: Path) -> Literal["bf16", "fp16", "fp32"]:

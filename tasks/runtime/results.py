@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config, Train
+from sifthinker.models.families import FAMILIES
 from sifthinker.training import samplers
 
 ROOT = Path(__file__).resolve().parents[2]  # of the tree that paths and data files are in
@@ -113,8 +114,15 @@ MODULES: dict[str, Module] = {
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
-    "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
-    "families": _at("sifthinker.models.families"),
+    "models": _at("sifthinker.models.loading", without=("_download", "check_depth", "check_policy")),
+    "folders": _neutral(
+        "sifthinker.models.folders sifthinker.models.template_check", "refuses a folder, and changes none"
+    ),
+    "families": _at("sifthinker.models.families.family"),
+    "families/table": _neutral(
+        "sifthinker.models.families", "lists entries; the model's own counts (`given`)"
+    ),
+    **{f"families/{name}": _at(f"sifthinker.models.families.{name}") for name in FAMILIES},
     "processors": _at("sifthinker.models.processors"),
     "budget": _at("sifthinker.models.budget"),
     "serve": _at(
@@ -268,7 +276,12 @@ MODULES: dict[str, Module] = {
         _CARRIES,
     ),
     "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
-    "tiny": _neutral("sifthinker.models.toys", _TOYS),
+    "tiny": _neutral(
+        "sifthinker.models.toys sifthinker.models.toys.gemma3 sifthinker.models.toys.idefics3 "
+        "sifthinker.models.toys.internvl sifthinker.models.toys.llava sifthinker.models.toys.qwen "
+        "sifthinker.models.toys.text",
+        _TOYS,
+    ),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
@@ -315,6 +328,11 @@ def _deepspeed(settings: Callable[[Config], Train]) -> Callable[[Config], Result
     return given
 
 
+def _family(config: Config) -> Results:
+    """The entry of the policy's family, and of no other: a new family changes no key."""
+    return Results((f"families/{config.model.family}",))
+
+
 def _sampler(config: Config) -> Results:
     used = samplers.of(config.grpo)
     return Results(used.modules, used.libraries)
@@ -350,19 +368,23 @@ RESULTS: dict[str, Results] = {
     "retry": Results(("stages/retry", "retry"), ("pillow", "numpy"), given=(_passes,)),
     "publish": Results(("stages/publish", "publish"), ("pyarrow", "pillow", "numpy")),
     "subset": Results(("stages/publish", "publish"), ("pyarrow",)),
-    "sft": Results(("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_deepspeed(lambda c: c.sft),)),
+    "sft": Results(
+        ("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_family, _deepspeed(lambda c: c.sft))
+    ),
     "merge": Results(
-        ("stages/merge", "training/merge"), ("torch", "transformers", "peft", "pillow", "numpy")
+        ("stages/merge", "training/merge"),
+        ("torch", "transformers", "peft", "pillow", "numpy"),
+        given=(_family,),
     ),
     "grpo": Results(
         ("stages/grpo", "training/grpo"),
         ("trl", *_TRAINING, "scipy"),  # scipy: matches boxes in the grounding reward
-        given=(_deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
+        given=(_family, _deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
     ),
     "evaluate": Results(
         ("stages/evaluate", "evaluate", "serve", "estimate"),
         ("torch", "transformers", "pillow", "numpy", "scipy"),  # depth maps; scores
-        given=(_server, _standin(lambda c: c.evaluate.judge)),
+        given=(_family, _server, _standin(lambda c: c.evaluate.judge)),
     ),
     "report": Results(("stages/report", "report", "lineage"), _CHARTS, _PAGES),
     "ablation": Results(("stages/ablation", "ablation"), ("numpy", "scipy", *_CHARTS)),
