@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 
 from flows import server
-from flows.commands import annotation, artifacts, outcome
+from flows.commands import annotation, artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
+from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
@@ -82,8 +83,9 @@ def run(
         reuse_run=reuse_run,
         return_state=True,
     )
-    for line in outcome.lines(Store.of(resolved), str(state.state_details.flow_run_id)):
-        console.print(plain(line), highlight=False, soft_wrap=True)
+    run_id = str(state.state_details.flow_run_id)
+    ui = f"{ui}/runs/flow-run/{run_id}"
+    outcome.show(Store.of(resolved), run_id, console)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
@@ -122,20 +124,6 @@ def frame(
 
 app.command(rich_help_panel=RUN)(annotation.preview)
 app.command("annotate", rich_help_panel=RUN)(annotation.command(run))
-
-
-@app.command(rich_help_panel=MODELS)
-def serve(
-    model: Annotated[Path, typer.Argument(help="folder of a merged model")],
-    port: Annotated[int, typer.Option(help="on loopback")] = 8000,
-) -> None:
-    """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
-    if not (model / "config.json").is_file():
-        raise UserError(f"serve: {model} is no model folder: it has no config.json")
-    from sifthinker.models.serving import MODEL_NAME
-    from sifthinker.models.serving import run as serving
-
-    serving(model, port, MODEL_NAME)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -276,6 +264,9 @@ for command in (
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
+app.command(rich_help_panel=CHECKS)(judge_agreement)
+app.command(rich_help_panel=MODELS)(models.serve)
+app.command(rich_help_panel=MODELS)(models.depth)
 
 
 def _where(config: Config, made: dict[str, str], ui: str) -> None:
