@@ -49,3 +49,26 @@ def test_a_preview_is_part_of_the_run_and_what_is_answered_is_not_asked_again(
         assert "0 refused requests are asked again" in said
         assert states(store)["annotate"] == "Completed"  # made again, from the ledger
         assert standin.counts(url)["answered"] == 16
+
+
+def test_a_model_of_this_machine_annotates_and_the_page_says_why_there_is_no_chain(
+    tmp_path: Path, prefect_server: str
+) -> None:
+    model = Path(__file__).resolve().parents[2] / "sifthinker" / "models" / "miniature" / "policy"
+    settings = [
+        "scenes.rows=4",
+        "ingest.shards=1",
+        "annotate.api.base_url=local",
+        f"annotate.api.model={model}",
+        "annotate.api.local_server=transformers",
+        "annotate.attempts=1",
+        "annotate.max_tokens=64",
+        "evaluate.benchmarks=[]",
+    ]
+    asked = line(tmp_path / "store", "preview", ("--rows", "2"), settings)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=500, env=os.environ)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "0 of 2 rows have a chain; 2 calls, 2 of them made now" in said  # it knows another task
+    page = Path(re.search(r"page +(\S+)", said)[1])  # type: ignore[index]
+    assert "No chain after 1 try" in page.read_text(encoding="utf-8")
