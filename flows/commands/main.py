@@ -16,6 +16,7 @@ from flows.commands import annotation, artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
 from flows.commands.judges import judge_agreement
+from flows.commands.join import join
 from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
@@ -265,6 +266,7 @@ for command in (
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
 app.command(rich_help_panel=CHECKS)(judge_agreement)
+app.command(rich_help_panel=RUN)(join)
 app.command(rich_help_panel=MODELS)(models.serve)
 app.command(rich_help_panel=MODELS)(models.depth)
 

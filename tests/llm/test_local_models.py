@@ -60,7 +60,7 @@ def test_what_is_no_folder_of_a_model_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder of a model .*hf download"):
         local_models.scope(local(tmp_path))
     with (
-        pytest.raises(UserError, match="start a server of the model"),
+        pytest.raises(UserError, match="no folder of a model"),
         llm.Client(Api(base_url=LOCAL), tmp_path / "l"),
     ):
         pass
