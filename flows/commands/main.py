@@ -15,8 +15,8 @@ from flows import server
 from flows.commands import annotation, artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
-from flows.commands.judges import judge_agreement
 from flows.commands.join import join
+from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
