@@ -55,6 +55,9 @@ class Train(Section):
     gradient_checkpointing: bool = Field(True, description="computes activations twice to save memory")
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
+    python: Path | None = operational(
+        None, description="interpreter of the environment that trains, where it is not the flow's"
+    )
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
     grace: float = operational(
         240,

@@ -21,7 +21,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
-from sifthinker.system import processes, program_files
+from sifthinker.system import commands, processes, program_files
 from sifthinker.system.files import write_json
 from sifthinker.training import progress_page
 from tasks.runtime.stage import Job
@@ -47,10 +47,11 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     folders = {"work": str(job.work), "out": str(job.out)}
     config.write_text(yaml.safe_dump({**settings, **folders}, sort_keys=False), encoding="utf-8")
     program = ["-m", f"sifthinker.training.{module}", str(config)]
-    command = [sys.executable, *program]
+    python = interpreter(options.python if options else None, module)
+    command = [python, *program]
     if options and options.ranks > 1:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-        command = [sys.executable, *run, *program]
+        command = [python, *run, *program]
     if options is None:
         follow(job, command, job.work / "progress.jsonl", None)
         return
@@ -59,6 +60,21 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     )
     follow(job, command, job.work / "progress.jsonl", options.timeout, page.at, options.grace)
     page.show()
+
+
+def interpreter(named: Path | None, module: str) -> str:
+    """The interpreter that runs a program: this one, or that of another environment.
+
+    Raises:
+        UserError: there is none.
+    """
+    if named is None:
+        return sys.executable
+    if not os.access(named, os.X_OK) or named.is_dir():
+        raise UserError(
+            f"{module}.python: {named} is no interpreter on this machine; name the bin/python of an environment"
+        )
+    return str(named)
 
 
 class Page:
@@ -248,6 +264,7 @@ def environment(work: Path, grace: float) -> dict[str, str]:
     """
     own = {
         "PYTHONUNBUFFERED": "1",
+        **commands.sources(),
         **processes.mark(),
         **program_files.environment(work, grace),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{grace + MARGIN:.0f}",  # torchrun kills its ranks then

@@ -34,7 +34,7 @@ from sifthinker.llm import standin
 from sifthinker.models import loading, miniature, serving
 from sifthinker.scenes import questions
 from sifthinker.system import commands, processes
-from sifthinker.training import adapters, checkpoints, samplers
+from sifthinker.training import adapters, checkpoints, gpu_check, samplers
 from sifthinker.upkeep import machine_checks
 from tests.training.fake_vllm_lora import VllmLora
 from tests.training.test_ranks import torchrun
@@ -394,3 +394,17 @@ def test_the_fake_of_the_quick_tests_answers_as_vllm_does(vllm: str, trained: Pa
     finally:
         fake.shutdown()
         fake.server_close()
+
+
+def test_the_check_for_a_gpu_measures_vllm_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make gpu-check --cpu-smoke` in small: its figures mean nothing."""
+    (tmp_path / "vllm").symlink_to(Path(str(PYTHON)).with_name("vllm"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    gpu_check.build(tmp_path / "base", smoke=True)
+    tables.write(tmp_path / "rows.parquet", tables.SIF, gpu_check.made_up(gpu_check.SIZES["cpu"]))
+    with standin.running(tmp_path / "standin.log") as judge:
+        found = gpu_check.with_vllm(tmp_path, True, 2, 1, judge)
+    print("gpu_check, smoke:", {name: value for name, value in found.items() if name != "measured"})
+    [measured] = found["measured"]
+    assert measured["tokens_per_second"] > 0 and found["start_seconds"] > 0
+    assert 0 < found["logp_difference"] < 0.1, "a random model: suppressed tokens have a share"
