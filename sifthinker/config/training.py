@@ -48,6 +48,11 @@ class Train(Section):
     batch: int = Field(ge=1, description="samples (SFT) or completions (GRPO) a rank and forward pass")
     accumulation: int = Field(ge=1, description="forward passes an optimiser step")
     ranks: int = Field(8, ge=1, description="processes = GPUs (paper: 8)")
+    nodes: int = operational(
+        1,
+        ge=1,
+        description="machines that the ranks are divided over: infra/README.md, More than one machine",
+    )
     deepspeed: Literal["none", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
         "zero3", description="what the ranks share out; offload: to the machine's memory"
     )
@@ -70,6 +75,19 @@ class Train(Section):
     show_steps: int = operational(
         10, ge=1, description="optimiser steps between two pages of curves and completions in the UI"
     )
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        if self.ranks % self.nodes:
+            raise ValueError(
+                f"ranks: {self.ranks} is no multiple of nodes = {self.nodes}; each node takes as many"
+            )
+        return self
+
+    @property
+    def ranks_a_node(self) -> int:
+        """Processes, and GPUs, of each machine."""
+        return self.ranks // self.nodes
 
 
 class Sft(Train):
@@ -202,6 +220,18 @@ class Grpo(Train):
         False,
         description="completions cut off at max_completion take no part in the loss (DAPO, arXiv 2503.14476: overlong "
         "filtering)",
+    )
+    evaluate_steps: int = added(
+        0,
+        ge=0,
+        description="optimiser steps between two evaluations of the policy on held-out rows (training/held_out.py); 0: none "
+        "(paper)",
+    )
+    evaluate_rows: int = added(64, ge=1, description="held-out rows of such an evaluation")
+    choose: Literal["best", "last"] = added(
+        "best",
+        description="the adapter that goes on, where there are such evaluations: the one with the highest mean reward on the "
+        "held-out rows, or the last one",
     )
     rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator

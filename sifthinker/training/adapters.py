@@ -10,25 +10,20 @@ from typing import Any
 import torch
 
 from sifthinker.config import Lora
-from sifthinker.models.families import frozen_modules
+from sifthinker.models.families.family import TRAINED
 from sifthinker.training.json_files import write_json
 from sifthinker.training.ranks import barrier, rank
 
-# LoRA trains all linear layers of the language model. The vision tower and the projector stay frozen (release,
-# train_grpo_sif.sh; LLaMA-Factory's default in SFT). The pattern matches a module's whole name, in every family.
-FROZEN = frozen_modules()
-
 
 def lora(settings: Lora) -> Any:
-    """LoRA on the linear layers of the language model."""
+    """LoRA on the linear layers of the language model; the vision tower and the projector stay as they are."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules="all-linear",
-        exclude_modules=FROZEN,
+        target_modules=TRAINED,
         task_type="CAUSAL_LM",
     )
 

@@ -9,6 +9,7 @@
          book.json, summary.json>
     ledger: <file of the judge's calls, or `shared`: the database of SIF_LEDGER>
     judge_base_url: <the judge's endpoint; without it settings.grpo.judge.base_url>
+    held_out: <SIF Parquet of the rows that the policy is evaluated on; only with evaluate_steps>
     servers: [<base URLs of the vLLM servers that sample, generation vllm_lora>]
     settings: {model: <config.Model>, grpo: <config.Grpo>}
 
@@ -41,6 +42,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,15 @@ from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.models import loading
-from sifthinker.training import adapters, checkpoints, harness, progress, ranks, row_check, rows, samplers
+from sifthinker.training import adapters, checkpoints, harness, held_out, progress, ranks, rows, samplers
 from sifthinker.training.json_files import write_json
+from sifthinker.training.row_check import name_row
 from sifthinker.training.samplers import agreement
 from sifthinker.training.scoring import Scorer, epoch_of
 
 logger = logging.getLogger(__name__)
+
+COLUMNS = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
 
 
 class Settings(Section):
@@ -77,6 +82,7 @@ class GrpoRun(Section):
     out: Path
     ledger: Place
     judge_base_url: str | None = None
+    held_out: Path | None = None
     servers: tuple[str, ...] = ()
     settings: Settings
 
@@ -101,11 +107,10 @@ def train(task: GrpoRun) -> None:
     sampler.check(settings, task.servers)
     task.work.mkdir(parents=True, exist_ok=True)
     task.out.mkdir(parents=True, exist_ok=True)
-    columns = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
     arguments = GRPOConfig(**harness.arguments(settings, task.work), **grpo_arguments(settings))
     harness.start_deepspeed(settings)
     checkpoints.check_identity(task.work, task.settings)
-    dataset = rows.open_parquet(task.dataset, columns, task.work)
+    dataset = rows.open_parquet(task.dataset, COLUMNS, task.work)
     check_size(settings, len(dataset))
     processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     # TRL pads prompts on the left, but takes the places of their pictures from the processor: padded on the right,
@@ -115,7 +120,10 @@ def train(task: GrpoRun) -> None:
     arguments.generation_kwargs = sampler.suppression(suppressed)
     resumed = checkpoints.last_complete(task.work)
     ranks.barrier()
-    with Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer:
+    with (
+        Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer,
+        watching(task) as watchers,
+    ):
         trainer = Trainer(
             model=loading.load_policy(task.model, settings.precision),
             reward_funcs=scorer.functions,
@@ -123,8 +131,10 @@ def train(task: GrpoRun) -> None:
             train_dataset=examples(dataset, task.settings.model.depth_input),
             processing_class=processor,
             peft_config=adapters.lora(settings.lora),
-            callbacks=[progress.Progress(task.work), checkpoints.Checkpoints(scorer.save)],
+            callbacks=[progress.Progress(task.work), *watchers, checkpoints.Checkpoints(scorer.save)],
         )
+        for watcher in watchers:
+            watcher.trainer = trainer
         trainer.settings = settings
         sampler.attach(trainer, task.servers, task.work, suppressed)
         scorer.restore(resumed)
@@ -133,13 +143,32 @@ def train(task: GrpoRun) -> None:
         if ranks.rank() == 0:
             history = progress.write_history(trainer, task.out)
             completions = scorer.write_results(task.out)
-            summary = {
-                "in": len(dataset),
-                "kept": len(dataset),
-                "rejected": {},
-                "notes": {**progress.notes(trainer, history, resumed, started), "completions": completions},
-            }
+            notes = {**progress.notes(trainer, history, resumed, started), "completions": completions}
+            for watcher in watchers:
+                notes |= held_out.publish(watcher, task.out)
+            summary = {"in": len(dataset), "kept": len(dataset), "rejected": {}, "notes": notes}
             write_json(task.out / "summary.json", summary)
+
+
+@contextmanager
+def watching(task: GrpoRun) -> Iterator[list[held_out.HeldOut]]:
+    """What asks the policy about held-out rows while it trains; nothing without `evaluate_steps`.
+
+    Raises:
+        UserError: there are no such rows.
+    """
+    settings = task.settings.grpo
+    if not settings.evaluate_steps:
+        yield []
+        return
+    if task.held_out is None:
+        raise UserError("held_out: grpo.evaluate_steps wants a file of held-out rows; name it, or set 0")
+    work = task.work / "held_out"
+    work.mkdir(exist_ok=True)
+    data = rows.open_parquet((task.held_out,), COLUMNS, work)
+    shown = examples(data, task.settings.model.depth_input)
+    with Scorer(data, settings, work, task.ledger, task.judge_base_url) as scorer:
+        yield [held_out.HeldOut(shown, settings, scorer, task.work)]
 
 
 def grpo_arguments(settings: Grpo) -> dict[str, Any]:
@@ -235,7 +264,7 @@ class Trainer(GRPOTrainer):
         try:
             output = super()._generate_and_score_completions(inputs)
         except ValueError:
-            row_check.name_row(self.processing_class, inputs)
+            name_row(self.processing_class, inputs)
             raise
         if self._scored:
             assert self.settings is not None

@@ -73,7 +73,7 @@ def check(
         )
     shape = memory.read_shape(model)
     longest = check_longest(model, dataset, policy, settings, shape)
-    check_disk(work, dataset, settings, shape)
+    check_disk(work, dataset, settings, shape, planned)
     needed = memory.check(settings, shape, longest, policy)
     found = {"steps": planned, "longest_tokens": longest, "memory_bytes_a_rank": round(sum(needed.values()))}
     logger.info("%d steps, longest sample %d tokens, about %.1f GB a rank", *found.values())
@@ -147,7 +147,7 @@ def check_longest(
 # --- disk ------------------------------------------------------------------------------------------------------
 
 
-def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape: Shape) -> None:
+def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape: Shape, planned: int) -> None:
     """Refuses a disk without room for the checkpoints and the memory-mapped copy of the data set.
 
     Raises:
@@ -155,6 +155,8 @@ def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape:
     """
     width = 2 if settings.precision == "bf16" else 4
     checkpoints = CHECKPOINTS * shape.adapted * settings.lora.r * (width + 12)
+    if isinstance(settings, Grpo) and settings.evaluate_steps:  # each evaluation may be the best so far
+        checkpoints += planned // settings.evaluate_steps * shape.adapted * settings.lora.r * width
     copy = 0 if (work / "dataset").exists() else sum(path.stat().st_size for path in dataset)
     work.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(work).free

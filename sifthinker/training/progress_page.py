@@ -26,8 +26,9 @@ def curves() -> tuple[str, ...]:
     """The logged metrics that are drawn, in order."""
     rewards = [f"rewards/{name}/mean" for name in REWARDS]
     means = [column.mean for column in columns() if column.mean]
+    held_out = ("held_out/reward", "held_out/answer")
     more = ("kl", GAP, "completion_length", "tokens_per_second")
-    return ("loss", "eval_loss", "reward", *rewards, *means, *more)
+    return ("loss", "eval_loss", "reward", *held_out, *rewards, *means, *more)
 
 
 def page(work: Path, dataset: Sequence[Path] = ()) -> str | None:

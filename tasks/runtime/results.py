@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config, Train
+from sifthinker.models.families import FAMILIES
 from sifthinker.training import samplers
 
 ROOT = Path(__file__).resolve().parents[2]  # of the tree that paths and data files are in
@@ -105,7 +106,7 @@ MODULES: dict[str, Module] = {
     "ingest": _at("sifthinker.data.ingest"),
     "spill": _at("sifthinker.data.disk_dict"),
     "expand": _at("sifthinker.data.expansion"),
-    "estimate": _at("sifthinker.data.depth_estimation"),
+    "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
     "publish": _at("sifthinker.data.publish"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
@@ -114,15 +115,22 @@ MODULES: dict[str, Module] = {
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
-    "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
-    "families": _at("sifthinker.models.families"),
+    "models": _at("sifthinker.models.loading", without=("_download", "check_depth", "check_policy")),
+    "folders": _neutral(
+        "sifthinker.models.folders sifthinker.models.template_check", "refuses a folder, and changes none"
+    ),
+    "families": _at("sifthinker.models.families.family"),
+    "families/table": _neutral(
+        "sifthinker.models.families", "lists entries; the model's own counts (`given`)"
+    ),
+    **{f"families/{name}": _at(f"sifthinker.models.families.{name}") for name in FAMILIES},
     "processors": _at("sifthinker.models.processors"),
     "budget": _at("sifthinker.models.budget"),
     "serve": _at(
-        "sifthinker.models.embedded_server",
+        "sifthinker.models.generation",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
         without=_names(
-            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main _fork Wanted "
+            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main Wanted "
             "ServerFailed _START _GRACE _LOG_LINES"
         ),
     ),
@@ -144,6 +152,7 @@ MODULES: dict[str, Module] = {
     ),
     "training/scoring": _at("sifthinker.training.scoring"),
     "training/sft": _at("sifthinker.training.sft"),
+    "training/held_out": _at("sifthinker.training.held_out", "sifthinker.training.held_out_rows"),
     "training/grpo": _at("sifthinker.training.grpo"),
     "training/samplers": _neutral(
         "sifthinker.training.samplers sifthinker.training.samplers.sampler",
@@ -159,7 +168,10 @@ MODULES: dict[str, Module] = {
     "training/merge": _at("sifthinker.training.merge"),
     # evaluation
     "evaluate": _at(
-        "sifthinker.evaluation.evaluate", "sifthinker.evaluation.asking", "sifthinker.evaluation.scoring"
+        "sifthinker.evaluation.evaluate",
+        "sifthinker.evaluation.asking",
+        "sifthinker.evaluation.scoring",
+        "sifthinker.evaluation.shown",
     ),
     "evaluate/server": _neutral(
         "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
@@ -181,7 +193,7 @@ MODULES: dict[str, Module] = {
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
-    "report": _at("sifthinker.reporting.report"),
+    "report": _at("sifthinker.reporting.report", "sifthinker.reporting.outcome"),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
@@ -215,6 +227,9 @@ MODULES: dict[str, Module] = {
         _KEEPS,
     ),
     "files": _neutral("sifthinker.system.files", _KEEPS),
+    "server": _neutral(
+        "sifthinker.models.embedded_server sifthinker.models.protocol sifthinker.models.workers", _CARRIES
+    ),
     "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
@@ -249,6 +264,8 @@ MODULES: dict[str, Module] = {
         "sifthinker.training.checkpoints sifthinker.training.stopping",
         "stops a training and resumes it, to the same result",
     ),
+    "machine": _neutral("sifthinker.system.machine", "names the machine and the commit on a page"),
+    "evaluation/progress": _neutral("sifthinker.evaluation.progress", _SHOWN),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
@@ -261,13 +278,18 @@ MODULES: dict[str, Module] = {
         _CARRIES,
     ),
     "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
-    "tiny": _neutral("sifthinker.models.toys", _TOYS),
+    "tiny": _neutral(
+        "sifthinker.models.toys sifthinker.models.toys.gemma3 sifthinker.models.toys.idefics3 "
+        "sifthinker.models.toys.internvl sifthinker.models.toys.llava sifthinker.models.toys.qwen "
+        "sifthinker.models.toys.text",
+        _TOYS,
+    ),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
-    "runtime/process": _neutral("tasks.runtime.programs", _RUNS),
+    "runtime/process": _neutral("tasks.runtime.programs tasks.runtime.following tasks.runtime.nodes", _RUNS),
     "runtime/results": _neutral("tasks.runtime.results", "this table"),
     "runtime/closure": _neutral("tasks.runtime.closure", "digests modules"),
     "runtime/identity": _neutral("tasks.runtime.identity", "makes keys"),
@@ -308,6 +330,11 @@ def _deepspeed(settings: Callable[[Config], Train]) -> Callable[[Config], Result
     return given
 
 
+def _family(config: Config) -> Results:
+    """The entry of the policy's family, and of no other: a new family changes no key."""
+    return Results((f"families/{config.model.family}",))
+
+
 def _sampler(config: Config) -> Results:
     used, python = samplers.of(config.grpo), config.grpo.vllm.python
     return Results(used.modules, used.libraries, elsewhere=_of(python, used.libraries))
@@ -335,7 +362,7 @@ SERVERS = {
 _CHARTS = ("pillow", "matplotlib")
 _PAGES = tuple(
     (name, f"sifthinker/reporting/templates/{name}")
-    for name in ("report.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
+    for name in ("report.html.jinja", "first.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
 )
 
 RESULTS: dict[str, Results] = {
@@ -356,15 +383,18 @@ RESULTS: dict[str, Results] = {
     "sft": Results(
         ("stages/sft", "training/sft"),
         ("trl", *_TRAINING),
-        given=(_deepspeed(lambda c: c.sft), _trained(lambda c: c.sft, ("trl", *_TRAINING))),
+        given=(_family, _deepspeed(lambda c: c.sft), _trained(lambda c: c.sft, ("trl", *_TRAINING))),
     ),
     "merge": Results(
-        ("stages/merge", "training/merge"), ("torch", "transformers", "peft", "pillow", "numpy")
+        ("stages/merge", "training/merge"),
+        ("torch", "transformers", "peft", "pillow", "numpy"),
+        given=(_family,),
     ),
     "grpo": Results(
         ("stages/grpo", "training/grpo"),
         ("trl", *_TRAINING, "scipy"),  # scipy: matches boxes in the grounding reward
         given=(
+            _family,
             _deepspeed(lambda c: c.grpo),
             _trained(lambda c: c.grpo, ("trl", *_TRAINING, "scipy")),
             _sampler,
@@ -374,7 +404,7 @@ RESULTS: dict[str, Results] = {
     "evaluate": Results(
         ("stages/evaluate", "evaluate", "serve", "estimate"),
         ("torch", "transformers", "pillow", "numpy", "scipy"),  # depth maps; scores
-        given=(_server, _standin(lambda c: c.evaluate.judge)),
+        given=(_family, _server, _standin(lambda c: c.evaluate.judge)),
     ),
     "report": Results(("stages/report", "report", "lineage"), _CHARTS, _PAGES),
     "ablation": Results(("stages/ablation", "ablation"), ("numpy", "scipy", *_CHARTS)),

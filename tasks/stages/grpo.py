@@ -1,11 +1,29 @@
 """grpo: GRPO-SIF on the reinforcement-learning samples."""
 
+from pathlib import Path
+
 from sifthinker.config import identity
+from sifthinker.core.tables import read
 from sifthinker.training import memory, preflight, samplers
 from tasks.runtime.endpoint import endpoint
 from tasks.runtime.programs import train, training_outcome
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+
+
+def _held_out(job: Job, subset: list[Path]) -> Path:
+    """Writes the rows that the policy is evaluated on while it trains."""
+    from sifthinker.models import loading  # imports torch
+    from sifthinker.training import held_out_rows
+
+    settings, config, parts = job.config.grpo, job.config, job.table("sif")
+    processor = loading.load_processor(job.inputs["base"].path, config.model.max_pixels)
+    unseen = held_out_rows.unseen(parts, config.sft, config.model, processor)
+    trained_on = {row["id"] for row in read(subset, ["id"])}
+    ids = held_out_rows.draw(unseen, trained_on, settings.evaluate_rows, settings.seed)
+    out = job.work / "held_out.parquet"
+    held_out_rows.write(parts, ids, out)
+    return out
 
 
 @stage(
@@ -19,11 +37,13 @@ from tasks.runtime.stage import Job, stage
 def grpo(job: Job) -> None:
     """Reinforcement learning with the four rewards, in processes of its own."""
     dataset = [job.inputs["subset"].path / "rl.parquet"]
+    held_out = _held_out(job, dataset) if job.config.grpo.evaluate_steps else None
     settings = {
         "model": str(job.inputs["base"].path),
         "dataset": [str(path) for path in dataset],
         "ledger": str(job.endpoints.ledger),
         "judge_base_url": job.endpoints.url,
+        "held_out": str(held_out) if held_out else None,
         "settings": {
             "model": job.config.model.model_dump(mode="json"),
             "grpo": job.config.grpo.model_dump(mode="json"),

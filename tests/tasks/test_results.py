@@ -170,10 +170,22 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
     "the layers that are trained": (
-        "sifthinker/training/adapters.py",
-        "FROZEN = ",
-        'FROZEN = "" or ',
-        TRAINED,
+        "sifthinker/models/families/family.py",
+        "TRAINED = ",
+        'TRAINED = "" or ',
+        {*TRAINED, "evaluate"},
+    ),
+    "the entry of the policy's family": (
+        "sifthinker/models/families/qwen2_5_vl.py",
+        "side=28",
+        "side=56",
+        {*TRAINED, "evaluate"},
+    ),
+    "the entry of another family": (
+        "sifthinker/models/families/gemma3.py",
+        "side=1",
+        "side=2",
+        NOTHING,
     ),
     "what a checkpoint's trainer is told": (
         "sifthinker/training/harness.py",
@@ -208,7 +220,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         NOTHING,
     ),
     # stand-ins, which are not used here
-    "the random models": ("sifthinker/models/toys.py", "import ", "import this\nX = 1\nimport ", NOTHING),
+    "the random models": (
+        "sifthinker/models/toys/__init__.py",
+        "import ",
+        "import this\nX = 1\nimport ",
+        NOTHING,
+    ),
     "the stand-in's replies": ("sifthinker/llm/standin/replies.py", "return ", "return None or ", NOTHING),
 }
 LIBRARIES: dict[str, set[str]] = {
@@ -352,7 +369,7 @@ def test_a_field_makes_these_stages_new(
 
 def test_stand_ins_count_where_they_are_used(tree: Path) -> None:
     before = keys(TOYS)
-    append(tree, "sifthinker/models/toys.py", "MORE = 1\n")
+    append(tree, "sifthinker/models/toys/__init__.py", "MORE = 1\n")
     built = keys(TOYS)
     assert new(before, built) == {"policy_weights"}
     edit(tree, "sifthinker/llm/standin/replies.py", "return ", "return None or ")
