@@ -63,6 +63,11 @@ class Train(Section):
     python: Path | None = operational(
         None, description="interpreter of the environment that trains, where it is not the flow's"
     )
+    rehearse: Literal["gpu", "always", "never"] = operational(
+        "gpu",
+        description="one step with the longest sample before the training, so that what does not fit ends in minutes: where "
+        "there are GPUs, always, or never",
+    )
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
     grace: float = operational(
         240,

@@ -289,6 +289,7 @@ MODULES: dict[str, Module] = {
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
+    "runtime/rehearsal": _neutral("tasks.runtime.rehearsal", "refuses a training, and changes none"),
     "runtime/process": _neutral("tasks.runtime.programs tasks.runtime.following tasks.runtime.nodes", _RUNS),
     "runtime/results": _neutral("tasks.runtime.results", "this table"),
     "runtime/closure": _neutral("tasks.runtime.closure", "digests modules"),
