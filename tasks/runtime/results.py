@@ -111,6 +111,7 @@ MODULES: dict[str, Module] = {
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
+    "wanted": _at("sifthinker.annotation.wanted"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
@@ -204,7 +205,9 @@ MODULES: dict[str, Module] = {
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
+    "stages/annotate": _at(
+        "tasks.stages.annotate", without=_names("_annotating _expects _say_how_many first")
+    ),
     "stages/evaluate": _at(
         "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
     ),
@@ -235,6 +238,7 @@ MODULES: dict[str, Module] = {
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
     "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "local_models": _neutral("sifthinker.llm.local_models", "digests weights, which count in keys"),
     "network": _neutral("sifthinker.llm.network", _CARRIES),
     "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
@@ -259,6 +263,10 @@ MODULES: dict[str, Module] = {
     "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
+    "probe": _neutral(
+        "sifthinker.annotation.probe sifthinker.annotation.first_rows sifthinker.annotation.preview",
+        "asks what the stage asks, before it",
+    ),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "training/checkpoints": _neutral(
         "sifthinker.training.checkpoints sifthinker.training.stopping",
