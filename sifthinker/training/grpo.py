@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,9 @@ from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.models import loading
-from sifthinker.training import (
-    adapters,
-    checkpoints,
-    harness,
-    held_out,
-    progress,
-    ranks,
-    row_check,
-    rows,
-    samplers,
-)
+from sifthinker.training import adapters, checkpoints, harness, held_out, progress, ranks, rows, samplers
 from sifthinker.training.json_files import write_json
+from sifthinker.training.row_check import name_row
 from sifthinker.training.samplers import agreement
 from sifthinker.training.scoring import Scorer, epoch_of
 
@@ -101,8 +92,15 @@ def main(path: Path) -> None:
     train(harness.load(path, GrpoRun))
 
 
-def train(task: GrpoRun) -> None:
+def train(
+    task: GrpoRun, scored: Callable[..., Any] = Scorer, trained: Callable[..., Any] | None = None
+) -> None:
     """Trains, or goes on training, and writes the results.
+
+    Args:
+        task: what is trained.
+        scored: makes the scorer; a rehearsal has another.
+        trained: makes the trainer; None: `Trainer`.
 
     Raises:
         UserError: see `check_groups`, `samplers.Sampler.check`, `harness.check_world`, `harness.check_identity`,
@@ -130,10 +128,10 @@ def train(task: GrpoRun) -> None:
     resumed = checkpoints.last_complete(task.work)
     ranks.barrier()
     with (
-        Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer,
+        scored(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer,
         watching(task) as watchers,
     ):
-        trainer = Trainer(
+        trainer = (trained or Trainer)(
             model=loading.load_policy(task.model, settings.precision),
             reward_funcs=scorer.functions,
             args=arguments,
@@ -273,7 +271,7 @@ class Trainer(GRPOTrainer):
         try:
             output = super()._generate_and_score_completions(inputs)
         except ValueError:
-            row_check.name_row(self.processing_class, inputs)
+            name_row(self.processing_class, inputs)
             raise
         if self._scored:
             assert self.settings is not None
