@@ -357,6 +357,7 @@ class Server:
 
     def __init__(self, answer):
         self.answer, self.requests = answer, []
+        self.api = config.Api(base_url="http://nowhere", model="judge")
 
     def __call__(self, *_args, **_kwargs):
         return self
