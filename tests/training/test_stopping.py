@@ -23,6 +23,8 @@ from safetensors.torch import load_file
 
 from sifthinker.system import processes, program_files
 from sifthinker.training import checkpoints
+from tasks.runtime import following
+from tests.nodes import job
 from tests.training.fake_judge import Judge
 
 ROOT = Path(__file__).parents[2]
@@ -153,3 +155,26 @@ def test_a_stopped_training_has_a_checkpoint_of_the_step_under_way_and_goes_on_a
         assert (straight / "book.json").read_bytes() == (resumed / "book.json").read_bytes()
         tables = [pq.read_table(out / "completions.parquet").to_pylist() for out in (straight, resumed)]
         assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_leaves_a_checkpoint_of_its_training_without_torchrun_too(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As a stage starts and ends it: what interrupts `follow` (a signal, Cancel, the time limit) is an exception."""
+    made = job(tmp_path / "store")
+    settings = {"batch": 1, "accumulation": 1, "epochs": 500, "save_steps": 5000, "lora": ZERO3["lora"]}
+    config = config_file("sft", "alone", settings, work=str(made.work), out=str(made.out))
+
+    def look() -> None:
+        if steps(made.work) >= 2:
+            raise KeyboardInterrupt
+
+    command = [sys.executable, "-m", "sifthinker.training.sft", str(config)]
+    with pytest.raises(KeyboardInterrupt):
+        following.follow(made, command, made.work / "progress.jsonl", None, grace=120, look=look)
+    said = program_files.status(made.work)
+    found = checkpoints.last_complete(made.work)
+    assert said["state"] == "stopped" and said["step"] < 500
+    assert found and found.name == f"checkpoint-{said['step']}"
+    assert not (made.work / "pid.json").exists()
