@@ -60,6 +60,11 @@ class Train(Section):
     gradient_checkpointing: bool = Field(True, description="computes activations twice to save memory")
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
+    rehearse: Literal["gpu", "always", "never"] = operational(
+        "gpu",
+        description="one step with the longest sample before the training, so that what does not fit ends in minutes: where "
+        "there are GPUs, always, or never",
+    )
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
     grace: float = operational(
         240,

@@ -62,6 +62,7 @@ class Wanted:
         lora_rank: Of adapters that vLLM loads at run time; 0: none are.
         memory: Share of a GPU's memory that vLLM takes; None: vLLM's own.
         gpus: CUDA_VISIBLE_DEVICES of the server; None: this process's own.
+        images: Most pictures of a prompt; only vLLM has to know.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Wanted:
     lora_rank: int = 0
     memory: float | None = None
     gpus: str | None = None
+    images: int = vllm_command.IMAGES
 
 
 @contextlib.contextmanager
@@ -161,6 +163,7 @@ def _command(of: Wanted, port: int) -> list[str]:
     if of.server == "vllm":
         command += ["--vllm", vllm(of.python), "--lora-rank", str(of.lora_rank)]
         command += [] if of.memory is None else ["--memory", str(of.memory)]
+        command += ["--images", str(of.images)]
     return command
 
 
@@ -282,6 +285,7 @@ def main() -> None:
     parser.add_argument("--vllm", default="vllm", help="command of vLLM")
     parser.add_argument("--lora-rank", type=int, default=0, help="of adapters that vLLM loads at run time")
     parser.add_argument("--memory", type=float, help="share of a GPU's memory that vLLM takes")
+    parser.add_argument("--images", type=int, default=vllm_command.IMAGES, help="most pictures of a prompt")
     arguments = parser.parse_args()
     if arguments.parent:
         processes.end_with(arguments.parent)
@@ -292,7 +296,9 @@ def main() -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     if arguments.server == "vllm":
         cpu = "cpu" in commands.version(arguments.vllm, "vllm")
-        options = vllm_command.Options(arguments.vllm, cpu, arguments.lora_rank, arguments.memory)
+        options = vllm_command.Options(
+            arguments.vllm, cpu, arguments.lora_rank, arguments.memory, images=arguments.images
+        )
         command = vllm_command.command(arguments.folder, arguments.port, arguments.model_name, options)
         sys.exit(run_vllm(command, vllm_command.environment(os.environ, options)))
     from sifthinker.models import embedded_server, generation

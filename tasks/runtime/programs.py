@@ -18,7 +18,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from sifthinker.config import Train
 from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
-from tasks.runtime import nodes
+from tasks.runtime import nodes, rehearsal
 from tasks.runtime.following import follow
 from tasks.runtime.stage import Job
 
@@ -32,6 +32,8 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     The program reads its settings from a YAML file in the stage's work folder, which it also keeps its
     checkpoints in: a retried stage finds them there and resumes.
     """
+    if options is not None and rehearsal.wanted(job, module, options):
+        rehearsal.rehearse(job, module, settings, options, train)
     config = job.work / "config.yaml"
     folders = {"work": str(job.work), "out": str(job.out)}
     config.write_text(yaml.safe_dump({**settings, **folders}, sort_keys=False), encoding="utf-8")

@@ -109,6 +109,7 @@ MODULES: dict[str, Module] = {
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
+    "wanted": _at("sifthinker.annotation.wanted"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
@@ -202,7 +203,9 @@ MODULES: dict[str, Module] = {
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
+    "stages/annotate": _at(
+        "tasks.stages.annotate", without=_names("_annotating _expects _say_how_many first")
+    ),
     "stages/evaluate": _at(
         "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
     ),
@@ -233,6 +236,7 @@ MODULES: dict[str, Module] = {
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
     "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "local_models": _neutral("sifthinker.llm.local_models", "digests weights, which count in keys"),
     "network": _neutral("sifthinker.llm.network", _CARRIES),
     "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
@@ -257,6 +261,10 @@ MODULES: dict[str, Module] = {
     "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
+    "probe": _neutral(
+        "sifthinker.annotation.probe sifthinker.annotation.first_rows sifthinker.annotation.preview",
+        "asks what the stage asks, before it",
+    ),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "training/checkpoints": _neutral(
         "sifthinker.training.checkpoints sifthinker.training.stopping",
@@ -287,6 +295,7 @@ MODULES: dict[str, Module] = {
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
+    "runtime/rehearsal": _neutral("tasks.runtime.rehearsal", "refuses a training, and changes none"),
     "runtime/process": _neutral("tasks.runtime.programs tasks.runtime.following tasks.runtime.nodes", _RUNS),
     "runtime/results": _neutral("tasks.runtime.results", "this table"),
     "runtime/closure": _neutral("tasks.runtime.closure", "digests modules"),
