@@ -42,7 +42,6 @@ MODEL_NAME = "policy"
 _START = {"transformers": 300.0, "vllm": 1800.0}  # seconds a server may take until it answers
 _GRACE = {"transformers": processes.GRACE, "vllm": 30.0}  # seconds to end by itself
 _LOG_LINES = 25  # of the log, in an error
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class ServerFailed(Exception):
@@ -223,8 +222,8 @@ def _environment(of: Wanted) -> dict[str, str]:
     more = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     if of.gpus is not None:
         more["CUDA_VISIBLE_DEVICES"] = of.gpus
-    if of.python is not None:  # another environment has not this package
-        more["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    if of.python is not None and of.server == "transformers":  # that environment has not this package
+        more |= commands.sources()
     return vllm_command.environment({**os.environ, **more})
 
 
