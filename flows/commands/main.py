@@ -17,6 +17,7 @@ from rich.table import Table
 from flows import server
 from flows.commands import artifacts, outcome, requests
 from flows.commands.accept import accept
+from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.options import (
     ConfigOption,
@@ -368,6 +369,7 @@ for command in (
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
+app.command(rich_help_panel=CHECKS)(compare)
 
 
 def _planned(
