@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("SIF_LEDGER", None)  # tests record nothing in a ledger that is in use
 # Which variables these tests may send to servers of their own, see sifthinker/llm/keys.py.
 os.environ["SIF_API_KEYS"] = ",".join(
     f"{name}=127.0.0.1" for name in ("MY_KEY", "SIF_TEST_KEY", "DOCTOR_KEY")

@@ -36,7 +36,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sifthinker/llm/completion.py": ("tests/llm/test_completion.py",),
     "sifthinker/llm/costs.py": ("tests/llm/test_costs.py",),
     "sifthinker/llm/judge.py": ("tests/llm/test_judge.py",),
-    "sifthinker/llm/ledger.py": ("tests/llm/test_ledger.py",),
+    "sifthinker/llm/ledger.py": ("tests/llm/test_ledger.py", "tests/llm/test_ledger_sqlite.py"),
     "sifthinker/llm/usage.py": ("tests/llm/test_usage.py",),
     "sifthinker/evaluation/gate.py": ("tests/evaluation/test_gate.py",),
     "sifthinker/evaluation/power.py": ("tests/evaluation/test_power.py",),

@@ -117,7 +117,7 @@ def test_every_command_exists(document: Path) -> None:
     for said in typed(document):
         if found := re.match(r"make ([a-z][a-z-]*)", said):
             unknown += [said] if found[1] not in targets else []
-        elif found := re.match(r"sif ([a-z]+)", said):
+        elif found := re.match(r"sif ([a-z][a-z-]*)", said):
             command = commands.get(found[1])
             options = {name for one in command.params for name in one.opts} if command else set()
             given = set(re.findall(r"(?<= )--?[a-z][a-z-]*", re.sub(r'"[^"]*"', "", said)))

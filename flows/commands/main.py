@@ -19,6 +19,7 @@ from flows.commands import artifacts, outcome, requests
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
+from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
     LimitOption,
@@ -366,6 +367,7 @@ for command in (
     artifacts.promote,
     accept,
     artifacts.prune,
+    import_ledger,
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)

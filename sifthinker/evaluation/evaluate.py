@@ -30,6 +30,7 @@ from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, 
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.evaluation.running_server import Running
 from sifthinker.llm import keys
+from sifthinker.llm.bookkeeping import Place
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def evaluate(
     serve: AbstractContextManager[Served],
     model: configuration.Model,
     config: configuration.Evaluate,
-    ledger: Path,
+    ledger: Place,
     depth: DepthPictures | None,
     out: Path,
     judge: llm.Client | None = None,
@@ -74,7 +75,7 @@ def evaluate(
         serve: the model's server. It is started when the depth pictures are there, because both want the GPU.
         model: what training and evaluation agree on.
         config: the benchmarks, and how to ask.
-        ledger: file of remembered replies.
+        ledger: where replies are remembered.
         depth: Spectral_r PNGs of (image digest, image) pairs, in any order; None only without `depth_input` and
             without a benchmark that scores depths.
         out: folder for the files.
@@ -111,7 +112,7 @@ def evaluate(
     return summary
 
 
-def _client(served: Served, config: configuration.Evaluate, ledger: Path) -> llm.Client:
+def _client(served: Served, config: configuration.Evaluate, ledger: Place) -> llm.Client:
     """A client of the server. Replies are remembered by the weights' digest, not by the port that it happens to have."""
     api = configuration.Api(
         base_url=configuration.SERVED,

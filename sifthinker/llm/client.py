@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 
 from sifthinker.config import Api
 from sifthinker.core.images import data_url as image_url
-from sifthinker.llm import http
+from sifthinker.llm import bookkeeping, http
 from sifthinker.llm.call_counts import Counts
 from sifthinker.llm.costs import BudgetSpent
 from sifthinker.llm.dispatcher import Engine
@@ -35,14 +35,17 @@ _PENDING = 16  # answers per call in flight that may wait for an earlier one, si
 class Client:
     """Asks one endpoint. A context manager; every method may be called from any thread."""
 
-    def __init__(self, api: Api, ledger: Path, base_url: str | None = None, scope: str = "") -> None:
-        """`base_url` is where the endpoint really listens, if not where `api` says (the stand-in's port).
+    def __init__(
+        self, api: Api, ledger: bookkeeping.Place, base_url: str | None = None, scope: str = ""
+    ) -> None:
+        """`ledger` is where calls are recorded. `base_url` is where the endpoint really listens, if not where `api` says (the stand-in's port).
 
         `scope` is part of every request's key: whatever besides endpoint and model decides the answers, such
         as the digest of the weights that a local server serves.
         """
         self.api, self.scope = api, scope
-        self._where = (api, str(ledger.resolve()), http.address(api, base_url))
+        place = ledger.resolve() if isinstance(ledger, Path) else ledger
+        self._where = (api, place, http.address(api, base_url))
         self._engine: Engine | None = None
 
     def __enter__(self) -> Self:
@@ -143,7 +146,7 @@ class Client:
         return self.engine.progress()
 
 
-_engines: dict[tuple[Api, str, str], tuple[Engine, int]] = {}
+_engines: dict[tuple[Api, bookkeeping.Place, str], tuple[Engine, int]] = {}
 _engines_lock = threading.Lock()
 # The collector of cycles while an engine runs. Its defaults (700, 10, 10) take a fifth of the processor time of a call
 # and now and then go through everything that Prefect and its like have imported, while no reply is read.
@@ -151,10 +154,10 @@ _COLLECTOR = (20_000, 10, 10)
 _collector = gc.get_threshold()
 
 
-def _acquire(api: Api, ledger: str, url: str) -> Engine:
+def _acquire(api: Api, ledger: bookkeeping.Place, url: str) -> Engine:
     global _collector
     with _engines_lock:
-        engine, users = _engines.get((api, ledger, url)) or (Engine(api, Path(ledger), url), 0)
+        engine, users = _engines.get((api, ledger, url)) or (Engine(api, ledger, url), 0)
         if not _engines:
             _collector = gc.get_threshold()
             gc.set_threshold(*_COLLECTOR)
@@ -162,7 +165,7 @@ def _acquire(api: Api, ledger: str, url: str) -> Engine:
         return engine
 
 
-def _give_back(api: Api, ledger: str, url: str) -> None:
+def _give_back(api: Api, ledger: bookkeeping.Place, url: str) -> None:
     with _engines_lock:
         engine, users = _engines.pop((api, ledger, url))
         if users > 1:

@@ -12,10 +12,14 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm.costs import Costs
 from sifthinker.llm.ledger import Ledger
 from sifthinker.llm.usage import Usage
-from sifthinker.system.disk_errors import trouble
 
 T = TypeVar("T")
 _GATHER = 0.002  # seconds in which operations gather for one commit
+_MOMENT = 0.2  # seconds between two looks at a ledger that is away
+
+
+class Lapsed(Exception):
+    """What was reserved may be another owner's by now."""
 
 
 class _Failed:
@@ -53,6 +57,18 @@ class Commits:
             self._task = loop.create_task(self._commits())
         return await done
 
+    async def held(self, lapses: int, check: Callable[[], None]) -> None:
+        """Waits until what was reserved after so many lapses is certainly still ours; `check` may end it.
+
+        Raises:
+            Lapsed: the lease has run out since.
+        """
+        while not self.ledger.is_held:
+            await asyncio.sleep(_MOMENT)
+            check()
+        if self.ledger.lapses != lapses:
+            raise Lapsed
+
     async def drained(self) -> None:
         """Waits until every operation is recorded, including those whose caller has given up waiting."""
         while self._committing:
@@ -75,9 +91,12 @@ class Commits:
                 )
             except Exception as error:  # noqa: BLE001 - to each of those who wait
                 told: Exception = error
-                if said := trouble(error):  # what is bought now could not be recorded: nothing more is asked
-                    told = UserError(f"{self.ledger.path.name}: {said}. What was recorded before is kept")
+                if said := self.ledger.trouble(error):
+                    told = UserError(f"{self.ledger.name}: {said}. What was recorded before is kept")
                     told.__cause__ = error
+                if isinstance(
+                    told, UserError
+                ):  # what is bought now could not be recorded: nothing more is asked
                     self._stop(told)
                 for _, _, done in queue:
                     if not done.done():
@@ -96,9 +115,12 @@ class Commits:
 
     def _commit(self, operations: list[Callable[[], Any]], durable: bool) -> tuple[list[Any], Usage]:
         began = time.perf_counter()
-        with self.ledger.transaction(durable):
+
+        def work() -> tuple[list[Any], Usage]:
             results = [self._apart(operation) for operation in operations]
-            spent = self.ledger.usage(self._account)  # with what other processes bought
+            return results, self.ledger.usage(self._account)  # with what other processes bought
+
+        results, spent = self.ledger.together(work, durable)
         self.seconds += time.perf_counter() - began
         return results, spent
 
@@ -108,6 +130,6 @@ class Commits:
             with self.ledger.apart():
                 return operation()
         except Exception as error:
-            if trouble(error) or not self.ledger.is_open:  # nothing can be recorded
+            if self.ledger.trouble(error) or not self.ledger.is_open:  # nothing can be recorded
                 raise
             return _Failed(error)

@@ -9,7 +9,6 @@ a place among those in flight -> a place in the quota -> sent, retried -> record
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import threading
@@ -17,22 +16,23 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sifthinker.config import Api
 from sifthinker.core.errors import UserError
+from sifthinker.llm import bookkeeping
 from sifthinker.llm.batch import IN_FLIGHT, BatchEndpoint
 from sifthinker.llm.call_counts import Counts
-from sifthinker.llm.commits import Commits
+from sifthinker.llm.commits import Commits, Lapsed
 from sifthinker.llm.costs import BudgetSpent, Costs
 from sifthinker.llm.http import Dead, Endpoint, FieldRefused, Transient, Unauthorized
-from sifthinker.llm.ledger import LEASE, Failure, Ledger, Reply
+from sifthinker.llm.ledger import LEASE, Failure, Reply
 from sifthinker.llm.parameters import Witnesses
 from sifthinker.llm.patience import Patience, Unreachable
-from sifthinker.llm.rate_limits import MINUTE, Gate, Quota, Ticket
+from sifthinker.llm.rate_limits import Gate, Ticket, Turns
 from sifthinker.llm.request import Request
 from sifthinker.llm.usage import Usage
 from sifthinker.system.waiting import outcome
@@ -52,18 +52,17 @@ class Interrupted(UserError):
 class Engine:
     """One event loop in a thread, with everything that the clients of one endpoint and ledger share."""
 
-    def __init__(self, api: Api, ledger: Path, url: str) -> None:
+    def __init__(self, api: Api, ledger: bookkeeping.Place, url: str) -> None:
         """Starts the thread, opens the ledger and takes up the batches of an earlier run."""
         self.api, self.url = api, url
         self.account = f"{api.base_url} {api.model}"
-        self.ledger = Ledger(ledger)
+        self.ledger = bookkeeping.open_ledger(ledger)
         self.costs = Costs(api, self.ledger.usage(self.account))
         self.commits = Commits(self.ledger, self.account, self.costs, self._stop)
         self.patience = Patience(url, api.max_pause)
         self._witnesses = Witnesses()
-        name = hashlib.sha256(self.account.encode()).hexdigest()[:16]
-        self.quota = Quota(
-            ledger.with_name(f"{ledger.name}.{name}.quota"), api.requests_per_minute, api.tokens_per_minute
+        self.turns = Turns(
+            bookkeeping.open_quota(ledger, self.account, api.requests_per_minute, api.tokens_per_minute)
         )
         self.stopped: UserError | None = None
         self.rows_total = self._kept = self._rejected = 0
@@ -85,7 +84,6 @@ class Engine:
         most = max(self.api.concurrency, IN_FLIGHT) if self.api.mode == "batch" else self.api.concurrency
         self.gate = Gate(most)
         self.rows = asyncio.Semaphore(most + most // 4 + 1)
-        self._turn = asyncio.Lock()
         kind = BatchEndpoint if self.api.mode == "batch" else Endpoint
         self.endpoint = kind(self.api, self.url)
         if isinstance(self.endpoint, BatchEndpoint):
@@ -104,6 +102,7 @@ class Engine:
         self.loop.call_soon_threadsafe(self._interrupt)
 
     def _interrupt(self) -> None:
+        self.ledger.hurry()
         self._stop(Interrupted(f"{self.url}: interrupted; what was bought is kept"))
         self._drop()
         self.loop.call_later(_GRACE, self._drop, True)
@@ -158,8 +157,7 @@ class Engine:
         self.commits.shut_down()
         self.loop.close()
         self.ledger.close()
-        self.quota.leave()
-        self.quota.close()
+        self.turns.close()
 
     async def reply(self, request: Request, scope: str) -> Reply | Failure:
         """The answer: of the same request in flight, of the ledger, or of the server."""
@@ -196,13 +194,17 @@ class Engine:
             if isinstance(claim, (Reply, Failure)):
                 self._cached += 1
                 return claim
-            if claim == "mine":
-                break
             if claim == "spent":
                 raise self._budget_spent()
+            if claim == "mine":
+                with suppress(Lapsed):
+                    return await self._bought(key, request)
             self._check()
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # another process asks it right now
             wait = min(1.0, 1.5 * wait)
+
+    async def _bought(self, key: str, request: Request) -> Reply | Failure:
+        """`_buy`; a reservation that is not used is given back."""
         try:
             return await self._buy(key, request)
         except BaseException:
@@ -212,9 +214,10 @@ class Engine:
     async def _buy(self, key: str, request: Request) -> Reply | Failure:
         """Sends a reserved request until it is answered, refused or given up, and records which."""
         tries = paid = 0
+        lapses = self.ledger.lapses
         while True:
             try:
-                reply, usage = await self._send(key, request)
+                reply, usage = await self._send(key, request, lapses)
             except Dead as error:
                 if isinstance(error, FieldRefused) and await self._alike():
                     raise self._stop(Unauthorized(error.told)) from error
@@ -246,7 +249,7 @@ class Engine:
         except Unreachable as error:
             raise self._stop(error) from None
         if pause:
-            self.quota.pause(pause)
+            await self.turns.pause(pause)
         wait = max(pause, self.patience.backoff(tries))
         self.patience.say(trouble, pause, wait, len(self._flying))
         await asyncio.sleep(wait)
@@ -289,13 +292,16 @@ class Engine:
         size = error.size if isinstance(error, Transient) else 0
         return self.costs.estimated(request.messages, size, request.max_tokens)
 
-    async def _send(self, key: str, request: Request) -> tuple[Reply, Usage]:
+    async def _send(self, key: str, request: Request, lapses: int) -> tuple[Reply, Usage]:
         """One try, within the limits."""
         async with self.gate:
             self._check()
             guess = self.costs.guess(request.messages)
-            ticket = await self._ticket(guess, request.max_tokens)
+            ticket = await self.turns.ticket(
+                lambda: self.costs.expected(guess, request.max_tokens).tokens, self._check
+            )
             expected = self.costs.expected(guess, request.max_tokens)
+            await self.commits.held(lapses, self._check)
             if not await self.costs.room(expected):
                 raise self._budget_spent()
             task = asyncio.current_task()
@@ -309,7 +315,7 @@ class Engine:
                 self._trouble(error, ticket)
                 raise
             except Dead as error:
-                self.quota.settle(ticket, error.usage.tokens if error.usage else ticket.tokens)
+                self.turns.settle(ticket, error.usage.tokens if error.usage else ticket.tokens)
                 raise
             except Unauthorized as error:
                 self._stop(error)
@@ -328,25 +334,15 @@ class Engine:
             else:
                 self.costs.learn(guess, usage)
             self.gate.good(time.monotonic() - began)
-            self.quota.settle(ticket, usage.tokens)
+            self.turns.settle(ticket, usage.tokens)
             return reply, usage
 
     def _trouble(self, error: Transient, ticket: Ticket) -> None:
         log.debug("retried: %s", error.detail)
-        if error.kind in ("rate-limit", "connection"):
-            self.quota.settle(ticket, 0)  # not served, so not counted; a time-out may well be
+        if error.kind in ("rate-limit", "connection"):  # not served, so not counted; a time-out may well be
+            self.turns.settle(ticket, 0)
         if error.overload:
             self.gate.bad()
-
-    async def _ticket(self, prompt: float, most: int) -> Ticket:
-        """A place in the quota for a prompt guessed at so many tokens and an answer of `most` at most."""
-        async with self._turn:  # one waits for the quota and the others behind it: nothing is reserved ahead
-            while True:
-                ticket = self.quota.reserve(self.costs.expected(prompt, most).tokens)
-                if isinstance(ticket, Ticket):
-                    return ticket
-                await asyncio.sleep(min(ticket, MINUTE / 60))
-                self._check()
 
     def _check(self) -> None:
         if self.stopped is not None:
@@ -363,7 +359,7 @@ class Engine:
             if time.monotonic() - last > LEASE / 6:
                 last = time.monotonic()
                 await self.commits.do(self.ledger.beat)
-            self.gate.peers = self.quota.peers()
+            self.gate.peers = await self.turns.peers()
             await asyncio.sleep(1.0)
 
     def row_done(self, kept: bool) -> None:

@@ -7,51 +7,26 @@ A row is keyed by the digest of what was asked (endpoint, model, parameters, mes
 * `failed`: given up for reasons of the transport, the next one who wants it asks again,
 * `dead`: refused for good (content filter, bad request), not asked again until `revive`.
 
-SQLite in WAL mode with full synchronisation: what is committed survives SIGKILL and power loss. One commit costs
-about half a millisecond of disk, so callers put many operations into one `transaction` (vlm does). The file
-has to be on a local disk. Pictures are never stored, only their digests.
+What is common to all ledgers is here. `ledger_sqlite` keeps one in a file, for the processes of one host, and
+`ledger_postgres` in a database, for several hosts. Pictures are never stored, only their digests.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import socket
-import sqlite3
+import threading
 import time
-import uuid
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
-import psutil
-
-from sifthinker.core.errors import UserError
 from sifthinker.llm.usage import Budget, Usage
-from sifthinker.system import processes
-from sifthinker.system.disk_errors import trouble
 
-logger = logging.getLogger(__name__)
+VARIABLE = "SIF_LEDGER"  # in the environment: the address of the PostgreSQL database that hosts share
 LEASE = 30.0  # seconds without a heartbeat after which an owner on another host (container) counts as dead
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
-    key TEXT PRIMARY KEY, account TEXT NOT NULL, state TEXT NOT NULL, owner TEXT NOT NULL, at REAL NOT NULL,
-    request BLOB NOT NULL, reply BLOB, finish_reason TEXT, model TEXT, kind TEXT, detail TEXT,
-    prompt_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
-    completion_tokens INTEGER NOT NULL DEFAULT 0, money REAL NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, beat REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS accounts (
-    account TEXT PRIMARY KEY, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
-    cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, money REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS estimates (account TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, account TEXT NOT NULL, state TEXT NOT NULL,
-    keys BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
-"""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,84 +53,90 @@ class Failure:
 Claim = Reply | Failure | Literal["mine", "busy", "spent"]
 
 
-class Ledger:
-    """One connection to a ledger file. Not thread-safe: one thread at a time."""
+class Ledger(ABC):
+    """One connection to a ledger. Not thread-safe: one thread at a time.
 
-    def __init__(self, path: Path, lease: float = LEASE) -> None:
-        """Opens or creates the file.
+    Statements are written once for all kinds of ledgers: `?` stands for a value.
+    """
 
-        Raises:
-            UserError: it cannot be opened, or is no ledger.
-        """
-        self.path, self.lease = path, lease
-        # One owner per connection: host, process (with its start, since process ids are reused), connection.
-        self._host = f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
-        self.owner = f"{self._host}:{uuid.uuid4().hex}"
+    _NOW: ClassVar[str]  # SQL of the time in seconds, by the clock that all owners share
+
+    def __init__(self, name: str, owner: str) -> None:
+        """`name` is the ledger's in messages; `owner` names this connection and no other one."""
+        self.name, self.owner = name, owner
+        self.lapses = 0  # times that the lease ran out: what was reserved before may be another owner's
+        self._hurry = threading.Event()
         self._depth = 0
-        self._durable: bool | None = None  # what the connection is set to
         self._costs: dict[str, Usage] = {}  # by account, of the open transaction
         self._alive: dict[str, tuple[float, bool]] = {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
-            self._open()
-            self.beat()
-        except (OSError, sqlite3.Error) as error:
-            advice = "It must be a SQLite file on a local disk; move a damaged one away (what it holds would be paid again)"
-            why = trouble(error) or f"{error}. {advice}"  # nobody shall move it away because the disk is full
-            raise UserError(f"{path.name}: cannot open the ledger of paid calls: {why}") from error
 
-    def _open(self) -> None:
-        """The schema. Ranks open a new file at once, and SQLite does not wait for the one that turns WAL on."""
-        end = time.monotonic() + 60
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.executescript(_SCHEMA)
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > end:
-                    raise
-                time.sleep(0.05)
+    @abstractmethod
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """Runs a statement; its cursor."""
 
-    def close(self) -> None:
-        """Gives back what is still reserved; on a full disk the next one takes it over, once this process is gone."""
-        try:
-            with self.transaction():
-                self._db.execute(
-                    "UPDATE calls SET state = 'failed' WHERE state = 'reserved' AND owner = ?", [self.owner]
-                )
-                self._db.execute("DELETE FROM owners WHERE owner = ?", [self.owner])
-        except sqlite3.Error as error:
-            if not (said := trouble(error)):
-                raise
-            logger.warning("%s: reservations are not given back: %s", self.path.name, said)
-        finally:
-            self._db.close()
+    @abstractmethod
+    def _begin(self, durable: bool) -> None:
+        """Begins a transaction that keeps out all others that write."""
+
+    @abstractmethod
+    def _commit(self) -> None:
+        """Ends the transaction: what it wrote is kept."""
+
+    @abstractmethod
+    def _lives(self, owner: str) -> bool:
+        """Whether the owner of a reservation, which is not this one, still lives."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Ends the connection."""
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether a transaction is open; a database may end it itself, as when its disk is full."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what this owner has reserved is certainly still its own."""
+        return True
+
+    def hurry(self) -> None:
+        """A database that is away is waited for no longer: the run was told to end."""
+        self._hurry.set()
+
+    def _savepoint(self, statement: str) -> None:
+        """Runs a statement of savepoints, at once or together with the next one."""
+        self._execute(statement)
+
+    def trouble(self, error: BaseException) -> str | None:
+        """Why nothing can be recorded any more, and what to do; None where an error is of another kind."""
+        return None
+
+    def together(self, work: Callable[[], T], durable: bool = True) -> T:
+        """Does `work` in one transaction; see `transaction`."""
+        with self.transaction(durable):
+            return work()
 
     @contextlib.contextmanager
     def transaction(self, durable: bool = True) -> Iterator[None]:
         """Everything inside is committed together, at the end of the outermost `with`.
 
         What is not `durable` (a reservation) may be lost with the machine's power, never with a killed process;
-        it costs no wait for the disk.
+        where the machine is the ledger's own it costs no wait for the disk.
         """
         if self._depth == 0:
-            if durable != self._durable:
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._durable = durable
-            self._db.execute("BEGIN IMMEDIATE")
+            self._begin(durable)
         self._depth += 1
         try:
             yield
             if self._depth == 1:
                 self._charge()
-                self._db.execute("COMMIT")
+                self._commit()
         except BaseException:
             if self._depth == 1:
                 self._costs.clear()
-                if self._db.in_transaction:  # SQLite ends it itself when the disk is full
-                    self._db.execute("ROLLBACK")
+                if self.is_open:
+                    self._execute("ROLLBACK")
             raise
         finally:
             self._depth -= 1
@@ -164,32 +145,42 @@ class Ledger:
     def apart(self) -> Iterator[None]:
         """A part of the open transaction: where it fails, it is undone alone, and the rest goes on."""
         costs = dict(self._costs)
-        self._db.execute("SAVEPOINT apart")
+        self._savepoint("SAVEPOINT apart")
         try:
             yield
         except BaseException:
             self._costs = costs
-            if self._db.in_transaction:  # else the whole transaction is gone, as when the disk is full
-                self._db.execute("ROLLBACK TO apart")
-                self._db.execute("RELEASE apart")
+            if self.is_open:  # else the whole transaction is gone, as when the disk is full
+                self._execute("ROLLBACK TO SAVEPOINT apart")
+                self._execute("RELEASE SAVEPOINT apart")
             raise
-        self._db.execute("RELEASE apart")
+        self._savepoint("RELEASE SAVEPOINT apart")
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a transaction is open; SQLite ends it itself when the disk is full."""
-        return self._db.in_transaction
+    def close(self) -> None:
+        """Gives back what is still reserved, and ends the connection."""
+        try:
+            with self.transaction():
+                self._execute(
+                    "UPDATE calls SET state = 'failed' WHERE state = 'reserved' AND owner = ?", [self.owner]
+                )
+                self._execute("DELETE FROM owners WHERE owner = ?", [self.owner])
+        finally:
+            self._close()
 
     def beat(self) -> None:
         """Says that this owner is alive; due several times per lease."""
         with self.transaction(durable=False):
-            self._db.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", [self.owner, time.time()])
+            self._execute(
+                f"INSERT INTO owners (owner, beat) VALUES (?, {self._NOW})"
+                " ON CONFLICT (owner) DO UPDATE SET beat = excluded.beat",
+                [self.owner],
+            )
 
     def claim(self, key: str, account: str, request: bytes, budget: Budget | None = None) -> Claim:
         """The outcome of the request if it is known, else the right to ask it.
 
-        "mine": reserved for the caller, who then calls `settle`, `fail` or `release`. "busy": somebody alive
-        is asking it; claim again later. "spent": it would have to be paid for, and the budget is used up.
+        "mine": reserved for the caller, who then calls `settle`, `fail` or `release`. "busy": another one who is
+        alive is asking it; claim again later. "spent": it would have to be paid for, and the budget is used up.
         """
         with self.transaction(durable=False):
             spent = budget is not None and budget.limits and budget.spent(self.usage(account))
@@ -197,7 +188,7 @@ class Ledger:
                 key, account, request, "NOTHING"
             ):  # the common case: one statement
                 return "mine"
-            row = self._db.execute(
+            row = self._execute(
                 "SELECT state, owner, reply, finish_reason, model, prompt_tokens, completion_tokens, seconds, kind,"
                 " detail FROM calls WHERE key = ?",
                 [key],
@@ -209,6 +200,8 @@ class Ledger:
                     return Reply(text, finish_reason, model, prompt, completion, True, seconds)
                 if state == "dead":
                     return Failure(kind, detail)
+                if state == "reserved" and owner == self.owner:
+                    return "mine"
                 if state == "reserved" and self._is_alive(owner):
                     return "busy"
             if spent:
@@ -219,12 +212,12 @@ class Ledger:
 
     def _reserve(self, key: str, account: str, request: bytes, conflict: str) -> bool:
         """Writes a reservation, or does with a row that is there what `conflict` says; whether it wrote."""
-        cursor = self._db.execute(
-            "INSERT INTO calls (key, account, state, owner, at, request) VALUES (?, ?, 'reserved', ?, ?, ?)"
+        cursor = self._execute(
+            f"INSERT INTO calls (key, account, state, owner, at, request) VALUES (?, ?, 'reserved', ?, {self._NOW}, ?)"
             f" ON CONFLICT (key) DO {conflict}",
-            [key, account, self.owner, time.time(), zlib.compress(request, 1)],
+            [key, account, self.owner, zlib.compress(request, 1)],
         )
-        return cursor.rowcount == 1
+        return bool(cursor.rowcount == 1)
 
     def settle(self, key: str, reply: Reply, usage: Usage) -> None:
         """Records a reply that was paid for."""
@@ -237,10 +230,16 @@ class Ledger:
         )
 
     def fail(self, key: str, failure: Failure, dead: bool, usage: Usage | None = None) -> None:
-        """Records that there is no answer; `dead` for good. A refusal can cost tokens too."""
+        """Records that there is no answer; `dead` for good. A refusal can cost tokens too.
+
+        A reply that is there is kept: whoever lost its lease may fail after another one got the answer.
+        """
         state = "dead" if dead else "failed"
         self._finish(
-            key, usage or Usage(), "state = ?, kind = ?, detail = ?", [state, failure.kind, failure.detail]
+            key,
+            usage or Usage(),
+            "state = CASE state WHEN 'ok' THEN 'ok' ELSE ? END, kind = ?, detail = ?",
+            [state, failure.kind, failure.detail],
         )
 
     def charge(self, key: str, usage: Usage) -> None:
@@ -249,20 +248,20 @@ class Ledger:
 
     def asked(self, key: str) -> bytes:
         """The request as it was recorded; empty where it is not known."""
-        row = self._db.execute("SELECT request FROM calls WHERE key = ?", [key]).fetchone()
+        row = self._execute("SELECT request FROM calls WHERE key = ?", [key]).fetchone()
         return zlib.decompress(row[0]) if row else b""
 
     def release(self, key: str) -> None:
         """Gives a reservation back unasked."""
         with self.transaction():
-            self._db.execute(
+            self._execute(
                 "UPDATE calls SET state = 'failed' WHERE key = ? AND state = 'reserved' AND owner = ?",
                 [key, self.owner],
             )
 
     def usage(self, account: str) -> Usage:
         """What the account has cost since the ledger began."""
-        row = self._db.execute(
+        row = self._execute(
             "SELECT calls, prompt_tokens, cached_tokens, completion_tokens, money, coalesce(tokens, 0)"
             " FROM accounts LEFT JOIN estimates USING (account) WHERE account = ?",
             [account],
@@ -273,10 +272,27 @@ class Ledger:
     def revive(self, kind: str | None = None) -> int:
         """Lets requests that failed for good be asked again, all or those of one kind; returns how many there were."""
         with self.transaction():
-            cursor = self._db.execute(
-                "UPDATE calls SET state = 'failed' WHERE state = 'dead' AND (?1 IS NULL OR kind = ?1)", [kind]
+            statement = "UPDATE calls SET state = 'failed' WHERE state = 'dead'"
+            if kind is None:
+                return int(self._execute(statement).rowcount)
+            return int(self._execute(f"{statement} AND kind = ?", [kind]).rowcount)
+
+    def adopt(self, key: str, account: str, outcome: Sequence[Any], usage: Usage) -> bool:
+        """Takes over a call of another ledger with what it cost; False where the request is known here.
+
+        `outcome` holds the columns state, request, reply, finish_reason, model, kind, detail and seconds.
+        """
+        cost = [usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.money]
+        with self.transaction():
+            cursor = self._execute(
+                "INSERT INTO calls (key, account, owner, at, state, request, reply, finish_reason, model, kind, detail,"
+                " seconds, prompt_tokens, cached_tokens, completion_tokens, money)"
+                f" VALUES (?, ?, ?, {self._NOW}, {', '.join('?' * 12)}) ON CONFLICT (key) DO NOTHING",
+                [key, account, self.owner, *outcome, *cost],
             )
-            return cursor.rowcount
+            if cursor.rowcount == 1 and usage.calls:
+                self._costs[account] = self._costs.get(account, Usage()) + usage
+            return bool(cursor.rowcount == 1)
 
     # A batch is recorded before it is submitted ("planned") and again with the provider's id ("sent"), so that
     # a killed run finds out at the provider whether a planned one arrived, and collects a sent one.
@@ -284,33 +300,42 @@ class Ledger:
     def plan_batch(self, name: str, account: str, keys: list[str]) -> None:
         """Records the batch `name` of the requests `keys` before it is submitted."""
         with self.transaction():
-            self._db.execute(
-                "INSERT INTO batches VALUES (?, ?, 'planned', ?, ?)",
-                [name, account, zlib.compress("\n".join(keys).encode(), 1), time.time()],
+            self._execute(
+                f"INSERT INTO batches (id, account, state, keys, at) VALUES (?, ?, 'planned', ?, {self._NOW})",
+                [name, account, zlib.compress("\n".join(keys).encode(), 1)],
             )
 
     def set_batch(self, name: str, state: str) -> None:
         """`state` is "planned", "sent <provider's id>" or "done"."""
         with self.transaction():
-            self._db.execute("UPDATE batches SET state = ? WHERE id = ?", [state, name])
+            self._execute("UPDATE batches SET state = ? WHERE id = ?", [state, name])
 
     def open_batches(self, account: str) -> dict[str, tuple[str, list[str]]]:
         """State and keys of the batches not yet collected, by name."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT id, state, keys FROM batches WHERE account = ? AND state != 'done' ORDER BY at, id",
             [account],
         )
         return {name: (state, zlib.decompress(keys).decode().split("\n")) for name, state, keys in rows}
 
+    def adopt_batch(self, name: str, account: str, state: str, keys: bytes) -> None:
+        """Takes over a batch of another ledger, as it was recorded there."""
+        with self.transaction():
+            self._execute(
+                f"INSERT INTO batches (id, account, state, keys, at) VALUES (?, ?, ?, ?, {self._NOW})"
+                " ON CONFLICT (id) DO NOTHING",
+                [name, account, state, keys],
+            )
+
     def _finish(self, key: str, usage: Usage, outcome: str, values: list[Any]) -> None:
         """Writes `outcome` (a SET clause of `values`) and the cost into the row and adds the cost to the account."""
         cost = [usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.money]
         with self.transaction():
-            row = self._db.execute(
-                "UPDATE calls SET at = ?, prompt_tokens = prompt_tokens + ?, cached_tokens = cached_tokens + ?,"
-                f" completion_tokens = completion_tokens + ?, money = money + ?, {outcome} WHERE key = ?"
-                " RETURNING account",
-                [time.time(), *cost, *values, key],
+            row = self._execute(
+                f"UPDATE calls SET at = {self._NOW}, prompt_tokens = prompt_tokens + ?,"
+                " cached_tokens = cached_tokens + ?, completion_tokens = completion_tokens + ?, money = money + ?,"
+                f" {outcome} WHERE key = ? RETURNING account",
+                [*cost, *values, key],
             ).fetchone()
             assert row is not None, "only a claimed request can be finished"
             if usage.calls:
@@ -318,42 +343,27 @@ class Ledger:
 
     def _charge(self) -> None:
         """Adds the open transaction's costs to their accounts, once an account and not once a call."""
+        summed = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "money")
+        sums = ", ".join(f"{name} = accounts.{name} + excluded.{name}" for name in summed)
         for account, cost in self._costs.items():
-            self._db.execute(
-                "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET"
-                " calls = calls + excluded.calls, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
-                " cached_tokens = cached_tokens + excluded.cached_tokens,"
-                " completion_tokens = completion_tokens + excluded.completion_tokens,"
-                " money = money + excluded.money",
-                [
-                    account,
-                    cost.calls,
-                    cost.prompt_tokens,
-                    cost.cached_tokens,
-                    cost.completion_tokens,
-                    cost.money,
-                ],
+            self._execute(
+                f"INSERT INTO accounts (account, {', '.join(summed)}) VALUES (?, ?, ?, ?, ?, ?)"
+                f" ON CONFLICT (account) DO UPDATE SET {sums}",
+                [account, *(getattr(cost, name) for name in summed)],
             )
             if cost.estimated:
-                self._db.execute(
-                    "INSERT INTO estimates VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET"
-                    " tokens = tokens + excluded.tokens",
+                self._execute(
+                    "INSERT INTO estimates (account, tokens) VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET"
+                    " tokens = estimates.tokens + excluded.tokens",
                     [account, cost.estimated],
                 )
         self._costs.clear()
 
     def _is_alive(self, owner: str) -> bool:
-        """Whether a reservation's owner still lives: its process on this host, its heartbeat elsewhere."""
-        checked, alive = self._alive.get(owner, (0.0, False))
+        """Whether a reservation's owner still lives, as of a second ago at most."""
+        checked, alive = self._alive.get(owner, (float("-inf"), False))
         if time.monotonic() - checked < 1.0:  # thousands of claims ask about the same few owners
             return alive
-        row = self._db.execute("SELECT beat FROM owners WHERE owner = ?", [owner]).fetchone()
-        host, pid, created, _ = owner.rsplit(":", 3)
-        if row is None:
-            alive = False
-        elif host == socket.gethostname():
-            alive = processes.lives(int(pid), float(created))
-        else:
-            alive = time.time() - row[0] < self.lease
+        alive = self._lives(owner)
         self._alive[owner] = (time.monotonic(), alive)
         return alive

@@ -1,38 +1,26 @@
-"""Limits on what is sent to an endpoint: quotas shared by all processes of a host, concurrency that adapts.
+"""Limits on what is sent to an endpoint: quotas that processes share, concurrency that adapts.
 
-`Quota` is a small memory-mapped file under an advisory lock, so that every process that names the same file
-shares one budget per minute and one pause after a 429. The kernel frees the lock when a process is killed, and
-what a killed process had reserved leaves the window within a minute by itself.
+What is common to all quotas is here, with what the calls of one event loop need of them. `rate_limits_file` has the quota
+of the processes of a host, and `rate_limits_postgres` that of several hosts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import mmap
-import os
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
-
-from sifthinker.system import processes
+from functools import partial
+from typing import TypeVar
 
 MINUTE = 60.0  # seconds of the provider's window
-_BUCKETS = 128  # ring of window parts; 121 of half a second make the window, 60 to 60.5 s
-_PARTS = 120
-_BURST = 1.0 / 60  # of the minute's quota that may be sent at once
-_PEERS = 32
-_ALIVE = 10.0  # seconds after which a process that no longer asks does not count as a peer
-# Layout, doubles: next request, next token, paused until; per bucket: number, requests, tokens; per peer: pid, beat;
-# of the process that set the pause: pid, when it was created.
-_RING, _PEER = 3, 3 + 3 * _BUCKETS
-_PAUSER = _PEER + 2 * _PEERS
-_SIZE = (_PAUSER + 2) * 8
+PARTS = 120
+BURST = 1.0 / 60  # of the minute's quota that may be sent at once
+ALIVE = 10.0  # seconds after which a process that no longer asks does not count as a peer
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,127 +31,121 @@ class Ticket:
     tokens: float
 
 
-class Quota:
+class Quota(ABC):
     """Requests and tokens per minute of one account; none = unlimited.
 
     Both a sliding window (never more than the quota in any minute) and pacing (evenly spread, no bursts, which
     providers answer with 429 although the minute's quota is not reached).
     """
 
-    def __init__(self, path: Path, requests: int | None = None, tokens: int | None = None) -> None:
-        """Opens or makes the file `path`, through which processes share the quota (per minute; None = unlimited)."""
+    is_remote = False  # whether a question takes long, and may fail
+
+    def __init__(self, requests: int | None, tokens: int | None) -> None:
+        """Of requests and tokens per minute; None = unlimited."""
         self.requests, self.tokens = requests, tokens
-        self._created = psutil.Process().create_time()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        with self._locked():
-            if os.fstat(self._file).st_size < _SIZE:
-                os.ftruncate(self._file, _SIZE)
-        self._map = mmap.mmap(self._file, _SIZE)
-        self._state = memoryview(self._map).cast("d")
 
-    def close(self) -> None:
-        """Closes the file; reservations stay in it."""
-        self._state.release()
-        self._map.close()
-        os.close(self._file)
-
+    @abstractmethod
     def reserve(self, tokens: float) -> Ticket | float:
         """A ticket for a request of about `tokens`, or the seconds to wait before asking again."""
-        if self.requests is None and self.tokens is None and self._state[2] <= time.monotonic():
-            return Ticket(0, 0.0)  # nothing to count and no pause: no lock
-        with self._locked():
-            now = time.monotonic()  # one clock for all processes of a host; starts anew with the host:
-            for i in range(_RING):
-                if self._state[i] > now + 60 * MINUTE:
-                    self._state[i] = 0.0
-            if self._state[2] > now and not self._is_pauser_alive():
-                self._state[2] = 0.0
-            costs = [(0, self.requests, 1.0), (1, self.tokens, tokens)]
-            limited = [(column, quota, cost) for column, quota, cost in costs if quota is not None]
-            wait = max([self._state[2] - now, *(self._wait(*limit, now) for limit in limited)])
-            if wait > 0:
-                return wait
-            for column, quota, cost in limited:
-                self._state[column] = max(self._state[column], now) + cost * MINUTE / quota
-            bucket = int(now / MINUTE * _PARTS)
-            self._add(bucket, 1.0, tokens)
-            return Ticket(bucket, tokens)
 
-    def _wait(self, column: int, quota: int, cost: float, now: float) -> float:
-        """Seconds until `cost` more requests (column 0) or tokens (1) are in pace and fit into the window."""
-        wait = self._state[column] - _BURST * MINUTE - now
-        last = int(now / MINUTE * _PARTS)
-        live = sorted(
-            (self._state[i], self._state[i + 1 + column])
-            for i in range(_RING, _PEER, 3)
-            if last - _PARTS <= self._state[i] <= last
-        )
-        # A request that alone exceeds the quota waits for an empty window, not for ever.
-        excess = sum(used for _, used in live) + min(cost, quota) - quota
-        for bucket, used in live:
-            if excess <= 0:
-                break
-            excess -= used  # when this bucket leaves the window
-            wait = max(wait, (bucket + _PARTS + 1) * MINUTE / _PARTS - now)
-        return wait
-
+    @abstractmethod
     def settle(self, ticket: Ticket, tokens: float) -> None:
         """Puts the tokens that the server reported in place of the reserved ones."""
-        if self.tokens is None:
-            return
-        with self._locked():
-            self._state[1] += (tokens - ticket.tokens) * MINUTE / self.tokens
-            if self._state[_RING + ticket.bucket % _BUCKETS * 3] == ticket.bucket:
-                self._add(ticket.bucket, 0.0, tokens - ticket.tokens)
 
+    @abstractmethod
     def pause(self, seconds: float) -> None:
         """Nobody sends for so long: what a Retry-After asks for. It ends with this process: who starts again asks again."""
-        with self._locked():
-            until = time.monotonic() + seconds
-            if until > self._state[2] or not self._is_pauser_alive():
-                self._state[2] = until
-                self._state[_PAUSER], self._state[_PAUSER + 1] = os.getpid(), self._created
 
-    def _is_pauser_alive(self) -> bool:
-        return processes.lives(int(self._state[_PAUSER]), self._state[_PAUSER + 1])
-
+    @abstractmethod
     def peers(self) -> int:
         """Processes that use this quota now, this one included."""
-        with self._locked():
-            now, pid = time.monotonic(), os.getpid()
-            slots = range(_PEER, _PEER + 2 * _PEERS, 2)
-            others = [
-                i for i in slots if self._state[i] not in (0, pid) and 0 <= now - self._state[i + 1] < _ALIVE
-            ]
-            mine = next((i for i in slots if self._state[i] == pid), None)
-            free = (i for i in slots if i not in others)
-            mine = mine if mine is not None else next(free, None)
-            if mine is not None:
-                self._state[mine], self._state[mine + 1] = pid, now
-            return len(others) + 1
 
+    @abstractmethod
     def leave(self) -> None:
         """This process no longer counts as a peer."""
-        with self._locked():
-            for i in range(_PEER, _PEER + 2 * _PEERS, 2):
-                if self._state[i] == os.getpid():
-                    self._state[i] = 0
 
-    def _add(self, bucket: int, requests: float, tokens: float) -> None:
-        i = _RING + bucket % _BUCKETS * 3
-        if self._state[i] != bucket:
-            self._state[i], self._state[i + 1], self._state[i + 2] = bucket, 0.0, 0.0
-        self._state[i + 1] += requests
-        self._state[i + 2] += tokens
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the connection; reservations stay."""
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+    def _limits(self, tokens: float) -> list[tuple[int, int, float]]:
+        """What binds a request of so many tokens: 0 for requests or 1 for tokens, the quota, and what it takes of it."""
+        limits = [(0, self.requests, 1.0), (1, self.tokens, tokens)]
+        return [(column, quota, cost) for column, quota, cost in limits if quota is not None]
+
+
+def pace(due: float, quota: int, cost: float, now: float) -> float:
+    """When the next request is in pace, after one that takes `cost` of a quota and was due at `due`."""
+    return max(due, now) + cost * MINUTE / quota
+
+
+def to_wait(due: float, used: Iterable[tuple[float, float]], quota: int, cost: float, now: float) -> float:
+    """Seconds until `cost` more is in pace and fits into the window.
+
+    Args:
+        due: when the next request is in pace.
+        used: what the parts of the window hold, by their numbers.
+        quota: of a minute.
+        cost: of the request.
+        now: seconds of the clock that all share.
+    """
+    wait = due - BURST * MINUTE - now
+    last = int(now / MINUTE * PARTS)
+    live = sorted((part, spent) for part, spent in used if last - PARTS <= part <= last)
+    # A request that alone exceeds the quota waits for an empty window, not for ever.
+    excess = sum(spent for _, spent in live) + min(cost, quota) - quota
+    for part, spent in live:
+        if excess <= 0:
+            break
+        excess -= spent  # when this part leaves the window
+        wait = max(wait, (part + PARTS + 1) * MINUTE / PARTS - now)
+    return wait
+
+
+class Turns:
+    """Places in a quota for the calls of one event loop, which a quota that is elsewhere does not hold up."""
+
+    def __init__(self, quota: Quota) -> None:
+        """Takes over the quota."""
+        self._quota = quota
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "quota")
+
+    async def ticket(self, tokens: Callable[[], float], check: Callable[[], None]) -> Ticket:
+        """A place for a request of about so many tokens; `check` raises where it is not wanted any more."""
+        async with self._turn:  # one waits for the quota and the others behind it: nothing is reserved ahead
+            while True:
+                ticket = await self._ask(partial(self._quota.reserve, tokens()))
+                if isinstance(ticket, Ticket):
+                    return ticket
+                await asyncio.sleep(min(ticket, MINUTE / 60))
+                check()
+
+    def settle(self, ticket: Ticket, tokens: float) -> None:
+        """See `Quota.settle`. Nobody waits for it: a reply that was paid for is recorded first."""
+        if self._quota.is_remote:
+            asyncio.get_running_loop().run_in_executor(self._thread, self._quota.settle, ticket, tokens)
+        else:
+            self._quota.settle(ticket, tokens)
+
+    async def pause(self, seconds: float) -> None:
+        """See `Quota.pause`."""
+        await self._ask(partial(self._quota.pause, seconds))
+
+    async def peers(self) -> int:
+        """See `Quota.peers`."""
+        return await self._ask(self._quota.peers)
+
+    def close(self) -> None:
+        """Ends the quota's connection; this process no longer counts as a peer."""
+        self._thread.shutdown()
+        self._quota.leave()
+        self._quota.close()
+
+    async def _ask(self, ask: Callable[[], T]) -> T:
+        if not self._quota.is_remote:
+            return ask()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
 
 
 class Gate:

@@ -7,7 +7,7 @@
     work: <folder of checkpoints, and of progress.jsonl>
     out: <folder of the results: adapter/, history.jsonl, completions.parquet, rewards.parquet,
          book.json, summary.json>
-    ledger: <file of the judge's calls>
+    ledger: <file of the judge's calls, or `shared`: the database of SIF_LEDGER>
     judge_base_url: <the judge's endpoint; without it settings.grpo.judge.base_url>
     settings: {model: <config.Model>, grpo: <config.Grpo>}
 
@@ -55,6 +55,7 @@ from trl.trainer.utils import RepeatSampler
 
 from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
+from sifthinker.llm.bookkeeping import Place
 from sifthinker.models import loading
 from sifthinker.training import adapters, checkpoints, harness, json_files, progress, ranks, row_check, rows
 from sifthinker.training.scoring import Scorer, epoch_of
@@ -76,7 +77,7 @@ class GrpoRun(Section):
     dataset: tuple[Path, ...]
     work: Path
     out: Path
-    ledger: Path
+    ledger: Place
     judge_base_url: str | None = None
     settings: Settings
 

@@ -27,6 +27,7 @@ from sifthinker.config import STANDIN, Grpo
 from sifthinker.core import chain, depth_maps, records
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
+from sifthinker.llm.bookkeeping import Place
 from sifthinker.rewards import REWARDS, Batch, answer, columns, shown
 from sifthinker.training import json_files, ranks
 
@@ -80,14 +81,16 @@ class Subject(NamedTuple):
 class Scorer:
     """Scores completions of the rows of `data`, and remembers what it scored."""
 
-    def __init__(self, data: Dataset, settings: Grpo, work: Path, ledger: Path, base_url: str | None) -> None:
+    def __init__(
+        self, data: Dataset, settings: Grpo, work: Path, ledger: Place, base_url: str | None
+    ) -> None:
         """Takes the rows that are trained on, and where the judge and its ledger are.
 
         Args:
             data: rows of the SIF Parquet.
             settings: `rewards` and `judge` count.
             work: folder of `completions.jsonl`.
-            ledger: file of the judge's calls.
+            ledger: where the judge's calls are recorded.
             base_url: the judge's endpoint; None: that of the settings.
 
         Raises:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,11 +20,6 @@ from sifthinker.system.disk_errors import trouble
 from sifthinker.system.files import write_json
 from sifthinker.upkeep.findings import Finding, Verdict
 from sifthinker.upkeep.machine_checks import TINY, filesystem
-
-# File systems of several machines, by the names that Linux gives them: SQLite's locks are not to be trusted there.
-NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\w*|ceph|lustre|gpfs|beegfs|glusterfs|afs|9p|fuse\.(ceph|gluster|sshfs|s3fs|gcsfuse|rclone)\S*"
-)
 
 
 def store(config: Config) -> Iterator[Finding]:
@@ -77,28 +71,6 @@ def remote(config: Config) -> Iterator[Finding]:
         return
     lock.release()
     yield Finding("remote", "ok", f"{there.url}: reads, writes and locks; {runs} runs are recorded there")
-
-
-def ledger(path: Path) -> Iterator[Finding]:
-    """Whether the ledger of paid calls is on a disk of this machine, and can be read."""
-    kind = filesystem(path.parent)
-    if NETWORK.fullmatch(kind):
-        found = f"{path} is on {kind}, a network file system"
-        todo = "keep `store` on a local disk and share it by `remote`; until then let one machine at a time call APIs"
-        yield Finding("ledger", "warning", found, todo)
-        return
-    if not path.exists():
-        yield Finding("ledger", "ok", f"none yet; it will be on {kind}")
-        return
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
-            db.execute("SELECT key FROM calls LIMIT 1").fetchall()
-            calls, money = db.execute("SELECT total(calls), total(money) FROM accounts").fetchone()
-    except sqlite3.Error as error:
-        todo = "restore it from a copy, or move it away: what it holds would be paid again"
-        yield Finding("ledger", "error", f"{path}: {error}", todo)
-        return
-    yield Finding("ledger", "ok", f"{path} on {kind}: {calls:,.0f} calls paid, {money:,.2f} in money")
 
 
 def data(config: Config) -> Iterator[Finding]:

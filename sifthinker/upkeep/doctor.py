@@ -8,9 +8,10 @@ each. The checks of the Prefect server are in tasks/operations/doctor.py.
 from __future__ import annotations
 
 from sifthinker.config import Config
-from sifthinker.upkeep.data_checks import data, ledger, remote, store, weights
+from sifthinker.upkeep.data_checks import data, remote, store, weights
 from sifthinker.upkeep.endpoint_checks import endpoints, servers
 from sifthinker.upkeep.findings import Check
+from sifthinker.upkeep.ledger_checks import ledger
 from sifthinker.upkeep.machine_checks import disk, gpu, packages, python, vllm
 
 
@@ -25,7 +26,7 @@ def machine(config: Config, calls: bool) -> dict[str, Check]:
         "disk": lambda: disk(config),
         "store": lambda: store(config),
         "remote": lambda: remote(config),
-        "ledger": lambda: ledger(config.store / "calls.sqlite"),
+        "ledger": lambda: ledger(config.store),
         "data": lambda: data(config),
         "weights": lambda: weights(config),
         "endpoints": lambda: endpoints(config, calls),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from sifthinker.config import STANDIN, Api, Config
-from sifthinker.llm import standin
+from sifthinker.llm import bookkeeping, standin
 from sifthinker.llm.call_counts import Counts, bar
 from tasks.runtime.stage import Endpoints, Job, Progress
 
@@ -19,7 +19,7 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
 
     @contextmanager
     def around(job: Job) -> Iterator[Endpoints]:
-        ledger = job.store.root / "calls.sqlite"
+        ledger = bookkeeping.place(job.store.root)
         if api(job.config).base_url != STANDIN:
             yield Endpoints(ledger, (api(job.config).base_url,))
             return

@@ -211,8 +211,15 @@ MODULES: dict[str, Module] = {
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
     "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
     "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
-    "limits": _neutral("sifthinker.llm.rate_limits", _CARRIES),
-    "ledger": _neutral("sifthinker.llm.ledger", _KEEPS),
+    "limits": _neutral(
+        "sifthinker.llm.rate_limits sifthinker.llm.rate_limits_file sifthinker.llm.rate_limits_postgres",
+        _CARRIES,
+    ),
+    "ledger": _neutral(
+        "sifthinker.llm.bookkeeping sifthinker.llm.ledger sifthinker.llm.ledger_import sifthinker.llm.ledger_postgres "
+        "sifthinker.llm.ledger_sqlite sifthinker.llm.postgres",
+        _KEEPS,
+    ),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),

@@ -21,6 +21,7 @@ import pyarrow as pa
 from sifthinker.config import Config
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import REJECTS, Writer
+from sifthinker.llm.bookkeeping import Place
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Draft, Ref
 from tasks.runtime import ui_artifacts
@@ -38,7 +39,7 @@ class StageFailed(Exception):
 class Endpoints:
     """Where a stage asks its models, and the ledger of what is paid for that."""
 
-    ledger: Path = Path()  # only where there is a URL
+    ledger: Place = Path()  # only where there is a URL
     urls: tuple[str, ...] = ()  # a base URL for each section of the configuration that asks, in order
 
     @property

@@ -12,6 +12,7 @@ from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
 from sifthinker.evaluation import running_server
 from sifthinker.evaluation.benchmarks import presence
+from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
 from sifthinker.models.budget import budgeted, holds
 from sifthinker.store.manifest import Artifact
@@ -124,7 +125,7 @@ def evaluate(job: Job) -> None:
         _free_the_gpu()
 
     with _judge(job) as judge:
-        ledger = job.store.root / "calls.sqlite"
+        ledger = bookkeeping.place(job.store.root)
         domain.evaluate(_server(job), job.config.model, config, ledger, depth_pictures, job.out, judge)
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))

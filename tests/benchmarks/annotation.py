@@ -33,7 +33,8 @@ from sifthinker.config import Api
 from sifthinker.core import depth_maps, drawing
 from sifthinker.core.records import Annotation, Region, Sample
 from sifthinker.llm import judge, standin
-from sifthinker.llm.ledger import Ledger, Reply
+from sifthinker.llm.ledger import Reply
+from sifthinker.llm.ledger_sqlite import SqliteLedger
 from sifthinker.llm.usage import Usage
 from tests import annotation_rows as rows
 from tests.benchmarks import others
@@ -188,7 +189,7 @@ def ledger_alone(folder: Path, count: int, together: int = 8) -> float:
     that time too.
     """
     reply = Reply("x" * 400, "stop", "m", 1000, 100)
-    with contextlib.closing(Ledger(folder / "alone.db")) as ledger:
+    with contextlib.closing(SqliteLedger(folder / "alone.db")) as ledger:
         began = time.perf_counter()
         for first in range(0, count, together):
             names = [f"{n}" for n in range(first, min(first + together, count))]

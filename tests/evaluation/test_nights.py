@@ -87,6 +87,7 @@ def pinned(store: Store) -> None:
     aliases.pin(store, "baseline", found.ref, "ada", "first good one")
 
 
+@pytest.mark.e2e
 def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warnings(store: Store) -> None:
     """As it happened: 20 questions about ten pictures, four benchmarks, two references. The model writes no chains;
     17, 17, 11 and 7 right answers are lost and none is won. The least p that ten pictures can give is (1/2)^10; times

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import httpx
 import pytest
 
 from sifthinker.system.processes import end
+from tests import postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,33 +33,8 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     """The URL of an empty database of a PostgreSQL server of this test's own, on loopback."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        missing = "no PostgreSQL server here: apt-get install postgresql"
-        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    programs = found[-1].parent
-    folder = Path(tempfile.mkdtemp(prefix="sif-postgres-"))  # pytest's own folders are closed to other users
-    user = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres")
-        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    port = free_port()
-    data = str(folder / "data")
-    initdb = [*user, str(programs / "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
-    serve = [*user, str(programs / "postgres"), "-D", data, "-p", str(port), "-k", str(folder), "-F"]
-    with (folder / "log").open("ab") as log:
-        server = subprocess.Popen(serve, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    try:
-        ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        deadline = time.monotonic() + 60
-        while subprocess.run(ready).returncode:
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        end(server.pid)
-        shutil.rmtree(folder)
+    with postgres.serving() as server:
+        yield server.url.replace("postgresql:", "postgresql+asyncpg:")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from sifthinker import llm
 from sifthinker.config import Api, Prices
 from sifthinker.llm import batch, judge, standin
 from sifthinker.llm.http import Transient
-from sifthinker.llm.ledger import Ledger
+from sifthinker.llm.ledger_sqlite import SqliteLedger
 
 API = Api(
     mode="batch", timeout=10.0, retries=3, prices=Prices(prompt=10.0, completion=10.0, batch_discount=0.5)
@@ -91,13 +91,14 @@ def killed_when(state: str, ledger: Path, url: str) -> None:
 
 
 def batches(path: Path) -> list[tuple[str, list[str]]]:
-    ledger = Ledger(path)
+    ledger = SqliteLedger(path)
     try:
         return list(ledger.open_batches(f"{API.base_url} {API.model}").values())
     finally:
         ledger.close()
 
 
+@pytest.mark.e2e
 def test_a_killed_run_collects_its_batch_and_submits_nothing_twice(tmp_path):
     with standin.running(tmp_path / "log", batch_seconds=1.5) as url:
         killed_when("sent", tmp_path / "calls.db", url)
@@ -109,10 +110,11 @@ def test_a_killed_run_collects_its_batch_and_submits_nothing_twice(tmp_path):
     assert batches(tmp_path / "calls.db") == []
 
 
+@pytest.mark.e2e
 def test_a_batch_that_was_sent_but_not_noted_is_found_at_the_provider(tmp_path):
     with standin.running(tmp_path / "log", batch_seconds=1.5) as url:
         killed_when("sent", tmp_path / "calls.db", url)
-        ledger = Ledger(tmp_path / "calls.db")
+        ledger = SqliteLedger(tmp_path / "calls.db")
         (name,) = ledger.open_batches(f"{API.base_url} {API.model}")
         ledger.set_batch(name, "planned")  # as if it had been killed a moment earlier
         ledger.close()
@@ -123,7 +125,7 @@ def test_a_batch_that_was_sent_but_not_noted_is_found_at_the_provider(tmp_path):
 
 def test_a_batch_that_never_arrived_is_submitted(tmp_path):
     with standin.running(tmp_path / "log") as url:
-        ledger = Ledger(tmp_path / "calls.db")
+        ledger = SqliteLedger(tmp_path / "calls.db")
         ledger.plan_batch("lost", f"{API.base_url} {API.model}", ["some key"])
         ledger.close()
         with llm.Client(API, tmp_path / "calls.db", url) as client:
@@ -132,6 +134,7 @@ def test_a_batch_that_never_arrived_is_submitted(tmp_path):
     assert batches(tmp_path / "calls.db") == []
 
 
+@pytest.mark.e2e
 def test_what_an_earlier_run_bought_is_kept_although_nobody_asks_for_it(tmp_path):
     with standin.running(tmp_path / "log", batch_seconds=0.5) as url:
         killed_when("sent", tmp_path / "calls.db", url)

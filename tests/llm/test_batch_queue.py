@@ -17,7 +17,7 @@ import pytest
 from sifthinker import llm
 from sifthinker.config import Api
 from sifthinker.llm import batch
-from sifthinker.llm.ledger import Ledger
+from sifthinker.llm.ledger_sqlite import SqliteLedger
 from tests.evil import GOOD_USAGE, until
 
 FULL = {
@@ -187,7 +187,7 @@ def test_an_order_whose_answer_was_lost_is_found_and_not_ordered_again(tmp_path,
 
 
 def opened(path: Path) -> dict[str, Any]:
-    ledger = Ledger(path)
+    ledger = SqliteLedger(path)
     try:
         return ledger.open_batches(f"{API.base_url} {API.model}")
     finally:

@@ -21,7 +21,8 @@ from sifthinker.config import Api, parse
 from sifthinker.core.errors import UserError
 from sifthinker.core.tables import Writer
 from sifthinker.llm import judge, standin
-from sifthinker.llm.ledger import Ledger, Reply
+from sifthinker.llm.ledger import Reply
+from sifthinker.llm.ledger_sqlite import SqliteLedger
 from sifthinker.llm.usage import Usage
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import explained, trouble
@@ -125,14 +126,14 @@ def test_a_read_only_store_can_be_read_and_says_why_it_cannot_be_written(
     with pytest.raises(UserError, match="read-only"), explained("stage"):
         store.lock("s", "k2").acquire()
     with pytest.raises(UserError, match="cannot open the ledger"):
-        Ledger(small / "calls.sqlite")
+        SqliteLedger(small / "calls.sqlite")
     assert writable()
     make(store, 2000)
     assert store.find("s", "k") is not None
 
 
 def test_a_ledger_that_cannot_grow_keeps_what_was_paid_and_goes_on_with_room(small: Path) -> None:
-    ledger = Ledger(small / "calls.sqlite")
+    ledger = SqliteLedger(small / "calls.sqlite")
     reply = Reply("x" * 1000, "stop", "m", 10, 5)
     assert ledger.claim("paid", "account", b"{}") == "mine"
     ledger.settle("paid", reply, Usage(1, 10, 0, 5, 0.5))
@@ -143,7 +144,7 @@ def test_a_ledger_that_cannot_grow_keeps_what_was_paid_and_goes_on_with_room(sma
     assert "the disk is full" in str(trouble(raised.value))
     ledger.close()  # no second error hides the first
     ballast.unlink()
-    again = Ledger(small / "calls.sqlite")
+    again = SqliteLedger(small / "calls.sqlite")
     known = again.claim("paid", "account", b"{}")
     assert isinstance(known, Reply) and known.text == reply.text
     assert again.usage("account") == Usage(1, 10, 0, 5, 0.5)

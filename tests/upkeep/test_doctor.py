@@ -18,8 +18,8 @@ from flows.commands.main import app
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
-from sifthinker.llm.ledger import Ledger
-from sifthinker.upkeep import data_checks, endpoint_checks, findings, machine_checks
+from sifthinker.llm.ledger_sqlite import SqliteLedger
+from sifthinker.upkeep import data_checks, endpoint_checks, findings, ledger_checks, machine_checks
 from sifthinker.upkeep.findings import Finding
 
 TINY = {"scenes": {}, "model": {"weights": "tiny"}, "depth": {"weights": "tiny"}}
@@ -183,16 +183,16 @@ def test_a_remote_that_is_not_there_is_an_error_and_one_that_is_left_out_is_none
 
 def test_the_ledger_is_read_but_not_made(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
-    assert "none yet" in only(data_checks.ledger(path)).found
+    assert "none yet" in only(ledger_checks.file(path)).found
     assert not path.exists()
-    Ledger(path).close()
-    assert "0 calls paid" in only(data_checks.ledger(path)).found
+    SqliteLedger(path).close()
+    assert "0 calls paid" in only(ledger_checks.file(path)).found
     path.write_bytes(b"no ledger " * 100)
-    assert only(data_checks.ledger(path)).verdict == "error"
+    assert only(ledger_checks.file(path)).verdict == "error"
     path.unlink()
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (x)")
-    assert only(data_checks.ledger(path)).verdict == "error"
+    assert only(ledger_checks.file(path)).verdict == "error"
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "ceph", "fuse.sshfs", "lustre"])
@@ -204,7 +204,7 @@ def test_a_ledger_on_a_network_file_system_is_warned_of(
         SimpleNamespace(mountpoint=str(tmp_path), fstype=kind),
     ]
     monkeypatch.setattr("psutil.disk_partitions", lambda all: mounts)
-    found = only(data_checks.ledger(tmp_path / "store" / "calls.sqlite"))
+    found = only(ledger_checks.file(tmp_path / "store" / "calls.sqlite"))
     assert found.verdict == "warning" and kind in found.found
 
 
