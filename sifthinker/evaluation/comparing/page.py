@@ -94,7 +94,7 @@ def _tests(pair: Pair) -> list[str]:
             f"| {100 * c.low:+.1f} to {100 * c.high:+.1f} | {c.lost} / {c.won} of {c.n} | {c.adjusted:.2g} "
             f"| {'**differs**' if differs(c) else ''} |"
         )
-    said = drift.sentences(pair.drifts)
+    said = drift.sentences(pair.drifts, article="")
     return [*lines, *(["", *(f"- {text}" for text in said)] if said else [])]
 
 

@@ -94,7 +94,7 @@ def _drawn(photo: bytes | None, flip: Flip) -> tuple[bytes, ...]:
     return tuple(drawing.encode(look, quality=80) for look in looks)
 
 
-def card(flip: Flip, names: tuple[str, str] = ("before", "now")) -> dict[str, Any]:
+def card(flip: Flip, names: tuple[str, str] = ("Before", "Now")) -> dict[str, Any]:
     """What a page shows of a question: both replies by name, with their pictures."""
     replies = []
     for when, row in zip(names, (flip.before, flip.after), strict=True):
