@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
-.PHONY: demo test test-slow mutants bench gpu-check lint format deploy worker audit stop clean
+.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
 	$(BIN)/sif run --config demo --set store=$(STORE)
 
@@ -32,6 +32,9 @@ bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
 
 gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA GPU
 	$(BIN)/python -m sifthinker.training.gpu_check --json gpu-check.json
+
+vllm-cpu: ## vLLM's build for processors, in an environment of its own: make vllm-cpu VENV=.venv-vllm
+	docker/vllm-cpu.sh $(VENV) $(PYTHON)
 
 lint: $(VENV)/ready ## style, types, and who may import whom
 	$(BIN)/ruff check .

@@ -82,7 +82,8 @@ def model_made(run: Run, until: Until = "grpo") -> dict[str, Ref | Pending]:
     if until == "sft":
         return made | {"sft": warm, "model": warm_model}
 
-    policy = run(grpo, base=warm_model, subset=chosen)
+    held_out = {"sif": dataset} if run.config.grpo.evaluate_steps else {}
+    policy = run(grpo, base=warm_model, subset=chosen, **held_out)
     model = run(merge, "merge-grpo", base=warm_model, adapter=policy, subset=chosen)
     return made | {"sft": warm, "warm": warm_model, "grpo": policy, "model": model}
 

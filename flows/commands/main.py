@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import server
-from flows.commands import artifacts, outcome, requests
+from flows.commands import artifacts, outcome
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
@@ -32,6 +32,7 @@ from flows.commands.options import (
     load,
     plain,
 )
+from flows.commands.plan import plan, planned
 from sifthinker import config as configuration
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
@@ -73,7 +74,7 @@ def run(
     from tasks.runtime.pipeline import refuse
 
     # A user's mistake, and what is missing, shows before anything starts.
-    refuse(_planned(resolved, start_at, stop_after, refresh, reuse_run))
+    refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
     from flows.reproduce import reproduce
 
@@ -94,35 +95,7 @@ def run(
     _where(resolved, state.result(), ui)
 
 
-@app.command(rich_help_panel=RUN)
-def plan(
-    config: ConfigOption = "demo",
-    set_: SetOption = [],  # noqa: B006
-    start_at: StartAt = None,
-    stop_after: StopAfter = None,
-    refresh: Refresh = [],  # noqa: B006
-    reuse_run: ReuseRun = None,
-    limit: LimitOption = None,
-    json_: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
-) -> None:
-    """Shows which stages would run, and why, without running any."""
-    resolved = load(config, set_, limit)
-    server.settings(resolved.store)
-    planned = _planned(resolved, start_at, stop_after, refresh, reuse_run)
-    if json_:
-        typer.echo(json.dumps([p.as_json() for p in planned], indent=1, ensure_ascii=False))
-        return
-    table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
-    for p in planned:
-        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
-        colour = "yellow" if p.verdict == "runs" else "green"
-        why = "\n".join([*map(plain, p.reasons), *(f"[red]lacks[/] {plain(what)}" for what in p.lacks)])
-        table.add_row(
-            p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
-        )
-    console.print(table)
-    for line in requests.lines(resolved, {p.label for p in planned if p.verdict == "runs"}):
-        console.print(plain(line), highlight=False, soft_wrap=True)
+app.command(rich_help_panel=RUN)(plan)
 
 
 @app.command(rich_help_panel=DATA)
@@ -372,17 +345,6 @@ for command in (
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
 app.command(rich_help_panel=CHECKS)(compare)
-
-
-def _planned(
-    config: Config, start_at: str | None, stop_after: str | None, refresh: list[str], reuse_run: str | None
-) -> list[Any]:
-    from flows.reproduce import reproduction
-    from tasks.runtime.pipeline import Partial, plan
-
-    return plan(
-        reproduction, config, Partial(start_at, stop_after, tuple(refresh), reuse_run), Store.of(config)
-    )
 
 
 def _where(config: Config, made: dict[str, str], ui: str) -> None:

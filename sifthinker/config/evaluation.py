@@ -80,6 +80,10 @@ class Evaluate(Section):
         description="a server that runs: the name by which it lists the model; none: its only model, or 'policy'. The server "
         "is asked which folder it serves, and refused where that has other weights",
     )
+    python: Path | None = operational(
+        None,
+        description="interpreter of the environment that has the server; none: the flow's, and the vllm on its PATH",
+    )
     concurrency: int = operational(64, ge=1, description="most requests in flight")
     timeout: float = operational(600.0, gt=0, description="seconds for one request")
 

@@ -47,6 +47,7 @@ class Served:
     digest: str  # of the served weights; replies are remembered under it
     running: Running | None = None  # a server that was not started here
     sizes: bool = True  # whether the server brings pictures under the pixel budget itself
+    extra: dict[str, Any] = field(default_factory=dict)  # what each request says besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def evaluate(
     with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
         _write_depths(found.jobs, Path(folder), depth, model)
         with serve as served, _client(served, config, ledger) as client:
-            asking = Asking(client, Path(folder), model, config, sized=not served.sizes)
+            asking = Asking(client, Path(folder), model, config, served.extra, not served.sizes)
             predictions = _predictions(found, asking, judge, out)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)

@@ -7,7 +7,7 @@ It depends on parts of transformers that are private, so the tests ask a running
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fastapi import HTTPException
@@ -24,9 +24,11 @@ from transformers.cli.serving.utils import BaseHandler, GenerationState
 
 from sifthinker.config import Ingest
 from sifthinker.core.images import BadImage, from_data_url, rgb
-from sifthinker.models import loading
+from sifthinker.models import loading, vllm_command
 
 _MAX_PIXELS = Ingest().max_pixels  # of a picture in a request
+_DTYPES: dict[str, Literal["bf16", "fp16", "fp32"]]
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def application(folder: Path, name: str) -> Any:
@@ -48,11 +50,11 @@ def application(folder: Path, name: str) -> Any:
 def _loaded(folder: Path) -> tuple[Any, Any]:
     """The model, which samples neutrally and no picture tokens, and its processor."""
     processor = loading.load_processor(folder)
-    model = loading.load_policy(folder, "bf16" if torch.cuda.is_available() else "fp32")
+    model = loading.load_policy(folder, _dtype(folder) if torch.cuda.is_available() else "fp32")
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     own = model.generation_config
     model.generation_config = GenerationConfig(
-        eos_token_id=own.eos_token_id,
+        eos_token_id=_ends(own.eos_token_id, processor.tokenizer.eos_token_id),
         pad_token_id=own.pad_token_id,
         suppress_tokens=loading.picture_tokens(processor),
         do_sample=True,  # the server turns it off at temperature 0
@@ -68,6 +70,17 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
 
     model.generate = seeded
     return model, processor
+
+
+def _ends(said: int | list[int] | None, turn: int) -> list[int]:
+    """The tokens that end a reply: what the folder says, and the end of a turn, which it may leave out."""
+    listed = [said] if isinstance(said, int) else list(said or ())
+    return list(dict.fromkeys([*listed, turn]))
+
+
+def _dtype(folder: Path) -> Literal["bf16", "fp16", "fp32"]:
+    """The data type of the folder's weights, which is the one that was merged and checked."""
+    return _DTYPES.get(vllm_command.dtype(folder), "bf16")
 
 
 class _OneModel(ModelManager):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sifthinker.config import Config
+from sifthinker.core.errors import UserError
 from sifthinker.evaluation.benchmarks import presence
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
@@ -114,7 +115,7 @@ def benchmarks(config: Config) -> Iterator[Finding]:
 
 
 def weights(config: Config) -> Iterator[Finding]:
-    """Where the pre-trained weights will come from."""
+    """Where the pre-trained weights will come from, and whether a folder can be used."""
     for name, given in (("model.weights", config.model.weights), ("depth.weights", config.depth.weights)):
         folder = Path(given).expanduser()
         if given == TINY:
@@ -124,12 +125,7 @@ def weights(config: Config) -> Iterator[Finding]:
                 name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
             )
         elif folder.is_dir():
-            lacks = [file for file in ("config.json", "*.safetensors") if not any(folder.glob(file))]
-            if lacks:
-                todo = "give the folder of a model in safetensors"
-                yield Finding(name, "error", f"{folder} has no {' and no '.join(lacks)}", todo)
-            else:
-                yield Finding(name, "ok", str(folder))
+            yield _folder(name, folder, config.model.family)
         elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given):
             yield Finding(
                 name,
@@ -142,6 +138,25 @@ def weights(config: Config) -> Iterator[Finding]:
             yield Finding(name, "warning", f"{given} is on the hub, and HF_HUB_OFFLINE is set", todo)
         else:
             yield Finding(name, "ok", f"{given}: downloaded from the hub when first needed")
+
+
+def _folder(name: str, folder: Path, family: str) -> Finding:
+    """What `policy_weights` and `depth_weights` would say about a folder."""
+    try:
+        from sifthinker.models import loading
+    except ImportError as error:  # a machine without the extra `train`
+        return Finding(name, "ok", f"{folder}: not looked at: {error.name} is not installed")
+    try:
+        if name == "model.weights":
+            loading.check_policy(folder, family)
+        else:
+            loading.check_depth(folder)
+    except UserError as error:
+        found, _, todo = str(error).rpartition("; ")
+        return Finding(
+            name, "error", found or todo, todo if found else "give the folder of a model in safetensors"
+        )
+    return Finding(name, "ok", str(folder))
 
 
 def _unreadable(path: Path) -> str:

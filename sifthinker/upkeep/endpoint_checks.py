@@ -18,7 +18,7 @@ def servers(config: Config) -> Iterator[Finding]:
     if config.evaluate.server not in STARTED:
         yield from examine({"evaluate.server": partial(_running, config)})
     if config.grpo.generation == "vllm_server":
-        from sifthinker.training.preflight import ask_generation_server
+        from sifthinker.training.samplers.trl_samplers import ask_generation_server
 
         ask_generation_server(config.grpo.vllm_server)
         yield Finding("grpo.vllm_server", "ok", f"{config.grpo.vllm_server} can sample for a training")

@@ -43,8 +43,10 @@ def answer(
                 image, question, server, running_server.served(server)[0], depth, config, out, say
             )
         folder = budgeted(folder, config.model.max_pixels, Path(work) / "served")
-        with serving.serving(folder, config.evaluate.server, Path(work) / "server.log") as url:
-            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say)
+        started, log = config.evaluate.server, Path(work) / "server.log"
+        with serving.serving(folder, started, log, python=config.evaluate.python) as url:
+            extra = serving.suppression(started, url, folder)
+            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say, extra)
 
 
 def _depth(store: Store, config: Config, image: bytes, work: Path) -> bytes | None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config, Train
+from sifthinker.models.families import FAMILIES
+from sifthinker.training import samplers
 
 ROOT = Path(__file__).resolve().parents[2]  # of the tree that paths and data files are in
 TOY = "tiny"  # as weights: built on the spot (models.TINY, whose module imports torch)
@@ -66,6 +68,7 @@ _SHOWN = "shows how far a stage is"
 _RUNS = "starts, follows and ends processes"
 _KEEPS = "keeps what others decide, as it is"
 _VALUES = "its values are in the configuration of the key"
+_SAMPLER = "counts where it samples (`given`)"
 _TOYS = "builds a stand-in, which counts where one is used (`given`)"
 
 MODULES: dict[str, Module] = {
@@ -110,15 +113,26 @@ MODULES: dict[str, Module] = {
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
-    "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
-    "families": _at("sifthinker.models.families"),
+    "models": _at("sifthinker.models.loading", without=("_download", "check_depth", "check_policy")),
+    "folders": _neutral(
+        "sifthinker.models.folders sifthinker.models.template_check", "refuses a folder, and changes none"
+    ),
+    "families": _at("sifthinker.models.families.family"),
+    "families/table": _neutral(
+        "sifthinker.models.families", "lists entries; the model's own counts (`given`)"
+    ),
+    **{f"families/{name}": _at(f"sifthinker.models.families.{name}") for name in FAMILIES},
     "processors": _at("sifthinker.models.processors"),
     "budget": _at("sifthinker.models.budget"),
     "serve": _at(
         "sifthinker.models.embedded_server",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
-        without=_names("serving _free_port _wait _end_of main _fork ServerFailed _START _LOG_LINES"),
+        without=_names(
+            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main _fork Wanted "
+            "ServerFailed _START _GRACE _LOG_LINES _ROOT"
+        ),
     ),
+    "serve/vllm": _neutral("sifthinker.models.vllm_command", "counts where vLLM serves (`given`)"),
     "rewards": _at("sifthinker.rewards"),
     "rewards/answer": _at("sifthinker.rewards.answer"),
     "rewards/depth": _at("sifthinker.rewards.depth"),
@@ -136,7 +150,19 @@ MODULES: dict[str, Module] = {
     ),
     "training/scoring": _at("sifthinker.training.scoring"),
     "training/sft": _at("sifthinker.training.sft"),
+    "training/held_out": _at("sifthinker.training.held_out", "sifthinker.training.held_out_rows"),
     "training/grpo": _at("sifthinker.training.grpo"),
+    "training/samplers": _neutral(
+        "sifthinker.training.samplers sifthinker.training.samplers.sampler",
+        "names what samples, which counts (`given`)",
+    ),
+    "training/samplers/trl": _neutral("sifthinker.training.samplers.trl_samplers", _SAMPLER),
+    "training/samplers/lora": _neutral(
+        "sifthinker.training.samplers.vllm_lora sifthinker.training.samplers.adapter_server", _SAMPLER
+    ),
+    "training/samplers/agreement": _neutral(
+        "sifthinker.training.samplers.agreement", "ends a training, and changes none"
+    ),
     "training/merge": _at("sifthinker.training.merge"),
     # evaluation
     "evaluate": _at(
@@ -222,6 +248,7 @@ MODULES: dict[str, Module] = {
     ),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
+    "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
@@ -241,7 +268,12 @@ MODULES: dict[str, Module] = {
         _CARRIES,
     ),
     "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
-    "tiny": _neutral("sifthinker.models.toys", _TOYS),
+    "tiny": _neutral(
+        "sifthinker.models.toys sifthinker.models.toys.gemma3 sifthinker.models.toys.idefics3 "
+        "sifthinker.models.toys.internvl sifthinker.models.toys.llava sifthinker.models.toys.qwen "
+        "sifthinker.models.toys.text",
+        _TOYS,
+    ),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
@@ -288,8 +320,14 @@ def _deepspeed(settings: Callable[[Config], Train]) -> Callable[[Config], Result
     return given
 
 
+def _family(config: Config) -> Results:
+    """The entry of the policy's family, and of no other: a new family changes no key."""
+    return Results((f"families/{config.model.family}",))
+
+
 def _sampler(config: Config) -> Results:
-    return Results() if config.grpo.generation == "transformers" else Results((), ("vllm",))
+    used = samplers.of(config.grpo)
+    return Results(used.modules, used.libraries)
 
 
 def _server(config: Config) -> Results:
@@ -299,7 +337,7 @@ def _server(config: Config) -> Results:
 
 SERVERS = {
     "transformers": Results((), ("torch", "transformers")),
-    "vllm": Results((), ("vllm",)),
+    "vllm": Results(("serve/vllm",), ("vllm",)),
 }
 _CHARTS = ("pillow", "matplotlib")
 _PAGES = tuple(
@@ -322,19 +360,23 @@ RESULTS: dict[str, Results] = {
     "retry": Results(("stages/retry", "retry"), ("pillow", "numpy"), given=(_passes,)),
     "publish": Results(("stages/publish", "publish"), ("pyarrow", "pillow", "numpy")),
     "subset": Results(("stages/publish", "publish"), ("pyarrow",)),
-    "sft": Results(("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_deepspeed(lambda c: c.sft),)),
+    "sft": Results(
+        ("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_family, _deepspeed(lambda c: c.sft))
+    ),
     "merge": Results(
-        ("stages/merge", "training/merge"), ("torch", "transformers", "peft", "pillow", "numpy")
+        ("stages/merge", "training/merge"),
+        ("torch", "transformers", "peft", "pillow", "numpy"),
+        given=(_family,),
     ),
     "grpo": Results(
         ("stages/grpo", "training/grpo"),
         ("trl", *_TRAINING, "scipy"),  # scipy: matches boxes in the grounding reward
-        given=(_deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
+        given=(_family, _deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
     ),
     "evaluate": Results(
         ("stages/evaluate", "evaluate", "serve", "estimate"),
         ("torch", "transformers", "pillow", "numpy", "scipy"),  # depth maps; scores
-        given=(_server, _standin(lambda c: c.evaluate.judge)),
+        given=(_family, _server, _standin(lambda c: c.evaluate.judge)),
     ),
     "report": Results(("stages/report", "report", "lineage"), _CHARTS, _PAGES),
     "ablation": Results(("stages/ablation", "ablation"), ("numpy", "scipy", *_CHARTS)),

@@ -55,7 +55,8 @@ def _served(server: str) -> str:
     A reply of another server is another reply, also in the ledger.
     """
     means = results.SERVERS.get(server, Results())
-    return " ".join(filter(None, (server, identities.versions(means.libraries), closure.digest("serve"))))
+    code = [closure.digest(name) for name in ("serve", *means.modules)]
+    return " ".join(filter(None, (server, identities.versions(means.libraries), *code)))
 
 
 @contextmanager
@@ -84,13 +85,15 @@ def _server(job: Job) -> Iterator[domain.Served]:
             url, running_server.listed(url), config.served_model, model.path, job.store.digests.file
         )
         sizes = running.verified and holds(Path(running.root), budget)
+        extra = serving.suppression(config.server, url, model.path)
         yield domain.Served(
-            url, running.name, label + running.mark, f"{digest} {running.scope}", running, sizes
+            url, running.name, label + running.mark, f"{digest} {running.scope}", running, sizes, extra
         )
         return
     folder = budgeted(model.path, budget, job.work / "served")
-    with serving.serving(folder, config.server, job.work / "server.log") as url:
-        yield domain.Served(url, serving.MODEL_NAME, label, digest)
+    with serving.serving(folder, config.server, job.work / "server.log", python=config.python) as url:
+        extra = serving.suppression(config.server, url, folder)
+        yield domain.Served(url, serving.MODEL_NAME, label, digest, extra=extra)
 
 
 def _free_the_gpu() -> None:

@@ -43,6 +43,7 @@ SIZES = {
     "sft.max_steps": 2,
     "grpo.ranks": 2,
     "grpo.max_steps": 4,  # each step is one prompt, and few completions earn anything
+    "grpo.generation": "transformers",
     "grpo.generations": 4,  # ranks x batch x accumulation completions a step
     "grpo.max_completion": 160,
     "evaluate.max_tokens": 160,
