@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import server
-from flows.commands import artifacts, outcome
+from flows.commands import artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
@@ -86,8 +86,9 @@ def run(
         reuse_run=reuse_run,
         return_state=True,
     )
-    for line in outcome.lines(Store.of(resolved), str(state.state_details.flow_run_id)):
-        console.print(plain(line), highlight=False, soft_wrap=True)
+    run_id = str(state.state_details.flow_run_id)
+    ui = f"{ui}/runs/flow-run/{run_id}"
+    outcome.show(Store.of(resolved), run_id, console)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
@@ -190,20 +191,6 @@ def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(plain(lines), highlight=False, soft_wrap=True)
-
-
-@app.command(rich_help_panel=MODELS)
-def serve(
-    model: Annotated[Path, typer.Argument(help="folder of a merged model")],
-    port: Annotated[int, typer.Option(help="on loopback")] = 8000,
-) -> None:
-    """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
-    if not (model / "config.json").is_file():
-        raise UserError(f"serve: {model} is no model folder: it has no config.json")
-    from sifthinker.models.serving import MODEL_NAME
-    from sifthinker.models.serving import run as serving
-
-    serving(model, port, MODEL_NAME)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -345,6 +332,8 @@ for command in (
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
 app.command(rich_help_panel=CHECKS)(compare)
+app.command(rich_help_panel=MODELS)(models.serve)
+app.command(rich_help_panel=MODELS)(models.depth)
 
 
 def _where(config: Config, made: dict[str, str], ui: str) -> None:

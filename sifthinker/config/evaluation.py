@@ -46,6 +46,11 @@ class Evaluate(Section):
     """The benchmarks, asked through a server of the merged model."""
 
     benchmarks: tuple[Benchmark, ...] = Field((), description="rendered scenes add their own")
+    also: tuple[Literal["base", "sft"], ...] = operational(
+        (),
+        description="the models before the last one that are evaluated too, for the report's first table; the base "
+        "model is asked the plain question, and its boxes are read in its family's frame",
+    )
     missing: Literal["refuse", "leave_out"] = operational(
         "refuse",
         description="what becomes of a run whose benchmarks' files are not all there: it is refused before its first "

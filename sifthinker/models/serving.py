@@ -275,7 +275,12 @@ def main() -> None:
         options = vllm_command.Options(arguments.vllm, cpu, arguments.lora_rank, arguments.memory)
         command = vllm_command.command(arguments.folder, arguments.port, arguments.model_name, options)
         sys.exit(run_vllm(command, vllm_command.environment(os.environ, options)))
-    run(arguments.folder, arguments.port, arguments.model_name)
+    from sifthinker.models import embedded_server, generation
+
+    def turns() -> embedded_server.Turns:
+        return embedded_server.Turns(generation.Policy(arguments.folder))
+
+    embedded_server.run(turns, arguments.port, arguments.model_name)
 
 
 def run_vllm(command: Sequence[str], environment: dict[str, str]) -> int:
@@ -297,32 +302,6 @@ def run_vllm(command: Sequence[str], environment: dict[str, str]) -> int:
     if ended:  # between the two lines above
         process.terminate()
     return process.wait()
-
-
-def run(folder: Path, port: int, name: str) -> None:
-    """Serves a folder with transformers, in this process, until it is ended."""
-    import torch
-    import uvicorn
-
-    from sifthinker.models import embedded_server
-
-    application = embedded_server.application(folder, name)
-    settings = uvicorn.Config(
-        application, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=1
-    )
-    listening = settings.bind_socket()
-    if not torch.cuda.is_available():
-        _fork(len(os.sched_getaffinity(0)) - 1)
-    uvicorn.Server(settings).run([listening])
-
-
-def _fork(count: int) -> None:
-    """As many more processes with the loaded model, in memory once; they end with the one that returns first."""
-    parent = os.getpid()
-    for _ in range(count):
-        if os.fork() == 0:
-            processes.end_with(parent)
-            return
 
 
 if __name__ == "__main__":

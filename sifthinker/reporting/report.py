@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from sifthinker.core.records import Box, Region, boxes
 from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
-from sifthinker.reporting import pages, paper_results, paper_tables, plots
+from sifthinker.reporting import outcome, pages, paper_results, paper_tables, plots
 from sifthinker.reporting.score_gaps import apart
 from sifthinker.rewards import REWARDS
 
@@ -47,10 +48,13 @@ class Facts:
         histories: history.jsonl of the training stages, by stage; see `drawing.curves`.
         completions: completions.parquet of GRPO: step, id, text and the rewards.
         scores: of the evaluation, with the name of the model.
+        before: of the models before it that were evaluated too: `base`, `sft`.
+        shown: shown.parquet of the evaluation: replies drawn on their pictures; an old one has none.
         predictions: predictions.parquet of the evaluation: replies that the two scores read apart are shown.
         config: resolved; holds names of environment variables, never keys.
         versions: of what ran, by name.
         commit: of the checkout, where it is known.
+        machine: that wrote the report.
         standins: statements at the top: what was not the real thing, and what that means.
         lineage: PNG of the artifacts behind the final model; see `lineage.picture`.
     """
@@ -62,10 +66,13 @@ class Facts:
     histories: Mapping[str, Path] = field(default_factory=dict)
     completions: Path | None = None
     scores: Sequence[ModelScore] = ()
+    before: Mapping[str, Sequence[ModelScore]] = field(default_factory=dict)
     predictions: Path | None = None
+    shown: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
+    machine: str = ""
     standins: Sequence[str] = ()
     lineage: bytes = b""
 
@@ -76,6 +83,10 @@ def write(out: Path, facts: Facts) -> None:
     text = pages.render(
         "report.html.jinja",
         facts=facts,
+        outcome=outcome.side_by_side({**facts.before, "grpo": facts.scores}),
+        replies=_replies(facts),
+        made=_made(facts.stages),
+        cost=_cost(facts.stages),
         stages=[_stage(manifest) for manifest in facts.stages],
         seconds=_duration(sum(manifest["seconds"] for manifest in facts.stages)),
         statistics=statistics,
@@ -84,7 +95,7 @@ def write(out: Path, facts: Facts) -> None:
         curves=_curves(facts.histories),
         lineage=data_url(facts.lineage, "image/png") if facts.lineage else "",
         completions=_completions(facts),
-        benchmarks=_scores(facts.scores),
+        benchmarks=_scores([*(s for of in facts.before.values() for s in of), *facts.scores]),
         paper=paper_tables.tables(facts.scores, facts.config),
         box_frame=next((score["box_frame"] for score in facts.scores if score.get("box_frame")), ""),
         apart=apart(facts.scores, facts.predictions) if facts.predictions else [],
@@ -93,6 +104,40 @@ def write(out: Path, facts: Facts) -> None:
         ),
     )
     out.write_text(text, encoding="utf-8")
+
+
+def _replies(facts: Facts) -> dict[str, list[dict[str, Any]]]:
+    if facts.shown is None or not facts.shown.exists():
+        return {"right": [], "wrong": []}
+    return outcome.replies(facts.shown, facts.examples)
+
+
+def _made(stages: Iterable[Mapping[str, Any]]) -> str:
+    """When the last of the artifacts was made."""
+    times = [manifest["made"] + manifest["seconds"] for manifest in stages if "made" in manifest]
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(max(times))) if times else ""
+
+
+def _cost(stages: Iterable[Mapping[str, Any]]) -> str:
+    """What the calls to paid endpoints cost, as far as prices are known; the calls to our own server cost none."""
+    money: dict[str, float] = defaultdict(float)
+    calls = tokens = 0
+    unreal = False
+    for manifest in stages:
+        notes = manifest.get("notes") or {}
+        if manifest["stage"] == "evaluate" or "calls" not in notes:
+            continue
+        calls += notes["calls"]
+        tokens += notes.get("prompt_tokens_bought", 0) + notes.get("completion_tokens_bought", 0)
+        unreal = unreal or bool(notes.get("standin"))
+        if cost := notes.get("cost"):
+            amount, _, currency = cost.partition(" ")
+            money[currency] += float(amount)
+    if not calls:
+        return "no paid calls"
+    sums = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items())
+    known = sums or ("nothing: the stand-in answered" if unreal else "unknown: no prices are set")
+    return f"{known} ({calls:,} calls, {tokens:,} tokens)"
 
 
 def page(facts: Facts) -> str:

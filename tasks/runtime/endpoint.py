@@ -32,8 +32,13 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
 
 
 @contextmanager
-def watched(job: Job, progress: Callable[[], Counts]) -> Iterator[None]:
-    """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes."""
+def watched(
+    job: Job, progress: Callable[[], Counts], line: Callable[[Counts], str] = Counts.line
+) -> Iterator[None]:
+    """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes.
+
+    A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
+    """
     shown = Progress(job.order.label, None, job.log)
     done = threading.Event()
 
@@ -41,12 +46,12 @@ def watched(job: Job, progress: Callable[[], Counts]) -> Iterator[None]:
         while not done.wait(EVERY):
             counts = progress()
             shown.total = counts.rows_total or None
-            shown.at(counts.rows_done, counts.line())
+            shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
     thread.start()
     try:
-        with bar(progress, job.order.label) if sys.stderr.isatty() else nullcontext():
+        with bar(progress, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
             yield
     finally:
         done.set()

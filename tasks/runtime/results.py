@@ -104,7 +104,7 @@ MODULES: dict[str, Module] = {
     "ingest": _at("sifthinker.data.ingest"),
     "spill": _at("sifthinker.data.disk_dict"),
     "expand": _at("sifthinker.data.expansion"),
-    "estimate": _at("sifthinker.data.depth_estimation"),
+    "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
     "publish": _at("sifthinker.data.publish"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
@@ -125,10 +125,10 @@ MODULES: dict[str, Module] = {
     "processors": _at("sifthinker.models.processors"),
     "budget": _at("sifthinker.models.budget"),
     "serve": _at(
-        "sifthinker.models.embedded_server",
+        "sifthinker.models.generation",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
         without=_names(
-            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main _fork Wanted "
+            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main Wanted "
             "ServerFailed _START _GRACE _LOG_LINES _ROOT"
         ),
     ),
@@ -166,7 +166,10 @@ MODULES: dict[str, Module] = {
     "training/merge": _at("sifthinker.training.merge"),
     # evaluation
     "evaluate": _at(
-        "sifthinker.evaluation.evaluate", "sifthinker.evaluation.asking", "sifthinker.evaluation.scoring"
+        "sifthinker.evaluation.evaluate",
+        "sifthinker.evaluation.asking",
+        "sifthinker.evaluation.scoring",
+        "sifthinker.evaluation.shown",
     ),
     "evaluate/server": _neutral(
         "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
@@ -188,7 +191,7 @@ MODULES: dict[str, Module] = {
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
-    "report": _at("sifthinker.reporting.report"),
+    "report": _at("sifthinker.reporting.report", "sifthinker.reporting.outcome"),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
@@ -222,6 +225,9 @@ MODULES: dict[str, Module] = {
         _KEEPS,
     ),
     "files": _neutral("sifthinker.system.files", _KEEPS),
+    "server": _neutral(
+        "sifthinker.models.embedded_server sifthinker.models.protocol sifthinker.models.workers", _CARRIES
+    ),
     "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
@@ -256,6 +262,8 @@ MODULES: dict[str, Module] = {
         "sifthinker.training.checkpoints sifthinker.training.stopping",
         "stops a training and resumes it, to the same result",
     ),
+    "machine": _neutral("sifthinker.system.machine", "names the machine and the commit on a page"),
+    "evaluation/progress": _neutral("sifthinker.evaluation.progress", _SHOWN),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
@@ -342,7 +350,7 @@ SERVERS = {
 _CHARTS = ("pillow", "matplotlib")
 _PAGES = tuple(
     (name, f"sifthinker/reporting/templates/{name}")
-    for name in ("report.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
+    for name in ("report.html.jinja", "first.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
 )
 
 RESULTS: dict[str, Results] = {

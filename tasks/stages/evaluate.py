@@ -12,13 +12,14 @@ from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
 from sifthinker.evaluation import running_server
 from sifthinker.evaluation.benchmarks import presence
+from sifthinker.evaluation.progress import Progress
 from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
 from sifthinker.models.budget import budgeted, holds
 from sifthinker.store.manifest import Artifact
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
-from tasks.runtime.endpoint import endpoint
+from tasks.runtime.endpoint import endpoint, watched
 from tasks.runtime.results import RESULTS, Results
 from tasks.runtime.stage import Job, stage
 
@@ -127,9 +128,12 @@ def evaluate(job: Job) -> None:
         yield from depth_estimation.pictures(images, job.inputs["weights"].path, job.config.depth)
         _free_the_gpu()
 
-    with _judge(job) as judge:
+    progress = Progress()
+    with _judge(job) as judge, watched(job, progress.counts, progress.line):
         ledger = bookkeeping.place(job.store.root)
-        domain.evaluate(_server(job), job.config.model, config, ledger, depth_pictures, job.out, judge)
+        domain.evaluate(
+            _server(job), job.config.model, config, ledger, depth_pictures, job.out, judge, progress
+        )
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))
     job.draft.rows = {"in": kept + rejected.total(), "kept": kept, "rejected": dict(sorted(rejected.items()))}
