@@ -19,6 +19,7 @@ from flows.commands import artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
+from flows.commands.join import join
 from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
@@ -332,6 +333,7 @@ for command in (
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
 app.command(rich_help_panel=CHECKS)(compare)
+app.command(rich_help_panel=RUN)(join)
 app.command(rich_help_panel=MODELS)(models.serve)
 app.command(rich_help_panel=MODELS)(models.depth)
 

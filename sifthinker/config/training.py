@@ -48,6 +48,11 @@ class Train(Section):
     batch: int = Field(ge=1, description="samples (SFT) or completions (GRPO) a rank and forward pass")
     accumulation: int = Field(ge=1, description="forward passes an optimiser step")
     ranks: int = Field(8, ge=1, description="processes = GPUs (paper: 8)")
+    nodes: int = operational(
+        1,
+        ge=1,
+        description="machines that the ranks are divided over: infra/README.md, More than one machine",
+    )
     deepspeed: Literal["none", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
         "zero3", description="what the ranks share out; offload: to the machine's memory"
     )
@@ -55,6 +60,11 @@ class Train(Section):
     gradient_checkpointing: bool = Field(True, description="computes activations twice to save memory")
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
+    rehearse: Literal["gpu", "always", "never"] = operational(
+        "gpu",
+        description="one step with the longest sample before the training, so that what does not fit ends in minutes: where "
+        "there are GPUs, always, or never",
+    )
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
     grace: float = operational(
         240,
@@ -67,6 +77,19 @@ class Train(Section):
     show_steps: int = operational(
         10, ge=1, description="optimiser steps between two pages of curves and completions in the UI"
     )
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        if self.ranks % self.nodes:
+            raise ValueError(
+                f"ranks: {self.ranks} is no multiple of nodes = {self.nodes}; each node takes as many"
+            )
+        return self
+
+    @property
+    def ranks_a_node(self) -> int:
+        """Processes, and GPUs, of each machine."""
+        return self.ranks // self.nodes
 
 
 class Sft(Train):

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,15 @@ def main(path: Path) -> None:
     train(harness.load(path, GrpoRun))
 
 
-def train(task: GrpoRun) -> None:
+def train(
+    task: GrpoRun, scored: Callable[..., Any] = Scorer, trained: Callable[..., Any] | None = None
+) -> None:
     """Trains, or goes on training, and writes the results.
+
+    Args:
+        task: what is trained.
+        scored: makes the scorer; a rehearsal has another.
+        trained: makes the trainer; None: `Trainer`.
 
     Raises:
         UserError: see `check_groups`, `samplers.Sampler.check`, `harness.check_world`, `harness.check_identity`,
@@ -130,10 +137,10 @@ def train(task: GrpoRun) -> None:
     resumed = checkpoints.last_complete(task.work)
     ranks.barrier()
     with (
-        Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer,
+        scored(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer,
         watching(task) as watchers,
     ):
-        trainer = Trainer(
+        trainer = (trained or Trainer)(
             model=loading.load_policy(task.model, settings.precision),
             reward_funcs=scorer.functions,
             args=arguments,

@@ -226,19 +226,19 @@ def check(settings: Sft | Grpo, shape: Shape, longest: int, policy: Model) -> di
         UserError: there are too few GPUs, or less memory is free.
     """
     needed = estimate(settings, shape, longest, policy)
-    gpus = free_gpus()
+    gpus, ranks = free_gpus(), settings.ranks_a_node
     if gpus:
-        if len(gpus) < settings.ranks:
-            raise UserError(f"ranks: {settings.ranks} are configured and there are {len(gpus)} GPUs")
+        if len(gpus) < ranks:
+            raise UserError(f"ranks: {ranks} are configured for this machine and there are {len(gpus)} GPUs")
         needed["process"] = PROCESS["gpu"]
         if isinstance(settings, Grpo) and (share := samplers.of(settings).share(settings)):
-            needed["vLLM"] = share * min(total for _, total in gpus[: settings.ranks])
-        place, free = "each GPU", min(free for free, _ in gpus[: settings.ranks])
+            needed["vLLM"] = share * min(total for _, total in gpus[:ranks])
+        place, free = "each GPU", min(free for free, _ in gpus[:ranks])
         wanted = sum(needed.values())
     else:
         needed["process"] = PROCESS["cpu"]
-        place, free = f"{settings.ranks} processes", float(psutil.virtual_memory().available)
-        wanted = settings.ranks * sum(needed.values())
+        place, free = f"{ranks} processes", float(psutil.virtual_memory().available)
+        wanted = ranks * sum(needed.values())
     if wanted > free:
         parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in needed.items())
         raise UserError(

@@ -72,12 +72,17 @@ def check(
             f"accumulation {settings.accumulation}); lower batch or accumulation"
         )
     shape = memory.read_shape(model)
-    longest = check_longest(model, dataset, policy, settings, shape)
+    longest, which = check_longest(model, dataset, policy, settings, shape)
     check_disk(work, dataset, settings, shape, planned)
     needed = memory.check(settings, shape, longest, policy)
-    found = {"steps": planned, "longest_tokens": longest, "memory_bytes_a_rank": round(sum(needed.values()))}
-    logger.info("%d steps, longest sample %d tokens, about %.1f GB a rank", *found.values())
-    return found
+    whole = sum(needed.values())
+    logger.info("%d steps, longest sample %d tokens, about %.1f GB a rank", planned, longest, whole / GB)
+    return {
+        "steps": planned,
+        "longest_tokens": longest,
+        "longest_id": which,
+        "memory_bytes_a_rank": round(whole),
+    }
 
 
 def ask_judge(api: Api, base_url: str | None) -> None:
@@ -110,8 +115,8 @@ def ask_judge(api: Api, base_url: str | None) -> None:
 
 def check_longest(
     model: Path, dataset: Sequence[Path], policy: Model, settings: Sft | Grpo, shape: Shape
-) -> int:
-    """Tokens of the longest sample, with its pictures and its target (GRPO: as long as one may get).
+) -> tuple[int, str]:
+    """Tokens of the longest sample, with its pictures and its target (GRPO: as long as one may get), and its id.
 
     Raises:
         UserError: it does not fit the model's context, or a text holds a special token of the model.
@@ -128,6 +133,8 @@ def check_longest(
     while batch := list(islice(records, BATCH)):
         row_check.check_texts(reserved, batch, texts)
         lengths = rows.count_tokens(processor, batch, policy.depth_input, target)
+        if isinstance(settings, Sft) and settings.too_long == "reject":  # the program leaves longer ones out
+            lengths = [tokens if tokens <= settings.max_length else 0 for tokens in lengths]
         if max(lengths) > longest:
             longest = max(lengths)
             which = batch[lengths.index(longest)]["id"]
@@ -141,7 +148,7 @@ def check_longest(
             f"{which}: {longest} tokens{more}, and {model.name} takes {shape.context}; lower model.max_pixels"
             + ("" if isinstance(settings, Sft) else " or grpo.max_completion")
         )
-    return longest
+    return longest, which
 
 
 # --- disk ------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def gpu(config: Config) -> Iterator[Finding]:
 
     built = f"torch {torch.__version__}"
     here = config.placement == "process"
-    ranks = max(config.sft.ranks, config.grpo.ranks)
+    ranks = max(config.sft.ranks_a_node, config.grpo.ranks_a_node)
     real = config.model.weights != TINY
     if not torch.cuda.is_available():
         found = f"none; {built} computes on {os.cpu_count()} CPU cores"
