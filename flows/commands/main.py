@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,16 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.table import Table
 
 from flows import server
-from flows.commands import artifacts, models, outcome
+from flows.commands import annotation, artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.join import join
+from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
@@ -126,72 +124,8 @@ def frame(
         console.print(f"{name}: {value}", highlight=False)
 
 
-@app.command(rich_help_panel=RUN)
-def annotate(
-    config: ConfigOption = "demo",
-    set_: SetOption = [],  # noqa: B006
-    rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="ask again for what was rejected, and for nothing else")
-    ] = False,
-    reason: Annotated[list[str], typer.Option(help="retry only these; may be repeated")] = [],  # noqa: B006
-    model: Annotated[str | None, typer.Option(help="retry: another model of the endpoint")] = None,
-    prompt: Annotated[
-        Path | None, typer.Option(help="retry: another system text, from a file", metavar="FILE")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
-    seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
-) -> None:
-    """Runs the reproduction up to the chains. Lists or retries the samples whose chains were rejected."""
-    options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if reason:
-        given["reasons"] = list(reason)
-    if given and not retry:
-        raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
-    if rejected:
-        _dead_letters(load(config, set_))
-    elif retry:
-        _retry(config, set_, given)
-    else:
-        run(config, set_, stop_after="annotate")
-
-
-def _dead_letters(config: configuration.Config) -> None:
-    """Lists the rows of the latest run that have no chain, by reason."""
-    from sifthinker.annotation.dead_letters import dead_letters
-
-    store = Store.of(config)
-    table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
-    for letters in dead_letters(outcome.annotators_rejects(store)):
-        table.add_row(letters.reason, str(letters.rows), plain(f"{letters.ids[0]}: {letters.example}"))
-    console.print(table if table.row_count else "every sample has its chain")
-
-
-def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
-    """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
-    passes = [again.model_dump(exclude_unset=True) for again in load(name, overrides).retry.passes]
-    if given:
-        if file := given.get("prompt"):
-            if not file.is_file():
-                raise UserError(f"annotate --prompt {file}: no such file")
-            given["prompt"] = file.read_text(encoding="utf-8").strip()
-        passes.append(given)
-    if not passes:
-        raise UserError(
-            "annotate --retry: say what shall be different (--model, --prompt, --temperature, --seed), or list "
-            "passes under `retry` in the configuration"
-        )
-    lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
-    text = f"retry.passes={json.dumps(passes)}"
-    run(name, [*overrides, text], stop_after="retry")
-    _dead_letters(load(name, overrides))
-    console.print(
-        "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
-        "these lines in the configuration:\n",
-        soft_wrap=True,
-    )
-    console.print(plain(lines), highlight=False, soft_wrap=True)
+app.command(rich_help_panel=RUN)(annotation.preview)
+app.command("annotate", rich_help_panel=RUN)(annotation.command(run))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -333,6 +267,7 @@ for command in (
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
 app.command(rich_help_panel=CHECKS)(compare)
+app.command(rich_help_panel=CHECKS)(judge_agreement)
 app.command(rich_help_panel=RUN)(join)
 app.command(rich_help_panel=MODELS)(models.serve)
 app.command(rich_help_panel=MODELS)(models.depth)

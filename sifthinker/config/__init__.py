@@ -8,7 +8,7 @@ out of the stage's identity, so changing it reruns nothing. Nothing in this pack
 values it holds, so the package is left out of the code digests.
 """
 
-from sifthinker.config.api import SERVED, STANDIN, Again, Annotate, Api, Prices, Retry
+from sifthinker.config.api import LOCAL, SERVED, STANDIN, Again, Annotate, Api, Prices, Retry
 from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
 from sifthinker.config.evaluation import (
     STARTED,
@@ -27,6 +27,7 @@ from sifthinker.config.section import Section, added, operational
 from sifthinker.config.training import Grpo, Lora, Merge, Model, Rewards, Sft, Train
 
 __all__ = [
+    "LOCAL",
     "SERVED",
     "STANDIN",
     "STARTED",

@@ -42,7 +42,6 @@ MODEL_NAME = "policy"
 _START = {"transformers": 300.0, "vllm": 1800.0}  # seconds a server may take until it answers
 _GRACE = {"transformers": processes.GRACE, "vllm": 30.0}  # seconds to end by itself
 _LOG_LINES = 25  # of the log, in an error
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class ServerFailed(Exception):
@@ -62,6 +61,7 @@ class Wanted:
         lora_rank: Of adapters that vLLM loads at run time; 0: none are.
         memory: Share of a GPU's memory that vLLM takes; None: vLLM's own.
         gpus: CUDA_VISIBLE_DEVICES of the server; None: this process's own.
+        images: Most pictures of a prompt; only vLLM has to know.
     """
 
     folder: Path
@@ -72,6 +72,7 @@ class Wanted:
     lora_rank: int = 0
     memory: float | None = None
     gpus: str | None = None
+    images: int = vllm_command.IMAGES
 
 
 @contextlib.contextmanager
@@ -159,6 +160,7 @@ def _command(of: Wanted, port: int) -> list[str]:
     if of.server == "vllm":
         command += ["--vllm", vllm(of.python), "--lora-rank", str(of.lora_rank)]
         command += [] if of.memory is None else ["--memory", str(of.memory)]
+        command += ["--images", str(of.images)]
     return command
 
 
@@ -218,8 +220,8 @@ def _environment(of: Wanted) -> dict[str, str]:
     more = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     if of.gpus is not None:
         more["CUDA_VISIBLE_DEVICES"] = of.gpus
-    if of.python is not None:  # another environment has not this package
-        more["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    if of.python is not None and of.server == "transformers":  # that environment has not this package
+        more |= commands.sources()
     return vllm_command.environment({**os.environ, **more})
 
 
@@ -267,12 +269,15 @@ def main() -> None:
     parser.add_argument("--vllm", default="vllm", help="command of vLLM")
     parser.add_argument("--lora-rank", type=int, default=0, help="of adapters that vLLM loads at run time")
     parser.add_argument("--memory", type=float, help="share of a GPU's memory that vLLM takes")
+    parser.add_argument("--images", type=int, default=vllm_command.IMAGES, help="most pictures of a prompt")
     arguments = parser.parse_args()
     if arguments.parent:
         processes.end_with(arguments.parent)
     if arguments.server == "vllm":
         cpu = "cpu" in commands.version(arguments.vllm, "vllm")
-        options = vllm_command.Options(arguments.vllm, cpu, arguments.lora_rank, arguments.memory)
+        options = vllm_command.Options(
+            arguments.vllm, cpu, arguments.lora_rank, arguments.memory, images=arguments.images
+        )
         command = vllm_command.command(arguments.folder, arguments.port, arguments.model_name, options)
         sys.exit(run_vllm(command, vllm_command.environment(os.environ, options)))
     from sifthinker.models import embedded_server, generation

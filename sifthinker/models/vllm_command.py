@@ -26,6 +26,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA that vLLM has kernels for (its LoRAConfig)
 
 
+IMAGES = 2  # of a prompt of the policy: the photograph and its depth
+
+
 @dataclass(frozen=True)
 class Options:
     """What differs between the servers that are started.
@@ -36,6 +39,7 @@ class Options:
         lora_rank: Of adapters that are loaded at run time; 0: none are.
         memory: Share of a GPU's memory that the server takes; None: vLLM's own, 0.9.
         seats: Most requests that it works on at once; None: vLLM's own.
+        images: Most pictures of a prompt.
     """
 
     vllm: str = "vllm"
@@ -43,6 +47,7 @@ class Options:
     lora_rank: int = 0
     memory: float | None = None
     seats: int | None = None
+    images: int = IMAGES
 
 
 def command(
@@ -55,7 +60,7 @@ def command(
     """
     of = options or Options()
     line = [of.vllm, "serve", str(folder), "--host", host, "--port", str(port), "--served-model-name", name]
-    line += ["--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0})]
+    line += ["--limit-mm-per-prompt", json.dumps({"image": of.images, "video": 0})]
     line += ["--generation-config", "vllm", "--seed", "0", "--dtype", dtype(folder)]
     size = _saved_size(folder)
     if "longest_edge" in size:  # a pixel budget, of a Qwen family

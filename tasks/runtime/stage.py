@@ -69,6 +69,9 @@ class Stage:
     ]  # what of the user's is not there, so that it would fail or leave out rows
     most: Callable[[Config], float]  # largest share of its rows that it may reject
     by_choice: tuple[str, ...]  # reasons that the configuration asks for: their rows do not count in it
+    shares: Callable[
+        [Config, list[int]], list[int | None]
+    ]  # of the rows of its parts: how many each shall keep
 
     @property
     def served(self) -> bool:
@@ -97,6 +100,7 @@ class Order:
     refresh: bool = False
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
+    most: int | None = None  # of a shard: rows that it shall keep; none = all
 
     @property
     def place(self) -> str:
@@ -254,6 +258,7 @@ def stage(
     lacks: Callable[[Config], Sequence[str]] = lambda config: (),
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
+    shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
@@ -273,6 +278,7 @@ def stage(
             lacks,
             most,
             by_choice,
+            shares,
         )
 
     return wrap

@@ -19,7 +19,7 @@ from sifthinker.models.budget import budgeted, holds
 from sifthinker.store.manifest import Artifact
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
-from tasks.runtime.endpoint import endpoint, watched
+from tasks.runtime.endpoint import endpoint, watched, weights
 from tasks.runtime.results import RESULTS, Results
 from tasks.runtime.stage import Job, stage
 
@@ -111,6 +111,7 @@ def _free_the_gpu() -> None:
         "model": identity(c.model),
         "evaluate": identity(c.evaluate),
         "depth": identity(c.depth),
+        **weights(c.evaluate.judge),
     },
     results=RESULTS["evaluate"],
     files=_files,

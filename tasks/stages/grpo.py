@@ -5,7 +5,7 @@ from pathlib import Path
 from sifthinker.config import identity
 from sifthinker.core.tables import read
 from sifthinker.training import memory, preflight, samplers
-from tasks.runtime.endpoint import endpoint
+from tasks.runtime.endpoint import endpoint, weights
 from tasks.runtime.programs import train, training_outcome
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
@@ -27,7 +27,7 @@ def _held_out(job: Job, subset: list[Path]) -> Path:
 
 
 @stage(
-    config=lambda c: {"model": identity(c.model), "grpo": identity(c.grpo)},
+    config=lambda c: {"model": identity(c.model), "grpo": identity(c.grpo), **weights(c.grpo.judge)},
     results=RESULTS["grpo"],
     around=endpoint(lambda c: c.grpo.judge),
     lineage=True,

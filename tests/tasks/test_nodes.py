@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_the_first_node_notices_a_node_that_leaves_and_one_that_falls_silent(
     monkeypatch.setattr(nodes, "LEAVE", 0.05)
     monkeypatch.setattr(nodes, "LOST", 0.2)
     for leaves in (True, False):
-        with nodes.first(job(tmp_path), "some.module", Sft(ranks=2, nodes=2)) as first:
+        with nodes.first(job(tmp_path), "some.module", sys.executable, Sft(ranks=2, nodes=2)) as first:
             assert (tmp_path / "sft/key.work" / nodes.FILE).exists()
             node = tmp_path / "sft/key.work/node-b-1.json"
             nodes.write_json(node, {"beat": 1})
