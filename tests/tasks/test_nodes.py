@@ -14,7 +14,6 @@ import yaml
 
 from sifthinker.config import Grpo, Sft, identity, parse
 from sifthinker.core.errors import UserError
-from sifthinker.training.samplers import vllm_lora
 from tasks.runtime import following, nodes
 from tests.nodes import job
 
@@ -97,12 +96,6 @@ def test_the_first_node_notices_a_node_that_leaves_and_one_that_falls_silent(
                     first.look()
                     time.sleep(0.05)
         assert not (tmp_path / "sft/key.work" / nodes.FILE).exists()
-
-
-def test_servers_that_sample_for_one_machine_are_refused_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_lora.serving, "vllm", lambda python: "vllm")
-    with pytest.raises(UserError, match="serve the ranks of one machine, and nodes is 2"):
-        vllm_lora.VllmLora().preflight(Grpo(ranks=2, nodes=2, generation="vllm_lora"), 2)
 
 
 @pytest.mark.parametrize(
