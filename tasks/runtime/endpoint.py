@@ -91,7 +91,9 @@ def watched(
         nonlocal shown
         while not done.wait(EVERY):
             counts = progress()
-            if counts.rows_total and shown.total is None:  # the clock starts with the rows, not with the server
+            if (
+                counts.rows_total and shown.total is None
+            ):  # the clock starts with the rows, not with the server
                 shown = Progress(job.order.label, counts.rows_total, job.log)
             shown.at(counts.rows_done, line(counts))
 
