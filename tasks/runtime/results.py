@@ -131,7 +131,7 @@ MODULES: dict[str, Module] = {
         "sifthinker.models.generation",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
         without=_names(
-            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main Wanted "
+            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _files _end_of main _serve Wanted "
             "ServerFailed _START _GRACE _LOG_LINES"
         ),
     ),
