@@ -127,7 +127,7 @@ def tables(scores: Iterable[ModelScore], config: Mapping[str, Any]) -> list[dict
     """
     known = list(scores)
     judge = ((config.get("evaluate") or {}).get("judge") or {}).get("model", "")
-    made = [
+    made: list[dict[str, Any]] = [
         {"table": row.table, "label": row.label}
         | {"ours": _ours(row, known), "paper": _paper(row), "differs": _differs(row, known, judge)}
         for row in ROWS
