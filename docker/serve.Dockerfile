@@ -1,8 +1,9 @@
 # syntax=docker/dockerfile:1.7
 # vLLM with a merged policy, mounted at /model, for whoever asks it by hand or for `evaluate.server: http://vllm:8000/v1`.
 #   docker build -f docker/serve.Dockerfile -t sifthinker-serve:0.1.0 .
-# The options are those of sifthinker.models.serving.vllm_command (a test compares them), but for the address: a container's
-# loopback is reachable from nowhere. Publish the port on the host's loopback only; set VLLM_API_KEY for more.
+# The command is that of the stages (sifthinker/models/vllm_command.py): the folder's data type, two pictures a prompt, neutral
+# sampling. Only the address differs: a container's loopback is reachable from nowhere. Publish the port on the host's
+# loopback only; set VLLM_API_KEY for more. Requests name the tokens that are never sampled; `evaluate` does.
 
 FROM python:3.11.14-slim-bookworm
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 \
@@ -16,9 +17,9 @@ WORKDIR /app
 RUN useradd --uid 10001 --create-home sif && install -d -o sif -g sif /home/sif/.cache
 COPY docker/vllm.txt ./
 RUN pip install torch==2.13.0 -r vllm.txt
+COPY sifthinker/models/vllm_command.py ./
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30m --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
-ENTRYPOINT ["vllm", "serve", "/model", "--host", "0.0.0.0", "--port", "8000", "--served-model-name", "policy", \
-    "--limit-mm-per-prompt", "{\"image\": 2, \"video\": 0}", "--generation-config", "vllm", "--seed", "0"]
+ENTRYPOINT ["python", "vllm_command.py", "/model", "--host", "0.0.0.0", "--port", "8000"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from prefect import flow
@@ -13,12 +15,13 @@ from prefect.states import Completed, Failed
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, running_server
+from sifthinker.evaluation.nights.forecast import Expected
 from sifthinker.evaluation.nights.records import Night, Outcome
 from sifthinker.store.artifacts import Store
-from tasks.operations.nightly import compare, each, pinned
+from tasks.operations.nightly import compare, each, foreseen, pinned
 from tasks.runtime.flow_run import final_state
 from tasks.runtime.liveness import alive
-from tasks.runtime.pipeline import Partial, Run, carry_out
+from tasks.runtime.pipeline import Partial, Pending, Run, carry_out
 from tasks.runtime.placement import settled
 from tasks.runtime.stage import StageFailed
 from tasks.stages.scenes import scenes
@@ -27,21 +30,41 @@ from tasks.stages.weights import depth_weights
 # Names of states; infra/alerts.py tells people of each of them.
 FAILED = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun", history.INCONCLUSIVE: "Inconclusive"}
 WARNED = "Warned"
+OPEN = (history.INCONCLUSIVE, history.WARNED)  # outcomes that the next tier follows
 EXIT_CODES = {"Regressed": 1, "NotRun": 3, "Inconclusive": 4, WARNED: 5}  # of `sif nightly`; 2 is wrong usage
 
 
 def evening(run: Run, night: str, started: datetime) -> Outcome:
-    """What happens, in order."""
+    """What happens, in order: a look of each tier, until one decides."""
     if run.config.scenes:
         run.provide(run(scenes))
-    choose(run)
     running_server.check(run.config.evaluate.server)
     estimator = run(depth_weights)
-    baseline = pinned(run, estimator)
-    if run.config.nightly.fresh:
-        again(run, night)
-    made, failed = each(run, run.config.nightly.models, estimator)
-    return compare(run.store, Night(night, started, run.config), made, failed, baseline)
+    configured, looked = run.config, list[Outcome]()
+    for tier in configured.nightly.chain:
+        run.config = of_tier(configured, tier)
+        choose(run)
+        identifier = f"{night}-{tier}" if looked else night
+        if run.config.nightly.fresh:
+            again(run, identifier)
+        baseline = pinned(run, estimator, f"-{tier}" if looked else "")
+        made, failed = each(run, run.config.nightly.models, estimator, f"-{tier}" if looked else "")
+        held = Night(identifier, started, run.config)
+        looked.append(compare(run.store, held, made, failed, baseline))
+        if looked[-1].outcome not in OPEN:
+            break
+    return followed(looked, configured.nightly.chain)
+
+
+def followed(looked: Sequence[Outcome], tiers: Sequence[str]) -> Outcome:
+    """The last look's outcome, which says what the looks before it left open."""
+    *earlier, last = looked
+    before = ", ".join(f"{tier} {outcome.outcome}" for tier, outcome in zip(tiers, earlier, strict=False))
+    return (
+        replace(last, message=f"{last.message} (tier {tiers[len(earlier)]}, after {before})")
+        if earlier
+        else last
+    )
 
 
 @flow(name="nightly", flow_run_name="{config.name}")
@@ -50,6 +73,7 @@ def nightly(
     models: list[str] | None = None,
     benchmarks: list[str] | None = None,
     fresh: bool = False,
+    tier: str | None = None,
 ) -> State[str]:
     """Evaluates the promoted checkpoints and fails when a benchmark got significantly worse.
 
@@ -63,15 +87,17 @@ def nightly(
         models: instead of the configured ones: aliases, 'latest', runs, <stage>/<key>, or folders
         benchmarks: only these, by name
         fresh: ask every question again, whatever was answered before
+        tier: begin with this one of nightly.tiers; another may follow where it leaves a question open
     """
     context = FlowRunContext.get()
     assert context and context.flow_run
     run, started = context.flow_run, datetime.now(UTC)
-    config = _chosen(config, models, benchmarks, fresh)
     late = (started - (run.expected_start_time or started)).total_seconds() / 3600
     if late > config.nightly.max_late:
         return Completed(name="Skipped", message=f"{late:.1f} h late: given up, the next night comes")
-    return final_state(lambda: _nightly(config, str(run.id), run.name, started))
+    return final_state(
+        lambda: _nightly(chosen(config, models, benchmarks, fresh, tier), str(run.id), run.name, started)
+    )
 
 
 def _nightly(config: Config, night: str, name: str, started: datetime) -> State[str]:
@@ -95,6 +121,44 @@ def _nightly(config: Config, night: str, name: str, started: datetime) -> State[
         return Failed(name=state, message=outcome.message)
     warned = WARNED if outcome.outcome == history.WARNED else None
     return Completed(name=warned, message=outcome.message, data=str(outcome.report))
+
+
+def of_tier(config: Config, name: str) -> Config:
+    """The configuration of the look of one tier. The looks that a night may come to share its level."""
+    settings = config.nightly
+    tier = settings.tiers[name]
+    limits = [limit for limit in (config.evaluate.limit, tier.limit) if limit is not None]
+    nightly = {
+        "level": settings.level / len(settings.chain),
+        "benchmarks": tier.benchmarks or settings.benchmarks,
+        "fresh": settings.fresh or tier.fresh,
+    }
+    return config.model_copy(
+        update={
+            "nightly": settings.model_copy(update=nightly),
+            "evaluate": config.evaluate.model_copy(update={"limit": min(limits, default=None)}),
+        }
+    )
+
+
+def plan(config: Config) -> list[Expected]:
+    """What the first look of a night will be able to find, without asking anything.
+
+    Raises:
+        UserError: a benchmark of the night is not configured, or rendered scenes are not made yet.
+    """
+    store = Store.of(config)
+    run = Run(config, Partial(), store, lambda found, _: found.artifact.ref if found.artifact else None)
+    if run.config.scenes:
+        rendered = run(scenes)
+        if isinstance(rendered, Pending):
+            raise UserError(
+                "nightly --plan: the rendered scenes are not in the store; run a night or `sif run` first"
+            )
+        run.provide(rendered)
+    run.config = of_tier(run.config, config.nightly.tier)
+    choose(run)
+    return foreseen(run)
 
 
 def choose(run: Run) -> None:
@@ -124,12 +188,25 @@ def _evaluate(run: Run, **update: object) -> None:
     run.config = run.config.model_copy(update={"evaluate": run.config.evaluate.model_copy(update=update)})
 
 
-def _chosen(config: Config, models: list[str] | None, benchmarks: list[str] | None, fresh: bool) -> Config:
-    """The configuration with what the run's parameters say."""
+def chosen(
+    config: Config, models: list[str] | None, benchmarks: list[str] | None, fresh: bool, tier: str | None
+) -> Config:
+    """The configuration with what the run's parameters say.
+
+    Raises:
+        UserError: there is no such tier.
+    """
     settings = config.nightly
+    if tier is not None and tier not in settings.tiers:
+        raise UserError(f"tier: there is no {tier}; nightly.tiers has: {', '.join(settings.tiers)}")
     update = {
         "models": tuple(models or settings.models),
         "benchmarks": tuple(benchmarks or settings.benchmarks),
         "fresh": fresh or settings.fresh,
+        "tier": tier or settings.tier,
     }
+    if benchmarks:  # what is asked for by name holds for every tier
+        update["tiers"] = {
+            name: of.model_copy(update={"benchmarks": ()}) for name, of in settings.tiers.items()
+        }
     return config.model_copy(update={"nightly": settings.model_copy(update=update)})

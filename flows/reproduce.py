@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from sifthinker.config import Config
+from sifthinker.config import Config, changed
 from sifthinker.store.manifest import Ref
 from tasks.runtime.flow_run import run_flow
 from tasks.runtime.pipeline import Partial, Pending, Run
@@ -43,10 +43,13 @@ Label = Literal[
     "grpo",
     "merge-grpo",
     "evaluate",
+    "evaluate-base",
+    "evaluate-sft",
     "report",
 ]
 
 
+AS_BASE = {"evaluate.think": False, "evaluate.box_frame": "family"}  # how a base model is asked and read
 Until = Literal["no", "sft", "grpo"]  # how far the model is trained
 
 
@@ -82,7 +85,8 @@ def model_made(run: Run, until: Until = "grpo") -> dict[str, Ref | Pending]:
     if until == "sft":
         return made | {"sft": warm, "model": warm_model}
 
-    policy = run(grpo, base=warm_model, subset=chosen)
+    held_out = {"sif": dataset} if run.config.grpo.evaluate_steps else {}
+    policy = run(grpo, base=warm_model, subset=chosen, **held_out)
     model = run(merge, "merge-grpo", base=warm_model, adapter=policy, subset=chosen)
     return made | {"sft": warm, "warm": warm_model, "grpo": policy, "model": model}
 
@@ -90,8 +94,14 @@ def model_made(run: Run, until: Until = "grpo") -> dict[str, Ref | Pending]:
 def reproduction(run: Run) -> None:
     """What happens, in order."""
     made = model_made(run)
-    scores = run(evaluate, model=made["model"], weights=made["estimator"])
-    run(report, **made, evaluate=scores)
+    weights = made["estimator"]
+    scores = {"evaluate": run(evaluate, model=made["model"], weights=weights)}
+    if "base" in run.config.evaluate.also:
+        base = changed(run.config, AS_BASE, "evaluate-base")
+        scores["evaluate_base"] = run(evaluate, "evaluate-base", base, model=made["base"], weights=weights)
+    if "sft" in run.config.evaluate.also:
+        scores["evaluate_sft"] = run(evaluate, "evaluate-sft", model=made["warm"], weights=weights)
+    run(report, **made, **scores)
 
 
 @flow(name="reproduce", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Crashed, Failed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import placement
+from tasks.runtime import nodes, placement
 from tasks.runtime.decide import decide
 from tasks.runtime.flow_run import final_state
+from tasks.runtime.following import ProgramFailed
 from tasks.runtime.identity import differences, key
 from tasks.runtime.liveness import alive
 from tasks.runtime.make import outcome
-from tasks.runtime.stage import Stage
+from tasks.runtime.stage import Order, Stage
 from tasks.stages.depth import depth
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grpo import grpo
@@ -38,6 +41,7 @@ def stage(
     inputs: dict[str, Ref],
     identity: dict[str, Any],
     refresh: bool = False,
+    node: int = 0,
 ) -> State[None]:
     """Makes one artifact of a run in another pool. Started by that run; the form is for looking, not for filling in.
 
@@ -48,8 +52,9 @@ def stage(
         inputs: the artifacts that it is made from, by name
         identity: what the artifact is to be made from; other code, libraries or data here end the run
         refresh: make it again although it is in the store
+        node: of a training on several machines, which one this is; the first, 0, makes the artifact
     """
-    return final_state(lambda: _stage(STAGES[stage], label, config, inputs, identity, refresh))
+    return final_state(lambda: _stage(STAGES[stage], label, config, inputs, identity, refresh, node))
 
 
 def _stage(
@@ -59,9 +64,13 @@ def _stage(
     inputs: dict[str, Ref],
     identity: dict[str, Any],
     refresh: bool,
+    node: int,
 ) -> State[None]:
     store = Store.of(config)
     with explained(f"store {store.root}"), alive(store):
+        several = placement.nodes(config, stage.name) > 1
+        if several:  # the flow starts all nodes again: a retry in here would wait for nodes that have gone
+            stage = replace(stage, retries=0)
         decision = decide(store, stage, label, placement.received(config, store), inputs, refresh)
         if decision.order.key != key(identity):
             reasons = "; ".join(differences(identity, decision.order.identity))
@@ -69,7 +78,25 @@ def _stage(
                 f"{label}: another artifact would be made here than is wanted (flow -> worker): {reasons}; give "
                 "this pool's workers the flow's version of the code and of the libraries, and the same data"
             )
+        if node:
+            return _join(decision.order, store)
         made = outcome(decision, store)
     if not made.is_completed():
-        return Failed(message=made.message)
+        lost = several and isinstance(made.result(raise_on_failure=False), ProgramFailed)
+        return Crashed(message=made.message) if lost else Failed(message=made.message)
     return Completed(name=made.name, message=f"{decision.order.place}/{decision.order.key}")
+
+
+def _join(order: Order, store: Store) -> State[None]:
+    """The part of a node that is not the first: its ranks, and nothing of the artifact."""
+    try:
+        nodes.join(
+            store.work(order.place, order.key),
+            store.root,
+            order.config.pools.wait * nodes.HOUR,
+            get_run_logger(),
+            order.label,
+        )
+    except ProgramFailed as error:
+        return Crashed(message=str(error))
+    return Completed(message=f"a node of {order.place}/{order.key}")

@@ -71,7 +71,13 @@ def maps(names: list[tuple[str, str]]) -> Iterator[DepthMap]:
 
 
 def run(
-    folder: Path, rows: int, url: str, ledger: Place, config: Annotate, images: int = 40
+    folder: Path,
+    rows: int,
+    url: str,
+    ledger: Place,
+    config: Annotate,
+    images: int = 40,
+    most: int | None = None,
 ) -> Iterator[Annotation | Reject]:
     """Annotates `rows` made-up rows whose pictures are in `folder`."""
     names = pictures(folder, min(rows, images))
@@ -83,6 +89,7 @@ def run(
             {"test": folder},
             client,
             config,
+            most,
         )
 
 

@@ -19,8 +19,8 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SIF_LEDGER", None)  # tests record nothing in a ledger that is in use
 # Which variables these tests may send to servers of their own, see sifthinker/llm/keys.py.
-os.environ["SIF_API_KEYS"] = ",".join(
-    f"{name}=127.0.0.1" for name in ("MY_KEY", "SIF_TEST_KEY", "DOCTOR_KEY")
+os.environ["SIF_API_KEYS"] = (
+    "MY_KEY=127.0.0.1,SIF_TEST_KEY=127.0.0.1,DOCTOR_KEY=127.0.0.1,DOCTOR_KEY=api.example.org"
 )
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"

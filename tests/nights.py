@@ -90,10 +90,19 @@ def evaluated(
     missing: dict[str, str] | None = None,
     per_image: int = 1,
     rules: int = 1,
+    boxless: int = 0,
 ) -> Evaluated:
-    """An evaluation in the store; `per_image` questions in a row are about one image, `rules` scored its replies."""
+    """An evaluation in the store.
+
+    `per_image` questions in a row are about one image, `rules` scored its replies, and the first `boxless` chains of each
+    benchmark hold no box.
+    """
     with store.making("evaluate", key, {"label": "evaluate", "name": "test", "identity": {}}) as draft:
-        predictions = [row(name, i, v, per_image) for name, of in verdicts.items() for i, v in enumerate(of)]
+        predictions = [
+            {**row(name, i, v, per_image), **({"boxes": None} if i < boxless else {})}
+            for name, of in verdicts.items()
+            for i, v in enumerate(of)
+        ]
         tables.write(draft.out / "predictions.parquet", PREDICTIONS, predictions)
         scores = [score(name, of) for name, of in verdicts.items()]
         scores += [

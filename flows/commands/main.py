@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.table import Table
 
 from flows import server
-from flows.commands import artifacts, outcome, requests
+from flows.commands import annotation, artifacts, models, outcome
 from flows.commands.accept import accept
 from flows.commands.doctor import doctor
+from flows.commands.join import join
+from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
 from flows.commands.options import (
     ConfigOption,
@@ -31,6 +30,7 @@ from flows.commands.options import (
     load,
     plain,
 )
+from flows.commands.plan import plan, planned
 from sifthinker import config as configuration
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
@@ -69,9 +69,10 @@ def run(
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
-    _planned(
-        resolved, start_at, stop_after, refresh, reuse_run
-    )  # a user's mistake shows before anything starts
+    from tasks.runtime.pipeline import refuse
+
+    # A user's mistake, and what is missing, shows before anything starts.
+    refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
     from flows.reproduce import reproduce
 
@@ -83,8 +84,9 @@ def run(
         reuse_run=reuse_run,
         return_state=True,
     )
-    for line in outcome.lines(Store.of(resolved), str(state.state_details.flow_run_id)):
-        console.print(plain(line), highlight=False, soft_wrap=True)
+    run_id = str(state.state_details.flow_run_id)
+    ui = f"{ui}/runs/flow-run/{run_id}"
+    outcome.show(Store.of(resolved), run_id, console)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
@@ -92,35 +94,7 @@ def run(
     _where(resolved, state.result(), ui)
 
 
-@app.command(rich_help_panel=RUN)
-def plan(
-    config: ConfigOption = "demo",
-    set_: SetOption = [],  # noqa: B006
-    start_at: StartAt = None,
-    stop_after: StopAfter = None,
-    refresh: Refresh = [],  # noqa: B006
-    reuse_run: ReuseRun = None,
-    limit: LimitOption = None,
-    json_: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
-) -> None:
-    """Shows which stages would run, and why, without running any."""
-    resolved = load(config, set_, limit)
-    server.settings(resolved.store)
-    planned = _planned(resolved, start_at, stop_after, refresh, reuse_run)
-    if json_:
-        typer.echo(json.dumps([p.as_json() for p in planned], indent=1, ensure_ascii=False))
-        return
-    table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
-    for p in planned:
-        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
-        colour = "yellow" if p.verdict == "runs" else "green"
-        why = "\n".join(map(plain, p.reasons))
-        table.add_row(
-            p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
-        )
-    console.print(table)
-    for line in requests.lines(resolved, {p.label for p in planned if p.verdict == "runs"}):
-        console.print(plain(line), highlight=False, soft_wrap=True)
+app.command(rich_help_panel=RUN)(plan)
 
 
 @app.command(rich_help_panel=DATA)
@@ -149,86 +123,8 @@ def frame(
         console.print(f"{name}: {value}", highlight=False)
 
 
-@app.command(rich_help_panel=RUN)
-def annotate(
-    config: ConfigOption = "demo",
-    set_: SetOption = [],  # noqa: B006
-    rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="ask again for what was rejected, and for nothing else")
-    ] = False,
-    reason: Annotated[list[str], typer.Option(help="retry only these; may be repeated")] = [],  # noqa: B006
-    model: Annotated[str | None, typer.Option(help="retry: another model of the endpoint")] = None,
-    prompt: Annotated[
-        Path | None, typer.Option(help="retry: another system text, from a file", metavar="FILE")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
-    seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
-) -> None:
-    """Runs the reproduction up to the chains. Lists or retries the samples whose chains were rejected."""
-    options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if reason:
-        given["reasons"] = list(reason)
-    if given and not retry:
-        raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
-    if rejected:
-        _dead_letters(load(config, set_))
-    elif retry:
-        _retry(config, set_, given)
-    else:
-        run(config, set_, stop_after="annotate")
-
-
-def _dead_letters(config: configuration.Config) -> None:
-    """Lists the rows of the latest run that have no chain, by reason."""
-    from sifthinker.annotation.dead_letters import dead_letters
-
-    store = Store.of(config)
-    table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
-    for letters in dead_letters(outcome.annotators_rejects(store)):
-        table.add_row(letters.reason, str(letters.rows), plain(f"{letters.ids[0]}: {letters.example}"))
-    console.print(table if table.row_count else "every sample has its chain")
-
-
-def _retry(name: str, overrides: list[str], given: dict[str, Any]) -> None:
-    """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
-    passes = [again.model_dump(exclude_unset=True) for again in load(name, overrides).retry.passes]
-    if given:
-        if file := given.get("prompt"):
-            if not file.is_file():
-                raise UserError(f"annotate --prompt {file}: no such file")
-            given["prompt"] = file.read_text(encoding="utf-8").strip()
-        passes.append(given)
-    if not passes:
-        raise UserError(
-            "annotate --retry: say what shall be different (--model, --prompt, --temperature, --seed), or list "
-            "passes under `retry` in the configuration"
-        )
-    lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
-    text = f"retry.passes={json.dumps(passes)}"
-    run(name, [*overrides, text], stop_after="retry")
-    _dead_letters(load(name, overrides))
-    console.print(
-        "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
-        "these lines in the configuration:\n",
-        soft_wrap=True,
-    )
-    console.print(plain(lines), highlight=False, soft_wrap=True)
-
-
-@app.command(rich_help_panel=MODELS)
-def serve(
-    model: Annotated[Path, typer.Argument(help="folder of a merged model")],
-    port: Annotated[int, typer.Option(help="on loopback")] = 8000,
-) -> None:
-    """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
-    if not (model / "config.json").is_file():
-        raise UserError(f"serve: {model} is no model folder: it has no config.json")
-    from sifthinker.models.serving import MODEL_NAME
-    from sifthinker.models.serving import run as serving
-
-    serving(model, port, MODEL_NAME)
+app.command(rich_help_panel=RUN)(annotation.preview)
+app.command("annotate", rich_help_panel=RUN)(annotation.command(run))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -273,6 +169,12 @@ def nightly(
     model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006
     benchmark: Annotated[list[str], typer.Option(help="only this one; may be repeated")] = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="ask every question again")] = False,
+    tier: Annotated[
+        str | None, typer.Option(help="begin with this tier (quick, nightly, weekly)", metavar="TIER")
+    ] = None,
+    plan_: Annotated[
+        bool, typer.Option("--plan", help="only say which falls the night could find; asks nothing")
+    ] = False,
     limit: LimitOption = None,
 ) -> None:
     """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
@@ -287,14 +189,20 @@ def nightly(
     """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
-    ui = server.ensure()
-    from flows.commands.night_results import show
-    from flows.nightly import EXIT_CODES
+    from flows.commands.night_results import show, show_plan
+    from flows.nightly import EXIT_CODES, chosen
     from flows.nightly import nightly as night
+    from flows.nightly import plan as foretold
 
-    state: Any = night(resolved, models=model, benchmarks=benchmark, fresh=fresh, return_state=True)
+    of_night = chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
+    if plan_:
+        show_plan(foretold(of_night), of_night.nightly)
+        return
+    ui = server.ensure()
+    options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
+    state: Any = night(resolved, **options, return_state=True)
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
-    show(resolved.store / "nights" / str(state.state_details.flow_run_id))
+    show(resolved.store / "nights", str(state.state_details.flow_run_id))
     console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
 
@@ -357,17 +265,10 @@ for command in (
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
-
-
-def _planned(
-    config: Config, start_at: str | None, stop_after: str | None, refresh: list[str], reuse_run: str | None
-) -> list[Any]:
-    from flows.reproduce import reproduction
-    from tasks.runtime.pipeline import Partial, plan
-
-    return plan(
-        reproduction, config, Partial(start_at, stop_after, tuple(refresh), reuse_run), Store.of(config)
-    )
+app.command(rich_help_panel=CHECKS)(judge_agreement)
+app.command(rich_help_panel=RUN)(join)
+app.command(rich_help_panel=MODELS)(models.serve)
+app.command(rich_help_panel=MODELS)(models.depth)
 
 
 def _where(config: Config, made: dict[str, str], ui: str) -> None:

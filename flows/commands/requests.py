@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from sifthinker.annotation import retry
-from sifthinker.config import Annotate, Api, Config
+from sifthinker.config import LOCAL, STANDIN, Annotate, Api, Config
 from sifthinker.config.presets import PRESETS
 from sifthinker.llm import Request, judge
 from sifthinker.llm.request import outline
@@ -24,6 +24,12 @@ def lines(config: Config, runs: Collection[str]) -> Iterator[str]:
     if "evaluate" in runs and (api := config.evaluate.judge) is not None:
         shown["evaluate.judge"] = (api, _judge(api))
     for name, (api, request) in shown.items():
+        if api.base_url == STANDIN:
+            yield f"{name}: the embedded stand-in, not a model: {outline(api, request)}"
+            continue
+        if api.base_url == LOCAL:
+            yield f"{name}: {api.local_server} serves the folder {api.model} while the stage runs: {outline(api, request)}"
+            continue
         key = f"key {api.api_key_env}" if api.api_key_env else "no key"
         where = {"chat": "/chat/completions", "batch_chat": api.batch_chat_path, "batch": " by batches"}
         yield f"{name}: {api.base_url}{where[api.mode]}, {key}: {outline(api, request)}"

@@ -24,6 +24,7 @@ from typing import Any
 
 from sifthinker.annotation import early_stop
 from sifthinker.annotation.acceptance import Refused, check
+from sifthinker.annotation.wanted import Wanted
 from sifthinker.config import Annotate
 from sifthinker.core import depth_maps, drawing, images, prompts
 from sifthinker.core.records import Annotation, DepthMap, Focus, Region, Reject, Sample
@@ -33,6 +34,7 @@ from sifthinker.system.waiting import outcome
 AGREEMENT = 0.8  # judge's score from which an answer says the same as the reference; not given in the paper
 _PENDING = 16  # rows per call in flight that may wait for an earlier one, since rows come out in order
 
+NOT_NEEDED = "not-needed"  # a reason that the configuration asks for
 _NO_FOCUS = ("focus-missing", "the expand stage rejected this sample; its rejects say why")
 
 Steps = tuple[tuple[Region, ...], ...]
@@ -45,6 +47,7 @@ def annotate(
     folders: Mapping[str, Path],
     client: Client,
     config: Annotate,
+    most: int | None = None,
 ) -> Iterator[Annotation | Reject]:
     """The chain of every sample, in order: one row out for each row in. Of the maps, one is in memory at a time.
 
@@ -55,6 +58,7 @@ def annotate(
         folders: image folder by name of the source.
         client: of `config.api`.
         config: the stage's.
+        most: chains that are wanted; the rows after the last one of them are rejected unasked.
 
     Raises:
         BudgetSpent: see `Client.ask`; what was bought is kept, and a rerun continues from there.
@@ -66,11 +70,16 @@ def annotate(
     asked, left = _join(focus, maps)
     client.expect(len(asked) + len(left))  # a few less than the samples where expand has rejected some
     rows: deque[Future[Annotation | Reject]] = deque()
+    wanted = Wanted(most)
     done = 0
     try:
         for row in samples:
-            if row.id in asked:
+            if row.id in asked and not wanted.more():
+                asked.pop(row.id)
+                rows.append(_finished(_reject(row, NOT_NEEDED, f"{most} chains were accepted before it")))
+            elif row.id in asked:
                 rows.append(client.start(partial(annotator.watched, row, asked.pop(row.id))))
+                wanted.add(rows[-1])
             else:
                 rows.append(_finished(_reject(row, *left.pop(row.id, _NO_FOCUS))))
             while rows and (rows[0].done() or len(rows) >= _PENDING * config.api.concurrency):

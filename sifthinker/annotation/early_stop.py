@@ -17,10 +17,14 @@ from sifthinker.core.records import Annotation, Reject
 from sifthinker.llm.dispatcher import Engine
 
 _ADVICE = {
-    "bad-request": "Change what the endpoint does not take: its message names it. If the endpoint itself was mended, "
-    "set another annotate.seed: an equal request has its refusal in the ledger.",
+    "bad-request": "Change what the endpoint does not take: its message names it (api.extra, api.token_limit_field and "
+    "api.leave_out change the body). If the endpoint itself was mended, `sif annotate --again --reason bad-request` asks "
+    "again what is refused in the ledger.",
     "cut-off": "Raise annotate.max_tokens.",
     "content-filter": "The provider blocks these pictures or questions: use another model.",
+    "exhausted": "See that the endpoint answers, then start again.",
+    "timeout": "See that the endpoint answers, or raise api.timeout.",
+    "unreadable": "See that base_url is that of an OpenAI-compatible endpoint.",
     "judge": "The judge is annotate's own model: use one that answers with a score.",
 }
 _OTHERWISE = "Use a model that follows the prompt, or another annotate.prompt."
@@ -52,12 +56,16 @@ class First:
                 engine.stopped = Hopeless(_told(self._rejected, row))
 
 
+def advice(reason: str) -> str:
+    """What to change where rows are rejected for this reason."""
+    return _ADVICE.get(reason, _OTHERWISE)
+
+
 def _told(rejected: Counter[str], row: Reject) -> str:
-    advice = _ADVICE.get(rejected.most_common(1)[0][0], _OTHERWISE)
     return (
         f"the first {rejected.total()} rows were all rejected: {rejects.counted(rejected)}. The rest is not asked.\n"
         f"The last of them is {rejects.described(asdict(row))}\n"
-        f"{advice} What was paid is kept in the ledger. annotate.give_up_after = 0 goes on nevertheless."
+        f"{advice(rejected.most_common(1)[0][0])} What was paid is kept in the ledger. annotate.give_up_after = 0 goes on nevertheless."
     )
 
 

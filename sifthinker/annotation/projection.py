@@ -35,7 +35,11 @@ class Projection:
 
 
 def project(
-    samples: Iterable[Sample], focus: Iterable[Focus] | None, config: Annotate, sampled: int = 200
+    samples: Iterable[Sample],
+    focus: Iterable[Focus] | None,
+    config: Annotate,
+    sampled: int = 200,
+    most: int | None = None,
 ) -> Projection:
     """Projects calls, tokens and money of the stage from its first `sampled` rows and the number of all rows.
 
@@ -44,6 +48,7 @@ def project(
         focus: where the chains look; None where that is not known yet, so that a mean number of steps is taken.
         config: the stage's.
         sampled: rows whose texts and pictures are measured.
+        most: chains that are wanted; None: all rows are asked.
     """
     steps = {row.id: len(row.steps) for row in focus} if focus is not None else None
     rows = measured = judged = 0
@@ -67,6 +72,7 @@ def project(
                 row.width * row.height, config.max_pixels
             ) / _PIXELS_A_TOKEN
             completion += 10
+    rows = rows if most is None else min(rows, most)
     scale = _RETRIES * rows / max(1, measured)
     usage = {"prompt_tokens": round(scale * prompt), "completion_tokens": round(scale * completion)}
     cost = money(usage, config.api.prices, config.api.mode != "chat")

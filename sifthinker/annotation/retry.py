@@ -22,7 +22,7 @@ from sifthinker.llm import Client
 # Never answered: asked again even by an equal request. Every other reply is in the ledger for good.
 UNANSWERED = {"exhausted", "timeout", "unreadable"}
 # Nothing to do with what a model replied: these rows could not be asked at all.
-_UNASKED = {"focus-missing", "depth-missing", "focus-mismatch"}
+_UNASKED = {"focus-missing", "depth-missing", "focus-mismatch", "not-needed"}
 
 Pass = tuple[frozenset[str], Client, Annotate]  # reasons (none = any), whom to ask, and how
 

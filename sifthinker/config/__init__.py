@@ -8,9 +8,18 @@ out of the stage's identity, so changing it reruns nothing. Nothing in this pack
 values it holds, so the package is left out of the code digests.
 """
 
-from sifthinker.config.api import SERVED, STANDIN, Again, Annotate, Api, Prices, Retry
+from sifthinker.config.api import LOCAL, SERVED, STANDIN, Again, Annotate, Api, Prices, Retry
 from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
-from sifthinker.config.evaluation import STARTED, Ablation, Benchmark, Evaluate, Nightly, Report, Variant
+from sifthinker.config.evaluation import (
+    STARTED,
+    Ablation,
+    Benchmark,
+    Evaluate,
+    Nightly,
+    Report,
+    Tier,
+    Variant,
+)
 from sifthinker.config.placement import Pools
 from sifthinker.config.reading import changed, identity, load, load_section, parse, parse_value
 from sifthinker.config.reproduction import Config
@@ -18,6 +27,7 @@ from sifthinker.config.section import Section, added, operational
 from sifthinker.config.training import Grpo, Lora, Merge, Model, Rewards, Sft, Train
 
 __all__ = [
+    "LOCAL",
     "SERVED",
     "STANDIN",
     "STARTED",
@@ -46,6 +56,7 @@ __all__ = [
     "Section",
     "Sft",
     "Source",
+    "Tier",
     "Train",
     "Variant",
     "added",

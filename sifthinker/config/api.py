@@ -15,6 +15,7 @@ from sifthinker.config.section import Section, added, address, operational
 
 SERVED = "served"  # as an endpoint's base_url: a server that the stage starts; its port is known only then
 _SECRET = re.compile(r"(?i)api.?key|authori[sz]ation|secret|password|(?:access|auth).?token")
+LOCAL = "local"  # as an endpoint's base_url: a server of the model in the folder `model` runs while the stage does
 STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
 
 
@@ -36,8 +37,18 @@ class Api(Section):
     preset: Annotated[str, Named("preset")] | None = operational(
         None, description="a provider by name: fills in what differs there, in the fields that are left out"
     )
-    base_url: str = Field(STANDIN, description="'standin' starts the embedded stand-in server")
-    model: str = Field("standin", description="the endpoint's name of the model")
+    base_url: str = Field(
+        STANDIN,
+        description="'standin' starts the embedded stand-in server, 'local' a server of the model in the folder `model`",
+    )
+    model: str = Field("standin", description="the endpoint's name of the model; local: its folder")
+    local_server: Literal["vllm", "transformers"] = added(
+        "vllm",
+        description="local: what serves the model; transformers is for small ones, and takes two pictures",
+    )
+    local_gpus: str | None = operational(
+        None, description="local: CUDA_VISIBLE_DEVICES of the server, e.g. '6,7'; none: all of the machine's"
+    )
     mode: Literal["chat", "batch", "batch_chat"] = Field(
         "chat", description="batch: OpenAI Batch API; batch_chat: a provider's online batch endpoint"
     )
@@ -96,7 +107,7 @@ class Api(Section):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, base_url: str) -> str:
-        return base_url if base_url in (STANDIN, SERVED) else address(base_url)
+        return base_url if base_url in (STANDIN, SERVED, LOCAL) else address(base_url)
 
     @field_validator("extra")
     @classmethod
@@ -150,6 +161,9 @@ class Annotate(Section):
     jpeg_quality: int = Field(90, ge=1, le=100, description="percent, of the images sent")
     prompt: str = Field("", description="the system text; none: prompts.ANNOTATOR_SYSTEM")
     seed: int | None = Field(None, description="sent with every request, for models that know one")
+    probe: bool = operational(
+        True, description="one row is asked before the stage, and its reply shown; not in mode batch"
+    )
     give_up_after: int = operational(
         50,
         ge=0,

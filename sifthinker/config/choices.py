@@ -22,6 +22,7 @@ KINDS: dict[str, str] = {
     "preset": "sifthinker.config.presets:PRESETS",
     "family": "sifthinker.models.families:FAMILIES",
     "reward": "sifthinker.rewards:REWARDS",
+    "sampler": "sifthinker.training.samplers:SAMPLERS",
 }
 
 
@@ -47,10 +48,12 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 class Named:
     """Annotates a `str` that must be a name of `kind`: `format: Annotated[str, Named("source")]`.
 
-    The table is read when a value is checked or the JSON schema is made, which lists its names as an enum.
+    The table is read when a value is checked or the JSON schema is made, which lists its names as an enum. `also` are
+    names beside those of the table.
     """
 
     kind: str
+    also: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The schema of a string, and then `check`."""
@@ -60,7 +63,7 @@ class Named:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """The JSON schema of a string, with the names as its enum."""
-        return {**handler(schema), "enum": known(self.kind)}
+        return {**handler(schema), "enum": [*self.also, *known(self.kind)]}
 
     def check(self, name: str) -> str:
         """The name, if the table has it.
@@ -68,7 +71,7 @@ class Named:
         Raises:
             PydanticCustomError: it has not; the message lists those that it has.
         """
-        names = known(self.kind)
+        names = [*self.also, *known(self.kind)]
         if name not in names:
             raise PydanticCustomError(
                 "unknown_name",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sifthinker.config.choices import Named
-from sifthinker.config.section import Section, operational
+from sifthinker.config.section import Section, added, operational
 
 
 class Scenes(Section):
@@ -93,6 +93,13 @@ class Depth(Section):
 
 class Publish(Section):
     """The data set, and the subset that GRPO trains on."""
+
+    rows: int | None = added(
+        None,
+        ge=1,
+        description="exactly so many chains: annotation goes on through a larger, seeded draw (ingest.total, half as "
+        "many again unless set) until they are accepted; none = every row of the draw is asked (release)",
+    )
 
     rl_samples: int = Field(200, ge=1, description="of the RL subset, stratified by data set (paper: 200)")
     seed: int = Field(0, description="of the RL subset")

@@ -21,6 +21,11 @@ class Benchmark(Section):
     name: Annotated[str, Named("benchmark")] = Field(description="whose questions the files hold")
     path: Path = operational(description="annotation file or folder, as published")
     images: Path = operational(description="folder of the images")
+    rendered: bool = operational(
+        False,
+        description="the questions are rendered scenes in the benchmark's form: the report labels their scores, and sets "
+        "no published number beside them",
+    )
     split: str = Field(
         "", description="where a benchmark has several, e.g. refcoco+_testB; sif: its file's format"
     )
@@ -41,6 +46,16 @@ class Evaluate(Section):
     """The benchmarks, asked through a server of the merged model."""
 
     benchmarks: tuple[Benchmark, ...] = Field((), description="rendered scenes add their own")
+    also: tuple[Literal["base", "sft"], ...] = operational(
+        (),
+        description="the models before the last one that are evaluated too, for the report's first table; the base "
+        "model is asked the plain question, and its boxes are read in its family's frame",
+    )
+    missing: Literal["refuse", "leave_out"] = operational(
+        "refuse",
+        description="what becomes of a run whose benchmarks' files are not all there: it is refused before its first "
+        "stage, or goes on without those, which plan and report name; nights are not refused",
+    )
     limit: int | None = Field(None, ge=1, description="samples per benchmark, seeded; marked wherever shown")
     seed: int = Field(0, description="of the samples under `limit`, and of sampled replies")
     think: bool = Field(True, description="ask for the chain; false asks the plain question")
@@ -70,6 +85,10 @@ class Evaluate(Section):
         description="a server that runs: the name by which it lists the model; none: its only model, or 'policy'. The server "
         "is asked which folder it serves, and refused where that has other weights",
     )
+    python: Path | None = operational(
+        None,
+        description="interpreter of the environment that has the server; none: the flow's, and the vllm on its PATH",
+    )
     concurrency: int = operational(64, ge=1, description="most requests in flight")
     timeout: float = operational(600.0, gt=0, description="seconds for one request")
 
@@ -88,6 +107,27 @@ class Report(Section):
     """The page that shows the outcome."""
 
     examples: int = Field(8, ge=0, description="chains drawn in the report")
+
+
+class Tier(Section):
+    """How much a night asks, and what follows where that decides nothing."""
+
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="questions of each benchmark, at most, seeded; none: as many as evaluate.limit says",
+    )
+    benchmarks: tuple[str, ...] = Field((), description="names; none: those of nightly.benchmarks")
+    fresh: bool = Field(False, description="ask every question again, whatever was answered before")
+    then: str = Field(
+        "",
+        description="tier that follows in the same run where this one is inconclusive or warns; their looks share "
+        "nightly.level; none: none",
+    )
+
+
+def _tiers() -> dict[str, Tier]:
+    return {"quick": Tier(limit=200, then="nightly"), "nightly": Tier(), "weekly": Tier(fresh=True)}
 
 
 class Nightly(Section):
@@ -121,13 +161,44 @@ class Nightly(Section):
         0.05,
         ge=0,
         lt=1,
-        description="rise of the share of a benchmark's unparsable replies, of 1, above which a night warns",
+        description="rise of the share of a benchmark's replies that fail in one way (unparsable, refused, cut off, no "
+        "box), of 1, above which a night warns, significant or not: drift.py",
     )
     fresh: bool = Field(False, description="ask every question again, whatever was answered before")
     flips: int = Field(12, ge=0, description="changed samples of a benchmark that the report shows")
+    tier: str = Field("nightly", description="of nightly.tiers, the one that a night begins with")
+    tiers: dict[str, Tier] = Field(default_factory=_tiers, description="looks of several sizes, by name")
     max_late: float = Field(
         12.0, gt=0, description="hours after its time at which a night that could not start is given up"
     )
+
+    @model_validator(mode="after")
+    def _check_tiers(self) -> Self:
+        known = ", ".join(self.tiers)
+        for field, named in (
+            ("tier", self.tier),
+            *((f"tiers.{n}.then", t.then) for n, t in self.tiers.items()),
+        ):
+            if named and named not in self.tiers:
+                raise ValueError(
+                    f"{field}: there is no tier {named!r}{suggestion(named, tuple(self.tiers))}; tiers: {known}"
+                )
+        for name in self.tiers:
+            self._followed(name)
+        return self
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The tiers that a night may come to, in order."""
+        return self._followed(self.tier)
+
+    def _followed(self, first: str) -> tuple[str, ...]:
+        found = [first]
+        while then := self.tiers[found[-1]].then:
+            if then in found:
+                raise ValueError(f"tiers: {' -> '.join([*found, then])}: a tier must not follow itself")
+            found.append(then)
+        return tuple(found)
 
 
 class Variant(Section):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,8 @@ from sifthinker.config.evaluation import Ablation, Evaluate, Nightly, Report
 from sifthinker.config.placement import Pools
 from sifthinker.config.section import Section, operational
 from sifthinker.config.training import Grpo, Merge, Model, Sft
+
+SPARE = 1.5  # rows of a draw for each chain that is wanted
 
 
 class Config(Section):
@@ -61,6 +64,32 @@ class Config(Section):
     report: Report = Report()
     nightly: Nightly = Nightly()
     ablation: Ablation = Field(default_factory=Ablation)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _draw_more(cls, values: Any) -> Any:
+        """A draw that leaves room for rejects, where `publish.rows` asks for so many chains and nobody says how large."""
+        publish = values.get("publish") if isinstance(values, dict) else None
+        rows = publish.get("rows") if isinstance(publish, dict) else getattr(publish, "rows", None)
+        ingest = values.get("ingest") or {} if isinstance(values, dict) else {}
+        if not isinstance(rows, int) or not isinstance(ingest, dict) or "total" in ingest:
+            return values  # a mistake in a type is told by the field
+        return {**values, "ingest": {**ingest, "total": math.ceil(SPARE * rows)}}
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> Self:
+        if (rows := self.publish.rows) is None:
+            return self
+        if self.ingest.total < rows:
+            raise ValueError(
+                f"publish.rows = {rows} chains cannot come from ingest.total = {self.ingest.total} rows: set it to at "
+                f"least {math.ceil(SPARE * rows)}, or leave it out"
+            )
+        if self.retry.passes:
+            raise ValueError(
+                "publish.rows and retry.passes exclude each other: a retry adds chains to the exact number"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:

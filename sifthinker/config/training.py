@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
@@ -47,6 +48,11 @@ class Train(Section):
     batch: int = Field(ge=1, description="samples (SFT) or completions (GRPO) a rank and forward pass")
     accumulation: int = Field(ge=1, description="forward passes an optimiser step")
     ranks: int = Field(8, ge=1, description="processes = GPUs (paper: 8)")
+    nodes: int = operational(
+        1,
+        ge=1,
+        description="machines that the ranks are divided over: infra/README.md, More than one machine",
+    )
     deepspeed: Literal["none", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
         "zero3", description="what the ranks share out; offload: to the machine's memory"
     )
@@ -54,6 +60,11 @@ class Train(Section):
     gradient_checkpointing: bool = Field(True, description="computes activations twice to save memory")
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
+    rehearse: Literal["gpu", "always", "never"] = operational(
+        "gpu",
+        description="one step with the longest sample before the training, so that what does not fit ends in minutes: where "
+        "there are GPUs, always, or never",
+    )
     timeout: float = operational(60 * 60 * 24 * 7, gt=0, description="seconds for the whole stage")
     grace: float = operational(
         240,
@@ -66,6 +77,19 @@ class Train(Section):
     show_steps: int = operational(
         10, ge=1, description="optimiser steps between two pages of curves and completions in the UI"
     )
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        if self.ranks % self.nodes:
+            raise ValueError(
+                f"ranks: {self.ranks} is no multiple of nodes = {self.nodes}; each node takes as many"
+            )
+        return self
+
+    @property
+    def ranks_a_node(self) -> int:
+        """Processes, and GPUs, of each machine."""
+        return self.ranks // self.nodes
 
 
 class Sft(Train):
@@ -134,6 +158,24 @@ class Rewards(Section):
         return [extra[name] for name in choices.table("reward")]
 
 
+class SamplingServers(Section):
+    """The vLLM servers that sample for GRPO with `generation: vllm_lora`."""
+
+    count: int = operational(
+        0, ge=0, description="servers on GPUs of their own, those after the ranks'; 0: one beside each rank"
+    )
+    memory: float | None = operational(
+        None,
+        gt=0,
+        lt=1,
+        description="share of a GPU's memory that a server takes; none: 0.3 beside a rank, 0.9 on its own",
+    )
+    python: Path | None = operational(
+        None, description="interpreter of vLLM's environment; none: the vllm on the PATH"
+    )
+    timeout: float = operational(1800.0, gt=0, description="seconds until the servers must answer")
+
+
 class Grpo(Train):
     """GRPO-SIF on the RL subset."""
 
@@ -181,15 +223,44 @@ class Grpo(Train):
         description="completions cut off at max_completion take no part in the loss (DAPO, arXiv 2503.14476: overlong "
         "filtering)",
     )
+    evaluate_steps: int = added(
+        0,
+        ge=0,
+        description="optimiser steps between two evaluations of the policy on held-out rows (training/held_out.py); 0: none "
+        "(paper)",
+    )
+    evaluate_rows: int = added(64, ge=1, description="held-out rows of such an evaluation")
+    choose: Literal["best", "last"] = added(
+        "best",
+        description="the adapter that goes on, where there are such evaluations: the one with the highest mean reward on the "
+        "held-out rows, or the last one",
+    )
     rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
-    generation: Literal["transformers", "vllm_colocate", "vllm_server"] = Field(
-        "transformers", description="what samples the completions"
+    generation: Annotated[str, Named("sampler", also=("auto",))] = Field(
+        "auto",
+        description="what samples the completions; auto: vllm_lora where vLLM is found, else transformers",
     )
+    vllm: SamplingServers = operational(SamplingServers())
     vllm_server: str = operational(
         "http://127.0.0.1:8000",
-        description="vllm_server only: address of the server of the merged SFT model; how to start it: training/grpo.py",
+        description="vllm_server only: address of the server of the merged SFT model; how to start it: "
+        "training/samplers/trl_samplers.py",
     )
+    max_logprob_gap: float | None = operational(
+        None,
+        gt=0,
+        description="mean difference of the sampled tokens' log-probabilities, trainer against vLLM, that stops the run; "
+        "none: 0.001 in fp32, 0.05 in bf16 (not given in the paper)",
+    )
+
+    @field_validator("generation")
+    @classmethod
+    def _can_be_used(cls, generation: str) -> str:
+        sampler = choices.table("sampler").get(generation)
+        if sampler is not None and sampler.refused:
+            raise ValueError(f"{generation} is refused: {sampler.refused}")
+        return generation
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -40,10 +40,14 @@ def line(rows: Mapping[str, Any]) -> str:
     kept = f"{rows['kept']:,} of {rows['in']:,} rows kept"
     if not rows["rejected"]:
         return kept
-    (reason, count), *others = _by_count(rows["rejected"])
     total = sum(rows["rejected"].values())
-    why = f"most for {reason} ({count:,})" if others else reason
-    return f"{kept}, {total:,} rejected: {why}"
+    return f"{kept}, {total:,} rejected: {top(rows['rejected'])}"
+
+
+def top(rejected: Mapping[str, int]) -> str:
+    """The reason of most of some rejects, and how many it has where there are others."""
+    (reason, count), *others = _by_count(rejected)
+    return f"most for {reason} ({count:,})" if others else reason
 
 
 def example(rejects: Iterable[Mapping[str, Any]], rejected: Mapping[str, int]) -> str:

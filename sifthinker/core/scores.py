@@ -27,13 +27,15 @@ class Score(TypedDict):
     unit: Literal["share", "points"]  # of 1, or points as the benchmark counts them
     limit: int | None  # a sample of so many questions; None = all
     missing: str | None  # why it was not scored; None where it was
+    rendered: bool  # the questions are rendered scenes in the benchmark's form, and not the published ones
 
 
 class ModelScore(Score):
-    """A score, the model that has it, and the frame in which its boxes were read."""
+    """A score, the model that has it, and how it was asked."""
 
     model: str
-    box_frame: str
+    box_frame: str  # in which its boxes were read
+    think: bool  # it was asked for a chain
 
 
 def read(evaluation: Path) -> list[Score]:
@@ -42,14 +44,15 @@ def read(evaluation: Path) -> list[Score]:
     for score in scores:
         score.setdefault("refused", 0)
         score.setdefault("rules", 1)
+        score.setdefault("rendered", False)
     return scores
 
 
 def read_with_model(evaluation: Path) -> list[ModelScore]:
     """The scores in the folder of an evaluation, each with the model's name as reports show it."""
     summary = _summary(evaluation)
-    model, frame = summary["model"], summary.get("box_frame", "image")
-    return [{"model": model, "box_frame": frame, **score} for score in read(evaluation)]
+    model, frame, think = summary["model"], summary.get("box_frame", "image"), summary.get("think", True)
+    return [{"model": model, "box_frame": frame, "think": think, **score} for score in read(evaluation)]
 
 
 def rules(evaluation: Path) -> int:

@@ -17,6 +17,7 @@ by digest. Hence:
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections import defaultdict, deque
@@ -99,6 +100,31 @@ def pictures(
             logger.warning("no depth picture: %s: %s", outcome.reason, outcome.detail)
         else:
             yield outcome.image_sha256, depth_maps.picture(depth_maps.decode_bytes(outcome.png))
+
+
+def estimator(weights: Path, config: Depth) -> Callable[[bytes], DepthMap]:
+    """What estimates one image after the other with a model that stays loaded, as `estimate` does up to a GPU's last bits.
+
+    The returned function takes the bytes of an image file, and raises `BadImage` where there is no map of it.
+    """
+    import torch
+
+    from sifthinker.models import loading
+
+    gpu = torch.cuda.is_available()
+    model = loading.load_depth(weights).to("cuda" if gpu else "cpu")
+
+    def one(image: bytes) -> DepthMap:
+        made: DepthMap | Reject | _Prepared = _prepare(
+            (hashlib.sha256(image).hexdigest(), image), config.size
+        )
+        if isinstance(made, _Prepared):
+            made = _finish(made, _forward(model, [made], config.batch if gpu else 1)[0])
+        if isinstance(made, Reject):
+            raise BadImage(made.reason, made.detail)
+        return made
+
+    return one
 
 
 def input_size(width: int, height: int, size: int) -> tuple[int, int]:

@@ -44,6 +44,7 @@ def ask(
     config: Config,
     out: Path,
     say: Callable[[str], None],
+    extra: Mapping[str, Any] | None = None,
 ) -> Answered:
     """Asks, hands the reply to `say` as it comes, and writes pictures of where the chain looked into `out`.
 
@@ -56,6 +57,7 @@ def ask(
         config: its `model` and `evaluate` sections.
         out: folder, made where it is not there.
         say: gets pieces of the reply.
+        extra: what the request says besides.
 
     Raises:
         UserError: no image, or the server does not answer.
@@ -70,7 +72,7 @@ def ask(
         [images.data_url(data, images.media_type(data)) for data in shown],
     )
     reply = ""
-    for piece in stream(base_url, model_name, messages, config):
+    for piece in stream(base_url, model_name, messages, config, extra or {}):
         say(piece)
         reply += piece
     areas = tuple(tuple(area) for area in chain.areas(reply) or ())
@@ -101,7 +103,13 @@ def picture(image: Path, config: Config) -> bytes:
         raise UserError(f"{image}: {error}") from error
 
 
-def stream(base_url: str, model_name: str, messages: list[dict[str, Any]], config: Config) -> Iterator[str]:
+def stream(
+    base_url: str,
+    model_name: str,
+    messages: list[dict[str, Any]],
+    config: Config,
+    extra: Mapping[str, Any],
+) -> Iterator[str]:
     """The pieces of a reply as the server sends them; the whole one where it does not stream.
 
     Raises:
@@ -115,6 +123,7 @@ def stream(base_url: str, model_name: str, messages: list[dict[str, Any]], confi
         "max_tokens": settings.max_tokens,
         "seed": settings.seed,
         "stream": True,
+        **extra,
     }
     url = f"{base_url.rstrip('/')}/chat/completions"
     try:

@@ -17,8 +17,9 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sifthinker import config as configuration
 from sifthinker import llm
@@ -67,6 +68,7 @@ class Asking:
     depths: Path  # folder with the depth pictures (Spectral_r PNGs), each named by the digest of its image
     model: configuration.Model
     config: configuration.Evaluate
+    extra: dict[str, Any] = field(default_factory=dict)  # what each request says besides
     sized: bool = False  # pictures are brought under the pixel budget here
 
     def answers(self, job: Selection, lost: list[Reject]) -> Iterator[Answered]:
@@ -116,6 +118,7 @@ class Asking:
                 config.temperature,
                 config.max_tokens,
                 _seed(config.seed, prompt),
+                self.extra,
             )
 
     def _shown(self, job: Selection, question: Question, digest: str) -> _Shown | None:

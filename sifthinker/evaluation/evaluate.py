@@ -1,7 +1,7 @@
 """Evaluation: a served model is asked the questions of benchmarks, and its replies are scored officially and strictly.
 
 Reads the benchmarks' files; writes `predictions.parquet` (`scoring.PREDICTIONS`, one row a question),
-`rejects.parquet` (questions that could not be asked, with the reason), `scores.json`, and a submission file for every
+`rejects.parquet` (questions that could not be asked, with the reason), `scores.json`, `shown.parquet` (a few replies drawn), and a submission file for every
 benchmark whose answers are hidden.
 
 `asking` says what the model sees and what a failed request means. No clock enters the files, so an evaluation that was
@@ -21,14 +21,16 @@ from typing import Any
 
 from sifthinker import config as configuration
 from sifthinker import llm
-from sifthinker.core import errors, tables
+from sifthinker.core import tables
 from sifthinker.core.records import Reject
-from sifthinker.evaluation import scoring
+from sifthinker.evaluation import scoring, shown
 from sifthinker.evaluation.asking import Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
+from sifthinker.evaluation.progress import Progress
 from sifthinker.evaluation.running_server import Running
+from sifthinker.evaluation.shown import Shown
 from sifthinker.llm import keys
 from sifthinker.llm.bookkeeping import Place
 
@@ -47,6 +49,7 @@ class Served:
     digest: str  # of the served weights; replies are remembered under it
     running: Running | None = None  # a server that was not started here
     sizes: bool = True  # whether the server brings pictures under the pixel budget itself
+    extra: dict[str, Any] = field(default_factory=dict)  # what each request says besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class _Opened:
     jobs: list[Selection] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)  # entries of `scores.json`
     rejects: list[Reject] = field(default_factory=list)
+    shown: Shown = field(default_factory=Shown)  # replies for people to look at
 
 
 def evaluate(
@@ -66,6 +70,7 @@ def evaluate(
     depth: DepthPictures | None,
     out: Path,
     judge: llm.Client | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Scores of a served model on `config.benchmarks`; what is returned is what `scores.json` holds.
 
@@ -80,19 +85,27 @@ def evaluate(
             without a benchmark that scores depths.
         out: folder for the files.
         judge: scores free answers (VisCoT-s); a benchmark that wants it is left out without it.
+        progress: is told how far it is; None: nobody watches.
 
     Raises:
-        config.UserError: an unknown benchmark, or a file that is not what it should be.
+        UserError: a file is not what it should be.
         NotAnswered: the server, or the judge, did not answer a question.
     """
     assert depth is not None or not model.depth_input
+    progress = progress or Progress()
     found = _open(config, judge)
     with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
-        _write_depths(found.jobs, Path(folder), depth, model)
-        with serve as served, _client(served, config, ledger) as client:
-            asking = Asking(client, Path(folder), model, config, sized=not served.sizes)
-            predictions = _predictions(found, asking, judge, out)
+        _write_depths(found.jobs, Path(folder), depth, model, progress)
+        questions = sum(len(job.chosen) for job in found.jobs) * (1 if config.sampled is None else 2)
+        with (
+            serve as served,
+            _client(served, config, ledger) as client,
+            progress.asking(client, questions),
+        ):
+            asking = Asking(client, Path(folder), model, config, served.extra, not served.sizes)
+            predictions = _predictions(found, asking, judge, out, progress)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
+    tables.write(out / shown.FILE, shown.SHOWN, found.shown.rows(found.jobs))
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)
     summary: dict[str, Any] = {
         "model": served.label,
@@ -128,19 +141,15 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
     """Reads every benchmark once."""
     found = _Opened()
     for source in config.benchmarks:
-        if source.name not in BENCHMARKS:
-            raise errors.UserError(
-                f"evaluate.benchmarks: no benchmark {source.name!r}; known: {', '.join(BENCHMARKS)}"
-            )
         if BENCHMARKS[source.name].judge_requests and judge is None:
             why = "wants a judge: set evaluate.judge"
-            found.scores.append(scoring.missing(source.name, why, config.limit))
+            found.scores.append(scoring.missing(source.name, why, config.limit, source.rendered))
             continue
         try:
             job, bad = open_benchmark(source, BENCHMARKS[source.name], config.limit, config.seed)
         except Missing as error:
             logger.warning("%s", error)
-            found.scores.append(scoring.missing(source.name, str(error), config.limit))
+            found.scores.append(scoring.missing(source.name, str(error), config.limit, source.rendered))
             continue
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
@@ -149,7 +158,11 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
 
 
 def _write_depths(
-    jobs: Sequence[Selection], folder: Path, depth: DepthPictures | None, model: configuration.Model
+    jobs: Sequence[Selection],
+    folder: Path,
+    depth: DepthPictures | None,
+    model: configuration.Model,
+    progress: Progress,
 ) -> None:
     """Writes the depth pictures of all images whose depth is shown or scored, named by the image's digest."""
     mapped = [job for job in jobs if model.depth_input or job.benchmark.scores_chain]
@@ -157,6 +170,7 @@ def _write_depths(
         assert depth is not None
         for digest, png in depth(_distinct_images(mapped)):
             (folder / digest).write_bytes(png)
+            progress.depths += 1
 
 
 def _distinct_images(jobs: Sequence[Selection]) -> Iterator[tuple[str, bytes]]:
@@ -169,7 +183,7 @@ def _distinct_images(jobs: Sequence[Selection]) -> Iterator[tuple[str, bytes]]:
 
 
 def _predictions(
-    found: _Opened, asking: Asking, judge: llm.Client | None, out: Path
+    found: _Opened, asking: Asking, judge: llm.Client | None, out: Path, progress: Progress
 ) -> Iterator[dict[str, Any]]:
     """Asks every benchmark as configured, then with sampled replies where `config.sampled` wants them.
 
@@ -178,14 +192,20 @@ def _predictions(
     """
     sampled = asking.config.sampled
     for job in found.jobs:
-        yield from _benchmark(found, job, job.source.name, asking, judge, out)
+        yield from _benchmark(found, job, job.source.name, asking, judge, out, progress)
         if sampled is not None:
             warm = replace(asking, config=asking.config.model_copy(update={"temperature": sampled}))
-            yield from _benchmark(found, job, job.source.name + SAMPLED, warm, judge, None)
+            yield from _benchmark(found, job, job.source.name + SAMPLED, warm, judge, None, progress)
 
 
 def _benchmark(
-    found: _Opened, job: Selection, name: str, asking: Asking, judge: llm.Client | None, out: Path | None
+    found: _Opened,
+    job: Selection,
+    name: str,
+    asking: Asking,
+    judge: llm.Client | None,
+    out: Path | None,
+    progress: Progress,
 ) -> Iterator[dict[str, Any]]:
     """Asks one benchmark; its scores go under `name`, and a submission of hidden answers into the folder `out`."""
     limit = asking.config.limit
@@ -195,17 +215,22 @@ def _benchmark(
     for asked, reply, answer in judged(job, asking.answers(job, lost), judge):
         official = job.benchmark.official(asked.question, answer)
         strict = job.benchmark.strict(asked.question, answer)
+        progress.reply(strict.unparsable)
         if asked.question.reference:
             results.append((asked.question, official, strict))
         else:
             hidden.append((asked.question, strict.reading))
-        yield scoring.prediction(name, asked, reply, answer, official, strict)
+        row = scoring.prediction(name, asked, reply, answer, official, strict)
+        if out is not None:
+            found.shown.offer(row)
+        yield row
     if hidden and out is not None:
         assert job.benchmark.submission, "a benchmark that hides answers has one"
         file, content = job.benchmark.submission(job.source, hidden)
         (out / file).write_bytes(content)
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
-        found.scores.append(scoring.missing(name, why, limit))
+        found.scores.append(scoring.missing(name, why, limit, job.source.rendered))
     if results or not hidden:
         found.scores.extend(scoring.scores(job, name, results, len(lost), limit))
     found.rejects.extend(lost)
+    progress.lost(len(lost))

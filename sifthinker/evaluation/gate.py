@@ -21,8 +21,8 @@ Tango's score interval (Statistics in Medicine 17, 1998) in the first case, else
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from sifthinker.core.tables import read
-from sifthinker.evaluation import statistics
+from sifthinker.evaluation import failures, statistics
 from sifthinker.evaluation.statistics import Interval
 
 EXACT = 16  # up to so many images that changed, all swaps are tried
@@ -48,7 +48,7 @@ class ScoredReply:
     question: tuple[str, ...]  # id, group, text, reference, image: equal in two sets for the same question
     image: str  # SHA-256
     strict: float  # 1 = right, 0 = wrong, in between where the rule is graded
-    unparsable: bool = False
+    failures: frozenset[str] = frozenset()  # keys of `failures.KINDS`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,14 @@ class Paired:
     old: Numbers  # (questions,) strict scores before
     new: Numbers  # (questions,) strict scores after
     images: tuple[str, ...]  # (questions,) SHA-256
-    unparsable: tuple[float, float]  # share of the replies, before and after
+    # By kind of failure that occurs: (questions,) before and after, 1 where the reply fails in that way.
+    failed: Mapping[str, tuple[Numbers, Numbers]] = field(default_factory=dict)
+
+    @property
+    def unparsable(self) -> tuple[float, float]:
+        """Share of the replies that could not be read, before and after."""
+        before, after = self.failed.get(failures.UNPARSABLE, (np.zeros(1), np.zeros(1)))
+        return float(before.mean()), float(after.mean())
 
     @property
     def changes(self) -> Numbers:
@@ -70,6 +77,16 @@ class Paired:
         """The test that fits: McNemar's where scores are 0 or 1 and each question has its own image, else swaps."""
         binary = bool(np.isin(self.old, (0, 1)).all() and np.isin(self.new, (0, 1)).all())
         return MCNEMAR if binary and len(set(self.images)) == len(self.images) else BY_IMAGE
+
+    def equals(self, other: Paired) -> bool:
+        """Whether both say the same of the same questions, so that comparing twice would be one comparison."""
+        return (
+            self.images == other.images
+            and np.array_equal(self.old, other.old)
+            and np.array_equal(self.new, other.new)
+            and self.failed.keys() == other.failed.keys()
+            and all(np.array_equal(self.failed[kind], other.failed[kind]) for kind in self.failed)
+        )
 
     @property
     def lost(self) -> int:
@@ -122,10 +139,10 @@ class Comparison:
 def load(predictions: Path) -> dict[str, list[ScoredReply]]:
     """The scored replies of a `predictions.parquet` by benchmark; those with a hidden reference are left out."""
     found: dict[str, list[ScoredReply]] = {}
-    for row in read(predictions, [*COLUMNS, "unparsable"]):
+    for row in read(predictions, [*COLUMNS, *failures.COLUMNS]):
         if row["strict"] is not None:
             of = tuple(row[name] for name in COLUMNS[1:-1])
-            reply = ScoredReply(of, row["image_sha256"], row["strict"], bool(row["unparsable"]))
+            reply = ScoredReply(of, row["image_sha256"], row["strict"], failures.kinds(row))
             found.setdefault(row["benchmark"], []).append(reply)
     return found
 
@@ -140,11 +157,14 @@ def pair(before: Sequence[ScoredReply], after: Sequence[ScoredReply]) -> Paired 
         np.array([old.strict for old, _ in pairs], dtype=np.float64),
         np.array([new.strict for _, new in pairs], dtype=np.float64),
         tuple(new.image for _, new in pairs),
-        (
-            sum(old.unparsable for old, _ in pairs) / len(pairs),
-            sum(new.unparsable for _, new in pairs) / len(pairs),
-        ),
+        {kind: sides for kind in failures.KINDS if any(map(np.any, sides := _failing(pairs, kind)))},
     )
+
+
+def _failing(pairs: Sequence[tuple[ScoredReply, ScoredReply]], kind: str) -> tuple[Numbers, Numbers]:
+    """Which replies fail in one way, before and after: (questions,) each."""
+    before = np.array([kind in old.failures for old, _ in pairs], dtype=np.float64)
+    return before, np.array([kind in new.failures for _, new in pairs], dtype=np.float64)
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""The smallest fall that a comparison would have found.
+"""The smallest fall that a comparison would have found, and the chance that it finds a fall of a size.
 
 The model of a fall: on a share of the images, drawn at random, every score is 0 now. On the others the replies vary as
 much as they did tonight: the gains and losses that cancel each other occur again, in random places. A fall of a size
@@ -41,8 +41,7 @@ def detectable(paired: Paired, margin: float, level: float) -> float | None:
     mean = float(paired.old.mean())
     if gate.least(paired) > level or not gate.beyond(mean, margin):
         return None
-    exact = paired.test == gate.MCNEMAR
-    enough = _counted(paired, margin, level) if exact else _simulated(paired, margin, level)
+    enough = (_often if paired.test == gate.MCNEMAR else _simulated)(paired, margin, level)
     low, high = 0.0, 1.0  # share of the images; all of them are enough, as was just checked
     for _ in range(_STEPS):
         middle = (low + high) / 2
@@ -50,8 +49,36 @@ def detectable(paired: Paired, margin: float, level: float) -> float | None:
     return high * mean
 
 
-def _counted(paired: Paired, margin: float, level: float) -> Callable[[float], bool]:
-    """Whether a share of the questions that fall is found in `RATE` of the cases, exact, by McNemar's test.
+def chance(paired: Paired, fall: float, margin: float, level: float) -> float | None:
+    """How often the gate calls a fall of the mean score a regression.
+
+    Args:
+        paired: the questions of the comparison.
+        fall: expected, of 1.
+        margin: as in `detectable`.
+        level: as in `detectable`.
+
+    Returns:
+        A share of the cases; None where the score cannot fall so far.
+    """
+    mean = float(paired.old.mean())
+    if fall > mean or not mean:
+        return None
+    if gate.least(paired) > level or not gate.beyond(mean, margin):
+        return 0.0
+    share = fall / mean
+    if paired.test == gate.MCNEMAR:
+        return _counted(paired, margin, level)(share)
+    night = _nights(paired)
+    falls = [night(seed, share) for seed in range(DRAWS)]
+    found = [
+        _p(sums) <= level and gate.beyond(-float(sums.sum()) / len(paired.old), margin) for sums in falls
+    ]
+    return sum(found) / DRAWS
+
+
+def _counted(paired: Paired, margin: float, level: float) -> Callable[[float], float]:
+    """How often a share of the questions that fall is found, exact, by McNemar's test.
 
     Of the questions that were right, those that fall are lost, and of the others as many as by tonight's changes. Of
     those that were wrong and do not fall, as many are won. Both numbers are binomial.
@@ -63,12 +90,18 @@ def _counted(paired: Paired, margin: float, level: float) -> Callable[[float], b
     won = np.arange(most + 1)
     needed = np.array([_needed(w, right, n, margin, level) for w in range(most + 1)])
 
-    def enough(share: float) -> bool:
-        chance = stats.binom.pmf(won, n - right, (1 - share) * winning)
+    def rate(share: float) -> float:
+        likely = stats.binom.pmf(won, n - right, (1 - share) * winning)
         found = stats.binom.sf(needed - 1, right, share + (1 - share) * losing)
-        return float((chance * found).sum()) >= RATE
+        return float((likely * found).sum())
 
-    return enough
+    return rate
+
+
+def _often(paired: Paired, margin: float, level: float) -> Callable[[float], bool]:
+    """Whether a share of the questions that fall is found in `RATE` of the cases."""
+    rate = _counted(paired, margin, level)
+    return lambda share: rate(share) >= RATE
 
 
 def _needed(won: int, right: int, n: int, margin: float, level: float) -> int:
@@ -80,11 +113,10 @@ def _needed(won: int, right: int, n: int, margin: float, level: float) -> int:
     return bisect_left(range(right + 1), True, key=regressed)
 
 
-def _simulated(paired: Paired, margin: float, level: float) -> Callable[[float], bool]:
-    """The same by simulation of the test by swaps of images.
+def _nights(paired: Paired) -> Callable[[int, float], Numbers]:
+    """Simulates nights: the sums of differences of the images, by a seed and the share of images that fall to 0.
 
-    The simulated nights are put in the order of their standardised falls. The one that `RATE` of them exceed is tested;
-    where more than `gate.EXACT` of its images changed, by the normal approximation.
+    The same seed draws the same for every share.
     """
     before, _ = gate.by_image(paired.old, paired.images)
     changes, _ = gate.by_image(paired.changes, paired.images)
@@ -93,7 +125,6 @@ def _simulated(paired: Paired, margin: float, level: float) -> Callable[[float],
     often = min(0.5, len(cancelling) / len(before))  # an image gains this often, and loses as often
 
     def night(seed: int, share: float) -> Numbers:
-        """The sums of differences of the images of a simulated night; the same draws for every share."""
         generator = np.random.default_rng(seed)
         fallen = generator.random(len(before)) < share
         if not len(cancelling):
@@ -102,18 +133,34 @@ def _simulated(paired: Paired, margin: float, level: float) -> Callable[[float],
         other = np.where(side < often, size, np.where(side < 2 * often, -size, 0.0))
         return np.where(fallen, -before, other)
 
+    return night
+
+
+def _simulated(paired: Paired, margin: float, level: float) -> Callable[[float], bool]:
+    """Whether a share of the images that fall is found in `RATE` of the cases, by simulation of the test by swaps.
+
+    The simulated nights are put in the order of their standardised falls, and the one that `RATE` of them exceed is
+    tested.
+    """
+    night = _nights(paired)
+
     def enough(share: float) -> bool:
         nights = [
             (_standardised(sums), float(sums.sum()), sums) for sums in map(_at(night, share), range(DRAWS))
         ]
         place = math.ceil(RATE * DRAWS) - 1
         fall = sorted(-total / len(paired.old) for _, total, _ in nights)[DRAWS - 1 - place]
-        z, _, sums = sorted(nights, key=lambda made: made[0])[place]
-        changed = int((sums != 0).sum())
-        p = gate.swapped(sums) if changed <= gate.EXACT else float(stats.norm.cdf(z))
-        return p <= level and gate.beyond(fall, margin)
+        _, _, sums = sorted(nights, key=lambda made: made[0])[place]
+        return _p(sums) <= level and gate.beyond(fall, margin)
 
     return enough
+
+
+def _p(sums: Numbers) -> float:
+    """The p-value of the test by swaps; where more than `gate.EXACT` images changed, by the normal approximation."""
+    if int((sums != 0).sum()) <= gate.EXACT:
+        return gate.swapped(sums)
+    return float(stats.norm.cdf(_standardised(sums)))
 
 
 def _at(night: Callable[[int, float], Numbers], share: float) -> Callable[[int], Numbers]:

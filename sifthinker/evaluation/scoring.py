@@ -100,7 +100,8 @@ def scores(
         limit: of the questions that were chosen; None = all.
     """
     if not results:
-        return [missing(name, f"none of its {rejected} questions could be asked", limit)]
+        why = f"none of its {rejected} questions could be asked"
+        return [missing(name, why, limit, job.source.rendered)]
     official = {m.metric: m for m in job.benchmark.score([(q, o) for q, o, _ in results])}
     return [
         {
@@ -118,6 +119,7 @@ def scores(
             "unit": measure.unit,
             "limit": limit,
             "missing": None,
+            "rendered": job.source.rendered,
         }
         for measure in job.benchmark.score([(q, s) for q, _, s in results])
     ]
@@ -128,7 +130,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
+def missing(name: str, why: str, limit: int | None, rendered: bool) -> dict[str, Any]:
     """The entry of a benchmark without a score in `scores.json`, with the reason."""
     return {
         "benchmark": name,
@@ -145,4 +147,5 @@ def missing(name: str, why: str, limit: int | None) -> dict[str, Any]:
         "unit": "share",
         "limit": limit,
         "missing": why,
+        "rendered": rendered,
     }

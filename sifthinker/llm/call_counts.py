@@ -56,8 +56,13 @@ class Counts:
 
 
 @contextlib.contextmanager
-def bar(progress: Callable[[], Counts], label: str, every: float = 0.5) -> Iterator[None]:
-    """A bar in the terminal while the block runs, redrawn from `progress()`; `every` in seconds."""
+def bar(
+    progress: Callable[[], Counts],
+    label: str,
+    every: float = 0.5,
+    line: Callable[[Counts], str] = Counts.line,
+) -> Iterator[None]:
+    """A bar in the terminal while the block runs, redrawn from `progress()`; `every` in seconds, `line` in words."""
     done = threading.Event()
     name = TextColumn(label, table_column=Column(min_width=len(label)))
     figures = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=False))
@@ -67,7 +72,7 @@ def bar(progress: Callable[[], Counts], label: str, every: float = 0.5) -> Itera
         def draw() -> None:
             counts = progress()
             display.update(
-                task, description=counts.line(), completed=counts.rows_done, total=counts.rows_total or None
+                task, description=line(counts), completed=counts.rows_done, total=counts.rows_total or None
             )
 
         def redraw() -> None:

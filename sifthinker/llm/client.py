@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 
 from sifthinker.config import Api
 from sifthinker.core.images import data_url as image_url
-from sifthinker.llm import bookkeeping, http
+from sifthinker.llm import bookkeeping, http, local_models
 from sifthinker.llm.call_counts import Counts
 from sifthinker.llm.costs import BudgetSpent
 from sifthinker.llm.dispatcher import Engine
@@ -43,7 +43,7 @@ class Client:
         `scope` is part of every request's key: whatever besides endpoint and model decides the answers, such
         as the digest of the weights that a local server serves.
         """
-        self.api, self.scope = api, scope
+        self.api, self.scope = api, " ".join(filter(None, (scope, local_models.scope(api))))
         place = ledger.resolve() if isinstance(ledger, Path) else ledger
         self._where = (api, place, http.address(api, base_url))
         self._engine: Engine | None = None

@@ -1,20 +1,26 @@
-"""The pixel budget of weights that were not merged here: a folder that is served with the budget of the training.
+"""Weights that were not merged here: a folder that is served with the pixel budget and the template of the training.
 
-A merged folder holds the budget in its processor. Any other one, the base model's for example, holds its publisher's (12.8
-million pixels in Qwen2.5-VL). Each server reads the processor of the folder that it serves, so a folder is made beside
-the weights: links to the files, and a processor with the budget in it.
+A merged folder holds both in its processor. Any other one, the base model's for example, holds its publisher's: 12.8
+million pixels in Qwen2.5-VL, pictures before all texts in LLaVA-1.5, thoughts of its own in Qwen3.5. Each server reads
+the processor of the folder that it serves, so a folder is made beside the weights: links to the files, and a processor
+as the trainings use it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sifthinker.models.processors import load_processor
+from sifthinker.models import folders
+from sifthinker.models.families import FAMILIES
+from sifthinker.models.processors import load_processor, published
+
+_REPLACED = ("chat_template", "special_tokens_map", "added_tokens")  # by what the processor's tokenizer saves
 
 
 def budgeted(folder: Path, max_pixels: int, into: Path) -> Path:
-    """A folder of the same weights whose processor holds the budget: `folder` itself where it does so already.
+    """A folder of the same weights with the processor of the trainings: `folder` itself where it has that already.
 
     Args:
         folder: of a policy with its processor.
@@ -25,7 +31,7 @@ def budgeted(folder: Path, max_pixels: int, into: Path) -> Path:
         UserError: the folder has no processor that is known.
     """
     processor = load_processor(folder, max_pixels)
-    if _size(processor) == _size(load_processor(folder)):
+    if _says(processor) == _says(published(folder)):
         return folder
     into.mkdir(parents=True, exist_ok=True)
     for old in into.iterdir():
@@ -39,16 +45,30 @@ def budgeted(folder: Path, max_pixels: int, into: Path) -> Path:
 
 def holds(folder: Path, max_pixels: int) -> bool:
     """Whether a server of this folder shows its model no picture of more pixels."""
-    size = _size(load_processor(folder))
-    return size is None or size["longest_edge"] <= max_pixels
+    images = load_processor(folder).image_processor
+    most = _MOST[FAMILIES[folders.family(folder)].pictures](images)
+    return most is None or most <= max_pixels
 
 
-def _size(processor: Any) -> Any:
-    """The pixel budget of a processor; None of one that sees all pictures at one size."""
-    size = dict(processor.image_processor.size)
-    return size if size.get("longest_edge") else None
+# By `Family.pictures`: the pixels of a picture that an image processor may show; None at its least or only size.
+_MOST: dict[str, Callable[[Any], int | None]] = {
+    "budget": lambda images: images.size["longest_edge"],
+    "tiles": lambda images: (
+        images.max_patches * images.size["height"] * images.size["width"] if images.max_patches > 1 else None
+    ),
+    "split": lambda images: images.size["longest_edge"] ** 2 if images.do_image_splitting else None,
+    "square": lambda _: None,
+    "stretched": lambda _: None,
+}
+
+
+def _says(processor: Any) -> tuple[Any, ...]:
+    """What a processor makes of a conversation, as far as it is not the tokenizer's vocabulary."""
+    tokenizer = processor.tokenizer
+    templates = (processor.chat_template, getattr(tokenizer, "chat_template", None))
+    return (*templates, tokenizer.eos_token, processor.image_processor.to_dict())
 
 
 def _is_of_a_processor(file: Path) -> bool:
-    """Whether a file is one of those that say how pictures are prepared; older ones go by other names."""
-    return "processor" in file.name
+    """Whether a file says how pictures, turns and ends are prepared; older folders say so in files of other names."""
+    return "processor" in file.name or file.name.startswith(_REPLACED)

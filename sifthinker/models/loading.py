@@ -1,14 +1,13 @@
 """The policy and depth models: where their weights come from, and how they are loaded.
 
-Families are told apart by the `model_type` of a folder's config, never by its name, and loaded through the Auto
-classes. Weights are safetensors only, and no code of a model repository ever runs.
+Families are told apart by a folder's config, never by its name, and loaded through the Auto classes. Weights are
+safetensors only, and no code of a model repository ever runs.
 
-`tiny` stands for a random model of the real architecture (tiny.py).
+`tiny` stands for a random model of the real architecture (toys).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -20,25 +19,35 @@ from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToTex
 from transformers.utils.logging import disable_progress_bar
 
 from sifthinker.core.errors import UserError
-from sifthinker.models import miniature
-from sifthinker.models.processors import encode, install_processors, load_processor, picture_tokens
+from sifthinker.models import folders, miniature
+from sifthinker.models.processors import (
+    encode,
+    install_processors,
+    load_processor,
+    picture_lengths,
+    picture_tokens,
+)
+from sifthinker.models.template_check import check_template
 from sifthinker.models.toys import DEPTH, build_tiny, build_tiny_depth
 
 __all__ = [
     "TINY",
     "build_tiny",
     "build_tiny_depth",
+    "check_depth",
+    "check_policy",
     "encode",
     "fetch",
     "install_processors",
     "load_depth",
     "load_policy",
     "load_processor",
+    "picture_lengths",
     "picture_tokens",
 ]
 
 TINY = "tiny"
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def fetch(
@@ -60,7 +69,8 @@ def fetch(
         `toy` (the name of a random toy, else ""); `miniature` (the name of one, else "").
 
     Raises:
-        UserError: not to be had, of another family, or not in safetensors.
+        UserError: not to be had, of another family, without a processor or chat template that can be used, or not in
+            safetensors.
     """
     folder, origin, commit = out, "hub", ""
     local = Path(weights).expanduser()
@@ -81,19 +91,16 @@ def fetch(
         raise UserError(
             f"weights: {weights!r} is neither 'tiny', nor 'miniature', nor an existing folder, nor a hub id (owner/name)"
         )
-    config = _config(folder)
-    expected = DEPTH if kind == "depth" else family
-    if config.get("model_type") != expected:
-        raise UserError(
-            f"{weights}: model_type is {config.get('model_type')!r}, expected {expected!r}; give other weights"
-            + ("" if kind == "depth" else " or set model.family")
-        )
-    _check_weights(folder)
+    if kind == "policy":
+        check_policy(folder, family)
+    else:
+        check_depth(folder)
+    config = folders.read_config(folder)
     return {
         "folder": str(folder),
         "origin": origin,
         "revision": commit,
-        "model_type": expected,
+        "model_type": str(config["model_type"]),
         "toy": str(config.get("toy", "")),
         "miniature": str(config.get("miniature", "")),
     }
@@ -125,37 +132,30 @@ def _download(weights: str, revision: str | None, out: Path) -> str:
     return str(commit)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a model folder, its config cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected a mapping, found {type(config).__name__}")
-    return config
+def check_policy(folder: Path, family: str) -> None:
+    """Whether a policy's folder is of a family, and has whole weights and all that makes a conversation its inputs.
+
+    Raises:
+        UserError: see `folders.check_family`, `folders.check_weights`, `load_processor` and `check_template`.
+    """
+    folders.check_family(folder, family)
+    folders.check_weights(folder)
+    check_template(load_processor(folder), folder)
 
 
-def _check_weights(folder: Path) -> None:
-    """Refuses a folder without complete safetensors; pickled weights can run code when they are opened."""
-    index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
-        pickled = sorted(
-            path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}
-        )
-        reason = (
-            f"; {', '.join(pickled)} is pickled and is never opened: convert it to safetensors"
-            if pickled
-            else ""
-        )
-        raise UserError(f"{folder}: {', '.join(missing)} is missing{reason}")
+def check_depth(folder: Path) -> None:
+    """Whether a folder holds a Depth Anything V2 with whole weights.
+
+    Raises:
+        UserError: it does not.
+    """
+    kind = folders.read_config(folder).get("model_type")
+    if kind != DEPTH:
+        raise UserError(f"{folder}: model_type is {kind!r}, expected {DEPTH!r}; give other weights")
+    folders.check_weights(folder)
 
 
-def load_policy(path: Path, dtype: Literal["bf16", "fp32"]) -> Any:
+def load_policy(path: Path, dtype: Literal["bf16", "fp16", "fp32"]) -> Any:
     """The policy of a folder on the CPU, in evaluation mode."""
     return _load(AutoModelForImageTextToText, path, _DTYPES[dtype])
 

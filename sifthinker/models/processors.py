@@ -1,12 +1,19 @@
-"""The policies' processors: a conversation and its images as tensors, with the pixel budget applied in one place."""
+"""The policies' processors: a conversation and its images as tensors.
+
+What a family wants otherwise than its checkpoints say is applied here and nowhere else: the pixel budget, the chat
+template, the token that ends an answer. It is saved with the processor, so that a folder that was trained is served
+alike by whatever reads the folder.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import transformers
@@ -14,49 +21,129 @@ from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
 from sifthinker.core.errors import UserError
-from sifthinker.models import families
+from sifthinker.models import families, folders
 from sifthinker.models.families import FAMILIES, Family
+
+_SPLITS = 6  # tiles along an edge: Idefics3's and SmolVLM's tokenizers name no more rows and columns
 
 
 def load_processor(path: Path, max_pixels: int | None = None) -> Any:
-    """The processor of a policy's folder, with the pixel budget applied.
-
-    This is the one place that applies the budget. It is saved with the processor, so a folder that was trained
-    with it is served with it.
+    """The processor of a policy's folder, as its family is used here.
 
     Args:
         path: the model's folder.
         max_pixels: most pixels of an image that the model sees, after the resizing that keeps its aspect; none
-            leaves what the folder says. LLaVA sees every image at one fixed size, and has no budget.
+            leaves what the folder says. Families that see every image at one fixed size have no budget.
 
     Raises:
-        UserError: the folder holds no processor that transformers knows, or that of no family.
+        UserError: the folder is of no family, or its processor cannot be loaded.
     """
-    install_processors()
-    processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    if not isinstance(processor, ProcessorMixin):  # AutoProcessor's answer to a class that it does not know
+    family = FAMILIES[folders.family(path)]
+    processor = published(path)
+    if type(processor).__name__ != family.processor:
         raise UserError(
-            f"{path}: holds no image processor that transformers knows; copy the base model's here"
+            f"{path}: its processor is {type(processor).__name__}, and its architecture ({family.model_type}) takes "
+            f"{family.processor}; copy the base model's processor here"
         )
-    images = processor.image_processor
-    if _family(processor, path).pictures == "budget":
-        if max_pixels is not None:
-            least = min(images.size["shortest_edge"], max_pixels)
-            images.size = {"shortest_edge": least, "longest_edge": max_pixels}
-    elif not getattr(images, "do_pad", False):
-        # CLIP's processor cuts the centre square out, but boxes speak of the whole image. Pad it, as LLaVA-1.5 does.
-        settings = {name: getattr(images, name) for name in ("size", "crop_size", "image_mean", "image_std")}
-        processor.image_processor = transformers.LlavaImageProcessor(do_pad=True, **settings)
+    if family.template:
+        processor.chat_template = family.template
+        if getattr(processor.tokenizer, "chat_template", None) is not None:
+            processor.tokenizer.chat_template = family.template
+    if processor.tokenizer.eos_token != family.end:
+        if family.end not in processor.tokenizer.get_vocab():
+            raise UserError(
+                f"{path}: its tokenizer has no {family.end}, which ends an answer in this family; copy the base model's "
+                "tokenizer files here"
+            )
+        processor.tokenizer.eos_token = family.end
+    SIZES[family.pictures](processor, max_pixels)
     return processor
 
 
-def _family(processor: Any, path: Path) -> Family:
-    name = type(processor).__name__
-    for family in FAMILIES.values():
-        if family.processor == name:
-            return family
-    known = ", ".join(family.processor for family in FAMILIES.values())
-    raise UserError(f"{path}: no model family has the processor {name}; known are {known}")
+def published(path: Path) -> Any:
+    """The processor as the folder has it, and as a server reads it that knows no families.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    install_processors()
+    copy = "copy the base model's processor and tokenizer files here"
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except (
+        Exception
+    ) as error:  # of many kinds: a missing file or package, a class that there is not, broken JSON
+        raise UserError(
+            f"{path}: its processor cannot be loaded ({type(error).__name__}: {error}); {copy}"
+        ) from error
+    if not isinstance(processor, ProcessorMixin):  # AutoProcessor's answer to a class that it does not know
+        raise UserError(f"{path}: holds no image processor that transformers knows; {copy}")
+    return processor
+
+
+# --- how pictures are sized -------------------------------------------------------------------------------------
+
+
+def _budget(processor: Any, max_pixels: int | None) -> None:
+    images = processor.image_processor
+    if max_pixels is not None:
+        least = min(images.size["shortest_edge"], max_pixels)
+        images.size = {"shortest_edge": least, "longest_edge": max_pixels}
+
+
+def _square(processor: Any, _: int | None) -> None:
+    images = processor.image_processor
+    if not getattr(images, "do_pad", False):
+        # CLIP's processor cuts the centre square out, but boxes speak of the whole image. Pad it, as LLaVA-1.5 does.
+        settings = {name: getattr(images, name) for name in ("size", "crop_size", "image_mean", "image_std")}
+        processor.image_processor = transformers.LlavaImageProcessor(do_pad=True, **settings)
+
+
+def _tiles(processor: Any, max_pixels: int | None) -> None:
+    images = processor.image_processor
+    images.crop_to_patches = True  # TRL counts tiles with it
+    if max_pixels is not None:
+        images.max_patches = max(1, max_pixels // (images.size["height"] * images.size["width"]))
+        images.min_patches = min(images.min_patches, images.max_patches)
+
+
+def _split(processor: Any, max_pixels: int | None) -> None:
+    images = processor.image_processor
+    if max_pixels is not None:
+        tile = images.max_image_size["longest_edge"]
+        along = min(max(1, math.isqrt(max_pixels) // tile), _SPLITS)
+        images.size = {"longest_edge": along * tile}
+        images.do_image_splitting = along > 1
+
+
+def _stretched(processor: Any, _: int | None) -> None:
+    processor.image_processor.do_pan_and_scan = False  # TRL cannot tell whose crops are whose
+
+
+# By `Family.pictures`: applies the pixel budget to a processor, in place.
+SIZES: dict[str, Callable[[Any, int | None], None]] = {
+    "budget": _budget,
+    "square": _square,
+    "tiles": _tiles,
+    "split": _split,
+    "stretched": _stretched,
+}
+
+
+def picture_lengths(processor: Any, sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """The tokens that stand for each picture of some sizes (height, width) in pixels, with what stands around them."""
+    if hasattr(processor, "full_image_sequence"):  # Gemma 3: its count leaves out what stands around them
+        whole = processor.tokenizer(processor.full_image_sequence, add_special_tokens=False)["input_ids"]
+        return [len(whole)] * len(sizes)
+    counting = type(processor)
+    if not hasattr(
+        processor, "_get_num_multimodal_tokens"
+    ):  # SmolVLM: its pictures are written as Idefics3's
+        counting = transformers.Idefics3Processor
+    return list(counting._get_num_multimodal_tokens(processor, list(sizes))["num_image_tokens"])
+
+
+# --- without torchvision ----------------------------------------------------------------------------------------
 
 
 def install_processors() -> None:
@@ -68,37 +155,52 @@ def install_processors() -> None:
     """
     if importlib.util.find_spec("torchvision") is not None:
         return
-    for name, family in FAMILIES.items():
+    for family in FAMILIES.values():
         if not family.video_processor:
             continue
-        package = importlib.import_module(f"transformers.models.{name}")
-        module = importlib.import_module(f"transformers.models.{name}.processing_{name}")
-        stock = getattr(module, family.processor)
-        if "video_processor" in inspect.signature(stock.__init__).parameters:
-            for place in (transformers, package, module):
-                setattr(place, family.processor, _without_video(stock, family.video_processor))
+        stock = getattr(transformers, family.processor)
+        if "video_processor" not in inspect.signature(stock.__init__).parameters:
+            continue
+        module = importlib.import_module(stock.__module__)
+        package = importlib.import_module(stock.__module__.rpartition(".")[0])
+        for place in (transformers, package, module):
+            setattr(place, family.processor, _without_video(stock, family))
 
 
-def _without_video(stock: Any, video_processor: str) -> Any:
-    """A subclass of a Qwen processor whose parts, read off the signature of `__init__`, have no video processor."""
+def _without_video(stock: Any, family: Family) -> Any:
+    """A subclass of a processor whose parts, read off the signature of `__init__`, have no video processor."""
+    settings = ("image_seq_length", "image_seq_len")  # tokens a tile, as InternVL's and SmolVLM's are told
 
     def __init__(
         self: Any,
         image_processor: Any = None,
         tokenizer: Any = None,
         chat_template: Any = None,
+        image_seq_length: int | None = None,
+        image_seq_len: int | None = None,
         **kwargs: Any,  # what older folders say beside
     ) -> None:
-        stock.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        told = dict(zip(settings, (image_seq_length, image_seq_len), strict=True))
+        own = {name: tokens for name, tokens in told.items() if tokens is not None}
+        stock.__init__(self, image_processor, tokenizer, None, chat_template=chat_template, **own)
 
     def to_dict(self: Any) -> dict[str, Any]:
-        images = self.image_processor
-        video = {name: getattr(images, name) for name in ("patch_size", "temporal_patch_size", "merge_size")}
-        return {**stock.to_dict(self), "video_processor": {"video_processor_type": video_processor, **video}}
+        names = ("patch_size", "temporal_patch_size", "merge_size")
+        video = {
+            name: getattr(self.image_processor, name) for name in names if hasattr(self.image_processor, name)
+        }
+        return {
+            **stock.to_dict(self),
+            "video_processor": {"video_processor_type": family.video_processor, **video},
+        }
 
-    return type(
-        stock.__name__, (stock,), {"__init__": __init__, "to_dict": to_dict, "__module__": stock.__module__}
-    )
+    made: dict[str, Any] = {"__init__": __init__, "to_dict": to_dict, "__module__": stock.__module__}
+    if family.model_type == "smolvlm":  # its chat template asks for them, of every conversation
+        made["video_processor"] = SimpleNamespace(num_frames=None, fps=None)
+    return type(stock.__name__, (stock,), made)
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------
 
 
 def encode(processor: Any, messages: list[dict[str, Any]], images: Sequence[Image.Image]) -> Any:
@@ -116,10 +218,18 @@ def encode(processor: Any, messages: list[dict[str, Any]], images: Sequence[Imag
     text = processor.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
     )
-    return processor(text=[text], images=[[image.convert("RGB") for image in images]], return_tensors="pt")
+    return processor(
+        text=[text],
+        images=[[image.convert("RGB") for image in images]],
+        return_tensors="pt",
+        add_special_tokens=False,  # the templates write a <s> themselves where there is one
+    )
 
 
 def picture_tokens(processor: Any) -> list[int]:
     """The ids of the tokens that stand for pictures. Sampling suppresses them, since a text with one is broken."""
     vocabulary = processor.tokenizer.get_vocab()
-    return [vocabulary[token] for token in families.picture_tokens() if token in vocabulary]
+    known = [
+        token for family in families.of_processor(type(processor).__name__) for token in family.picture_tokens
+    ]
+    return [vocabulary[token] for token in dict.fromkeys(known) if token in vocabulary]

@@ -8,44 +8,82 @@ there is a process a core, on one port. `serving` starts it, or vLLM, as a child
 
 Whichever serves: one model under one name, two images a prompt, sized by the folder's own processor, and neutral
 sampling (Qwen's `generation_config` has a repetition penalty, with which the policy was never trained; chains
-repeat numbers). vLLM's command is written from its documentation and was never run here.
+repeat numbers). Tokens that stand for pictures are never sampled: the embedded server suppresses them itself, and vLLM
+is told by each request (`suppression`). What vLLM is told is in `vllm_command`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from sifthinker.core.errors import UserError
-from sifthinker.system import processes
+from sifthinker.models import vllm_command
+from sifthinker.models.vllm_command import HOST
+from sifthinker.system import commands, processes
 
 logger = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 MODEL_NAME = "policy"
 _START = {"transformers": 300.0, "vllm": 1800.0}  # seconds a server may take until it answers
+_GRACE = {"transformers": processes.GRACE, "vllm": 30.0}  # seconds to end by itself
 _LOG_LINES = 25  # of the log, in an error
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class ServerFailed(Exception):
     """A server did not start; the message has the end of its log."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A server to be started.
+
+    Attributes:
+        folder: Of the merged model with its processor.
+        server: "transformers" or "vllm".
+        log: File that its output is appended to.
+        name: Of the model in requests.
+        python: Interpreter of the environment that has the server; None: this one, and the `vllm` on the PATH.
+        lora_rank: Of adapters that vLLM loads at run time; 0: none are.
+        memory: Share of a GPU's memory that vLLM takes; None: vLLM's own.
+        gpus: CUDA_VISIBLE_DEVICES of the server; None: this process's own.
+        images: Most pictures of a prompt; only vLLM has to know.
+    """
+
+    folder: Path
+    server: str
+    log: Path
+    name: str = MODEL_NAME
+    python: Path | None = None
+    lora_rank: int = 0
+    memory: float | None = None
+    gpus: str | None = None
+    images: int = vllm_command.IMAGES
+
+
 @contextlib.contextmanager
 def serving(
-    folder: Path, server: str, log: Path, name: str = MODEL_NAME, timeout: float | None = None
+    folder: Path,
+    server: str,
+    log: Path,
+    name: str = MODEL_NAME,
+    timeout: float | None = None,
+    python: Path | None = None,
 ) -> Iterator[str]:
     """The base URL (with /v1) of a server of the model, which is ended with all its processes on leaving.
 
@@ -55,6 +93,7 @@ def serving(
         log: file that the server's output is appended to.
         name: of the model in requests.
         timeout: seconds until it must answer; none is 5 minutes, 30 for vLLM.
+        python: interpreter of the environment that has the server; none: this one, and the `vllm` on the PATH.
 
     Raises:
         UserError: no such server, or vLLM is not installed.
@@ -63,54 +102,128 @@ def serving(
     if server.startswith(("http://", "https://")):
         yield server.rstrip("/")
         return
-    if server not in _START:
-        raise UserError(
-            f"evaluate.server: {server!r} is neither {', '.join(_START)} nor a base URL (http://...)"
-        )
-    if server == "vllm" and shutil.which("vllm") is None:
-        raise UserError("evaluate.server: vllm is not installed here; install it or set it to transformers")
+    with several([Wanted(folder, server, log, name, python)], timeout) as (url,):
+        yield url
+
+
+@contextlib.contextmanager
+def several(wanted: Sequence[Wanted], timeout: float | None = None) -> Iterator[tuple[str, ...]]:
+    """The base URLs of servers that are started together and ended together.
+
+    Raises:
+        UserError: there is no such server, or vLLM is not installed.
+        ServerFailed: one ended or did not answer in time.
+    """
+    with contextlib.ExitStack() as stack:
+        started = [(of, *stack.enter_context(_started(of))) for of in wanted]
+        began = time.monotonic()
+        urls = []
+        for of, process, port in started:
+            url = f"http://{HOST}:{port}/v1"
+            _wait(process, url, of.name, timeout or _START[of.server], of.log)
+            spent = time.monotonic() - began
+            logger.info("%s serves %s on port %d after %.1f s", of.server, of.folder, port, spent)
+            urls.append(url)
+        yield tuple(urls)
+
+
+@contextlib.contextmanager
+def _started(of: Wanted) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server's process, which may not answer yet, and its port."""
     port = _free_port()
-    module = [
-        sys.executable,
-        "-m",
-        "sifthinker.models.serving",
-        str(folder),
-        "--port",
-        str(port),
-        "--model-name",
-        name,
-    ]
-    command = [*module, "--server", server, "--parent", str(os.getpid())]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    command = _command(of, port)
+    of.log.parent.mkdir(parents=True, exist_ok=True)
+    with of.log.open("ab") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=_environment(of),
             start_new_session=True,
         )
     try:
-        started = time.monotonic()
-        _wait(process, f"http://{HOST}:{port}/v1", name, timeout or _START[server], log)
-        logger.info("%s serves %s on port %d after %.1f s", server, folder, port, time.monotonic() - started)
-        yield f"http://{HOST}:{port}/v1"
-    finally:
-        processes.end(process.pid)  # the whole group: vLLM's engine is a grandchild
+        yield process, port
+    finally:  # the whole group: vLLM's engine is a grandchild, which vLLM itself ends in good order
+        processes.end(process.pid, _GRACE[of.server], leader_first=of.server == "vllm")
         process.wait()
 
 
-def _environment() -> dict[str, str]:
+def _command(of: Wanted, port: int) -> list[str]:
+    """Our program that serves, or that starts vLLM and ends it."""
+    if of.server not in _START:
+        raise UserError(
+            f"evaluate.server: {of.server!r} is neither {', '.join(_START)} nor a base URL (http://...)"
+        )
+    python = str(of.python) if of.python and of.server == "transformers" else sys.executable
+    command = [python, "-m", "sifthinker.models.serving", str(of.folder), "--port", str(port)]
+    command += ["--model-name", of.name, "--server", of.server, "--parent", str(os.getpid())]
+    if of.server == "vllm":
+        command += ["--vllm", vllm(of.python), "--lora-rank", str(of.lora_rank)]
+        command += [] if of.memory is None else ["--memory", str(of.memory)]
+        command += ["--images", str(of.images)]
+    return command
+
+
+def vllm(python: Path | None = None) -> str:
+    """The command of vLLM: of an environment by its interpreter, else the one on the PATH.
+
+    Raises:
+        UserError: there is none.
+    """
+    if python is not None:
+        beside = Path(python).with_name("vllm")
+        if not beside.is_file():
+            raise UserError(
+                f"{python}: there is no vllm beside it; name the interpreter of vLLM's environment"
+            )
+        return str(beside)
+    if (found := shutil.which("vllm")) is None:
+        raise UserError(
+            "vLLM is not installed here: put the `vllm` of its environment on the PATH (docker/vllm.txt has its "
+            "versions), name that environment's interpreter, or set evaluate.server to transformers"
+        )
+    return found
+
+
+def suppression(server: str, url: str, folder: Path) -> dict[str, Any]:
+    """What a request has to say so that tokens of pictures are never sampled.
+
+    Nothing, where the server sees to it itself, as the embedded one does.
+
+    Args:
+        server: as configured: "transformers", "vllm", or the base URL of one that runs.
+        url: its base URL.
+        folder: of the model, with its processor.
+    """
+    if server != "vllm" and (server in _START or _owner(url) != "vllm"):
+        return {}
+    from sifthinker.models import processors  # imports torch
+
+    tokens = processors.picture_tokens(processors.load_processor(folder))
+    return {"logit_bias": {str(token): -100 for token in tokens}}
+
+
+def _owner(url: str) -> str:
+    """Who has the models of a server, as it says itself: "vllm"; "" where it does not say."""
+    with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
+        return str(_ask(f"{url}/models").json()["data"][0]["owned_by"])
+    return ""
+
+
+def _ask(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=5, trust_env=not url.startswith(f"http://{HOST}"))
+
+
+def _environment(of: Wanted) -> dict[str, str]:
     # Offline: the model is a folder. One thread: small models gain nothing by more, and the last bits, hence now
     # and then a greedy reply, would depend on how many there are.
-    offline = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-    }
-    return {**os.environ, **offline, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    more = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    if of.gpus is not None:
+        more["CUDA_VISIBLE_DEVICES"] = of.gpus
+    if of.python is not None:  # another environment has not this package
+        more["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    return vllm_command.environment({**os.environ, **more})
 
 
 def _free_port() -> int:
@@ -154,60 +267,47 @@ def main() -> None:
     parser.add_argument(
         "--parent", type=int, help="process id without which this one ends, with its whole group"
     )
+    parser.add_argument("--vllm", default="vllm", help="command of vLLM")
+    parser.add_argument("--lora-rank", type=int, default=0, help="of adapters that vLLM loads at run time")
+    parser.add_argument("--memory", type=float, help="share of a GPU's memory that vLLM takes")
+    parser.add_argument("--images", type=int, default=vllm_command.IMAGES, help="most pictures of a prompt")
     arguments = parser.parse_args()
     if arguments.parent:
         processes.end_with(arguments.parent)
     if arguments.server == "vllm":
-        sys.exit(subprocess.call(vllm_command(arguments.folder, arguments.port, arguments.model_name)))
-    run(arguments.folder, arguments.port, arguments.model_name)
+        cpu = "cpu" in commands.version(arguments.vllm, "vllm")
+        options = vllm_command.Options(
+            arguments.vllm, cpu, arguments.lora_rank, arguments.memory, images=arguments.images
+        )
+        command = vllm_command.command(arguments.folder, arguments.port, arguments.model_name, options)
+        sys.exit(run_vllm(command, vllm_command.environment(os.environ, options)))
+    from sifthinker.models import embedded_server, generation
+
+    def turns() -> embedded_server.Turns:
+        return embedded_server.Turns(generation.Policy(arguments.folder))
+
+    embedded_server.run(turns, arguments.port, arguments.model_name)
 
 
-def vllm_command(folder: Path, port: int, name: str) -> list[str]:
-    """`vllm serve` with what the policy needs (vLLM's documentation, "Engine Arguments"; not run here)."""
-    command = ["vllm", "serve", str(folder), "--host", HOST, "--port", str(port), "--served-model-name", name]
-    command += ["--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0})]
-    command += ["--generation-config", "vllm", "--seed", "0"]
-    size = _saved_size(folder)
-    if "longest_edge" in size:  # a pixel budget, of a Qwen family
-        command += ["--mm-processor-kwargs", json.dumps({"size": size})]
-    return command
+def run_vllm(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Runs `vllm serve` to its end, and returns its status. SIGTERM is passed on to it alone.
 
+    It ends its engine itself then, and leaves no shared memory behind, as it does where the engine is told too.
+    """
+    process: subprocess.Popen[bytes] | None = None
+    ended = False
 
-def _saved_size(folder: Path) -> dict[str, int]:
-    """The image size of a folder's processor, as saved by this or an earlier transformers."""
-    for file in ("processor_config.json", "preprocessor_config.json"):
-        if (folder / file).is_file():
-            saved = json.loads((folder / file).read_text(encoding="utf-8"))
-            size = saved.get("image_processor", saved).get("size")
-            if isinstance(size, dict):
-                return {edge: pixels for edge, pixels in size.items() if pixels is not None}
-    return {}
+    def end(*_: Any) -> None:
+        nonlocal ended
+        ended = True
+        if process is not None:
+            process.terminate()
 
-
-def run(folder: Path, port: int, name: str) -> None:
-    """Serves a folder with transformers, in this process, until it is ended."""
-    import torch
-    import uvicorn
-
-    from sifthinker.models import embedded_server
-
-    application = embedded_server.application(folder, name)
-    settings = uvicorn.Config(
-        application, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=1
-    )
-    listening = settings.bind_socket()
-    if not torch.cuda.is_available():
-        _fork(len(os.sched_getaffinity(0)) - 1)
-    uvicorn.Server(settings).run([listening])
-
-
-def _fork(count: int) -> None:
-    """As many more processes with the loaded model, in memory once; they end with the one that returns first."""
-    parent = os.getpid()
-    for _ in range(count):
-        if os.fork() == 0:
-            processes.end_with(parent)
-            return
+    signal.signal(signal.SIGTERM, end)
+    process = subprocess.Popen(command, env=environment)
+    if ended:  # between the two lines above
+        process.terminate()
+    return process.wait()
 
 
 if __name__ == "__main__":

@@ -22,14 +22,8 @@ from transformers import (
 from sifthinker.core import prompts
 from sifthinker.llm.standin import replies
 from sifthinker.models.processors import install_processors
-from sifthinker.models.toys import (
-    QWEN_SPECIAL,
-    depth_anything,
-    generation,
-    qwen_tokens,
-    qwen_video,
-    random_model,
-)
+from sifthinker.models.toys import depth_anything, generation, random_model
+from sifthinker.models.toys.qwen import QWEN_SPECIAL, qwen_tokens, qwen_video
 from sifthinker.scenes import questions, render
 
 POLICY_NAME, DEPTH_NAME = "miniature-qwen2_5_vl", "miniature-depth_anything"

@@ -7,6 +7,7 @@ paper could not be obtained, so a number that is not here may have been publishe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,15 @@ NUMBERS = (
 def published(benchmark: str, metric: str) -> list[Number]:
     """The paper's numbers of a benchmark's metric, one a base model; empty where none could be found."""
     return [n for n in NUMBERS if (n.benchmark, n.metric) == (benchmark, metric)]
+
+
+def of_100(number: Number) -> dict[str, Any]:
+    """A number as pages show it: shares of 100, points as they are."""
+    factor = 100 if number.unit == "share" else 1
+    return {
+        "model": number.model,
+        "table": number.table,
+        "value": number.value * factor,
+        "baselines": [(name, value * factor) for name, value in number.baselines],
+        "note": number.note,
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +26,13 @@ from sifthinker.core.records import Box, Region, boxes
 from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
-from sifthinker.reporting import pages, paper_results, plots
+from sifthinker.reporting import outcome, pages, paper_results, paper_tables, plots
 from sifthinker.reporting.score_gaps import apart
 from sifthinker.rewards import REWARDS
 
 COMPLETIONS = 6  # shown, spread over the training
 PAGE_EXAMPLES = 3  # on the short page
+RENDERED = " (rendered look-alike)"  # behind the name of a benchmark whose questions are rendered scenes
 CLIP = 2000  # characters of a completion shown
 
 
@@ -46,10 +48,13 @@ class Facts:
         histories: history.jsonl of the training stages, by stage; see `drawing.curves`.
         completions: completions.parquet of GRPO: step, id, text and the rewards.
         scores: of the evaluation, with the name of the model.
+        before: of the models before it that were evaluated too: `base`, `sft`.
+        shown: shown.parquet of the evaluation: replies drawn on their pictures; an old one has none.
         predictions: predictions.parquet of the evaluation: replies that the two scores read apart are shown.
         config: resolved; holds names of environment variables, never keys.
         versions: of what ran, by name.
         commit: of the checkout, where it is known.
+        machine: that wrote the report.
         standins: statements at the top: what was not the real thing, and what that means.
         lineage: PNG of the artifacts behind the final model; see `lineage.picture`.
     """
@@ -61,10 +66,13 @@ class Facts:
     histories: Mapping[str, Path] = field(default_factory=dict)
     completions: Path | None = None
     scores: Sequence[ModelScore] = ()
+    before: Mapping[str, Sequence[ModelScore]] = field(default_factory=dict)
     predictions: Path | None = None
+    shown: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
+    machine: str = ""
     standins: Sequence[str] = ()
     lineage: bytes = b""
 
@@ -75,6 +83,10 @@ def write(out: Path, facts: Facts) -> None:
     text = pages.render(
         "report.html.jinja",
         facts=facts,
+        outcome=outcome.side_by_side({**facts.before, "grpo": facts.scores}),
+        replies=_replies(facts),
+        made=_made(facts.stages),
+        cost=_cost(facts.stages),
         stages=[_stage(manifest) for manifest in facts.stages],
         seconds=_duration(sum(manifest["seconds"] for manifest in facts.stages)),
         statistics=statistics,
@@ -83,7 +95,8 @@ def write(out: Path, facts: Facts) -> None:
         curves=_curves(facts.histories),
         lineage=data_url(facts.lineage, "image/png") if facts.lineage else "",
         completions=_completions(facts),
-        benchmarks=_scores(facts.scores),
+        benchmarks=_scores([*(s for of in facts.before.values() for s in of), *facts.scores]),
+        paper=paper_tables.tables(facts.scores, facts.config),
         box_frame=next((score["box_frame"] for score in facts.scores if score.get("box_frame")), ""),
         apart=apart(facts.scores, facts.predictions) if facts.predictions else [],
         config=yaml.safe_dump(
@@ -91,6 +104,40 @@ def write(out: Path, facts: Facts) -> None:
         ),
     )
     out.write_text(text, encoding="utf-8")
+
+
+def _replies(facts: Facts) -> dict[str, list[dict[str, Any]]]:
+    if facts.shown is None or not facts.shown.exists():
+        return {"right": [], "wrong": []}
+    return outcome.replies(facts.shown, facts.examples)
+
+
+def _made(stages: Iterable[Mapping[str, Any]]) -> str:
+    """When the last of the artifacts was made."""
+    times = [manifest["made"] + manifest["seconds"] for manifest in stages if "made" in manifest]
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(max(times))) if times else ""
+
+
+def _cost(stages: Iterable[Mapping[str, Any]]) -> str:
+    """What the calls to paid endpoints cost, as far as prices are known; the calls to our own server cost none."""
+    money: dict[str, float] = defaultdict(float)
+    calls = tokens = 0
+    unreal = False
+    for manifest in stages:
+        notes = manifest.get("notes") or {}
+        if manifest["stage"] == "evaluate" or "calls" not in notes:
+            continue
+        calls += notes["calls"]
+        tokens += notes.get("prompt_tokens_bought", 0) + notes.get("completion_tokens_bought", 0)
+        unreal = unreal or bool(notes.get("standin"))
+        if cost := notes.get("cost"):
+            amount, _, currency = cost.partition(" ")
+            money[currency] += float(amount)
+    if not calls:
+        return "no paid calls"
+    sums = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items())
+    known = sums or ("nothing: the stand-in answered" if unreal else "unknown: no prices are set")
+    return f"{known} ({calls:,} calls, {tokens:,} tokens)"
 
 
 def page(facts: Facts) -> str:
@@ -127,7 +174,7 @@ def _score_table(scores: Iterable[ModelScore]) -> str:
                 )
                 why = f" ({html.escape(row['missing'])})" if row["missing"] else ""
                 lines.append(
-                    f"| {benchmark}{why} | {metric['metric']} | {official} | {strict} | {row['n']} "
+                    f"| {benchmark}{RENDERED if row['rendered'] else ''}{why} | {metric['metric']} | {official} | {strict} | {row['n']} "
                     f"| {row['unparsable_rate']:.0f} % |"
                 )
     return "\n".join(lines)
@@ -283,29 +330,26 @@ def _scores(scores: Iterable[ModelScore]) -> dict[str, list[dict[str, Any]]]:
     """By benchmark, its metrics, each with our models' scores and the paper's numbers; all of 100."""
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
-        shown = {"missing": None, **of_100(score), "unparsable_rate": unparsable_rate(score)}
+        shown = {
+            "missing": None,
+            "rendered": False,
+            **of_100(score),
+            "unparsable_rate": unparsable_rate(score),
+        }
         grouped[score["benchmark"]][score["metric"]].append(shown)
     return {
         benchmark: [
             {
                 "metric": metric,
                 "rows": rows,
-                "paper": [_number(n) for n in paper_results.published(benchmark, metric)],
+                # Rendered look-alikes are other questions: no number of the paper stands beside them.
+                "paper": []
+                if any(row["rendered"] for row in rows)
+                else [paper_results.of_100(n) for n in paper_results.published(benchmark, metric)],
             }
             for metric, rows in metrics.items()
         ]
         for benchmark, metrics in grouped.items()
-    }
-
-
-def _number(number: paper_results.Number) -> dict[str, Any]:
-    factor = 100 if number.unit == "share" else 1
-    return {
-        "model": number.model,
-        "table": number.table,
-        "value": number.value * factor,
-        "baselines": [(name, value * factor) for name, value in number.baselines],
-        "note": number.note,
     }
 
 

@@ -81,7 +81,7 @@ def end_with(parent: int, also: Callable[[], bool] = lambda: True, group: bool =
     threading.Thread(target=watch, daemon=True, name="lifeline").start()
 
 
-def end(group: int, grace: float = GRACE) -> None:
+def end(group: int, grace: float = GRACE, leader_first: bool = False) -> None:
     """Ends a process group and the children of its leader: SIGTERM, and SIGKILL to what is left after a while.
 
     The ranks of torchrun have sessions of their own. It ends them on SIGTERM; where it is too slow, this does.
@@ -89,11 +89,15 @@ def end(group: int, grace: float = GRACE) -> None:
     Args:
         group: the id of the group, which is that of its leader.
         grace: seconds between the two signals; 0 kills at once.
+        leader_first: SIGTERM goes to the leader alone, which ends the others in good order.
     """
     family = _descendants(group)
     for number in (signal.SIGTERM, signal.SIGKILL) if grace else (signal.SIGKILL,):
         with suppress(ProcessLookupError):
-            os.killpg(group, number)
+            if leader_first and number == signal.SIGTERM:
+                os.kill(group, number)
+            else:
+                os.killpg(group, number)
         for process in family if number == signal.SIGKILL else ():
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -10,37 +10,40 @@ from typing import Any
 import torch
 
 from sifthinker.config import Lora
-from sifthinker.models.families import frozen_modules
+from sifthinker.models.families.family import TRAINED
 from sifthinker.training.json_files import write_json
 from sifthinker.training.ranks import barrier, rank
 
-# LoRA trains all linear layers of the language model. The vision tower and the projector stay frozen (release,
-# train_grpo_sif.sh; LLaMA-Factory's default in SFT). The pattern matches a module's whole name, in every family.
-FROZEN = frozen_modules()
-
 
 def lora(settings: Lora) -> Any:
-    """LoRA on the linear layers of the language model."""
+    """LoRA on the linear layers of the language model; the vision tower and the projector stay as they are."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules="all-linear",
-        exclude_modules=FROZEN,
+        target_modules=TRAINED,
         task_type="CAUSAL_LM",
     )
 
 
-def save_adapter(trainer: Any, folder: Path) -> None:
-    """Writes the adapter as PEFT reads it; equal weights give equal bytes (no path, no order of a set)."""
+def save_adapter(trainer: Any, folder: Path, here: bool | None = None) -> None:
+    """Writes the adapter as PEFT reads it; equal weights give equal bytes (no path, no order of a set).
+
+    Every rank calls it, and none goes on before it is written.
+
+    Args:
+        trainer: with its model.
+        folder: made where it is not there.
+        here: whether this rank writes; None: the first does.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     with _gathered(parameter for parameter in model.parameters() if parameter.requires_grad):
-        if rank() == 0:
+        if rank() == 0 if here is None else here:
             folder.mkdir(parents=True, exist_ok=True)
             state = get_peft_model_state_dict(model, save_embedding_layers=False)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

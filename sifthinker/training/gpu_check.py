@@ -37,7 +37,7 @@ from sifthinker.core import chain, depth_maps, records, tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
 from sifthinker.models import loading
-from sifthinker.training import adapters, grpo, harness, json_files, rows, sft
+from sifthinker.training import adapters, grpo, harness, json_files, rows, samplers, sft
 
 ROWS = 32
 SIZES = {"cuda": (448, 336), "cpu": (84, 56)}  # pixels of the pictures: width, height
@@ -185,6 +185,7 @@ def write_config(folder: Path, stage: str, name: str, smoke: bool, steps: int, j
     top: dict[str, Any] = {"model": str(folder / "base"), "dataset": [str(folder / "rows.parquet")]}
     if stage == "grpo":
         settings |= {"max_completion": 16 if smoke else 256, "judge": {"model": "standin"}}
+        settings["generation"] = "transformers"
         top |= {"judge_base_url": judge, "ledger": str(folder / f"{name}.sqlite")}
     top |= {"work": str(folder / name / "work"), "out": str(folder / name / "out")}
     top["settings"] = {"model": {"weights": "tiny", "max_pixels": 262_144}, stage: settings}
@@ -328,7 +329,7 @@ def plain_grpo(task: Any, settings: Any) -> Any:
     harness.start_deepspeed(settings)
     processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     processor.tokenizer.padding_side = "left"
-    arguments.generation_kwargs = grpo.suppression(settings, loading.picture_tokens(processor))
+    arguments.generation_kwargs = samplers.of(settings).suppression(loading.picture_tokens(processor))
     columns = ["id", "question", "image", "depth_image"]
     return GRPOTrainer(
         model=loading.load_policy(task.model, settings.precision),

@@ -9,6 +9,8 @@
          book.json, summary.json>
     ledger: <file of the judge's calls, or `shared`: the database of SIF_LEDGER>
     judge_base_url: <the judge's endpoint; without it settings.grpo.judge.base_url>
+    held_out: <SIF Parquet of the rows that the policy is evaluated on; only with evaluate_steps>
+    servers: [<base URLs of the vLLM servers that sample, generation vllm_lora>]
     settings: {model: <config.Model>, grpo: <config.Grpo>}
 
 Departures from TRL's defaults:
@@ -24,17 +26,12 @@ Departures from TRL's defaults:
    TRL would sum it as 0 (PAPER.md R5.3). A share above `rewards.max_absent` in a step stops the run.
 6. The order of samples is a function of seed and epoch alone; TRL's sampler starts again with the first epoch's order
    when a run is resumed.
+7. With vLLM, TRL compares the sampler's log-probabilities with the trainer's under dropout, and takes the ratio of the
+   clipped objective against those. Here they are compared without dropout, and the ratio is 1, as with transformers.
 
-With `generation: vllm_server` a server of the model that the training starts from samples the completions, on GPUs of
-its own; it is given the merged weights after every step (NCCL). Its development endpoints take weights from whoever
-asks: keep it on a private address.
-
-    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --port 8000 --weight-transfer-config '{"backend": "nccl"}' \
-        --logprobs-mode processed_logprobs --enable-scale-out --generation-config vllm --limit-mm-per-prompt '{"image": 2}'
-
-`vllm_colocate` holds vLLM in each rank. For both TRL wants vLLM in the training's own environment, whose transformers
-is then vLLM's (constraints-py312.txt). With either, TRL weighs tokens by what vLLM's and the trainer's probabilities
-differ in (its importance sampling correction).
+What samples is an entry of `sifthinker.training.samplers` (`generation`). With vLLM, TRL weighs tokens by what vLLM's and the
+trainer's probabilities differ in (its importance sampling correction), and a difference that no rounding explains ends the
+training (`samplers.agreement`).
 
 Departures from the release: RGB and depth picture are both shown, in the SFT's prompt (R1.2); 20 epochs; the rewards
 (see sifthinker.rewards).
@@ -42,13 +39,14 @@ Departures from the release: RGB and depth picture are both shown, in the SFT's 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
@@ -57,10 +55,24 @@ from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.models import loading
-from sifthinker.training import adapters, checkpoints, harness, json_files, progress, ranks, row_check, rows
+from sifthinker.training import (
+    adapters,
+    checkpoints,
+    harness,
+    held_out,
+    progress,
+    ranks,
+    row_check,
+    rows,
+    samplers,
+)
+from sifthinker.training.json_files import write_json
+from sifthinker.training.samplers import agreement
 from sifthinker.training.scoring import Scorer, epoch_of
 
 logger = logging.getLogger(__name__)
+
+COLUMNS = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
 
 
 class Settings(Section):
@@ -79,6 +91,8 @@ class GrpoRun(Section):
     out: Path
     ledger: Place
     judge_base_url: str | None = None
+    held_out: Path | None = None
+    servers: tuple[str, ...] = ()
     settings: Settings
 
 
@@ -87,56 +101,90 @@ def main(path: Path) -> None:
     train(harness.load(path, GrpoRun))
 
 
-def train(task: GrpoRun) -> None:
+def train(
+    task: GrpoRun, scored: Callable[..., Any] = Scorer, trained: Callable[..., Any] | None = None
+) -> None:
     """Trains, or goes on training, and writes the results.
 
+    Args:
+        task: what is trained.
+        scored: makes the scorer; a rehearsal has another.
+        trained: makes the trainer; None: `Trainer`.
+
     Raises:
-        UserError: see `check_groups`, `check_generation`, `harness.check_world`, `harness.check_identity`,
-            `rows.open_parquet`; or the judge left too many completions without a score.
+        UserError: see `check_groups`, `samplers.Sampler.check`, `harness.check_world`, `harness.check_identity`,
+            `rows.open_parquet`, `samplers.agreement.check`; or the judge left too many completions without a score.
     """
     started = time.monotonic()
     settings = task.settings.grpo
     ranks.check_world(settings)
     check_groups(settings)
-    check_generation(settings)
+    sampler = samplers.of(settings)
+    sampler.check(settings, task.servers)
     task.work.mkdir(parents=True, exist_ok=True)
     task.out.mkdir(parents=True, exist_ok=True)
-    columns = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
     arguments = GRPOConfig(**harness.arguments(settings, task.work), **grpo_arguments(settings))
     harness.start_deepspeed(settings)
     checkpoints.check_identity(task.work, task.settings)
-    dataset = rows.open_parquet(task.dataset, columns, task.work)
+    dataset = rows.open_parquet(task.dataset, COLUMNS, task.work)
     check_size(settings, len(dataset))
     processor = loading.load_processor(task.model, task.settings.model.max_pixels)
     # TRL pads prompts on the left, but takes the places of their pictures from the processor: padded on the right,
     # the pictures of all but the longest prompt of a batch would lie beside their places.
     processor.tokenizer.padding_side = "left"
-    arguments.generation_kwargs = suppression(settings, loading.picture_tokens(processor))
+    suppressed = loading.picture_tokens(processor)
+    arguments.generation_kwargs = sampler.suppression(suppressed)
     resumed = checkpoints.last_complete(task.work)
     ranks.barrier()
-    with Scorer(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer:
-        trainer = Trainer(
+    with (
+        scored(dataset, settings, task.work, task.ledger, task.judge_base_url) as scorer,
+        watching(task) as watchers,
+    ):
+        trainer = (trained or Trainer)(
             model=loading.load_policy(task.model, settings.precision),
             reward_funcs=scorer.functions,
             args=arguments,
             train_dataset=examples(dataset, task.settings.model.depth_input),
             processing_class=processor,
             peft_config=adapters.lora(settings.lora),
-            callbacks=[progress.Progress(task.work), checkpoints.Checkpoints(scorer.save)],
+            callbacks=[progress.Progress(task.work), *watchers, checkpoints.Checkpoints(scorer.save)],
         )
+        for watcher in watchers:
+            watcher.trainer = trainer
+        trainer.settings = settings
+        sampler.attach(trainer, task.servers, task.work, suppressed)
         scorer.restore(resumed)
         harness.fit(trainer, resumed)
         adapters.save_adapter(trainer, task.out / "adapter")
         if ranks.rank() == 0:
             history = progress.write_history(trainer, task.out)
             completions = scorer.write_results(task.out)
-            summary = {
-                "in": len(dataset),
-                "kept": len(dataset),
-                "rejected": {},
-                "notes": {**progress.notes(trainer, history, resumed, started), "completions": completions},
-            }
-            json_files.write_json(task.out / "summary.json", summary)
+            notes = {**progress.notes(trainer, history, resumed, started), "completions": completions}
+            for watcher in watchers:
+                notes |= held_out.publish(watcher, task.out)
+            summary = {"in": len(dataset), "kept": len(dataset), "rejected": {}, "notes": notes}
+            write_json(task.out / "summary.json", summary)
+
+
+@contextmanager
+def watching(task: GrpoRun) -> Iterator[list[held_out.HeldOut]]:
+    """What asks the policy about held-out rows while it trains; nothing without `evaluate_steps`.
+
+    Raises:
+        UserError: there are no such rows.
+    """
+    settings = task.settings.grpo
+    if not settings.evaluate_steps:
+        yield []
+        return
+    if task.held_out is None:
+        raise UserError("held_out: grpo.evaluate_steps wants a file of held-out rows; name it, or set 0")
+    work = task.work / "held_out"
+    work.mkdir(exist_ok=True)
+    data = rows.open_parquet((task.held_out,), COLUMNS, work)
+    shown = examples(data, task.settings.model.depth_input)
+    with Scorer(data, settings, work, task.ledger, task.judge_base_url) as scorer:
+        yield [held_out.HeldOut(shown, settings, scorer, task.work)]
 
 
 def grpo_arguments(settings: Grpo) -> dict[str, Any]:
@@ -154,19 +202,8 @@ def grpo_arguments(settings: Grpo) -> dict[str, Any]:
         "epsilon_high": settings.epsilon_high,
         "mask_truncated_completions": settings.mask_truncated,
         "reward_weights": settings.rewards.weights(),
-        "use_vllm": settings.generation != "transformers",
-        "vllm_mode": settings.generation.removeprefix("vllm_")
-        if "vllm" in settings.generation
-        else "colocate",
-        "vllm_server_base_url": settings.vllm_server if settings.generation == "vllm_server" else None,
+        **samplers.of(settings).arguments(settings),
     }
-
-
-def suppression(settings: Grpo, tokens: list[int]) -> dict[str, Any]:
-    """The arguments that keep `tokens` from being sampled, as the sampling back end names them."""
-    if settings.generation == "transformers":
-        return {"suppress_tokens": tokens}
-    return {"logit_bias": dict.fromkeys(tokens, -100.0)}  # vLLM's SamplingParams
 
 
 def check_groups(settings: Grpo) -> None:
@@ -180,19 +217,6 @@ def check_groups(settings: Grpo) -> None:
         raise UserError(
             f"grpo: ranks {settings.ranks} x batch {settings.batch} x accumulation {settings.accumulation} = "
             f"{completions} completions a step is no multiple of generations = {settings.generations}"
-        )
-
-
-def check_generation(settings: Grpo) -> None:
-    """Before anything is loaded.
-
-    Raises:
-        UserError: vLLM is to sample and is not installed.
-    """
-    if settings.generation != "transformers" and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            f"grpo.generation: {settings.generation}: vLLM is not installed in this environment, where TRL looks for it "
-            "(its client for a server, too); install it, or set grpo.generation: transformers"
         )
 
 
@@ -242,19 +266,56 @@ class EpochSampler(RepeatSampler):
 
 
 class Trainer(GRPOTrainer):
-    """TRL's trainer with departures 3 and 6; a prompt that cannot be processed is named."""
+    """TRL's trainer with departures 3, 6 and 7; a prompt that cannot be processed is named.
+
+    Attributes:
+        source: What samples in the place of TRL: `sample(conversations, prompts)`; None: TRL does.
+        settings: Of the training; None: log-probabilities are not compared.
+    """
+
+    source: Any = None
+    settings: Grpo | None = None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         try:
-            return super()._generate_and_score_completions(inputs)
+            output = super()._generate_and_score_completions(inputs)
         except ValueError:
             row_check.name_row(self.processing_class, inputs)
             raise
+        if self._scored:
+            assert self.settings is not None
+            agreement.check(output, self, self.settings)
+            if (
+                self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations)
+                == 0
+            ):
+                del output["old_per_token_logps"]  # the loss then takes its own, as with transformers
+        return output
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def _scored(self) -> bool:
+        return self.settings is not None and samplers.of(self.settings).scored
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self._scored or torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        trains = model.training
+        model.eval()  # the sampler has no dropout
+        try:
+            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        finally:
+            model.train(trains)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        self._asked = prompts
+        return super()._tokenize_prompts(prompts)
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.source is not None:
+            return self.source.sample(self._asked, prompt_ids)
         self.model.eval()
         try:
-            return super()._generate_single_turn(*args, **kwargs)
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         finally:
             self.model.train()
 

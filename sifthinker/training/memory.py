@@ -31,6 +31,8 @@ import psutil
 
 from sifthinker.config import Grpo, Model, Sft
 from sifthinker.core.errors import UserError
+from sifthinker.models.families import frozen_modules
+from sifthinker.training import samplers
 
 GB = 1e9
 PROCESS = {"cpu": 0.7 * GB, "gpu": 2.5 * GB}  # interpreter and libraries; CUDA context, NCCL and work space
@@ -39,7 +41,6 @@ LIVE = 1_000_000_000  # parameters: DeepSpeed's default of stage3_max_live_param
 TILE = (
     4096 * 16_384
 )  # tokens times columns of the head that TRL computes at once (trl/kernels/chunked_logprob.py)
-VLLM_SHARE = 0.3  # of a GPU's memory that TRL gives to vLLM in colocate mode
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ def read_shape(model: Path) -> Shape:
     """
     from transformers import AutoConfig
 
-    from sifthinker.training.adapters import FROZEN
-
+    frozen = frozen_modules()
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
         shapes = dict(_headers(model))
@@ -105,7 +105,7 @@ def read_shape(model: Path) -> Shape:
     linear = [
         sum(size)
         for name, size in shapes.items()
-        if len(size) == 2 and name.endswith("proj.weight") and not re.fullmatch(FROZEN, name)
+        if len(size) == 2 and name.endswith("proj.weight") and not re.fullmatch(frozen, name)
     ]
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
@@ -169,7 +169,7 @@ def estimate(settings: Sft | Grpo, shape: Shape, longest: int, policy: Model) ->
     if settings.deepspeed == "zero3_offload":
         always["weights"] = 0.0
     phases = [_loss(settings, shape, longest, patches(shape, policy))]
-    if isinstance(settings, Grpo) and settings.generation == "transformers":
+    if isinstance(settings, Grpo) and not samplers.of(settings).scored:  # the trainer samples itself
         phases.append(_sampling(settings, shape, longest, patches(shape, policy)))
     needed = always | max(phases, key=lambda phase: sum(phase.values()))
     return needed | {"kept by the allocator": KEPT * sum(needed.values())}
@@ -226,19 +226,19 @@ def check(settings: Sft | Grpo, shape: Shape, longest: int, policy: Model) -> di
         UserError: there are too few GPUs, or less memory is free.
     """
     needed = estimate(settings, shape, longest, policy)
-    gpus = free_gpus()
+    gpus, ranks = free_gpus(), settings.ranks_a_node
     if gpus:
-        if len(gpus) < settings.ranks:
-            raise UserError(f"ranks: {settings.ranks} are configured and there are {len(gpus)} GPUs")
+        if len(gpus) < ranks:
+            raise UserError(f"ranks: {ranks} are configured for this machine and there are {len(gpus)} GPUs")
         needed["process"] = PROCESS["gpu"]
-        if isinstance(settings, Grpo) and settings.generation == "vllm_colocate":
-            needed["vLLM"] = VLLM_SHARE * min(total for _, total in gpus[: settings.ranks])
-        place, free = "each GPU", min(free for free, _ in gpus[: settings.ranks])
+        if isinstance(settings, Grpo) and (share := samplers.of(settings).share(settings)):
+            needed["vLLM"] = share * min(total for _, total in gpus[:ranks])
+        place, free = "each GPU", min(free for free, _ in gpus[:ranks])
         wanted = sum(needed.values())
     else:
         needed["process"] = PROCESS["cpu"]
-        place, free = f"{settings.ranks} processes", float(psutil.virtual_memory().available)
-        wanted = settings.ranks * sum(needed.values())
+        place, free = f"{ranks} processes", float(psutil.virtual_memory().available)
+        wanted = ranks * sum(needed.values())
     if wanted > free:
         parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in needed.items())
         raise UserError(
@@ -252,12 +252,19 @@ def _advice(settings: Sft | Grpo, needed: dict[str, float]) -> str:
     if needed.get("gathered weights", 0.0) > sum(needed.values()) / 2:
         return (
             "Every rank gathers the whole model to sample, so more ranks do not help: take GPUs with more memory, a "
-            "smaller model, or let vLLM sample on GPUs of its own (grpo.generation)"
+            "smaller model, or let vLLM sample (grpo.generation: vllm_lora)"
         )
     return (
         "End what else runs there, or lower batch, model.max_pixels or the length limit, or set "
         "gradient_checkpointing: true, deepspeed: zero3 or zero3_offload"
     )
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that the ranks will see, in their order, as CUDA_VISIBLE_DEVICES names them; empty without one."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(free_gpus())
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def free_gpus() -> list[tuple[float, float]]:

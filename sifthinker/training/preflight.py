@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow.parquet as pq
 
 from sifthinker import llm
@@ -26,7 +25,7 @@ from sifthinker.config import Api, Grpo, Model, Sft, Train
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
-from sifthinker.training import memory
+from sifthinker.training import memory, samplers
 from sifthinker.training.memory import GB, Shape
 
 logger = logging.getLogger(__name__)
@@ -64,8 +63,7 @@ def check(
     """
     if isinstance(settings, Grpo):
         ask_judge(settings.judge, judge_base_url)
-        if settings.generation == "vllm_server":
-            ask_generation_server(settings.vllm_server)
+        samplers.of(settings).preflight(settings, len(memory.free_gpus()))
     rows = sum(pq.read_metadata(path).num_rows for path in dataset)
     planned = steps(settings, rows)
     if planned < 1:
@@ -74,12 +72,17 @@ def check(
             f"accumulation {settings.accumulation}); lower batch or accumulation"
         )
     shape = memory.read_shape(model)
-    longest = check_longest(model, dataset, policy, settings, shape)
-    check_disk(work, dataset, settings, shape)
+    longest, which = check_longest(model, dataset, policy, settings, shape)
+    check_disk(work, dataset, settings, shape, planned)
     needed = memory.check(settings, shape, longest, policy)
-    found = {"steps": planned, "longest_tokens": longest, "memory_bytes_a_rank": round(sum(needed.values()))}
-    logger.info("%d steps, longest sample %d tokens, about %.1f GB a rank", *found.values())
-    return found
+    whole = sum(needed.values())
+    logger.info("%d steps, longest sample %d tokens, about %.1f GB a rank", planned, longest, whole / GB)
+    return {
+        "steps": planned,
+        "longest_tokens": longest,
+        "longest_id": which,
+        "memory_bytes_a_rank": round(whole),
+    }
 
 
 def ask_judge(api: Api, base_url: str | None) -> None:
@@ -107,36 +110,13 @@ def ask_judge(api: Api, base_url: str | None) -> None:
         )
 
 
-def ask_generation_server(url: str) -> None:
-    """Whether a vLLM server can sample for a training: TRL itself would find out on the ranks.
-
-    Raises:
-        UserError: it does not answer, or was started without what a training needs of it.
-    """
-    start = f"grpo.vllm_server: {url}"
-    how = "start it as the head of sifthinker/training/grpo.py says"
-    try:
-        reply = httpx.get(f"{url}/server_info", params={"config_format": "json"}, timeout=10.0)
-    except httpx.HTTPError as error:
-        raise UserError(f"{start} does not answer ({error}); {how}") from error
-    if reply.status_code == httpx.codes.NOT_FOUND:
-        raise UserError(f"{start} has no development endpoints (VLLM_SERVER_DEV_MODE=1); {how}")
-    if reply.is_error:
-        raise UserError(f"{start} answers /server_info with status {reply.status_code}; {how}")
-    found = reply.json()["vllm_config"]
-    if found["weight_transfer_config"] is None:
-        raise UserError(f"{start} takes no weights (--weight-transfer-config); {how}")
-    if (mode := found["model_config"]["logprobs_mode"]) != "processed_logprobs":
-        raise UserError(f"{start} gives {mode} instead of processed_logprobs (--logprobs-mode); {how}")
-
-
 # --- the longest sample ----------------------------------------------------------------------------------------
 
 
 def check_longest(
     model: Path, dataset: Sequence[Path], policy: Model, settings: Sft | Grpo, shape: Shape
-) -> int:
-    """Tokens of the longest sample, with its pictures and its target (GRPO: as long as one may get).
+) -> tuple[int, str]:
+    """Tokens of the longest sample, with its pictures and its target (GRPO: as long as one may get), and its id.
 
     Raises:
         UserError: it does not fit the model's context, or a text holds a special token of the model.
@@ -153,6 +133,8 @@ def check_longest(
     while batch := list(islice(records, BATCH)):
         row_check.check_texts(reserved, batch, texts)
         lengths = rows.count_tokens(processor, batch, policy.depth_input, target)
+        if isinstance(settings, Sft) and settings.too_long == "reject":  # the program leaves longer ones out
+            lengths = [tokens if tokens <= settings.max_length else 0 for tokens in lengths]
         if max(lengths) > longest:
             longest = max(lengths)
             which = batch[lengths.index(longest)]["id"]
@@ -166,13 +148,13 @@ def check_longest(
             f"{which}: {longest} tokens{more}, and {model.name} takes {shape.context}; lower model.max_pixels"
             + ("" if isinstance(settings, Sft) else " or grpo.max_completion")
         )
-    return longest
+    return longest, which
 
 
 # --- disk ------------------------------------------------------------------------------------------------------
 
 
-def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape: Shape) -> None:
+def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape: Shape, planned: int) -> None:
     """Refuses a disk without room for the checkpoints and the memory-mapped copy of the data set.
 
     Raises:
@@ -180,6 +162,8 @@ def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape:
     """
     width = 2 if settings.precision == "bf16" else 4
     checkpoints = CHECKPOINTS * shape.adapted * settings.lora.r * (width + 12)
+    if isinstance(settings, Grpo) and settings.evaluate_steps:  # each evaluation may be the best so far
+        checkpoints += planned // settings.evaluate_steps * shape.adapted * settings.lora.r * width
     copy = 0 if (work / "dataset").exists() else sum(path.stat().st_size for path in dataset)
     work.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(work).free

@@ -51,7 +51,11 @@ class Progress(TrainerCallback):
         }
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(line)) + "\n")
-        shown = {k: line[k] for k in ("loss", "eval_loss", "reward", "kl", "completion_length") if k in line}
+        shown = {
+            k: line[k]
+            for k in ("loss", "eval_loss", "reward", "kl", "completion_length", "held_out/reward")
+            if k in line
+        }
         values = ", ".join(f"{k} {v:.4g}" for k, v in shown.items() if v is not None)
         logger.info(
             "step %d of %d: %s; %.0f s left", state.global_step, state.max_steps, values, line["eta_seconds"]

@@ -15,6 +15,7 @@ from typing import Any
 from sifthinker.core import chain, drawing, images, records, tables
 from sifthinker.reporting import plots
 from sifthinker.rewards import REWARDS, columns, shown
+from sifthinker.training.samplers import GAP
 
 COMPLETIONS = 4  # on a page: the best and the worst of a group, of two samples
 RECENT = 8_000_000  # bytes at the end of the file of completions: more than one step writes
@@ -25,7 +26,9 @@ def curves() -> tuple[str, ...]:
     """The logged metrics that are drawn, in order."""
     rewards = [f"rewards/{name}/mean" for name in REWARDS]
     means = [column.mean for column in columns() if column.mean]
-    return ("loss", "eval_loss", "reward", *rewards, *means, "kl", "completion_length", "tokens_per_second")
+    held_out = ("held_out/reward", "held_out/answer")
+    more = ("kl", GAP, "completion_length", "tokens_per_second")
+    return ("loss", "eval_loss", "reward", *held_out, *rewards, *means, *more)
 
 
 def page(work: Path, dataset: Sequence[Path] = ()) -> str | None:

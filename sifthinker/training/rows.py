@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 
 from sifthinker.core import images, prompts
 from sifthinker.core.errors import UserError
+from sifthinker.models import processors
 
 
 def open_parquet(paths: tuple[Path, ...], columns: list[str], work: Path) -> Dataset:
@@ -90,7 +91,7 @@ def count_tokens(
         )
         size = (row["height"], row["width"])
         sizes = [size] * len(image_columns(depth_input))
-        pictures.append(sum(processor._get_num_multimodal_tokens(sizes)["num_image_tokens"]))
+        pictures.append(sum(processors.picture_lengths(processor, sizes)))
     tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
     holders = len(image_columns(depth_input))  # each place-holder is one token of the text
     return [len(ids) - holders + extra for ids, extra in zip(tokens, pictures, strict=True)]

@@ -23,7 +23,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from sifthinker import llm
-from sifthinker.config import STANDIN, Grpo
+from sifthinker.config import LOCAL, STANDIN, Grpo
 from sifthinker.core import chain, depth_maps, records
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
@@ -102,9 +102,9 @@ class Scorer:
             raise UserError(
                 f"dataset: {len(data)} rows have {len(self.index)} different ids; ids must be unique"
             )
-        if base_url is None and settings.judge.base_url == STANDIN:
+        if base_url is None and settings.judge.base_url in (STANDIN, LOCAL):
             raise UserError(
-                "judge_base_url: the stand-in judge is not started by this program; give its address"
+                f"judge_base_url: a {settings.judge.base_url} judge is not started by this program; give its address"
             )
         self.client = llm.Client(settings.judge, ledger, base_url, scope="judge")
         self.file = work / "completions.jsonl"

@@ -13,11 +13,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation.benchmarks import presence
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import trouble
 from sifthinker.system.files import write_json
-from sifthinker.upkeep.findings import Finding
+from sifthinker.upkeep.findings import Finding, Verdict
 from sifthinker.upkeep.machine_checks import TINY, filesystem
 
 
@@ -81,8 +83,6 @@ def data(config: Config) -> Iterator[Finding]:
             "images": source.images,
             "sizes": source.sizes,
         }
-    for number, benchmark in enumerate(config.evaluate.benchmarks):
-        named[f"benchmarks[{number}] {benchmark.name}"] = {"path": benchmark.path, "images": benchmark.images}
     for name, paths in named.items():
         wrong = [
             f"{field} {path}: {said}" for field, path in paths.items() if path and (said := _unreadable(path))
@@ -92,12 +92,30 @@ def data(config: Config) -> Iterator[Finding]:
             yield Finding(name, "error", "; ".join(wrong), todo)
         else:
             yield Finding(name, "ok", ", ".join(str(path) for path in paths.values() if path))
+    yield from benchmarks(config)
     if config.scenes:
         yield Finding("scenes", "ok", f"{config.scenes.rows} questions are rendered; no files are needed")
 
 
+def benchmarks(config: Config) -> Iterator[Finding]:
+    """Whether each benchmark can be asked: its files, read as far as the first question, and that question's picture."""
+    settings = config.evaluate
+    for number, benchmark in enumerate(settings.benchmarks):
+        name = f"benchmarks[{number}] {benchmark.name}"
+        alone = settings.model_copy(update={"benchmarks": (benchmark,)})
+        if why := "; ".join(presence.absent(alone).values()):
+            verdict: Verdict = "error" if settings.missing == "refuse" else "warning"
+            todo = (
+                f"correct the path, or put the files there; relative paths start at {Path.cwd()}; evaluate.missing: "
+                "leave_out goes on without"
+            )
+            yield Finding(name, verdict, why, todo)
+        else:
+            yield Finding(name, "ok", f"{benchmark.path}, {benchmark.images}")
+
+
 def weights(config: Config) -> Iterator[Finding]:
-    """Where the pre-trained weights will come from."""
+    """Where the pre-trained weights will come from, and whether a folder can be used."""
     for name, given in (("model.weights", config.model.weights), ("depth.weights", config.depth.weights)):
         folder = Path(given).expanduser()
         if given == TINY:
@@ -107,12 +125,7 @@ def weights(config: Config) -> Iterator[Finding]:
                 name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
             )
         elif folder.is_dir():
-            lacks = [file for file in ("config.json", "*.safetensors") if not any(folder.glob(file))]
-            if lacks:
-                todo = "give the folder of a model in safetensors"
-                yield Finding(name, "error", f"{folder} has no {' and no '.join(lacks)}", todo)
-            else:
-                yield Finding(name, "ok", str(folder))
+            yield _folder(name, folder, config.model.family)
         elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given):
             yield Finding(
                 name,
@@ -125,6 +138,25 @@ def weights(config: Config) -> Iterator[Finding]:
             yield Finding(name, "warning", f"{given} is on the hub, and HF_HUB_OFFLINE is set", todo)
         else:
             yield Finding(name, "ok", f"{given}: downloaded from the hub when first needed")
+
+
+def _folder(name: str, folder: Path, family: str) -> Finding:
+    """What `policy_weights` and `depth_weights` would say about a folder."""
+    try:
+        from sifthinker.models import loading
+    except ImportError as error:  # a machine without the extra `train`
+        return Finding(name, "ok", f"{folder}: not looked at: {error.name} is not installed")
+    try:
+        if name == "model.weights":
+            loading.check_policy(folder, family)
+        else:
+            loading.check_depth(folder)
+    except UserError as error:
+        found, _, todo = str(error).rpartition("; ")
+        return Finding(
+            name, "error", found or todo, todo if found else "give the folder of a model in safetensors"
+        )
+    return Finding(name, "ok", str(folder))
 
 
 def _unreadable(path: Path) -> str:

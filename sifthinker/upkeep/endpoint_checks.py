@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from sifthinker.annotation import retry
-from sifthinker.config import STANDIN, STARTED, Api, Config
+from sifthinker.config import LOCAL, STANDIN, STARTED, Api, Config
 from sifthinker.upkeep.findings import Finding, examine
 
 
@@ -18,7 +18,7 @@ def servers(config: Config) -> Iterator[Finding]:
     if config.evaluate.server not in STARTED:
         yield from examine({"evaluate.server": partial(_running, config)})
     if config.grpo.generation == "vllm_server":
-        from sifthinker.training.preflight import ask_generation_server
+        from sifthinker.training.samplers.trl_samplers import ask_generation_server
 
         ask_generation_server(config.grpo.vllm_server)
         yield Finding("grpo.vllm_server", "ok", f"{config.grpo.vllm_server} can sample for a training")
@@ -57,10 +57,17 @@ def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
 
 def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
     from sifthinker import llm
-    from sifthinker.llm import judge, keys
+    from sifthinker.llm import judge, keys, local_models
+    from sifthinker.models import serving
 
     if api.base_url == STANDIN:
         yield Finding(name, "ok", "the embedded stand-in: no model, and no key")
+        return
+    if api.base_url == LOCAL:
+        found = f"{local_models.folder(api)}, served by {api.local_server} while the stage runs"
+        if api.local_server == "vllm":
+            serving.vllm()
+        yield Finding(name, "ok", found)
         return
     asked = f"{api.base_url}, model {api.model}"
     has_key = bool(keys.key(api, api.base_url))

@@ -16,6 +16,10 @@ from pathlib import Path
 import psutil
 
 from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.models import serving
+from sifthinker.system import commands
+from sifthinker.training import samplers
 from sifthinker.upkeep.findings import Finding
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -83,7 +87,7 @@ def gpu(config: Config) -> Iterator[Finding]:
 
     built = f"torch {torch.__version__}"
     here = config.placement == "process"
-    ranks = max(config.sft.ranks, config.grpo.ranks)
+    ranks = max(config.sft.ranks_a_node, config.grpo.ranks_a_node)
     real = config.model.weights != TINY
     if not torch.cuda.is_available():
         found = f"none; {built} computes on {os.cpu_count()} CPU cores"
@@ -117,16 +121,32 @@ def gpu(config: Config) -> Iterator[Finding]:
 
 
 def vllm(config: Config) -> Iterator[Finding]:
-    """Whether vLLM can be started, where the configuration wants it, and whether servers that it names answer."""
-    path = shutil.which("vllm")
-    found = path or "not installed"
-    if config.evaluate.server == "vllm" and path is None and config.placement == "process":
-        todo = (
-            "install it in an environment of its own (docker/vllm.txt), or set evaluate.server: transformers"
+    """Whether vLLM runs, where the configuration wants it here: `vllm --version`, which imports what a server imports."""
+    wanted = {"evaluate.server": config.evaluate.python} if config.evaluate.server == "vllm" else {}
+    if samplers.named(config.grpo) == "vllm_lora":
+        wanted["grpo.generation"] = config.grpo.vllm.python
+    sampled = f"grpo is sampled by {samplers.why(config.grpo)}"
+    if config.placement != "process" or not wanted:
+        yield Finding(
+            "vLLM", "ok", f"not wanted here; evaluate.server is {config.evaluate.server}; {sampled}"
         )
-        yield Finding("vLLM", "warning", f"{found}; evaluate.server wants it", todo)
-    else:
-        yield Finding("vLLM", "ok", f"{found}; evaluate.server is {config.evaluate.server}")
+        return
+    for python in dict.fromkeys(wanted.values()):
+        fields = ", ".join(field for field, given in wanted.items() if given == python)
+        todo = (
+            "install it in an environment of its own (docker/vllm.txt), or set evaluate.server and grpo.generation to "
+            "transformers"
+        )
+        try:
+            command = serving.vllm(python)
+        except UserError as error:
+            yield Finding("vLLM", "warning", f"{error}; {fields} wants it", todo)
+            continue
+        if trouble := commands.trouble(command):
+            yield Finding("vLLM", "error", f"{trouble}; {fields} wants it", f"{todo}: this one does not run")
+        else:
+            version = commands.version(command, "vllm")
+            yield Finding("vLLM", "ok", f"{command} {version}; for {fields}; {sampled}")
 
 
 def disk(

@@ -15,7 +15,7 @@ from sifthinker.models.budget import budgeted
 from sifthinker.store.artifacts import Store
 from sifthinker.store.checkpoints import find
 from sifthinker.store.manifest import Ref
-from sifthinker.store.runs import runs
+from tasks.operations.depth_weights import weights
 
 
 def answer(
@@ -43,26 +43,20 @@ def answer(
                 image, question, server, running_server.served(server)[0], depth, config, out, say
             )
         folder = budgeted(folder, config.model.max_pixels, Path(work) / "served")
-        with serving.serving(folder, config.evaluate.server, Path(work) / "server.log") as url:
-            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say)
+        started, log = config.evaluate.server, Path(work) / "server.log"
+        with serving.serving(folder, started, log, python=config.evaluate.python) as url:
+            extra = serving.suppression(started, url, folder)
+            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say, extra)
 
 
 def _depth(store: Store, config: Config, image: bytes, work: Path) -> bytes | None:
     """The image's depth map by the depth model of the latest run, else by the configured one."""
     if not config.model.depth_input:
         return None
-    from sifthinker.data import depth_estimation  # import torch
-    from sifthinker.models import loading
+    from sifthinker.data import depth_estimation  # imports torch
 
-    refs = [Ref(**run["stages"]["depth-weights"]) for run in runs(store) if "depth-weights" in run["stages"]]
-    if refs:
-        weights = store.open(refs[0]).path
-    else:
-        fetched = loading.fetch(
-            config.depth.weights, config.depth.revision, "depth", "", config.model.seed, work
-        )
-        weights = Path(fetched["folder"])
-    [made] = depth_estimation.estimate([(hashlib.sha256(image).hexdigest(), image)], weights, config.depth)
+    found = weights(store, config, work)
+    [made] = depth_estimation.estimate([(hashlib.sha256(image).hexdigest(), image)], found, config.depth)
     if isinstance(made, Reject):
         raise UserError(f"no depth map: {made.detail}")
     return made.png

@@ -13,6 +13,7 @@ from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Manifest, Ref
+from sifthinker.training import samplers
 from tasks.runtime import identity, refusal
 from tasks.runtime.stage import Order, Stage
 
@@ -40,6 +41,7 @@ def decide(
     Raises:
         UserError: a file of the user's that the stage reads is not there.
     """
+    config = samplers.resolved(config)
     files = stage.files(config)
     for name, path in files.items():
         if not path.exists():

@@ -5,13 +5,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
-from sifthinker.config import STANDIN, Api, Config
-from sifthinker.llm import bookkeeping, standin
+from sifthinker.config import LOCAL, STANDIN, Api, Config
+from sifthinker.core.errors import UserError
+from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
-from tasks.runtime.stage import Endpoints, Job, Progress
+from sifthinker.models import serving
+from tasks.runtime.stage import Endpoints, Job, Log, Progress
 
 EVERY = 5.0  # seconds
+PICTURES = 16  # of a prompt of the annotator: one a step of a chain
 
 
 def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextManager[Endpoints]]:
@@ -19,21 +23,67 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
 
     @contextmanager
     def around(job: Job) -> Iterator[Endpoints]:
-        ledger = bookkeeping.place(job.store.root)
-        if api(job.config).base_url != STANDIN:
-            yield Endpoints(ledger, (api(job.config).base_url,))
-            return
-        job.log.warning("%s: the embedded stand-in answers, not a real model", job.order.label)
-        job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
-        with standin.running(job.work / "standin.log") as url:
-            yield Endpoints(ledger, (url,))
+        section = api(job.config)
+        if section.base_url == STANDIN:
+            job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
+        with answering(section, job.work, job.order.label, job.log) as url:
+            yield Endpoints(bookkeeping.place(job.store.root), (url,))
 
     return around
 
 
 @contextmanager
-def watched(job: Job, progress: Callable[[], Counts]) -> Iterator[None]:
-    """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes."""
+def answering(api: Api, work: Path, label: str, log: Log) -> Iterator[str]:
+    """The base URL of an endpoint, which is started where it is one of ours.
+
+    Args:
+        api: its section.
+        work: folder for the log of what is started.
+        label: of the stage, for the log.
+        log: takes a warning where no real model answers.
+    """
+    if api.base_url == LOCAL:
+        with _local(api, work / "local.log") as url:
+            yield url
+        return
+    if api.base_url != STANDIN:
+        yield api.base_url
+        return
+    log.warning("%s: the embedded stand-in answers, not a real model", label)
+    with standin.running(work / "standin.log") as url:
+        yield url
+
+
+@contextmanager
+def _local(api: Api, log: Path) -> Iterator[str]:
+    """A server of a model of this machine, for as long as the stage needs it.
+
+    Raises:
+        UserError: there is no such model; or the server has ended, with the end of its log.
+    """
+    folder = local_models.folder(api)
+    wanted = serving.Wanted(folder, api.local_server, log, api.model, gpus=api.local_gpus, images=PICTURES)
+    try:
+        with serving.several([wanted]) as (url,):
+            yield url
+    except (Unreachable, serving.ServerFailed) as error:
+        raise UserError(f"{error}\nThe server's log: {log}") from error
+
+
+def weights(api: Api | None) -> dict[str, str]:
+    """Of a stage's key: the weights of a local endpoint, which its section names by their folder only."""
+    found = local_models.scope(api) if api is not None else ""
+    return {"local weights": found} if found else {}
+
+
+@contextmanager
+def watched(
+    job: Job, progress: Callable[[], Counts], line: Callable[[Counts], str] = Counts.line
+) -> Iterator[None]:
+    """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes.
+
+    A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
+    """
     shown = Progress(job.order.label, None, job.log)
     done = threading.Event()
 
@@ -41,12 +91,12 @@ def watched(job: Job, progress: Callable[[], Counts]) -> Iterator[None]:
         while not done.wait(EVERY):
             counts = progress()
             shown.total = counts.rows_total or None
-            shown.at(counts.rows_done, counts.line())
+            shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
     thread.start()
     try:
-        with bar(progress, job.order.label) if sys.stderr.isatty() else nullcontext():
+        with bar(progress, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
             yield
     finally:
         done.set()

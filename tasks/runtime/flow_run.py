@@ -20,7 +20,7 @@ from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import placement, ui_artifacts
 from tasks.runtime.liveness import RunCancelled, alive
-from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan, plan_table
+from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan, plan_table, refuse
 from tasks.runtime.stage import PAGE, StageFailed
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ def _run(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str
         config = placement.settled(config)
         planned = plan(pipeline, config, partial, store)
         ui_artifacts.markdown(plan_table(planned), "plan", "What runs, and why")
+        refuse(planned)
         made = carry_out(pipeline, config, partial, store, str(context.flow_run.id), context.flow_run.name)
         show_lineage(store, made)
         if report := made.get("report"):

@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import KEY_LENGTH
 from sifthinker.store.digests import sha256
+from sifthinker.system import commands
+from sifthinker.system.commands import ABSENT
 from tasks.runtime import closure, results
 from tasks.runtime.results import Results
 
-ABSENT = "not installed"
-UNKNOWN = "of unknown version"
 COMMANDS = {"vllm"}  # started as a command: its pins and ours exclude each other
 
 Identity = dict[str, Any]
@@ -118,26 +115,12 @@ def installed(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return _beside(name) if name in COMMANDS else ABSENT
+        return commands.version(name, name) if name in COMMANDS else ABSENT
 
 
 def versions(names: Iterable[str]) -> str:
     """Libraries by major.minor, in words."""
     return ", ".join(f"{name} {_minor(installed(name))}" for name in names)
-
-
-def _beside(name: str) -> str:
-    """The version of a command's distribution, as the Python in the command's first line knows it."""
-    command = shutil.which(name)
-    if command is None:
-        return ABSENT
-    with Path(command).open("rb") as script:
-        python = script.readline().removeprefix(b"#!").strip().decode(errors="replace")
-    if not Path(python).is_file() or "python" not in Path(python).name:
-        return UNKNOWN
-    program = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
-    asked = subprocess.run([python, "-c", program, name], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or UNKNOWN
 
 
 def _minor(full: str) -> str:

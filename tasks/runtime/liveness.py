@@ -42,7 +42,7 @@ from prefect.states import Cancelled, Crashed
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
 from sifthinker.system.processes import here, runs_here
-from tasks.runtime.programs import reap
+from tasks.runtime.following import reap
 
 BEAT = 5.0  # seconds
 LEASE = 900.0  # seconds without a beat after which a run of another host counts as dead; clocks may differ
@@ -102,7 +102,8 @@ def alive(store: Store) -> Iterator[None]:
 def sweep(store: Store) -> list[str]:
     """Closes the runs of this store whose process is gone, and ends what they left running; what was done, in words."""
     done = []
-    for file in store.root.glob("*/*.work/pid.json"):
+    programs = (file for name in ("pid", "node-*") for file in store.root.glob(f"*/*.work/{name}.json"))
+    for file in programs:
         with suppress(FileNotFoundError):  # ended by itself meanwhile, or swept by another run
             left = json.loads(file.read_text(encoding="utf-8"))
             if runs_here(left) and not runs_here(left.get("owner", {})):

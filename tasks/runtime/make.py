@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -168,15 +168,12 @@ def _fan_out(job: Job) -> None:
     count = len(next(iter(digests.values())))
     assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
     job.progress.total = count
-    decisions = []
-    for index in range(count):
-        of = {
-            **order.identity,
-            "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
-            "stage": f"{order.stage.name}.parts",
-        }
-        part = replace(order, identity=of, key=identity.key(of), part=index, endpoints=job.endpoints)
-        decisions.append(lookup(store, part))
+    first = order.stage.parts[0]
+    shares = order.stage.shares(order.config, list(map(_length, job.inputs[first].parts(first))))
+    decisions = [
+        shard_decision(replace(order, endpoints=job.endpoints, most=most), store, digests, index)
+        for index, most in enumerate(shares)
+    ]
     shards = []
     if order.stage.in_turn and not order.on_cluster:
         for decision in decisions:
@@ -206,6 +203,24 @@ def _fan_out(job: Job) -> None:
     job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
 
 
+def shard_decision(order: Order, store: Store, digests: Mapping[str, Sequence[str]], index: int) -> Decision:
+    """The decision of one shard of a stage's order.
+
+    Args:
+        order: the whole stage's, with what this shard shall keep at most.
+        store: of the artifacts.
+        digests: of the parts of its input tables.
+        index: of the shard, from 0.
+    """
+    of = {
+        **order.identity,
+        "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
+        "stage": f"{order.stage.name}.parts",
+        **({} if order.most is None else {"most": order.most}),
+    }
+    return lookup(store, replace(order, identity=of, key=identity.key(of), part=index))
+
+
 @contextmanager
 def _submitting(order: Order) -> Iterator[Callable[[Any, Order, str], Any]]:
     """How shards are started: by the flow's runner, or on the Dask cluster."""
@@ -221,10 +236,14 @@ def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
     """How many rows will come in, where that is known before: the first part-wise input's."""
     if order.part is None or not order.stage.parts:
         return None
+    first = order.stage.parts[0]
+    return _length(inputs[first].part(first, order.part))
+
+
+def _length(table: Path) -> int:
     import pyarrow.parquet as pq
 
-    first = order.stage.parts[0]
-    return int(pq.read_metadata(inputs[first].part(first, order.part)).num_rows)
+    return int(pq.read_metadata(table).num_rows)
 
 
 def _installed() -> list[str]:

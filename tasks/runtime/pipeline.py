@@ -6,7 +6,7 @@ Partial reruns are decided here, before anything runs: `start_at`, `stop_after`,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +51,7 @@ class Planned:
     expects: str = ""  # what it will take: calls, tokens, money, steps
     pool: str | None = None  # where it would run; none: in the flow's process
     key: str | None = None  # none: an input of it is not there yet
+    lacks: tuple[str, ...] = ()  # what is not there for it; a run is refused
 
     def as_json(self) -> dict[str, Any]:
         """For programs: a stage whose inputs are not there yet has no key."""
@@ -64,6 +65,7 @@ class Planned:
             "rows": self.rows,
             "where": self.where,
             "expects": self.expects,
+            "lacks": list(self.lacks),
         }
 
     @property
@@ -147,6 +149,7 @@ class Run:
                     last["seconds"] if last else None,
                     expects=self._expects(stage, config, given),
                     pool=placement.pool(config, stage.name),
+                    lacks=tuple(stage.lacks(config)),
                 )
             )
         else:
@@ -168,7 +171,8 @@ class Run:
         """Adds the files of rendered scenes to the configuration, as if the user had given them."""
         if isinstance(rendered, Ref):
             folder = self.store.open(rendered).path / "data"
-            benchmarks = (*scenes.benchmarks(folder), *self.config.evaluate.benchmarks)
+            rendered_ones = [b.model_copy(update={"rendered": True}) for b in scenes.benchmarks(folder)]
+            benchmarks = (*rendered_ones, *self.config.evaluate.benchmarks)
             self.config = self.config.model_copy(
                 update={
                     "sources": (*scenes.sources(folder), *self.config.sources),
@@ -261,12 +265,28 @@ def carry_out(
     return acting.made
 
 
+def refuse(planned: Sequence[Planned]) -> None:
+    """Refuses a run that would come to a stage for which something is not there, before its first stage.
+
+    Raises:
+        UserError: names all of it.
+    """
+    lacking = [f"  {p.label}: {what}" for p in planned for what in p.lacks]
+    if lacking:
+        raise UserError(
+            "nothing ran, because a later stage lacks files or settings:\n"
+            + "\n".join(lacking)
+            + "\nPut the files there, "
+            "correct the paths, or run without them (evaluate.missing: leave_out, or --stop-after an earlier stage)."
+        )
+
+
 def plan_table(planned: list[Planned]) -> str:
     """A plan in Markdown."""
     lines = ["| stage | | where | why | rows | last time | expected |", "|---|---|---|---|---|---|---|"]
     for p in planned:
         seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
-        why = "; ".join(p.reasons)
+        why = "; ".join([*p.reasons, *(f"lacks {what}" for what in p.lacks)])
         lines.append(
             f"| {p.label} | {p.verdict} | {p.where} | {why} | {p.rows or ''} | {seconds} | {p.expects} |"
         )
@@ -299,4 +319,5 @@ def _planned(label: str, decision: Decision, expects: str) -> Planned:
         expects=expects,
         pool=there,
         key=decision.order.key,
+        lacks=tuple(decision.order.stage.lacks(decision.order.config)),
     )

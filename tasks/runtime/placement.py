@@ -6,6 +6,9 @@ run decides, locks, caches and makes by the very same code, from what is sent to
 references of the inputs. It is sent the identity of what is wanted too, so that another version of the code in
 that pool is an error that names the module, never another artifact.
 
+A training on several nodes (`nodes`) has a run of that pool for each. The first makes the artifact, and the others join it
+(tasks/runtime/nodes.py). They begin and end together.
+
 Whoever ends the flow's task (cancelling it in the UI or by the API, SIGTERM, SIGINT) cancels the other run.
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -116,36 +119,86 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
     """Has the artifact of an order made in a pool: how that ended. A completed one is in the store.
 
     Raises:
+        UserError: the pool does not take as many runs at once as the training has nodes.
         PoolCrashed: the other run crashed.
     """
-    run: Any = run_deployment(
-        f"{FLOW}/{there}",
-        parameters=sent(order, store),
-        flow_run_name=f"{order.config.name} {order.label}",
-        timeout=0,
-    )
+    wanted = nodes(order.config, order.stage.name)
+    if wanted > 1:
+        with get_client(sync_client=True) as client:
+            check_room(client, there, wanted)
+    started: list[Any] = []
     try:
-        if link := url_for("flow-run", run.id):
-            create_link_artifact(
-                link, f"run in {there}", f"{order.label}-run", f"{order.label} in pool {there}"
-            )
-        log.info("%s runs in pool %s: %s", order.label, there, link or run.id)
-        outcome = _outcome(order, there, run, log)
+        for node in range(wanted):
+            started.append(_start(order, there, store, node, log))
+        outcome = _outcome(order, there, started, log)
     except BaseException:  # cancelled, interrupted: nothing may go on there for a run that has ended
-        cancel(run.id, log, _grace(order))
+        for run in started:
+            cancel(run.id, log, _grace(order))
         raise
+    for run in started:
+        _leave(run, 0.0 if outcome is None else LEAVE, order, log)
     if outcome is None:
-        cancel(run.id, log)
         return Failed(
             message=f"pool {there} took no run for {order.config.pools.wait:g} h (pools.wait); is its worker running?"
         )
     said = outcome.message or "it said nothing"
     if outcome.is_crashed():
-        raise PoolCrashed(f"its run in pool {there} crashed: {said}; {link or run.id}")
+        raise PoolCrashed(f"its run in pool {there} crashed: {said}; {_link(started[0])}")
     if outcome.is_completed():
         return Completed(name=outcome.name, message=f"by pool {there}")
     ended = "was cancelled" if outcome.is_cancelled() else "failed"
     return Failed(message=f"its run in pool {there} {ended}: {said}")
+
+
+def _leave(run: FlowRun, seconds: float, order: Order, log: Log) -> None:
+    """Cancels a run that does not end by itself: a node that nobody took, or that outlasts the first."""
+    deadline = time.monotonic() + seconds
+    with get_client(sync_client=True) as client:
+        while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
+            if time.monotonic() >= deadline:
+                cancel(run.id, log, _grace(order))
+                return
+            time.sleep(EVERY)
+
+
+def nodes(config: Config, stage: str) -> int:
+    """How many runs of a pool a stage takes at once."""
+    section = getattr(config, stage, None)
+    return section.nodes if isinstance(section, Train) else 1
+
+
+def check_room(client: SyncPrefectClient, there: str, wanted: int) -> None:
+    """Before several runs of a pool are started that wait for each other.
+
+    Raises:
+        UserError: the pool takes fewer at once.
+    """
+    limit = client.read_work_pool(there).concurrency_limit
+    if limit is not None and limit < wanted:
+        raise UserError(
+            f"pool {there} takes {limit} runs at once and the training has {wanted} nodes, a run each: "
+            f"`prefect work-pool set-concurrency-limit {there} {wanted}`, and start a worker on each machine"
+        )
+
+
+def _start(order: Order, there: str, store: Store, node: int, log: Log) -> Any:
+    """Starts the run of a node; the first is 0."""
+    name = f"{order.label} node {node + 1}" if node else order.label
+    run: Any = run_deployment(
+        f"{FLOW}/{there}",
+        parameters={**sent(order, store), "node": node},
+        flow_run_name=f"{order.config.name} {name}",
+        timeout=0,
+    )
+    if link := url_for("flow-run", run.id):
+        key = f"{order.label}-run-{node + 1}" if node else f"{order.label}-run"
+        create_link_artifact(link, f"run in {there}", key, f"{name} in pool {there}")
+    log.info("%s runs in pool %s: %s", name, there, _link(run))
+    return run
+
+
+def _link(run: Any) -> str:
+    return url_for("flow-run", run.id) or str(run.id)
 
 
 def _grace(order: Order) -> float:
@@ -172,17 +225,26 @@ def cancel(run: UUID, log: Log, grace: float = 0.0) -> None:
         log.error("its run in the other pool (%s) could not be cancelled: %s; cancel it by hand", run, error)
 
 
-def _outcome(order: Order, there: str, run: FlowRun, log: Log) -> State[Any] | None:
-    """The final state of the other run; None: nobody took it in time. Outlives a server that is away for a while."""
+def _outcome(order: Order, there: str, started: Sequence[FlowRun], log: Log) -> State[Any] | None:
+    """The final state of the first run; None: nobody took it in time. Outlives a server that is away for a while.
+
+    Another node's run that ends before it and has not done its part decides too: the first would wait for it in vain.
+    """
     began = seen = said = time.monotonic()
+    left: float | None = None  # since when a node is gone
     with get_client(sync_client=True) as client:
         while True:
             try:
-                state = client.read_flow_run(run.id).state
+                states = [client.read_flow_run(run.id).state for run in started]
                 seen = time.monotonic()
-                if state and state.is_final():
-                    return state
-                waiting = state is None or state.is_scheduled() or state.is_pending()
+                if states[0] and states[0].is_final():
+                    return states[0]
+                if gone := [s for s in states[1:] if s and s.is_final() and not s.is_completed()]:
+                    left = left or seen
+                    if seen - left > LEAVE + _grace(order):
+                        cancel(started[0].id, log, _grace(order))
+                        return gone[0]
+                waiting = any(s is None or s.is_scheduled() or s.is_pending() for s in states)
                 if waiting and seen - began > order.config.pools.wait * HOUR:
                     return None
                 if waiting and seen - said > MINUTE:

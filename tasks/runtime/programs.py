@@ -1,15 +1,11 @@
-"""Programs of ours in their own process group: started, followed, and ended with the run that started them."""
+"""The trainings and merges of the stages: what is started on how many ranks and nodes, and what the UI shows of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -20,21 +16,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
-from sifthinker.core.errors import UserError
-from sifthinker.system import processes, program_files
-from sifthinker.system.files import write_json
+from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
+from tasks.runtime import nodes, rehearsal
+from tasks.runtime.following import follow
 from tasks.runtime.stage import Job
 
 MINUTE = 60.0
-EVERY = 0.5  # seconds between two looks at a program
-TWICE = 2.0  # seconds between two signals that are two
-MARGIN = 5.0  # seconds that a launcher is given after its ranks
-BEATS = 30.0  # seconds without a sign of life after which a program on another host counts as ended
-
-
-class ProgramFailed(Exception):
-    """A program ended with an error; the message has the end of its log."""
+PACKAGE = "sifthinker.training"  # of the programs
 
 
 def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | None = None) -> None:
@@ -43,21 +32,34 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     The program reads its settings from a YAML file in the stage's work folder, which it also keeps its
     checkpoints in: a retried stage finds them there and resumes.
     """
+    if options is not None and rehearsal.wanted(job, module, options):
+        rehearsal.rehearse(job, module, settings, options, train)
     config = job.work / "config.yaml"
     folders = {"work": str(job.work), "out": str(job.out)}
     config.write_text(yaml.safe_dump({**settings, **folders}, sort_keys=False), encoding="utf-8")
-    program = ["-m", f"sifthinker.training.{module}", str(config)]
-    command = [sys.executable, *program]
-    if options and options.ranks > 1:
-        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-        command = [sys.executable, *run, *program]
+    program = ["-m", f"{PACKAGE}.{module}", str(config)]
+    progress = job.work / "progress.jsonl"
     if options is None:
-        follow(job, command, job.work / "progress.jsonl", None)
+        follow(job, [sys.executable, *program], progress, None)
         return
     page = Page(
         job, [Path(path) for path in settings["dataset"]] if module == "grpo" else [], options.show_steps
     )
-    follow(job, command, job.work / "progress.jsonl", options.timeout, page.at, options.grace)
+    more = (progress, options.timeout, page.at, options.grace)
+    if options.nodes > 1:
+        if settings.get("ledger", SHARED) != SHARED:
+            job.log.warning(
+                "%s: the ledger of its judge is a file, for one machine: if its nodes are several, set SIF_LEDGER on each "
+                "(infra/README.md, One ledger for several hosts)",
+                job.order.label,
+            )
+        with nodes.first(job, f"{PACKAGE}.{module}", options) as node:
+            follow(job, node.command(config), *more, node.look)
+    elif options.ranks > 1:
+        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
+        follow(job, [sys.executable, *run, *program], *more)
+    else:
+        follow(job, [sys.executable, *program], *more)
     page.show()
 
 
@@ -109,166 +111,3 @@ def training_outcome(job: Job) -> None:
     job.draft.rows = {"in": summary["in"], "kept": summary["kept"], "rejected": summary["rejected"]}
     job.notes.update(summary["notes"])
     job.draft.aside |= {"history.jsonl", "summary.json"}  # seconds and tokens per second
-
-
-def follow(
-    job: Job,
-    command: list[str],
-    progress: Path,
-    timeout: float | None,
-    at: Callable[[int], None] = lambda step: None,
-    grace: float = processes.GRACE,
-) -> None:
-    """Runs a command to its end, passing on what it appends to its progress file; `at` is told each step seen.
-
-    Where this process is told to end, the program is told too, and has `grace` seconds for its checkpoint. Telling this
-    process once more ends it at once.
-
-    Raises:
-        UserError: it ended with the explanation of a user's mistake, on whichever rank.
-        ProgramFailed: it ended with another error, was stopped, or ran past `timeout` seconds.
-    """
-    reap(job.work / "pid.json")
-    program_files.clear(job.work)
-    log = job.work / "log.txt"
-    seen = progress.stat().st_size if progress.exists() else 0
-    started = time.monotonic()
-    job.log.info("%s: %s (log: %s)", job.order.label, " ".join(command), log)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment(job.work, grace),
-            start_new_session=True,
-        )
-    try:
-        left = {**processes.here(process.pid), "owner": processes.here(os.getpid()), "grace": grace}
-        write_json(job.work / "pid.json", left)
-        while process.poll() is None:
-            time.sleep(EVERY)
-            seen = _pass_on(job, progress, seen, at)
-            if timeout and time.monotonic() - started > timeout:
-                raise ProgramFailed(f"{job.order.label}: ended after its time limit of {timeout:.0f} s")
-    finally:  # also where the run is cancelled: nothing of the group may outlive it
-        try:
-            _end(process.pid, grace)
-        finally:
-            (job.work / "pid.json").unlink(missing_ok=True)
-    _pass_on(job, progress, seen, at)
-    _explain(job, process.returncode, log)
-
-
-def _end(group: int, grace: float) -> None:
-    """Ends a program in order, and at once where this process is told to end a second time.
-
-    A thread does it, so that the signal to the program is sent once. Prefect's worker signals a run twice at a time.
-    """
-    thread = threading.Thread(target=processes.end, args=(group, grace + MARGIN), daemon=True)
-    thread.start()
-    began = time.monotonic()
-    while thread.is_alive():
-        try:
-            thread.join(EVERY)
-        except BaseException:
-            if time.monotonic() - began > TWICE:
-                processes.end(group, 0)
-                raise
-
-
-def _explain(job: Job, code: int, log: Path) -> None:
-    """Raises what a program's end means: its error file counts more than its exit code, which torchrun changes."""
-    if not code:
-        return
-    label, failed = job.order.label, program_files.failure(job.work)
-    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
-    if failed and failed.kind == "user":
-        raise UserError(f"{label}: {failed.message}")
-    if not failed and code == program_files.USER_ERROR:  # it could not write the file
-        raise UserError(f"{label}: {tail}")
-    if failed:
-        raise ProgramFailed(
-            f"{label}: rank {failed.rank} on {failed.host} failed: {failed.message}\n{failed.advice} Whole log: {log}"
-        )
-    said = program_files.status(job.work)
-    if said.get("state") == "stopped":
-        raise ProgramFailed(
-            f"{label}: it was told to stop, and did after step {said['step']} of {said['total']}; "
-            f"{said['checkpoint']} is complete, and the next start goes on from it"
-        )
-    raise ProgramFailed(f"{label}: the program ended with status {code}; whole log: {log}\n{tail}")
-
-
-def reap(pid_file: Path) -> bool:
-    """Ends the process group that a killed run left behind, and waits until it has ended.
-
-    On this host it is told to, if it is still that very process. One of another host ends by itself, with a checkpoint,
-    since its starter is gone: it is waited for.
-
-    Raises:
-        ProgramFailed: a program of another host shows signs of life for longer than its grace.
-    """
-    try:
-        left = json.loads(pid_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    found = processes.runs_here(left)
-    if found:
-        processes.end(left["pid"], left.get("grace", 0) + MARGIN)
-    elif left["host"] != socket.gethostname():
-        _wait_for_other_host(pid_file.parent, left)
-    pid_file.unlink(missing_ok=True)
-    return found
-
-
-def _wait_for_other_host(work: Path, left: Mapping[str, Any]) -> None:
-    """Returns once a program of another host shows no sign of life for a while. Clocks may differ: changes count."""
-    file = work / program_files.STATUS
-    if not file.exists():
-        return
-    began = changed = time.monotonic()
-    last = file.stat().st_mtime_ns
-    while time.monotonic() - changed < BEATS:
-        time.sleep(EVERY)
-        if (now := file.stat().st_mtime_ns) != last:
-            last, changed = now, time.monotonic()
-        if time.monotonic() - began > left.get("grace", 0) + 2 * BEATS:
-            raise ProgramFailed(
-                f"{work.name}: its program still runs on {left['host']} (process {left['pid']}), whose run is gone; end it "
-                "there, and start again"
-            )
-
-
-def environment(work: Path, grace: float) -> dict[str, str]:
-    """Ours, with one thread a rank on the CPU, and what a program has to know of its starter.
-
-    Args:
-        work: the folder of its status and error files.
-        grace: seconds between the signal to end and its end.
-    """
-    own = {
-        "PYTHONUNBUFFERED": "1",
-        **processes.mark(),
-        **program_files.environment(work, grace),
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{grace + MARGIN:.0f}",  # torchrun kills its ranks then
-    }
-    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, **own}
-
-
-def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> int:
-    """Shows the whole lines that were appended since `seen` bytes; returns the new position."""
-    if not progress.exists():
-        return seen
-    with progress.open("rb") as file:
-        file.seek(seen)
-        new = file.read()
-    whole = new[: new.rfind(b"\n") + 1]
-    for line in whole.splitlines()[-1:]:
-        step = json.loads(line)
-        job.progress.total = step["total"]
-        shown = {
-            k: v for k, v in step.items() if k in ("loss", "reward", "kl", "eta_seconds") and v is not None
-        }
-        job.progress.at(step["step"], " ".join(f"{name} {value:.3g}" for name, value in shown.items()))
-        at(step["step"])
-    return seen + len(whole)

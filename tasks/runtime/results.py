@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config, Train
+from sifthinker.models.families import FAMILIES
+from sifthinker.training import samplers
 
 ROOT = Path(__file__).resolve().parents[2]  # of the tree that paths and data files are in
 TOY = "tiny"  # as weights: built on the spot (models.TINY, whose module imports torch)
@@ -66,6 +68,7 @@ _SHOWN = "shows how far a stage is"
 _RUNS = "starts, follows and ends processes"
 _KEEPS = "keeps what others decide, as it is"
 _VALUES = "its values are in the configuration of the key"
+_SAMPLER = "counts where it samples (`given`)"
 _TOYS = "builds a stand-in, which counts where one is used (`given`)"
 
 MODULES: dict[str, Module] = {
@@ -101,24 +104,36 @@ MODULES: dict[str, Module] = {
     "ingest": _at("sifthinker.data.ingest"),
     "spill": _at("sifthinker.data.disk_dict"),
     "expand": _at("sifthinker.data.expansion"),
-    "estimate": _at("sifthinker.data.depth_estimation"),
+    "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
     "publish": _at("sifthinker.data.publish"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
+    "wanted": _at("sifthinker.annotation.wanted"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
-    "models": _at("sifthinker.models.loading", without=("_download", "_check_weights")),
-    "families": _at("sifthinker.models.families"),
+    "models": _at("sifthinker.models.loading", without=("_download", "check_depth", "check_policy")),
+    "folders": _neutral(
+        "sifthinker.models.folders sifthinker.models.template_check", "refuses a folder, and changes none"
+    ),
+    "families": _at("sifthinker.models.families.family"),
+    "families/table": _neutral(
+        "sifthinker.models.families", "lists entries; the model's own counts (`given`)"
+    ),
+    **{f"families/{name}": _at(f"sifthinker.models.families.{name}") for name in FAMILIES},
     "processors": _at("sifthinker.models.processors"),
     "budget": _at("sifthinker.models.budget"),
     "serve": _at(
-        "sifthinker.models.embedded_server",
+        "sifthinker.models.generation",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
-        without=_names("serving _free_port _wait _end_of main _fork ServerFailed _START _LOG_LINES"),
+        without=_names(
+            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main Wanted "
+            "ServerFailed _START _GRACE _LOG_LINES _ROOT"
+        ),
     ),
+    "serve/vllm": _neutral("sifthinker.models.vllm_command", "counts where vLLM serves (`given`)"),
     "rewards": _at("sifthinker.rewards"),
     "rewards/answer": _at("sifthinker.rewards.answer"),
     "rewards/depth": _at("sifthinker.rewards.depth"),
@@ -136,11 +151,26 @@ MODULES: dict[str, Module] = {
     ),
     "training/scoring": _at("sifthinker.training.scoring"),
     "training/sft": _at("sifthinker.training.sft"),
+    "training/held_out": _at("sifthinker.training.held_out", "sifthinker.training.held_out_rows"),
     "training/grpo": _at("sifthinker.training.grpo"),
+    "training/samplers": _neutral(
+        "sifthinker.training.samplers sifthinker.training.samplers.sampler",
+        "names what samples, which counts (`given`)",
+    ),
+    "training/samplers/trl": _neutral("sifthinker.training.samplers.trl_samplers", _SAMPLER),
+    "training/samplers/lora": _neutral(
+        "sifthinker.training.samplers.vllm_lora sifthinker.training.samplers.adapter_server", _SAMPLER
+    ),
+    "training/samplers/agreement": _neutral(
+        "sifthinker.training.samplers.agreement", "ends a training, and changes none"
+    ),
     "training/merge": _at("sifthinker.training.merge"),
     # evaluation
     "evaluate": _at(
-        "sifthinker.evaluation.evaluate", "sifthinker.evaluation.asking", "sifthinker.evaluation.scoring"
+        "sifthinker.evaluation.evaluate",
+        "sifthinker.evaluation.asking",
+        "sifthinker.evaluation.scoring",
+        "sifthinker.evaluation.shown",
     ),
     "evaluate/server": _neutral(
         "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
@@ -153,24 +183,32 @@ MODULES: dict[str, Module] = {
             "replies sat seed sif spatialbench viscot vqav2 vstar wording"
         )
     },
+    "benchmarks/presence": _neutral(
+        "sifthinker.evaluation.benchmarks.presence", "refuses a run, and changes no result"
+    ),
     "benchmarks/job": _at("sifthinker.evaluation.benchmarks.selection"),
     "gate": _at("sifthinker.evaluation.gate"),
+    "failures": _at("sifthinker.evaluation.failures"),
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
-    "report": _at("sifthinker.reporting.report"),
+    "report": _at("sifthinker.reporting.report", "sifthinker.reporting.outcome"),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
-    "paper": _at("sifthinker.reporting.paper_results"),
+    "paper": _at("sifthinker.reporting.paper_results", "sifthinker.reporting.paper_tables"),
     "apart": _at("sifthinker.reporting.score_gaps"),
     # the stages' own functions: how rows are routed and what a program is told
     **{
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at("tasks.stages.annotate", without=("_annotating", "_expects")),
-    "stages/evaluate": _at("tasks.stages.evaluate", without=_names("_files _served _free_the_gpu")),
+    "stages/annotate": _at(
+        "tasks.stages.annotate", without=_names("_annotating _expects _say_how_many first")
+    ),
+    "stages/evaluate": _at(
+        "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
+    ),
     "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
     # what decides nothing
     "config": _neutral(
@@ -190,11 +228,15 @@ MODULES: dict[str, Module] = {
         _KEEPS,
     ),
     "files": _neutral("sifthinker.system.files", _KEEPS),
+    "server": _neutral(
+        "sifthinker.models.embedded_server sifthinker.models.protocol sifthinker.models.workers", _CARRIES
+    ),
     "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),
     "request": _neutral("sifthinker.llm.request", _CARRIES),
     "completion": _neutral("sifthinker.llm.completion", _CARRIES),
     "keys": _neutral("sifthinker.llm.keys", _CARRIES),
+    "local_models": _neutral("sifthinker.llm.local_models", "digests weights, which count in keys"),
     "network": _neutral("sifthinker.llm.network", _CARRIES),
     "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
@@ -216,13 +258,20 @@ MODULES: dict[str, Module] = {
     ),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
+    "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
+    "probe": _neutral(
+        "sifthinker.annotation.probe sifthinker.annotation.first_rows sifthinker.annotation.preview",
+        "asks what the stage asks, before it",
+    ),
     "rejects": _neutral("sifthinker.core.rejects", "lists what was rejected, for people"),
     "training/checkpoints": _neutral(
         "sifthinker.training.checkpoints sifthinker.training.stopping",
         "stops a training and resumes it, to the same result",
     ),
+    "machine": _neutral("sifthinker.system.machine", "names the machine and the commit on a page"),
+    "evaluation/progress": _neutral("sifthinker.evaluation.progress", _SHOWN),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
@@ -235,13 +284,19 @@ MODULES: dict[str, Module] = {
         _CARRIES,
     ),
     "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
-    "tiny": _neutral("sifthinker.models.toys", _TOYS),
+    "tiny": _neutral(
+        "sifthinker.models.toys sifthinker.models.toys.gemma3 sifthinker.models.toys.idefics3 "
+        "sifthinker.models.toys.internvl sifthinker.models.toys.llava sifthinker.models.toys.qwen "
+        "sifthinker.models.toys.text",
+        _TOYS,
+    ),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
-    "runtime/process": _neutral("tasks.runtime.programs", _RUNS),
+    "runtime/rehearsal": _neutral("tasks.runtime.rehearsal", "refuses a training, and changes none"),
+    "runtime/process": _neutral("tasks.runtime.programs tasks.runtime.following tasks.runtime.nodes", _RUNS),
     "runtime/results": _neutral("tasks.runtime.results", "this table"),
     "runtime/closure": _neutral("tasks.runtime.closure", "digests modules"),
     "runtime/identity": _neutral("tasks.runtime.identity", "makes keys"),
@@ -282,8 +337,14 @@ def _deepspeed(settings: Callable[[Config], Train]) -> Callable[[Config], Result
     return given
 
 
+def _family(config: Config) -> Results:
+    """The entry of the policy's family, and of no other: a new family changes no key."""
+    return Results((f"families/{config.model.family}",))
+
+
 def _sampler(config: Config) -> Results:
-    return Results() if config.grpo.generation == "transformers" else Results((), ("vllm",))
+    used = samplers.of(config.grpo)
+    return Results(used.modules, used.libraries)
 
 
 def _server(config: Config) -> Results:
@@ -293,12 +354,12 @@ def _server(config: Config) -> Results:
 
 SERVERS = {
     "transformers": Results((), ("torch", "transformers")),
-    "vllm": Results((), ("vllm",)),
+    "vllm": Results(("serve/vllm",), ("vllm",)),
 }
 _CHARTS = ("pillow", "matplotlib")
 _PAGES = tuple(
     (name, f"sifthinker/reporting/templates/{name}")
-    for name in ("report.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
+    for name in ("report.html.jinja", "first.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
 )
 
 RESULTS: dict[str, Results] = {
@@ -316,19 +377,23 @@ RESULTS: dict[str, Results] = {
     "retry": Results(("stages/retry", "retry"), ("pillow", "numpy"), given=(_passes,)),
     "publish": Results(("stages/publish", "publish"), ("pyarrow", "pillow", "numpy")),
     "subset": Results(("stages/publish", "publish"), ("pyarrow",)),
-    "sft": Results(("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_deepspeed(lambda c: c.sft),)),
+    "sft": Results(
+        ("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_family, _deepspeed(lambda c: c.sft))
+    ),
     "merge": Results(
-        ("stages/merge", "training/merge"), ("torch", "transformers", "peft", "pillow", "numpy")
+        ("stages/merge", "training/merge"),
+        ("torch", "transformers", "peft", "pillow", "numpy"),
+        given=(_family,),
     ),
     "grpo": Results(
         ("stages/grpo", "training/grpo"),
         ("trl", *_TRAINING, "scipy"),  # scipy: matches boxes in the grounding reward
-        given=(_deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
+        given=(_family, _deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
     ),
     "evaluate": Results(
         ("stages/evaluate", "evaluate", "serve", "estimate"),
         ("torch", "transformers", "pillow", "numpy", "scipy"),  # depth maps; scores
-        given=(_server, _standin(lambda c: c.evaluate.judge)),
+        given=(_family, _server, _standin(lambda c: c.evaluate.judge)),
     ),
     "report": Results(("stages/report", "report", "lineage"), _CHARTS, _PAGES),
     "ablation": Results(("stages/ablation", "ablation"), ("numpy", "scipy", *_CHARTS)),

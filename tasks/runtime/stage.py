@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -64,8 +64,14 @@ class Stage:
     retries: int
     lineage: bool  # a model: equal weights made with other settings are another model in every table
     expects: Callable[[Config, Mapping[str, Artifact]], str]  # of the inputs there are: what it will take
+    lacks: Callable[
+        [Config], Sequence[str]
+    ]  # what of the user's is not there, so that it would fail or leave out rows
     most: Callable[[Config], float]  # largest share of its rows that it may reject
     by_choice: tuple[str, ...]  # reasons that the configuration asks for: their rows do not count in it
+    shares: Callable[
+        [Config, list[int]], list[int | None]
+    ]  # of the rows of its parts: how many each shall keep
 
     @property
     def served(self) -> bool:
@@ -94,6 +100,7 @@ class Order:
     refresh: bool = False
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
+    most: int | None = None  # of a shard: rows that it shall keep; none = all
 
     @property
     def place(self) -> str:
@@ -248,8 +255,10 @@ def stage(
     retries: int = 0,
     lineage: bool = False,
     expects: Callable[[Config, Mapping[str, Artifact]], str] = lambda config, inputs: "",
+    lacks: Callable[[Config], Sequence[str]] = lambda config: (),
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
+    shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
@@ -266,8 +275,10 @@ def stage(
             retries,
             lineage,
             expects,
+            lacks,
             most,
             by_choice,
+            shares,
         )
 
     return wrap

@@ -25,6 +25,7 @@ import ast
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 LENGTH = 20  # hex digits: 80 bits
 # Exceptions whose text ends on a screen or in a log, and nowhere else.
@@ -99,15 +100,25 @@ def digest(sources: Sequence[Source], name: str, logical: Callable[[str], str | 
             for bound in source.imports
             if not bound.attribute and logical(bound.module) is not None
         }
-        for node in source.tree.body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            texts.append(repr(_plain(node, meanings, ours)))
-            names += (found := list(defined(node)))
+        for text, found in _statements(source, frozenset(meanings.items()), frozenset(ours)):
+            texts.append(text)
+            names += found
             only_defines = only_defines and bool(found)
     if only_defines and len(set(names)) == len(names):
         texts.sort()
     return hashlib.sha256("\n".join([*sorted(pairs), *texts]).encode()).hexdigest()[:LENGTH]
+
+
+@cache  # most modules are the same as when they were last looked at
+def _statements(
+    source: Source, meanings: frozenset[tuple[str, str]], ours: frozenset[str]
+) -> list[tuple[str, list[str]]]:
+    """The statements of a module as plain text, each with the names that it defines."""
+    return [
+        (repr(_plain(node, dict(meanings), set(ours))), list(defined(node)))
+        for node in source.tree.body
+        if not isinstance(node, ast.Import | ast.ImportFrom)
+    ]
 
 
 def defined(node: ast.stmt) -> Iterator[str]:

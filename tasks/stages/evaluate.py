@@ -2,7 +2,7 @@
 
 import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from sifthinker.config import STARTED, Config, identity
 from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
 from sifthinker.evaluation import running_server
+from sifthinker.evaluation.benchmarks import presence
+from sifthinker.evaluation.progress import Progress
 from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
 from sifthinker.models.budget import budgeted, holds
+from sifthinker.store.manifest import Artifact
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
-from tasks.runtime.endpoint import endpoint
+from tasks.runtime.endpoint import endpoint, watched, weights
 from tasks.runtime.results import RESULTS, Results
 from tasks.runtime.stage import Job, stage
 
@@ -35,13 +38,26 @@ def _files(config: Config) -> dict[str, Path]:
     return found
 
 
+def _lacks(config: Config) -> list[str]:
+    """The benchmarks that cannot be asked, where a run shall not go on without them."""
+    return list(presence.absent(config.evaluate).values()) if config.evaluate.missing == "refuse" else []
+
+
+def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
+    """How many benchmarks are asked, and which are left out."""
+    absent = presence.absent(config.evaluate) if config.evaluate.missing == "leave_out" else {}
+    said = f"{len(config.evaluate.benchmarks) - len(absent)} benchmarks"
+    return f"{said}; left out: {', '.join(absent)}" if absent else said
+
+
 def _served(server: str) -> str:
     """What answers besides the weights: the server, its libraries, and what we have it do.
 
     A reply of another server is another reply, also in the ledger.
     """
     means = results.SERVERS.get(server, Results())
-    return " ".join(filter(None, (server, identities.versions(means.libraries), closure.digest("serve"))))
+    code = [closure.digest(name) for name in ("serve", *means.modules)]
+    return " ".join(filter(None, (server, identities.versions(means.libraries), *code)))
 
 
 @contextmanager
@@ -70,13 +86,15 @@ def _server(job: Job) -> Iterator[domain.Served]:
             url, running_server.listed(url), config.served_model, model.path, job.store.digests.file
         )
         sizes = running.verified and holds(Path(running.root), budget)
+        extra = serving.suppression(config.server, url, model.path)
         yield domain.Served(
-            url, running.name, label + running.mark, f"{digest} {running.scope}", running, sizes
+            url, running.name, label + running.mark, f"{digest} {running.scope}", running, sizes, extra
         )
         return
     folder = budgeted(model.path, budget, job.work / "served")
-    with serving.serving(folder, config.server, job.work / "server.log") as url:
-        yield domain.Served(url, serving.MODEL_NAME, label, digest)
+    with serving.serving(folder, config.server, job.work / "server.log", python=config.python) as url:
+        extra = serving.suppression(config.server, url, folder)
+        yield domain.Served(url, serving.MODEL_NAME, label, digest, extra=extra)
 
 
 def _free_the_gpu() -> None:
@@ -93,9 +111,12 @@ def _free_the_gpu() -> None:
         "model": identity(c.model),
         "evaluate": identity(c.evaluate),
         "depth": identity(c.depth),
+        **weights(c.evaluate.judge),
     },
     results=RESULTS["evaluate"],
     files=_files,
+    expects=_expects,
+    lacks=_lacks,
     retries=1,  # answered questions are in the ledger
 )
 def evaluate(job: Job) -> None:
@@ -108,9 +129,12 @@ def evaluate(job: Job) -> None:
         yield from depth_estimation.pictures(images, job.inputs["weights"].path, job.config.depth)
         _free_the_gpu()
 
-    with _judge(job) as judge:
+    progress = Progress()
+    with _judge(job) as judge, watched(job, progress.counts, progress.line):
         ledger = bookkeeping.place(job.store.root)
-        domain.evaluate(_server(job), job.config.model, config, ledger, depth_pictures, job.out, judge)
+        domain.evaluate(
+            _server(job), job.config.model, config, ledger, depth_pictures, job.out, judge, progress
+        )
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))
     job.draft.rows = {"in": kept + rejected.total(), "kept": kept, "rejected": dict(sorted(rejected.items()))}

@@ -4,7 +4,8 @@ from sifthinker.core import scores
 from sifthinker.reporting import lineage_picture
 from sifthinker.reporting import report as domain
 from sifthinker.store import lineage
-from tasks.runtime.results import RESULTS
+from sifthinker.system import machine
+from tasks.runtime.results import RESULTS, ROOT
 from tasks.runtime.stage import PAGE, Job, stage
 
 
@@ -37,7 +38,15 @@ def report(job: Job) -> None:
         histories={name: job.inputs[name].path / "history.jsonl" for name in ("sft", "grpo")},
         completions=job.inputs["grpo"].path / "completions.parquet",
         scores=scores.read_with_model(job.inputs["evaluate"].path),
+        before={
+            name: scores.read_with_model(job.inputs[f"evaluate_{name}"].path)
+            for name in ("base", "sft")
+            if f"evaluate_{name}" in job.inputs
+        },
         predictions=job.inputs["evaluate"].path / "predictions.parquet",
+        shown=job.inputs["evaluate"].path / "shown.parquet",
+        machine=machine.describe(),
+        commit=machine.commit(ROOT),
         config=job.config.model_dump(mode="json"),
         versions=job.manifest["versions"],
         standins=statements,

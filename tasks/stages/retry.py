@@ -10,7 +10,7 @@ from sifthinker.config import Again, Api, Config, identity
 from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
-from tasks.runtime.endpoint import endpoint, watched
+from tasks.runtime.endpoint import endpoint, watched, weights
 from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Endpoints, Job, stage
 
@@ -50,7 +50,11 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
 
 
 @stage(
-    config=lambda c: {"annotate": identity(c.annotate), "retry": identity(c.retry)},
+    config=lambda c: {
+        "annotate": identity(c.annotate),
+        "retry": identity(c.retry),
+        **weights(c.annotate.api),
+    },
     results=RESULTS["retry"],
     parts=("samples", "focus", "maps", "chains"),
     around=_retrying,

@@ -160,6 +160,7 @@ def test_two_processes_that_annotate_the_same_rows_pay_each_request_once(tmp_pat
 # --- 7: budget ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("count", [100, pytest.param(2000, marks=slow)])
 def test_a_budget_that_ends_at_half_stops_and_a_higher_one_continues(tmp_path, count):
     ledger = tmp_path / "calls.db"

@@ -34,7 +34,7 @@ from sifthinker.config import Grpo
 from sifthinker.core import tables
 from sifthinker.llm import standin
 from sifthinker.models import loading
-from sifthinker.training import adapters, checkpoints, gpu_check, grpo, harness, rows, scoring
+from sifthinker.training import adapters, checkpoints, gpu_check, grpo, harness, rows, samplers, scoring
 from sifthinker.training.progress import Progress
 from tests.training.canned_grpo import sample as canned
 
@@ -122,7 +122,7 @@ def build(ours: bool, folder: Path, steps: int, scorer: Timed, turns: Turns) -> 
         **{**harness.arguments(settings, work), "max_steps": steps},
         **(given if ours else {**given, "reward_weights": None}),
     )
-    suppressed = grpo.suppression(settings, loading.picture_tokens(processor))
+    suppressed = samplers.of(settings).suppression(loading.picture_tokens(processor))
     arguments.generation_kwargs = {**suppressed, "min_new_tokens": TOKENS}
     progress = TimedProgress(work)
     progress.own = scorer.own
@@ -143,6 +143,7 @@ def measure(folder: Path, pairs: int, judge: str) -> dict[str, Any]:
         ranks=1,
         deepspeed="none",
         precision="fp32",
+        generation="transformers",
         gradient_checkpointing=False,
         epochs=1000,
         save_steps=10_000,

@@ -3,6 +3,7 @@ import pytest
 from tests.benchmarks import evaluation
 
 
+@pytest.mark.e2e
 def test_the_rate_is_measured_whole_for_the_questions_and_steady():
     result = evaluation.rate(80)
     assert (result["questions"], result["ideal seconds"]) == (80, pytest.approx(2 * evaluation.LATENCY))

@@ -68,6 +68,21 @@ SOURCE = "{name: mine, format: viscot, path: x}"
             "grpo.deepspeed: must be one of 'none', 'zero2', 'zero3', 'zero2_offload' or 'zero3_offload', "
             "found 'zero'; did you mean 'zero3'?",
         ),
+        (
+            "scenes: {}\nnightly: {tier: quik}",
+            {},
+            "tier: there is no tier 'quik'; did you mean 'quick'?; tiers: quick",
+        ),
+        (
+            "scenes: {}\nnightly: {tiers: {nightly: {then: weekly}}}",
+            {},
+            "tiers.nightly.then: there is no tier 'weekly'; tiers: nightly",
+        ),
+        (
+            "scenes: {}\nnightly: {tiers: {nightly: {then: all}, all: {then: nightly}}}",
+            {},
+            "nightly -> all -> nightly: a tier must not follow itself",
+        ),
         # values
         ("scenes: {rows: x}", {}, "line 1: scenes.rows: must be a whole number, found 'x'"),
         ("scenes: {rows: true}", {}, "scenes.rows: must be a number, found true"),

@@ -34,7 +34,7 @@ from sifthinker.evaluation.benchmarks.question import Answer
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.llm import judge
 from sifthinker.llm.ledger import Reply
-from sifthinker.models import embedded_server
+from sifthinker.models import generation
 from sifthinker.training import rows, scoring
 from tests.odd_pictures import MODES, ORIENTED, Pixels, oriented, saved
 
@@ -208,8 +208,7 @@ def test_the_served_policy_in_evaluation_and_for_ask(seen: Seen) -> None:
 
 @everyone
 def test_our_server_takes_a_stranger_s_file_for_the_same_picture(seen: Seen) -> None:
-    part = {"type": "image", "url": images.data_url(seen.file, "image/anything")}
-    (shown,) = embedded_server.received({"role": "user", "content": [part]})["content"]
+    shown = generation.picture({"type": "image", "url": images.data_url(seen.file, "image/anything")})
     assert shown["image"].mode == "RGB"
     assert np.array_equal(np.asarray(shown["image"]), seen.pixels)
 
@@ -219,7 +218,7 @@ def test_our_server_takes_a_stranger_s_file_for_the_same_picture(seen: Seen) -> 
 )
 def test_our_server_opens_no_addresses_and_no_files_for_others(url: str) -> None:
     with pytest.raises(images.BadImage, match=r"image-(url|format)"):
-        embedded_server.received({"role": "user", "content": [{"type": "image", "url": url}]})
+        generation.picture({"type": "image", "url": url})
 
 
 def test_what_is_upright_8_bit_rgb_stays_the_user_s_own_bytes() -> None:

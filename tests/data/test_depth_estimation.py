@@ -81,6 +81,7 @@ def test_the_map_is_that_of_a_hand_made_call_of_transformers(weights: Path) -> N
     assert np.abs(depth_maps.decode_bytes(found.png) - by_hand).max() < 1e-4
 
 
+@pytest.mark.e2e
 def test_a_map_depends_neither_on_batch_nor_workers_nor_company(weights: Path) -> None:
     images = [
         picture(*size, seed=n) for n, size in enumerate([(224, 168), (168, 224), (224, 168), (90, 70)] * 2)

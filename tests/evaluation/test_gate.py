@@ -218,27 +218,32 @@ def test_the_scored_replies_of_a_file_are_read_by_benchmark(tmp_path: Path) -> N
         "image_sha256": "abc",
         "strict": 0.5,
         "unparsable": "",
+        "finish_reason": "stop",
+        "boxes": [[0.1, 0.1, 0.2, 0.2]],
         "reply": "not read",
     }
     hidden = {**row, "id": "2", "strict": None}
-    unread = {**row, "id": "3", "strict": 0.0, "unparsable": "no-answer"}
+    unread = {**row, "id": "3", "strict": 0.0, "unparsable": "no-answer", "boxes": []}
     other = {**row, "benchmark": "pope"}
     pq.write_table(pa.Table.from_pylist([row, hidden, other, unread]), tmp_path / "predictions.parquet")
     assert gate.load(tmp_path / "predictions.parquet") == {
         "sif": [
             ScoredReply(("1", "g", "What?", "red", "abc"), "abc", 0.5),
-            ScoredReply(("3", "g", "What?", "red", "abc"), "abc", 0.0, True),
+            ScoredReply(("3", "g", "What?", "red", "abc"), "abc", 0.0, frozenset({"unparsable", "no box"})),
         ],
         "pope": [ScoredReply(("1", "g", "What?", "red", "abc"), "abc", 0.5)],
     }
 
 
 def test_a_comparison_holds_what_was_compared() -> None:
+    unread = frozenset({"unparsable"})
     before = [
-        ScoredReply((str(i),), f"image {i}", score, i == 0) for i, score in enumerate([1.0, 1.0, 1.0, 0.0])
+        ScoredReply((str(i),), f"image {i}", score, unread if i == 0 else frozenset())
+        for i, score in enumerate([1.0, 1.0, 1.0, 0.0])
     ]
     after = [
-        ScoredReply((str(i),), f"image {i}", score, i < 3) for i, score in enumerate([0.0, 0.0, 1.0, 1.0])
+        ScoredReply((str(i),), f"image {i}", score, unread if i < 3 else frozenset())
+        for i, score in enumerate([0.0, 0.0, 1.0, 1.0])
     ]
     made = gate.compare("sif", "baseline", before, after, 0.01)
     low, high = gate.interval(2, 1, 4)

@@ -11,7 +11,7 @@ import pytest
 
 from sifthinker import config
 from sifthinker.evaluation import history
-from sifthinker.evaluation.nights import changed_replies, compare, night_page
+from sifthinker.evaluation.nights import changed_replies, compare, trends
 from sifthinker.evaluation.nights.compare import Outcome
 from sifthinker.evaluation.nights.records import Night
 from sifthinker.store import aliases
@@ -87,10 +87,11 @@ def pinned(store: Store) -> None:
     aliases.pin(store, "baseline", found.ref, "ada", "first good one")
 
 
+@pytest.mark.e2e
 def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warnings(store: Store) -> None:
     """As it happened: 20 questions about ten pictures, four benchmarks, two references. The model writes no chains;
     17, 17, 11 and 7 right answers are lost and none is won. The least p that ten pictures can give is (1/2)^10; times
-    8 comparisons that is 0.008, and the level is 0.001."""
+    4 comparisons (the two references say the same) that is 0.004, and the level is 0.001."""
     pinned(store)
     right = {"sif": 17, "refcoco": 17, "spatialbench": 11, "vstar": 7}
     good: nights.Verdicts = {
@@ -111,12 +112,15 @@ def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warni
     for name, n in right.items():
         fall = f"{name} fell from {5 * n}.0 to 0.0 against the last good night and the baseline"
         assert f"{fall} (beyond its margin, not significant)" in look.message
-        assert f"100 % of the replies to {name} are unparsable, 0 % in the last good night" in look.message
-    assert "8 of 8 comparisons could not have failed, whatever was answered" in look.message
+        assert (
+            f"100 % of the replies to {name} are unparsable, 0 % in the last good night and the baseline (no box"
+            in look.message
+        )
+    assert "4 of 4 comparisons could not have failed, whatever was answered" in look.message
     assert "none worse" not in look.message
-    assert look.table.count("| none | fell, could not have failed |") == 8
+    assert look.table.count("| none | fell, could not have failed |") == 4
     page = look.report.read_text()
-    assert "Inconclusive" in page and '<b class="bad">0</b><span>of 8 comparisons could have failed' in page
+    assert "Inconclusive" in page and '<b class="bad">0</b><span>of 4 comparisons could have failed' in page
     # The next full night is held against the good night, not against the quick look.
     night = hold_on(2, "n2", silent, full)
     assert night.outcome == history.REGRESSED
@@ -154,10 +158,36 @@ def test_replies_that_become_unparsable_warn_though_no_score_falls(store: Store)
     hold(store, 0, {"vstar": RIGHT})
     tonight = hold(store, 1, {"vstar": silent})
     assert tonight.outcome == history.WARNED
-    assert tonight.message == "10 % of the replies to vstar are unparsable, 0 % in the last good night"
+    assert tonight.message == (
+        "10 % of the replies to vstar are unparsable, 0 % in the last good night (no box 0 % to 10 %)"
+    )
     assert "10 % of the replies to vstar are unparsable" in tonight.report.read_text()
     assert hold(store, 2, {"vstar": silent}, unparsable=0.1).outcome == history.PASSED
     assert hold(store, 3, {"vstar": silent}).outcome == history.PASSED  # no jump from the night before
+
+
+def test_replies_that_fail_in_another_way_warn_though_every_score_holds(store: Store) -> None:
+    """Chains without a valid box, whose answers are read as before."""
+    hold(store, 0, {"vstar": RIGHT})
+    made = nights.evaluated(store, "0001", {"vstar": RIGHT}, boxless=8)
+    tonight = compare.hold(store, night(store, 1), [made], {})
+    assert tonight.outcome == history.WARNED
+    assert tonight.message == "8 % of the replies to vstar have no box, 0 % in the last good night"
+    page = tonight.report.read_text()
+    assert "Kinds of failure" in page and '<span class="bad">drifted</span>' in page
+    written = json.loads(tonight.report.with_name("outcome.json").read_text())["targets"]["promoted"]
+    assert [(one["kind"], one["after"], one["drifted"]) for one in written["failures"]] == [
+        ("no box", 0.08, True)
+    ]
+
+
+def test_scores_by_other_rules_are_not_set_beside_tonights(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT})
+    made = nights.evaluated(store, "0001", {"vstar": WRONG}, rules=2)
+    page = compare.hold(store, night(store, 1), [made], {}).report.read_text()
+    scores = page.partition('<section id="scores1">')[2].partition("</section>")[0]
+    assert ">58.0<" in scores and "70.0" not in scores  # of the last good night
+    assert trends._rule_changes([{"rules": None}, {"rules": 1}, {"rules": 2}, {"rules": 2}]) == [2]
 
 
 def test_a_first_night_whose_replies_are_unparsable_warns_and_is_no_reference(store: Store) -> None:
@@ -199,6 +229,44 @@ def test_a_night_scored_by_other_rules_is_not_compared_as_if_the_model_had_chang
     assert compare.hold(store, night(store, 2), [again], {}, baseline).outcome == history.REGRESSED
 
 
+def test_a_last_good_night_that_says_what_the_baseline_says_is_compared_with_once(store: Store) -> None:
+    """Ten lost of 70 are p = 1/1024 of one comparison: two of the same evaluation would double it beyond the level."""
+    pinned(store)
+    same = nights.evaluated(store, "0000", {"vstar": RIGHT})
+    later = nights.config(store.root)
+    first = compare.hold(store, Night("n0", LATER, later), [same], {}, same)
+    assert first.outcome == history.PASSED
+    made = nights.evaluated(store, "0001", {"vstar": [0.0] * 10 + RIGHT[10:]})
+    night = Night("n1", LATER + timedelta(days=1), later)
+    outcome = compare.hold(store, night, [made], {}, same)
+    assert outcome.outcome == history.REGRESSED
+    assert outcome.table.count("| vstar | last good night and the baseline | 70.0 | 60.0 |") == 1
+    assert outcome.message == "vstar fell from 70.0 to 60.0 against the last good night and the baseline"
+    assert "against the last good night and the baseline: 10 lost, 0 won" in outcome.report.read_text()
+
+
+def test_a_trend_marks_the_nights_that_regressed_warned_or_were_inconclusive(store: Store) -> None:
+    hold(store, 0, {"vstar": RIGHT, "pope": RIGHT})
+    hold(store, 1, {"vstar": [0.0] * 5 + RIGHT[5:], "pope": RIGHT})  # warned
+    hold(store, 2, {"vstar": WRONG, "pope": RIGHT})  # regressed, by vstar alone
+    hold(store, 3, {"vstar": RIGHT, "pope": RIGHT}, level=1e-30)  # inconclusive
+    rows = history.read(store.root / "history")
+    marks = {
+        name: [
+            next(mark for mark, of in trends._marked([row]).items() if of)
+            for row in rows
+            if row["benchmark"] == name
+        ]
+        for name in ("vstar", "pope")
+    }
+    assert marks["vstar"] == ["passed", "warned", "regressed", "inconclusive"]
+    assert marks["pope"] == ["passed", "warned", "passed", "inconclusive"]
+    drawn = trends.trends(rows, [])
+    assert drawn
+    plain = trends.trends([{**row, "outcome": "passed", "regressed": False} for row in rows], [])
+    assert plain and plain[0] != drawn[0]
+
+
 def test_changed_replies_are_shown_against_the_reference_from_which_they_fell(store: Store) -> None:
     """The last good night had the same wrong replies; only the baseline tells the fall."""
     hold(store, 0, {"vstar": WRONG, "pope": [*RIGHT[:99], 0.0]})
@@ -208,7 +276,7 @@ def test_changed_replies_are_shown_against_the_reference_from_which_they_fell(st
     assert outcome.message == "vstar fell from 70.0 to 58.0 against the baseline"
     page = outcome.report.read_text()
     assert "against the baseline: 12 lost, 0 won; 7 of them are not shown" in page
-    assert "against the last good night: 0 lost, 1 won" in page  # pope fell from neither
+    assert "against the last good night and the baseline: 0 lost, 1 won" in page  # pope fell from neither
     assert "<b>12</b><span>replies right before, wrong or worse now" in page
     assert "<b>1</b><span>replies wrong before, right or better now" in page
     assert "12 lost, 1 won." in page
@@ -292,7 +360,7 @@ def test_an_evaluation_that_is_gone_from_the_store_is_said_and_the_one_before_ta
 def test_five_percent_made_wrong_of_a_thousand_are_caught_and_fifty_equal_nights_are_not_raised(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(night_page, "trends", lambda *_: None)  # pictures take time and are not the point
+    monkeypatch.setattr(trends, "trends", lambda *_: None)  # pictures take time and are not the point
     scores = [float((i * 7919) % 1000 < 600) for i in range(1000)]
     hold(store, 0, {"vstar": scores})
     made = nights.evaluated(store, "0001", {"vstar": scores})  # deterministic decoding: identical replies

@@ -21,6 +21,7 @@ from sifthinker.config import Config
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, scoring
+from sifthinker.evaluation.benchmarks.question import RULES
 from sifthinker.store import aliases, checkpoints
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
@@ -43,7 +44,9 @@ def replies(job: Job) -> None:
     asked, names = model[: job.config.evaluate.limit], ("vstar", "pope")
     rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
     tables.write(job.out / "predictions.parquet", scoring.PREDICTIONS, rows)
-    (job.out / "scores.json").write_text(json.dumps({"scores": [nights.score(n, asked) for n in names]}))
+    (job.out / "scores.json").write_text(
+        json.dumps({"rules": RULES, "scores": [nights.score(n, asked) for n in names]})
+    )
 
 
 @stage(config=lambda c: {}, results=Results(("spill",)))
@@ -99,15 +102,14 @@ def test_a_regression_fails_the_run_by_name_with_a_table(tmp_path: Path) -> None
     aliases.pin(store, "promoted", model(store, "bb", WRONG), "bob", "looks better")
     state = run(settings(store))
     assert (state.type.value, state.name) == ("FAILED", "Regressed")
-    assert "vstar fell from 60.0 to 40.0 against the last good night" in str(state.message)
+    assert "vstar fell from 60.0 to 40.0 against the last good night and the baseline" in str(state.message)
     with get_client(sync_client=True) as client:
         of_run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
         [artifact] = client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["night"]))
         )
-    assert (
-        str(artifact.data).count("**regressed**") == 4
-    )  # two benchmarks, the last good night and the baseline
+    # Two benchmarks; the last good night and the baseline are one evaluation.
+    assert str(artifact.data).count("**regressed**") == 2
 
 
 def command(config: Config, tmp_path: Path, *options: str) -> tuple[int, str]:
@@ -133,7 +135,7 @@ def test_a_quick_look_at_a_model_that_writes_no_chains_is_no_passed_night(tmp_pa
         "margin, not significant); vstar fell from 100.0 to 0.0"
     ) in said
     assert "100 % of the replies to vstar are unparsable" in said
-    assert said.count("10 / 0 of 10") == said.count("fell, could not have failed") == 4
+    assert said.count("10 / 0 of 10") == said.count("fell, could not have failed") == 2
     assert "finds: the smallest fall" in said
     code, said = command(settings(store), tmp_path)
     assert code == 1
@@ -143,6 +145,43 @@ def test_a_quick_look_at_a_model_that_writes_no_chains_is_no_passed_night(tmp_pa
         "inconclusive",
         "regressed",
     ]
+
+
+def test_an_inconclusive_quick_look_is_followed_by_the_full_one_and_a_plan_says_what_each_could_find(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "store")
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    tiers = {"quick": {"limit": 10, "then": "nightly"}, "nightly": {}}
+    of = settings(store, nightly={"tiers": tiers})
+    assert command(of, tmp_path)[0] == 0
+    code, said = command(of, tmp_path, "--tier", "quick")
+    assert code == 0
+    assert "found in any of them, in 80% of the cases (tier nightly, after quick inconclusive)" in said
+    assert said.count("report ") == 2 and said.count(" of 10 ") == said.count(" of 100 ") == 2
+    rows = history.read(store.root / "history")
+    nights_held = list(dict.fromkeys((row["night"], row["outcome"], row["limit"]) for row in rows))
+    assert [(outcome, limit) for _, outcome, limit in nights_held] == [
+        ("passed", None),
+        ("inconclusive", 10),
+        ("passed", None),
+    ]
+    assert nights_held[2][0] == f"{nights_held[1][0]}-nightly"
+    level = json.loads((store.root / "nights" / nights_held[2][0] / "outcome.json").read_text())["level"]
+    assert level == 0.0005  # two looks share the night's level
+    with pytest.raises(UserError, match=r"there is no weakly; nightly\.tiers has: quick, nightly"):
+        flow.chosen(of, None, None, False, "weakly")
+    # A plan asks nothing: the benchmarks are in the configuration, their replies in the store.
+    files = tmp_path / "vstar"
+    files.mkdir()
+    benchmark = {"name": "vstar", "path": str(files), "images": str(files)}
+    planned = settings(
+        store, nightly={"tiers": tiers}, evaluate={"server": "transformers", "benchmarks": [benchmark]}
+    )
+    code, said = command(planned, tmp_path, "--plan", "--tier", "quick")
+    assert code == 0 and "last good night" in said and " 10 " in said and "none" in said
+    assert "Tier quick -> nightly; level 0.0005 a look" in said
+    assert history.read(store.root / "history") == rows
 
 
 def test_a_fall_that_is_not_significant_warns_by_a_state_and_an_exit_code_of_its_own(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from flows.commands import outcome
 from sifthinker.core.errors import UserError
@@ -16,33 +19,72 @@ from sifthinker.core.tables import REJECTS, write
 from sifthinker.store.artifacts import Store
 
 
-def made(store: Store, stage: str, rows: dict[str, Any]) -> dict[str, str]:
+def made(store: Store, stage: str, rows: dict[str, Any], **notes: Any) -> dict[str, str]:
     with store.making(stage, "0" * 20, {}) as draft:
         draft.rows = rows
+        draft.notes.update(notes)
         write(draft.out / "rejects.parquet", REJECTS, [Reject(stage, "boxes", "x", "s/d/1")])
     found = store.find(stage, "0" * 20)
     assert found
     return found.ref.model_dump()
 
 
+def evaluation(store: Store) -> dict[str, str]:
+    score = {"benchmark": "vstar", "metric": "overall", "official": 0.5, "strict": 0.45, "n": 200}
+    score |= {"unparsable": 10, "low": 0.4, "high": 0.6, "unit": "share", "limit": 200, "missing": None}
+    missing = {"benchmark": "sat", "metric": "", "strict": None, "official": None, "low": None, "high": None}
+    scores = [score, score | {"metric": "relative_position"}, score | missing | {"missing": "no such file"}]
+    with store.making("evaluate", "0" * 20, {}) as draft:
+        draft.rows = {"in": 200, "kept": 200, "rejected": {}}
+        (draft.out / "scores.json").write_text(json.dumps({"scores": scores}))
+    found = store.find("evaluate", "0" * 20)
+    assert found
+    return found.ref.model_dump()
+
+
+def shown(store: Store, run_id: str) -> str:
+    console = Console(width=200, file=io.StringIO(), highlight=False)
+    outcome.show(store, run_id, console)
+    file: Any = console.file
+    return " ".join(file.getvalue().split())
+
+
 def record(store: Store, name: str, started: float, stages: dict[str, Any]) -> None:
     store.record(store.root / "runs" / f"{name}.json", {"id": name, "started": started, "stages": stages})
 
 
-def test_a_line_for_every_stage_that_works_on_rows(tmp_path: Path) -> None:
+def test_the_closing_table_has_rows_rejects_scores_time_and_money(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    rows = {"in": 5, "kept": 3, "rejected": {"boxes": 2}}
+    began = time.time()
     stages = {
-        "scenes": made(store, "scenes", {"in": 0, "kept": 0, "rejected": {}}),
         "ingest": made(store, "ingest", {"in": 5, "kept": 5, "rejected": {}}),
-        "annotate": made(store, "annotate", rows),
+        "annotate": made(
+            store, "annotate", {"in": 5, "kept": 2, "rejected": {"boxes": 2, "answer": 1}}, cost="1.5000 CNY"
+        ),
+        "evaluate": evaluation(store),
     }
-    record(store, "one", 1.0, stages)
-    assert outcome.lines(store, "one") == [
-        "ingest    5 of 5 rows kept",
-        "annotate  3 of 5 rows kept, 2 rejected: boxes",
-    ]
-    assert outcome.lines(store, "unknown") == []  # it failed before it was recorded
+    record(store, "one", began - 1, stages)
+    ingest, annotate, _ = outcome.rows(store, "one")
+    assert (ingest.given, ingest.kept, ingest.rejected, ingest.cached) == (5, 5, "", False)
+    assert (annotate.rejected, annotate.cost) == ("3: most for boxes (2)", "1.5000 CNY")
+    text = shown(store, "one")
+    assert "annotate 5 2 3: most for boxes (2)" in text
+    assert "3 stages made), 1.50 CNY" in text
+    assert "evaluate vstar overall 50.0 45.0 40.0 to 60.0 200 (a sample) 5.0 %" in text
+    assert "not run: no such file" in text and "relative_position" not in text
+
+
+def test_what_an_earlier_run_made_is_cached_and_costs_nothing_now(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    stages = {"annotate": made(store, "annotate", {"in": 1, "kept": 1, "rejected": {}}, cost="9.0 CNY")}
+    record(store, "later", time.time() + 10, stages)
+    text = shown(store, "later")
+    assert "cached)" in text and "(9.0 CNY)" in text
+    assert "0.0 s (0 stages made), no money that is known" in text
+
+
+def test_a_run_that_failed_before_its_first_stage_has_no_table(tmp_path: Path) -> None:
+    assert shown(Store(tmp_path), "unknown") == ""
 
 
 def test_the_rejects_of_a_refused_annotation_are_found(tmp_path: Path) -> None:

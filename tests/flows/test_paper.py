@@ -19,9 +19,11 @@ from flows.reproduce import Label
 from sifthinker import config as configuration
 from sifthinker import scenes
 from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
+from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import runs
+from tests.evaluation.benchmarks import test_all_benchmarks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -29,6 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 PLACES = {
     "annotate.api.base_url": "standin",
     "grpo.judge.base_url": "standin",
+    "evaluate.judge.base_url": "standin",
     "depth.weights": "miniature",
     "model.weights": "miniature",  # see `taught`
     "evaluate.server": "transformers",
@@ -40,6 +43,7 @@ SIZES = {
     "sft.max_steps": 2,
     "grpo.ranks": 2,
     "grpo.max_steps": 4,  # each step is one prompt, and few completions earn anything
+    "grpo.generation": "transformers",
     "grpo.generations": 4,  # ranks x batch x accumulation completions a step
     "grpo.max_completion": 160,
     "evaluate.max_tokens": 160,
@@ -73,7 +77,7 @@ def test_the_papers_configuration_runs_to_the_report(prefect_server: str, tmp_pa
     rewards = [json.loads(line)["reward"] for line in (found["grpo"] / "history.jsonl").open()]
     assert max(rewards) > 0
     asked = pq.read_table(found["evaluate"] / "predictions.parquet").to_pylist()
-    assert {row["benchmark"] for row in asked} == {"vstar", "spatialbench", "refcoco"}
+    assert {row["benchmark"] for row in asked} == set(BENCHMARKS) - {"sif"}
     assert (found["report"] / "report.html").stat().st_size > 0
 
 
@@ -111,20 +115,29 @@ def taught(rows: Path, folder: Path) -> Path:
 
 
 def on_toys(folder: Path) -> dict[str, Any]:
-    """paper.yaml with the files of rendered scenes in the place of the published ones, and nothing else changed."""
-    scenes.write(folder, Scenes(rows=24, benchmark_rows=4, benchmarks=("vstar", "refcoco", "spatialbench")))
+    """paper.yaml with rendered scenes and small files in the place of the published ones, and nothing else changed."""
+    scenes.write(folder, Scenes(rows=24, benchmark_rows=4, benchmarks=("vstar",)))
     values = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
-    rendered = {
-        "sources": {source.format: source for source in scenes.sources(folder)},
-        "benchmarks": {benchmark.name: benchmark for benchmark in scenes.benchmarks(folder)},
-    }
+    rendered = {source.format: source for source in scenes.sources(folder)}
     for source in values["sources"]:
-        made = rendered["sources"][source["format"]]
+        made = rendered[source["format"]]
         source.update(path=str(made.path), images=str(made.images))
     for benchmark in values["evaluate"]["benchmarks"]:
-        made = rendered["benchmarks"][benchmark["name"]]
+        name, place = benchmark["name"], folder / f"{benchmark['name']}-{benchmark.get('split', '')}"
+        made = test_all_benchmarks.written(place, name, "")
         benchmark.update(path=str(made.path), images=str(made.images))
+        if name == "vqav2":
+            hidden(place)
     return values
+
+
+def hidden(folder: Path) -> None:
+    """VQAv2's files of val2014 by the names of its splits without answers."""
+    for split in ("test-dev2015", "test2015"):
+        old, new = (folder / f"v2_OpenEnded_mscoco_{name}_questions.json" for name in ("val2014", split))
+        new.write_bytes(old.read_bytes())
+    for picture in folder.glob("COCO_val2014_*"):
+        picture.rename(folder / picture.name.replace("val2014", "test2015"))
 
 
 def check_that_only_places_and_sizes_differ(config: Config) -> None:
@@ -134,7 +147,7 @@ def check_that_only_places_and_sizes_differ(config: Config) -> None:
         expected = {n for n in {**PLACES, **SIZES} if n.startswith(f"{section}.")}
         assert differing(getattr(config, section), default, f"{section}.") - ENDPOINT == expected - ENDPOINT
     files = {f"sources.{i}.{field}" for i in range(2) for field in ("path", "images")}
-    files |= {f"evaluate.benchmarks.{i}.{field}" for i in range(3) for field in ("path", "images")}
+    files |= {f"evaluate.benchmarks.{i}.{field}" for i in range(13) for field in ("path", "images")}
     assert differing(config, paper) == {*PLACES, *SIZES, *files, "store"}
 
 

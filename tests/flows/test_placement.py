@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -191,6 +192,30 @@ def test_ending_the_run_ends_its_training_in_the_other_pool(
         if process is not None and process.poll() is None:  # a failed check must not leave the pool taken
             process.kill()
             process.wait()
+
+
+def test_a_training_on_two_nodes_has_a_run_of_its_pool_for_each(
+    workers: dict[str, Path], tmp_path: Path
+) -> None:
+    """One worker takes both here; each run is a process of its own, as on two machines."""
+    config = tiny(tmp_path, sft={"max_steps": 1, "batch": 1, "accumulation": 1, "ranks": 2, "nodes": 2})
+    refused = start(config, stop_after="sft")
+    wait(lambda: (s := read(refused).state) and s.is_final(), 600, lambda: f"{read(refused).state}")
+    assert "takes 1 runs at once and the training has 2 nodes" in str(read(refused).state.message)
+    with get_client(sync_client=True) as client:
+        client.update_work_pool("gpu-8", WorkPoolUpdate(concurrency_limit=2))
+    try:
+        run = finished(start(config, stop_after="sft"), workers)
+    finally:
+        with get_client(sync_client=True) as client:
+            client.update_work_pool("gpu-8", WorkPoolUpdate(concurrency_limit=1))
+    of_run = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=of_run)
+    nodes = {r.parameters["node"]: r for r in found if r.parameters["label"] == "sft"}
+    assert {node: str(r.state_name) for node, r in nodes.items()} == {0: "Completed", 1: "Completed"}
+    [manifest] = [json.loads(file.read_text()) for file in tmp_path.glob("sft/*/manifest.json")]
+    assert manifest["notes"]["world"] == 2
 
 
 @pytest.mark.slow

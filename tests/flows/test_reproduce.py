@@ -37,11 +37,13 @@ class Drawing:
         self.config = config
         self.graph: dict[str, str] = {}
         self.stages: dict[str, Any] = {}
+        self.configs: dict[str, Config] = {}
 
-    def __call__(self, stage: Any, label: str = "", **inputs: str) -> str:
+    def __call__(self, stage: Any, label: str = "", config: Config | None = None, **inputs: str) -> str:
         label = label or stage.name.replace("_", "-")
         self.graph[label] = " ".join(f"{name}={ref}" for name, ref in inputs.items())
         self.stages[label] = stage
+        self.configs[label] = config or self.config
         return label
 
     def provide(self, rendered: str) -> None:
@@ -73,7 +75,18 @@ def test_with_passes_over_the_dead_letters_publish_takes_the_chains_of_retry() -
 
 
 def test_the_form_of_the_ui_offers_exactly_the_stages() -> None:
-    assert list(get_args(Label)) == list(drawn(scenes={}, retry={"passes": [{"model": "other"}]}).graph)
+    every = drawn(scenes={}, retry={"passes": [{"model": "other"}]}, evaluate={"also": ["sft", "base"]})
+    assert list(get_args(Label)) == list(every.graph)
+
+
+def test_the_models_before_the_last_one_are_evaluated_where_it_is_asked_for() -> None:
+    drawing = drawn(scenes={}, evaluate={"also": ["base", "sft"]})
+    graph = drawing.graph
+    assert graph["evaluate-base"] == "model=policy-weights weights=depth-weights"
+    assert graph["evaluate-sft"] == "model=merge-sft weights=depth-weights"
+    assert graph["report"].endswith("evaluate=evaluate evaluate_base=evaluate-base evaluate_sft=evaluate-sft")
+    base = drawing.configs["evaluate-base"].evaluate
+    assert (base.think, base.box_frame) == (False, "family")
 
 
 def test_a_stages_task_fits_on_a_page() -> None:

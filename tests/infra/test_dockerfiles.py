@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.models import serving
+from sifthinker.models import serving, vllm_command
 from tests.infra.conftest import ROOT
 
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -88,8 +87,22 @@ def test_only_listed_paths_reach_the_builder() -> None:
             assert (ROOT / rule[1:]).exists(), f"{rule} is nowhere"
 
 
-def test_vllm_is_served_with_the_options_that_the_policy_needs(tmp_path: Path) -> None:
-    text = next(text for word, text in instructions(ROOT / "docker/serve.Dockerfile") if word == "ENTRYPOINT")
-    ours = serving.vllm_command(tmp_path, 8000, serving.MODEL_NAME)
-    expected = [{str(tmp_path): "/model", serving.HOST: "0.0.0.0"}.get(word, word) for word in ours]
-    assert json.loads(text) == expected, shlex.join(expected)
+def test_the_serve_image_serves_by_the_stages_own_command(tmp_path: Path) -> None:
+    """Its entry point runs a copy of that one file, in an environment without this package."""
+    words = instructions(ROOT / "docker/serve.Dockerfile")
+    entry = json.loads(next(text for word, text in words if word == "ENTRYPOINT"))
+    source = next(text for word, text in words if word == "COPY" and entry[1] in text).split()[0]
+    shutil.copy(ROOT / source, tmp_path)
+    vllm = tmp_path / "vllm"
+    vllm.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    vllm.chmod(0o755)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"dtype": "bfloat16"}')
+    line = [sys.executable, "-I", *entry[1:2], str(model), *entry[3:]]
+    told = subprocess.run(
+        line, cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    expected = vllm_command.command(model, 8000, serving.MODEL_NAME, host="0.0.0.0")
+    assert told.stdout.splitlines() == expected[1:], told.stderr
+    assert expected[expected.index("--dtype") + 1] == "bfloat16"

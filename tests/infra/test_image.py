@@ -18,6 +18,7 @@ from tests.infra import image
 IMAGES = ("worker.Dockerfile", "train.Dockerfile")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("dockerfile", IMAGES)
 def test_every_module_can_be_imported_from_the_files_of_an_image(dockerfile: str, tmp_path: Path) -> None:
     made = image.build(dockerfile, tmp_path)
@@ -54,6 +55,7 @@ def test_an_image_has_what_the_deployments_and_the_command_read(dockerfile: str,
     assert "--no-calls" in shown.stdout
 
 
+@pytest.mark.e2e
 def test_deploy_runs_from_the_files_of_the_image_and_says_what_it_lacks(tmp_path: Path) -> None:
     made = image.build("worker.Dockerfile", tmp_path)
     without = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SIF_"))}

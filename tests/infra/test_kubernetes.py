@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.runtime.nodes import ADDRESS
 from tests.infra.conftest import ROOT
 
 FOLDER = ROOT / "infra" / "kubernetes"
@@ -99,6 +100,7 @@ def test_secrets_are_named_and_never_held() -> None:
         ("Deployment-worker-gpu-1", "gpu-1", "1"),
         ("Deployment-worker-gpu-8", "gpu-8", "8"),
         ("Job-gpu-8-", "gpu-8", "8"),  # made for one run
+        ("Job-gpu-8-nodes-", "gpu-8", "8"),  # a machine
     ],
 )
 def test_a_worker_has_the_gpus_of_its_pool(key: str, pool: str, gpus: str | None) -> None:
@@ -106,6 +108,20 @@ def test_a_worker_has_the_gpus_of_its_pool(key: str, pool: str, gpus: str | None
     assert container["args"][container["args"].index("--pool") + 1] == pool
     assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
     assert "store" in {mount["name"] for mount in container["volumeMounts"]}
+
+
+def test_the_nodes_of_a_training_have_a_machine_each_know_their_address_and_reach_each_other_alone() -> None:
+    job = OBJECTS["Job-gpu-8-nodes-"]["spec"]
+    assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"] == 2
+    pod = job["template"]
+    [apart] = pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert apart["labelSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    variables = {variable["name"]: variable for variable in pod["spec"]["containers"][0]["env"]}
+    assert variables[ADDRESS]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    policy = OBJECTS["NetworkPolicy-nodes"]["spec"]
+    others = [{"podSelector": {"matchLabels": pod["metadata"]["labels"]}}]
+    assert policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert policy["ingress"] == [{"from": others}] and policy["egress"] == [{"to": others}]
 
 
 def test_nothing_is_reached_but_what_is_listed() -> None:
@@ -123,7 +139,7 @@ def test_the_kustomization_builds_with_pinned_images() -> None:
         ["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True, check=True
     ).stdout
     made = {name(found): found for found in yaml.safe_load_all(built)}
-    assert set(made) == set(OBJECTS) - {"Job-gpu-8-"}
+    assert set(made) == set(OBJECTS) - {"Job-gpu-8-", "Job-gpu-8-nodes-"}
     for key in set(PODS) & set(made):
         for container in made[key]["spec"]["template"]["spec"]["containers"]:
             tag = container["image"].rpartition(":")[2]

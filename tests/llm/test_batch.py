@@ -98,6 +98,7 @@ def batches(path: Path) -> list[tuple[str, list[str]]]:
         ledger.close()
 
 
+@pytest.mark.e2e
 def test_a_killed_run_collects_its_batch_and_submits_nothing_twice(tmp_path):
     with standin.running(tmp_path / "log", batch_seconds=1.5) as url:
         killed_when("sent", tmp_path / "calls.db", url)
@@ -109,6 +110,7 @@ def test_a_killed_run_collects_its_batch_and_submits_nothing_twice(tmp_path):
     assert batches(tmp_path / "calls.db") == []
 
 
+@pytest.mark.e2e
 def test_a_batch_that_was_sent_but_not_noted_is_found_at_the_provider(tmp_path):
     with standin.running(tmp_path / "log", batch_seconds=1.5) as url:
         killed_when("sent", tmp_path / "calls.db", url)
@@ -132,6 +134,7 @@ def test_a_batch_that_never_arrived_is_submitted(tmp_path):
     assert batches(tmp_path / "calls.db") == []
 
 
+@pytest.mark.e2e
 def test_what_an_earlier_run_bought_is_kept_although_nobody_asks_for_it(tmp_path):
     with standin.running(tmp_path / "log", batch_seconds=0.5) as url:
         killed_when("sent", tmp_path / "calls.db", url)

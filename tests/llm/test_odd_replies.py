@@ -222,6 +222,7 @@ def test_the_providers_words_are_shown_without_the_key(tmp_path, monkeypatch, ca
     assert "sk-secret" not in caplog.text
 
 
+@pytest.mark.e2e
 def test_a_reply_is_given_up_before_it_fills_the_memory(tmp_path, monkeypatch):
     bomb = gzip.compress(b'{"choices": "' + b"0" * (300 * 2**20) + b'"}', 9)
     assert len(bomb) < 2**20

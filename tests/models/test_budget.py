@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoProcessor
 
 from sifthinker.core import prompts
 from sifthinker.models import loading
 from sifthinker.models.budget import budgeted, holds
+from sifthinker.models.families import FAMILIES
 
 BUDGET = 112 * 84
 
@@ -44,6 +47,22 @@ def test_a_folder_that_holds_the_budget_is_served_as_it_is(base, tmp_path):
 
 
 def test_a_family_without_a_budget_is_served_as_it_is(tmp_path):
-    loading.build_tiny("llava", 0, tmp_path / "base")
+    loading.build_tiny("bunny_llama3", 0, tmp_path / "base")
     assert budgeted(tmp_path / "base", BUDGET, tmp_path / "served") == tmp_path / "base"
     assert holds(tmp_path / "base", 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_server_that_knows_no_families_reads_what_the_training_used(family, tmp_path):
+    loading.build_tiny(family, 0, tmp_path / "base")
+    if FAMILIES[family].template:  # the file of an older transformers, which readers prefer
+        (tmp_path / "base" / "chat_template.json").write_text('{"chat_template": "of the publisher"}')
+    served = budgeted(tmp_path / "base", BUDGET, tmp_path / "served")
+    assert holds(served, BUDGET)
+    pictures, messages = [Image.new("RGB", (640, 480))] * 2, prompts.policy_messages("What?")
+    wanted = loading.encode(loading.load_processor(tmp_path / "base", BUDGET), messages, pictures)
+    found = loading.encode(AutoProcessor.from_pretrained(served), messages, pictures)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert AutoProcessor.from_pretrained(served).tokenizer.eos_token == FAMILIES[family].end
+    assert budgeted(served, BUDGET, tmp_path / "again") == served

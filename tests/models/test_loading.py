@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -19,53 +20,45 @@ from sifthinker.data import depth_estimation
 from sifthinker.models import families, loading, miniature
 from sifthinker.pretraining import held_out
 
+Toy = Callable[[str], Path]
 FAMILIES = list(families.FAMILIES)
 IMAGES = [Image.linear_gradient("L").resize((224, 168)), Image.radial_gradient("L").resize((224, 168))]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("tiny")
-    for family in FAMILIES:
-        loading.build_tiny(family, 0, root / family)
-    return {family: root / family for family in FAMILIES}
-
-
 @pytest.fixture
-def tiny(folders: dict[str, Path]) -> Path:
-    return folders["qwen2_5_vl"]
+def tiny(toy: Toy) -> Path:
+    return toy("qwen2_5_vl")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_loads_through_the_auto_classes_and_takes_two_images(
-    family: str, folders: dict[str, Path]
-) -> None:
-    processor = loading.load_processor(folders[family], 224 * 168)
-    model = loading.load_policy(folders[family], "fp32")
-    assert model.config.model_type == family
+def test_a_family_loads_through_the_auto_classes_and_takes_two_images(family: str, toy: Toy) -> None:
+    processor = loading.load_processor(toy(family), 224 * 168)
+    model = loading.load_policy(toy(family), "fp32")
+    assert model.config.model_type == families.FAMILIES[family].model_type
     assert 0.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 2e6
     inputs = loading.encode(processor, prompts.policy_messages("What is it?"), IMAGES)
-    pictures = inputs["input_ids"] == model.config.image_token_id
-    if family == "llava":
-        assert inputs["pixel_values"].shape == (2, 3, 56, 56)
-    else:
+    if "image_grid_thw" in inputs:
         assert inputs["image_grid_thw"].shape == (2, 3)
+        pictures = inputs["input_ids"] == model.config.image_token_id
         assert int(pictures.sum()) == int(inputs["image_grid_thw"].prod(1).sum()) // 4
     text = processor.decode(inputs["input_ids"][0])
-    assert text.index("Original image: ") < text.index("\nDepth image: ") < text.index("\nWhat is it?")
+    assert text.index("Original image:") < text.index("Depth image:") < text.index("What is it?")
     with torch.inference_mode():
         both = model(**inputs).logits
-        changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(0)}
+        changed = {
+            **inputs,
+            "pixel_values": inputs["pixel_values"].flip([int(inputs["pixel_values"].dim() == 5)]),
+        }
         assert not torch.equal(both, model(**changed).logits)  # it looks at them
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_seed_gives_the_same_files(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_files(family: str, toy: Toy, tmp_path: Path) -> None:
     loading.build_tiny(family, 0, tmp_path / "again")
     loading.build_tiny(family, 1, tmp_path / "other")
-    for file in folders[family].iterdir():
+    for file in toy(family).iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
-    weights = [folder / "model.safetensors" for folder in (folders[family], tmp_path / "other")]
+    weights = [folder / "model.safetensors" for folder in (toy(family), tmp_path / "other")]
     assert weights[0].read_bytes() != weights[1].read_bytes()
 
 
@@ -76,22 +69,22 @@ def test_building_a_toy_leaves_torch_s_random_state_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_whole_conversation_ends_with_the_end_of_turn(family: str, folders: dict[str, Path]) -> None:
-    processor = loading.load_processor(folders[family])
+def test_a_whole_conversation_ends_with_the_end_of_turn(family: str, toy: Toy) -> None:
+    processor = loading.load_processor(toy(family))
     chain = "<think>\n<area>[]</area>\n<text>t</text>\n</think>\n<answer>\nred\n</answer>"
     inputs = loading.encode(processor, prompts.policy_messages("Which?", chain=chain), IMAGES)
     text = processor.decode(inputs["input_ids"][0])
     assert text.rstrip().endswith(chain + processor.tokenizer.eos_token)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize("max_pixels", [784, 9_408, 262_144])
 def test_the_pixel_budget_holds_and_is_saved_with_the_processor(
-    family: str, max_pixels: int, folders: dict[str, Path], tmp_path: Path
+    family: str, max_pixels: int, toy: Toy, tmp_path: Path
 ) -> None:
-    processor = loading.load_processor(folders[family], max_pixels)
+    processor = loading.load_processor(toy(family), max_pixels)
     processor.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_bytes((folders[family] / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((toy(family) / "config.json").read_bytes())
     large = [Image.new("RGB", (1600, 1200)), Image.new("RGB", (300, 900))]
     messages = prompts.policy_messages("What is it?")
     grids = loading.encode(processor, messages, large)["image_grid_thw"]
@@ -103,9 +96,9 @@ def test_the_pixel_budget_holds_and_is_saved_with_the_processor(
 
 
 def test_llava_sees_the_whole_image_where_its_stock_processor_cuts_the_sides_off(
-    folders: dict[str, Path], tmp_path: Path
+    toy: Toy, tmp_path: Path
 ) -> None:
-    for file in folders["llava"].iterdir():
+    for file in toy("llava").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     saved = json.loads((tmp_path / "processor_config.json").read_text())
     saved["image_processor"] |= {"image_processor_type": "CLIPImageProcessor", "do_pad": None}
@@ -166,8 +159,9 @@ def test_fetch_builds_a_toy_depth_model(tmp_path: Path) -> None:
             "llava",
             "neither 'tiny', nor 'miniature', nor an existing folder, nor a hub id",
         ),
-        ("tiny", "policy", "bunny", "known are qwen2_5_vl, qwen2_vl, qwen3_vl, llava"),
+        ("tiny", "policy", "bunny", "known are qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_5, llava"),
         ("FOLDER", "policy", "llava", "model_type is 'qwen2_5_vl', expected 'llava'"),
+        ("FOLDER", "policy", "bunny_llama3", "model_type is 'qwen2_5_vl', expected 'llava'"),
         ("FOLDER", "depth", "llava", "expected 'depth_anything'"),
     ],
 )

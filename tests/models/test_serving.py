@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from PIL import Image
 
 from sifthinker.core import images, prompts
 from sifthinker.core.errors import UserError
-from sifthinker.models import loading, serving
+from sifthinker.models import loading, serving, vllm_command
 from sifthinker.pretraining import build
-from sifthinker.system import processes
 from tests import odd_pictures
 
 MAX_PIXELS = 112 * 84  # of the folder's processor: 4 x 3 tokens for an image of that aspect
@@ -108,7 +106,7 @@ def test_a_request_s_pictures_are_turned_and_made_8_bit_as_in_training(client: o
         body = {"model": "policy", "messages": messages}
         reply = httpx.post(f"{client.base_url}chat/completions", json=body, trust_env=False)
         assert reply.status_code == 400
-        assert reply.json()["detail"].startswith("image-")
+        assert reply.json()["error"]["message"].startswith("image-")
 
 
 def test_another_form_of_request_is_answered_too(client: openai.OpenAI) -> None:
@@ -129,7 +127,7 @@ def test_a_chain_is_given_whole(tmp_path: Path) -> None:
 
 
 def test_the_one_model_is_listed_and_others_are_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.NotFoundError):
         ask(client, 1, model="another")
     assert [model.id for model in client.models.list()] == ["policy"]
 
@@ -155,7 +153,7 @@ def test_a_server_that_ends_is_an_error_with_the_end_of_its_log(fake: Path, tmp_
 def test_a_server_that_does_not_answer_is_ended_with_its_children(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "end", partial(processes.end, grace=0.2))
+    monkeypatch.setitem(serving._GRACE, "transformers", 0.2)
     child = tmp_path / "child"
     fake.write_text(f"#!/bin/sh\ntrap '' TERM\nsleep 100 &\necho $! > {child}\nwait\n")
     with (
@@ -210,11 +208,98 @@ def test_a_server_that_cannot_be_had_is_refused(
         pass
 
 
-def test_vllm_is_given_name_images_and_the_pixel_budget_of_the_folder(folder: Path) -> None:
-    command = serving.vllm_command(folder, 8001, "policy")
+def test_vllm_is_given_name_images_data_type_and_the_pixel_budget_of_the_folder(folder: Path) -> None:
+    command = vllm_command.command(folder, 8001, "policy")
     assert command[:3] == ["vllm", "serve", str(folder)]
     options = dict(zip(command[3::2], command[4::2], strict=True))
+    assert options["--dtype"] == "float32"
     assert (options["--host"], options["--port"]) == ("127.0.0.1", "8001")
     assert options["--served-model-name"] == "policy"
     assert json.loads(options["--limit-mm-per-prompt"]) == {"image": 2, "video": 0}
     assert json.loads(options["--mm-processor-kwargs"])["size"]["longest_edge"] == MAX_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"torch_dtype": "float16"}, "float16"),  # as earlier versions of transformers name it
+        ({"text_config": {"dtype": "float32"}}, "float32"),
+        ({"dtype": "torch.bfloat16", "text_config": {"dtype": "float32"}}, "bfloat16"),
+        ({"dtype": "auto", "text_config": None}, "auto"),
+        ({}, "auto"),
+    ],
+)
+def test_the_data_type_is_that_of_the_folder(tmp_path: Path, config: dict[str, Any], expected: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert vllm_command.dtype(tmp_path) == expected
+
+
+def test_vllm_with_adapters_gets_a_rank_that_it_has_and_gives_the_log_probabilities_of_what_was_sampled(
+    tmp_path: Path,
+) -> None:
+    options = vllm_command.Options(lora_rank=48, memory=0.3)
+    command = vllm_command.command(tmp_path, 8001, "policy", options)
+    for name, value in (
+        ("--max-lora-rank", "64"),
+        ("--logprobs-mode", "processed_logprobs"),
+        ("--gpu-memory-utilization", "0.3"),
+    ):
+        assert command[command.index(name) + 1] == value
+    assert "--enable-lora" in command and "--no-enable-chunked-prefill" not in command
+    made = vllm_command.environment({"VLLM_CPU_KVCACHE_SPACE": "4"}, options)
+    assert made["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True" and made["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in vllm_command.environment({})
+    with pytest.raises(ValueError, match="rank 512 at most"):
+        vllm_command.command(tmp_path, 8001, "policy", vllm_command.Options(lora_rank=513))
+
+
+def test_vllm_s_build_for_processors_is_told_apart_by_its_version(tmp_path: Path) -> None:
+    command = vllm_command.command(tmp_path, 8001, "policy", vllm_command.Options(cpu=True, memory=0.3))
+    assert "--no-enable-chunked-prefill" in command and "--gpu-memory-utilization" not in command
+
+
+FAKE_VLLM = """#!{python}
+import os, signal, subprocess, sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+here = Path(__file__).parent
+# The engine: a child in the same group that must not be told to end by anybody but its parent.
+engine = subprocess.Popen([sys.executable, "-c", "import signal, sys, time; "
+    "signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1], 'w').close(), sys.exit())); time.sleep(100)",
+    str(here / "engine-was-told")])
+def end(*_):
+    engine.kill()
+    engine.wait()
+    (here / "ended").write_text(" ".join(sys.argv[1:]))
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'{{"data": [{{"id": "policy", "owned_by": "vllm"}}]}}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def test_vllm_alone_is_told_to_end_and_ends_its_engine_itself(folder: Path, tmp_path: Path) -> None:
+    program = tmp_path / "vllm"
+    program.write_text(FAKE_VLLM.format(python=sys.executable))
+    program.chmod(0o755)
+    began = time.monotonic()
+    with serving.serving(folder, "vllm", tmp_path / "log", python=tmp_path / "python") as address:
+        assert serving.suppression("vllm", address, folder) == serving.suppression(address, address, folder)
+        bias = serving.suppression("vllm", address, folder)["logit_bias"]
+        assert bias == {str(token): -100 for token in loading.picture_tokens(loading.load_processor(folder))}
+    assert "--dtype float32" in (tmp_path / "ended").read_text(), (tmp_path / "log").read_text()
+    assert not (tmp_path / "engine-was-told").exists()
+    assert time.monotonic() - began < 20, "it was not waited for in vain"
+
+
+def test_a_server_that_suppresses_picture_tokens_itself_is_told_nothing(folder: Path) -> None:
+    assert serving.suppression("transformers", "http://127.0.0.1:9/v1", folder) == {}
+    assert serving.suppression("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", folder) == {}

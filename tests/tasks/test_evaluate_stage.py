@@ -1,5 +1,6 @@
 """The stage evaluate: when its server starts, what it serves, and whose replies they are."""
 
+import logging
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.data import depth_estimation
 from sifthinker.models import loading, serving
 from sifthinker.store.digests import Digests
+from tasks.runtime import endpoint
 from tasks.stages import evaluate
 from tests.evaluation.test_evaluate import CHAIN, depth_pictures, vstar
 from tests.evaluation.test_evaluate import serving as answering
@@ -22,6 +24,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     loading.build_tiny("qwen2_5_vl", 0, folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No progress is shown, for which a Prefect server would be asked."""
+    monkeypatch.setattr(endpoint, "EVERY", 1e6)
 
 
 def job(tmp_path: Path, model: Path, **fields) -> SimpleNamespace:
@@ -40,6 +48,9 @@ def job(tmp_path: Path, model: Path, **fields) -> SimpleNamespace:
         work=tmp_path / "work",
         store=SimpleNamespace(root=tmp_path, digests=Digests(tmp_path / "digests.sqlite")),
         draft=SimpleNamespace(rows=None),
+        order=SimpleNamespace(label="evaluate"),
+        log=logging.getLogger("evaluate"),
+        notes={},
     )
 
 
@@ -65,6 +76,7 @@ def test_the_depth_pictures_are_made_before_the_server_takes_the_gpu(tmp_path, m
     evaluate.evaluate.run(made)
     assert happened == ["depth begins", "depth ends", "server starts"]
     assert made.draft.rows == {"in": 6, "kept": 6, "rejected": {}}
+    assert made.notes["calls"] == 6
 
 
 def test_a_server_that_runs_is_sent_pictures_within_the_budget_and_its_scores_say_whose_they_are(

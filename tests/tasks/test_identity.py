@@ -10,6 +10,8 @@ import pytest
 
 from sifthinker.config import Config, identity
 from sifthinker.core.errors import UserError
+from sifthinker.system import commands
+from sifthinker.training import samplers
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
 from tasks.runtime.results import RESULTS, Results
@@ -20,7 +22,7 @@ CONFIG = Config.model_validate({"scenes": {}})
 
 def test_every_difference_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed = {"trl": "1.16.2", "torch": "2.13.0+cpu", "peft": "0.19.0"}
-    monkeypatch.setattr(identities, "installed", lambda name: installed.get(name, identities.ABSENT))
+    monkeypatch.setattr(identities, "installed", lambda name: installed.get(name, commands.ABSENT))
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(closure, "code", lambda names: dict.fromkeys(names, "1"))
     (tmp_path / "zero3.json").write_text('{"stage": 3}')
@@ -59,9 +61,7 @@ def test_an_identity_holds_no_path_and_no_patch_version(tmp_path: Path) -> None:
     of = identities.identity("grpo", RESULTS["grpo"].of(CONFIG), {}, {}, {})
     text = json.dumps(of)
     assert str(results.ROOT) not in text and "sifthinker." not in text and ".py" not in text
-    assert all(
-        version.count(".") == 1 for version in of["libraries"].values() if version != identities.ABSENT
-    )
+    assert all(version.count(".") == 1 for version in of["libraries"].values() if version != commands.ABSENT)
     assert of["data"].keys() == {"DeepSpeed zero3.json"}
 
 
@@ -79,7 +79,8 @@ def test_paths_limits_and_names_of_keys_are_no_part_of_an_identity() -> None:
 
 
 def test_what_samples_and_what_serves_are_part_of_an_identity() -> None:
-    assert identity(CONFIG.grpo)["generation"] == "transformers"
+    assert identity(samplers.resolved(CONFIG).grpo)["generation"] in ("transformers", "vllm_lora")
+    assert "vllm" not in identity(CONFIG.grpo)
     assert "vllm_server" not in identity(CONFIG.grpo)
     assert identity(CONFIG.evaluate)["server"] == "vllm"
 
@@ -101,7 +102,7 @@ def test_the_version_of_a_server_in_an_environment_of_its_own_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "python3"
-    python.write_text('#!/bin/sh\ntest "$3" = vllm && echo 0.31.2\n')
+    python.write_text('#!/bin/sh\ntest "$3" = vllm && echo 0.31.2 || echo\n')
     command = tmp_path / "vllm"
     command.write_text(f"#!{python}\nimport vllm\n")
     for file in (python, command):
@@ -111,10 +112,10 @@ def test_the_version_of_a_server_in_an_environment_of_its_own_is_found(
     assert identities.versions(["vllm"]) == "vllm 0.31"
     command.write_text("#!/bin/sh\nexec vllm\n")
     identities.installed.cache_clear()
-    assert identities.versions(["vllm"]) == f"vllm {identities.UNKNOWN}"
+    assert identities.versions(["vllm"]) == f"vllm {commands.UNKNOWN}"
     command.unlink()
     identities.installed.cache_clear()
-    assert identities.versions(["vllm"]) == f"vllm {identities.ABSENT}"
+    assert identities.versions(["vllm"]) == f"vllm {commands.ABSENT}"
 
 
 def test_a_benchmark_that_is_there_twice_has_the_digests_of_both_files(tmp_path: Path) -> None:

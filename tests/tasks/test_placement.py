@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
+from prefect.client.schemas.objects import State, StateType
 
 from flows.reproduce import reproduction
 from flows.stage import STAGES, stage
@@ -108,3 +111,79 @@ def test_paths_in_the_store_are_found_on_a_host_that_has_it_elsewhere(tmp_path: 
     there.discard("scenes", "0" * 20)
     with pytest.raises(UserError, match="all pools need the same store"):
         placement.received(sent, there)
+
+
+class Server:
+    """A Prefect server as a flow sees it that waits for runs of a pool: each look shows the next states."""
+
+    def __init__(self, looks: list[tuple[str, ...]]) -> None:
+        self.looks, self.cancelled = looks, list[int]()
+        self.now = looks[0]
+
+    def read_flow_run(self, run: int) -> Any:
+        if run == 0 and self.looks:
+            self.now = self.looks.pop(0)
+        name = "Cancelled" if run in self.cancelled else self.now[run]
+        kind = {"Running": StateType.RUNNING, "Pending": StateType.PENDING}.get(name)
+        state = State(type=kind or StateType[name.upper()], name=name, message=f"of node {run}")
+        return SimpleNamespace(state=state)
+
+    def set_flow_run_state(self, run: int, state: Any) -> None:
+        self.cancelled.append(run)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("looks", "outcome", "cancelled"),
+    [
+        ([("Running", "Running"), ("Completed", "Running"), ("Completed", "Completed")], "Completed", []),
+        ([("Running", "Running"), ("Crashed", "Running")], "Crashed", [1]),  # the second would wait in vain
+        ([("Pending", "Running"), ("Running", "Failed")], "Failed", [0]),  # and so would the first
+    ],
+)
+def test_the_runs_of_a_trainings_nodes_begin_and_end_together(
+    looks: list[tuple[str, ...]],
+    outcome: str,
+    cancelled: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, sent = Server(looks), list[dict[str, Any]]()
+
+    def start(name: str, parameters: dict[str, Any], **_: Any) -> Any:
+        sent.append(parameters)
+        return SimpleNamespace(id=len(sent) - 1)
+
+    monkeypatch.setattr(placement, "run_deployment", start)
+    monkeypatch.setattr(placement, "url_for", lambda *_: None)
+    monkeypatch.setattr(placement, "get_client", lambda **_: server)
+    monkeypatch.setattr(placement, "check_room", lambda *_: None)
+    monkeypatch.setattr(placement, "EVERY", 0.001)
+    monkeypatch.setattr(placement, "LEAVE", 0.02)
+    made = config("smoke", store=str(tmp_path), sft={"ranks": 2, "nodes": 2, "grace": 0})
+    order = Order(STAGES["sft"], "sft", made, {}, {}, "")
+    log = logging.getLogger("test")
+    if outcome == "Crashed":
+        with pytest.raises(placement.PoolCrashed, match="of node 0"):
+            placement.elsewhere(order, "gpu-8", Store(tmp_path), log)
+    else:
+        state = placement.elsewhere(order, "gpu-8", Store(tmp_path), log)
+        assert state.is_completed() == (outcome == "Completed")
+        assert outcome == "Completed" or "of node 1" in str(state.message)
+    assert [parameters["node"] for parameters in sent] == [0, 1]
+    assert server.cancelled == cancelled
+
+
+def test_a_pool_that_takes_fewer_runs_than_there_are_nodes_is_refused_before_any_starts() -> None:
+    client: Any = SimpleNamespace(read_work_pool=lambda name: SimpleNamespace(concurrency_limit=1))
+    with pytest.raises(
+        UserError, match=r"takes 1 runs at once and the training has 2 nodes.*set-concurrency-limit gpu-8 2"
+    ):
+        placement.check_room(client, "gpu-8", 2)
+    client = SimpleNamespace(read_work_pool=lambda name: SimpleNamespace(concurrency_limit=None))
+    placement.check_room(client, "gpu-8", 2)

@@ -37,11 +37,18 @@ REAL = Config.model_validate(
     {
         "scenes": {},
         "annotate": {"api": {**ENDPOINT, "model": "m"}},
-        "grpo": {"judge": {**ENDPOINT, "model": "m"}},
+        "grpo": {"judge": {**ENDPOINT, "model": "m"}, "generation": "transformers"},
         "retry": {"passes": [{"seed": 1}]},
     }
 )
-TOYS = Config.model_validate({"scenes": {}, "model": {"weights": "tiny"}, "retry": {"passes": [{"seed": 1}]}})
+TOYS = Config.model_validate(
+    {
+        "scenes": {},
+        "model": {"weights": "tiny"},
+        "retry": {"passes": [{"seed": 1}]},
+        "grpo": {"generation": "transformers"},
+    }
+)
 ALL = set(STAGES)
 TRAINED = {"sft", "merge", "grpo"}
 PICTURES = {
@@ -149,7 +156,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         {"publish", "subset"},
     ),
     "how many rows are in memory": ("tasks/stages/ingest.py", "MIN_BATCH = 64", "MIN_BATCH = 8", {"ingest"}),
-    "what vLLM is told": ("sifthinker/models/serving.py", '"--seed", "0"', '"--seed", "1"', {"evaluate"}),
+    "what vLLM is told": (
+        "sifthinker/models/vllm_command.py",
+        '"--seed", "0"',
+        '"--seed", "1"',
+        {"evaluate"},
+    ),
     "a benchmark": (
         "sifthinker/evaluation/benchmarks/pope.py",
         "return ",
@@ -158,10 +170,22 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
     "the layers that are trained": (
-        "sifthinker/training/adapters.py",
-        "FROZEN = ",
-        'FROZEN = "" or ',
-        TRAINED,
+        "sifthinker/models/families/family.py",
+        "TRAINED = ",
+        'TRAINED = "" or ',
+        {*TRAINED, "evaluate"},
+    ),
+    "the entry of the policy's family": (
+        "sifthinker/models/families/qwen2_5_vl.py",
+        "side=28",
+        "side=56",
+        {*TRAINED, "evaluate"},
+    ),
+    "the entry of another family": (
+        "sifthinker/models/families/gemma3.py",
+        "side=1",
+        "side=2",
+        NOTHING,
     ),
     "what a checkpoint's trainer is told": (
         "sifthinker/training/harness.py",
@@ -196,7 +220,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         NOTHING,
     ),
     # stand-ins, which are not used here
-    "the random models": ("sifthinker/models/toys.py", "import ", "import this\nX = 1\nimport ", NOTHING),
+    "the random models": (
+        "sifthinker/models/toys/__init__.py",
+        "import ",
+        "import this\nX = 1\nimport ",
+        NOTHING,
+    ),
     "the stand-in's replies": ("sifthinker/llm/standin/replies.py", "return ", "return None or ", NOTHING),
 }
 LIBRARIES: dict[str, set[str]] = {
@@ -224,7 +253,9 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"annotate.api.base_url": "https://other.example.org/v1"}, {"annotate", "retry"}),
     ({"annotate.api.model": "other"}, {"annotate", "retry"}),
     ({"annotate.prompt": "Look."}, {"annotate", "retry"}),
-    ({"grpo.generation": "vllm_colocate"}, {"grpo"}),
+    ({"grpo.generation": "vllm_lora"}, {"grpo"}),
+    ({"grpo.vllm.count": 2, "grpo.vllm.memory": 0.5, "grpo.max_logprob_gap": 0.1}, NOTHING),
+    ({"evaluate.python": "/opt/vllm/bin/python"}, NOTHING),
     ({"grpo.learning_rate": 3e-5}, {"grpo"}),
     ({"grpo.deepspeed": "zero2"}, {"grpo"}),
     ({"evaluate.server": "transformers"}, {"evaluate"}),
@@ -338,7 +369,7 @@ def test_a_field_makes_these_stages_new(
 
 def test_stand_ins_count_where_they_are_used(tree: Path) -> None:
     before = keys(TOYS)
-    append(tree, "sifthinker/models/toys.py", "MORE = 1\n")
+    append(tree, "sifthinker/models/toys/__init__.py", "MORE = 1\n")
     built = keys(TOYS)
     assert new(before, built) == {"policy_weights"}
     edit(tree, "sifthinker/llm/standin/replies.py", "return ", "return None or ")
@@ -409,7 +440,8 @@ def test_an_import_that_is_not_declared_is_an_error_that_says_what_to_do(tree: P
 CONFIGS: list[Callable[[], Config]] = [
     lambda: REAL,
     lambda: TOYS,
-    lambda: changed(REAL, {"grpo.generation": "vllm_colocate", "evaluate.server": "transformers"}, "test"),
+    lambda: changed(REAL, {"grpo.generation": "vllm_lora", "evaluate.server": "transformers"}, "test"),
+    lambda: changed(REAL, {"grpo.generation": "vllm_server"}, "test"),
     lambda: changed(TOYS, {"evaluate.judge": {"model": "m"}, "depth.weights": "tiny"}, "test"),
 ]
 

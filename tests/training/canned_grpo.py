@@ -34,7 +34,10 @@ def sample(self, prompt_ids, images, multimodal_fields, num_generations, has_too
         picks = [
             (sum(ids) + place % self.num_generations) % len(TEXTS) for place, ids in enumerate(prompt_ids)
         ]
-    return [tokenizer(TEXTS[pick])["input_ids"] + [tokenizer.eos_token_id] for pick in picks], None
+    return [
+        tokenizer(TEXTS[pick], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        for pick in picks
+    ], None
 
 
 really_sample = grpo.Trainer._generate_single_turn

@@ -96,6 +96,8 @@ def config_file(tmp_path: Path, base: Path, sif: Path) -> Callable[..., Path]:
             "precision": "fp32",
             "save_steps": 2,
         }
+        if stage == "grpo":
+            common["generation"] = "transformers"  # also where a vLLM is on the PATH
         model = {"weights": "tiny", "max_pixels": 3136, **top.pop("model_settings", {})}
         values = {
             "model": str(base),

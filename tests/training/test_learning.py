@@ -81,6 +81,7 @@ def favour(
 
     settings = Grpo(
         **COMMON,
+        generation="transformers",
         seed=seed,
         learning_rate=5e-3,
         batch=16,
@@ -154,6 +155,7 @@ def test_the_four_rewards_are_learnt_and_without_the_advantage_they_are_not(
     model, dataset = warm
     settings = {**COMMON, "seed": seed, "learning_rate": 2e-4, "batch": 8, "max_completion": 80}
     settings |= {"lora": LARGE, "temperature": TEMPERATURE, "judge": {"model": "standin"}}
+    settings |= {"generation": "transformers"}
     found = {}
     with standin.running(tmp_path / "standin.log") as url:
         for name, trainer in {"seeing": grpo.Trainer, "blind": Blind}.items():

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sifthinker.config import Lora, Merge
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading, miniature
+from sifthinker.models.families import frozen_modules
 from sifthinker.training import adapters, harness, merge, merge_check
 from sifthinker.training.merge_check import Difference
 
@@ -210,7 +211,7 @@ def test_more_moved_positions_than_the_cast_accounts_for_are_refused():
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_adapters_of_other_kinds_are_merged_right(tmp_path, base, kind, precision):
     config = LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=adapters.FROZEN, **kind
+        r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=frozen_modules(), **kind
     )
     adapter = make_adapter(base, tmp_path / "adapter", 0.02, config)
     merge.merge(merging(tmp_path, base, adapter, precision=precision))

@@ -60,6 +60,7 @@ def test_a_training_that_fits_is_estimated(base, sif, tmp_path, judge):
     found = preflight.check(base, [sif], tmp_path / "work", POLICY, Grpo(**SMALL, batch=8), url(judge))
     assert found["steps"] == 80
     assert 2048 < found["longest_tokens"] < 2400
+    assert found["longest_id"].startswith("toy/patches/")
     assert found["memory_bytes_a_rank"] > 5e8
     sizes = memory.read_shape(base)
     assert 1e6 < sizes.parameters < 2e6

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from trl.generation import vllm_client, vllm_generation
 
 from sifthinker.config import Grpo
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
-from sifthinker.training import grpo, preflight
+from sifthinker.training import grpo, samplers
+from sifthinker.training.samplers import trl_samplers
 from tests.training.fake_vllm import COMPLETION, Vllm
 
 SMALL = {"batch": 4, "accumulation": 2, "generations": 4, "max_completion": 16, "epochs": 1, "max_steps": 2}
@@ -21,6 +23,7 @@ SMALL |= {
     "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
     "judge": {"model": "fake"},
     "generation": "vllm_server",
+    "max_logprob_gap": 100.0,  # the fake makes its log-probabilities up
 }
 
 
@@ -37,7 +40,7 @@ def test_a_server_samples_whole_groups_from_both_pictures_with_the_newest_weight
     config_file, judge, vllm, base, tmp_path, monkeypatch
 ):
     sent: list[dict[str, torch.Tensor]] = []
-    monkeypatch.setattr(grpo, "check_generation", lambda settings: None)
+    monkeypatch.setattr(samplers.SAMPLERS["vllm_server"], "check", lambda settings, servers: None)
     for module in (vllm_client, vllm_generation):
         monkeypatch.setattr(module, "is_vllm_available", lambda **_: True)
     monkeypatch.setattr(vllm_client.VLLMClient, "init_communicator", lambda self, device: None)
@@ -85,6 +88,19 @@ def test_a_server_samples_whole_groups_from_both_pictures_with_the_newest_weight
     assert paths.index("/update_weights") < paths.index("/inference/v1/generate")
 
 
+def test_completions_of_another_model_stop_the_run(config_file, judge, vllm, tmp_path, monkeypatch):
+    """The fake's log-probabilities are not the trainer's: what TRL alone would train on without a word."""
+    for module in (vllm_client, vllm_generation):
+        monkeypatch.setattr(module, "is_vllm_available", lambda **_: True)
+    monkeypatch.setattr(samplers.SAMPLERS["vllm_server"], "check", lambda settings, servers: None)
+    monkeypatch.setattr(vllm_client.VLLMClient, "init_communicator", lambda self, device: None)
+    monkeypatch.setattr(vllm_generation.VLLMGeneration, "sync_weights", lambda self: None)
+    url = f"http://127.0.0.1:{judge.server_port}/v1"
+    settings = {**SMALL, "vllm_server": vllm.url, "max_logprob_gap": None}
+    with pytest.raises(UserError, match=r"step 1: the log-probabilities .* differ by .* more than 0\.001"):
+        grpo.main(config_file("grpo", "run", settings, judge_base_url=url, ledger=str(tmp_path / "l.sqlite")))
+
+
 class Rewarding(grpo.Trainer):
     """Completions are no chains here; what each earns is its place in the group, so that there is something to learn."""
 
@@ -103,7 +119,7 @@ def test_without_vllm_here_the_run_is_refused_before_anything_loads(
 
 
 def test_a_server_that_cannot_serve_a_training_is_refused_with_what_it_lacks(vllm):
-    preflight.ask_generation_server(vllm.url)
+    trl_samplers.ask_generation_server(vllm.url)
     good = vllm.info
     for info, message in (
         ({**good, "weight_transfer_config": None}, "takes no weights"),
@@ -112,12 +128,20 @@ def test_a_server_that_cannot_serve_a_training_is_refused_with_what_it_lacks(vll
     ):
         vllm.info = info
         with pytest.raises(UserError, match=message):
-            preflight.ask_generation_server(vllm.url)
+            trl_samplers.ask_generation_server(vllm.url)
     with pytest.raises(UserError, match="does not answer"):
-        preflight.ask_generation_server("http://127.0.0.1:9")
+        trl_samplers.ask_generation_server("http://127.0.0.1:9")
 
 
-def test_colocated_vllm_is_told_the_same(monkeypatch):
-    made = grpo.grpo_arguments(Grpo(generation="vllm_colocate"))
-    assert (made["use_vllm"], made["vllm_mode"], made["vllm_server_base_url"]) == (True, "colocate", None)
-    assert grpo.suppression(Grpo(generation="vllm_colocate"), [7]) == {"logit_bias": {7: -100.0}}
+def test_colocated_vllm_is_refused_with_the_reason():
+    with pytest.raises(
+        ValidationError, match=r"vllm_colocate is refused: .*expands them again.*TRL issue 6294"
+    ):
+        Grpo(generation="vllm_colocate")
+
+
+def test_weights_go_over_nccl_so_a_server_is_refused_without_cuda(vllm):
+    settings = Grpo(generation="vllm_server", vllm_server=vllm.url)
+    with pytest.raises(UserError, match=r"no CUDA GPU here.*set grpo\.generation: vllm_lora"):
+        samplers.of(settings).preflight(settings, 0)
+    samplers.of(settings).preflight(settings, 1)

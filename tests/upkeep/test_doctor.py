@@ -19,6 +19,8 @@ from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
 from sifthinker.llm.ledger_sqlite import SqliteLedger
+from sifthinker.models import loading
+from sifthinker.system import commands
 from sifthinker.upkeep import data_checks, endpoint_checks, findings, ledger_checks, machine_checks
 from sifthinker.upkeep.findings import Finding
 
@@ -135,14 +137,41 @@ def test_gpus_are_held_to_what_the_configuration_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("server", "path", "verdict"),
-    [("vllm", None, "warning"), ("vllm", "/bin/vllm", "ok"), ("transformers", None, "ok")],
+    ("server", "script", "verdict", "says"),
+    [
+        ("vllm", None, "warning", "not installed"),
+        ("vllm", "echo 0.31.0", "ok", "/vllm"),
+        (
+            "vllm",
+            "echo 'RuntimeError: operator torchvision::nms does not exist' >&2; exit 1",
+            "error",
+            "status 1: RuntimeError: operator torchvision::nms does not exist",
+        ),
+        ("vllm", "kill -ILL $$", "error", "status -4: without a message"),  # built for another processor
+        ("transformers", None, "ok", "not wanted here"),
+    ],
 )
-def test_vllm_is_missed_where_it_is_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, path: str | None, verdict: str
+def test_vllm_is_missed_where_it_is_wanted_and_a_broken_one_is_told_from_one_that_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    script: str | None,
+    verdict: str,
+    says: str,
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: path)
-    assert only(machine_checks.vllm(config(tmp_path, evaluate={"server": server}))).verdict == verdict
+    if script is not None:
+        (tmp_path / "vllm").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "vllm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = only(machine_checks.vllm(config(tmp_path, evaluate={"server": server})))
+    assert found.verdict == verdict and says in found.found
+
+
+def test_a_vllm_that_does_not_end_is_a_broken_one(tmp_path: Path) -> None:
+    command = tmp_path / "vllm"
+    command.write_text("#!/bin/sh\nexec sleep 60\n")
+    command.chmod(0o755)
+    assert "did not end within" in commands.trouble(str(command), timeout=0.1)
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1e6, "error"), (1e9, "warning"), (500e9, "ok")])
@@ -236,22 +265,52 @@ def test_files_of_the_configuration_are_looked_at_one_by_one(tmp_path: Path) -> 
 def test_weights_are_a_model_in_safetensors_or_come_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-
     def look(weights: str) -> str:
         return next(iter(data_checks.weights(config(tmp_path, model={"weights": weights})))).verdict
 
     assert look("tiny") == "ok"
-    assert look(str(model)) == "error"
-    (model / "model.safetensors").write_bytes(b"")
-    assert look(str(model)) == "ok"
     assert look(str(tmp_path / "nowhere")) == "error"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert look("Qwen/Qwen2.5-VL-7B-Instruct") == "warning"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert look("Qwen/Qwen2.5-VL-7B-Instruct") == "ok"
+
+
+@pytest.mark.parametrize(
+    ("missing", "family", "found", "todo"),
+    [
+        ("", "gemma3", "", ""),
+        ("", "llava", "model_type is 'gemma3', expected 'llava'", "set model.family: gemma3"),
+        ("model.safetensors", "gemma3", "model.safetensors is missing", ""),
+        ("config.json", "gemma3", "its config cannot be read", ""),
+        ("chat_template.jinja", "gemma3", "holds no chat template", "copy its chat template here"),
+        ("processor_config.json", "gemma3", "processor", "copy the base model's processor"),
+    ],
+)
+def test_a_folder_of_weights_that_a_run_would_refuse_is_found_before_it(
+    tmp_path: Path, missing: str, family: str, found: str, todo: str
+) -> None:
+    loading.build_tiny("gemma3", 0, tmp_path / "model")
+    if missing:
+        (tmp_path / "model" / missing).unlink()
+    fields = {"weights": str(tmp_path / "model"), "family": family}
+    finding = next(iter(data_checks.weights(config(tmp_path, model=fields))))
+    assert finding.verdict == ("error" if found else "ok")
+    assert found in finding.found and todo in finding.todo and bool(finding.todo) is bool(found)
+
+
+def test_a_folder_that_is_no_depth_model_is_found(tmp_path: Path) -> None:
+    loading.build_tiny_depth(0, tmp_path / "depth")
+
+    def look(folder: str) -> str:
+        return list(data_checks.weights(config(tmp_path, depth={"weights": str(tmp_path / folder)})))[
+            1
+        ].verdict
+
+    assert look("depth") == "ok"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    assert look("other") == "error"
 
 
 def apis(tmp_path: Path, url: str, **more: Any) -> Config:
@@ -269,6 +328,7 @@ def test_an_endpoint_without_its_key_is_an_error_before_any_call(
     assert verdicts(found) == {"endpoint annotate, grpo.judge": "error"}
     assert "DOCTOR_KEY" in found[0].found
     monkeypatch.setenv("DOCTOR_KEY", "not-to-be-shown")
+    monkeypatch.setenv("SIF_API_KEYS", "DOCTOR_KEY=api.example.org")
     found = list(endpoint_checks.endpoints(asked, calls=False))
     assert found[0].verdict == "ok" and "not called" in found[0].found
     assert "not-to-be-shown" not in str(found)

@@ -1,6 +1,7 @@
-"""TallyQA counting questions with a box for every counted thing, in the schema of GRIT (PAPER.md F2.3).
+"""TallyQA counting questions with boxes of what is counted, in the schema of GRIT (PAPER.md F2.3).
 
-TallyQA itself has no boxes; `tallyqa_val.jsonl` of yfan1997/GRIT_data has (491 rows). The release reads the same
+TallyQA itself has no boxes; `tallyqa_val.jsonl` of yfan1997/GRIT_data has (491 rows), and
+zsxm1998/GRIT-TallyQA-Relabeled has the same questions with a box for every counted thing. The release reads the same
 rows as a JSON array; both are read here:
 
     {"question": "How many eyes are visible?", "answer": 2, "image": "VG_100K/2410408.jpg",

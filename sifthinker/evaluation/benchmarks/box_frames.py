@@ -1,9 +1,9 @@
 """The frames in which model families write boxes, and their conversion to 0..1 of the picture.
 
 Our chains are written in 0..1 of the picture, and so they are asked for. A base model that is asked plainly answers as
-it was taught (docs of each family): Qwen2.5-VL in pixels of the picture as its processor resized it, Qwen2-VL and
-Qwen3-VL in 0..1000 of the picture, LLaVA-1.5 in 0..1 of the picture padded to a square. `evaluate.box_frame` says which
-is read.
+it was taught (`sifthinker/models/families`, with sources): Qwen2.5-VL in pixels of the picture as its processor resized
+it, the other Qwens and InternVL in 0..1000 of the picture, LLaVA-1.5 and Bunny in 0..1 of the picture padded to a square.
+`evaluate.box_frame` says which is read.
 
 A reply whose numbers are all at most 1 is left alone in the frames of pixels and thousandths, because a box of less
 than a pixel is none. A padded square cannot be told by its numbers, so there only plain replies are converted: a chain

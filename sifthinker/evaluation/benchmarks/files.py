@@ -121,25 +121,50 @@ def shards(source: config.Benchmark, split: str = "test") -> list[Path]:
     """A split's Parquet files as Hugging Face has them (`data/test-00000-of-00004-<digest>.parquet`), in order.
 
     Empty when there are none; `source.path` is the repository's folder, its `data`, or one of the files.
+
+    Raises:
+        Missing: some of the files are there and others are not.
+        UserError: two whole uploads of the split lie side by side.
     """
     if source.path.is_file():
         return [source.path] if source.path.suffix == ".parquet" else []
-    found = sorted(source.path.glob(f"data/{split}-*.parquet")) or sorted(
-        source.path.glob(f"{split}-*.parquet")
-    )
-    return _one_set(found)
+    for pattern in (f"data/{split}-*.parquet", f"{split}-*.parquet"):
+        if found := sorted(source.path.glob(pattern)):
+            return one_upload(source.name, found)
+    return []
 
 
-def _one_set(found: list[Path]) -> list[Path]:
-    """The shards of one upload: old revisions leave another set beside it (`-of-00141-<digest>` and `-of-00143`)."""
-    sets: dict[int, dict[int, Path]] = {}
+def one_upload(benchmark: str, found: list[Path]) -> list[Path]:
+    """The shards of one upload, whole. Old revisions leave other sets beside it (`-of-00141-<digest>` and `-of-00143`).
+
+    Raises:
+        Missing: no upload is whole.
+        UserError: several are, or a shard is there twice.
+    """
+    sets: dict[int, dict[int, list[Path]]] = {}
     for path in found:
         numbers = re.search(r"-(\d+)-of-(\d+)", path.name)
         if numbers is None:
             return found
-        sets.setdefault(int(numbers[2]), {})[int(numbers[1])] = path
-    whole = [shards for total, shards in sets.items() if len(shards) == total]
-    return [path for _, path in sorted(whole[-1].items())] if len(whole) == 1 else found
+        sets.setdefault(int(numbers[2]), {}).setdefault(int(numbers[1]), []).append(path)
+    whole = {total: shards for total, shards in sets.items() if len(shards) == total}
+    if not whole:
+        total, shards = max(sets.items(), key=lambda item: len(item[1]) / item[0])
+        absent = sorted(set(range(total)) - set(shards))
+        named = ", ".join(f"{number:05}" for number in absent[:5]) + (", ..." if absent[5:] else "")
+        raise Missing(
+            f"{benchmark}: {found[0].parent} has {len(shards)} of the {total} files like {found[0].name}; missing are "
+            f"the numbers {named}; fetch them, or give one file as `path`"
+        )
+    ((total, chosen), *others) = whole.items()
+    twice = [paths for paths in chosen.values() if len(paths) > 1]
+    if others or twice:
+        one, other = twice[0][:2] if twice else (chosen[0][0], others[0][1][0][0])
+        raise errors.UserError(
+            f"{benchmark}: {one.parent} holds two uploads of the same questions ({one.name} and {other.name}); "
+            "remove the older one"
+        )
+    return [chosen[number][0] for number in sorted(chosen)]
 
 
 def picture(row: dict[str, Any], field: str) -> bytes:

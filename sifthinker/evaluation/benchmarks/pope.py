@@ -42,8 +42,11 @@ INSTRUCTION = "\nAnswer the question using a single word or phrase."  # Bunny's 
 def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     """The questions of the three categories; see `question.Benchmark`."""
     full = [sorted(source.path.glob(f"Full/{name}-*.parquet")) for name in CATEGORIES]
-    # Where both folders are there, the one whose files say their categories; it is whole or not taken.
-    if parquet := [path for paths in full for path in paths] if all(full) else files.shards(source):
+    if all(full):  # where both folders are there, the one whose files say their categories
+        parquet = [path for paths in full for path in files.one_upload(source.name, paths)]
+    else:
+        parquet = files.shards(source)
+    if parquet:
         for path in parquet:
             for index, embedded in files.parquet(path):
                 try:

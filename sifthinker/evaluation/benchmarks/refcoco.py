@@ -181,6 +181,8 @@ def _embedded(source: config.Benchmark, repositories: dict[str, Path]) -> Iterat
         folder = source.path.parent if alone else source.path
         raise Missing(f"{source.name}: wants {', '.join(absent)} in {folder}; published at {PUBLISHED}")
     for split, paths in shards.items():
+        shards[split] = files.one_upload(source.name, paths)
+    for split, paths in shards.items():
         place = 0  # of the row in its split; `question_id` may come twice where two sets were put together
         for path in paths:
             for index, row in files.parquet(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker import config
-from sifthinker.core import chain, drawing, images
-from sifthinker.core.records import Box, boxes
+from sifthinker.core import drawing, images
 from sifthinker.core.tables import read
 from sifthinker.evaluation.benchmarks import BENCHMARKS, files
 from sifthinker.evaluation.benchmarks.question import Missing, Question
+from sifthinker.evaluation.shown import steps as steps
+from sifthinker.evaluation.shown import truth as truth
 
 logger = logging.getLogger(__name__)
 
@@ -91,24 +91,6 @@ def _drawn(photo: bytes | None, flip: Flip) -> tuple[bytes, ...]:
     right = truth(flip.after["reference"])
     looks = (drawing.overview(picture, picture, steps(row), right)[0] for row in (flip.before, flip.after))
     return tuple(drawing.encode(look, quality=80) for look in looks)
-
-
-def steps(row: Row) -> list[tuple[Box, ...]]:
-    """Where a reply looked, step by step; the boxes that were scored where its areas cannot be read."""
-    areas = chain.areas(row["reply"])
-    if areas is None:
-        return [boxes(row["boxes"])] if row["boxes"] else []
-    return [tuple(region.box for region in area) for area in areas]
-
-
-def truth(reference: str) -> tuple[Box, ...]:
-    """The box of a reference that is one (RefCOCO's); most references are words."""
-    try:
-        box = json.loads(reference)
-    except ValueError:
-        return ()
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, float) for value in box)
-    return boxes([box]) if numbers else ()
 
 
 def _same(row: Row) -> tuple[str, ...]:

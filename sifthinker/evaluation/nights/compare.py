@@ -6,11 +6,11 @@ What comes of it is the first of these that is true:
 * not run: a server was down or files were missing, which says nothing about the model;
 * inconclusive: some comparison could not have failed whatever was answered, because too few questions were asked, or
   could not be made although an earlier night had its benchmark;
-* warned: every comparison could have failed and none did, but something fell by more than its margin, or many more
-  replies than before are unparsable;
+* warned: every comparison could have failed and none did, but something fell by more than its margin, or replies fail in
+  other ways than before (drift.py);
 * passed.
 
-A fall beyond the margin and a jump of unparsable replies are told in any case, whatever the outcome. A checkpoint's
+A fall beyond the margin and a drift of the kinds of failure are told in any case, whatever the outcome. A checkpoint's
 first night has nothing to be compared with and passes, unless its replies are unparsable.
 
 Every night stays in the history, also one that did not run. "Last good night" is the latest one of the same
@@ -31,10 +31,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sifthinker.evaluation import gate, history, power
+from sifthinker.config import Nightly
+from sifthinker.evaluation import drift, gate, history, power
 from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights import night_page, outcomes
-from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
+from sifthinker.evaluation.nights.records import BOTH, Evaluated, Night, Outcome, Target, references
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged
@@ -68,7 +69,7 @@ def hold(
         for tonight in evaluated
     ]
     targets += [Target(name, None, {"": why}) for name, why in failed.items()]
-    _judge(targets, pairs, night.config.nightly.level)
+    _judge(targets, pairs, night.config.nightly)
     for target in targets:
         target.warnings = outcomes.warnings(target, replies.get(target.name, {}), night.config.nightly)
     rows += [row for target in targets for row in _rows(night, target)]
@@ -99,14 +100,15 @@ def _compared(
         target.notices.append(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
         )
-    for name, reference in ((LAST, target.last), (BASELINE, baseline)):
-        if reference and reference.rules() != tonight.rules():
+    found: dict[str, Paired] = {}  # by benchmark, with the reference before
+    for name, reference in references(target.last, baseline).items():
+        if reference.rules() != tonight.rules():
             target.notices.append(
                 f"The {name} was scored by version {reference.rules()} of the scoring rules, this night by version "
                 f"{tonight.rules()}: not compared."
             )
             continue
-        earlier = reference.scored() if reference else {}
+        earlier = reference.scored()
         for benchmark in sorted(replies.keys() & earlier.keys()):
             margin = settings.margins.get(benchmark, settings.margin)
             before, after = earlier[benchmark], replies[benchmark]
@@ -114,11 +116,26 @@ def _compared(
             if paired is None:
                 target.notices.append(f"{benchmark} has no question in common with the {name}: not compared.")
                 continue
+            if benchmark in found and found[benchmark].equals(paired):
+                _against_both(target, benchmark)
+                continue
+            found[benchmark] = paired
             unpaired = len(before) + len(after) - 2 * len(paired.old)
             target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
+            target.drifts += drift.drifts(benchmark, name, paired)
             pairs.append(paired)
     _uncompared(target, replies.keys(), history.benchmarks(rows, target.name, since))
     return target
+
+
+def _against_both(target: Target, benchmark: str) -> None:
+    """Notes that the baseline says of a benchmark what the last good night says: the comparison is made once."""
+    target.comparisons = [
+        replace(c, against=BOTH) if c.benchmark == benchmark else c for c in target.comparisons
+    ]
+    target.drifts = [
+        replace(one, against=BOTH) if one.benchmark == benchmark else one for one in target.drifts
+    ]
 
 
 def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[str]) -> None:
@@ -135,17 +152,22 @@ def _uncompared(target: Target, tonight: Collection[str], earlier: Collection[st
             target.notices.append(f"{benchmark} is there for the first time: compared with nothing.")
 
 
+def evaluation_of(store: Store, row: history.Row) -> Evaluated | None:
+    """The evaluation of a row of the history; None where it is gone from the store, or damaged."""
+    stage, _, key = row["evaluation"].partition("/")
+    try:
+        found = store.find(stage, key)
+    except Damaged as damage:
+        logger.warning("%s", damage)
+        return None
+    return Evaluated(row["target"], row["model"], row["evaluation"], found.path, True) if found else None
+
+
 def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since: float) -> Evaluated | None:
     """The latest good night whose evaluation is still in the store, whole."""
     for row in history.good(rows, target.name, since):
-        stage, _, key = row["evaluation"].partition("/")
-        try:
-            found = store.find(stage, key)
-        except Damaged as damage:
-            found = None
-            logger.warning("%s", damage)
-        if found:
-            return Evaluated(target.name, row["model"], row["evaluation"], found.path, True)
+        if found := evaluation_of(store, row):
+            return found
         when = f"{row['started']:%Y-%m-%d}"
         target.notices.append(
             f"The good night of {when} cannot be compared with: {row['evaluation']} is gone."
@@ -153,8 +175,12 @@ def _last_good(store: Store, rows: Sequence[history.Row], target: Target, since:
     return None
 
 
-def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> None:
-    """Judges all comparisons of a night as one family, so that the level is that of the whole night."""
+def _judge(targets: Sequence[Target], pairs: Sequence[Paired], settings: Nightly) -> None:
+    """Judges all comparisons of a night as one family, so that the level is that of the whole night.
+
+    The kinds of failure are a family of their own: what they find is a warning and fails no night.
+    """
+    level = settings.level
     judged = gate.judge([c for target in targets for c in target.comparisons], level)
     found = iter(
         replace(c, detectable=power.detectable(paired, c.margin, level / len(pairs)))
@@ -162,6 +188,11 @@ def _judge(targets: Sequence[Target], pairs: Sequence[Paired], level: float) -> 
     )
     for target in targets:
         target.comparisons = [next(found) for _ in target.comparisons]
+    kinds = [one for target in targets for one in target.drifts]
+    margins = [settings.margins.get(one.benchmark, settings.margin) for one in kinds]
+    drifted = iter(drift.judge(kinds, level, margins, settings.unparsable))
+    for target in targets:
+        target.drifts = [next(drifted) for _ in target.drifts]
 
 
 def _rows(night: Night, target: Target) -> list[dict[str, Any]]:
@@ -228,6 +259,7 @@ def _write(
                     "uncompared": target.uncompared,
                     "warnings": target.warnings,
                     "comparisons": [asdict(comparison) for comparison in target.comparisons],
+                    "failures": [asdict(one) for one in target.drifts],
                 }
                 for target in targets
             },

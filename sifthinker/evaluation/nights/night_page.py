@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from sifthinker.core import drawing
 from sifthinker.core.images import data_url
-from sifthinker.core.scores import Score, factor, of_100, unparsable_rate
-from sifthinker.evaluation import history, power
+from sifthinker.core.scores import factor, of_100, unparsable_rate
+from sifthinker.evaluation import drift, history, power
 from sifthinker.evaluation.gate import Comparison
-from sifthinker.evaluation.nights import changed_replies, outcomes
+from sifthinker.evaluation.nights import changed_replies, outcomes, trends
 from sifthinker.evaluation.nights.changed_replies import Flip
-from sifthinker.evaluation.nights.records import BASELINE, LAST, Evaluated, Night, Outcome, Target
-from sifthinker.reporting import pages, plots
+from sifthinker.evaluation.nights.records import BOTH, LAST, Evaluated, Night, Outcome, Target, references
+from sifthinker.reporting import pages
 from sifthinker.reporting.score_gaps import apart
 
-NIGHTS = 60  # shown in a trend
 CLIP = 1200  # characters of a reply
-_AROUND = timedelta(hours=12)  # left free at both ends of a trend
 
 
 def render(
@@ -56,6 +53,7 @@ def render(
         regressed=sum(comparison.regressed for target in targets for comparison in target.comparisons),
         able=sum(comparison.able for target in targets for comparison in target.comparisons),
         nights=len({row["night"] for row in rows}),
+        percent=drift.percent,
         unable=outcomes.unable([c for target in targets for c in target.comparisons]),
         finds=outcomes.finds,
         rate=power.RATE,
@@ -69,7 +67,7 @@ def _page(
     """What the template shows of one checkpoint."""
     mine = [row for row in rows if row["target"] == target.name]
     changes = _changes(night, target, baseline)
-    trend = trends(mine, baseline.scores() if baseline else [])
+    trend = trends.trends(mine, baseline.scores() if baseline else [], baseline.rules() if baseline else None)
     worst = outcomes.worst_first(target.comparisons)
     # One scale for all differences, symmetric about 0: rows can be compared by eye.
     scale = 1.1 * max([0.05, *(max(abs(c.low), abs(c.high), c.margin) for c in worst)])
@@ -79,6 +77,7 @@ def _page(
         "scores": _scores(target, baseline),
         "trend": (data_url(trend[0], "image/png"), trend[1]) if trend else None,
         "changes": changes,
+        "drifts": [one for one in target.drifts if one.drifted or one.before or one.after],
         "lost": sum(change["lost"] for change in changes),
         "won": sum(change["won"] for change in changes),
         "apart": apart(target.tonight.scores(), target.tonight.predictions) if target.tonight else [],
@@ -92,11 +91,11 @@ def _changes(night: Night, target: Target, baseline: Evaluated | None) -> list[d
     """
     if target.tonight is None:
         return []
-    found: dict[str, list[Flip]] = {}
-    for name, reference in ((LAST, target.last), (BASELINE, baseline)):
-        found[name] = (
-            changed_replies.find(reference.predictions, target.tonight.predictions) if reference else []
-        )
+    found = {
+        name: changed_replies.find(reference.predictions, target.tonight.predictions)
+        for name, reference in references(target.last, baseline).items()
+    }
+    found[BOTH] = found.get(LAST, [])  # the baseline has the same scores where a comparison is against both
     made = []
     shown_against: dict[str, Comparison] = {}
     # A stable sort: of two references that tell the same, the last good night comes first.
@@ -130,9 +129,14 @@ def _bar(comparison: Comparison, scale: float) -> dict[str, float]:
 
 
 def _scores(target: Target, baseline: Evaluated | None) -> list[tuple[str, list[dict[str, Any]]]]:
-    """By benchmark its metrics, of 100, with the scores of the last good night and of the baseline beside."""
-    before = _by_metric(target.last)
-    pinned = _by_metric(baseline)
+    """By benchmark its metrics, of 100, with the scores of the last good night and of the baseline beside.
+
+    Scores by other rules are not set beside tonight's: they would differ for the rules, not for the model.
+    """
+    rules = target.tonight.rules() if target.tonight else None
+    before, pinned = (
+        _by_metric(found if found and found.rules() == rules else None) for found in (target.last, baseline)
+    )
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for score in target.tonight.scores() if target.tonight else []:
         name = score["benchmark"], score["metric"]
@@ -178,59 +182,3 @@ def _flip(flip: Flip) -> dict[str, Any]:
         "reference": "; ".join(", ".join(f"{v:.3f}" for v in box) for box in truth) or row["reference"],
         "replies": list(zip(replies, pictures, strict=True)),
     }
-
-
-def trends(rows: Sequence[history.Row], baseline: Sequence[Score]) -> tuple[bytes, int] | None:
-    """PNG of the strict scores of one checkpoint over the nights, of 100, and its width on a page.
-
-    Blue with its 95 % interval; red where it regressed; a grey cross at the foot where it could not run; dashed
-    the baseline. None when no night has a score.
-    """
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    nights = sorted({(row["started"], row["night"]) for row in rows})[-NIGHTS:]
-    since = nights[0][0] if nights else None
-    recent = [row for row in rows if since and row["started"] >= since]
-    series = _series(recent)
-    if not series:
-        return None
-    missed = {(row["started"], row["benchmark"]) for row in recent if row["missing"]}
-    pinned = {(s["benchmark"], s["metric"]): s["strict"] for s in baseline}
-    figure, all_axes = plots.panels(len(series), 3.5, 2.05)
-    for axes, ((benchmark, metric), points) in zip(all_axes, series.items(), strict=True):
-        times = factor(points[0]["unit"])
-        when = [row["started"] for row in points]
-        value = [row["strict"] * times for row in points]
-        low = [_or(row["low"], row["strict"]) * times for row in points]
-        high = [_or(row["high"], row["strict"]) * times for row in points]
-        axes.fill_between(when, low, high, color=plots.BLUE, alpha=0.18, linewidth=0)
-        axes.plot(when, value, color=plots.BLUE, linewidth=1.5, zorder=2)
-        bad = [row["regressed"] for row in points]
-        colours = [plots.RED if regressed else plots.BLUE for regressed in bad]
-        axes.scatter(when, value, s=[26 if regressed else 10 for regressed in bad], c=colours, zorder=3)
-        if reference := pinned.get((benchmark, metric)):
-            axes.axhline(reference * times, color=plots.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        for day, name in missed:
-            if name in (benchmark, ""):
-                axes.scatter(
-                    [day], [0.04], transform=axes.get_xaxis_transform(), marker="x", s=16, c=plots.GREY
-                )
-        axes.set_xlim(nights[0][0] - _AROUND, nights[-1][0] + _AROUND)
-        locator = AutoDateLocator(minticks=2, maxticks=5)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        axes.xaxis.get_offset_text().set(color=plots.GREY, fontsize=7)
-        plots.style(axes, f"{benchmark}  {metric}", "y")
-    return plots.png(figure), round(figure.get_figwidth() * plots.PAGE_DPI)
-
-
-def _series(rows: Sequence[history.Row]) -> dict[tuple[str, str], list[history.Row]]:
-    """The scored rows of each metric that gets a picture."""
-    return {
-        name: [r for r in rows if (r["benchmark"], r["metric"]) == name and r["strict"] is not None]
-        for name in history.headlines(rows)
-    }
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value

@@ -6,36 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sifthinker.config import Nightly
-from sifthinker.evaluation import history, power
+from sifthinker.evaluation import drift, failures, history, power
 from sifthinker.evaluation.gate import Comparison, ScoredReply, beyond
 from sifthinker.evaluation.nights.records import Outcome, Target
 
 
 def warnings(target: Target, replies: Mapping[str, Sequence[ScoredReply]], settings: Nightly) -> list[str]:
-    """What a person is told whatever the tests say: falls beyond the margin, and replies that cannot be read.
+    """What a person is told whatever the tests say: falls beyond the margin, and replies that fail in other ways.
 
     Args:
-        target: a checkpoint with its comparisons, judged.
+        target: a checkpoint with its comparisons and drifts, judged.
         replies: its replies by benchmark.
-        settings: `unparsable` is the rise of the share of unparsable replies that is let pass.
+        settings: `unparsable` is the share of unparsable replies that is let pass where nothing is compared.
     """
     said = [
         f"{text} (beyond its margin, not significant)"
         for text in falls(c for c in target.comparisons if c.fell and not c.regressed)
     ]
+    said += drift.sentences(target.drifts)
+    compared = {comparison.benchmark for comparison in target.comparisons}
     for benchmark, of in replies.items():
-        compared = [c for c in target.comparisons if c.benchmark == benchmark]
-        risen = [c for c in compared if beyond(_rise(c), settings.unparsable)]
-        now = sum(reply.unparsable for reply in of) / max(1, len(of))
-        if risen:
-            most = max(risen, key=_rise)
-            share, before = (
-                most.unparsable_after,
-                f", {_percent(most.unparsable_before)} in the {most.against}",
-            )
-            said.append(f"{_percent(share)} of the replies to {benchmark} are unparsable{before}")
-        elif not compared and beyond(now, settings.unparsable):
-            said.append(f"{_percent(now)} of the replies to {benchmark} are unparsable")
+        now = sum(failures.UNPARSABLE in reply.failures for reply in of) / max(1, len(of))
+        if benchmark not in compared and beyond(now, settings.unparsable):
+            said.append(f"{drift.percent(now)} of the replies to {benchmark} are unparsable")
     return said
 
 
@@ -127,7 +120,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
         lines.append(
             f"| {c.benchmark} | {c.against} | {100 * c.before:.1f} | {100 * c.after:.1f} "
             f"| {100 * c.difference:+.1f} | {100 * c.low:+.1f} to {100 * c.high:+.1f} | {c.lost} / {c.won} of {c.n} "
-            f"| {_percent(c.unparsable_after)} | {100 * c.margin:.1f} | {c.adjusted:.2g} | {finds(c)} "
+            f"| {drift.percent(c.unparsable_after)} | {100 * c.margin:.1f} | {c.adjusted:.2g} | {finds(c)} "
             f"| {'**regressed**' if c.regressed else remark(c)} |"
         )
     return "\n".join(lines)
@@ -149,11 +142,3 @@ def remark(comparison: Comparison) -> str:
         return "regressed"
     remarks = [("fell", comparison.fell), ("could not have failed", not comparison.able)]
     return ", ".join(text for text, applies in remarks if applies)
-
-
-def _rise(comparison: Comparison) -> float:
-    return comparison.unparsable_after - comparison.unparsable_before
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

@@ -11,9 +11,13 @@ from sifthinker.core import scores
 from sifthinker.core.scores import Score
 from sifthinker.core.tables import read
 from sifthinker.evaluation import gate, history
+from sifthinker.evaluation.drift import Drift
 from sifthinker.evaluation.gate import Comparison, ScoredReply
 
 LAST, BASELINE = "last good night", "baseline"
+BOTH = (
+    f"{LAST} and the {BASELINE}"  # where the two say the same of every question: they are compared with once
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Evaluated:
         }
 
 
+def references(last: Evaluated | None, baseline: Evaluated | None) -> dict[str, Evaluated]:
+    """What a night is compared with, by its name."""
+    return {name: found for name, found in ((LAST, last), (BASELINE, baseline)) if found}
+
+
 @dataclass(frozen=True)
 class Night:
     """When, and what was to be done."""
@@ -74,6 +83,9 @@ class Target:
     uncompared: dict[str, str] = field(
         default_factory=dict
     )  # by benchmark, why, though earlier nights had it
+    drifts: list[Drift] = field(
+        default_factory=list
+    )  # how often replies fail in each way, against each reference
     warnings: list[str] = field(default_factory=list)  # falls and unreadable replies, whatever the tests say
     notices: list[str] = field(default_factory=list)
 

@@ -286,14 +286,41 @@ def test_mmbench_is_read_from_the_folder_of_a_language(place, picture, embedded,
         loaded(mmbench, place("none", {}))
 
 
-def test_of_two_uploads_in_one_folder_the_whole_one_is_read(tmp_path):
-    (tmp_path / "data").mkdir()
-    names = ["test-00000-of-00002.parquet", "test-00001-of-00002.parquet", "test-00000-of-00003-0a1b.parquet"]
+def source_with(tmp_path, *names):
     for name in names:
-        (tmp_path / "data" / name).write_bytes(b"")
-    source = config.Benchmark(name="vqav2", path=tmp_path, images=tmp_path)
-    assert [path.name for path in files.shards(source)] == names[:2]
-    (
-        tmp_path / "data" / names[1]
-    ).unlink()  # neither is whole: all are read, and missing questions are missed
-    assert len(files.shards(source)) == 2
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    return config.Benchmark(name="vqav2", path=tmp_path, images=tmp_path)
+
+
+def test_beside_leftovers_of_an_old_upload_the_whole_one_is_read(tmp_path):
+    old, new = "data/test-00000-of-00002-aa.parquet", "data/test-00000-of-00001.parquet"
+    assert [path.name for path in files.shards(source_with(tmp_path, old, new))] == [
+        "test-00000-of-00001.parquet"
+    ]
+
+
+def test_an_upload_with_files_missing_is_refused_by_their_numbers(tmp_path):
+    source = source_with(tmp_path, "data/test-00000-of-00003.parquet", "data/test-00002-of-00003.parquet")
+    with pytest.raises(
+        Missing, match=r"vqav2: .*/data has 2 of the 3 files like .*; missing are the numbers 00001; fetch"
+    ):
+        files.shards(source)
+    alone = source.model_copy(update={"path": tmp_path / "data" / "test-00002-of-00003.parquet"})
+    assert files.shards(alone) == [alone.path]  # a part that somebody wants
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("data/test-00000-of-00001-aa.parquet", "data/test-00000-of-00001-bb.parquet"),
+        ("data/test-00000-of-00001.parquet", "data/test-00000-of-00002.parquet"),
+    ],
+)
+def test_two_whole_uploads_are_refused_because_neither_is_known_to_be_newer(tmp_path, one, other):
+    source = source_with(tmp_path, one, other, "data/test-00001-of-00002.parquet")
+    with pytest.raises(
+        errors.UserError, match=r"data holds two uploads of the same questions .*remove the older one"
+    ):
+        files.shards(source)

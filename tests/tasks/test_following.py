@@ -20,7 +20,7 @@ import pytest
 
 from sifthinker.core.errors import UserError
 from sifthinker.system import processes, program_files
-from tasks.runtime import programs
+from tasks.runtime import following
 
 # A child that starts a grandchild, and says both ids.
 FAMILY = (
@@ -32,7 +32,7 @@ FAMILY = (
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "EVERY", 0.02)
+    monkeypatch.setattr(following, "EVERY", 0.02)
 
 
 def job(work: Path) -> Any:
@@ -52,15 +52,15 @@ def test_progress_is_passed_on_line_by_line(tmp_path: Path) -> None:
     file = tmp_path / "progress.jsonl"
     program = f"import time, pathlib\nfor l in {lines!r}:\n  open({str(file)!r}, 'a').write(l + chr(10)); time.sleep(0.1)"
     j = job(tmp_path)
-    programs.follow(j, [sys.executable, "-c", program], file, None)
+    following.follow(j, [sys.executable, "-c", program], file, None)
     assert j.progress.total == 3
     assert j.progress.seen[-1][0] == 3
     assert "loss 0.333" in j.progress.seen[-1][1]
 
 
 def test_a_failed_program_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
-    with pytest.raises(programs.ProgramFailed, match=r"(?s)status 3.*the reason"):
-        programs.follow(
+    with pytest.raises(following.ProgramFailed, match=r"(?s)status 3.*the reason"):
+        following.follow(
             job(tmp_path),
             [sys.executable, "-c", "print('the reason'); raise SystemExit(3)"],
             tmp_path / "p",
@@ -85,20 +85,20 @@ def rank(work: str) -> list[str]:
 def test_a_users_mistake_on_any_rank_is_shown_in_full_whatever_the_exit_code_is(tmp_path: Path) -> None:
     message = "sft.max_length: none of 8 chains fits. " + "Raise it. " * 500
     with pytest.raises(UserError) as caught:
-        programs.follow(job(tmp_path), rank(f"raise UserError({message!r})"), tmp_path / "p", None)
+        following.follow(job(tmp_path), rank(f"raise UserError({message!r})"), tmp_path / "p", None)
     assert str(caught.value) == f"sft: {message}"
 
 
 def test_another_failure_is_told_with_its_rank_and_not_as_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(programs.ProgramFailed, match=r"(?s)rank 1 on .* failed: .*ZeroDivisionError"):
-        programs.follow(job(tmp_path), rank("1 / 0"), tmp_path / "p", None)
+    with pytest.raises(following.ProgramFailed, match=r"(?s)rank 1 on .* failed: .*ZeroDivisionError"):
+        following.follow(job(tmp_path), rank("1 / 0"), tmp_path / "p", None)
 
 
 def test_a_failure_of_an_earlier_start_is_not_taken_for_this_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        programs.follow(job(tmp_path), rank("raise UserError('no')"), tmp_path / "p", None)
-    with pytest.raises(programs.ProgramFailed, match="status 3"):
-        programs.follow(job(tmp_path), [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "p", None)
+        following.follow(job(tmp_path), rank("raise UserError('no')"), tmp_path / "p", None)
+    with pytest.raises(following.ProgramFailed, match="status 3"):
+        following.follow(job(tmp_path), [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "p", None)
 
 
 def test_a_stopped_program_is_told_as_that_and_tried_again(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_stopped_program_is_told_as_that_and_tried_again(tmp_path: Path) -> No
         "program_files.write_status('training', 'stopped', step=4, total=9, checkpoint='checkpoint-4'); "
         "raise program_files.Stopped"
     )
-    with pytest.raises(programs.ProgramFailed, match=r"told to stop.*step 4 of 9; checkpoint-4 is complete"):
-        programs.follow(job(tmp_path), rank(work), tmp_path / "p", None)
+    with pytest.raises(following.ProgramFailed, match=r"told to stop.*step 4 of 9; checkpoint-4 is complete"):
+        following.follow(job(tmp_path), rank(work), tmp_path / "p", None)
 
 
 # It takes 0.5 s to end after a signal, as a training that makes its checkpoint, and says when it has.
@@ -129,7 +129,7 @@ def test_who_ends_the_run_gives_its_program_the_grace_and_who_ends_it_twice_does
     def ends(*_: Any) -> None:
         raise Ended
 
-    monkeypatch.setattr(programs, "TWICE", 0.1)
+    monkeypatch.setattr(following, "TWICE", 0.1)
     before = signal.signal(signal.SIGUSR1, ends)
 
     def tell() -> None:
@@ -142,7 +142,7 @@ def test_who_ends_the_run_gives_its_program_the_grace_and_who_ends_it_twice_does
     threading.Thread(target=tell).start()
     try:
         with pytest.raises(Ended):
-            programs.follow(
+            following.follow(
                 job(tmp_path), [sys.executable, "-c", SLOW_TO_END], tmp_path / "p", None, grace=20
             )
     finally:
@@ -155,12 +155,12 @@ def test_a_program_of_another_host_is_waited_for_while_it_shows_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its run is gone; it makes its checkpoint in the same folder, and ends by itself."""
-    monkeypatch.setattr(programs, "BEATS", 0.6)
+    monkeypatch.setattr(following, "BEATS", 0.6)
     left = {**processes.here(os.getpid()), "host": "elsewhere", "grace": 0}
     (tmp_path / "pid.json").write_text(json.dumps(left))
     (tmp_path / program_files.STATUS).write_text("{}")
     began = time.monotonic()
-    assert not programs.reap(tmp_path / "pid.json")
+    assert not following.reap(tmp_path / "pid.json")
     assert 0.6 <= time.monotonic() - began < 5
     assert not (tmp_path / "pid.json").exists()
 
@@ -168,22 +168,22 @@ def test_a_program_of_another_host_is_waited_for_while_it_shows_signs_of_life(
 def test_a_program_of_another_host_that_does_not_end_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "BEATS", 0.5)
+    monkeypatch.setattr(following, "BEATS", 0.5)
     beats = itertools.count()
     monkeypatch.setattr(
-        programs.time, "sleep", lambda _: os.utime(tmp_path / "status.json", (0, next(beats)))
+        following.time, "sleep", lambda _: os.utime(tmp_path / "status.json", (0, next(beats)))
     )
     left = {**processes.here(os.getpid()), "host": "elsewhere", "grace": 0}
     (tmp_path / "pid.json").write_text(json.dumps(left))
     (tmp_path / program_files.STATUS).write_text("{}")
-    with pytest.raises(programs.ProgramFailed, match="still runs on elsewhere"):
-        programs.reap(tmp_path / "pid.json")
+    with pytest.raises(following.ProgramFailed, match="still runs on elsewhere"):
+        following.reap(tmp_path / "pid.json")
     assert (tmp_path / "pid.json").exists()
 
 
 def test_a_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
-    with pytest.raises(programs.ProgramFailed, match="time limit"):
-        programs.follow(job(tmp_path), [sys.executable, "-c", FAMILY], tmp_path / "p", 1.5)
+    with pytest.raises(following.ProgramFailed, match="time limit"):
+        following.follow(job(tmp_path), [sys.executable, "-c", FAMILY], tmp_path / "p", 1.5)
     grandchild = int((tmp_path / "log.txt").read_text().split()[0])
     assert not running(grandchild)
 
@@ -195,7 +195,7 @@ def test_an_orphan_of_a_killed_run_is_ended_before_the_next_start(tmp_path: Path
     while not (tmp_path / "log").read_text().strip():
         time.sleep(0.05)
     grandchild = int((tmp_path / "log").read_text())
-    programs.reap(tmp_path / "pid.json")
+    following.reap(tmp_path / "pid.json")
     orphan.wait(5)
     assert not running(grandchild)
     assert not (tmp_path / "pid.json").exists()
@@ -203,5 +203,5 @@ def test_an_orphan_of_a_killed_run_is_ended_before_the_next_start(tmp_path: Path
 
 def test_a_reused_process_id_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "pid.json").write_text(json.dumps({**processes.here(os.getpid()), "started": 1.0}))
-    programs.reap(tmp_path / "pid.json")  # would end this very test
+    following.reap(tmp_path / "pid.json")  # would end this very test
     assert not (tmp_path / "pid.json").exists()

@@ -1,0 +1,93 @@
+"""`sif judge-agreement`: what replacing the judge changes."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flows import server
+from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from sifthinker import config as configuration
+from sifthinker.config import Api
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+
+EXAMPLES = 3
+
+
+def judge_agreement(
+    other: Annotated[
+        list[str],
+        typer.Option(
+            help="a field of the other judge, e.g. model=NAME; may be repeated", metavar="FIELD=VALUE"
+        ),
+    ],
+    replies: Annotated[
+        Path | None,
+        typer.Option(
+            help="predictions.parquet, or JSON lines with question, reference, answer and image; default: the "
+            "store's latest evaluation, judged without pictures",
+            metavar="FILE",
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="most replies, a seeded sample")] = 200,
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006 (typer copies it)
+) -> None:
+    """Asks two judges about the same replies: the configuration's (grpo.judge), and one with other fields. Paid once."""
+    resolved = load(config, set_)
+    server.settings(resolved.store)
+    from sifthinker import llm
+    from sifthinker.evaluation import judges
+    from sifthinker.llm import bookkeeping
+    from tasks.runtime.endpoint import answering
+
+    store = Store.of(resolved)
+    first = resolved.grpo.judge
+    second = _other(first, other)
+    asked = judges.replies(replies or _predictions(store), rows)
+    found: list[list[float | None]] = []
+    with tempfile.TemporaryDirectory(prefix="sif-judges-") as folder:
+        for number, api in enumerate((first, second)):
+            work = Path(folder) / str(number)
+            work.mkdir()
+            log = logging.getLogger(__name__)
+            with (
+                answering(api, work, "judge-agreement", log) as url,
+                llm.Client(api, bookkeeping.place(store.root), url, scope="judge") as client,
+            ):
+                found.append(judges.scores(client, asked))
+    table = Table(*["", "", ""], box=None, pad_edge=False, show_header=False)
+    measured = judges.agreement(found[0], found[1])
+    for row in measured.table((f"{first.base_url} {first.model}", f"{second.base_url} {second.model}")):
+        table.add_row(*map(plain, row))
+    console.print(table)
+    for one, a, b in judges.furthest(asked, found[0], found[1], EXAMPLES):
+        said = f"{a:.2f} and {b:.2f}: {one.question} | right: {one.reference} | answer: {one.answer[:200]}"
+        console.print(plain(said), highlight=False, soft_wrap=True)
+
+
+def _other(first: Api, given: list[str]) -> Api:
+    """The judge with other fields. Another address or preset is another endpoint: nothing of the first one's is kept."""
+    fields: dict[str, Any] = {}
+    for text in given:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--other {text}: write FIELD=VALUE, e.g. model=NAME")
+        fields[field] = configuration.parse_value(value, f"--other {field}")
+    kept = {} if {"base_url", "preset"} & fields.keys() else first.model_dump()
+    return configuration.parse({"scenes": {}, "grpo": {"judge": {**kept, **fields}}}, "--other").grpo.judge
+
+
+def _predictions(store: Store) -> Path:
+    """The replies of the store's latest evaluation."""
+    for manifest in store.manifests("evaluate"):
+        found = store.find("evaluate", manifest["key"])
+        if found is not None:
+            return found.path / "predictions.parquet"
+    raise UserError(f"judge-agreement: {store.root} has no evaluation; give a file of replies with --replies")

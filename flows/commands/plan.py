@@ -1,0 +1,180 @@
+"""`sif plan`: which stages would run, why, and what they will take."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from flows import server
+from flows.commands import requests
+from flows.commands.options import (
+    ConfigOption,
+    LimitOption,
+    Refresh,
+    ReuseRun,
+    SetOption,
+    StartAt,
+    StopAfter,
+    console,
+    load,
+    plain,
+)
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
+
+if TYPE_CHECKING:  # they import Prefect
+    from sifthinker.training.memory import Shape
+    from sifthinker.upkeep.forecast import Calibration, Line
+    from tasks.runtime.pipeline import Planned
+
+GB = 1e9
+ASSUMED = (
+    "Expected of typical rows: pictures of 500 x 375 pixels, chains of 3.2 steps. Memory is that of the longest sample. "
+    "Hours leave out the exchange between ranks"
+)
+
+
+def plan(
+    config: ConfigOption = "demo",
+    set_: SetOption = [],  # noqa: B006 (typer copies it)
+    start_at: StartAt = None,
+    stop_after: StopAfter = None,
+    refresh: Refresh = [],  # noqa: B006
+    reuse_run: ReuseRun = None,
+    limit: LimitOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="first measure this machine, for the expected hours; about a minute"
+        ),
+    ] = False,
+) -> None:
+    """Shows which stages would run, why, and what they will take, without running any."""
+    resolved = load(config, set_, limit)
+    server.settings(resolved.store)
+    found = planned(resolved, start_at, stop_after, refresh, reuse_run)
+    lines, measured = expected(resolved, found, calibrate)
+    if json_:
+        by_stage = {line.stage: asdict(line) for line in lines}
+        shown = [{**p.as_json(), "forecast": by_stage.get(p.label)} for p in found]
+        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+        return
+    table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
+    for p in found:
+        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
+        colour = "yellow" if p.verdict == "runs" else "green"
+        why = "\n".join([*map(plain, p.reasons), *(f"[red]lacks[/] {plain(what)}" for what in p.lacks)])
+        table.add_row(
+            p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
+        )
+    console.print(table)
+    if lines:
+        _show(lines, measured)
+    for said in requests.lines(resolved, {p.label for p in found if p.verdict == "runs"}):
+        console.print(plain(said), highlight=False, soft_wrap=True)
+
+
+def planned(
+    config: Config, start_at: str | None, stop_after: str | None, refresh: list[str], reuse_run: str | None
+) -> list[Planned]:
+    """The plan of a run.
+
+    Raises:
+        UserError: it asks for what cannot be.
+    """
+    from flows.reproduce import reproduction
+    from tasks.runtime.pipeline import Partial
+    from tasks.runtime.pipeline import plan as planning
+
+    return planning(
+        reproduction, config, Partial(start_at, stop_after, tuple(refresh), reuse_run), Store.of(config)
+    )
+
+
+def expected(
+    config: Config, plan: Sequence[Planned], calibrate: bool
+) -> tuple[list[Line], Calibration | None]:
+    """What the stages that run will take, and the measurement that the hours are from.
+
+    Raises:
+        UserError: this machine is to be measured, and the training's packages or the model's sizes are not here.
+    """
+    from sifthinker.upkeep import forecast
+    from tasks.operations import known_weights
+
+    store = Store.of(config)
+    policy = known_weights.find(store, plan, "policy", config.model.weights)
+    shape = known_weights.shape(policy, config.model.weights)
+    if calibrate:
+        _calibrate(config, shape, known_weights.find(store, plan, "depth", config.depth.weights))
+    host, device = socket.gethostname(), forecast.device()
+    measured = forecast.latest(shape, config.sft.precision, host, device)
+    made = {p.label: p.rows for p in plan if p.rows is not None}
+    work = forecast.workload(config, made, shape)
+    running = [p.label for p in plan if p.verdict == "runs"]
+    return forecast.forecast(running, config, work, shape, measured), measured
+
+
+def _calibrate(config: Config, shape: Shape | None, depth: Path | None) -> None:
+    if find_spec("torch") is None:
+        raise UserError("--calibrate: torch is not installed; pip install -e '.[train]' -c constraints.txt")
+    if shape is None:
+        raise UserError(
+            f"--calibrate: the sizes of {config.model.weights} are known when it is here; run `sif run --stop-after "
+            "policy-weights` first, or give a folder as model.weights"
+        )
+    from sifthinker.upkeep import forecast
+    from sifthinker.upkeep.forecast import measure
+
+    file = forecast.save(measure.calibrate(config, shape, depth))
+    console.print(f"measured: {plain(str(file))}", highlight=False, soft_wrap=True)
+
+
+def _show(lines: Sequence[Line], measured: Calibration | None) -> None:
+    """The table of what the stages will take."""
+    if measured:
+        title = f"What it will take; hours by {plain(measured.name)}"
+    else:
+        title = "What it will take; hours: not measured here (`sif plan --calibrate`)"
+    console.print(f"\n{title}", highlight=False, soft_wrap=True)
+    table = Table("stage", "hours", "memory of a rank", "disk", "API calls", "", box=None, pad_edge=False)
+    for line in lines:
+        table.add_row(*_cells(line))
+    known = [line.hours for line in lines if line.hours is not None]
+    disk = sum(line.disk_bytes or 0.0 for line in lines)
+    calls = sum(line.calls or 0 for line in lines)
+    more = "" if len(known) == len(lines) else "what is known of"
+    table.add_row("together", _hours(sum(known)) if known else "", "", _size(disk), f"{calls:,}", more)
+    console.print(table)
+    console.print(ASSUMED, highlight=False, soft_wrap=True)
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    return (
+        line.stage,
+        "" if line.hours is None else _hours(line.hours),
+        _size(line.memory_bytes),
+        _size(line.disk_bytes),
+        "" if line.calls is None else f"{line.calls:,}",
+        plain(line.note),
+    )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f}" if hours >= 0.1 else f"{hours:.3f}"
+
+
+def _size(size: float | None) -> str:
+    if size is None:
+        return ""
+    return f"{size / GB:,.1f} GB" if size >= GB / 10 else f"{size / 1e6:,.0f} MB"

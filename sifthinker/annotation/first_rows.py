@@ -1,0 +1,56 @@
+"""The first rows of a stage that can be asked: for the probe before it, and for a preview of its chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sifthinker.annotation.annotate import Steps
+from sifthinker.core import depth_maps
+from sifthinker.core.records import DepthMap, Focus, Sample
+
+_SPARE = 8  # more rows than asked for are looked at: an image may have no depth map
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRow:
+    """A sample with what its annotator is asked for."""
+
+    sample: Sample
+    steps: Steps
+    map: DepthMap
+
+
+def first_rows(
+    samples: Iterable[Sample], focus: Iterable[Focus], maps: Iterable[DepthMap], count: int
+) -> list[FirstRow]:
+    """At most `count` rows that have a focus and a depth map, in the samples' order.
+
+    Args:
+        samples: of one part, as are `focus` and `maps`.
+        focus: where the chains look.
+        maps: of the images; read until the rows have theirs.
+        count: most rows.
+    """
+    looks = {row.id: row for row in focus}
+    chosen: list[Sample] = []
+    for row in samples:
+        if row.id in looks:
+            chosen.append(row)
+        if len(chosen) == count + _SPARE:
+            break
+    wanted = {row.image_sha256 for row in chosen}
+    found: dict[str, DepthMap] = {}
+    for image in maps:
+        if image.image_sha256 in wanted:
+            found[image.image_sha256] = image
+        if len(found) == len(wanted):
+            break
+    rows: list[FirstRow] = []
+    for row in chosen:
+        if (image_map := found.get(row.image_sha256)) is not None and len(rows) < count:
+            values = depth_maps.decode_bytes(
+                image_map.png, name=f"depth map of image {row.image_sha256[:12]}"
+            )
+            rows.append(FirstRow(row, depth_maps.regions(looks[row.id].steps, values), image_map))
+    return rows

@@ -1,0 +1,72 @@
+"""One call before a stage: a real row with the real parameters, so that a wrong setting costs one call and not thousands.
+
+The call is the stage's first one, and goes through its ledger: it is paid once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from sifthinker.annotation.acceptance import Refused, check
+from sifthinker.annotation.annotate import Annotator, messages
+from sifthinker.annotation.early_stop import Hopeless, advice
+from sifthinker.annotation.first_rows import FirstRow
+from sifthinker.core.images import BadImage
+from sifthinker.llm import Failure, Reply, Request
+from sifthinker.system.waiting import outcome
+
+ROWS = 3  # that fail before the stage is given up: one alone may be the row's fault
+_SHOWN = 300  # characters of a reply
+
+
+def probe(rows: Sequence[FirstRow], annotator: Annotator) -> str:
+    """Asks the first attempt of one row, and of up to two more where that fails; what came of it, for a person.
+
+    Raises:
+        Hopeless: all of them failed.
+        BudgetSpent: see `Client.ask`.
+        Unauthorized: see `Client.ask`.
+        Unreachable: see `Client.ask`.
+    """
+    failures: list[Failure] = []
+    for some in (rows[:1], rows[1:ROWS]):
+        asked = [(row, annotator.client.start(partial(_reply, annotator, row))) for row in some]
+        for row, future in asked:
+            reply = outcome(future)
+            if isinstance(reply, Reply):
+                return _told(row, reply)
+            if isinstance(reply, Failure):
+                failures.append(reply)
+    if not failures:
+        return "no probe: none of the first rows can be asked"
+    last = failures[-1]
+    raise Hopeless(
+        f"the probe before the stage failed for {len(failures)} rows: {last.kind}: {last.detail}\nNothing more was asked. "
+        f"{advice(last.kind)} annotate.probe = false goes on nevertheless."
+    )
+
+
+async def _reply(annotator: Annotator, row: FirstRow) -> Reply | Failure | None:
+    """The first attempt's reply; None for a row whose picture cannot be read: the stage rejects it."""
+    try:
+        _, pictures = await asyncio.to_thread(annotator.pictures, row.sample, row.steps)
+    except BadImage:
+        return None
+    config = annotator.config
+    talk = messages(row.sample, row.steps, pictures, config.prompt)
+    return await annotator.client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
+
+
+def _told(row: FirstRow, reply: Reply) -> str:
+    verdict = check(reply.text, row.steps, row.sample)
+    if reply.finish_reason == "length":
+        said = "was cut off: raise annotate.max_tokens"
+    elif isinstance(verdict, Refused):
+        said = f"would be sent back as {verdict.kind} ({verdict.reason})"
+    else:
+        said = "is a chain"
+    source = "the ledger" if reply.cached else f"{reply.model} in {reply.seconds:.1f} s"
+    tokens = f"{reply.prompt_tokens:,} + {reply.completion_tokens:,} tokens"
+    return f"probe: row {row.sample.id}, {tokens}, by {source}: the reply {said}: {reply.text[:_SHOWN]!r}"

@@ -1,0 +1,115 @@
+"""What one wants to know first: how far each step of the training came, and what the model itself says.
+
+The report begins with it. Everything else on the page is about how it came about.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain as joined
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from sifthinker.core.images import data_url
+from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
+from sifthinker.core.tables import read
+from sifthinker.reporting import paper_results
+
+TITLES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}  # of the models, in the order of the training
+_MOST = 3  # metrics of a benchmark in the first table; of one with more, those that stand for it
+_WHOLE = ("overall", "average", "total", "accuracy", "all", "mAP")  # beginnings of such metrics' names
+_TEXT = 600  # characters of a reply
+
+
+def side_by_side(scores: Mapping[str, Sequence[ModelScore]]) -> dict[str, Any]:
+    """The strict scores of the models in columns, with their intervals and the paper's numbers; all of 100.
+
+    Args:
+        scores: of each evaluated model, by a name of `TITLES`.
+
+    Returns:
+        `columns`, the titles; and `rows`: benchmark, metric, `cells` (a score as it is shown, or None where the
+        model was not scored on it), `rendered` (a look-alike of the benchmark) and `paper`.
+    """
+    names = [name for name in TITLES if scores.get(name)]
+    found: dict[tuple[str, str], dict[str, ModelScore]] = defaultdict(dict)
+    for name in names:
+        for score in scores[name]:
+            if score["strict"] is not None:
+                found[score["benchmark"], score["metric"]][name] = score
+    rows = [
+        {
+            "benchmark": benchmark,
+            "metric": metric,
+            "cells": [_cell(found[benchmark, metric].get(name)) for name in names],
+            "rendered": (
+                rendered := any(score.get("rendered") for score in found[benchmark, metric].values())
+            ),
+            # Rendered look-alikes are other questions: no number of the paper stands beside them.
+            "paper": []
+            if rendered
+            else [
+                (number.model, number.table, number.value * (100 if number.unit == "share" else 1))
+                for number in paper_results.published(benchmark, metric)
+            ],
+        }
+        for benchmark, metric in _first(found)
+    ]
+    return {"columns": [TITLES[name] for name in names], "rows": rows}
+
+
+def _first(metrics: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The metrics of the first table: all of a benchmark that has few, else those that stand for the whole of it."""
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for benchmark, metric in metrics:
+        if "/" not in metric:  # a part of another metric
+            grouped[benchmark].append(metric)
+    chosen = []
+    for benchmark, names in grouped.items():
+        whole = [name for name in names if name.lower().startswith(tuple(w.lower() for w in _WHOLE))]
+        chosen += [(benchmark, name) for name in (names if len(names) <= _MOST else whole or names[:_MOST])]
+    return chosen
+
+
+def _cell(score: ModelScore | None) -> dict[str, Any] | None:
+    if score is None:
+        return None
+    return {**of_100(score), "unparsable_rate": unparsable_rate(score)}
+
+
+def replies(shown: Path, most: int) -> dict[str, list[dict[str, Any]]]:
+    """The model's own replies with the pictures that show where it looked: `right` and `wrong`, in turns by benchmark.
+
+    Args:
+        shown: `shown.parquet` of an evaluation.
+        most: replies of both kinds together.
+    """
+    found: dict[bool, dict[str, list[dict[str, Any]]]] = {True: defaultdict(list), False: defaultdict(list)}
+    for row in read(shown):
+        found[row["strict"] >= 1][row["benchmark"]].append(_reply(row))
+    half = most // 2
+    right, wrong = (_in_turns(found[kind].values()) for kind in (True, False))
+    return {
+        "right": right[: most - min(half, len(wrong))],
+        "wrong": wrong[: most - min(most - half, len(right))],
+    }
+
+
+def _in_turns(groups: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [row for row in joined.from_iterable(zip_longest(*groups)) if row is not None]
+
+
+def _reply(row: Mapping[str, Any]) -> dict[str, Any]:
+    said = row["answer"] or f"nothing that could be read ({row['unparsable']})"
+    return {
+        "benchmark": row["benchmark"],
+        "id": row["id"],
+        "question": row["question"],
+        "reference": row["reference"],
+        "said": said[:_TEXT],
+        "score": row["strict"],
+        "reply": row["reply"],
+        "picture": data_url(row["picture"]),
+    }

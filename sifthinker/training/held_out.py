@@ -1,0 +1,220 @@
+"""The policy on held-out rows while GRPO trains, and the choice of the adapter that goes on.
+
+`grpo.evaluate_steps: k` asks the policy every k steps, before the first and after the last, greedily, about the same rows of
+the data set, which GRPO does not train on. What samples the completions of the training samples these. They are scored by
+the rewards of the training without the progress of r_ans, whose place the judge's score takes. The answers go through the
+ledger: an equal one is not paid twice.
+
+The rule: the highest mean of the weighted rewards over the rows that have all of them; of equal ones the earliest. The
+policy before the first step is shown, and never chosen. A set of some dozen rows tells a collapse or a clear peak from
+the end of the training. It does not tell neighbours apart: see the standard error beside each mean.
+
+Nothing of the training depends on it: greedy sampling draws no random numbers, and the weights are only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import GenerationConfig, Trainer, TrainerCallback
+
+from sifthinker.config import Grpo
+from sifthinker.core.errors import UserError
+from sifthinker.rewards import REWARDS, Batch
+from sifthinker.training import adapters, json_files, ranks
+from sifthinker.training.scoring import Scorer
+
+logger = logging.getLogger(__name__)
+
+REWARD, ERROR, ANSWER, ROWS = (
+    f"held_out/{name}" for name in ("reward", "standard_error", "answer", "rows")
+)  # of the logged entries
+RULE = "highest mean of the weighted rewards on held-out rows; of equal ones the earliest; never step 0"
+
+
+class HeldOut(TrainerCallback):
+    """Asks the policy about held-out rows, logs what it earned, and keeps the adapters that were the best so far."""
+
+    def __init__(self, examples: Dataset, settings: Grpo, scorer: Scorer, work: Path) -> None:
+        """Takes the rows and their scorer.
+
+        Args:
+            examples: the rows as the trainer takes them: prompt, images, sample_id.
+            settings: how often, and what samples.
+            scorer: of these rows.
+            work: folder of the training; adapters are kept below it.
+        """
+        self.examples, self.settings, self.scorer = examples, settings, scorer
+        self.folder = work / "best"
+        self.trainer: Any = None  # who makes the callback makes the trainer afterwards
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Asks the policy that the training starts from."""
+        if state.global_step == 0:
+            self.evaluate(0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Asks every so many steps, and after the last one."""
+        if state.global_step % self.settings.evaluate_steps == 0 or state.global_step == state.max_steps:
+            self.evaluate(state.global_step)
+
+    def evaluate(self, step: int) -> None:
+        """Asks, logs, and keeps the adapter if no earlier one was as good.
+
+        Raises:
+            UserError: the judge left more than `rewards.max_absent` of the completions without a score.
+        """
+        best = chosen(self.trainer.state.log_history)
+        found = summary(self._earned(), self.settings)
+        Trainer.log(self.trainer, found)  # TRL's own would empty the metrics of the step under way
+        if step and (best is None or found[REWARD] > best[REWARD]):
+            adapters.save_adapter(self.trainer, self.folder / f"step-{step}")
+
+    def _earned(self) -> list[dict[str, Any]]:
+        """What every row earned, gathered over the ranks, each of which asks about its share."""
+        share = range(ranks.rank(), len(self.examples), ranks.world())
+        most = -(-len(self.examples) // ranks.world())
+        mine = [*share] + [0] * (most - len(share))  # as many passes on every rank, as ZeRO-3 wants
+        size = self.settings.batch * self.settings.accumulation
+        entries: list[dict[str, Any]] = []
+        for start in range(0, len(mine), size):
+            examples = [self.examples[index] for index in mine[start : start + size]]
+            entries += self._scored(examples, self._asked(examples))
+        everyone: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in gather_object(entries)}
+        return [everyone[id] for id in sorted(everyone)]
+
+    def _asked(self, examples: Sequence[dict[str, Any]]) -> list[str]:
+        """The completions of some examples, by what samples those of the training."""
+        from trl.data_utils import prepare_multimodal_messages
+
+        prompts = [prepare_multimodal_messages(each["prompt"], images=each["images"]) for each in examples]
+        ids, images, fields = self.trainer._tokenize_prompts(prompts)
+        with greedily(self.trainer):
+            completions, _ = self.trainer._generate_single_turn(ids, images, fields, 1)
+        texts: list[str] = self.trainer.processing_class.batch_decode(completions, skip_special_tokens=True)
+        return texts
+
+    def _scored(self, examples: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
+        subjects = [self.scorer.subject(example["sample_id"]) for example in examples]
+        scores = self.scorer.ask(texts, subjects)
+        batch = Batch(
+            texts=texts,
+            questions=[subject.question for subject in subjects],
+            references=[subject.answer for subject in subjects],
+            truths=[subject.boxes for subject in subjects],
+            maps=[subject.depth for subject in subjects],
+            scores=scores,
+            previous=[None] * len(texts),
+            settings=self.settings.rewards.model_copy(update={"progress": False}),
+        )
+        values = {name: reward.values(batch) for name, reward in REWARDS.items()}
+        return [
+            {"id": subject.id, "judge": scores[place], **{name: values[name][place] for name in REWARDS}}
+            for place, subject in enumerate(subjects)
+        ]
+
+
+def summary(entries: Sequence[dict[str, Any]], settings: Grpo) -> dict[str, float]:
+    """What is logged of one evaluation.
+
+    Args:
+        entries: of every row: its rewards and the judge's score; None where there is none.
+        settings: the weights of the rewards, and how many scores may be absent.
+
+    Raises:
+        UserError: more of them are.
+    """
+    weights = dict(zip(REWARDS, settings.rewards.weights(), strict=True))
+    whole = [entry for entry in entries if not any(weights[n] and entry[n] is None for n in REWARDS)]
+    absent = len(entries) - len(whole)
+    if not whole or absent > settings.rewards.max_absent * len(entries):
+        raise UserError(
+            f"held-out rows: {absent} of {len(entries)} have no score, more than rewards.max_absent = "
+            f"{settings.rewards.max_absent}. See the warnings above; start again to go on from the last checkpoint"
+        )
+    totals = [sum(weights[n] * entry[n] for n in REWARDS if weights[n]) for entry in whole]
+    found = {
+        REWARD: statistics.fmean(totals),
+        ERROR: statistics.stdev(totals) / len(totals) ** 0.5 if len(totals) > 1 else 0.0,
+        ROWS: float(len(whole)),
+    }
+    judged = [entry["judge"] for entry in entries if entry["judge"] is not None]
+    if judged:
+        found[ANSWER] = statistics.fmean(judged)
+    for name in REWARDS:
+        if present := [entry[name] for entry in entries if entry[name] is not None]:
+            found[f"held_out/{name}"] = statistics.fmean(present)
+    return found
+
+
+def evaluations(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluations of a training's history, in order."""
+    return [entry for entry in history if REWARD in entry]
+
+
+def chosen(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The evaluation of the adapter that the rule chooses; None before the first one."""
+    return max((e for e in evaluations(history) if e["step"]), key=lambda entry: entry[REWARD], default=None)
+
+
+def publish(callback: HeldOut, out: Path) -> dict[str, Any]:
+    """Puts the chosen adapter into the place of the last one, which lies in `last/`; returns notes for the summary.
+
+    With `choose: last` nothing is moved. Only rank 0 calls it, when the training is over.
+    """
+    history = callback.trainer.state.log_history
+    best, found = chosen(history), evaluations(history)
+    assert best is not None, "the last step is always evaluated"
+    if callback.settings.choose == "best":
+        (out / "adapter").rename(out / "last")
+        shutil.copytree(callback.folder / f"step-{best['step']}", out / "adapter")
+    first, last = found[0], found[-1]
+    if best[REWARD] <= first[REWARD]:
+        logger.warning(
+            "held-out rows: no adapter earns more than the policy that the training started from: %.4g at step %d, %.4g "
+            "before",
+            best[REWARD],
+            best["step"],
+            first[REWARD],
+        )
+    kept = best["step"] if callback.settings.choose == "best" else last["step"]
+    notes = {"rule": RULE, "best": best["step"], "adapter": kept, "rows": len(callback.examples)}
+    json_files.write_json(out / "held_out.json", {**notes, "evaluations": found})
+    return {
+        "held_out_rows": len(callback.examples),
+        "held_out_first": first[REWARD],
+        "held_out_best": best[REWARD],
+        "held_out_last": last[REWARD],
+        "best_step": best["step"],
+        "adapter_step": kept,
+    }
+
+
+@contextlib.contextmanager
+def greedily(trainer: Any) -> Iterator[None]:
+    """While it lasts, what samples the trainer's completions takes the most probable token."""
+    if trainer.use_vllm:
+        owner = trainer.vllm_generation if trainer.source is None else trainer  # who tells vLLM
+        before, owner.temperature = owner.temperature, 0.0
+        try:
+            yield
+        finally:
+            owner.temperature = before
+        return
+    sampling = ("do_sample", "temperature", "top_p", "top_k", "min_p")
+    kept = trainer.generation_config, trainer.generation_kwargs
+    plain = {name: value for name, value in trainer.generation_kwargs.items() if name not in sampling}
+    trainer.generation_kwargs = {**plain, "do_sample": False}
+    trainer.generation_config = GenerationConfig(**trainer.generation_kwargs, disable_compile=True)
+    try:
+        yield
+    finally:
+        trainer.generation_config, trainer.generation_kwargs = kept

@@ -1,0 +1,117 @@
+"""What there is to do in a run, in rows, steps and tokens, before the data is there.
+
+Where an artifact is in the store its rows count. Otherwise the configuration bounds them (`ingest.total`), and the lengths are
+those of a typical row: a picture of 500 x 375 pixels and a chain of 3.2 steps (PAPER.md R3.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+
+from sifthinker.annotation.projection import Projection, project
+from sifthinker.config import STANDIN, Config, Model
+from sifthinker.core.records import Sample
+from sifthinker.training import preflight
+from sifthinker.training.memory import Shape
+
+WIDTH, HEIGHT = 500, 375  # pixels of a typical picture (Visual-CoT's, on average)
+PROMPT = 250  # tokens of the prompt's text
+CHAIN = 310  # tokens of a typical chain and its answer
+LONGEST_CHAIN = 3 * CHAIN
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the stages will do."""
+
+    rows: int  # of the data set, at most where `exact` is false
+    exact: bool
+    prompt: int  # tokens of a typical prompt with its pictures
+    longest_prompt: int  # with pictures that use the whole budget
+    sft_steps: int
+    grpo_steps: int
+    judged: int  # completions that GRPO's judge is asked about, at most
+    annotation: Projection
+    questions: int | None  # of the benchmarks; None: they are not limited, and nobody has counted them
+
+    @property
+    def chain(self) -> int:
+        """Tokens of a typical sample of SFT."""
+        return self.prompt + CHAIN
+
+
+def workload(config: Config, made: Mapping[str, int], shape: Shape | None) -> Workload:
+    """What there is to do.
+
+    Args:
+        config: of the run.
+        made: rows of the artifacts that are in the store, by the stage's label.
+        shape: of the policy; None: not known yet.
+    """
+    rows, exact = _rows(config, made)
+    subset = made.get("subset", min(rows, config.publish.rl_samples))
+    grpo = config.grpo
+    steps = preflight.steps(grpo, subset)
+    completions = grpo.ranks * grpo.batch * grpo.accumulation
+    judged = steps * completions // grpo.iterations
+    if grpo.evaluate_steps:
+        judged += (steps // grpo.evaluate_steps + 2) * grpo.evaluate_rows
+    return Workload(
+        rows=rows,
+        exact=exact,
+        prompt=PROMPT + _pictures(config.model, shape, WIDTH * HEIGHT),
+        longest_prompt=PROMPT + _pictures(config.model, shape, None),
+        sft_steps=preflight.steps(config.sft, made.get("publish", rows)),
+        grpo_steps=steps,
+        judged=judged,
+        annotation=project(_typical(made.get("ingest", rows)), None, config.annotate),
+        questions=_questions(config),
+    )
+
+
+def is_paid(base_url: str) -> bool:
+    """Whether calls of an endpoint are worth counting: those of the embedded stand-in cost nothing."""
+    return base_url != STANDIN
+
+
+def _rows(config: Config, made: Mapping[str, int]) -> tuple[int, bool]:
+    for label in ("publish", "annotate", "ingest"):
+        if label in made:
+            return made[label], label == "publish"
+    total = config.ingest.total
+    if not config.sources and config.scenes:
+        total = min(total, config.scenes.rows)
+    return total, False
+
+
+def _questions(config: Config) -> int | None:
+    """The questions of an evaluation, at most; the benchmarks' files are not opened to count them."""
+    settings, rendered = config.evaluate, config.scenes
+    if settings.benchmarks and settings.limit is None:
+        return None
+    count = len(settings.benchmarks) * (settings.limit or 0)
+    if rendered:
+        count += len(rendered.benchmarks) * min(
+            rendered.benchmark_rows, settings.limit or rendered.benchmark_rows
+        )
+    return count * (1 if settings.sampled is None else 2)
+
+
+def _pictures(model: Model, shape: Shape | None, pixels: int | None) -> int:
+    """Tokens of a sample's pictures; `pixels` None: as many as the budget lets through."""
+    tower = shape.vision if shape else None
+    if tower and tower.square:
+        tokens = (tower.square // tower.patch) ** 2
+    else:
+        side = 2 * tower.patch if tower and tower.patch > 1 else 28  # four patches are merged into one token
+        tokens = math.ceil(min(model.max_pixels, pixels or model.max_pixels) / side**2)
+    return tokens * (2 if model.depth_input else 1)
+
+
+def _typical(rows: int) -> Iterable[Sample]:
+    question, answer = "What color is the shirt of the man who stands on the left of the car?", "dark blue"
+    box = (0.1, 0.2, 0.5, 0.6)
+    return repeat(Sample("", "", "", "train", question, answer, "", "", WIDTH, HEIGHT, (box,)), rows)

@@ -1,0 +1,97 @@
+"""A preview of the chains: the first rows of annotate, on the stage's own ledger, before the whole stage is paid for.
+
+Only the depth maps of the parts that these rows are in are made. They are shards of the stage depth, which later runs take
+from the store, as they take the replies from the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from prefect.logging import get_run_logger
+
+from sifthinker.annotation.annotate import Annotator
+from sifthinker.annotation.first_rows import FirstRow, first_rows
+from sifthinker.annotation.preview import Metered, Previewed, preview
+from sifthinker.config import Config
+from sifthinker.core.images import read as read_image
+from sifthinker.core.records import DepthMap, focus, sample
+from sifthinker.core.tables import read
+from sifthinker.llm import bookkeeping
+from sifthinker.reporting.preview_page import Card, render_page
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
+from sifthinker.system.files import sync
+from tasks.runtime import ui_artifacts
+from tasks.runtime.decide import decide
+from tasks.runtime.endpoint import answering
+from tasks.runtime.make import execute, shard_decision
+from tasks.stages.depth import depth
+
+
+def previewed(
+    config: Config, store: Store, made: Mapping[str, Ref], count: int, page: Path, sent: Sequence[str]
+) -> Previewed:
+    """Annotates the first `count` rows and writes the page.
+
+    Args:
+        config: of the run, with the sources of its scenes.
+        store: of its artifacts.
+        made: the artifacts of ingest, expand and the depth model, by label.
+        count: rows.
+        page: the file that is written.
+        sent: what is sent, for the page.
+    """
+    log = get_run_logger()
+    rows = _rows(config, store, made, count)
+    total = sum(pq.read_metadata(path).num_rows for path in store.open(made["expand"]).parts("focus"))
+    folders = {source.name: source.images for source in config.sources if source.images}
+    api = config.annotate.api
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        answering(api, page.parent, "preview", log) as url,
+        Metered(api, bookkeeping.place(store.root), url) as client,
+    ):
+        annotator = Annotator(folders, client, config.annotate)
+        found = preview(rows, annotator, client, total, config.publish.rows)
+    lines = found.lines(config.annotate)
+    cards = []
+    for seen in found.seen:
+        row = seen.row.sample
+        photo = read_image(folders[row.source], row.image, row.width * row.height).data
+        cards.append(Card(row, photo, seen.row.map, seen.row.steps, seen.result))
+    temporary = page.with_suffix(".tmp")
+    temporary.write_text(render_page(config.name, lines, sent, cards), encoding="utf-8")
+    sync(temporary)
+    temporary.rename(page)
+    ui_artifacts.markdown("\n\n".join([*lines, f"`{page.resolve()}`"]), "preview", "The first chains")
+    return found
+
+
+def _rows(config: Config, store: Store, made: Mapping[str, Ref], count: int) -> list[FirstRow]:
+    """The first rows, in the order of the stage; makes the depth maps of the parts that they are in."""
+    samples, looks = store.open(made["ingest"]), store.open(made["expand"])
+    decision = decide(
+        store, depth, "depth", config, {"samples": made["ingest"], "weights": made["depth-weights"]}, False
+    )
+    digests = {name: samples.part_digests(name) for name in depth.parts}
+    rows: list[FirstRow] = []
+    for index, (part, steps) in enumerate(zip(samples.parts("samples"), looks.parts("focus"), strict=True)):
+        if not pq.read_metadata(steps).num_rows:
+            continue
+        if decision.artifact is not None:
+            maps = [decision.artifact.part("maps", index)]
+        else:
+            made_now = execute(shard_decision(decision.order, store, digests, index), store)
+            maps = [store.open(made_now).path / "maps.parquet"]
+        rows += first_rows(
+            map(sample, read(part)),
+            map(focus, read(steps)),
+            (DepthMap(**row) for row in read(maps)),
+            count - len(rows),
+        )
+        if len(rows) == count:
+            break
+    return rows

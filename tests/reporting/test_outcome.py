@@ -1,0 +1,134 @@
+"""What the report begins with: the models side by side, and the model's own replies."""
+
+import dataclasses
+import io
+import re
+
+import pytest
+from PIL import Image
+
+from sifthinker.core import tables
+from sifthinker.evaluation.shown import SHOWN
+from sifthinker.reporting import outcome, report
+
+
+def score(benchmark: str, metric: str, strict: float | None, **more):
+    """A score as `scores.read_with_model` gives it."""
+    found = {"model": "demo", "benchmark": benchmark, "metric": metric, "official": strict, "strict": strict}
+    found |= {"n": 100, "unparsable": 0, "refused": 0, "rules": 2, "rejected": 0, "low": 0.1, "high": 0.9}
+    return found | {"unit": "share", "limit": None, "missing": None, "box_frame": "image"} | more
+
+
+def test_models_stand_side_by_side_in_the_order_of_the_training():
+    made = outcome.side_by_side(
+        {
+            "grpo": [score("vstar", "overall", 0.6), score("pope", "accuracy", 0.7)],
+            "base": [score("vstar", "overall", 0.25)],
+        }
+    )
+    assert made["columns"] == ["Base", "GRPO"]
+    vstar, pope = made["rows"]
+    assert [cell["strict"] for cell in vstar["cells"]] == [25.0, 60.0]
+    assert pope["cells"][0] is None and pope["cells"][1]["strict"] == 70.0
+    assert vstar["cells"][0]["low"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "first"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"]),
+        (["a", "b", "c", "Overall accuracy", "average"], ["Overall accuracy", "average"]),
+        (["a", "b", "c", "d"], ["a", "b", "c"]),
+        (["answer", "answer/gqa"], ["answer"]),
+    ],
+)
+def test_a_benchmark_of_many_metrics_shows_those_that_stand_for_it(metrics, first):
+    made = outcome.side_by_side({"grpo": [score("mine", metric, 0.5) for metric in metrics]})
+    assert [row["metric"] for row in made["rows"]] == first
+
+
+def test_what_was_not_scored_has_no_row():
+    assert outcome.side_by_side({"grpo": [score("sat", "", None, missing="no file")]})["rows"] == []
+
+
+def picture() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def shown(path, counts):
+    """Replies of each benchmark: so many right and wrong ones."""
+    rows = [
+        {
+            "benchmark": benchmark,
+            "id": f"{benchmark}/{kind}/{number}",
+            "question": "<b>Which?</b>",
+            "reference": "B",
+            "reply": "<think>...</think><answer>B</answer>",
+            "answer": "B" if kind == "right" else "",
+            "read_as": "B",
+            "unparsable": "" if kind == "right" else "no-answer",
+            "strict": 1.0 if kind == "right" else 0.0,
+            "picture": picture(),
+        }
+        for benchmark, kinds in counts.items()
+        for kind, count in kinds.items()
+        for number in range(count)
+    ]
+    tables.write(path, SHOWN, rows)
+    return path
+
+
+def test_replies_are_right_and_wrong_ones_in_turns_by_benchmark(tmp_path):
+    file = shown(tmp_path / "shown.parquet", {"a": {"right": 3, "wrong": 3}, "b": {"right": 3, "wrong": 1}})
+    found = outcome.replies(file, 6)
+    assert [row["id"] for row in found["right"]] == ["a/right/0", "b/right/0", "a/right/1"]
+    assert [row["id"] for row in found["wrong"]] == ["a/wrong/0", "b/wrong/0", "a/wrong/1"]
+    assert found["wrong"][0]["said"] == "nothing that could be read (no-answer)"
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(5, 0), (0, 5), (1, 5), (5, 1)])
+def test_where_there_are_few_of_one_kind_the_other_fills_up(tmp_path, right, wrong):
+    file = shown(tmp_path / "shown.parquet", {"a": {"right": right, "wrong": wrong}})
+    found = outcome.replies(file, 4)
+    assert (len(found["right"]) + len(found["wrong"])) == 4
+
+
+def test_the_report_begins_with_them_and_says_when_where_and_at_what_cost(tmp_path):
+    file = shown(tmp_path / "shown.parquet", {"vstar": {"right": 1, "wrong": 1}})
+    rows = {"in": 1, "kept": 1, "rejected": {}}
+    stage = {"stage": "annotate", "key": "k", "digest": "d", "seconds": 90.0, "rows": rows, "made": 0.0}
+    paid = {"calls": 1200, "prompt_tokens_bought": 10, "completion_tokens_bought": 5, "cost": "1.5 CNY"}
+    facts = report.Facts(
+        stages=[
+            stage | {"notes": paid},
+            stage | {"stage": "grpo", "notes": paid},
+            stage | {"stage": "evaluate", "notes": {"calls": 7, "prompt_tokens_bought": 9}},
+        ],
+        scores=[score("vstar", "overall", 0.6)],
+        before={"base": [score("vstar", "overall", 0.25, model="base model")]},
+        shown=file,
+        machine="a machine",
+        commit="0123456789abcdef0123456789abcdef01234567 with changes",
+    )
+    report.write(tmp_path / "report.html", facts)
+    html = (tmp_path / "report.html").read_text("utf-8")
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html.split("</style>")[1]))
+    for expected in (
+        "1970-01-01 00:01 UTC",
+        "3.00 CNY (2,400 calls, 30 tokens)",
+        "0123456789ab with changes",
+        "a machine",
+        "Base GRPO Paper",
+        "25.0 10.0 – 90.0",
+        "base model",
+    ):
+        assert expected in text, expected
+    places = [html.index(f'id="{name}"') for name in ("outcome", "replies", "scores", "dataset", "training")]
+    assert places == sorted(places)
+    assert places[-1] < html.index('id="stages"') < html.index('id="provenance"')
+    assert "&lt;b&gt;Which?&lt;/b&gt;" in html and html.count("data:image/jpeg") == 2
+    unpriced = dataclasses.replace(facts, stages=[stage | {"notes": {"calls": 5}}])
+    report.write(tmp_path / "report.html", unpriced)
+    assert "unknown: no prices are set (5 calls, 0 tokens)" in (tmp_path / "report.html").read_text("utf-8")

@@ -1,0 +1,173 @@
+"""What a run is said to take before anything runs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows.commands import plan as command
+from sifthinker.config import Config, load
+from sifthinker.core.errors import UserError
+from sifthinker.models import miniature
+from sifthinker.training import memory
+from sifthinker.upkeep import forecast
+from sifthinker.upkeep.forecast import calibration
+from tasks.runtime.pipeline import Planned
+
+CONFIGS = Path(__file__).resolve().parents[2] / "flows" / "configs"
+SEVEN = memory.PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
+STAGES = ["policy-weights", "ingest", "depth", "annotate", "publish", "sft", "merge-sft", "grpo", "evaluate"]
+MEASURED = forecast.Calibration(
+    host="here",
+    date="2026-11-29T10:00:00+00:00",
+    device="a GPU",
+    precision="bf16",
+    hidden=SEVEN.hidden,
+    inner=SEVEN.inner,
+    cached=SEVEN.cached,
+    r=8,
+    layer_token=2e-6,
+    head_token=1e-8,
+    decode_layer=1e-3,
+    sequences=2,
+    depth_image=0.036,
+    write=1e9,
+    read=2e9,
+    versions={},
+)
+
+
+@pytest.fixture
+def paper() -> Config:
+    return load(CONFIGS / "paper.yaml")
+
+
+def lines(config: Config, measured=MEASURED, made=None, shape=SEVEN) -> dict[str, forecast.Line]:
+    work = forecast.workload(config, made or {}, shape)
+    return {line.stage: line for line in forecast.forecast(STAGES, config, work, shape, measured)}
+
+
+def test_the_papers_run_is_counted_before_there_is_any_data(paper):
+    """The figures of the README: steps, calls, tokens, memory, disk."""
+    work = forecast.workload(paper, {}, SEVEN)
+    assert (work.rows, work.exact) == (50_000, False)
+    assert (work.sft_steps, work.grpo_steps, work.judged) == (1173, 2000, 32_000)
+    found = lines(paper)
+    assert found["annotate"].calls == pytest.approx(115_000, rel=0.01)
+    assert found["annotate"].hours == pytest.approx(115_000 / 600 / 60, rel=0.01)
+    assert found["grpo"].calls == 32_000
+    assert 20e9 < found["grpo"].memory_bytes < 30e9, "the whole model is gathered to sample"
+    assert found["policy-weights"].disk_bytes == pytest.approx(16.6e9, rel=0.01)
+    assert found["merge-sft"].memory_bytes == pytest.approx(33e9, rel=0.01)
+    assert "ingest" not in found
+
+
+def test_hours_are_what_was_measured_times_what_there_is_to_do(paper):
+    found = lines(paper)
+    assert found["depth"].hours == pytest.approx(50_000 * 0.036 / 3600)
+    sft = paper.sft.model_copy(update={"gradient_checkpointing": False})
+    plain = lines(paper.model_copy(update={"sft": sft}), replace(MEASURED, head_token=0.0))
+    work = forecast.workload(paper, {}, SEVEN)
+    tokens = 2 * work.chain  # of a batch; its layers, and the vision tower's by their size
+    layers = 28 * tokens * 2e-6
+    assert plain["sft"].hours == pytest.approx(1173 * 8 * layers / 3600, rel=0.15)
+    assert found["sft"].hours > plain["sft"].hours, "gradient checkpointing and the head cost something"
+    slow = lines(paper, replace(MEASURED, decode_layer=1e-2))
+    # 2,000 steps, a typical chain of 310 tokens, 28 layers, 9 ms more
+    assert slow["grpo"].hours - found["grpo"].hours == pytest.approx(2000 * 310 * 28 * 9e-3 / 3600)
+
+
+def test_without_a_measurement_no_hours_are_guessed_and_calls_are_counted_all_the_same(paper):
+    found = lines(paper, measured=None)
+    assert {stage for stage, line in found.items() if line.hours is not None} == {"annotate"}
+    for stage in ("depth", "sft", "merge-sft", "grpo"):
+        assert "not measured here" in found[stage].note
+    unlimited = paper.annotate.api.model_copy(update={"requests_per_minute": None})
+    annotate = paper.annotate.model_copy(update={"api": unlimited})
+    assert (
+        "requests_per_minute is not set"
+        in lines(paper.model_copy(update={"annotate": annotate}))["annotate"].note
+    )
+
+
+def test_what_is_in_the_store_counts_instead_of_the_bounds(paper):
+    made = {"ingest": 1300, "publish": 1280, "subset": 100}
+    work = forecast.workload(paper, made, SEVEN)
+    assert (work.rows, work.exact, work.sft_steps, work.grpo_steps) == (1280, True, 30, 1000)
+    assert lines(paper, made=made)["annotate"].calls == pytest.approx(1300 * 2 * 1.15, rel=0.01)
+
+
+def test_variants_and_evaluations_of_grpo_are_counted(paper):
+    grpo = paper.grpo.model_copy(update={"iterations": 2, "evaluate_steps": 100, "evaluate_rows": 64})
+    work = forecast.workload(paper.model_copy(update={"grpo": grpo}), {}, SEVEN)
+    assert work.grpo_steps == 4000
+    assert work.judged == 32_000 + (40 + 2) * 64
+
+
+def test_a_model_that_is_not_here_and_not_known_is_said_to_be_unknown(paper):
+    found = lines(paper, shape=None)
+    assert found["sft"].memory_bytes is None and "not known yet" in found["sft"].note
+    assert found["annotate"].calls and found["annotate"].hours
+
+
+def test_a_measurement_counts_for_its_machine_its_precision_and_its_sizes(tmp_path):
+    file = calibration.save(MEASURED, tmp_path)
+    assert file.name == "here-2026-11-29T100000.json"
+    later = replace(MEASURED, date="2026-11-30T10:00:00+00:00", layer_token=1.0)
+    calibration.save(later, tmp_path)
+    (tmp_path / "here-of-another-version.json").write_text('{"host": "here"}')
+    (tmp_path / "here-broken.json").write_text("{")
+    assert calibration.latest(SEVEN, "bf16", "here", "a GPU", tmp_path) == later
+    for other in (
+        (SEVEN, "fp32", "here", "a GPU"),
+        (SEVEN, "bf16", "there", "a GPU"),
+        (SEVEN, "bf16", "here", "another GPU"),
+        (replace(SEVEN, hidden=1024), "bf16", "here", "a GPU"),
+        (None, "bf16", "here", "a GPU"),
+    ):
+        assert calibration.latest(*other, tmp_path) is None
+    assert calibration.folder().name == "calibration"
+
+
+def planned(**verdicts: str) -> list[Planned]:
+    return [Planned(label.replace("_", "-"), verdict) for label, verdict in verdicts.items()]
+
+
+def test_the_command_shows_the_stages_that_run_and_says_how_to_measure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(calibration.platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
+    config = load(CONFIGS / "demo.yaml", {"store": str(tmp_path / "store")})
+    plan = planned(policy_weights="cached", publish="runs", sft="runs", evaluate="runs")
+    found, measured = command.expected(config, plan, calibrate=False)
+    assert [line.stage for line in found] == ["publish", "sft", "evaluate"] and measured is None
+    command._show(found, measured)
+    printed = capsys.readouterr().out
+    assert "hours: not measured here (`sif plan --calibrate`)" in printed
+    assert "together" in printed and "192 questions" in printed
+
+
+def test_calibrating_without_the_models_sizes_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration.platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
+    config = load(CONFIGS / "demo.yaml", {"store": str(tmp_path), "model.weights": "some/model"})
+    with pytest.raises(UserError, match=r"the sizes of some/model are known when it is here"):
+        command.expected(config, planned(sft="runs"), calibrate=True)
+
+
+@pytest.mark.e2e
+def test_this_machine_is_measured_and_the_hours_are_of_the_right_order(tmp_path, monkeypatch):
+    """With the miniature's layers: more than nothing, and far from a day for the demo's 150 steps."""
+    from sifthinker.upkeep.forecast import measure
+
+    monkeypatch.setattr(measure, "DISK", 8_000_000)
+    monkeypatch.setattr(calibration.platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
+    config = load(CONFIGS / "demo.yaml", {"store": str(tmp_path / "store")})
+    found, measured = command.expected(config, planned(depth="runs", sft="runs", grpo="runs"), calibrate=True)
+    assert measured is not None and measured.host in measured.name
+    shape = memory.read_shape(miniature.folder("policy"))
+    assert (measured.hidden, measured.sequences) == (
+        shape.hidden,
+        config.grpo.batch * config.grpo.accumulation,
+    )
+    assert all(line.hours and 1e-4 < line.hours < 10 for line in found)
+    [file] = (tmp_path / "cache" / "calibration").iterdir()
+    assert json.loads(file.read_text())["device"] == measured.device
