@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from sifthinker.config import Grpo, Sft, identity, parse
 from sifthinker.core.errors import UserError
+from sifthinker.training.samplers import vllm_lora
 from tasks.runtime import following, nodes
 from tests.nodes import job
 
@@ -79,7 +81,7 @@ def test_the_first_node_notices_a_node_that_leaves_and_one_that_falls_silent(
     monkeypatch.setattr(nodes, "LEAVE", 0.05)
     monkeypatch.setattr(nodes, "LOST", 0.2)
     for leaves in (True, False):
-        with nodes.first(job(tmp_path), "some.module", Sft(ranks=2, nodes=2)) as first:
+        with nodes.first(job(tmp_path), "some.module", sys.executable, Sft(ranks=2, nodes=2)) as first:
             assert (tmp_path / "sft/key.work" / nodes.FILE).exists()
             node = tmp_path / "sft/key.work/node-b-1.json"
             nodes.write_json(node, {"beat": 1})
@@ -94,3 +96,9 @@ def test_the_first_node_notices_a_node_that_leaves_and_one_that_falls_silent(
                     first.look()
                     time.sleep(0.05)
         assert not (tmp_path / "sft/key.work" / nodes.FILE).exists()
+
+
+def test_servers_that_sample_for_one_machine_are_refused_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_lora.serving, "vllm", lambda python: "vllm")
+    with pytest.raises(UserError, match="serve the ranks of one machine, and nodes is 2"):
+        vllm_lora.VllmLora().preflight(Grpo(ranks=2, nodes=2, generation="vllm_lora"), 2)

@@ -257,6 +257,7 @@ def test_auto_is_vllm_where_it_is_found_and_the_key_holds_what_is_used(
     (tmp_path / "vllm").chmod(0o755)
     assert samplers.resolved(config).grpo.generation == "vllm_lora"
     assert samplers.why(config.grpo) == "vllm_lora (auto: vLLM was found)"
+    assert samplers.why(Grpo(ranks=8, nodes=2)).startswith("transformers (auto: nodes is 2")
     named = Config.model_validate({"scenes": {}, "grpo": {"generation": "transformers"}})
     assert samplers.resolved(named) is named
     elsewhere = {"vllm": {"python": str(tmp_path / "nowhere/python")}}
@@ -290,6 +291,8 @@ def test_what_vllm_lora_lacks_is_said_before_anything_loads(
     sampler.preflight(Grpo(ranks=8), 8)
     with pytest.raises(UserError, match=r"ranks 8 and vllm\.count 1 take 9 GPUs, and there are 8"):
         sampler.preflight(Grpo(vllm={"count": 1}), 8)
+    with pytest.raises(UserError, match=r"samples on one machine, and grpo\.nodes is 2"):
+        sampler.preflight(Grpo(ranks=8, nodes=2), 8)
     with pytest.raises(UserError, match=r"grpo\.lora\.r: 600: vLLM takes adapters of rank 512 at most"):
         sampler.preflight(Grpo(lora={"r": 600, "alpha": 1, "dropout": 0.1}), 8)
     with pytest.raises(UserError, match=r"needs their base URLs"):

@@ -30,8 +30,18 @@ class VllmLora(Sampler):
 
     def preflight(self, settings: Grpo, gpus: int) -> None:
         """Whether vLLM is there, and there are GPUs for its servers."""
+        if settings.nodes > 1:
+            raise UserError(
+                f"grpo.generation: vllm_lora samples on one machine, and grpo.nodes is {settings.nodes}; set grpo.generation: "
+                "transformers, or nodes: 1"
+            )
         serving.vllm(settings.vllm.python)
         _check_rank(settings)
+        if settings.nodes > 1:
+            raise UserError(
+                f"grpo: the servers of vllm_lora serve the ranks of one machine, and nodes is {settings.nodes}; set "
+                "grpo.generation: transformers, or nodes: 1"
+            )
         needed = settings.ranks + settings.vllm.count
         if gpus and settings.vllm.count and needed > gpus:
             raise UserError(
