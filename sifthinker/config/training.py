@@ -60,6 +60,9 @@ class Train(Section):
     gradient_checkpointing: bool = Field(True, description="computes activations twice to save memory")
     seed: int = Field(0, description="not given in the paper")
     save_steps: int = operational(50, ge=1, description="optimiser steps between checkpoints")
+    python: Path | None = operational(
+        None, description="interpreter of the environment that trains, where it is not the flow's"
+    )
     rehearse: Literal["gpu", "always", "never"] = operational(
         "gpu",
         description="one step with the longest sample before the training, so that what does not fit ends in minutes: where "

@@ -19,6 +19,7 @@ from sifthinker.config import Config, Variant, changed
 from sifthinker.core import tables
 from sifthinker.core.scores import Score, factor, unparsable_rate
 from sifthinker.core.scores import read as read_scores
+from sifthinker.core.scores import rules as read_rules
 from sifthinker.evaluation import gate, history
 from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.reporting import paper_results, plots
@@ -171,7 +172,9 @@ def _compared(rows: Mapping[str, Sequence[Path]], reference: str) -> dict[str, l
 
     Questions are paired, each with its mean over the seeds: the test is about other questions, with these seeds.
     """
-    replies = {name: _replies(paths) for name, paths in rows.items()}
+    rules = {name: {read_rules(path) for path in paths} for name, paths in rows.items()}
+    # Scores by other rules than the reference's would differ for the rules.
+    replies = {name: _replies(paths) for name, paths in rows.items() if rules[name] == rules[reference]}
     made: list[tuple[str, gate.Comparison]] = []
     for name, of in replies.items():
         for benchmark in of if name != reference else ():
@@ -197,6 +200,11 @@ def _markdown(
     lines = [f"**{notice}**", ""] if notice else []
     lines += [f"**This is {history.quick_look(limit)}.**", ""] if limit else []
     lines += _lines(table, columns)
+    if others := [row["row"] for row in table if compared and row["row"] not in (reference, *compared)]:
+        lines += [
+            "",
+            f"Scored by other rules than {reference}, and not compared with it: {', '.join(others)}.",
+        ]
     lines += [
         "",
         "Strict score of 100 (official in brackets where it differs), unparsable replies in per cent.",
@@ -231,16 +239,20 @@ def _markdown(
             "|---|---|---:|---|---:|",
             *worse,
         ]
+    return "\n".join([*lines, "", _published(table)])
+
+
+def _published(table: Sequence[Mapping[str, Any]]) -> str:
+    """The paper's numbers, where its benchmark was asked; rendered look-alikes are other questions."""
+    asked = {s["benchmark"] for row in table for s in row["scores"] if not s["rendered"]}
+    if "viscot" not in asked:
+        return "The paper's Table 5 is of VisCoT-s, which was not asked here: its numbers are not comparable."
     published = [
         f"{n.metric} {n.value:g} of 1, " + ", ".join(f"{name} {value:g}" for name, value in n.baselines)
         for n in paper_results.NUMBERS
         if n.table == 5
     ]
-    lines += [
-        "",
-        f"The paper's Table 5, {paper_results.QWEN}: full run, {'; '.join(published)}. Its other rows are not known.",
-    ]
-    return "\n".join(lines)
+    return f"The paper's Table 5, {paper_results.QWEN}: full run, {'; '.join(published)}. Its other rows are not known."
 
 
 def _lines(

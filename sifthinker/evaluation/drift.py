@@ -78,8 +78,13 @@ def judge(found: Iterable[Drift], level: float, margins: Sequence[float], thresh
     ]
 
 
-def sentences(judged: Iterable[Drift]) -> list[str]:
-    """One sentence a benchmark: the first kind that drifted in full, the others in brackets."""
+def sentences(judged: Iterable[Drift], article: str = "the ") -> list[str]:
+    """One sentence a benchmark: the first kind that drifted in full, the others in brackets.
+
+    Args:
+        judged: the drifts.
+        article: before the name of the reference; "" where that is a proper name.
+    """
     most: dict[
         str, dict[str, Drift]
     ] = {}  # by benchmark and kind; of two references, the one from which it rose more
@@ -89,8 +94,8 @@ def sentences(judged: Iterable[Drift]) -> list[str]:
     for benchmark, of in sorted(most.items()):
         first, *others = [of[kind] for kind in KINDS if kind in of]
         text = (
-            f"{percent(first.after)} of the replies to {benchmark} {KINDS[first.kind]}, {percent(first.before)} in the "
-            f"{first.against}"
+            f"{percent(first.after)} of the replies to {benchmark} {KINDS[first.kind]}, {percent(first.before)} in "
+            f"{article}{first.against}"
         )
         if others:
             text += f" ({', '.join(f'{o.kind} {percent(o.before)} to {percent(o.after)}' for o in others)})"

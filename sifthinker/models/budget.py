@@ -19,6 +19,9 @@ from sifthinker.models.processors import load_processor, published
 _REPLACED = ("chat_template", "special_tokens_map", "added_tokens")  # by what the processor's tokenizer saves
 
 
+MERGED = "summary.json"  # lies with the files of a merge
+
+
 def budgeted(folder: Path, max_pixels: int, into: Path) -> Path:
     """A folder of the same weights with the processor of the trainings: `folder` itself where it has that already.
 
@@ -41,6 +44,14 @@ def budgeted(folder: Path, max_pixels: int, into: Path) -> Path:
         if file.is_file() and not (into / file.name).exists() and not _is_of_a_processor(file):
             (into / file.name).symlink_to(file.resolve())
     return into
+
+
+def as_merged(folder: Path, max_pixels: int, into: Path) -> Path:
+    """As `budgeted`, but a folder that a merge has written is served with its own budget, that of its training.
+
+    It is for those who ask a model without its configuration at hand (`sif ask`, `sif serve`).
+    """
+    return folder if (folder / MERGED).is_file() else budgeted(folder, max_pixels, into)
 
 
 def holds(folder: Path, max_pixels: int) -> bool:

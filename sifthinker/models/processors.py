@@ -70,11 +70,10 @@ def published(path: Path) -> Any:
     copy = "copy the base model's processor and tokenizer files here"
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except (
-        Exception
-    ) as error:  # of many kinds: a missing file or package, a class that there is not, broken JSON
+    except Exception as error:  # a missing file or package, a class that there is not, broken JSON
+        todo = "install what it names" if isinstance(error, ImportError) else copy
         raise UserError(
-            f"{path}: its processor cannot be loaded ({type(error).__name__}: {error}); {copy}"
+            f"{path}: its processor cannot be loaded ({type(error).__name__}: {error}); {todo}"
         ) from error
     if not isinstance(processor, ProcessorMixin):  # AutoProcessor's answer to a class that it does not know
         raise UserError(f"{path}: holds no image processor that transformers knows; {copy}")

@@ -34,7 +34,7 @@ import httpx
 from sifthinker.core.errors import UserError
 from sifthinker.models import vllm_command
 from sifthinker.models.vllm_command import HOST
-from sifthinker.system import commands, processes
+from sifthinker.system import commands, processes, program_files
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ MODEL_NAME = "policy"
 _START = {"transformers": 300.0, "vllm": 1800.0}  # seconds a server may take until it answers
 _GRACE = {"transformers": processes.GRACE, "vllm": 30.0}  # seconds to end by itself
 _LOG_LINES = 25  # of the log, in an error
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class ServerFailed(Exception):
@@ -132,14 +131,16 @@ def _started(of: Wanted) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A server's process, which may not answer yet, and its port."""
     port = _free_port()
     command = _command(of, port)
-    of.log.parent.mkdir(parents=True, exist_ok=True)
+    files = _files(of.log)
+    files.mkdir(parents=True, exist_ok=True)
+    program_files.clear(files)
     with of.log.open("ab") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(of),
+            env=_environment(of) | program_files.environment(files, _GRACE[of.server]),
             start_new_session=True,
         )
     try:
@@ -221,8 +222,8 @@ def _environment(of: Wanted) -> dict[str, str]:
     more = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     if of.gpus is not None:
         more["CUDA_VISIBLE_DEVICES"] = of.gpus
-    if of.python is not None:  # another environment has not this package
-        more["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    if of.python is not None and of.server == "transformers":  # that environment has not this package
+        more |= commands.sources()
     return vllm_command.environment({**os.environ, **more})
 
 
@@ -234,7 +235,12 @@ def _free_port() -> int:
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, name: str, timeout: float, log: Path) -> None:
-    """Returns when the server of `process` lists the model."""
+    """Returns when the server of `process` lists the model.
+
+    Raises:
+        UserError: it ended with the explanation of a user's mistake.
+        ServerFailed: it ended otherwise, or did not answer in time.
+    """
     deadline = time.monotonic() + timeout
     with httpx.Client(trust_env=False, timeout=5) as client:  # no proxy stands before loopback
         while process.poll() is None:
@@ -245,9 +251,17 @@ def _wait(process: subprocess.Popen[bytes], url: str, name: str, timeout: float,
             if time.monotonic() > deadline:
                 raise ServerFailed(f"the model server did not answer within {timeout:.0f} s{_end_of(log)}")
             time.sleep(0.2)
+    failed = program_files.failure(_files(log))
+    if failed and failed.kind == "user":
+        raise UserError(failed.message)
     raise ServerFailed(
         f"the model server ended with status {process.returncode} before it answered{_end_of(log)}"
     )
+
+
+def _files(log: Path) -> Path:
+    """The folder in which a server says how far it is, and why it failed (`program_files`)."""
+    return log.with_name(f"{log.name}.says")
 
 
 def _end_of(log: Path) -> str:
@@ -274,6 +288,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.parent:
         processes.end_with(arguments.parent)
+    program_files.write_status("server", "starting", folder=str(arguments.folder), port=arguments.port)
+    program_files.run("server", lambda: _serve(arguments))
+
+
+def _serve(arguments: argparse.Namespace) -> None:
     if arguments.server == "vllm":
         cpu = "cpu" in commands.version(arguments.vllm, "vllm")
         options = vllm_command.Options(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 ABSENT = "not installed"
 UNKNOWN = "of unknown version"
 
@@ -47,6 +49,16 @@ def versions(python: Path, distributions: tuple[str, ...]) -> dict[str, str]:
         return dict.fromkeys(distributions, UNKNOWN)
     said = asked.stdout.splitlines()
     return {name: found or ABSENT for name, found in zip(distributions, said, strict=True)}
+
+
+def sources() -> dict[str, str]:
+    """The PYTHONPATH with which a program of ours runs in another environment: this checkout first.
+
+    Empty where this package is installed and no checkout: it has to be installed in that environment, too.
+    """
+    if not (ROOT / "pyproject.toml").is_file():
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 
 
 def trouble(command: str, timeout: float = 180.0) -> str:

@@ -123,7 +123,7 @@ def write_status(program: str, state: str, **more: Any) -> None:
 def beat() -> None:
     """Shows that this program lives, by the time of its `status.json`."""
     if where := folder():
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # not written yet, or its disk is away for a moment
             os.utime(where / STATUS)
 
 

@@ -79,7 +79,7 @@ class Checkpoints(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
             self.extra(folder)
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE)
             write_json(folder / COMPLETE, {str(f.relative_to(folder)): f.stat().st_size for f in files})
             self._measure(state)
         if self.stops:

@@ -5,7 +5,8 @@
 SFT and GRPO of a random Qwen2.5-VL of about 100 M parameters, bf16, ZeRO-3 with one rank, on made-up pictures, with
 the stand-in judge. Each is measured twice: our program as it is ("ours"), and TRL's own trainer with the same
 arguments and rows, without our callbacks and with a constant reward ("trl"). Every measurement is a process of its
-own; the two alternate. The first step of each (warm-up) does not count.
+own; the two alternate. The first step of each (warm-up) does not count. Where a `vllm` is on the PATH, GRPO is also sampled by
+it ("vllm_lora"): with its start, and the difference of log-probabilities between vLLM and the trainer in bf16.
 
 `--cpu-smoke` does the same with the tiny model in fp32 on the CPU. It tests this program; its figures mean nothing.
 """
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,16 @@ import yaml
 from PIL import Image
 from transformers import TrainerCallback
 
+from sifthinker.config import Grpo
 from sifthinker.core import chain, depth_maps, records, tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
-from sifthinker.models import loading
+from sifthinker.models import loading, serving
+from sifthinker.system import commands
 from sifthinker.training import adapters, grpo, harness, json_files, rows, samplers, sft
 
 ROWS = 32
+VLLM = "vllm_lora"
 SIZES = {"cuda": (448, 336), "cpu": (84, 56)}  # pixels of the pictures: width, height
 COLOURS = ("red", "green", "blue", "yellow")
 TEXT = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -98,7 +102,10 @@ def check(smoke: bool, steps: int, pairs: int) -> dict[str, Any]:
                 for kind in kinds if turn % 2 == 0 else reversed(kinds):
                     config = write_config(folder, stage, f"{stage}-{kind}-{turn}", smoke, steps, judge)
                     kinds[kind].append(measure(stage, kind, config))
+        vllm = with_vllm(folder, smoke, steps, pairs, judge)
+        measured["grpo"] |= {VLLM: vllm["measured"]} if vllm["measured"] else {}
     return {
+        "vllm": {name: value for name, value in vllm.items() if name != "measured"},
         "device": "cpu (smoke: figures mean nothing)" if smoke else torch.cuda.get_device_name(),
         "parameters": parameters,
         "steps": steps,
@@ -108,6 +115,32 @@ def check(smoke: bool, steps: int, pairs: int) -> dict[str, Any]:
             stage: {kind: summarise(each) for kind, each in kinds.items()}
             for stage, kinds in measured.items()
         },
+    }
+
+
+def with_vllm(folder: Path, smoke: bool, steps: int, pairs: int, judge: str) -> dict[str, Any]:
+    """GRPO sampled by `vllm_lora`: the server's version and start, the difference of log-probabilities, and `measured`.
+
+    Where no vLLM is found, `measured` is empty and `why` says so.
+    """
+    try:
+        command = serving.vllm()
+    except UserError as error:
+        return {"measured": [], "why": str(error)}
+    settings = Grpo(ranks=1, generation=VLLM)
+    measured, began = [], time.monotonic()
+    with samplers.of(settings).serving(folder / "base", settings, folder, [] if smoke else ["0"]) as servers:
+        started = time.monotonic() - began
+        for turn in range(pairs):
+            name = f"grpo-{VLLM}-{turn}"
+            measured.append(
+                measure("grpo", VLLM, write_config(folder, "grpo", name, smoke, steps, judge, servers))
+            )
+    return {
+        "version": commands.version(command, "vllm"),
+        "start_seconds": started,
+        "logp_difference": max(each["logp_difference"] for each in measured),
+        "measured": measured,
     }
 
 
@@ -169,8 +202,16 @@ def _png(photo: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def write_config(folder: Path, stage: str, name: str, smoke: bool, steps: int, judge: str) -> Path:
-    """A program's configuration file; both kinds are made from the same."""
+def write_config(
+    folder: Path,
+    stage: str,
+    name: str,
+    smoke: bool,
+    steps: int,
+    judge: str,
+    servers: Sequence[str] = (),
+) -> Path:
+    """A program's configuration file; all kinds are made from the same. `servers` sample, where there are some."""
     settings: dict[str, Any] = {
         "ranks": 1,
         "deepspeed": "none" if smoke else "zero3",
@@ -185,7 +226,9 @@ def write_config(folder: Path, stage: str, name: str, smoke: bool, steps: int, j
     top: dict[str, Any] = {"model": str(folder / "base"), "dataset": [str(folder / "rows.parquet")]}
     if stage == "grpo":
         settings |= {"max_completion": 16 if smoke else 256, "judge": {"model": "standin"}}
-        settings["generation"] = "transformers"
+        # The model is random: it differs by what suppressed tokens would have had, which is measured and stops nothing.
+        settings |= {"generation": VLLM if servers else "transformers", "max_logprob_gap": 100.0}
+        top["servers"] = list(servers)
         top |= {"judge_base_url": judge, "ledger": str(folder / f"{name}.sqlite")}
     top |= {"work": str(folder / name / "work"), "out": str(folder / name / "out")}
     top["settings"] = {"model": {"weights": "tiny", "max_pixels": 262_144}, stage: settings}
@@ -201,7 +244,7 @@ def measure(stage: str, kind: str, config: Path) -> dict[str, Any]:
         UserError: it failed; the end of its output is in the message.
     """
     module = (
-        ["-m", f"sifthinker.training.{stage}"] if kind == "ours" else ["-m", __spec__.name, "--plain", stage]
+        ["-m", __spec__.name, "--plain", stage] if kind == "trl" else ["-m", f"sifthinker.training.{stage}"]
     )
     done = subprocess.run(
         [sys.executable, *module, str(config)],
@@ -220,6 +263,7 @@ def measure(stage: str, kind: str, config: Path) -> dict[str, Any]:
         "seconds": seconds,
         "tokens_per_second": statistics.fmean(entry["tokens_per_second"] for entry in logged[1:]),
         "peak_memory_bytes": notes["peak_memory_bytes"],
+        "logp_difference": max((entry.get(samplers.GAP) or 0.0 for entry in logged), default=0.0),
     }
 
 
@@ -252,6 +296,12 @@ def table(found: dict[str, Any]) -> str:
                 f"| {stage}, {kind} | {row['step_seconds']:.3f} ({row['step_seconds_low']:.3f} to "
                 f"{row['step_seconds_high']:.3f}) | {row['tokens_per_second']:.0f} | {memory} | {against:+.1%} |"
             )
+    if vllm := found.get("vllm"):
+        said = vllm.get("why") or (
+            f"vLLM {vllm['version']} started in {vllm['start_seconds']:.0f} s; log-probabilities differ by at most "
+            f"{vllm['logp_difference']:.2g} in a step's mean"
+        )
+        lines += ["", f"{VLLM}: {said}"]
     return "\n".join(lines)
 
 

@@ -55,18 +55,9 @@ from sifthinker.config import Grpo, Model, Section
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.models import loading
-from sifthinker.training import (
-    adapters,
-    checkpoints,
-    harness,
-    held_out,
-    progress,
-    ranks,
-    row_check,
-    rows,
-    samplers,
-)
+from sifthinker.training import adapters, checkpoints, harness, held_out, progress, ranks, rows, samplers
 from sifthinker.training.json_files import write_json
+from sifthinker.training.row_check import name_row
 from sifthinker.training.samplers import agreement
 from sifthinker.training.scoring import Scorer, epoch_of
 
@@ -280,7 +271,7 @@ class Trainer(GRPOTrainer):
         try:
             output = super()._generate_and_score_completions(inputs)
         except ValueError:
-            row_check.name_row(self.processing_class, inputs)
+            name_row(self.processing_class, inputs)
             raise
         if self._scored:
             assert self.settings is not None

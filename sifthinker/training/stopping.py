@@ -62,9 +62,8 @@ class Watch:
     def _watch(self) -> None:
         while True:
             with suppress(TimeoutError):
-                for number in self._read.recv(
-                    64
-                ):  # the numbers of signals, written whatever Python is waiting for
+                numbers = self._read.recv(64)  # of signals, written whatever Python is waiting for
+                for number in numbers:
                     self._signalled(number)
             self._look()
             if ranks.rank() == 0 and time.monotonic() - self._beaten > BEAT:
@@ -121,7 +120,7 @@ def _changed(folder: Path | None) -> tuple[int, int] | None:
     """What tells two versions of the folder's `error.json` apart; None where there is none."""
     try:
         found = (folder / program_files.ERROR).stat() if folder else None
-    except FileNotFoundError:
+    except OSError:  # not there, or a network file system that is away for a moment: the watch must go on
         return None
     return (found.st_ino, found.st_mtime_ns) if found else None
 

@@ -11,7 +11,7 @@ from sifthinker.core.records import Reject
 from sifthinker.evaluation import ask as domain
 from sifthinker.evaluation import running_server
 from sifthinker.models import serving
-from sifthinker.models.budget import budgeted
+from sifthinker.models.budget import as_merged
 from sifthinker.store.artifacts import Store
 from sifthinker.store.checkpoints import find
 from sifthinker.store.manifest import Ref
@@ -42,7 +42,7 @@ def answer(
             return domain.ask(
                 image, question, server, running_server.served(server)[0], depth, config, out, say
             )
-        folder = budgeted(folder, config.model.max_pixels, Path(work) / "served")
+        folder = as_merged(folder, config.model.max_pixels, Path(work) / "served")
         started, log = config.evaluate.server, Path(work) / "server.log"
         with serving.serving(folder, started, log, python=config.evaluate.python) as url:
             extra = serving.suppression(started, url, folder)

@@ -38,6 +38,7 @@ def serve(
     from sifthinker.data import depth_estimation  # these import torch
     from sifthinker.evaluation import as_trained
     from sifthinker.models import embedded_server, generation
+    from sifthinker.models.budget import as_merged
 
     store = Store.of(config)
     found = Path(model) if (Path(model) / "config.json").is_file() else find(store, model)
@@ -45,6 +46,7 @@ def serve(
     form: Any = reply
 
     with tempfile.TemporaryDirectory() as work:
+        folder = as_merged(folder, config.model.max_pixels, Path(work) / "served")
 
         def turns() -> embedded_server.Turns:
             policy = generation.Policy(folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
-from sifthinker.system import processes, program_files
+from sifthinker.system import commands, processes, program_files
 from sifthinker.system.files import write_json
 from tasks.runtime.stage import Job
 
@@ -177,6 +177,7 @@ def environment(work: Path, grace: float) -> dict[str, str]:
     """
     own = {
         "PYTHONUNBUFFERED": "1",
+        **commands.sources(),
         **processes.mark(),
         **program_files.environment(work, grace),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{grace + MARGIN:.0f}",  # torchrun kills its ranks then

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
@@ -47,7 +48,7 @@ def identity(
     return {
         "stage": stage,
         "code": closure.code(means.modules),
-        "libraries": {name: _minor(installed(name)) for name in sorted(means.libraries)},
+        "libraries": _libraries(means),
         "data": {name: _data(path) for name, path in means.data},
         "config": config,
         "inputs": dict(inputs),
@@ -116,6 +117,20 @@ def installed(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return commands.version(name, name) if name in COMMANDS else ABSENT
+
+
+def _libraries(means: Results) -> dict[str, str]:
+    """The libraries by major.minor, each in the environment that the stage takes it from."""
+    elsewhere = dict(means.elsewhere)
+    return {
+        name: _minor(_installed_at(elsewhere[name], name) if name in elsewhere else installed(name))
+        for name in sorted(means.libraries)
+    }
+
+
+@cache
+def _installed_at(python: Path, name: str) -> str:
+    return commands.versions(python, (name,))[name]
 
 
 def versions(names: Iterable[str]) -> str:

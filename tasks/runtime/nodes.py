@@ -56,6 +56,7 @@ class Rendezvous:
     nodes: int
     ranks: int  # a node
     module: str  # the program
+    python: str  # the configured interpreter, under the same path on each node; empty: each node's own
     root: str  # of the store on the first node: its configuration's paths start there
     grace: float  # seconds for the checkpoint of a training that is told to stop
     wait: float  # seconds that launchers wait for each other
@@ -69,7 +70,7 @@ class Rendezvous:
         """
         host = self.endpoint.rpartition(":")[0]
         return [
-            *(sys.executable, "-m", "torch.distributed.run"),
+            *(self.python or sys.executable, "-m", "torch.distributed.run"),
             *(f"--nnodes={self.nodes}", f"--nproc-per-node={self.ranks}", "--max-restarts=0"),
             *("--rdzv-backend=c10d", f"--rdzv-endpoint={self.endpoint}", f"--rdzv-id={self.id}"),
             f"--rdzv-conf=is_host={'true' if first else 'false'},join_timeout={self.wait:.0f}",
@@ -118,7 +119,7 @@ class Beating:
 class First:
     """The first node, while its program runs: it beats, and looks after the others."""
 
-    def __init__(self, job: Job, module: str, options: Train) -> None:
+    def __init__(self, job: Job, module: str, python: str, options: Train) -> None:
         """Invites the others."""
         for left in job.work.glob("node-*.json"):
             left.unlink()
@@ -129,6 +130,7 @@ class First:
             nodes=options.nodes,
             ranks=options.ranks_a_node,
             module=module,
+            python=python,
             root=root,
             grace=options.grace,
             wait=job.config.pools.wait * HOUR,
@@ -165,9 +167,9 @@ class First:
 
 
 @contextmanager
-def first(job: Job, module: str, options: Train) -> Iterator[First]:
+def first(job: Job, module: str, python: str, options: Train) -> Iterator[First]:
     """The first node of a training, while its program runs."""
-    node = First(job, module, options)
+    node = First(job, module, python, options)
     try:
         yield node
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
+from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
 from tasks.runtime import nodes, rehearsal
@@ -46,6 +48,7 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
         job, [Path(path) for path in settings["dataset"]] if module == "grpo" else [], options.show_steps
     )
     more = (progress, options.timeout, page.at, options.grace)
+    python = interpreter(options.python, module)
     if options.nodes > 1:
         if settings.get("ledger", SHARED) != SHARED:
             job.log.warning(
@@ -53,14 +56,30 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
                 "(infra/README.md, One ledger for several hosts)",
                 job.order.label,
             )
-        with nodes.first(job, f"{PACKAGE}.{module}", options) as node:
+        own = python if options.python else ""
+        with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
             follow(job, node.command(config), *more, node.look)
     elif options.ranks > 1:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-        follow(job, [sys.executable, *run, *program], *more)
+        follow(job, [python, *run, *program], *more)
     else:
-        follow(job, [sys.executable, *program], *more)
+        follow(job, [python, *program], *more)
     page.show()
+
+
+def interpreter(named: Path | None, module: str) -> str:
+    """The interpreter that runs a program: this one, or that of another environment.
+
+    Raises:
+        UserError: there is none.
+    """
+    if named is None:
+        return sys.executable
+    if not os.access(named, os.X_OK) or named.is_dir():
+        raise UserError(
+            f"{module}.python: {named} is no interpreter on this machine; name the bin/python of an environment"
+        )
+    return str(named)
 
 
 class Page:

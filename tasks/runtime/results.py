@@ -12,7 +12,7 @@ here is an error: whoever adds one says which of the two it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sifthinker.config import STANDIN, Api, Config, Train
@@ -40,6 +40,7 @@ class Results:
     libraries: tuple[str, ...] = ()  # distributions that compute it; by major.minor
     data: tuple[tuple[str, str], ...] = ()  # files of ours that programs read: name in a key, path below ROOT
     given: tuple[Callable[[Config], Results], ...] = ()  # what more there is with a configuration
+    elsewhere: tuple[tuple[str, Path], ...] = ()  # libraries of another environment, with its interpreter
 
     def of(self, config: Config) -> Results:
         """All that there is with a configuration."""
@@ -48,6 +49,7 @@ class Results:
             (*self.modules, *(name for found in more for name in found.modules)),
             tuple(dict.fromkeys((*self.libraries, *(name for found in more for name in found.libraries)))),
             (*self.data, *(pair for found in more for pair in found.data)),
+            elsewhere=tuple(pair for found in more for pair in found.elsewhere),
         )
 
 
@@ -129,8 +131,8 @@ MODULES: dict[str, Module] = {
         "sifthinker.models.generation",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
         without=_names(
-            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _end_of main Wanted "
-            "ServerFailed _START _GRACE _LOG_LINES _ROOT"
+            "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _files _end_of main _serve Wanted "
+            "ServerFailed _START _GRACE _LOG_LINES"
         ),
     ),
     "serve/vllm": _neutral("sifthinker.models.vllm_command", "counts where vLLM serves (`given`)"),
@@ -245,7 +247,7 @@ MODULES: dict[str, Module] = {
     "patience": _neutral("sifthinker.llm.patience", _CARRIES),
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
-    "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
+    "endpoint": _neutral("sifthinker.llm.connections sifthinker.llm.http", _CARRIES),
     "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
     "limits": _neutral(
         "sifthinker.llm.rate_limits sifthinker.llm.rate_limits_file sifthinker.llm.rate_limits_postgres",
@@ -343,13 +345,23 @@ def _family(config: Config) -> Results:
 
 
 def _sampler(config: Config) -> Results:
-    used = samplers.of(config.grpo)
-    return Results(used.modules, used.libraries)
+    used, python = samplers.of(config.grpo), config.grpo.vllm.python
+    return Results(used.modules, used.libraries, elsewhere=_of(python, used.libraries))
+
+
+def _of(python: Path | None, libraries: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
+    return tuple((library, python) for library in libraries) if python else ()
+
+
+def _trained(settings: Callable[[Config], Train], libraries: tuple[str, ...]) -> Callable[[Config], Results]:
+    """The libraries of the environment that trains, where it is not the flow's."""
+    return lambda config: Results(elsewhere=_of(settings(config).python, (*libraries, "deepspeed")))
 
 
 def _server(config: Config) -> Results:
     """The libraries of a server that the stage starts; one that runs already is in the key by its address."""
-    return SERVERS.get(config.evaluate.server, Results())
+    found = SERVERS.get(config.evaluate.server, Results())
+    return replace(found, elsewhere=_of(config.evaluate.python, found.libraries))
 
 
 SERVERS = {
@@ -378,7 +390,9 @@ RESULTS: dict[str, Results] = {
     "publish": Results(("stages/publish", "publish"), ("pyarrow", "pillow", "numpy")),
     "subset": Results(("stages/publish", "publish"), ("pyarrow",)),
     "sft": Results(
-        ("stages/sft", "training/sft"), ("trl", *_TRAINING), given=(_family, _deepspeed(lambda c: c.sft))
+        ("stages/sft", "training/sft"),
+        ("trl", *_TRAINING),
+        given=(_family, _deepspeed(lambda c: c.sft), _trained(lambda c: c.sft, ("trl", *_TRAINING))),
     ),
     "merge": Results(
         ("stages/merge", "training/merge"),
@@ -388,7 +402,13 @@ RESULTS: dict[str, Results] = {
     "grpo": Results(
         ("stages/grpo", "training/grpo"),
         ("trl", *_TRAINING, "scipy"),  # scipy: matches boxes in the grounding reward
-        given=(_family, _deepspeed(lambda c: c.grpo), _sampler, _standin(lambda c: c.grpo.judge)),
+        given=(
+            _family,
+            _deepspeed(lambda c: c.grpo),
+            _trained(lambda c: c.grpo, ("trl", *_TRAINING, "scipy")),
+            _sampler,
+            _standin(lambda c: c.grpo.judge),
+        ),
     ),
     "evaluate": Results(
         ("stages/evaluate", "evaluate", "serve", "estimate"),

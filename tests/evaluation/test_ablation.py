@@ -83,7 +83,7 @@ def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_no
     assert "| base | 30.0, 0 % |" in text
     assert "| base | vstar | -30.0 | " in text
     assert "| no-progress | vstar | +0.0 | " in text
-    assert "full run, viscot average 0.76 of 1, VQA-SFT 0.536, CoT-SFT 0.582" in text
+    assert "VisCoT-s, which was not asked here" in text
     document = json.loads((tmp_path / "table.json").read_text())
     assert [entry["row"] for entry in document["rows"]] == list(rows)
     assert document["rows"][2]["missing"] == {"pope": "no files"}
@@ -180,3 +180,21 @@ def test_the_table_of_a_quick_look_says_so(tmp_path: Path) -> None:
         "**This is a quick look: at most 2 questions of each benchmark, a seeded sample.**"
     )
     assert json.loads((tmp_path / "table.json").read_text())["limit"] == 2
+
+
+def test_rows_scored_by_other_rules_are_not_compared_and_the_papers_numbers_stand_by_its_benchmark_only(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "store")
+    rows = {
+        name: [nights.evaluated(store, key, {"vstar": [value] * 20}, rules=rules).folder]
+        for name, key, value, rules in (("full", "aa", 1.0, 2), ("base", "bb", 0.0, 2), ("old", "cc", 0.0, 1))
+    }
+    text = ablation.write(tmp_path, rows, "full", "published")
+    assert "| base | vstar | -100.0 |" in text and "| old | vstar |" not in text
+    assert "Scored by other rules than full, and not compared with it: old." in text
+    assert "which was not asked here: its numbers are not comparable" in text and "0.76 of 1" not in text
+    asked = {"row": "full", "scores": [{"benchmark": "viscot", "rendered": False}]}
+    assert "full run, viscot average 0.76 of 1, VQA-SFT 0.536, CoT-SFT 0.582" in ablation._published([asked])
+    asked["scores"][0]["rendered"] = True
+    assert "not comparable" in ablation._published([asked])

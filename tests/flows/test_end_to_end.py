@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
     FlowRunFilter,
     FlowRunFilterId,
 )
@@ -160,6 +161,24 @@ def test_a_changed_grpo_rate_runs_grpo_and_what_follows(store: Path) -> None:
     labels = LABELS
     ran = {name for name, state in states(store).items() if state == "Completed"}
     assert ran == set(labels[labels.index("grpo") :])
+    # The two runs side by side: what differs is the one field, and the page and the UI have it.
+    changed, first = (run["id"] for run in (runs(Store(store))[0], runs(Store(store))[-1]))
+    said = sif_compare(store, first, changed)
+    assert "- grpo: configuration grpo.learning_rate: 1e-05 -> 2e-05" in said
+    assert said.count(": configuration ") == 1 and "| vstar |" in said
+    page = Path(said.split("page ")[1].split()[0])
+    assert "grpo.learning_rate" in page.read_text()
+    with get_client(sync_client=True) as client:
+        key = ArtifactFilter(key=ArtifactFilterKey(any_=["comparison"]))
+        [artifact] = client.read_artifacts(artifact_filter=key)
+    assert "learning_rate" in str(artifact.data)
+
+
+def sif_compare(store: Path, *names: str) -> str:
+    command = [SIF, "compare", *names, "--store", str(store)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def workers(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
     }
-    subprocess.run([sys.executable, "infra/deploy.py"], cwd=ROOT, env=environment, check=True, timeout=240)
+    subprocess.run([sys.executable, "infra/deploy.py"], cwd=ROOT, env=environment, check=True, timeout=840)
     folder = tmp_path_factory.mktemp("workers")
     logs, started = {}, []
     for pool in POOLS:

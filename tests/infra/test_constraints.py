@@ -23,6 +23,9 @@ from tasks.operations.doctor import NEEDS, needs
 ROOT = Path(__file__).parents[2]
 FILES = ("constraints.txt", "constraints-py312.txt")
 DIFFERENT = {"torch", "transformers", "huggingface-hub", "setuptools"}
+TOGETHER = "constraints-vllm.txt"  # vLLM and the training programs in one environment, without Prefect
+# What differs there from constraints.txt, and what vLLM 0.31 says of it, itself or by its numba and transformers.
+OLDER = {"fastapi": "<0.137", "numpy": "<2.4", "transformers": "<5.18", "huggingface-hub": "<2"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BUILD = {"setuptools", "wheel", "ninja"}  # the Makefile and the Dockerfiles install them by name
 ROOMS = ("sifthinker", "tasks", "flows", "infra", "tests")
@@ -66,6 +69,20 @@ def test_the_set_for_python_3_12_differs_where_it_must_and_nowhere_else() -> Non
     usual, other = pins(FILES[0]), pins(FILES[1])
     assert usual.keys() == other.keys()
     assert {name for name in usual if usual[name] != other[name]} == DIFFERENT
+
+
+def test_the_set_with_vllm_differs_where_vllm_wants_it_and_nowhere_else() -> None:
+    usual, vllm, together = pins(FILES[0]), pins("docker/vllm.txt"), pins(TOGETHER)
+    assert {name for name in usual.keys() & together.keys() if usual[name] != together[name]} == OLDER.keys()
+    assert not [name for name, bound in OLDER.items() if together[name] not in SpecifierSet(bound)]
+    assert all(together[name] == vllm[name] for name in together.keys() - usual.keys())
+    # Without CUDA's own packages (vLLM brings them), all that vLLM's environment has is there, and all that trains.
+    assert vllm.keys() <= together.keys()
+    train = [Requirement(line) for line in PROJECT["optional-dependencies"]["train"]]
+    assert not [
+        str(one) for one in train if together.get(canonicalize_name(one.name), "0") not in one.specifier
+    ]
+    assert "prefect" not in together, "it wants a newer fastapi than vLLM"
 
 
 @pytest.mark.parametrize("file", FILES)

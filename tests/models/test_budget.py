@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 
 from sifthinker.core import prompts
 from sifthinker.models import loading
-from sifthinker.models.budget import budgeted, holds
+from sifthinker.models.budget import as_merged, budgeted, holds
 from sifthinker.models.families import FAMILIES
 
 BUDGET = 112 * 84
@@ -66,3 +66,10 @@ def test_a_server_that_knows_no_families_reads_what_the_training_used(family, tm
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     assert AutoProcessor.from_pretrained(served).tokenizer.eos_token == FAMILIES[family].end
     assert budgeted(served, BUDGET, tmp_path / "again") == served
+
+
+def test_who_asks_without_a_configuration_gets_the_budget_of_the_training(base, tmp_path):
+    merged = budgeted(base, BUDGET, tmp_path / "merged")
+    (merged / "summary.json").write_text("{}")
+    assert as_merged(merged, 56 * 56, tmp_path / "served") == merged
+    assert holds(as_merged(base, 56 * 56, tmp_path / "served"), 56 * 56)

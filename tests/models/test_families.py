@@ -17,7 +17,7 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from sifthinker import config
-from sifthinker.core import prompts
+from sifthinker.core import prompts, special_tokens
 from sifthinker.core.errors import UserError
 from sifthinker.models import families, folders, loading, processors
 from sifthinker.models.families import FAMILIES, TRAINED, frozen_modules
@@ -308,6 +308,15 @@ def test_a_folder_that_cannot_be_used_is_refused(
         loading.check_policy(folder, family)
 
 
+def test_a_package_that_a_processor_wants_is_named(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = toy("smolvlm")
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    with pytest.raises(
+        UserError, match=r"ImportError: Package `num2words` is required .*; install what it names"
+    ):
+        processors.load_processor(folder)
+
+
 def test_a_tokenizer_without_the_familys_end_of_turn_is_refused(toy: Toy, tmp_path: Path) -> None:
     shutil.copytree(toy("bunny_llama3"), tmp_path / "model")
     values = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -315,3 +324,9 @@ def test_a_tokenizer_without_the_familys_end_of_turn_is_refused(toy: Toy, tmp_pa
     (tmp_path / "model" / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="its tokenizer has no </s>, which ends an answer"):
         processors.load_processor(tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ingest_rejects_the_special_tokens_of_every_family(family: str) -> None:
+    entry = FAMILIES[family]
+    assert [token for token in (*entry.picture_tokens, entry.end) if not special_tokens.find(token)] == []

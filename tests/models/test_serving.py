@@ -150,6 +150,25 @@ def test_a_server_that_ends_is_an_error_with_the_end_of_its_log(fake: Path, tmp_
         pass
 
 
+def test_a_servers_explanation_of_a_users_mistake_is_shown_in_place_of_its_log(
+    fake: Path, tmp_path: Path
+) -> None:
+    said = {
+        "kind": "user",
+        "program": "server",
+        "message": "no processor in it",
+        "rank": 0,
+        "host": "a",
+        "advice": "",
+    }
+    fake.write_text(f"#!/bin/sh\necho '{json.dumps(said)}' > $SIF_PROGRAM/error.json\nexit 2\n")
+    with (
+        pytest.raises(UserError, match=r"^no processor in it$"),
+        serving.serving(tmp_path, "transformers", tmp_path / "log"),
+    ):
+        pass
+
+
 def test_a_server_that_does_not_answer_is_ended_with_its_children(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

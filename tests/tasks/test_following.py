@@ -20,7 +20,7 @@ import pytest
 
 from sifthinker.core.errors import UserError
 from sifthinker.system import processes, program_files
-from tasks.runtime import following
+from tasks.runtime import following, programs
 
 # A child that starts a grandchild, and says both ids.
 FAMILY = (
@@ -205,3 +205,17 @@ def test_a_reused_process_id_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "pid.json").write_text(json.dumps({**processes.here(os.getpid()), "started": 1.0}))
     following.reap(tmp_path / "pid.json")  # would end this very test
     assert not (tmp_path / "pid.json").exists()
+
+
+def test_a_program_runs_in_the_environment_that_is_named(tmp_path: Path) -> None:
+    assert programs.interpreter(None, "grpo") == sys.executable
+    other = tmp_path / "bin" / "python"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\n")
+    for wrong in (other, tmp_path / "nowhere", tmp_path):  # not executable, not there, a folder
+        with pytest.raises(UserError, match=rf"grpo\.python: {wrong} is no interpreter on this machine"):
+            programs.interpreter(wrong, "grpo")
+    other.chmod(0o755)
+    assert programs.interpreter(other, "grpo") == str(other)
+    path = following.environment(tmp_path, 5.0)["PYTHONPATH"].split(os.pathsep)
+    assert path[0] == str(Path(following.__file__).parents[2]), "it finds the same code there"

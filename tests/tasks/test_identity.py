@@ -118,6 +118,26 @@ def test_the_version_of_a_server_in_an_environment_of_its_own_is_found(
     assert identities.versions(["vllm"]) == f"vllm {commands.ABSENT}"
 
 
+def test_libraries_are_those_of_the_environment_that_a_stage_names(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text(
+        "#!/bin/sh\nshift 2\nfor name in $@; do test $name = trl && echo 1.17.0 || echo 9.9.1; done\n"
+    )
+    python.chmod(0o755)
+    named = {"python": str(python), "generation": "vllm_lora", "vllm": {"python": str(python)}}
+    usual, elsewhere = (
+        identities.identity("grpo", RESULTS["grpo"].of(config), {}, {}, {})["libraries"]
+        for config in (CONFIG, Config.model_validate({"scenes": {}, "grpo": named}))
+    )
+    assert elsewhere["trl"] == "1.17" and usual["trl"] != "1.17"
+    assert {elsewhere[name] for name in ("torch", "transformers", "deepspeed", "vllm")} == {"9.9"}
+    gone = Config.model_validate({"scenes": {}, "grpo": {"python": str(tmp_path / "gone")}})
+    assert (
+        identities.identity("grpo", RESULTS["grpo"].of(gone), {}, {}, {})["libraries"]["trl"]
+        == "of unknown version"
+    )
+
+
 def test_a_benchmark_that_is_there_twice_has_the_digests_of_both_files(tmp_path: Path) -> None:
     folders = [tmp_path / language for language in ("en", "cn", "lost")]
     for folder in folders[:2]:

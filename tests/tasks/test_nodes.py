@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -79,7 +81,7 @@ def test_the_first_node_notices_a_node_that_leaves_and_one_that_falls_silent(
     monkeypatch.setattr(nodes, "LEAVE", 0.05)
     monkeypatch.setattr(nodes, "LOST", 0.2)
     for leaves in (True, False):
-        with nodes.first(job(tmp_path), "some.module", Sft(ranks=2, nodes=2)) as first:
+        with nodes.first(job(tmp_path), "some.module", sys.executable, Sft(ranks=2, nodes=2)) as first:
             assert (tmp_path / "sft/key.work" / nodes.FILE).exists()
             node = tmp_path / "sft/key.work/node-b-1.json"
             nodes.write_json(node, {"beat": 1})
@@ -94,3 +96,26 @@ def test_the_first_node_notices_a_node_that_leaves_and_one_that_falls_silent(
                     first.look()
                     time.sleep(0.05)
         assert not (tmp_path / "sft/key.work" / nodes.FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("configured", "runs"), [("", sys.executable), ("/opt/train/bin/python", "/opt/train/bin/python")]
+)
+def test_a_node_runs_its_own_interpreter_unless_one_is_configured(configured: str, runs: str) -> None:
+    said: Any = {
+        "id": "a",
+        "endpoint": "10.0.0.1:29500",
+        "nodes": 2,
+        "ranks": 8,
+        "root": "/store",
+        "grace": 240.0,
+        "wait": 60.0,
+    }
+    given = nodes.Rendezvous(module="sifthinker.training.sft", python=configured, **said)
+    command = given.command(Path("/store/config.yaml"), first=True)
+    assert command[0] == runs
+    assert command[-3:] == ["-m", "sifthinker.training.sft", "/store/config.yaml"]
+    assert {"--nnodes=2", "--nproc-per-node=8", "--rdzv-backend=c10d", "--local-addr=10.0.0.1"} <= set(
+        command
+    )
+    assert "--rdzv-conf=is_host=true,join_timeout=60" in command

@@ -26,6 +26,18 @@ def test_the_table_compares_each_stage_with_trls_own_trainer():
     lines = gpu_check.table(found).splitlines()
     assert "| sft, ours | 2.200 (2.200 to 2.200) | 500 | - | +100.0% |" in lines
     assert "| grpo, trl | 1.100 (1.000 to 1.200) | 500 | 2.00 | +0.0% |" in lines
+    vllm = {"version": "0.31.0", "start_seconds": 61.2, "logp_difference": 0.0123}
+    assert gpu_check.table({**found, "vllm": vllm}).endswith(
+        "vllm_lora: vLLM 0.31.0 started in 61 s; log-probabilities differ by at most 0.012 in a step's mean"
+    )
+
+
+def test_without_vllm_the_other_samplers_are_measured_and_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = gpu_check.with_vllm(tmp_path, True, 2, 1, "http://127.0.0.1:9/v1")
+    assert found["measured"] == [] and "vLLM is not installed here" in found["why"]
 
 
 def test_the_mid_sized_model_has_about_a_hundred_million_parameters(tmp_path):

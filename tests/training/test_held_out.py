@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -108,6 +110,21 @@ def test_the_rule_takes_the_highest_of_a_trained_policy_and_of_equal_ones_the_ea
     assert held_out.chosen(history(0.0, -1.0))["step"] == 1
 
 
+def test_where_nothing_is_better_than_the_start_the_last_adapter_goes_on(tmp_path, caplog):
+    (tmp_path / "adapter").mkdir()
+    history = [{"step": step, held_out.REWARD: reward} for step, reward in enumerate((0.5, 0.5, 0.2))]
+    callback = SimpleNamespace(
+        trainer=SimpleNamespace(state=SimpleNamespace(log_history=history)),
+        settings=Grpo(evaluate_steps=1),
+        folder=tmp_path / "best",
+        examples=[1],
+    )
+    notes = held_out.publish(callback, tmp_path)
+    assert (notes["best_step"], notes["adapter_step"]) == (1, 2)
+    assert "no adapter earns more than the 0.5" in caplog.text
+    assert not (tmp_path / "last").exists()
+
+
 def entry(id: str, **rewards):
     return {"id": id, "judge": rewards["answer"], **rewards}
 
@@ -184,3 +201,23 @@ def test_two_ranks_of_zero3_ask_a_real_model_and_agree(grpo_file, rows, tmp_path
     assert [each["step"] for each in told["evaluations"]] == [0, 1, 2]
     assert {each["held_out/rows"] for each in told["evaluations"]} == {3.0}
     assert adapter(tmp_path / "ranks/out/adapter").keys() == adapter(tmp_path / "ranks/out/last").keys()
+
+
+@pytest.mark.e2e
+def test_a_resumed_training_remembers_its_evaluations_and_chooses_alike(
+    grpo_file, rows, tmp_path, monkeypatch
+):
+    """The best adapter is of before the checkpoint; what was evaluated after it is evaluated again."""
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", policy(right_at=1))
+    file = grpo_file("run", {"max_steps": 4, "evaluate_steps": 1, "save_steps": 3})
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"held_out": str(rows)}))
+    grpo.main(file)
+    out = tmp_path / "run/out"
+    told, best = json.loads((out / "held_out.json").read_text()), adapter(out / "adapter")
+    shutil.rmtree(out)
+    shutil.rmtree(tmp_path / "run/work/checkpoint-4")
+    grpo.main(file)
+    assert json.loads((out / "summary.json").read_text())["notes"]["resumed_from"] == "checkpoint-3"
+    again = json.loads((out / "held_out.json").read_text())
+    assert again == told and told["best"] == 1
+    assert all(torch.equal(best[name], tensor) for name, tensor in adapter(out / "adapter").items())

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,7 +23,9 @@ import pytest
 from safetensors.torch import load_file
 
 from sifthinker.system import processes, program_files
-from sifthinker.training import checkpoints
+from sifthinker.training import checkpoints, stopping
+from tasks.runtime import following
+from tests.nodes import job
 from tests.training.fake_judge import Judge
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +108,92 @@ def write(config_file: Callable[..., Path], judge: Judge, tmp_path: Path) -> Cal
     return configuration
 
 
+class Ended(Exception):
+    """In place of the end of the process."""
+
+
+@pytest.fixture
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> stopping.Watch:
+    """The watch of a rank that has made a step, in a test's process."""
+
+    def ended() -> None:
+        raise Ended
+
+    for name, value in program_files.environment(tmp_path, 100).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(stopping, "_end", ended)
+    made = stopping.Watch()
+    made.can_save.set()
+    return made
+
+
+def test_before_the_first_step_a_signal_ends_a_training_at_once(watch: stopping.Watch) -> None:
+    watch.can_save.clear()
+    with pytest.raises(Ended):
+        watch._signalled(signal.SIGTERM)
+
+
+def test_a_signal_asks_for_a_checkpoint_and_starts_the_grace_once(watch: stopping.Watch) -> None:
+    watch._signalled(signal.SIGTERM)
+    deadline = watch._deadline
+    assert watch.requested.is_set() and 95 < deadline - time.monotonic() <= 100
+    watch._signalled(signal.SIGTERM)  # Prefect's worker signals twice
+    assert watch._deadline == deadline
+
+
+def test_a_second_interrupt_by_a_person_ends_at_once_and_the_same_one_passed_on_does_not(
+    watch: stopping.Watch,
+) -> None:
+    watch._signalled(signal.SIGINT)
+    watch._signalled(signal.SIGINT)
+    watch._began -= stopping.TWICE
+    with pytest.raises(Ended):
+        watch._signalled(signal.SIGINT)
+
+
+def test_a_starter_that_is_gone_is_a_signal_and_a_launcher_that_is_gone_the_end(
+    watch: stopping.Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch._look()
+    assert not watch.requested.is_set()
+    monkeypatch.setenv(processes.VARIABLE, "1:1.0")  # process 1 did not start then
+    watch._look()
+    assert watch.requested.is_set()
+    watch._launcher = os.getppid() + 1
+    with pytest.raises(Ended):
+        watch._look()
+
+
+@pytest.mark.parametrize("how", ["error file", "missing rank"])
+def test_a_rank_does_not_wait_its_whole_grace_for_one_that_has_failed(
+    watch: stopping.Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    watch._signalled(signal.SIGTERM)  # torchrun's, to the ranks that are left
+    if how == "error file":
+        (tmp_path / program_files.ERROR).write_text("{}")
+    else:
+        watch._launcher = os.getppid()
+        monkeypatch.setattr(stopping, "_missing", lambda launcher: True)
+    watch._look()
+    assert watch._deadline - time.monotonic() <= processes.GRACE
+
+
+def test_a_step_and_a_checkpoint_that_do_not_fit_into_the_grace_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stopping, "_current", None)
+    monkeypatch.setenv(program_files.GRACE, "0")
+    callback = checkpoints.Checkpoints()
+    state = SimpleNamespace(global_step=1, max_steps=9, is_world_process_zero=True)
+    args, control = SimpleNamespace(device="cpu", output_dir=str(tmp_path)), SimpleNamespace(should_save=True)
+    (tmp_path / "checkpoint-1").mkdir()
+    for _ in range(2):
+        callback.on_step_end(args, state, control)
+        callback.on_save(args, state, control)
+    assert caplog.text.count("Raise `grace` of this stage") == 1
+    assert checkpoints.is_complete(tmp_path / "checkpoint-1")
+
+
 @pytest.mark.e2e
 def test_a_mistake_on_rank_1_of_2_is_heard_in_full_and_ends_both_ranks(tmp_path: Path) -> None:
     """Through torchrun, whose own exit code is 1 and whose summary hides what the rank said."""
@@ -153,3 +242,26 @@ def test_a_stopped_training_has_a_checkpoint_of_the_step_under_way_and_goes_on_a
         assert (straight / "book.json").read_bytes() == (resumed / "book.json").read_bytes()
         tables = [pq.read_table(out / "completions.parquet").to_pylist() for out in (straight, resumed)]
         assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_leaves_a_checkpoint_of_its_training_without_torchrun_too(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As a stage starts and ends it: what interrupts `follow` (a signal, Cancel, the time limit) is an exception."""
+    made = job(tmp_path / "store")
+    settings = {"batch": 1, "accumulation": 1, "epochs": 500, "save_steps": 5000, "lora": ZERO3["lora"]}
+    config = config_file("sft", "alone", settings, work=str(made.work), out=str(made.out))
+
+    def look() -> None:
+        if steps(made.work) >= 2:
+            raise KeyboardInterrupt
+
+    command = [sys.executable, "-m", "sifthinker.training.sft", str(config)]
+    with pytest.raises(KeyboardInterrupt):
+        following.follow(made, command, made.work / "progress.jsonl", None, grace=120, look=look)
+    said = program_files.status(made.work)
+    found = checkpoints.last_complete(made.work)
+    assert said["state"] == "stopped" and said["step"] < 500
+    assert found and found.name == f"checkpoint-{said['step']}"
+    assert not (made.work / "pid.json").exists()

@@ -34,13 +34,14 @@ from sifthinker.llm import standin
 from sifthinker.models import loading, miniature, serving
 from sifthinker.scenes import questions
 from sifthinker.system import commands, processes
-from sifthinker.training import adapters, checkpoints, samplers
+from sifthinker.training import adapters, checkpoints, gpu_check, samplers
 from sifthinker.upkeep import machine_checks
 from tests.training.fake_vllm_lora import VllmLora
 from tests.training.test_ranks import torchrun
 
 ROOT = Path(__file__).parents[2]
 RANK = 32
+ROWS = 64
 
 
 def _python() -> Path | None:
@@ -64,12 +65,73 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The miniature in fp32: a trained model, whose log-probabilities mean something."""
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes as the miniature knows them, in the SIF schema."""
+    file = tmp_path_factory.mktemp("rows") / "rl.parquet"
+    tables.write(file, tables.SIF, (_row(number) for number in range(ROWS)))
+    return file
+
+
+def _row(number: int) -> dict[str, Any]:
+    scene, _ = next(scenes.stream("sif", 11, 224, 224, start=number, fewest=2, most=4))
+    question = next(questions.one_object(scene))
+    picture, near = scenes.jpeg(scene), scene.view.depth.astype("float32")
+    left, top, right, bottom = scene.things[question.things[0]].box
+    box = tuple(round(value / 224, 3) for value in (left, top, right, bottom))
+    regions = depth_maps.regions([[records.WHOLE], [box]], near)
+    steps = tuple(chain.Step(look, "What is there.") for look in regions)
+    return {
+        "id": f"scenes/{number}",
+        "source": "scenes",
+        "dataset": "scenes",
+        "split": "train",
+        "question": question.text,
+        "answer": question.answer,
+        "width": 224,
+        "height": 224,
+        "boxes": [list(box)],
+        "image": {"bytes": picture, "path": f"{number}.jpg"},
+        "depth_image": {"bytes": depth_maps.picture(near), "path": f"{number}_d.png"},
+        "depth_map": depth_maps.encode(near),
+        "steps": [[{"box": list(r.box), "depth": r.depth} for r in look] for look in regions],
+        "chain": chain.render(chain.Chain(steps, question.answer)),
+        "model": "made-up",
+        "attempts": 1,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature after a short SFT, merged in fp32: it writes chains, and not always the same."""
     folder = tmp_path_factory.mktemp("trained")
-    loading.load_policy(miniature.folder("policy"), "fp32").save_pretrained(folder)
-    loading.load_processor(miniature.folder("policy"), 50176).save_pretrained(folder)
-    return folder
+    sft = {
+        "ranks": 1,
+        "deepspeed": "none",
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+        "trackers": [],
+    }
+    sft |= {"batch": 8, "accumulation": 1, "epochs": 3, "learning_rate": 0.004}
+    sft |= {"lora": {"r": 32, "alpha": 64, "dropout": 0.0}}
+    for module, settings, more in (
+        ("sft", sft, {"dataset": [str(rows)]}),
+        ("merge", {"precision": "fp32"}, {"adapter": str(folder / "sft/adapter")}),
+    ):
+        top = {
+            "model": str(miniature.folder("policy")),
+            "work": str(folder / "work"),
+            "out": str(folder / module),
+        }
+        model = {"weights": "miniature", "max_pixels": 50176}
+        file = folder / f"{module}.yaml"
+        file.write_text(yaml.safe_dump({**top, **more, "settings": {"model": model, module: settings}}))
+        command = [sys.executable, "-m", f"sifthinker.training.{module}", str(file)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "merge"
 
 
 @pytest.fixture(scope="module")
@@ -130,44 +192,6 @@ def test_greedy_replies_equal_those_of_the_embedded_server(vllm: str, trained: P
 
 
 # --- GRPO -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes as the miniature knows them, in the SIF schema."""
-    file = tmp_path_factory.mktemp("rows") / "rl.parquet"
-    tables.write(file, tables.SIF, (_row(number) for number in range(8)))
-    return file
-
-
-def _row(number: int) -> dict[str, Any]:
-    scene, _ = next(scenes.stream("sif", 11, 224, 224, start=number, fewest=2, most=4))
-    question = next(questions.one_object(scene))
-    picture, near = scenes.jpeg(scene), scene.view.depth.astype("float32")
-    left, top, right, bottom = scene.things[question.things[0]].box
-    box = tuple(round(value / 224, 3) for value in (left, top, right, bottom))
-    regions = depth_maps.regions([[records.WHOLE], [box]], near)
-    steps = tuple(chain.Step(look, "What is there.") for look in regions)
-    return {
-        "id": f"scenes/{number}",
-        "source": "scenes",
-        "dataset": "scenes",
-        "split": "train",
-        "question": question.text,
-        "answer": question.answer,
-        "width": 224,
-        "height": 224,
-        "boxes": [list(box)],
-        "image": {"bytes": picture, "path": f"{number}.jpg"},
-        "depth_image": {"bytes": depth_maps.picture(near), "path": f"{number}_d.png"},
-        "depth_map": depth_maps.encode(near),
-        "steps": [[{"box": list(r.box), "depth": r.depth} for r in look] for look in regions],
-        "chain": chain.render(chain.Chain(steps, question.answer)),
-        "model": "made-up",
-        "attempts": 1,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-    }
 
 
 @pytest.fixture
@@ -285,7 +309,7 @@ class _Passing(BaseHTTPRequestHandler):
             self.command, self.server.target + self.path, content=body, headers=kind, timeout=600
         )
         self.send_response(reply.status_code)
-        self.send_header("Content-Type", reply.headers["content-type"])
+        self.send_header("Content-Type", reply.headers.get("content-type", "text/plain"))
         self.send_header("Content-Length", str(len(reply.content)))
         self.end_headers()
         self.wfile.write(reply.content)
@@ -364,7 +388,23 @@ def test_the_fake_of_the_quick_tests_answers_as_vllm_does(vllm: str, trained: Pa
                     if body["temperature"] == 0:
                         assert mine["token_ids"] == other["token_ids"]
             listed = [client.get(f"{url}/models").json()["data"] for url in (vllm, fake.url)]
-            assert [[(m["id"], m["parent"]) for m in found] for found in listed] == [[("policy", None)]] * 2
+            for found in listed:  # vLLM has the last adapter of the trainings, too
+                assert found[0]["id"] == "policy" and found[0]["parent"] is None
+                assert all(model["parent"] == "policy" and model["id"] != "one" for model in found[1:])
     finally:
         fake.shutdown()
         fake.server_close()
+
+
+def test_the_check_for_a_gpu_measures_vllm_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make gpu-check --cpu-smoke` in small: its figures mean nothing."""
+    (tmp_path / "vllm").symlink_to(Path(str(PYTHON)).with_name("vllm"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    gpu_check.build(tmp_path / "base", smoke=True)
+    tables.write(tmp_path / "rows.parquet", tables.SIF, gpu_check.made_up(gpu_check.SIZES["cpu"]))
+    with standin.running(tmp_path / "standin.log") as judge:
+        found = gpu_check.with_vllm(tmp_path, True, 2, 1, judge)
+    print("gpu_check, smoke:", {name: value for name, value in found.items() if name != "measured"})
+    [measured] = found["measured"]
+    assert measured["tokens_per_second"] > 0 and found["start_seconds"] > 0
+    assert 0 < found["logp_difference"] < 0.1, "a random model: suppressed tokens have a share"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pydantic import ValidationError
 
@@ -17,7 +18,7 @@ from sifthinker.config import Config, Grpo
 from sifthinker.core import prompts
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading, miniature, serving
-from sifthinker.training import grpo, progress_page, samplers
+from sifthinker.training import grpo, progress_page, rehearsal, samplers
 from sifthinker.training.samplers import adapter_server, agreement, vllm_lora
 from tests.training.fake_vllm_lora import VllmLora
 
@@ -133,6 +134,22 @@ def test_a_prompt_that_the_server_reads_otherwise_stops_the_run(
         UserError, match=r"vLLM reads a prompt as \d+ tokens and the trainer as \d+; they differ"
     ):
         grpo.main(program("other"))
+
+
+@pytest.mark.e2e
+def test_a_rehearsal_draws_a_server_s_completions_out_and_is_not_stopped_for_that(
+    program: Callable[..., Path], vllm: VllmLora, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(program("usual").read_text())
+    fields = {name: values[name] for name in ("model", "dataset", "ledger", "judge_base_url", "servers")}
+    told = {"rehearses": "grpo", "sample": "toy/patches/0", "settings": values["settings"], "fields": fields}
+    folders = {"work": str(tmp_path / "work"), "out": str(tmp_path / "out")}
+    file = tmp_path / "rehearsal.yaml"
+    file.write_text(yaml.safe_dump({**told, **folders}))
+    rehearsal.main(file)
+    (line,) = history(tmp_path)
+    assert line["completion_length"] == SMALL["max_completion"]
+    assert line[samplers.GAP] > 1e-3, "or there would have been nothing to be stopped for"
 
 
 @pytest.fixture
@@ -257,6 +274,7 @@ def test_auto_is_vllm_where_it_is_found_and_the_key_holds_what_is_used(
     (tmp_path / "vllm").chmod(0o755)
     assert samplers.resolved(config).grpo.generation == "vllm_lora"
     assert samplers.why(config.grpo) == "vllm_lora (auto: vLLM was found)"
+    assert samplers.why(Grpo(ranks=8, nodes=2)).startswith("transformers (auto: nodes is 2")
     named = Config.model_validate({"scenes": {}, "grpo": {"generation": "transformers"}})
     assert samplers.resolved(named) is named
     elsewhere = {"vllm": {"python": str(tmp_path / "nowhere/python")}}
@@ -290,6 +308,8 @@ def test_what_vllm_lora_lacks_is_said_before_anything_loads(
     sampler.preflight(Grpo(ranks=8), 8)
     with pytest.raises(UserError, match=r"ranks 8 and vllm\.count 1 take 9 GPUs, and there are 8"):
         sampler.preflight(Grpo(vllm={"count": 1}), 8)
+    with pytest.raises(UserError, match=r"samples on one machine, and grpo\.nodes is 2"):
+        sampler.preflight(Grpo(ranks=8, nodes=2), 8)
     with pytest.raises(UserError, match=r"grpo\.lora\.r: 600: vLLM takes adapters of rank 512 at most"):
         sampler.preflight(Grpo(lora={"r": 600, "alpha": 1, "dropout": 0.1}), 8)
     with pytest.raises(UserError, match=r"needs their base URLs"):

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ["benchmark", "id", "group", "question", "reference", "image_sha256"]
 _COLUMNS += ["reply", "answer", "read_as", "boxes", "official", "strict", "unparsable"]
+CLIP = 1200  # characters of a reply on a page
 Row = Mapping[str, Any]
 
 
@@ -91,6 +92,32 @@ def _drawn(photo: bytes | None, flip: Flip) -> tuple[bytes, ...]:
     right = truth(flip.after["reference"])
     looks = (drawing.overview(picture, picture, steps(row), right)[0] for row in (flip.before, flip.after))
     return tuple(drawing.encode(look, quality=80) for look in looks)
+
+
+def card(flip: Flip, names: tuple[str, str] = ("Before", "Now")) -> dict[str, Any]:
+    """What a page shows of a question: both replies by name, with their pictures."""
+    replies = []
+    for when, row in zip(names, (flip.before, flip.after), strict=True):
+        replies.append(
+            {
+                "when": when,
+                "read_as": row["read_as"],
+                "unparsable": row["unparsable"],
+                "strict": row["strict"],
+                "reply": row["reply"][:CLIP],
+                "clipped": max(0, len(row["reply"]) - CLIP),
+                "colours": [drawing.colour(number) for number in range(len(steps(row)))],
+            }
+        )
+    pictures = [images.data_url(picture) for picture in flip.pictures] or ["", ""]
+    row, right = flip.after, truth(flip.after["reference"])
+    return {
+        "lost": flip.lost,
+        "id": row["id"],
+        "question": row["question"],
+        "reference": "; ".join(", ".join(f"{v:.3f}" for v in box) for box in right) or row["reference"],
+        "replies": list(zip(replies, pictures, strict=True)),
+    }
 
 
 def _same(row: Row) -> tuple[str, ...]:

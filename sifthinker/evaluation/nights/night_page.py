@@ -9,18 +9,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sifthinker.core import drawing
 from sifthinker.core.images import data_url
 from sifthinker.core.scores import factor, of_100, unparsable_rate
 from sifthinker.evaluation import drift, history, power
 from sifthinker.evaluation.gate import Comparison
 from sifthinker.evaluation.nights import changed_replies, outcomes, trends
-from sifthinker.evaluation.nights.changed_replies import Flip
 from sifthinker.evaluation.nights.records import BOTH, LAST, Evaluated, Night, Outcome, Target, references
 from sifthinker.reporting import pages
 from sifthinker.reporting.score_gaps import apart
-
-CLIP = 1200  # characters of a reply
 
 
 def render(
@@ -57,7 +53,7 @@ def render(
         unable=outcomes.unable([c for target in targets for c in target.comparisons]),
         finds=outcomes.finds,
         rate=power.RATE,
-        clip=CLIP,
+        clip=changed_replies.CLIP,
     )
 
 
@@ -111,7 +107,7 @@ def _changes(night: Night, target: Target, baseline: Evaluated | None) -> list[d
                 "lost": comparison.lost,
                 "won": comparison.won,
                 "more": len(changed) - len(shown),
-                "flips": [_flip(flip) for flip in shown],
+                "flips": [changed_replies.card(flip) for flip in shown],
             }
         )
     return made
@@ -157,28 +153,3 @@ def _by_metric(evaluated: Evaluated | None) -> dict[tuple[str, str], float | Non
 
 def _times(value: float | None, by: int) -> float | None:
     return None if value is None else value * by
-
-
-def _flip(flip: Flip) -> dict[str, Any]:
-    replies = []
-    for when, row in (("before", flip.before), ("now", flip.after)):
-        replies.append(
-            {
-                "when": when,
-                "read_as": row["read_as"],
-                "unparsable": row["unparsable"],
-                "strict": row["strict"],
-                "reply": row["reply"][:CLIP],
-                "clipped": max(0, len(row["reply"]) - CLIP),
-                "colours": [drawing.colour(number) for number in range(len(changed_replies.steps(row)))],
-            }
-        )
-    pictures = [data_url(picture) for picture in flip.pictures] or ["", ""]
-    row, truth = flip.after, changed_replies.truth(flip.after["reference"])
-    return {
-        "lost": flip.lost,
-        "id": row["id"],
-        "question": row["question"],
-        "reference": "; ".join(", ".join(f"{v:.3f}" for v in box) for box in truth) or row["reference"],
-        "replies": list(zip(replies, pictures, strict=True)),
-    }

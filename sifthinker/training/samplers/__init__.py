@@ -37,6 +37,8 @@ def named(settings: Grpo, which: Callable[[str], str | None] = shutil.which) -> 
     """The name of the entry: that of the configuration; for `auto` vLLM with adapters where vLLM is found."""
     if settings.generation != AUTO:
         return settings.generation
+    if settings.nodes > 1:  # the servers of a stage are on its own machine
+        return "transformers"
     python = settings.vllm.python
     found = Path(python).with_name("vllm").is_file() if python else which("vllm")
     return "vllm_lora" if found else "transformers"
@@ -59,4 +61,6 @@ def why(settings: Grpo) -> str:
     name = named(settings)
     if settings.generation != AUTO:
         return name
+    if settings.nodes > 1:
+        return f"{name} (auto: nodes is {settings.nodes}, and vLLM samples on one machine)"
     return f"{name} (auto: {'vLLM was found' if name != 'transformers' else 'no vLLM was found'})"

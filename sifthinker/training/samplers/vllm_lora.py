@@ -30,6 +30,11 @@ class VllmLora(Sampler):
 
     def preflight(self, settings: Grpo, gpus: int) -> None:
         """Whether vLLM is there, and there are GPUs for its servers."""
+        if settings.nodes > 1:
+            raise UserError(
+                f"grpo.generation: vllm_lora samples on one machine, and grpo.nodes is {settings.nodes}; set grpo.generation: "
+                "transformers, or nodes: 1"
+            )
         serving.vllm(settings.vllm.python)
         _check_rank(settings)
         needed = settings.ranks + settings.vllm.count

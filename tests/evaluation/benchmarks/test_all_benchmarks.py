@@ -16,6 +16,7 @@ from sifthinker.core import depth_maps, tables
 from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS, mme, ovdeval, pope, refcoco, spatialbench, viscot
 from sifthinker.evaluation.benchmarks.question import Question
+from sifthinker.evaluation.progress import _NOTHING
 from sifthinker.models import loading, serving
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
@@ -357,6 +358,7 @@ class Server:
 
     def __init__(self, answer):
         self.answer, self.requests = answer, []
+        self.api = config.Api(base_url="standin", model="judge")
 
     def __call__(self, *_args, **_kwargs):
         return self
@@ -371,6 +373,15 @@ class Server:
         for request in requests:
             self.requests.append(request)
             yield llm.Reply(self.answer(request), "stop", "test", 1, 1)
+
+    def expect(self, rows):
+        """How far it is, is shown to nobody."""
+
+    def row_done(self, kept):
+        """The same."""
+
+    def progress(self):
+        return _NOTHING
 
 
 def judge(request):

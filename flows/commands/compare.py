@@ -1,0 +1,37 @@
+"""`sif compare`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import server
+from flows.commands.options import StoreOption, console, plain
+from sifthinker.store.artifacts import Store
+
+
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="two or more: evaluated runs (name or id), checkpoints (alias, 'latest', <stage>/<key>), nights (id or date), "
+            "or evaluate/<key>; the first is the reference",
+            metavar="A B...",
+        ),
+    ],
+    store: StoreOption = Path("artifacts"),
+    out: Annotated[Path | None, typer.Option(help="file of the page, instead of one in the store")] = None,
+) -> None:
+    """Compares evaluations: scores with intervals, paired tests, what was made otherwise, hours, changed replies."""
+    opened = Store.existing(store)
+    server.settings(store)
+    from tasks.operations.compare import compared, show
+
+    text, page = compared(opened, names, out)
+    console.print(plain(text), highlight=False, soft_wrap=True)
+    console.print(f"\npage      {page}", highlight=False, soft_wrap=True)
+    if server.answers(os.environ["PREFECT_API_URL"]):
+        show(text, page, names)

@@ -1,0 +1,30 @@
+"""Runs, checkpoints or nights side by side: what `sif compare` prints, as a run of its own in the UI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from sifthinker.store.artifacts import Store
+from tasks.operations.compare import compared, show
+from tasks.runtime.flow_run import final_state
+
+
+@flow(name="compare", flow_run_name="{names}")
+def compare(names: list[str], store: Path = Path("artifacts")) -> State[str]:
+    """Compares evaluations with the first of them: scores, paired tests, what was made otherwise, changed replies.
+
+    Args:
+        names: two or more: evaluated runs (name or id), checkpoints (alias, 'latest', <stage>/<key>), nights (id or date)
+        store: folder of the artifacts
+    """
+    return final_state(lambda: _compare(names, store))
+
+
+def _compare(names: list[str], store: Path) -> State[str]:
+    text, page = compared(Store.existing(store), names)
+    show(text, page, names)
+    return Completed(message=f"{len(names)} evaluations", data=str(page))

@@ -1,0 +1,142 @@
+"""The evaluation that a name means: of a run, a checkpoint, a night, or by its key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sifthinker import config as configuration
+from sifthinker import scenes
+from sifthinker.core import scores
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation import evaluations, history
+from sifthinker.store import aliases, checkpoints, lineage, runs
+from sifthinker.store.artifacts import Store
+from sifthinker.store.lineage import Node
+from sifthinker.store.manifest import Artifact, Damaged, Ref
+
+_SHORTEST = 6  # characters of an id that name a run or a night
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the evaluations that are compared."""
+
+    name: str  # as it was asked for
+    what: str  # "run demo of 2026-11-29", "night of 2026-11-29, promoted"
+    evaluation: str  # <stage>/<key>
+    folder: Path  # of its files
+    nodes: Mapping[str, Node] = field(
+        default_factory=dict
+    )  # what it was made from, by artifact; itself first
+    benchmarks: tuple[configuration.Benchmark, ...] = ()  # where its pictures may be
+
+    @property
+    def rules(self) -> int:
+        """The version of the scoring rules."""
+        return scores.rules(self.folder)
+
+    @property
+    def predictions(self) -> Path:
+        """The file of its replies."""
+        return self.folder / "predictions.parquet"
+
+
+def find(store: Store, name: str) -> Side:
+    """The evaluation that a name means.
+
+    Args:
+        store: of the artifacts.
+        name: `evaluate/<key>`; an alias of a checkpoint; the name or id of a run; the id or date of a night, "2026-11-29" or
+            "2026-11-29/promoted" where it evaluated several checkpoints; 'latest'; or a checkpoint, <stage>/<key>.
+
+    Raises:
+        UserError: it means nothing, or nothing of it was evaluated.
+    """
+    if name.startswith(f"{evaluations.STAGE}/"):
+        ref = lineage.named(store, name)
+        assert ref, "the form was looked at"
+        return _side(store, name, "evaluation", ref, {})
+    alias = aliases.read(store, name)
+    for record in [] if alias else runs.runs(store):
+        if _is(name, record) and evaluations.STAGE in record["stages"]:
+            when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(record["started"]))
+            ref = Ref(**record["stages"][evaluations.STAGE])
+            return _side(store, name, f"run {record['name']} of {when} UTC", ref, record)
+    if not alias and (row := _night(store, name)):
+        stage, _, key = row["evaluation"].partition("/")
+        what = f"night of {row['started']:%Y-%m-%d}, {row['target']}"
+        return _side(store, name, what, Ref(stage=stage, key=key, digest=""), _record(store, row["night"]))
+    try:
+        model = checkpoints.find(store, name)
+    except UserError as error:
+        raise UserError(
+            f"compare: {name!r} is no evaluated run, no night, no checkpoint and no evaluate/<key> of {store.root}; "
+            "`sif status` lists the runs"
+        ) from error
+    if isinstance(model, Path):
+        raise UserError(
+            f"compare: {name} is a folder outside the store: what was evaluated of it is not known"
+        )
+    found = evaluations.of_model(store, model)
+    if found is None:
+        raise UserError(
+            f"compare: {name} ({model.stage}/{model.key}) was never evaluated; `sif nightly --model {name}` does it"
+        )
+    return _side(store, name, f"checkpoint {model.stage}/{model.key}", found.ref, {})
+
+
+def _is(name: str, record: Mapping[str, Any]) -> bool:
+    return name == record["name"] or (len(name) >= _SHORTEST and str(record["id"]).startswith(name))
+
+
+def _night(store: Store, name: str) -> history.Row | None:
+    """The latest scored row of the night that a name means; where several checkpoints fit, one must be named."""
+    night, _, target = name.partition("/")
+    rows = [
+        row
+        for row in history.read(store.root / "history")
+        if row["evaluation"]
+        and (
+            (len(night) >= _SHORTEST and row["night"].startswith(night))
+            or f"{row['started']:%Y-%m-%d}" == night
+        )
+        and target in ("", row["target"])
+    ]
+    if not rows:
+        return None
+    of = [row for row in rows if row["night"] == rows[-1]["night"]]
+    if len(targets := sorted({row["target"] for row in of})) > 1:
+        raise UserError(f"compare: night {night} evaluated {', '.join(targets)}: write {night}/{targets[0]}")
+    return of[-1]
+
+
+def _record(store: Store, identifier: str) -> Mapping[str, Any]:
+    return next((record for record in runs.runs(store) if record["id"] == identifier), {})
+
+
+def _side(store: Store, name: str, what: str, ref: Ref, record: Mapping[str, Any]) -> Side:
+    try:
+        found = store.find(ref.stage, ref.key)
+    except Damaged as damage:
+        raise UserError(f"compare: {name}: {damage}; evaluate it again") from damage
+    if found is None:
+        raise UserError(f"compare: {name}: {ref.stage}/{ref.key} is gone from the store; evaluate it again")
+    nodes = lineage.trace(store.manifest, found.ref)
+    of = f"{found.ref.stage}/{found.ref.key}"
+    return Side(name, what, of, found.path, nodes, tuple(_benchmarks(store, found, record)))
+
+
+def _benchmarks(
+    store: Store, found: Artifact, record: Mapping[str, Any]
+) -> Sequence[configuration.Benchmark]:
+    """Where the pictures of an evaluation may be: the files of its run's configuration, and rendered scenes."""
+    given = ((record.get("config") or {}).get("evaluate") or {}).get("benchmarks") or []
+    known = [configuration.Benchmark.model_validate(values) for values in given]
+    for manifest in store.manifests("scenes"):
+        known += scenes.benchmarks(store.folder("scenes", manifest["key"]) / "data")
+    asked = {score["benchmark"] for score in scores.read(found.path)}
+    return [benchmark for benchmark in known if benchmark.name in asked]

@@ -1,0 +1,36 @@
+"""`sif compare`: the page of a comparison in the store, and the same in the UI."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sifthinker.evaluation import comparing
+from sifthinker.store.artifacts import Store
+from sifthinker.store.digests import sha256
+from tasks.runtime import ui_artifacts
+
+
+def compared(store: Store, names: Sequence[str], out: Path | None = None) -> tuple[str, Path]:
+    """Compares what the names mean with the first of them.
+
+    Args:
+        store: that has it.
+        names: see `comparing.find`.
+        out: file of the page; none: `<store>/comparisons/<key>/report.html`.
+
+    Returns:
+        The comparison in Markdown, and the page.
+
+    Raises:
+        UserError: a name means nothing that was evaluated.
+    """
+    sides = [comparing.find(store, name) for name in names]
+    pairs = comparing.compare(sides)
+    key = sha256([side.evaluation for side in sides])[:16]
+    page = out or store.root / "comparisons" / key / "report.html"
+    comparing.write(page, sides, pairs)
+    return comparing.markdown(sides, pairs), page
+
+
+def show(text: str, page: Path, names: Sequence[str]) -> None:
+    """Shows a comparison in the UI."""
+    ui_artifacts.markdown(f"{text}\n\nPage: `{page}`", "comparison", f"{', '.join(names)} compared")
