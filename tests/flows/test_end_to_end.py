@@ -48,7 +48,8 @@ DATA = [
     "publish",
     "subset",
 ]
-LABELS = [label for label in get_args(Label) if label != "retry"]  # no passes, no stage
+# No passes over the dead letters, and no model before the last one is evaluated: no such stages.
+LABELS = [label for label in get_args(Label) if label not in ("retry", "evaluate-base", "evaluate-sft")]
 
 
 def sif(store: Path, command: str, *arguments: str, settings: list[str] | None = None) -> str:
