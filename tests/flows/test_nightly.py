@@ -86,7 +86,7 @@ def run(config: Config, **parameters: Any) -> State[str]:
 def test_a_night_passes_is_replayed_and_asks_again_on_request(tmp_path: Path) -> None:
     store = Store(tmp_path)
     aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
-    aliases.pin(store, "baseline", model(store, "bb", [*RIGHT]), "ada", "other weights, the same replies")
+    aliases.pin(store, "baseline", model(store, "bb", [0.0, *RIGHT[1:]]), "ada", "good")
     first, again, fresh = run(settings(store)), run(settings(store)), run(settings(store), fresh=True)
     assert [state.name for state in (first, again, fresh)] == ["Completed"] * 3
     rows = history.read(tmp_path / "history")
