@@ -20,6 +20,7 @@ from sifthinker.core import depth_maps
 from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample
 from sifthinker.core.tables import CHAINS, REJECTS, write
 from sifthinker.data import expansion
+from sifthinker.llm.bookkeeping import SHARED, Place
 
 WIDTH, HEIGHT = 96, 72
 ANSWERS = ("a red coat", "3", "yes", "behind the tall tree", "no", "seven")
@@ -73,7 +74,7 @@ def run(
     folder: Path,
     rows: int,
     url: str,
-    ledger: Path,
+    ledger: Place,
     config: Annotate,
     images: int = 40,
     most: int | None = None,
@@ -118,4 +119,5 @@ def settings(**api: object) -> Annotate:
 if __name__ == "__main__":
     at, count, base_url, calls, target, *model = sys.argv[1:]
     chosen = settings(model=model[0]) if model else settings()
-    save(run(Path(at), int(count), base_url, Path(calls), chosen), Path(target))
+    place: Place = SHARED if calls == SHARED else Path(calls)
+    save(run(Path(at), int(count), base_url, place, chosen), Path(target))

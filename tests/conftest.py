@@ -1,4 +1,4 @@
-"""What several tests share: a real Prefect server on loopback, started once when the first test asks for it."""
+"""What several tests share: a real Prefect server, and a real PostgreSQL server, on loopback, started when they are asked for."""
 
 import os
 import socket
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import postgres
 
 settings.register_profile("untimed", deadline=None)  # nothing here is a timed test
 settings.register_profile("mutants", deadline=None, max_examples=20)  # each mutant runs the tests anew
@@ -42,6 +44,22 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    with postgres.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: postgres.Server) -> str:
+    """The URL of a database without a ledger."""
+    import psycopg
+
+    with psycopg.connect(postgres_server.url, autocommit=True) as db:
+        db.execute("DROP SCHEMA IF EXISTS sifthinker CASCADE")
+    return postgres_server.url
 
 
 @pytest.fixture(scope="session")

@@ -125,10 +125,7 @@ def took(made: Iterable[Row]) -> str:
         if row.cost:
             amount, _, currency = row.cost.partition(" ")
             money[currency] += float(amount)
-    spent = (
-        ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items())
-        or "no money that is known"
-    )
+    spent = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items()) or "no cost recorded"
     stages = f"{len(fresh)} stage{'' if len(fresh) == 1 else 's'} made"
     return f"{duration(sum(row.seconds for row in fresh))} ({stages}), {spent}"
 

@@ -140,6 +140,9 @@ class Endpoint:
             limits=httpx2.Limits(max_connections=10_000, max_keepalive_connections=10_000),
             follow_redirects=False,  # `send` does, to the same host
         )
+        from sifthinker.llm import connections
+
+        connections.guard(self._http)
         client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # a server on this machine asks for none
             base_url=url,

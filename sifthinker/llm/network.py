@@ -16,7 +16,6 @@ _PACKED = (
     "",
     "identity",
     "gzip",
-    "x-gzip",
     "deflate",
 )  # one of these, once: 1 MB of any unpacks to 1 GB at most
 
@@ -56,7 +55,7 @@ def trouble(error: BaseException, url: str) -> str:
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect to {host(url)}: {_reason(error)}"
-    return f"{type(error).__name__}: {error}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def is_unreachable(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ The report begins with it. Everything else on the page is about how it came abou
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain as joined
@@ -102,14 +103,31 @@ def _in_turns(groups: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]
 
 
 def _reply(row: Mapping[str, Any]) -> dict[str, Any]:
-    said = row["answer"] or f"nothing that could be read ({row['unparsable']})"
+    right = _plainly(row["reference"])
+    # Where the right answer is a box, the boxes were scored, and not the words beside them.
+    said = _plainly(row["read_as"]) if row["reference"].startswith("[") and row["read_as"] else row["answer"]
     return {
         "benchmark": row["benchmark"],
         "id": row["id"],
         "question": row["question"],
-        "reference": row["reference"],
-        "said": said[:_TEXT],
+        "reference": right[:_TEXT],
+        "said": (said or f"nothing that could be read ({row['unparsable']})")[:_TEXT],
         "score": row["strict"],
         "reply": row["reply"],
         "picture": data_url(row["picture"]),
     }
+
+
+def _plainly(text: str) -> str:
+    """A reference or a reading for people: JSON without its marks, coordinates with three decimals."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    if isinstance(value, dict) and isinstance(value.get("answer"), str):
+        return str(value["answer"])
+    if isinstance(value, list):
+        numbers = [item for box in value for item in (box if isinstance(box, list) else [box])]
+        if numbers and all(isinstance(number, (int, float)) for number in numbers):
+            return "box " + ", ".join(f"{number:.3f}" for number in numbers)
+    return text

@@ -122,20 +122,22 @@ def tables(scores: Iterable[ModelScore], config: Mapping[str, Any]) -> list[dict
         config: the resolved configuration: the judge, and the base model.
 
     Returns:
-        By table its number, title and rows. A row has `label`, `ours` (a model's scores each, or why there are none),
+        By table its number, title, rows, and how many scores of ours are in it (`scored`). A row has `label`, `ours` (a model's scores each, or why there are none),
         `paper` (a base model's number each) and `differs`.
     """
     known = list(scores)
     judge = ((config.get("evaluate") or {}).get("judge") or {}).get("model", "")
-    made = [
+    made: list[dict[str, Any]] = [
         {"table": row.table, "label": row.label}
         | {"ours": _ours(row, known), "paper": _paper(row), "differs": _differs(row, known, judge)}
         for row in ROWS
     ]
-    return [
-        {"number": number, "title": title, "rows": [row for row in made if row["table"] == number]}
-        for number, title in TITLES.items()
-    ]
+    found = []
+    for number, title in TITLES.items():
+        rows = [row for row in made if row["table"] == number]
+        scored = sum(ours["score"] is not None for row in rows for ours in row["ours"])
+        found.append({"number": number, "title": title, "rows": rows, "scored": scored})
+    return found
 
 
 def _ours(row: Row, scores: Sequence[ModelScore]) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ the data set, which GRPO does not train on. What samples the completions of the 
 the rewards of the training without the progress of r_ans, whose place the judge's score takes. The answers go through the
 ledger: an equal one is not paid twice.
 
-The rule: the highest mean of the weighted rewards over the rows that have all of them; of equal ones the earliest. The
-policy before the first step is shown, and never chosen. A set of some dozen rows tells a collapse or a clear peak from
+The rule: the highest mean of the weighted rewards over the rows that have all of them; of equal ones the earliest. Where none
+is higher than before the first step, there is nothing to choose by, and the last adapter goes on. A set of some dozen rows tells a collapse or a clear peak from
 the end of the training. It does not tell neighbours apart: see the standard error beside each mean.
 
 Nothing of the training depends on it: greedy sampling draws no random numbers, and the weights are only read.
@@ -37,7 +37,10 @@ logger = logging.getLogger(__name__)
 REWARD, ERROR, ANSWER, ROWS = (
     f"held_out/{name}" for name in ("reward", "standard_error", "answer", "rows")
 )  # of the logged entries
-RULE = "highest mean of the weighted rewards on held-out rows; of equal ones the earliest; never step 0"
+RULE = (
+    "highest mean of the weighted rewards on held-out rows, of equal ones the earliest; the last one where none is higher than "
+    "before the first step"
+)
 
 
 class HeldOut(TrainerCallback):
@@ -166,26 +169,26 @@ def chosen(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def publish(callback: HeldOut, out: Path) -> dict[str, Any]:
-    """Puts the chosen adapter into the place of the last one, which lies in `last/`; returns notes for the summary.
+    """Puts the best adapter into the place of the last one, which lies in `last/`; returns notes for the summary.
 
-    With `choose: last` nothing is moved. Only rank 0 calls it, when the training is over.
+    Nothing is moved with `choose: last`, or where no adapter earns more than the policy that the training started from. Only
+    rank 0 calls it, when the training is over.
     """
     history = callback.trainer.state.log_history
     best, found = chosen(history), evaluations(history)
     assert best is not None, "the last step is always evaluated"
-    if callback.settings.choose == "best":
-        (out / "adapter").rename(out / "last")
-        shutil.copytree(callback.folder / f"step-{best['step']}", out / "adapter")
     first, last = found[0], found[-1]
+    kept = last["step"]
     if best[REWARD] <= first[REWARD]:
         logger.warning(
-            "held-out rows: no adapter earns more than the policy that the training started from: %.4g at step %d, %.4g "
-            "before",
-            best[REWARD],
-            best["step"],
+            "held-out rows: no adapter earns more than the %.4g of the policy that the training started from; the last one "
+            "goes on",
             first[REWARD],
         )
-    kept = best["step"] if callback.settings.choose == "best" else last["step"]
+    elif callback.settings.choose == "best":
+        kept = best["step"]
+        (out / "adapter").rename(out / "last")
+        shutil.copytree(callback.folder / f"step-{kept}", out / "adapter")
     notes = {"rule": RULE, "best": best["step"], "adapter": kept, "rows": len(callback.examples)}
     json_files.write_json(out / "held_out.json", {**notes, "evaluations": found})
     return {

@@ -55,7 +55,8 @@ def rehearse(task: RehearsalRun) -> None:
             changes = {**ONE_STEP, "accumulation": 1, "held_out": 0.0}
             sft.train(sft.SftRun(**places, settings=_changed(task.settings, "sft", changes)))
         else:
-            changes = {**ONE_STEP, "evaluate_steps": 0}
+            # Completions that are drawn out are not those that a server sampled, and differ from the trainer's.
+            changes = {**ONE_STEP, "evaluate_steps": 0, "max_logprob_gap": 1e9}
             run = grpo.GrpoRun(**places, settings=_changed(task.settings, "grpo", changes))
             grpo.train(run, Unscored, LongestTrainer)
     except (torch.OutOfMemoryError, MemoryError) as error:

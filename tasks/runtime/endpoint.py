@@ -88,9 +88,13 @@ def watched(
     done = threading.Event()
 
     def show() -> None:
+        nonlocal shown
         while not done.wait(EVERY):
             counts = progress()
-            shown.total = counts.rows_total or None
+            if (
+                counts.rows_total and shown.total is None
+            ):  # the clock starts with the rows, not with the server
+                shown = Progress(job.order.label, counts.rows_total, job.log)
             shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)

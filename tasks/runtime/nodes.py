@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ class Rendezvous:
     nodes: int
     ranks: int  # a node
     module: str  # the program
-    python: str  # the interpreter that runs it, under the same path on each node
+    python: str  # the configured interpreter, under the same path on each node; empty: each node's own
     root: str  # of the store on the first node: its configuration's paths start there
     grace: float  # seconds for the checkpoint of a training that is told to stop
     wait: float  # seconds that launchers wait for each other
@@ -69,7 +70,7 @@ class Rendezvous:
         """
         host = self.endpoint.rpartition(":")[0]
         return [
-            *(self.python, "-m", "torch.distributed.run"),
+            *(self.python or sys.executable, "-m", "torch.distributed.run"),
             *(f"--nnodes={self.nodes}", f"--nproc-per-node={self.ranks}", "--max-restarts=0"),
             *("--rdzv-backend=c10d", f"--rdzv-endpoint={self.endpoint}", f"--rdzv-id={self.id}"),
             f"--rdzv-conf=is_host={'true' if first else 'false'},join_timeout={self.wait:.0f}",

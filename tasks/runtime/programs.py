@@ -56,7 +56,8 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
                 "(infra/README.md, One ledger for several hosts)",
                 job.order.label,
             )
-        with nodes.first(job, f"{PACKAGE}.{module}", python, options) as node:
+        own = python if options.python else ""
+        with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
             follow(job, node.command(config), *more, node.look)
     elif options.ranks > 1:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]

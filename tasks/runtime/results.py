@@ -247,7 +247,7 @@ MODULES: dict[str, Module] = {
     "patience": _neutral("sifthinker.llm.patience", _CARRIES),
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
-    "endpoint": _neutral("sifthinker.llm.http", _CARRIES),
+    "endpoint": _neutral("sifthinker.llm.connections sifthinker.llm.http", _CARRIES),
     "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
     "limits": _neutral(
         "sifthinker.llm.rate_limits sifthinker.llm.rate_limits_file sifthinker.llm.rate_limits_postgres",

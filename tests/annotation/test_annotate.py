@@ -18,6 +18,7 @@ from sifthinker.core import rejects
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
 from sifthinker.core.records import WHOLE, Annotation, Region, Reject, Sample
 from sifthinker.llm import standin
+from sifthinker.llm.bookkeeping import SHARED, Place
 from tests import annotation_rows as rows
 
 slow = pytest.mark.slow
@@ -54,12 +55,19 @@ def made(count: int) -> list[Sample]:
 # --- What must hold, 1: faults -----------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=slow)])
+def place(request, tmp_path, monkeypatch) -> Place:
+    """A ledger in a file, and one in a database."""
+    if request.param == "sqlite":
+        return tmp_path / "calls.db"
+    monkeypatch.setenv("SIF_LEDGER", request.getfixturevalue("database"))
+    return SHARED
+
+
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=slow)])
-def test_under_mixed_faults_no_row_is_lost_doubled_or_paid_twice(tmp_path, count):
+def test_under_mixed_faults_no_row_is_lost_doubled_or_paid_twice(tmp_path, place, count):
     with standin.running(tmp_path / "log", MIXED, stall=30, retry_after=0.1) as url:
-        results = list(
-            rows.run(tmp_path, count, url, tmp_path / "calls.db", rows.settings(concurrency=64, timeout=5.0))
-        )
+        results = list(rows.run(tmp_path, count, url, place, rows.settings(concurrency=64, timeout=5.0)))
         counts = standin.counts(url)
     kept = [row for row in results if isinstance(row, Annotation)]
     rejected = [row for row in results if isinstance(row, Reject)]
@@ -93,9 +101,11 @@ def test_a_wrong_answer_is_found_by_the_judge(tmp_path):
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    ("count", "kills"), [(200, 3), pytest.param(2000, 20, marks=[slow, pytest.mark.timeout(1500)])]
+    ("count", "kills"), [(200, 3), pytest.param(2000, 20, marks=[slow, pytest.mark.timeout(3000)])]
 )
-def test_killed_at_random_moments_it_ends_with_the_artifact_of_an_undisturbed_run(tmp_path, count, kills):
+def test_killed_at_random_moments_it_ends_with_the_artifact_of_an_undisturbed_run(
+    tmp_path, place, count, kills
+):
     faults = dict.fromkeys(standin.CONTENT, 0.02)
     random.seed(count)
     with standin.running(tmp_path / "log", faults, latency=0.1) as url:
@@ -107,7 +117,7 @@ def test_killed_at_random_moments_it_ends_with_the_artifact_of_an_undisturbed_ru
             str(tmp_path),
             str(count),
             url,
-            str(tmp_path / "calls.db"),
+            str(place),
             str(tmp_path / "killed"),
         ]
         for _ in range(kills):
@@ -129,15 +139,14 @@ def test_killed_at_random_moments_it_ends_with_the_artifact_of_an_undisturbed_ru
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("count", [120, pytest.param(2000, marks=slow)])
-def test_two_processes_that_annotate_the_same_rows_pay_each_request_once(tmp_path, count):
+def test_two_processes_that_annotate_the_same_rows_pay_each_request_once(tmp_path, place, count):
     with standin.running(tmp_path / "log", latency=0.05, faults={"500": 0.05, "wrong-boxes": 0.05}) as url:
         names = ("one", "two")
         for name in names:
             (tmp_path / f"pictures-{name}").mkdir()
         both = [
             subprocess.Popen(
-                [*PROGRAM, str(tmp_path / f"pictures-{name}"), str(count), url, str(tmp_path / "calls.db"),
-                 str(tmp_path / name)]
+                [*PROGRAM, str(tmp_path / f"pictures-{name}"), str(count), url, str(place), str(tmp_path / name)]
             )
             for name in names
         ]  # fmt: skip

@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="JSON that is written")
     parser.add_argument("--quick", action="store_true", help="smallest sizes, one round: shows that all runs")
     options = parser.parse_args()
-    pairs = [pair for pair in PAIRS if options.only in pair.name]
+    pairs = [pair for pair in PAIRS if options.only in pair.name and not (options.quick and pair.installs)]
     if not pairs:
         parser.error(f"--only {options.only}: no such pair; there are: {'; '.join(p.name for p in PAIRS)}")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come: on shared cores more is slower

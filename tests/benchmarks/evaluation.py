@@ -168,6 +168,26 @@ def one_at_a_time(folder: Path, size: int) -> Work:
     return work
 
 
+def lmms_eval(folder: Path, size: int) -> Work:
+    """lmms-eval 0.7.3 with its faster client and as many questions in flight, its imports not counted."""
+    from tests.benchmarks import lmms, others
+
+    lines = (folder / "test_questions.jsonl").read_text().splitlines()
+    labels = {str(row["question_id"]): row["label"] for row in map(json.loads, lines)}
+    task = lmms.task(folder, folder / "lmms-eval", 2048)
+    together = config.Evaluate().concurrency
+    harness = lmms.Harness(others.environment("lmms-eval"), task, _server(), "slow", together, "async_openai")
+
+    def work() -> dict[str, Any]:
+        answers = {}
+        for row in harness.evaluate():
+            answer = row["reply"].partition("<answer>")[2].partition("</answer>")[0].strip()
+            answers[row["id"]] = [float(answer == labels[row["id"]]), answer]
+        return answers
+
+    return work
+
+
 def same(ours: dict[str, Any], other: dict[str, Any]) -> None:
     """The questions that were asked one at a time have the same answers and scores."""
     assert other and {id: ours[id] for id in other} == other
@@ -222,7 +242,12 @@ PAIRS = [
         f"evaluation of 500 questions, {1000 * LATENCY:.0f} ms latency",
         f"one at a time (a {PART}th of them, times {PART})",
         40, 500, 10, "questions", prepare, ours, one_at_a_time, same, rounds=3, other_part=PART,
-    )
+    ),
+    Pair(
+        f"evaluation of 500 questions, {1000 * LATENCY:.0f} ms latency, beside lmms-eval",
+        "lmms-eval 0.7.3, async_openai, as many in flight",
+        2, 500, 10, "questions", prepare, ours, lmms_eval, same, installs="lmms-eval", rounds=3,
+    ),
 ]  # fmt: skip
 
 if __name__ == "__main__":

@@ -18,8 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 PINS = {
     "dvc": ("dvc==3.67.1",),
     "metaflow": ("metaflow==2.19.39",),
+    # torch and torchvision have to be of one build, and nothing that is asked here uses torchvision.
+    "lmms-eval": (
+        "lmms-eval==0.7.3",
+        "torch==2.13.0",
+        "transformers==5.24.0",
+        "datasets==5.2.0",
+        "openai==3.57.0",
+        "filelock==3.32.7",
+    ),
     "distilabel": ("distilabel[openai]==1.5.3", "datasets==3.6.0", "requests==2.34.2"),
 }
+_WITHOUT = {"lmms-eval": "torchvision"}
 _MIB = 1 << 20  # what a stage of the equal DAG writes, bytes
 
 
@@ -35,6 +45,9 @@ def environment(name: str) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *PINS[name]], check=True, stdout=subprocess.DEVNULL)
+        if name in _WITHOUT:
+            remove = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", _WITHOUT[name]]
+            subprocess.run(remove, check=True, stdout=subprocess.DEVNULL)
         ready.write_text(" ".join(PINS[name]))
     return python
 

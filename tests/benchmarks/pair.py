@@ -25,6 +25,7 @@ class Pair:
     ours: Side
     other: Side
     same: Callable[[Any, Any], None]  # raises AssertionError where the two did not compute the same
+    installs: str = ""  # what of `others` the other way needs, which takes a while to install
     rounds: int = 7  # timed calls of each way
     other_part: int = 1  # the other way does 1 / other_part of the work and its time is scaled up
 

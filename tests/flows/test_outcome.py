@@ -80,7 +80,7 @@ def test_what_an_earlier_run_made_is_cached_and_costs_nothing_now(tmp_path: Path
     record(store, "later", time.time() + 10, stages)
     text = shown(store, "later")
     assert "cached)" in text and "(9.0 CNY)" in text
-    assert "0.0 s (0 stages made), no money that is known" in text
+    assert "0.0 s (0 stages made), no cost recorded" in text
 
 
 def test_a_run_that_failed_before_its_first_stage_has_no_table(tmp_path: Path) -> None:

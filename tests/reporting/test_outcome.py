@@ -88,6 +88,30 @@ def test_replies_are_right_and_wrong_ones_in_turns_by_benchmark(tmp_path):
     assert found["wrong"][0]["said"] == "nothing that could be read (no-answer)"
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer", "read_as", "right", "said"),
+    [
+        ("B", "the B", "B", "B", "the B"),
+        (
+            "[0.125, 0.25, 0.5, 1.0]",
+            "no",
+            "[[0.1, 0.2, 0.5, 0.9]]",
+            "box 0.125, 0.250, 0.500, 1.000",
+            "box 0.100, 0.200, 0.500, 0.900",
+        ),
+        ('{"answer": "cube", "boxes": [[0, 0, 1, 1]]}', "cube", "", "cube", "cube"),
+        ("3", "three", "3", "3", "three"),
+        ("[broken", "x", "", "[broken", "x"),
+    ],
+)
+def test_references_and_readings_are_shown_plainly(tmp_path, reference, answer, read_as, right, said):
+    file = shown(tmp_path / "shown.parquet", {"a": {"right": 1}})
+    [row] = tables.read(file)
+    tables.write(file, SHOWN, [row | {"reference": reference, "answer": answer, "read_as": read_as}])
+    [found] = outcome.replies(file, 2)["right"]
+    assert (found["reference"], found["said"]) == (right, said)
+
+
 @pytest.mark.parametrize(("right", "wrong"), [(5, 0), (0, 5), (1, 5), (5, 1)])
 def test_where_there_are_few_of_one_kind_the_other_fills_up(tmp_path, right, wrong):
     file = shown(tmp_path / "shown.parquet", {"a": {"right": right, "wrong": wrong}})

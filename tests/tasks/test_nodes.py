@@ -7,13 +7,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from sifthinker.config import Grpo, Sft, identity, parse
 from sifthinker.core.errors import UserError
-from sifthinker.training.samplers import vllm_lora
 from tasks.runtime import following, nodes
 from tests.nodes import job
 
@@ -98,7 +98,24 @@ def test_the_first_node_notices_a_node_that_leaves_and_one_that_falls_silent(
         assert not (tmp_path / "sft/key.work" / nodes.FILE).exists()
 
 
-def test_servers_that_sample_for_one_machine_are_refused_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_lora.serving, "vllm", lambda python: "vllm")
-    with pytest.raises(UserError, match="serve the ranks of one machine, and nodes is 2"):
-        vllm_lora.VllmLora().preflight(Grpo(ranks=2, nodes=2, generation="vllm_lora"), 2)
+@pytest.mark.parametrize(
+    ("configured", "runs"), [("", sys.executable), ("/opt/train/bin/python", "/opt/train/bin/python")]
+)
+def test_a_node_runs_its_own_interpreter_unless_one_is_configured(configured: str, runs: str) -> None:
+    said: Any = {
+        "id": "a",
+        "endpoint": "10.0.0.1:29500",
+        "nodes": 2,
+        "ranks": 8,
+        "root": "/store",
+        "grace": 240.0,
+        "wait": 60.0,
+    }
+    given = nodes.Rendezvous(module="sifthinker.training.sft", python=configured, **said)
+    command = given.command(Path("/store/config.yaml"), first=True)
+    assert command[0] == runs
+    assert command[-3:] == ["-m", "sifthinker.training.sft", "/store/config.yaml"]
+    assert {"--nnodes=2", "--nproc-per-node=8", "--rdzv-backend=c10d", "--local-addr=10.0.0.1"} <= set(
+        command
+    )
+    assert "--rdzv-conf=is_host=true,join_timeout=60" in command

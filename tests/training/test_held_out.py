@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -107,6 +108,21 @@ def test_the_rule_takes_the_highest_of_a_trained_policy_and_of_equal_ones_the_ea
     assert held_out.chosen(history(0.9)) is None, "the policy before the first step is no choice"
     assert held_out.chosen(history(0.9, 0.1, 0.3, 0.3))["step"] == 2
     assert held_out.chosen(history(0.0, -1.0))["step"] == 1
+
+
+def test_where_nothing_is_better_than_the_start_the_last_adapter_goes_on(tmp_path, caplog):
+    (tmp_path / "adapter").mkdir()
+    history = [{"step": step, held_out.REWARD: reward} for step, reward in enumerate((0.5, 0.5, 0.2))]
+    callback = SimpleNamespace(
+        trainer=SimpleNamespace(state=SimpleNamespace(log_history=history)),
+        settings=Grpo(evaluate_steps=1),
+        folder=tmp_path / "best",
+        examples=[1],
+    )
+    notes = held_out.publish(callback, tmp_path)
+    assert (notes["best_step"], notes["adapter_step"]) == (1, 2)
+    assert "no adapter earns more than the 0.5" in caplog.text
+    assert not (tmp_path / "last").exists()
 
 
 def entry(id: str, **rewards):

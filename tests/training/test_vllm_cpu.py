@@ -309,7 +309,7 @@ class _Passing(BaseHTTPRequestHandler):
             self.command, self.server.target + self.path, content=body, headers=kind, timeout=600
         )
         self.send_response(reply.status_code)
-        self.send_header("Content-Type", reply.headers["content-type"])
+        self.send_header("Content-Type", reply.headers.get("content-type", "text/plain"))
         self.send_header("Content-Length", str(len(reply.content)))
         self.end_headers()
         self.wfile.write(reply.content)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pydantic import ValidationError
 
@@ -17,7 +18,7 @@ from sifthinker.config import Config, Grpo
 from sifthinker.core import prompts
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading, miniature, serving
-from sifthinker.training import grpo, progress_page, samplers
+from sifthinker.training import grpo, progress_page, rehearsal, samplers
 from sifthinker.training.samplers import adapter_server, agreement, vllm_lora
 from tests.training.fake_vllm_lora import VllmLora
 
@@ -133,6 +134,22 @@ def test_a_prompt_that_the_server_reads_otherwise_stops_the_run(
         UserError, match=r"vLLM reads a prompt as \d+ tokens and the trainer as \d+; they differ"
     ):
         grpo.main(program("other"))
+
+
+@pytest.mark.e2e
+def test_a_rehearsal_draws_a_server_s_completions_out_and_is_not_stopped_for_that(
+    program: Callable[..., Path], vllm: VllmLora, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(program("usual").read_text())
+    fields = {name: values[name] for name in ("model", "dataset", "ledger", "judge_base_url", "servers")}
+    told = {"rehearses": "grpo", "sample": "toy/patches/0", "settings": values["settings"], "fields": fields}
+    folders = {"work": str(tmp_path / "work"), "out": str(tmp_path / "out")}
+    file = tmp_path / "rehearsal.yaml"
+    file.write_text(yaml.safe_dump({**told, **folders}))
+    rehearsal.main(file)
+    (line,) = history(tmp_path)
+    assert line["completion_length"] == SMALL["max_completion"]
+    assert line[samplers.GAP] > 1e-3, "or there would have been nothing to be stopped for"
 
 
 @pytest.fixture

@@ -37,11 +37,6 @@ class VllmLora(Sampler):
             )
         serving.vllm(settings.vllm.python)
         _check_rank(settings)
-        if settings.nodes > 1:
-            raise UserError(
-                f"grpo: the servers of vllm_lora serve the ranks of one machine, and nodes is {settings.nodes}; set "
-                "grpo.generation: transformers, or nodes: 1"
-            )
         needed = settings.ranks + settings.vllm.count
         if gpus and settings.vllm.count and needed > gpus:
             raise UserError(

@@ -1,0 +1,46 @@
+"""Connections that are not used again after a server has said more on them than it was asked for.
+
+aiohttp reads what arrives on an idle connection as the answer to the next request (seen with 3.14.5): one reply too many
+would be recorded, and paid for, as the reply to another question.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import httpx2
+
+
+class Connector(aiohttp.TCPConnector):
+    """Takes a kept connection only if nothing has arrived on it meanwhile."""
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (found := await super()._get(key, traces)) is not None:
+            if found.protocol is not None and not found.protocol.should_close:
+                return found
+            found.close()
+        return None
+
+
+def guard(client: httpx2.AsyncClient) -> None:
+    """Lets the transports of the official client's aiohttp client use such connections, before the first request."""
+    for transport in (client._transport, *client._mounts.values()):
+        if transport is not None:
+            transport.client = _Session(transport)  # type: ignore[attr-defined]
+
+
+class _Session:
+    """Makes a transport's session when its loop runs; limits and certificates are the transport's own."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __call__(self) -> aiohttp.ClientSession:
+        limits = self._transport.limits
+        connector = Connector(
+            limit=limits.max_connections or 0,
+            keepalive_timeout=limits.keepalive_expiry,
+            ssl=self._transport.ssl_context,
+        )
+        return aiohttp.ClientSession(connector=connector)
