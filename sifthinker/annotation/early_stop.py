@@ -25,7 +25,8 @@ _ADVICE = {
     "exhausted": "See that the endpoint answers, then start again.",
     "timeout": "See that the endpoint answers, or raise api.timeout.",
     "unreadable": "See that base_url is that of an OpenAI-compatible endpoint.",
-    "judge": "The judge is annotate's own model: use one that answers with a score.",
+    "judge": "The judge is annotate's own model: use one that answers with a score, or raise api.judge_tokens "
+    "where its reply was cut off.",
 }
 _OTHERWISE = "Use a model that follows the prompt, or another annotate.prompt."
 

@@ -119,13 +119,12 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
     """Has the artifact of an order made in a pool: how that ended. A completed one is in the store.
 
     Raises:
-        UserError: the pool does not take as many runs at once as the training has nodes.
         PoolCrashed: the other run crashed.
     """
     wanted = nodes(order.config, order.stage.name)
-    if wanted > 1:
-        with get_client(sync_client=True) as client:
-            check_room(client, there, wanted)
+    with get_client(sync_client=True) as client:
+        if refused := no_room(client, there, wanted):
+            return Failed(message=refused)
     started: list[Any] = []
     try:
         for node in range(wanted):
@@ -153,12 +152,15 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
 def _leave(run: FlowRun, seconds: float, order: Order, log: Log) -> None:
     """Cancels a run that does not end by itself: a node that nobody took, or that outlasts the first."""
     deadline = time.monotonic() + seconds
-    with get_client(sync_client=True) as client:
-        while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
-            if time.monotonic() >= deadline:
-                cancel(run.id, log, _grace(order))
-                return
-            time.sleep(EVERY)
+    try:
+        with get_client(sync_client=True) as client:
+            while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
+                if time.monotonic() >= deadline:
+                    cancel(run.id, log, _grace(order))
+                    return
+                time.sleep(EVERY)
+    except (httpx.HTTPError, ObjectNotFound) as error:  # what it was for has ended: no reason to fail that
+        log.warning("%s: whether its run %s has ended is not known: %s", order.label, run.id, error)
 
 
 def nodes(config: Config, stage: str) -> int:
@@ -167,18 +169,15 @@ def nodes(config: Config, stage: str) -> int:
     return section.nodes if isinstance(section, Train) else 1
 
 
-def check_room(client: SyncPrefectClient, there: str, wanted: int) -> None:
-    """Before several runs of a pool are started that wait for each other.
-
-    Raises:
-        UserError: the pool takes fewer at once.
-    """
-    limit = client.read_work_pool(there).concurrency_limit
-    if limit is not None and limit < wanted:
-        raise UserError(
-            f"pool {there} takes {limit} runs at once and the training has {wanted} nodes, a run each: "
-            f"`prefect work-pool set-concurrency-limit {there} {wanted}`, and start a worker on each machine"
-        )
+def no_room(client: SyncPrefectClient, there: str, wanted: int) -> str:
+    """Why a pool does not take several runs at once, which would wait for each other; empty where it does."""
+    limit = client.read_work_pool(there).concurrency_limit if wanted > 1 else None
+    if limit is None or limit >= wanted:
+        return ""
+    return (
+        f"pool {there} takes {limit} runs at once and the training has {wanted} nodes, a run each: "
+        f"`prefect work-pool set-concurrency-limit {there} {wanted}`, and start a worker on each machine"
+    )
 
 
 def _start(order: Order, there: str, store: Store, node: int, log: Log) -> Any:

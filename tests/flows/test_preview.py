@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -51,8 +52,15 @@ def test_a_preview_is_part_of_the_run_and_what_is_answered_is_not_asked_again(
         assert standin.counts(url)["answered"] == 16
 
 
+NO_VLLM = pytest.mark.skipif(shutil.which("vllm") is None, reason="there is no vllm on the PATH")
+
+
+@pytest.mark.parametrize(
+    "served_by",
+    ["transformers", pytest.param("vllm", marks=[pytest.mark.slow, pytest.mark.timeout(1800), NO_VLLM])],
+)
 def test_a_model_of_this_machine_annotates_and_the_page_says_why_there_is_no_chain(
-    tmp_path: Path, prefect_server: str
+    tmp_path: Path, prefect_server: str, served_by: str
 ) -> None:
     model = Path(__file__).resolve().parents[2] / "sifthinker" / "models" / "miniature" / "policy"
     settings = [
@@ -60,13 +68,13 @@ def test_a_model_of_this_machine_annotates_and_the_page_says_why_there_is_no_cha
         "ingest.shards=1",
         "annotate.api.base_url=local",
         f"annotate.api.model={model}",
-        "annotate.api.local_server=transformers",
+        f"annotate.api.local_server={served_by}",
         "annotate.attempts=1",
         "annotate.max_tokens=64",
         "evaluate.benchmarks=[]",
     ]
     asked = line(tmp_path / "store", "preview", ("--rows", "2"), settings)
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=500, env=os.environ)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=1700, env=os.environ)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "0 of 2 rows have a chain; 2 calls, 2 of them made now" in said  # it knows another task

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -60,6 +61,15 @@ def test_a_folder_is_of_the_family_that_its_config_says(family: str, toy: Toy) -
 )
 def test_families_are_told_apart_by_model_type_and_tower(values: dict[str, Any], name: str | None) -> None:
     assert families.named(values) == name
+
+
+@pytest.mark.parametrize("family", ["llava", "bunny_llama3"])
+def test_a_llava_keeps_the_names_of_published_folders_on_disk(family: str, toy: Toy, tmp_path: Path) -> None:
+    loading.load_policy(toy(family), "fp32").save_pretrained(tmp_path)  # as a merge does
+    for folder in (toy(family), tmp_path):
+        with safe_open(folder / "model.safetensors", framework="pt") as opened:
+            tower = [name for name in opened.keys() if "vision_tower" in name]  # noqa: SIM118
+        assert tower and all("vision_tower.vision_model." in name for name in tower)
 
 
 # --- what is trained ---------------------------------------------------------------------------------------------

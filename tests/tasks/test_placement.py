@@ -162,7 +162,7 @@ def test_the_runs_of_a_trainings_nodes_begin_and_end_together(
     monkeypatch.setattr(placement, "run_deployment", start)
     monkeypatch.setattr(placement, "url_for", lambda *_: None)
     monkeypatch.setattr(placement, "get_client", lambda **_: server)
-    monkeypatch.setattr(placement, "check_room", lambda *_: None)
+    monkeypatch.setattr(placement, "no_room", lambda *_: "")
     monkeypatch.setattr(placement, "EVERY", 0.001)
     monkeypatch.setattr(placement, "LEAVE", 0.02)
     made = config("smoke", store=str(tmp_path), sft={"ranks": 2, "nodes": 2, "grace": 0})
@@ -179,11 +179,13 @@ def test_the_runs_of_a_trainings_nodes_begin_and_end_together(
     assert server.cancelled == cancelled
 
 
-def test_a_pool_that_takes_fewer_runs_than_there_are_nodes_is_refused_before_any_starts() -> None:
-    client: Any = SimpleNamespace(read_work_pool=lambda name: SimpleNamespace(concurrency_limit=1))
-    with pytest.raises(
-        UserError, match=r"takes 1 runs at once and the training has 2 nodes.*set-concurrency-limit gpu-8 2"
-    ):
-        placement.check_room(client, "gpu-8", 2)
-    client = SimpleNamespace(read_work_pool=lambda name: SimpleNamespace(concurrency_limit=None))
-    placement.check_room(client, "gpu-8", 2)
+@pytest.mark.parametrize(
+    ("limit", "wanted", "refused"), [(1, 2, True), (2, 2, False), (None, 2, False), (1, 1, False)]
+)
+def test_a_pool_that_takes_fewer_runs_than_there_are_nodes_is_refused_before_any_starts(
+    limit: int | None, wanted: int, refused: bool
+) -> None:
+    client: Any = SimpleNamespace(read_work_pool=lambda name: SimpleNamespace(concurrency_limit=limit))
+    said = placement.no_room(client, "gpu-8", wanted)
+    assert bool(said) == refused
+    assert not refused or "set-concurrency-limit gpu-8 2" in said

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToText, GenerationConfig
 
 from sifthinker.core.errors import UserError
@@ -40,6 +41,21 @@ def build_tiny(family: str, seed: int, out: Path) -> None:
     _open_eyes(model, seed)
     model.generation_config = generation(processor)
     _save(model, out, processor)
+    if FAMILIES[family].processor == "LlavaProcessor":
+        _publish_tower(out / "model.safetensors")
+
+
+def _publish_tower(file: Path) -> None:
+    """Names the tower's tensors as published LLaVA folders do: vLLM and older readers know no others.
+
+    transformers 5 writes a new model with shorter names, and one that it has read with the names that it has read.
+    """
+    short, long = "vision_tower.", "vision_tower.vision_model."
+    tensors = {
+        name.replace(short, long) if short in name and long not in name else name: tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _open_eyes(model: Any, seed: int) -> None:
