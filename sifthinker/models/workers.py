@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ from sifthinker.system import processes
 logger = logging.getLogger(__name__)
 
 _LOOK = 0.2  # seconds between two looks whether the client has gone
+_GLANCE = 0.05  # the same in the process that makes the reply
 
 
 class Flag(Protocol):
@@ -108,9 +110,14 @@ class _Told:
 
     def __init__(self, there: Connection) -> None:
         self._there = there
+        self._set, self._next = False, 0.0
 
     def is_set(self) -> bool:
-        return self._there.poll()
+        """Asked after every token, it looks now and then: a look costs as much as a small part of a token."""
+        now = time.monotonic()
+        if not self._set and now >= self._next:
+            self._set, self._next = self._there.poll(), now + _GLANCE
+        return self._set
 
 
 def _work(there: Connection, parent: int, make: Make, expected: tuple[type[Exception], ...]) -> None:
