@@ -45,9 +45,9 @@ def evening(run: Run, night: str, started: datetime) -> Outcome:
         run.config = of_tier(configured, tier)
         choose(run)
         identifier = f"{night}-{tier}" if looked else night
-        if run.config.nightly.fresh:
-            again(run, identifier)
         baseline = pinned(run, estimator, f"-{tier}" if looked else "")
+        if run.config.nightly.fresh:  # not the baseline: its replies are remembered
+            again(run, identifier)
         made, failed = each(run, run.config.nightly.models, estimator, f"-{tier}" if looked else "")
         held = Night(identifier, started, run.config)
         looked.append(compare(run.store, held, made, failed, baseline))

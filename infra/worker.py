@@ -38,20 +38,25 @@ def supervise(command: Sequence[str]) -> int:
     """Runs a command until it and all its descendants have ended; its exit code."""
     if ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    worker = subprocess.Popen(command, start_new_session=True)
-    told = 0
+    worker: subprocess.Popen[bytes] | None = None
+    told: list[int] = []
 
     def tell(number: int, _: object) -> None:
-        nonlocal told
-        told += 1
-        if told == 1:
-            worker.send_signal(number)
+        told.append(number)
+        if len(told) == 1:
+            if worker:
+                worker.send_signal(number)
             return
         for process in psutil.Process().children(recursive=True):
             process.kill()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, tell)
+    # After the handlers: where this process was started with SIGINT ignored (in the background of a shell), the worker
+    # would inherit that, and Prefect's worker ends itself by a SIGINT.
+    worker = subprocess.Popen(command, start_new_session=True)
+    if told:
+        worker.send_signal(told[0])
     code = worker.wait()
     _outlast()
     return code

@@ -28,10 +28,12 @@ def compare(
     """Compares evaluations: scores with intervals, paired tests, what was made otherwise, hours, changed replies."""
     opened = Store.existing(store)
     server.settings(store)
-    from tasks.operations.compare import compared, show
+    from tasks.operations.compare import compared
 
     text, page = compared(opened, names, out)
     console.print(plain(text), highlight=False, soft_wrap=True)
     console.print(f"\npage      {page}", highlight=False, soft_wrap=True)
-    if server.answers(os.environ["PREFECT_API_URL"]):
-        show(text, page, names)
+    if server.answers(os.environ["PREFECT_API_URL"]):  # a run of its own shows it in the UI
+        from flows.compare import compare as shown
+
+        shown(names, store, return_state=True)

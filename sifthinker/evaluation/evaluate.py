@@ -107,6 +107,15 @@ def evaluate(
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / shown.FILE, shown.SHOWN, found.shown.rows(found.jobs))
     tables.write(out / "rejects.parquet", tables.REJECTS, found.rejects)
+    summary = _summary(served, model, config, found)
+    (out / "scores.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _summary(
+    served: Served, model: configuration.Model, config: configuration.Evaluate, found: _Opened
+) -> dict[str, Any]:
+    """What `scores.json` holds."""
     summary: dict[str, Any] = {
         "model": served.label,
         "limit": config.limit,
@@ -121,7 +130,6 @@ def evaluate(
     }
     if served.running is not None:
         summary["server"] = served.running.as_json()
-    (out / "scores.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
 

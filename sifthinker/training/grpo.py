@@ -119,10 +119,7 @@ def train(
     checkpoints.check_identity(task.work, task.settings)
     dataset = rows.open_parquet(task.dataset, COLUMNS, task.work)
     check_size(settings, len(dataset))
-    processor = loading.load_processor(task.model, task.settings.model.max_pixels)
-    # TRL pads prompts on the left, but takes the places of their pictures from the processor: padded on the right,
-    # the pictures of all but the longest prompt of a batch would lie beside their places.
-    processor.tokenizer.padding_side = "left"
+    processor = left_padding(task)
     suppressed = loading.picture_tokens(processor)
     arguments.generation_kwargs = sampler.suppression(suppressed)
     resumed = checkpoints.last_complete(task.work)
@@ -155,6 +152,17 @@ def train(
                 notes |= held_out.publish(watcher, task.out)
             summary = {"in": len(dataset), "kept": len(dataset), "rejected": {}, "notes": notes}
             write_json(task.out / "summary.json", summary)
+
+
+def left_padding(task: GrpoRun) -> Any:
+    """The model's processor, which pads on the left.
+
+    TRL pads prompts on the left, but takes the places of their pictures from the processor: padded on the right, the
+    pictures of all but the longest prompt of a batch would lie beside their places.
+    """
+    processor = loading.load_processor(task.model, task.settings.model.max_pixels)
+    processor.tokenizer.padding_side = "left"
+    return processor
 
 
 @contextmanager

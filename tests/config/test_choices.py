@@ -8,8 +8,9 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from sifthinker.config import Benchmark, choices
+from sifthinker.config import Benchmark, Grpo, choices
 from sifthinker.data.sources import SOURCES
+from sifthinker.training.samplers import SAMPLERS, Sampler
 
 
 class Chosen(BaseModel):
@@ -52,3 +53,10 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
         ValidationError, match=r"no benchmark named 'vstat'; did you mean 'vstar'\? Known: vstar"
     ):
         Benchmark(name="vstat", path=Path("x"), images=Path("x"))
+
+
+def test_a_new_back_end_for_sampling_is_a_new_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SAMPLERS, "mine", Sampler())
+    assert Grpo(generation="mine").generation == "mine"
+    offered = Grpo.model_json_schema()["properties"]["generation"]["enum"]
+    assert offered[0] == "auto" and offered[-1] == "mine"

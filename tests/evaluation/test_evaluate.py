@@ -139,6 +139,7 @@ def test_a_benchmark_is_asked_with_both_pictures_and_scored(tmp_path):
         "predictions.parquet",
         "rejects.parquet",
         "scores.json",
+        "shown.parquet",
     ]
 
 

@@ -86,11 +86,13 @@ def run(config: Config, **parameters: Any) -> State[str]:
 def test_a_night_passes_is_replayed_and_asks_again_on_request(tmp_path: Path) -> None:
     store = Store(tmp_path)
     aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    aliases.pin(store, "baseline", model(store, "bb", [0.0, *RIGHT[1:]]), "ada", "good")
     first, again, fresh = run(settings(store)), run(settings(store)), run(settings(store), fresh=True)
     assert [state.name for state in (first, again, fresh)] == ["Completed"] * 3
     rows = history.read(tmp_path / "history")
     assert [row["replayed"] for row in rows if row["benchmark"] == "vstar"] == [False, True, False]
     assert len({row["evaluation"] for row in rows}) == 2  # a fresh night has an evaluation of its own
+    assert len(store.manifests("replies")) == 3  # and the baseline is not asked again
     assert Path(first.result()).is_file()
 
 

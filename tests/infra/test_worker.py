@@ -57,6 +57,15 @@ def test_the_container_ends_after_the_runs_checkpoint_and_at_once_when_told_twic
     assert (tmp_path / "checkpoint").exists() == (signals == 1)
 
 
+def test_a_worker_heeds_sigint_even_where_a_shell_has_it_ignored() -> None:
+    """Prefect's worker ends itself by a SIGINT."""
+    asks = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    shell = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {CONTAINER}"
+    command = [sys.executable, "-c", shell, sys.executable, "-c", asks]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == 0
+
+
 def containers_grace() -> dict[str, float]:
     """Seconds between the signal and the end of each worker's container."""
     compose = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]

@@ -9,11 +9,14 @@ import time
 import psycopg
 import pytest
 
+from sifthinker import llm
+from sifthinker.config import Api
 from sifthinker.core.errors import UserError
-from sifthinker.llm import bookkeeping, ledger_postgres
+from sifthinker.llm import bookkeeping, judge, ledger_postgres
 from sifthinker.llm.ledger_postgres import PostgresLedger
 from sifthinker.llm.postgres import Database
 from sifthinker.llm.usage import Usage
+from tests import evil
 from tests.ledgers import Kind, counts
 from tests.llm.test_ledger import COST, REPLY
 
@@ -279,3 +282,53 @@ def test_the_place_of_a_ledger_is_chosen_by_the_environment(database, tmp_path, 
     bookkeeping.open_ledger("shared").close()
     assert Kind(tmp_path, database).run("SELECT count(*) FROM calls") == [(0,)]
     assert Usage() == opened(database).usage("account")
+
+
+# --- a client on it --------------------------------------------------------------------------------------------------
+
+
+def question(number: int) -> llm.Request:
+    return judge.request("q", "a", f"answer number {number}.")
+
+
+def test_what_is_answered_while_the_database_is_away_is_recorded_once_it_is_back(
+    postgres_server, database, monkeypatch, caplog
+):
+    monkeypatch.setenv("SIF_LEDGER", database)
+
+    def answer(number: int, _: bytes) -> evil.Answer:
+        if number == 1:  # between its claim and its reply
+            postgres_server.stop()
+            threading.Timer(0.3, postgres_server.start).start()
+        return 200, {}, evil.chat()
+
+    with evil.serving(answer) as server:
+        with llm.Client(Api(concurrency=1), "shared", server.url) as client:
+            replies = client.ask_all(question(n) for n in range(4))
+        assert all(isinstance(reply, llm.Reply) for reply in replies)
+        with llm.Client(Api(), "shared", server.url) as client:
+            assert all(reply.cached for reply in client.ask_all(question(n) for n in range(4)))
+        assert len(server.asked) == 4
+    assert "until the ledger's database answers" in caplog.text
+    ledger = opened(database)
+    assert (counts(ledger), ledger.usage(f"{Api().base_url} {Api().model}").calls) == ({"ok": 4}, 4)
+
+
+def test_a_run_that_is_told_to_end_does_not_wait_for_the_database(postgres_server, database, monkeypatch):
+    monkeypatch.setenv("SIF_LEDGER", database)
+    with evil.serving(lambda *_: (200, {}, evil.chat())) as server:
+        client = llm.Client(Api(concurrency=2), "shared", server.url)
+        began = 0.0
+        try:
+            with pytest.raises(KeyboardInterrupt), client:
+                assert isinstance(client.ask(question(0)), llm.Reply)
+                postgres_server.stop()
+                future = client.submit(question(1))
+                time.sleep(0.2)
+                assert not future.done()
+                began = time.monotonic()
+                raise KeyboardInterrupt
+        finally:
+            postgres_server.start()
+        assert time.monotonic() - began < 12
+        assert isinstance(future.exception(1), UserError)

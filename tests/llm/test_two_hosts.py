@@ -102,4 +102,4 @@ def test_what_a_killed_host_had_reserved_is_asked_by_the_other_one_after_a_lease
     assert kind.run("SELECT state, count(*) FROM calls GROUP BY state") == [("ok", 300)]
     assert len(answers(tmp_path, "two")) == counts["distinct"] == 300
     assert 0 < left <= 32  # up to twice the concurrency is asked for ahead
-    assert counts["repeated"] <= 16  # those that were on the wire
+    assert counts["repeated"] <= left  # asked, and perhaps answered, but not yet recorded
