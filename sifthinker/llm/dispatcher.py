@@ -252,6 +252,7 @@ class Engine:
             await self.turns.pause(pause)
         wait = max(pause, self.patience.backoff(tries))
         self.patience.say(trouble, pause, wait, len(self._flying))
+        self._check()  # closed meanwhile: it would wait for this pause
         await asyncio.sleep(wait)
 
     async def _refused(self, key: str, request: Request, error: Dead) -> Failure:

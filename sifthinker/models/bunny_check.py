@@ -31,9 +31,15 @@ def compare(source: Path, converted: Path) -> float:
     inputs = loading.encode(
         processor, prompts.policy_messages("What is nearest?", chain="It is red."), pictures
     )
-    wanted = _reference(source, transformers.LlavaConfig.from_pretrained(converted), inputs)
+    config = transformers.LlavaConfig.from_pretrained(converted, trust_remote_code=False)
+    wanted = _reference(source, config, inputs)
     model, told = transformers.LlavaForConditionalGeneration.from_pretrained(
-        converted, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        converted,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
     )
     if wrong := sorted({*told["missing_keys"], *told["unexpected_keys"]}):
         raise UserError(

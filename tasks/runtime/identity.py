@@ -23,7 +23,7 @@ from sifthinker.store.digests import sha256
 from sifthinker.system import commands
 from sifthinker.system.commands import ABSENT
 from tasks.runtime import closure, results
-from tasks.runtime.results import Results
+from tasks.runtime.stage_results import Results
 
 COMMANDS = {"vllm"}  # started as a command: its pins and ours exclude each other
 

@@ -1,26 +1,22 @@
-"""What decides each stage's result: its modules, its libraries and the data files of ours that it reads.
+"""Which of our modules decide results, and where they are.
 
 A module has a logical name, which is part of every key. It does not change when a file moves: `MODULES` says where the
 module is today, and a move edits the path there and nothing else. A module that is split keeps its name with several
 paths.
 
-`RESULTS` names the modules that a stage starts from; their imports are followed (tasks/runtime/closure.py). They end at a
-module that carries or shows what others decide (`neutral`, with the reason). A module that is reached and not declared
-here is an error: whoever adds one says which of the two it is.
+tasks/runtime/stage_results.py names the modules that a stage starts from; their imports are followed
+(tasks/runtime/closure.py). They end at a module that carries or shows what others decide (`neutral`, with the reason). A
+module that is reached and not declared here is an error: whoever adds one says which of the two it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from sifthinker.config import STANDIN, Api, Config, Train
 from sifthinker.models.families import FAMILIES
-from sifthinker.training import samplers
 
 ROOT = Path(__file__).resolve().parents[2]  # of the tree that paths and data files are in
-TOY = "tiny"  # as weights: built on the spot (models.TINY, whose module imports torch)
 
 
 @dataclass(frozen=True)
@@ -30,27 +26,6 @@ class Module:
     paths: tuple[str, ...]  # dotted
     neutral: str = ""  # why it decides no result; empty: it does
     without: tuple[str, ...] = ()  # definitions that decide none although their module does
-
-
-@dataclass(frozen=True)
-class Results:
-    """What decides the result of a stage, besides its configuration and its inputs."""
-
-    modules: tuple[str, ...] = ()  # logical names; what they import is found
-    libraries: tuple[str, ...] = ()  # distributions that compute it; by major.minor
-    data: tuple[tuple[str, str], ...] = ()  # files of ours that programs read: name in a key, path below ROOT
-    given: tuple[Callable[[Config], Results], ...] = ()  # what more there is with a configuration
-    elsewhere: tuple[tuple[str, Path], ...] = ()  # libraries of another environment, with its interpreter
-
-    def of(self, config: Config) -> Results:
-        """All that there is with a configuration."""
-        more = [given(config) for given in self.given]
-        return Results(
-            (*self.modules, *(name for found in more for name in found.modules)),
-            tuple(dict.fromkeys((*self.libraries, *(name for found in more for name in found.libraries)))),
-            (*self.data, *(pair for found in more for pair in found.data)),
-            elsewhere=tuple(pair for found in more for pair in found.elsewhere),
-        )
 
 
 def _at(*paths: str, without: tuple[str, ...] = ()) -> Module:
@@ -299,122 +274,7 @@ MODULES: dict[str, Module] = {
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
     "runtime/rehearsal": _neutral("tasks.runtime.rehearsal", "refuses a training, and changes none"),
     "runtime/process": _neutral("tasks.runtime.programs tasks.runtime.following tasks.runtime.nodes", _RUNS),
-    "runtime/results": _neutral("tasks.runtime.results", "this table"),
+    "runtime/results": _neutral("tasks.runtime.results tasks.runtime.stage_results", "says what decides"),
     "runtime/closure": _neutral("tasks.runtime.closure", "digests modules"),
     "runtime/identity": _neutral("tasks.runtime.identity", "makes keys"),
-}
-
-_TRAINING = ("torch", "transformers", "peft", "accelerate", "pillow", "numpy")
-
-
-def _standin(api: Callable[[Config], Api | None]) -> Callable[[Config], Results]:
-    """The embedded stand-in's replies, where it answers."""
-
-    def given(config: Config) -> Results:
-        found = api(config)
-        return Results(("standin/replies",) if found and found.base_url == STANDIN else ())
-
-    return given
-
-
-def _passes(config: Config) -> Results:
-    again = [(each.api or config.annotate.api).base_url for each in config.retry.passes]
-    return Results(("standin/replies",) if STANDIN in again else ())
-
-
-def _toy(weights: Callable[[Config], str]) -> Callable[[Config], Results]:
-    """The builder of a random model, where one is asked for."""
-    built = Results(("tiny",), ("torch", "transformers", "tokenizers"))
-    return lambda config: built if weights(config) == TOY else Results()
-
-
-def _deepspeed(settings: Callable[[Config], Train]) -> Callable[[Config], Results]:
-    def given(config: Config) -> Results:
-        name = settings(config).deepspeed
-        if name == "none":
-            return Results()
-        file = f"{name}.json"
-        return Results((), ("deepspeed",), ((f"DeepSpeed {file}", f"sifthinker/training/deepspeed/{file}"),))
-
-    return given
-
-
-def _family(config: Config) -> Results:
-    """The entry of the policy's family, and of no other: a new family changes no key."""
-    return Results((f"families/{config.model.family}",))
-
-
-def _sampler(config: Config) -> Results:
-    used, python = samplers.of(config.grpo), config.grpo.vllm.python
-    return Results(used.modules, used.libraries, elsewhere=_of(python, used.libraries))
-
-
-def _of(python: Path | None, libraries: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
-    return tuple((library, python) for library in libraries) if python else ()
-
-
-def _trained(settings: Callable[[Config], Train], libraries: tuple[str, ...]) -> Callable[[Config], Results]:
-    """The libraries of the environment that trains, where it is not the flow's."""
-    return lambda config: Results(elsewhere=_of(settings(config).python, (*libraries, "deepspeed")))
-
-
-def _server(config: Config) -> Results:
-    """The libraries of a server that the stage starts; one that runs already is in the key by its address."""
-    found = SERVERS.get(config.evaluate.server, Results())
-    return replace(found, elsewhere=_of(config.evaluate.python, found.libraries))
-
-
-SERVERS = {
-    "transformers": Results((), ("torch", "transformers")),
-    "vllm": Results(("serve/vllm",), ("vllm",)),
-}
-_CHARTS = ("pillow", "matplotlib")
-_PAGES = tuple(
-    (name, f"sifthinker/reporting/templates/{name}")
-    for name in ("report.html.jinja", "first.html.jinja", "style.css.jinja", "score_gaps.html.jinja")
-)
-
-RESULTS: dict[str, Results] = {
-    "scenes": Results(("stages/scenes", "scenes"), ("pillow", "numpy")),
-    "policy_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.model.weights),)),
-    "depth_weights": Results(("stages/weights", "models"), given=(_toy(lambda c: c.depth.weights),)),
-    "ingest": Results(
-        ("stages/ingest", "ingest"), ("pillow", "numpy")
-    ),  # numpy: pictures of more than 8 bits
-    "expand": Results(("stages/expand", "expand")),
-    "depth": Results(("stages/depth", "estimate", "images"), ("torch", "transformers", "pillow", "numpy")),
-    "annotate": Results(
-        ("stages/annotate", "annotate"), ("pillow", "numpy"), given=(_standin(lambda c: c.annotate.api),)
-    ),
-    "retry": Results(("stages/retry", "retry"), ("pillow", "numpy"), given=(_passes,)),
-    "publish": Results(("stages/publish", "publish"), ("pyarrow", "pillow", "numpy")),
-    "subset": Results(("stages/publish", "publish"), ("pyarrow",)),
-    "sft": Results(
-        ("stages/sft", "training/sft"),
-        ("trl", *_TRAINING),
-        given=(_family, _deepspeed(lambda c: c.sft), _trained(lambda c: c.sft, ("trl", *_TRAINING))),
-    ),
-    "merge": Results(
-        ("stages/merge", "training/merge"),
-        ("torch", "transformers", "peft", "pillow", "numpy"),
-        given=(_family,),
-    ),
-    "grpo": Results(
-        ("stages/grpo", "training/grpo"),
-        ("trl", *_TRAINING, "scipy"),  # scipy: matches boxes in the grounding reward
-        given=(
-            _family,
-            _deepspeed(lambda c: c.grpo),
-            _trained(lambda c: c.grpo, ("trl", *_TRAINING, "scipy")),
-            _sampler,
-            _standin(lambda c: c.grpo.judge),
-        ),
-    ),
-    "evaluate": Results(
-        ("stages/evaluate", "evaluate", "serve", "estimate"),
-        ("torch", "transformers", "pillow", "numpy", "scipy"),  # depth maps; scores
-        given=(_family, _server, _standin(lambda c: c.evaluate.judge)),
-    ),
-    "report": Results(("stages/report", "report", "lineage"), _CHARTS, _PAGES),
-    "ablation": Results(("stages/ablation", "ablation"), ("numpy", "scipy", *_CHARTS)),
 }

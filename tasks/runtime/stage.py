@@ -25,7 +25,7 @@ from sifthinker.llm.bookkeeping import Place
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Draft, Ref
 from tasks.runtime import ui_artifacts
-from tasks.runtime.results import Results
+from tasks.runtime.stage_results import Results
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 PAGE = "page.md"  # of the report: in short, for the UI

@@ -8,8 +8,8 @@ from sifthinker.evaluation import ablation as domain
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from tasks.runtime.pipeline import Partial, Run
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(

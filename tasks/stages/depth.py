@@ -4,8 +4,8 @@ from sifthinker.config import identity
 from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import sample
 from sifthinker.core.tables import MAPS, read
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(

@@ -17,11 +17,11 @@ from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
 from sifthinker.models.budget import budgeted, holds
 from sifthinker.store.manifest import Artifact
-from tasks.runtime import closure, results
+from tasks.runtime import closure, stage_results
 from tasks.runtime import identity as identities
 from tasks.runtime.endpoint import endpoint, watched, weights
-from tasks.runtime.results import RESULTS, Results
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS, Results
 
 
 def _files(config: Config) -> dict[str, Path]:
@@ -55,7 +55,7 @@ def _served(server: str) -> str:
 
     A reply of another server is another reply, also in the ledger.
     """
-    means = results.SERVERS.get(server, Results())
+    means = stage_results.SERVERS.get(server, Results())
     code = [closure.digest(name) for name in ("serve", *means.modules)]
     return " ".join(filter(None, (server, identities.versions(means.libraries), *code)))
 

@@ -4,8 +4,8 @@ from sifthinker.config import identity
 from sifthinker.core.records import sample
 from sifthinker.core.tables import FOCUS, read
 from sifthinker.data import expansion as domain
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(config=lambda c: {"expand": identity(c.expand)}, results=RESULTS["expand"], parts=("samples",))

@@ -7,8 +7,8 @@ from sifthinker.core.tables import read
 from sifthinker.training import memory, preflight, samplers
 from tasks.runtime.endpoint import endpoint, weights
 from tasks.runtime.programs import train, training_outcome
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 def _held_out(job: Job, subset: list[Path]) -> Path:

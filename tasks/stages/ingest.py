@@ -6,8 +6,8 @@ from sifthinker.config import Config, identity
 from sifthinker.core.tables import SAMPLES
 from sifthinker.data import ingest as domain
 from tasks.runtime import refusal
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 IN_MEMORY = 40_000  # samples, of all parts together: they come in no order of the parts
 MIN_BATCH = 64  # of a part

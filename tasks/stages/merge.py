@@ -2,8 +2,8 @@
 
 from sifthinker.config import identity
 from tasks.runtime.programs import train, training_outcome
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(

@@ -8,8 +8,8 @@ from sifthinker.core.records import DepthMap, annotation, sample
 from sifthinker.core.tables import SIF, read
 from sifthinker.data import publish as domain
 from sifthinker.system.files import write_json
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(config=lambda c: {"ingest": {"max_pixels": c.ingest.max_pixels}}, results=RESULTS["publish"])

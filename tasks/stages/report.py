@@ -5,8 +5,9 @@ from sifthinker.reporting import lineage_picture
 from sifthinker.reporting import report as domain
 from sifthinker.store import lineage
 from sifthinker.system import machine
-from tasks.runtime.results import RESULTS, ROOT
+from tasks.runtime.results import ROOT
 from tasks.runtime.stage import PAGE, Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(

@@ -11,8 +11,8 @@ from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, watched, weights
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Endpoints, Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 def _api(job: Job, again: Again) -> Api:

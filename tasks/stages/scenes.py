@@ -2,8 +2,8 @@
 
 from sifthinker import scenes as domain
 from sifthinker.config import identity
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(config=lambda c: {"scenes": identity(c.scenes)}, results=RESULTS["scenes"])

@@ -3,8 +3,8 @@
 from sifthinker.config import identity
 from sifthinker.training import preflight
 from tasks.runtime.programs import train, training_outcome
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 @stage(

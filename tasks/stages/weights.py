@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from sifthinker.models import miniature
-from tasks.runtime.results import RESULTS
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import RESULTS
 
 
 def _local(weights: str, kind: Literal["policy", "depth"]) -> dict[str, Path]:

@@ -174,7 +174,7 @@ def test_the_judges_of_grpo_and_of_evaluation(seen: Seen, tmp_path: Path) -> Non
             yield REPLY
 
     one = (asking.Asked(question, digest, ""), REPLY, Answer("A"))
-    client: Any = SimpleNamespace(answers=answers)
+    client: Any = SimpleNamespace(answers=answers, api=settings.judge)
     assert len(list(asking.judged(job, iter([one]), client))) == 1
     (url,) = [
         text[text.index("data:") : text.index('"', text.index("data:"))] for text in asked if "data:" in text

@@ -26,8 +26,8 @@ from sifthinker.store import aliases, checkpoints
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.system.files import write_json
-from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import Results
 from tests import nights
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

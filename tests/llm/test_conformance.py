@@ -39,6 +39,7 @@ from tests import evil, wire
 from tests.llm import wire_acts
 from tests.llm.behaviours import BEHAVIOURS, RETRIES, STOPS, TIMEOUT, Act, Behaviour, good
 
+pytestmark = pytest.mark.e2e  # a server with stalls, and its long list: a minute
 NAMES = list(BEHAVIOURS)
 PLAIN = 16  # rows that get good answers
 COUNT = len(NAMES) + PLAIN

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import sqlite3
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -372,6 +373,25 @@ def test_a_pause_is_said_with_its_reason_and_its_end(tmp_path, caplog):
     (warning,) = [r for r in caplog.records if "nothing is sent until" in r.getMessage()]
     assert warning.levelno == logging.WARNING
     assert "HTTP 429: come back later" in warning.getMessage()
+
+
+def test_a_pause_that_is_asked_for_while_the_client_closes_is_not_waited_for(tmp_path):
+    closing = threading.Event()
+
+    def answer(*_: object) -> evil.Answer:
+        closing.wait(20)
+        time.sleep(0.2)
+        return 429, {"Retry-After": "300"}, b"come back later"
+
+    with evil.serving(answer) as server, llm.Client(Api(), tmp_path / "l", server.url) as client:
+        future = client.submit(question(0))
+        evil.until(lambda: server.asked)
+        began = time.monotonic()
+        closing.set()
+        client.__exit__(None, None, None)
+        assert time.monotonic() - began < 10
+        assert future.done()
+        client.__enter__()
 
 
 def test_trouble_that_repeats_is_said_at_once(tmp_path, caplog):

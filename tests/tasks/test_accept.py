@@ -17,8 +17,8 @@ from sifthinker.system.files import write_json
 from tasks.operations import accept as accepting
 from tasks.runtime import identity as identities
 from tasks.runtime.pipeline import Partial, Run, plan
-from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import Results
 
 SAMPLED = {"max_tokens": 96, "server": "transformers"}
 

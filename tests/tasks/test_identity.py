@@ -14,7 +14,7 @@ from sifthinker.system import commands
 from sifthinker.training import samplers
 from tasks.runtime import closure, results
 from tasks.runtime import identity as identities
-from tasks.runtime.results import RESULTS, Results
+from tasks.runtime.stage_results import RESULTS, Results
 from tasks.stages import evaluate
 
 CONFIG = Config.model_validate({"scenes": {}})

@@ -22,8 +22,8 @@ from tasks.operations import accept as accepting
 from tasks.runtime import closure
 from tasks.runtime.flow_run import run_flow
 from tasks.runtime.pipeline import Partial, Run, plan
-from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import Results
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 NUMBERS = pa.schema([("n", pa.int64())])

@@ -20,8 +20,8 @@ from sifthinker.store.manifest import Draft
 from tasks.runtime import refusal
 from tasks.runtime.decide import decide
 from tasks.runtime.make import make_artifact
-from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, Stage, stage
+from tasks.runtime.stage_results import Results
 from tasks.stages.annotate import annotate
 from tasks.stages.ingest import ingest
 

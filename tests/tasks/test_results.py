@@ -14,7 +14,8 @@ import pytest
 
 from sifthinker.config import Config, changed
 from tasks.runtime import closure, identity, results
-from tasks.runtime.results import MODULES, RESULTS
+from tasks.runtime.results import MODULES
+from tasks.runtime.stage_results import RESULTS
 from tasks.stages.ablation import ablation
 from tasks.stages.annotate import annotate
 from tasks.stages.depth import depth
@@ -255,7 +256,7 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"annotate.prompt": "Look."}, {"annotate", "retry"}),
     ({"grpo.generation": "vllm_lora"}, {"grpo"}),
     ({"grpo.vllm.count": 2, "grpo.vllm.memory": 0.5, "grpo.max_logprob_gap": 0.1}, NOTHING),
-    ({"evaluate.python": "/opt/vllm/bin/python"}, NOTHING),
+    ({"evaluate.python": "/opt/vllm/bin/python"}, {"evaluate"}),  # whose libraries are not these
     ({"grpo.learning_rate": 3e-5}, {"grpo"}),
     ({"grpo.deepspeed": "zero2"}, {"grpo"}),
     ({"evaluate.server": "transformers"}, {"evaluate"}),

@@ -19,8 +19,8 @@ from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.store.verification import verifier
 from tasks.runtime.make import make_artifact
-from tasks.runtime.results import Results
 from tasks.runtime.stage import Job, Order, stage
+from tasks.runtime.stage_results import Results
 
 SCHEMA = pa.schema([("n", pa.int64())])
 SEEN: Counter[str] = Counter()
