@@ -31,7 +31,7 @@ import psutil
 
 from sifthinker.config import Grpo, Model, Sft
 from sifthinker.core.errors import UserError
-from sifthinker.models.families import frozen_modules
+from sifthinker.models.families import FAMILIES, frozen_modules
 from sifthinker.training import samplers
 
 GB = 1e9
@@ -52,7 +52,7 @@ class Vision:
     inner: int = 0  # of the feed-forward layers
     patch: int = 1  # pixels of a patch's side
     square: int = (
-        0  # pixels of a picture's side, where all pictures have one size; 0: they are under a pixel budget
+        0  # pixels of the side of a picture, or of a tile of it; 0: pictures are under a pixel budget
     )
 
 
@@ -151,8 +151,10 @@ def _headers(model: Path) -> Iterator[tuple[str, list[int]]]:
 
 def patches(shape: Shape, policy: Model) -> int:
     """The most patches that the pictures of one sample are cut into."""
-    side = shape.vision.square
-    pixels = side * side if side else policy.max_pixels
+    area = shape.vision.square**2
+    tiled = FAMILIES[policy.family].pictures in ("tiles", "split")
+    tiles = math.ceil(policy.max_pixels / area) + 1 if area and tiled else 1  # and the whole as one more
+    pixels = tiles * area if area else policy.max_pixels
     return (2 if policy.depth_input else 1) * math.ceil(pixels / shape.vision.patch**2)
 
 

@@ -50,7 +50,9 @@ def test_scores_are_read_from_the_folder_of_an_evaluation_with_the_models_name(t
     plain = {**SHARE, "high": 0.75}
     (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "scores": [plain]}))
     assert scores.read(tmp_path) == [plain]
-    assert scores.read_with_model(tmp_path) == [{"model": "tiny", "box_frame": "image", "think": True, **plain}]
+    assert scores.read_with_model(tmp_path) == [
+        {"model": "tiny", "box_frame": "image", "think": True, **plain}
+    ]
     assert scores.rules(tmp_path) == 1
     older = {name: value for name, value in plain.items() if name not in ("refused", "rules")}
     (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "rules": 2, "scores": [older]}))

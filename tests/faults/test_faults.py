@@ -262,9 +262,16 @@ def test_a_worker(sif: Sif, pool: str, kind: str, fault: str) -> None:
 @pytest.mark.e2e
 def test_two_runs_at_once_make_a_stage_once_and_a_killed_one_is_taken_over(sif: Sif) -> None:
     kind = KINDS["annotation"]
-    first = at_work(sif, kind)
-    second = sif.start("--stop-after", kind.stage)
-    until(lambda: "another run is making annotate" in second.log.read_text(), "the second run waits", 120)
+    broken(sif, kind)
+    runs = [sif.start("--stop-after", kind.stage) for _ in range(2)]
+
+    def waiting() -> list[Started]:
+        return [run for run in runs if "another run is making annotate" in run.log.read_text()]
+
+    until(waiting, "one run waits", 120)
+    (second,) = waiting()
+    (first,) = [run for run in runs if run is not second]
+    until(lambda: kind.at_work(sif, first), "the other is at work", 60)
     since = time.monotonic()
     first.process.kill()
     first.process.wait()

@@ -133,5 +133,5 @@ def test_most_rows_without_boxes_end_the_run_at_ingest_unless_that_is_allowed(
     code, said = sif(tmp_path, path, "max_rejected=0.7")
     assert code == 0, said
     lines = [" ".join(text.split()) for text in said.splitlines()]
-    assert "ingest 8 of 24 rows kept, 16 rejected: no-box" in lines
-    assert "publish 8 of 8 rows kept" in lines
+    assert any(line.startswith("ingest 24 8 16: no-box") for line in lines)
+    assert any(line.startswith("publish 8 8 ") for line in lines)

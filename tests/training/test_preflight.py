@@ -1,6 +1,7 @@
 """What is refused before ranks are started, and how many steps are promised."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -93,7 +94,7 @@ def test_too_little_memory_is_refused_with_the_parts_of_the_estimate(base, sif, 
     ):
         preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
     monkeypatch.setattr(memory, "free_gpus", lambda: [(96e9, 96e9)] * 4)
-    with pytest.raises(UserError, match="8 are configured and there are 4 GPUs"):
+    with pytest.raises(UserError, match="8 are configured for this machine and there are 4 GPUs"):
         preflight.check(base, [sif], tmp_path, POLICY, Sft(batch=1, accumulation=1))
     monkeypatch.setattr(memory, "free_gpus", list)
     free = type("", (), {"available": 1e9})()
@@ -167,7 +168,14 @@ def test_the_sizes_of_every_familys_vision_tower_are_found(family, tmp_path):
     tower = memory.read_shape(tmp_path).vision
     assert min(tower.layers, tower.hidden, tower.inner) > 0
     assert tower.patch > 1
-    assert bool(tower.square) == (FAMILIES[family].pictures == "square")
+    assert bool(tower.square) == (FAMILIES[family].pictures != "budget")
+
+
+def test_a_picture_in_tiles_has_as_many_as_the_budget_holds_and_one_of_the_whole():
+    shape = replace(SEVEN, vision=memory.Vision(layers=2, hidden=96, inner=192, patch=14, square=448))
+    tiled = Model(family="internvl", max_pixels=2 * 448 * 448, depth_input=False)
+    assert memory.patches(shape, tiled) == 3 * 32 * 32
+    assert memory.patches(shape, Model(family="llava", depth_input=False)) == 32 * 32
 
 
 def test_a_full_disk_is_refused(base, sif, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,22 @@ class Site:
         return self.api.removesuffix("/api")
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.api}/{path}", json=body or None, timeout=60).raise_for_status()
+        headers = {}
+        if method != "GET":  # with a CSRF token, as the page itself sends one
+            client = str(uuid.uuid4())
+            made = httpx.get(
+                f"{self.api}/csrf-token", params={"client": client}, timeout=60
+            ).raise_for_status()
+            headers = {"Prefect-Csrf-Token": made.json()["token"], "Prefect-Csrf-Client": client}
+        deadline = time.monotonic() + 60
+        while True:
+            answer = httpx.request(
+                method, f"{self.api}/{path}", json=body or None, headers=headers, timeout=60
+            )
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                break  # SQLite was locked for a moment
+            time.sleep(0.5)
+        answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def deployment(self, name: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Measures this machine for a forecast: layers of the policy's sizes, depth maps, the disk. Takes a minute or less.
 
-One layer and three layers of a decoder of these sizes are trained and decoded, with random weights and an adapter. The difference
-is two layers' time; a whole model need not fit. On a processor one thread computes, as in a rank. A picture's depth map is made where the depth model's weights are at hand.
+One layer and three layers of a decoder of these sizes are trained and decoded, with random weights and an adapter. The
+difference is two layers' time; a whole model need not fit. On a processor one thread computes, as in a rank, and layers of
+billions of weights see few tokens. A picture's depth map is made where the depth model's weights are at hand.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ from sifthinker.training.memory import Shape
 from sifthinker.upkeep.forecast.calibration import Calibration, device
 from sifthinker.upkeep.forecast.workload import HEIGHT, WIDTH
 
-TOKENS = {"cuda": 2048, "cpu": 256}  # of the pass that is measured
-DECODED = 16  # tokens
+TOKENS = {"cuda": 2048, "cpu": 256}  # of the pass that is measured, at most
+PROMPT = {"cuda": 64, "cpu": 8}  # tokens before those that are decoded
+DECODED = {"cuda": 16, "cpu": 4}  # tokens
+PRODUCTS = {
+    "cuda": 1e15,
+    "cpu": 1e10,
+}  # of weights and tokens in the pass, at most: seconds without fast bf16
 COLUMNS = 1000  # of the vocabulary
 LAYERS = (1, 3)  # of the two decoders
 REPEATS = 5
@@ -68,7 +74,7 @@ def calibrate(config: Config, shape: Shape, depth_weights: Path | None) -> Calib
         inner=shape.inner,
         cached=shape.cached,
         r=config.sft.lora.r,
-        layer_token=_a_layer(trained) / TOKENS[where],
+        layer_token=_a_layer(trained) / _tokens(shape, where),
         head_token=head,
         decode_layer=_a_layer(decoded),
         sequences=sequences,
@@ -83,6 +89,12 @@ def _a_layer(seconds: Sequence[float]) -> float:
     """Seconds of a layer, from those of the two decoders; noise must not make it nothing."""
     few, many = seconds
     return max((many - few) / (LAYERS[1] - LAYERS[0]), many / LAYERS[1] / 10)
+
+
+def _tokens(shape: Shape, where: str) -> int:
+    """How many tokens the measured pass has."""
+    weights = LAYERS[1] * shape.hidden * (4 * shape.hidden + 3 * shape.inner)
+    return int(min(TOKENS[where], max(8, PRODUCTS[where] / weights)))
 
 
 def _layers(
@@ -108,13 +120,13 @@ def _layers(
             )
         ).to(dtype)
     model = get_peft_model(model, LoraConfig(r=r, target_modules="all-linear", task_type="CAUSAL_LM"))
-    ids = torch.randint(COLUMNS, (1, TOKENS[where]), device=where)
+    ids = torch.randint(COLUMNS, (1, _tokens(shape, where)), device=where)
 
     def train() -> None:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         model.zero_grad()
 
-    prompt = ids[:, :64].expand(sequences, -1)
+    prompt = ids[:, : PROMPT[where]].expand(sequences, -1)
 
     def decode(tokens: int) -> Callable[[], None]:
         def run() -> None:
@@ -129,7 +141,8 @@ def _layers(
 
         return run
 
-    step = (_seconds(decode(DECODED + 1)) - _seconds(decode(1))) / DECODED
+    more = DECODED[where]
+    step = (_seconds(decode(more + 1)) - _seconds(decode(1))) / more
     return _seconds(train), max(step, 1e-9)
 
 
