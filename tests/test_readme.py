@@ -48,6 +48,7 @@ NOT_RUN = {
     "sif run --stop-after subset": "needs minutes; tests/flows/test_end_to_end.py does it",
     "sif promote": "needs a trained model; tests/flows/test_nightly.py does it",
     "sif nightly": "needs a trained model; tests/flows/test_nightly.py does it",
+    "sif compare": "needs evaluated runs; tests/flows/test_compare.py does it",
 }
 
 
