@@ -8,7 +8,7 @@ alone. `serving` starts the same command for as long as a stage needs it.
 The data type is that of the folder's config. vLLM's own choice turns float32 into bfloat16, which is another policy: on
 the demo 161 of 192 greedy replies differed. Sampling is neutral, because Qwen's `generation_config` has a repetition
 penalty, with which the policy was never trained. That also drops the tokens that the folder suppresses, so requests name
-them (`picture_tokens.bias`).
+them by `logit_bias`.
 """
 
 from __future__ import annotations

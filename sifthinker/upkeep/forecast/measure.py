@@ -1,8 +1,8 @@
-"""Measures this machine for a forecast: layers of the policy's sizes, depth maps, the disk. Takes a minute or less.
+"""Measures this machine for a forecast: layers of the policy's sizes, depth maps, the disk.
 
 One layer and three layers of a decoder of these sizes are trained and decoded, with random weights and an adapter. The
 difference is two layers' time; a whole model need not fit. On a processor one thread computes, as in a rank, and layers of
-billions of weights see few tokens. A picture's depth map is made where the depth model's weights are at hand.
+billions of weights see few tokens; without fast bf16 that still takes minutes. A picture's depth map is made where the depth model's weights are at hand.
 """
 
 from __future__ import annotations
