@@ -14,7 +14,7 @@ def context() -> list[Path]:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     assert rules[0] == "*", "without it every file of the folder would have to be looked at"
-    named = [ROOT / rule[1:] for rule in rules if rule.startswith("!")]
+    named = [path for rule in rules if rule.startswith("!") for path in ROOT.glob(rule[1:])]
     files = {
         file for path in named for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
     }

@@ -84,7 +84,7 @@ def test_only_listed_paths_reach_the_builder() -> None:
     assert rules[0] == "*"
     for rule in rules:
         if rule.startswith("!") and rule != "!README.md":  # the README is written last
-            assert (ROOT / rule[1:]).exists(), f"{rule} is nowhere"
+            assert [*ROOT.glob(rule[1:])], f"{rule} is nowhere"
 
 
 def test_the_serve_image_serves_by_the_stages_own_command(tmp_path: Path) -> None:
