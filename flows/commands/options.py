@@ -9,15 +9,38 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flows.labels import LABELS
 from sifthinker import config as configuration
 from sifthinker.config import Config
+from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
 
 console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
 CONFIGS = Path(__file__).parents[1] / "configs"
 
+NAMES = sorted(file.stem for file in CONFIGS.glob("*.yaml"))  # of the project's own configurations
+
 ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="demo, paper, or the path of a YAML file", metavar="NAME|FILE")
+    str,
+    typer.Option(
+        "--config",
+        "-c",
+        help=f"one of {', '.join(NAMES)}, or the path of a YAML file",
+        metavar="NAME|FILE",
+        autocompletion=lambda: NAMES,
+    ),
+]
+# Of commands that only need a store.
+StoreConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="configuration whose store is meant",
+        metavar="NAME|FILE",
+        autocompletion=lambda: NAMES,
+    ),
 ]
 SetOption = Annotated[
     list[str],
@@ -32,22 +55,71 @@ LimitOption = Annotated[
         metavar="N",
     ),
 ]
-StartAt = Annotated[str | None, typer.Option(help="take all earlier stages from the store", metavar="STAGE")]
-StopAfter = Annotated[str | None, typer.Option(help="last stage that runs", metavar="STAGE")]
-Refresh = Annotated[list[str], typer.Option(help="make this stage again; may be repeated", metavar="STAGE")]
+
+
+def _known(parameter: typer.CallbackParam, label: str) -> str:
+    if label not in LABELS:
+        raise UserError(
+            f"{parameter.opts[0]}: there is no stage {label}{suggestion(label, LABELS)}; stages: {', '.join(LABELS)}"
+        )
+    return label
+
+
+def _stage(parameter: typer.CallbackParam, given: str | None) -> str | None:
+    return None if given is None else _known(parameter, given)
+
+
+def _stages(parameter: typer.CallbackParam, given: list[str] | None) -> list[str]:
+    return [_known(parameter, label) for label in given or ()]
+
+
+STAGES = "Stages: " + ", ".join(LABELS) + "."  # for the help of commands that take the name of one
+StartAt = Annotated[
+    str | None,
+    typer.Option(
+        help="take all earlier stages from the store",
+        metavar="STAGE",
+        callback=_stage,
+        autocompletion=lambda: LABELS,
+    ),
+]
+StopAfter = Annotated[
+    str | None,
+    typer.Option(
+        help="last stage that runs",
+        metavar="STAGE",
+        callback=_stage,
+        autocompletion=lambda: LABELS,
+    ),
+]
+Refresh = Annotated[
+    list[str],
+    typer.Option(
+        help="make this stage again; may be repeated",
+        metavar="STAGE",
+        callback=_stages,
+        autocompletion=lambda: LABELS,
+    ),
+]
 ReuseRun = Annotated[
     str | None, typer.Option(help="take the stages before --start-at from this earlier run", metavar="RUN")
 ]
-StoreOption = Annotated[Path, typer.Option("--store", help="folder of the artifacts")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        help="folder of the artifacts; otherwise the configuration's `store`, which is ./artifacts by default",
+        metavar="FOLDER",
+    ),
+]
 
 
-def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
-    """The configuration of `--config`, with the fields of `--set` and then `--limit` on top.
+def load(name: str, overrides: list[str], limit: int | None = None, store: Path | None = None) -> Config:
+    """The configuration of `--config`, with the fields of `--set`, then `--limit` and `--store` on top.
 
     Raises:
         UserError: there is none of that name, or a field is unknown or has a wrong value.
     """
-    path = CONFIGS / f"{name}.yaml"
     fields: dict[str, Any] = {}
     for text in overrides:
         field, equals, value = text.partition("=")
@@ -56,7 +128,33 @@ def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
         fields[field] = configuration.parse_value(value, f"--set {field}")
     if limit is not None:
         fields["evaluate.limit"] = limit
-    return configuration.load(path if path.exists() else Path(name), fields)
+    if store is not None:
+        fields["store"] = str(store)
+    return configuration.load(_file(name), fields)
+
+
+def existing(store: Path | None, config: str | None) -> Store:
+    """The store of earlier runs: that of `--store`, else of `--config`, else ./artifacts.
+
+    Raises:
+        UserError: there is no such folder or configuration.
+    """
+    if config is None:
+        return Store.existing(store or Config.model_fields["store"].default)
+    resolved = load(config, [], store=store)
+    return Store.of(resolved) if resolved.remote else Store.existing(resolved.store)
+
+
+def _file(name: str) -> Path:
+    """The file of a configuration that is given by its name or its path."""
+    if name in NAMES:
+        return CONFIGS / f"{name}.yaml"
+    if "/" not in name and "." not in name and not Path(name).exists():
+        raise UserError(
+            f"--config {name}: there is no such configuration{suggestion(name, NAMES)}; "
+            f"names: {', '.join(NAMES)}; or give the path of a YAML file"
+        )
+    return Path(name)
 
 
 def plain(text: str) -> str:

@@ -23,6 +23,7 @@ from flows.commands.options import (
     SetOption,
     StartAt,
     StopAfter,
+    StoreOption,
     console,
     load,
     plain,
@@ -46,6 +47,7 @@ ASSUMED = (
 def plan(
     config: ConfigOption = "demo",
     set_: SetOption = [],  # noqa: B006 (typer copies it)
+    store: StoreOption = None,
     start_at: StartAt = None,
     stop_after: StopAfter = None,
     refresh: Refresh = [],  # noqa: B006
@@ -60,7 +62,7 @@ def plan(
     ] = False,
 ) -> None:
     """Shows which stages would run, why, and what they will take, without running any."""
-    resolved = load(config, set_, limit)
+    resolved = load(config, set_, limit, store)
     server.settings(resolved.store)
     found = planned(resolved, start_at, stop_after, refresh, reuse_run)
     lines, measured = expected(resolved, found, calibrate)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flows.commands.options import CONFIGS
-from flows.reproduce import Label
+from flows.labels import Label
 from sifthinker import config as configuration
 from sifthinker import scenes
 from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
