@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows import server
 from flows.commands import outcome
-from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, console, load, plain
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
@@ -22,7 +22,7 @@ Runs = Callable[..., None]  # `sif run`
 
 
 def preview(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     rows: Annotated[int, typer.Option(min=1, max=200, help="of the first samples")] = 10,
 ) -> None:
@@ -47,7 +47,7 @@ def command(run: Runs) -> Callable[..., None]:
     """`sif annotate`, which runs stages by `run`."""
 
     def annotate(
-        config: ConfigOption = "demo",
+        config: ConfigOption = DEMO,
         set_: SetOption = [],  # noqa: B006
         rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
         retry: Annotated[
@@ -101,21 +101,21 @@ def _dead_letters(config: Config) -> None:
     console.print(table if table.row_count else "every sample has its chain")
 
 
-def _again(name: str, overrides: list[str], reasons: list[str], run: Runs) -> None:
+def _again(names: list[str], overrides: list[str], reasons: list[str], run: Runs) -> None:
     """Makes annotate again: what is answered comes from the ledger, and what was refused or never answered is asked."""
     from tasks.operations.revive import revive
 
-    config = load(name, overrides)
+    config = load(names, overrides)
     revived = revive(Store.of(config), reasons)
     console.print(
         f"{revived} refused requests are asked again; those that were answered are not", soft_wrap=True
     )
-    run(name, overrides, stop_after="annotate", refresh=["annotate"])
+    run(names, overrides, stop_after="annotate", refresh=["annotate"])
 
 
-def _retry(name: str, overrides: list[str], given: dict[str, Any], run: Runs) -> None:
+def _retry(names: list[str], overrides: list[str], given: dict[str, Any], run: Runs) -> None:
     """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
-    passes = [again.model_dump(exclude_unset=True) for again in load(name, overrides).retry.passes]
+    passes = [again.model_dump(exclude_unset=True) for again in load(names, overrides).retry.passes]
     if given:
         if file := given.get("prompt"):
             if not file.is_file():
@@ -129,8 +129,8 @@ def _retry(name: str, overrides: list[str], given: dict[str, Any], run: Runs) ->
         )
     lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
     text = f"retry.passes={json.dumps(passes)}"
-    run(name, [*overrides, text], stop_after="retry")
-    _dead_letters(load(name, overrides))
+    run(names, [*overrides, text], stop_after="retry")
+    _dead_letters(load(names, overrides))
     console.print(
         "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
         "these lines in the configuration:\n",

@@ -20,6 +20,9 @@ from flows.commands.join import join
 from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
 from flows.commands.options import (
+    ABLATION,
+    DEMO,
+    NIGHTLY,
     ConfigOption,
     LimitOption,
     Refresh,
@@ -59,7 +62,7 @@ def main() -> None:
 
 @app.command(rich_help_panel=RUN)
 def run(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     start_at: StartAt = None,
     stop_after: StopAfter = None,
@@ -140,7 +143,7 @@ def ask(
         str | None,
         typer.Option("--server", help="a server that runs, with /v1, instead of --model", metavar="URL"),
     ] = None,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Asks a model about one image, shows its chain as it comes, and draws where it looked."""
@@ -165,7 +168,7 @@ def ask(
 
 @app.command(rich_help_panel=RUN)
 def nightly(
-    config: ConfigOption = "nightly",
+    config: ConfigOption = NIGHTLY,
     set_: SetOption = [],  # noqa: B006
     model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006
     benchmark: Annotated[list[str], typer.Option(help="only this one; may be repeated")] = [],  # noqa: B006
@@ -210,7 +213,7 @@ def nightly(
 
 @app.command(rich_help_panel=RUN)
 def ablation(
-    config: ConfigOption = "ablation",
+    config: ConfigOption = ABLATION,
     set_: SetOption = [],  # noqa: B006
     row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
     refresh: Refresh = [],  # noqa: B006

@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, console, load, plain
 from sifthinker.store.artifacts import Store
 
 if TYPE_CHECKING:  # imports torch
@@ -39,7 +39,7 @@ def serve(
             "of the last area"
         ),
     ] = "whole",
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
@@ -58,7 +58,7 @@ def serve(
 def depth(
     folder: Annotated[Path, typer.Argument(help="of pictures, with the folders below it")],
     out: Annotated[Path, typer.Option(help="folder for the depth pictures")],
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Makes the depth picture of every picture in a folder. Run again, it makes what is missing."""

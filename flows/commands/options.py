@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +11,21 @@ import typer
 from rich.console import Console
 
 from sifthinker import config as configuration
-from sifthinker.config import Config
+from sifthinker.config import Config, layers
 from sifthinker.core.errors import UserError
 
 console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="demo, paper, or the path of a YAML file", metavar="NAME|FILE")
+    list[str],
+    typer.Option(
+        "--config",
+        "-c",
+        help=f"{', '.join(layers.names())}, or the path of a YAML file; may be repeated, and the later wins",
+        metavar="NAME|FILE",
+    ),
 ]
+DEMO, NIGHTLY, ABLATION = ["demo"], ["nightly"], ["ablation"]  # what commands take without --config
 SetOption = Annotated[
     list[str],
     typer.Option("--set", "-s", help="one field, e.g. grpo.learning_rate=2e-5", metavar="FIELD=VALUE"),
@@ -41,13 +48,12 @@ ReuseRun = Annotated[
 StoreOption = Annotated[Path, typer.Option("--store", help="folder of the artifacts")]
 
 
-def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
-    """The configuration of `--config`, with the fields of `--set` and then `--limit` on top.
+def load(names: Sequence[str], overrides: list[str], limit: int | None = None) -> Config:
+    """The configuration of one or more `--config`, with the fields of `--set` and then `--limit` on top.
 
     Raises:
         UserError: there is none of that name, or a field is unknown or has a wrong value.
     """
-    path = CONFIGS / f"{name}.yaml"
     fields: dict[str, Any] = {}
     for text in overrides:
         field, equals, value = text.partition("=")
@@ -56,7 +62,8 @@ def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
         fields[field] = configuration.parse_value(value, f"--set {field}")
     if limit is not None:
         fields["evaluate.limit"] = limit
-    return configuration.load(path if path.exists() else Path(name), fields)
+    given = [names] if isinstance(names, str) else names
+    return configuration.load([layers.named(name) for name in given], fields)
 
 
 def plain(text: str) -> str:
