@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
@@ -31,7 +31,7 @@ def accept(
     ablation: Annotated[
         bool, typer.Option("--ablation", help="with --all: of every row of the ablation instead")
     ] = False,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
 ) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows import server
 from flows.commands import outcome
-from flows.commands.options import ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from flows.commands.run import run
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
@@ -20,7 +20,7 @@ from sifthinker.store.artifacts import Store
 
 
 def preview(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
     rows: Annotated[int, typer.Option(min=1, max=200, help="of the first samples")] = 10,
@@ -43,7 +43,7 @@ def preview(
 
 
 def annotate(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
     rejected: Annotated[
@@ -96,22 +96,22 @@ def _dead_letters(config: Config) -> None:
     console.print(table if table.row_count else "every sample has its chain")
 
 
-def _again(name: str, overrides: list[str], store: Path | None, reasons: list[str]) -> None:
+def _again(names: list[str], overrides: list[str], store: Path | None, reasons: list[str]) -> None:
     """Makes annotate again: what is answered comes from the ledger, and what was refused or never answered is asked."""
     from tasks.operations.revive import revive
 
-    config = load(name, overrides, store=store)
+    config = load(names, overrides, store=store)
     revived = revive(Store.of(config), reasons)
     console.print(
         f"{revived} refused requests are asked again; those that were answered are not", soft_wrap=True
     )
-    run(name, overrides, store, stop_after="annotate", refresh=["annotate"])
+    run(names, overrides, store, stop_after="annotate", refresh=["annotate"])
 
 
-def _retry(name: str, overrides: list[str], store: Path | None, given: dict[str, Any]) -> None:
+def _retry(names: list[str], overrides: list[str], store: Path | None, given: dict[str, Any]) -> None:
     """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
     passes = [
-        again.model_dump(exclude_unset=True) for again in load(name, overrides, store=store).retry.passes
+        again.model_dump(exclude_unset=True) for again in load(names, overrides, store=store).retry.passes
     ]
     if given:
         if file := given.get("prompt"):
@@ -126,8 +126,8 @@ def _retry(name: str, overrides: list[str], store: Path | None, given: dict[str,
         )
     lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
     text = f"retry.passes={json.dumps(passes)}"
-    run(name, [*overrides, text], store, stop_after="retry")
-    _dead_letters(load(name, overrides, store=store))
+    run(names, [*overrides, text], store, stop_after="retry")
+    _dead_letters(load(names, overrides, store=store))
     console.print(
         "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
         "these lines in the configuration:\n",

@@ -18,7 +18,10 @@ from sifthinker.store import runs
 from sifthinker.store.manifest import Ref
 
 
-def status(store: StoreOption = None, config: StoreConfigOption = None) -> None:
+def status(
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
+) -> None:
     """Lists the runs of a store, and what the latest one made."""
     opened = existing(store, config)
     found = runs.runs(opened)
@@ -50,7 +53,7 @@ def status(store: StoreOption = None, config: StoreConfigOption = None) -> None:
 def export(
     out: Annotated[Path, typer.Argument(help="folder that is made")],
     store: StoreOption = None,
-    config: StoreConfigOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
 ) -> None:
     """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
@@ -80,7 +83,7 @@ def lineage(
         ),
     ] = "latest",
     store: StoreOption = None,
-    config: StoreConfigOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="also draws it, as a PNG", metavar="FILE")] = None,
 ) -> None:
     """Shows what an artifact was made from, back to the users' files and the pre-trained weights."""
@@ -120,7 +123,7 @@ def promote(
         str, typer.Option("--as", help="the alias: 'promoted' is evaluated, 'baseline' is compared with")
     ] = "baseline",
     store: StoreOption = None,
-    config: StoreConfigOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
 ) -> None:
     """Gives a checkpoint a name that nights use, and records who did so, when and why."""
     opened = existing(store, config)
@@ -137,7 +140,7 @@ def promote(
 
 def prune(
     store: StoreOption = None,
-    config: StoreConfigOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     days: Annotated[float, typer.Option(min=0, help="what was made or used within so many days stays")] = 14,
     runs: Annotated[int, typer.Option(min=0, help="what the latest so many runs reach stays")] = 5,
     apply: Annotated[

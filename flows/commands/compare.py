@@ -22,7 +22,7 @@ def compare(
         ),
     ],
     store: StoreOption = None,
-    config: StoreConfigOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="file of the page, instead of one in the store")] = None,
 ) -> None:
     """Compares evaluations: scores with intervals, paired tests, what was made otherwise, hours, changed replies."""

@@ -14,7 +14,7 @@ import yaml
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.upkeep.findings import examine
@@ -24,7 +24,7 @@ DEPLOYMENTS = Path(__file__).resolve().parents[2] / "infra" / "prefect.yaml"
 
 
 def doctor(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
     no_calls: Annotated[

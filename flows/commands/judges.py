@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker import config as configuration
 from sifthinker.config import Api
 from sifthinker.core.errors import UserError
@@ -36,7 +36,7 @@ def judge_agreement(
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=2, help="most replies, a seeded sample")] = 200,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
 ) -> None:

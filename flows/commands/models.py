@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.store.artifacts import Store
 
 if TYPE_CHECKING:  # imports torch
@@ -32,7 +32,7 @@ def ask(
         str | None,
         typer.Option("--server", help="a server that runs, with /v1, instead of --model", metavar="URL"),
     ] = None,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
 ) -> None:
@@ -74,7 +74,7 @@ def serve(
             "of the last area"
         ),
     ] = "whole",
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
 ) -> None:
@@ -94,7 +94,7 @@ def serve(
 def depth(
     folder: Annotated[Path, typer.Argument(help="of pictures, with the folders below it")],
     out: Annotated[Path, typer.Option(help="folder for the depth pictures")],
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
 ) -> None:

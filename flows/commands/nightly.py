@@ -7,11 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from flows import server
-from flows.commands.options import ConfigOption, LimitOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import (
+    NIGHTLY,
+    ConfigOption,
+    LimitOption,
+    SetOption,
+    StoreOption,
+    console,
+    load,
+    plain,
+)
 
 
 def nightly(
-    config: ConfigOption = "nightly",
+    config: ConfigOption = NIGHTLY,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
     model: Annotated[list[str], typer.Option(help="checkpoint to evaluate; may be repeated")] = [],  # noqa: B006

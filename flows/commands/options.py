@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,37 +12,35 @@ from rich.console import Console
 
 from flows.labels import LABELS
 from sifthinker import config as configuration
-from sifthinker.config import Config
+from sifthinker.config import Config, layers
 from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 
 console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
-CONFIGS = Path(__file__).parents[1] / "configs"
-
-NAMES = sorted(file.stem for file in CONFIGS.glob("*.yaml"))  # of the project's own configurations
 
 ConfigOption = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--config",
         "-c",
-        help=f"one of {', '.join(NAMES)}, or the path of a YAML file",
+        help=f"one of {', '.join(layers.names())}, or the path of a YAML file; may be repeated, and the later wins",
         metavar="NAME|FILE",
-        autocompletion=lambda: NAMES,
+        autocompletion=layers.names,
     ),
 ]
 # Of commands that only need a store.
 StoreConfigOption = Annotated[
-    str | None,
+    list[str],
     typer.Option(
         "--config",
         "-c",
         help="configuration whose store is meant",
         metavar="NAME|FILE",
-        autocompletion=lambda: NAMES,
+        autocompletion=layers.names,
     ),
 ]
+DEMO, NIGHTLY, ABLATION = ["demo"], ["nightly"], ["ablation"]  # what commands take without --config
 SetOption = Annotated[
     list[str],
     typer.Option("--set", "-s", help="one field, e.g. grpo.learning_rate=2e-5", metavar="FIELD=VALUE"),
@@ -114,8 +113,10 @@ StoreOption = Annotated[
 ]
 
 
-def load(name: str, overrides: list[str], limit: int | None = None, store: Path | None = None) -> Config:
-    """The configuration of `--config`, with the fields of `--set`, then `--limit` and `--store` on top.
+def load(
+    names: Sequence[str], overrides: list[str], limit: int | None = None, store: Path | None = None
+) -> Config:
+    """The configuration of one or more `--config`, with the fields of `--set`, then `--limit` and `--store` on top.
 
     Raises:
         UserError: there is none of that name, or a field is unknown or has a wrong value.
@@ -130,31 +131,20 @@ def load(name: str, overrides: list[str], limit: int | None = None, store: Path 
         fields["evaluate.limit"] = limit
     if store is not None:
         fields["store"] = str(store)
-    return configuration.load(_file(name), fields)
+    given = [names] if isinstance(names, str) else names
+    return configuration.load([layers.named(name) for name in given], fields)
 
 
-def existing(store: Path | None, config: str | None) -> Store:
+def existing(store: Path | None, config: Sequence[str]) -> Store:
     """The store of earlier runs: that of `--store`, else of `--config`, else ./artifacts.
 
     Raises:
         UserError: there is no such folder or configuration.
     """
-    if config is None:
+    if not config:
         return Store.existing(store or Config.model_fields["store"].default)
     resolved = load(config, [], store=store)
     return Store.of(resolved) if resolved.remote else Store.existing(resolved.store)
-
-
-def _file(name: str) -> Path:
-    """The file of a configuration that is given by its name or its path."""
-    if name in NAMES:
-        return CONFIGS / f"{name}.yaml"
-    if "/" not in name and "." not in name and not Path(name).exists():
-        raise UserError(
-            f"--config {name}: there is no such configuration{suggestion(name, NAMES)}; "
-            f"names: {', '.join(NAMES)}; or give the path of a YAML file"
-        )
-    return Path(name)
 
 
 def plain(text: str) -> str:

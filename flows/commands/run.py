@@ -10,6 +10,8 @@ import typer
 from flows import server
 from flows.commands import outcome
 from flows.commands.options import (
+    ABLATION,
+    DEMO,
     ConfigOption,
     LimitOption,
     Refresh,
@@ -28,7 +30,7 @@ from sifthinker.store.artifacts import Store
 
 
 def run(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
     start_at: StartAt = None,
@@ -66,7 +68,7 @@ def run(
 
 
 def ablation(
-    config: ConfigOption = "ablation",
+    config: ConfigOption = ABLATION,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
     row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006

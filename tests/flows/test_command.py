@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from flows.commands import main
-from flows.commands.options import NAMES
 from flows.labels import LABELS
+from sifthinker.config import layers
 
 COMMANDS = typer.main.get_group(main.app).commands
 # Commands that neither read a configuration nor a store.
@@ -59,7 +59,7 @@ def test_every_command_about_a_store_takes_it_by_option_and_by_configuration(nam
 def test_the_names_of_stages_and_configurations_are_listed(name: str) -> None:
     shown = " ".join(CliRunner().invoke(main.app, [name, "--help"], env=WIDE).output.split())
     assert f"Stages: {', '.join(LABELS)}." in shown
-    assert ", ".join(NAMES) in shown
+    assert ", ".join(layers.names()) in shown
 
 
 def test_the_version_is_printed() -> None:
