@@ -40,7 +40,8 @@ def _pattern(rule: str) -> re.Pattern[str]:
 def build(dockerfile: str, folder: Path) -> Path:
     """Copies into a folder, as to the WORKDIR, what the COPY lines of all stages of a Dockerfile copy from the context."""
     text = (ROOT / "docker" / dockerfile).read_text(encoding="utf-8").replace("\\\n", " ")
-    copies = [line.split()[1:] for line in text.splitlines() if line.startswith("COPY ")]
+    every = [line.split()[1:] for line in text.splitlines() if line.startswith("COPY ")]
+    copies = [words for words in every if not words[0].startswith("--from=")]  # of an earlier stage
     assert copies and not any(word.startswith("--") for words in copies for word in words)
     for *sources, target in copies:
         for source in sources:

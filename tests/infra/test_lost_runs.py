@@ -20,12 +20,15 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from infra import lost_runs
 from tasks.runtime.liveness import SILENT, UNBEGUN
 from tests.faults.conftest import ROOT, PrefectServer, started, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+FLOWS = {deployment["entrypoint"].rpartition(":")[2] for deployment in DEPLOYMENTS}
 MINUTES = 2  # within which a lost run is closed
 PROBE = '''
 import os, time
@@ -74,17 +77,7 @@ class Row:
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server with the project's deployments and automations."""
     with started(tmp_path_factory.mktemp("lost-runs")) as running:
-        done = subprocess.run(
-            [sys.executable, "infra/deploy.py"],
-            cwd=ROOT,
-            env={**running.environment, "PYTHONPATH": code()},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
         yield running
 
 
@@ -238,6 +231,24 @@ def test_a_run_that_stood_still_is_running_again_when_it_goes_on(
     until(lambda: state(prefect, one.run)["type"] == "COMPLETED", "it completes", 60)
     one.worker.send_signal(signal.SIGTERM)
     assert one.worker.wait(60) == 0
+
+
+@pytest.mark.timeout(300)
+def test_every_deployment_is_watched(prefect: PrefectServer) -> None:
+    """By `make deploy`, of which this is the end: the deployments here are made by their names alone."""
+    flows = {name: prefect.ask("flows/", {"name": name})["id"] for name in FLOWS}
+    ids = set()
+    for deployment in DEPLOYMENTS:
+        flow = flows[deployment["entrypoint"].rpartition(":")[2]]
+        made = prefect.ask("deployments/", {"name": deployment["name"], "flow_id": flow})
+        ids.add(f"prefect.deployment.{made['id']}")
+    environment = {**prefect.environment, "PYTHONPATH": code()}
+    command = [sys.executable, "-m", "infra.automations"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {one["name"]: one["trigger"] for one in prefect.ask("automations/filter", {})}
+    for name in ("a run fell silent", "a run never began"):
+        assert set(found[name]["match_related"]["prefect.resource.id"]) == ids
 
 
 def test_three_heartbeats_fit_into_the_silence() -> None:
