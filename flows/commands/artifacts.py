@@ -1,4 +1,4 @@
-"""Commands about a store: its runs, the chain behind an artifact, export, aliases, pruning."""
+"""Commands about a store: its runs, the chain behind an artifact, aliases, pruning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from sifthinker.core.errors import UserError
 from sifthinker.reporting import lineage_picture
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
 
 
 def status(store: StoreOption = Path("artifacts")) -> None:
@@ -46,30 +45,6 @@ def status(store: StoreOption = Path("artifacts")) -> None:
             f"{ref['stage']}/{ref['key']}",
         )
     console.print(rows)
-
-
-def export(
-    out: Annotated[Path, typer.Argument(help="folder that is made")],
-    store: StoreOption = Path("artifacts"),
-    run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
-) -> None:
-    """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
-    from sifthinker.data import export as domain
-
-    opened = Store.existing(store)
-    for record in runs.runs(opened):
-        if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
-            refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
-            domain.export(
-                opened.open(refs["publish"]).parts("sif"),
-                opened.open(refs["subset"]).path / "rl.parquet",
-                out,
-            )
-            console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
-            return
-    raise UserError(
-        f"export: {store} has no run {run or ''} with a published data set; `sif status` lists the runs"
-    )
 
 
 def lineage(

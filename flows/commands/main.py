@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from flows import server
-from flows.commands import annotation, artifacts, models, outcome
+from flows.commands import annotation, artifacts, dataset, models, outcome
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
@@ -258,7 +258,8 @@ def bench(
 for command in (
     artifacts.status,
     artifacts.lineage,
-    artifacts.export,
+    dataset.export,
+    dataset.push,
     artifacts.promote,
     accept,
     artifacts.prune,
