@@ -11,16 +11,18 @@ import typer
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import StoreOption, console, plain
+from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
 from sifthinker.core.errors import UserError
 from sifthinker.reporting import lineage_picture
 from sifthinker.store import runs
-from sifthinker.store.artifacts import Store
 
 
-def status(store: StoreOption = Path("artifacts")) -> None:
+def status(
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
+) -> None:
     """Lists the runs of a store, and what the latest one made."""
-    opened = Store.existing(store)
+    opened = existing(store, config)
     found = runs.runs(opened)
     if not found:
         console.print("no runs yet")
@@ -54,11 +56,12 @@ def lineage(
             help="'latest' (model), an alias, a run, or <stage>/<key>, whose key may be cut short"
         ),
     ] = "latest",
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="also draws it, as a PNG", metavar="FILE")] = None,
 ) -> None:
     """Shows what an artifact was made from, back to the users' files and the pre-trained weights."""
-    opened = Store.existing(store)
+    opened = existing(store, config)
     from sifthinker.store import lineage as domain
     from sifthinker.store.checkpoints import find
 
@@ -93,10 +96,11 @@ def promote(
     as_: Annotated[
         str, typer.Option("--as", help="the alias: 'promoted' is evaluated, 'baseline' is compared with")
     ] = "baseline",
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
 ) -> None:
     """Gives a checkpoint a name that nights use, and records who did so, when and why."""
-    opened = Store.existing(store)
+    opened = existing(store, config)
     from sifthinker.store import aliases
     from sifthinker.store.checkpoints import find
 
@@ -109,7 +113,8 @@ def promote(
 
 
 def prune(
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     days: Annotated[float, typer.Option(min=0, help="what was made or used within so many days stays")] = 14,
     runs: Annotated[int, typer.Option(min=0, help="what the latest so many runs reach stays")] = 5,
     apply: Annotated[
@@ -120,8 +125,8 @@ def prune(
     """Shows the artifacts that no pinned and no recent run needs, and removes them if told to."""
     from sifthinker.upkeep import prune as domain
 
-    opened = Store.existing(store)
-    server.settings(store)
+    opened = existing(store, config)
+    server.settings(opened.root)
     ended: set[str] = set()
     if (under_way := domain.running(opened)) and server.answers(os.environ["PREFECT_API_URL"]):
         from tasks.operations.prune import over

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.options import StoreOption, console, plain
+from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
 from sifthinker.core.errors import UserError
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
@@ -40,7 +40,8 @@ def _rl(store: Store, refs: dict[str, Ref]) -> Path | None:
 
 def export(
     out: Annotated[Path, typer.Argument(help="folder that is made")],
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
     run: RunOption = None,
     absolute: Annotated[
         bool, typer.Option("--absolute", help="whole paths of the pictures; the folder cannot move then")
@@ -49,7 +50,7 @@ def export(
     """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
     from sifthinker.data import export as domain
 
-    opened = Store.existing(store)
+    opened = existing(store, config)
     record, refs = published(opened, run)
     rl = _rl(opened, refs)
     written = domain.export(opened.open(refs["publish"]).parts("sif"), rl, out, absolute)
@@ -73,7 +74,8 @@ def push(
             metavar="REPO|FOLDER",
         ),
     ],
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
     run: RunOption = None,
     licence: Annotated[
         str | None,
@@ -94,7 +96,7 @@ def push(
         raise UserError(
             f"push: --to {to} is neither owner/name of the hub nor a folder that begins with / or ."
         )
-    opened = Store.existing(store)
+    opened = existing(store, config)
     record, refs = published(opened, run)
     artifact = opened.open(refs["publish"])
     counted = artifact.folder / "statistics.json"

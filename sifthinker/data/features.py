@@ -1,6 +1,6 @@
 """How other software is to read SIF-50K: the schema of its Parquet files with the features that `datasets` shows.
 
-`datasets` reads them from the key `huggingface` of a file's schema. The spelling here is read by its versions 2.21 to 5:
+`datasets` reads them from the key `huggingface` of a file's schema. The spelling here is read by its versions from 3 on:
 one before 4.0 knows no feature type `List`, and the later ones take the older spelling for the same thing.
 `core.tables.SIF` has the later one, which stays: its text is in the key of every stage.
 """

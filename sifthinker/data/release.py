@@ -133,7 +133,11 @@ def push(folder: Path, repository: str, public: bool, say: Callable[[str], None]
         raise UserError(f"--to {repository}: {error}") from error
     except HfHubHTTPError as error:
         raise UserError(f"{repository}: {_refused(error)}") from error
-    except (httpx.HTTPError, OSError, RuntimeError) as error:  # the client's own wrapper of either is a RuntimeError
+    except (
+        httpx.HTTPError,
+        OSError,
+        RuntimeError,
+    ) as error:  # the client's own wrapper of either is a RuntimeError
         why = type(error.__cause__ or error).__name__
         raise UserError(
             f"{constants.ENDPOINT}: the upload was cut short ({why}); the same command resumes it"
