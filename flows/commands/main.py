@@ -1,9 +1,10 @@
-"""The `sif` command. Exit codes: 0 ok, 1 failed, 2 wrong usage."""
+"""The `sif` command. Exit codes: 0 ok, 1 failed, 2 wrong usage or another mistake of the user's."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +68,13 @@ def run(
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
 ) -> None:
-    """Runs the reproduction: the stages whose artifacts are not in the store."""
+    """Runs the reproduction: the stages whose artifacts are not in the store.
+
+    Exit codes:
+    0 all stages are made
+    1 failed
+    2 failed by something for you to correct, which the message names: usage, configuration, files, a full disk
+    """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
     from tasks.runtime.pipeline import refuse
@@ -77,21 +84,20 @@ def run(
     ui = server.ensure()
     from flows.reproduce import reproduce
 
-    state: Any = reproduce(
-        config=resolved,
-        start_at=start_at,
-        stop_after=stop_after,
-        refresh=refresh,
-        reuse_run=reuse_run,
-        return_state=True,
-    )
+    partial = {
+        "start_at": start_at,
+        "stop_after": stop_after,
+        "refresh": refresh,
+        "reuse_run": reuse_run,
+    }
+    state = _ended(lambda: reproduce(config=resolved, **partial, return_state=True))
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
     outcome.show(Store.of(resolved), run_id, console)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
-        raise typer.Exit(1)
+        raise typer.Exit(_failed(state))
     _where(resolved, state.result(), ui)
 
 
@@ -183,7 +189,7 @@ def nightly(
     Exit codes:
     0 passed, or skipped because it was too late
     1 regressed: a benchmark fell significantly; or the run failed
-    2 wrong usage
+    2 wrong usage, or another mistake of yours that the message names
     3 not run: it says nothing about the model
     4 inconclusive: some comparison could not have failed, whatever was answered
     5 warned: a fall that is not significant, or many more unparsable replies
@@ -201,11 +207,11 @@ def nightly(
         return
     ui = server.ensure()
     options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
-    state: Any = night(resolved, **options, return_state=True)
+    state = _ended(lambda: night(resolved, **options, return_state=True))
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
     show(resolved.store / "nights", str(state.state_details.flow_run_id))
     console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
-    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
+    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else _failed(state)))
 
 
 @app.command(rich_help_panel=RUN)
@@ -216,18 +222,24 @@ def ablation(
     refresh: Refresh = [],  # noqa: B006
     limit: LimitOption = None,
 ) -> None:
-    """Trains and evaluates the rows of the paper's Table 5; prints the table."""
+    """Trains and evaluates the rows of the paper's Table 5; prints the table.
+
+    Exit codes:
+    0 all rows are made
+    1 a row failed
+    2 every row that failed did so by something for you to correct, which the message names
+    """
     resolved = load(config, set_, limit)
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.ablation import ablation as table
 
-    state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
+    state = _ended(lambda: table(resolved, rows=row, refresh=refresh, return_state=True))
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
-        raise typer.Exit(1)
+        raise typer.Exit(_failed(state))
     folder = Path(state.result())
     console.print(plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
     console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
@@ -271,6 +283,27 @@ app.command(rich_help_panel=CHECKS)(judge_agreement)
 app.command(rich_help_panel=RUN)(join)
 app.command(rich_help_panel=MODELS)(models.serve)
 app.command(rich_help_panel=MODELS)(models.depth)
+
+
+def _ended(flow: Callable[[], Any]) -> Any:
+    """The final state of a flow. Where the Prefect server is gone, which then has not heard of it, the command ends here."""
+    from tasks.runtime import server_away
+
+    try:
+        return flow()
+    except Exception as error:  # of Prefect's engine: those of the flow are in its state
+        if not server_away.is_away(error):
+            raise
+        said = plain(server_away.explained(error))
+        console.print(f"[bold red]failed:[/] {said}", highlight=False, soft_wrap=True)
+        server_away.leave()
+
+
+def _failed(state: Any) -> int:
+    """The exit code for the state of a run that has failed."""
+    from tasks.runtime import end_states
+
+    return 2 if end_states.is_mistake(state) else 1
 
 
 def _where(config: Config, made: dict[str, str], ui: str) -> None:
