@@ -28,8 +28,6 @@ LEAVE = 15.0  # seconds that a worker's run has for its end
 BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
 
 
-
-
 class ServerAway(Exception):
     """The Prefect server does not answer. The message says where it should be, and what to do."""
 

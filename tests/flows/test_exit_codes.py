@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 
-from sifthinker.store.runs import runs
 from sifthinker.store.artifacts import Store
+from sifthinker.store.runs import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 # The first stage that starts a program, on two ranks under torchrun, whose own exit code is 1 whatever a rank says.

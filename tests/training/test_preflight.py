@@ -79,7 +79,9 @@ def test_the_adapter_of_the_estimate_is_the_adapter_that_is_trained(base, config
 def test_the_adapter_of_the_estimate_is_what_peft_makes_of_each_family(family, tmp_path):
     """Qwen3.5's linear attention, whose layers have other names than attention's, included."""
     loading.build_tiny(family, 0, tmp_path)
-    wrapped = get_peft_model(loading.load_policy(tmp_path, "fp32"), adapters.lora(Lora(r=4, alpha=8, dropout=0.0)))
+    wrapped = get_peft_model(
+        loading.load_policy(tmp_path, "fp32"), adapters.lora(Lora(r=4, alpha=8, dropout=0.0))
+    )
     trained, _ = wrapped.get_nb_trainable_parameters()
     assert memory.read_shape(tmp_path).adapted * 4 == trained > 0
 

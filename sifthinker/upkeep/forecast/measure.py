@@ -46,7 +46,7 @@ REPEATS = 5
 ENOUGH = 10.0  # seconds, after which nothing is repeated
 LIMIT = 60.0  # seconds for the layers, and as many for the depth maps
 PROBE = 3.0  # seconds of one product, at most
-PASSES = 2  # products of a layer in a training step: forward, and backward to its input; its weights are frozen
+PASSES = 2  # products of a layer in a training step: forward, and backward to its input
 DISK = 256_000_000  # bytes
 
 
