@@ -34,7 +34,7 @@ def progress(percent: float, description: str, artifact: Any = None) -> Any:
         return artifact
     if artifact is None:
         return _told(lambda: create_progress_artifact(percent, description=description), description)
-    _told(lambda: update_progress_artifact(artifact, percent), description)
+    _told(lambda: update_progress_artifact(artifact, percent, description), description)
     return artifact
 
 

@@ -4,7 +4,7 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows.commands import main
+from flows.commands.ending import exit_code
 from sifthinker.core.errors import UserError
 from tasks.runtime import end_states
 from tasks.runtime.server_away import ServerAway
@@ -26,12 +26,12 @@ FAILURE = end_states.failed(StageFailed("sft: rank 0 failed"))
 def test_a_mistake_has_a_state_and_an_exit_code_of_its_own(error: Exception, name: str, code: int) -> None:
     state = end_states.failed(error)
     assert (state.is_failed(), state.name, state.message) == (True, name, str(error))
-    assert main._failed(state) == code
+    assert exit_code(state) == code
 
 
 @pytest.mark.parametrize("state", [Completed(name="UserError"), Cancelled(), Crashed(), Failed()])
 def test_no_other_state_is_taken_for_a_mistake(state: State[None]) -> None:
-    assert not end_states.is_mistake(state) and main._failed(state) == 1
+    assert not end_states.is_mistake(state) and exit_code(state) == 1
 
 
 def test_the_flow_hears_of_a_mistake_in_a_task_and_in_another_pool() -> None:
