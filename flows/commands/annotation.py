@@ -12,6 +12,7 @@ from rich.table import Table
 
 from flows import server
 from flows.commands import outcome
+from flows.commands.ending import ended, exit_code
 from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from flows.commands.run import run
 from sifthinker.config import Config
