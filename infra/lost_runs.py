@@ -26,7 +26,17 @@ SILENCE = timedelta(seconds=90)  # three heartbeats; the server looks every five
 # From Pending to Running a process worker prepares the run and imports its flow: about ten seconds, more on a busy machine.
 START = timedelta(seconds=100)
 # States that end the waiting. A name that is missing here does no harm: nothing leaves a final state this way.
-ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "AwaitingRetry", "Paused", "Suspended")
+ENDS = (
+    "Completed",
+    "Failed",
+    "UserError",
+    "Crashed",
+    "Cancelled",
+    "TimedOut",
+    "AwaitingRetry",
+    "Paused",
+    "Suspended",
+)
 
 
 def automations(deployments: Sequence[str], processes: Sequence[str]) -> Iterator[AutomationCore]:

@@ -45,7 +45,9 @@ from prefect.states import Cancelled, Crashed, Running
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
 from sifthinker.system.processes import here, runs_here
+from tasks.runtime import server_away
 from tasks.runtime.following import reap
+from tasks.runtime.server_away import BY_WORKER, ServerAway
 
 BEAT = 5.0  # seconds
 LEASE = 900.0  # seconds without a beat after which a run of another host counts as dead; clocks may differ
@@ -53,7 +55,6 @@ GOING = [StateType.PENDING, StateType.RUNNING, StateType.SCHEDULED, StateType.CA
 # Messages of the states in which the server closes a run that it does not hear of.
 SILENT = "No heartbeat for 90 s: its process or its machine is gone, or stood still."
 UNBEGUN = "It did not begin within 100 s: the process that should have started it is gone."
-BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
 
 
 class RunCancelled(Exception):
@@ -67,8 +68,12 @@ def alive(store: Store) -> Iterator[None]:
     A run that no worker started is cancelled from here: Prefect only notes the wish on the server. A run that the
     server took for dead is set to Running again.
 
+    The end of a run waits for a server that is away. One that does not come back hears of it from the next run, to which
+    the file of this one is left.
+
     Raises:
         RunCancelled: that has happened.
+        ServerAway: the server does not come back.
     """
     context = FlowRunContext.get()
     assert context and context.flow_run
@@ -82,35 +87,46 @@ def alive(store: Store) -> Iterator[None]:
     ending = threading.Lock()  # nothing is said of a run that has ended
 
     def beat() -> None:
-        client = get_client(sync_client=True)
-        while not done.wait(BEAT):
-            with suppress(OSError):  # a store that is away for a moment must not end the beating
-                path.touch()
-            state = _state(client, run.id)
-            with ending:
-                if lost(state) and not done.is_set():
-                    _revive(client, run.id)
-            if BY_WORKER not in os.environ and state and state.type == StateType.CANCELLING:
-                cancelled.set()
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+        with server_away.at_once():  # the next beat asks again
+            client = get_client(sync_client=True)
+            while not done.wait(BEAT):
+                with suppress(OSError):  # a store that is away for a moment must not end the beating
+                    path.touch()
+                state = _state(client, run.id)
+                with ending:
+                    if lost(state) and not done.is_set():
+                        _revive(client, run.id)
+                if BY_WORKER not in os.environ and state and state.type == StateType.CANCELLING:
+                    cancelled.set()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True, name="alive")
     thread.start()
+    heard = True
     try:
         yield
+        server_away.wait()
         with get_client(sync_client=True) as client:
             state = _state(client, run.id)
             # The server would refuse any other end, and leave it so for ever.
             if state and state.type == StateType.CANCELLING:
                 raise RunCancelled("cancelled on the server as its last stage ended")
+    except ServerAway:
+        heard = False
+        raise
     except TerminationSignal:
         if not cancelled.is_set():
             raise
         raise RunCancelled("cancelled on the server") from None
+    except Exception:
+        heard = not server_away.stays_away()
+        raise
     finally:
         done.set()
-        with ending:
+        with ending:  # what is being said of it has been said
+            pass
+        if heard:
             path.unlink(missing_ok=True)
 
 

@@ -32,6 +32,7 @@ ENDS = (
     ("FAILED", "Regressed"),
     ("CRASHED", "Crashed"),
     ("FAILED", "Failed"),
+    ("FAILED", "UserError"),
     ("FAILED", "NotRun"),
     ("FAILED", "TimedOut"),
     ("FAILED", "Inconclusive"),

@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from infra import pools as work_pools
 from infra.pools import NIGHT
 from tasks.runtime import placement
-from tasks.runtime.liveness import BY_WORKER
+from tasks.runtime.server_away import BY_WORKER
 from tests.infra.conftest import ROOT, Composed
 
 POOLS = work_pools.read()
