@@ -82,3 +82,26 @@ def test_a_containers_grace_has_room_for_a_trainings_checkpoint() -> None:
     found = containers_grace()
     assert len(found) >= 3
     assert all(grace >= longest + 60 for grace in found.values()), "a minute for the run and the worker"
+
+
+EXECUTE = f"""
+import sys; sys.argv[1:] = []
+from infra import run
+run.COMMAND = (sys.executable, "-c", {WORKER!r}, FOLDER)
+run.main()
+"""
+
+
+def test_the_job_of_a_run_outlasts_prefects_command_until_the_checkpoint(tmp_path: Path) -> None:
+    """infra/run.py on Kubernetes: Prefect's command ends, the training's process does not yet."""
+    program = EXECUTE.replace("FOLDER", repr(str(tmp_path)))
+    container = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    container.send_signal(signal.SIGTERM)
+    assert container.wait(60) == 3, "the command's own exit code"
+    assert (tmp_path / "checkpoint").exists()
