@@ -21,6 +21,9 @@ from infra import alerts, lost_runs, pools
 from sifthinker.core.errors import UserError
 from tasks.runtime.placement import FLOW
 
+RETIRED = (
+    "a night went wrong",
+)  # automations of earlier versions; beside the new ones they tell of the same twice
 FILE = Path(__file__).with_name("prefect.yaml")
 
 
@@ -54,6 +57,10 @@ def deployments(client: SyncPrefectClient) -> Deployments:
 def register(client: SyncPrefectClient) -> Iterator[str]:
     """Registers or renews every automation; what was done, a line each."""
     found = deployments(client)
+    for name in RETIRED:
+        for old in client.read_automations_by_name(name):
+            client.delete_automation(old.id)
+            yield f"automation {name!r} of an earlier version is removed"
     for automation in lost_runs.automations([*found.whole, *found.stages], found.processes):
         yield save(client, automation)
     yield from alerts.told(client, found.whole, lambda automation: save(client, automation))

@@ -20,6 +20,7 @@ import yaml
 
 from flows import nightly
 from infra import alerts
+from infra.automations import RETIRED
 from sifthinker.core.errors import UserError
 from tests.infra.conftest import ROOT, Composed
 
@@ -99,9 +100,17 @@ def register(composed: Composed, url: str, shape: str, module: str = "-m infra.a
 @pytest.fixture(scope="module")
 def deployed(composed: Composed, received: Receiver) -> Iterator[dict[str, str]]:
     """Ids of the deployments by name, after `make deploy` with an address; the server is shared, and forgets the alerts."""
-    said = register(composed, received.url, "json", "infra/deploy.py")
-    assert said.count("alerts, as json: ") == 3
+    old = {
+        "name": RETIRED[0],
+        "trigger": {"type": "event", "posture": "Reactive", "threshold": 1, "within": 0},
+        "actions": [{"type": "do-nothing"}],
+    }
     with composed.client() as client:
+        post(client, "automations/", old)
+    said = register(composed, received.url, "json", "infra/deploy.py")
+    assert said.count("alerts, as json: ") == 3 and "of an earlier version is removed" in said
+    with composed.client() as client:
+        assert RETIRED[0] not in {one["name"] for one in post(client, "automations/filter", {})}
         yield {d["name"]: d["id"] for d in post(client, "deployments/filter", {})}
         for automation in post(client, "automations/filter", {}):
             while client.delete(f"automations/{automation['id']}").status_code == 503:
