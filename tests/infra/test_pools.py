@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra import pools as work_pools
 from infra.pools import NIGHT
 from tasks.runtime import placement
 from tasks.runtime.server_away import BY_WORKER
-from tests.infra.conftest import ROOT, Composed
+from tests.faults.conftest import ROOT, PrefectServer, started
 
 POOLS = work_pools.read()
 DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
@@ -32,22 +32,25 @@ def test_every_pool_of_a_deployment_is_made_and_every_night_waits_in_its_queue()
         assert deployment["work_pool"].get("work_queue_name") == (NIGHT if at_night else None)
 
 
-def program(composed: Composed, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server of these tests' own, with the pools: limits and runs are changed here."""
+    with started(tmp_path_factory.mktemp("pools")) as running:
+        done = program(running, "infra.pools")
+        assert done.returncode == 0, done.stderr
+        yield running
+
+
+def program(prefect: PrefectServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     code = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**composed.environment, "PYTHONPATH": code}
+    environment = {**prefect.environment, "PYTHONPATH": code}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
-@pytest.fixture(scope="module")
-def pools(composed: Composed) -> None:
-    done = program(composed, "infra.pools")
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture
-def client(composed: Composed, pools: None) -> Iterator[httpx.Client]:
-    with composed.client() as client:
+def client(prefect: PrefectServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"{prefect.api}/", timeout=60) as client:
         yield client
 
 
@@ -87,11 +90,11 @@ def test_pools_have_their_limits_and_the_nights_queue_goes_first(client: httpx.C
 
 
 @pytest.mark.e2e
-def test_what_people_set_stays(composed: Composed, client: httpx.Client) -> None:
+def test_what_people_set_stays(prefect: PrefectServer, client: httpx.Client) -> None:
     client.patch("work_pools/gpu-8", json={"concurrency_limit": 2}).raise_for_status()
     client.patch(f"work_pools/gpu-8/queues/{NIGHT}", json={"concurrency_limit": 1}).raise_for_status()
     try:
-        said = program(composed, "infra.pools")
+        said = program(prefect, "infra.pools")
         assert said.returncode == 0 and "work pool gpu-8 is there" in said.stdout
         assert client.get("work_pools/gpu-8").json()["concurrency_limit"] == 2
         assert client.get(f"work_pools/gpu-8/queues/{NIGHT}").json()["concurrency_limit"] == 1
@@ -135,13 +138,12 @@ def test_a_place_can_be_kept_for_nights(client: httpx.Client) -> None:
 
 @pytest.mark.e2e
 def test_a_stage_waits_in_the_queue_of_its_run_where_the_pool_has_it(
-    composed: Composed, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    prefect: PrefectServer, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     night, day = waiting(client, "cpu", NIGHT), waiting(client, "cpu")
     other = f"other-{uuid.uuid4().hex}"
     post(client, "work_pools/", {"name": other, "type": "process"})
-    settings = {PREFECT_API_URL: composed.api, PREFECT_API_AUTH_STRING: composed.credentials}
-    with temporary_settings(settings):
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
         monkeypatch.delenv(BY_WORKER, raising=False)
         assert placement.queue("gpu-1") is None  # a run by `sif run`
         monkeypatch.setenv(BY_WORKER, night)
@@ -154,8 +156,8 @@ def test_a_stage_waits_in_the_queue_of_its_run_where_the_pool_has_it(
 
 
 @pytest.mark.e2e
-def test_a_worker_makes_no_pool(composed: Composed, client: httpx.Client) -> None:
+def test_a_worker_makes_no_pool(prefect: PrefectServer, client: httpx.Client) -> None:
     """Else the pool has no limit if the worker comes before `make deploy`, which leaves it as it is."""
-    ended = program(composed, "infra.worker", "--pool", "nowhere", "--type", "process", "--run-once")
+    ended = program(prefect, "infra.worker", "--pool", "nowhere", "--type", "process", "--run-once")
     assert "'nowhere' not found" in ended.stdout + ended.stderr
     assert client.get("work_pools/nowhere").status_code == 404
