@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -83,25 +84,9 @@ def alive(store: Store) -> Iterator[None]:
     path = store.root / "alive" / f"{run.id}.json"
     said = {"id": str(run.id), "name": run.name, "process": here(os.getpid())}
     write_json(path, said)
-    done, cancelled = threading.Event(), threading.Event()
-    ending = threading.Lock()  # nothing is said of a run that has ended
-
-    def beat() -> None:
-        with server_away.at_once():  # the next beat asks again
-            client = get_client(sync_client=True)
-            while not done.wait(BEAT):
-                with suppress(OSError):  # a store that is away for a moment must not end the beating
-                    path.touch()
-                state = _state(client, run.id)
-                with ending:
-                    if lost(state) and not done.is_set():
-                        _revive(client, run.id)
-                if BY_WORKER not in os.environ and state and state.type == StateType.CANCELLING:
-                    cancelled.set()
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    return
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True, name="alive")
+    signs = _Signs()
+    target = contextvars.copy_context().run
+    thread = threading.Thread(target=target, args=(_beat, run.id, path, signs), daemon=True, name="alive")
     thread.start()
     heard = True
     try:
@@ -116,18 +101,44 @@ def alive(store: Store) -> Iterator[None]:
         heard = False
         raise
     except TerminationSignal:
-        if not cancelled.is_set():
+        if not signs.cancelled.is_set():
             raise
         raise RunCancelled("cancelled on the server") from None
     except Exception:
         heard = not server_away.stays_away()
         raise
     finally:
-        done.set()
-        with ending:  # what is being said of it has been said
+        signs.done.set()
+        with signs.ending:  # what is being said of it has been said
             pass
         if heard:
             path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Signs:
+    """What a run and the thread that beats for it tell each other."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    ending: threading.Lock = field(default_factory=threading.Lock)  # nothing is said of a run that has ended
+
+
+def _beat(run: UUID, path: Path, signs: _Signs) -> None:
+    """Shows that a run lives until it is done, and ends it when somebody cancels it."""
+    with server_away.at_once():  # the next beat asks again
+        client = get_client(sync_client=True)
+        while not signs.done.wait(BEAT):
+            with suppress(OSError):  # a store that is away for a moment must not end the beating
+                path.touch()
+            state = _state(client, run)
+            with signs.ending:
+                if lost(state) and not signs.done.is_set():
+                    _revive(client, run)
+            if BY_WORKER not in os.environ and state and state.type == StateType.CANCELLING:
+                signs.cancelled.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
 
 def sweep(store: Store) -> list[str]:
