@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+_CACHE = tempfile.TemporaryDirectory(prefix="sif-tests-")
+os.environ["SIF_CACHE"] = _CACHE.name  # digests of files, else kept in the user's cache folder
 os.environ.pop("SIF_LEDGER", None)  # tests record nothing in a ledger that is in use
 # Which variables these tests may send to servers of their own, see sifthinker/llm/keys.py.
 os.environ["SIF_API_KEYS"] = (

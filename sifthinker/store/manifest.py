@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sifthinker.store.digests import sha256
+
+UNSUMMED = ("checksum", "etags")  # what of a manifest its checksum does not cover
 
 
 class Ref(BaseModel):
@@ -55,6 +61,8 @@ class RefFields(TypedDict):
 class Manifest(TypedDict):
     """The content of `manifest.json`."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
     stage: str
     key: str
     label: str  # of the stage in its flow: "merge-sft"
@@ -71,6 +79,48 @@ class Manifest(TypedDict):
     made: float  # when its making began, in seconds since 1970
     seconds: float  # that the making took
     etags: NotRequired[dict[str, str]]  # on a remote: of each object
+    checksum: NotRequired[str]  # of all the rest but `etags`; manifests of earlier versions have none
+
+
+def sealed(fields: Mapping[str, Any]) -> Manifest:
+    """A manifest with its checksum.
+
+    Args:
+        fields: all others. A checksum among them is replaced.
+    """
+    given: Manifest = json.loads(json.dumps(dict(fields)))  # as it will be read: texts as keys, lists
+    return {**given, "checksum": _checksum(given)}
+
+
+def read_manifest(text: str | bytes) -> Manifest:
+    """A manifest from its JSON.
+
+    Raises:
+        ValueError: it is no JSON, lacks a field, has one of another kind, or is not what was written. The message says
+            which.
+    """
+    try:
+        value: Manifest = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    try:
+        _form().validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where + ': ' if where else ''}{first['msg']}") from error
+    if value.get("checksum", _checksum(value)) != _checksum(value):
+        raise ValueError("it was changed: its checksum differs")
+    return value
+
+
+@cache
+def _form() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return sha256({name: value for name, value in manifest.items() if name not in UNSUMMED})
 
 
 @dataclass(frozen=True)
@@ -116,7 +166,8 @@ class Artifact:
         """The files of a table that comes in parts, in part order."""
         if self.shards:
             return [shard.folder / f"{table}.parquet" for shard in self.shards.values()]
-        return sorted(self.folder.glob(f"{table}-*.parquet"))
+        names = (name for name in self.manifest["files"] if fnmatchcase(name, f"{table}-*.parquet"))
+        return [self.folder / name for name in sorted(names)]
 
     def part(self, table: str, number: int) -> Path:
         """The file of one part of a table."""

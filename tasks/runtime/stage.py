@@ -206,15 +206,19 @@ class Job:
 class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI, at most every 2 s."""
 
-    def __init__(self, label: str, total: int | None, log: Log) -> None:
+    def __init__(
+        self, label: str, total: int | None, log: Log, still: Callable[[], None] = lambda: None
+    ) -> None:
         """Starts the clock.
 
         Args:
             label: of the stage.
             total: rows that will come; None: unknown.
             log: takes the lines.
+            still: raises where the stage shall not go on; asked with each line.
         """
         self.label, self.total, self.log = label, total, log
+        self._still = still
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
@@ -230,6 +234,7 @@ class Progress:
         if now - self._shown < 2:
             return
         self._shown = now
+        self._still()
         rate = done / (now - self._started)
         left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
         of = f" of {self.total}" if self.total else ""
