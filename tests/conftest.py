@@ -26,6 +26,7 @@ os.environ["SIF_API_KEYS"] = (
     "MY_KEY=127.0.0.1,SIF_TEST_KEY=127.0.0.1,DOCTOR_KEY=127.0.0.1,DOCTOR_KEY=api.example.org"
 )
 
+pytest_plugins = ("tests.s3_server",)
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 

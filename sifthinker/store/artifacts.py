@@ -30,10 +30,10 @@ from filelock import Timeout
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.lock import Lock
-from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
+from sifthinker.store.manifest import MANIFEST, Artifact, Damaged, Draft, Manifest, Ref
 from sifthinker.store.s3 import Remote
 from sifthinker.store.sealing import seal
-from sifthinker.store.verification import MANIFEST, Claim, verifier
+from sifthinker.store.verification import Claim, verifier
 from sifthinker.system.files import sync, write_json
 
 logger = logging.getLogger(__name__)
@@ -190,6 +190,7 @@ class Store:
                 raise Damaged(damage or f"{stage}/{key} is gone")
             for name in manifest["files"]:
                 self.remote.download(f"{stage}/{key}/{name}", temporary / name)
+                (temporary / name).chmod(0o444)
             write_json(temporary / MANIFEST, manifest)
             self._open(temporary, name=f"{stage}/{key}")
             try:

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from sifthinker.store.digests import sha256
 
+MANIFEST = "manifest.json"  # of an artifact, in its folder
 UNSUMMED = ("checksum", "etags")  # what of a manifest its checksum does not cover
 
 

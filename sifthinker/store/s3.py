@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.manifest import Manifest
+from sifthinker.store.manifest import MANIFEST, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
 EXPIRY = 120.0  # seconds without a beat after which a lock's holder is dead
 BEAT = 20.0
 POLL = 5.0
@@ -152,10 +151,12 @@ class Remote:
         if body is None:
             return None, ""
         try:
-            manifest: Manifest = json.loads(body)
+            manifest = read_manifest(body)
             files, etags = manifest["files"], manifest["etags"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             return None, f"{self.url}/{place}: {MANIFEST} cannot be read: {error}"
+        if (says := f"{manifest['stage']}/{manifest['key']}") != place:
+            return None, f"{self.url}/{place}: {MANIFEST} is that of {says}"
         there = self.list(place)
         for name, entry in files.items():
             found = there.get(name)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.store.digests import Digests, sha256
-from sifthinker.store.manifest import Draft, File, read_manifest, sealed
-from sifthinker.store.verification import MANIFEST
+from sifthinker.store.manifest import MANIFEST, Draft, File, read_manifest, sealed
 from sifthinker.system.files import sync, write_json
 
 LARGE = 1 << 20  # bytes from which a file that an input has too is kept once

@@ -15,9 +15,7 @@ from stat import S_ISLNK, S_ISREG
 from typing import NamedTuple
 
 from sifthinker.store.digests import Digests, cache_file, stat_key
-from sifthinker.store.manifest import Damaged, Manifest, read_manifest
-
-MANIFEST = "manifest.json"
+from sifthinker.store.manifest import MANIFEST, Damaged, Manifest, read_manifest
 
 
 class Claim(NamedTuple):
