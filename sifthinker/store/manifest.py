@@ -15,9 +15,9 @@ from typing_extensions import TypedDict
 
 from sifthinker.store.digests import sha256
 
-        wanted = (f"{table}-*.parquet", f"{DATA}/{table}-*.parquet")
-        names = [name for name in self.manifest["files"] if any(fnmatchcase(name, form) for form in wanted)]
-        return [self.folder / name for name in sorted(names)]
+MANIFEST = "manifest.json"  # of an artifact, in its folder
+DATA = "data"  # folder of the parts of a table that people open too
+UNSUMMED = ("checksum", "etags")  # what of a manifest its checksum does not cover
 
 
 class Ref(BaseModel):
@@ -176,7 +176,7 @@ class Artifact:
         """The file of one part of a table."""
         if self.shards:
             return self.shards[number].folder / f"{table}.parquet"
-        return self._tables(table) / f"{table}-{number:05}.parquet"
+        return self.parts(table)[number]
 
     def part_digests(self, table: str) -> list[str]:
         """The digest of each part; for a shard that of its whole output."""
@@ -184,15 +184,6 @@ class Artifact:
             return [shard.ref.digest for shard in self.shards.values()]
         files = self.manifest["files"]
         return [files[path.relative_to(self.folder).as_posix()]["sha256"] for path in self.parts(table)]
-
-    def _tables(self, table: str) -> Path:
-        """The folder of a table's parts: `data`, where the parts lie apart from what is said about them."""
-        apart = self.folder / DATA
-        return (
-            apart
-            if any(name.startswith(f"{DATA}/{table}-") for name in self.manifest["files"])
-            else self.folder
-        )
 
     def rejects(self) -> list[Path]:
         """The files of rejected rows, its shards' included."""
