@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ class Digests:
         self.path = path
         self._unwritten: dict[str, str] = {}  # what could not be remembered beyond this process
         self._told = False
+        self.watch: Callable[[int, int], None] = lambda done, total: (
+            None
+        )  # bytes read, and to be read, of a batch
         with suppress(OSError):  # what cannot be made cannot be opened either, which is told
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._tolerant(), closing(sqlite3.connect(self.path, timeout=60)) as db, db:
@@ -67,13 +70,17 @@ class Digests:
         stats = [stat_key(path.stat()) for path in paths]
         known = self._remembered(stats)
         unknown = [(path, stat) for path, stat in zip(paths, stats, strict=True) if stat not in known]
+        done, total = 0, sum(path.stat().st_size for path, _ in unknown)
         for start in range(0, len(unknown), BATCH):
             new = {}
             for path, stat in unknown[start : start + BATCH]:
+                self.watch(done, total)
                 with path.open("rb") as file:
                     new[stat] = hashlib.file_digest(file, "sha256").hexdigest()
+                done += path.stat().st_size
             known |= new
             self._write(new)
+            self.watch(done, total)
         return [known[stat] for stat in stats]
 
     def remember(self, known: Mapping[Path, str]) -> None:

@@ -108,12 +108,17 @@ def read_manifest(text: str | bytes) -> Manifest:
     try:
         _form().validate_python(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where + ': ' if where else ''}{first['msg']}") from error
+        raise ValueError(first_fault(error)) from error
     if value.get("checksum", _checksum(value)) != _checksum(value):
         raise ValueError("it was changed: its checksum differs")
     return value
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, in a line: which field, and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 @cache

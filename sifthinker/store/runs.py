@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref, RefFields
+from sifthinker.store.manifest import Ref, RefFields, first_fault
 
 logger = logging.getLogger(__name__)
 RUNNING = "running"  # the state in a run's record until it ends
@@ -70,7 +70,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         _FORM.validate_python(found)
-    except (OSError, ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
-        logger.warning("%s cannot be read: %s", path, str(error).splitlines()[0])
+    except ValidationError as error:
+        logger.warning("%s cannot be read: %s", path, first_fault(error))
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
         return {}
     return dict(found)
