@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from sifthinker.config import LOCAL, STANDIN, Api, Config
+from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Config
 from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
@@ -16,6 +16,16 @@ from tasks.runtime.stage import Endpoints, Job, Log, Progress
 
 EVERY = 5.0  # seconds
 PICTURES = 16  # of a prompt of the annotator: one a step of a chain
+
+
+def unnamed(field: str, api: Api | None) -> list[str]:
+    """For `@stage(lacks=...)`: what to do about an endpoint that nobody named; nothing where there is one."""
+    if api is None or api.base_url != UNNAMED:
+        return []
+    return [
+        f"{field}.base_url: no endpoint is named, and there is no default; give its address, or a preset, or 'standin' "
+        "for the embedded stand-in, whose replies are made up"
+    ]
 
 
 def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextManager[Endpoints]]:

@@ -186,7 +186,7 @@ MODULES: dict[str, Module] = {
     "stages/evaluate": _at(
         "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
     ),
-    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
+    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects", "_lacks")),
     # what decides nothing
     "config": _neutral(
         "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "
