@@ -25,6 +25,7 @@ from flows.commands.options import (
     SetOption,
     StartAt,
     StopAfter,
+    StoreOption,
     console,
     load,
     plain,
@@ -48,6 +49,7 @@ ASSUMED = (
 def plan(
     config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
+    store: StoreOption = None,
     start_at: StartAt = None,
     stop_after: StopAfter = None,
     refresh: Refresh = [],  # noqa: B006
@@ -69,7 +71,7 @@ def plan(
     ] = False,
 ) -> None:
     """Shows which stages would run, why, and what they will take, without running any."""
-    resolved = load(config, set_, limit)
+    resolved = load(config, set_, limit, store)
     if resolved_:
         typer.echo(_as_yaml(resolved), nl=False)
         return

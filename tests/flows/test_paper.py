@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows.reproduce import Label
+from flows.labels import Label
 from sifthinker import config as configuration
 from sifthinker import scenes
 from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
