@@ -125,7 +125,7 @@ def weights(config: Config) -> Iterator[Finding]:
                 name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
             )
         elif folder.is_dir():
-            yield _folder(name, folder, config.model.family)
+            yield model_folder(name, folder, config.model.family)
         elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given):
             yield Finding(
                 name,
@@ -140,7 +140,7 @@ def weights(config: Config) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{given}: downloaded from the hub when first needed")
 
 
-def _folder(name: str, folder: Path, family: str) -> Finding:
+def model_folder(name: str, folder: Path, family: str) -> Finding:
     """What `policy_weights` and `depth_weights` would say about a folder."""
     try:
         from sifthinker.models import loading
