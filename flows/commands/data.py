@@ -15,8 +15,8 @@ from rich.table import Table
 
 from flows.commands.options import ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.core.errors import UserError
-from sifthinker.upkeep.inputs import Input, fetching, inputs, named
-from sifthinker.upkeep.inputs.wanted import shown
+from sifthinker.upkeep.inputs import fetching
+from sifthinker.upkeep.inputs.wanted import Input, inputs, named, shown
 
 ASKED_ABOVE = 5e9  # bytes that are not fetched without a question
 COLOURS = {"there": "green", "missing": "yellow", "broken": "bold red", "not configured": "dim"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +35,14 @@ def _running(config: Config) -> Iterator[Finding]:
     yield Finding("evaluate.server", "ok", found)
 
 
-def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
-    """The key of every endpoint, and with `calls` one short answer; equal endpoints are asked once."""
+def endpoints(config: Config, calls: bool, stages: Collection[str] | None = None) -> Iterator[Finding]:
+    """The key of every endpoint, and with `calls` one short answer; equal endpoints are asked once.
+
+    Args:
+        config: of the run.
+        calls: whether one is made to each.
+        stages: the labels of those that run; None: all.
+    """
     used: dict[str, Api | None] = {
         "annotate": config.annotate.api,
         **{
@@ -48,7 +54,8 @@ def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
     }
     grouped: dict[tuple[str, str, str], tuple[list[str], Api]] = {}
     for field, api in used.items():
-        if api is not None:
+        stage = field.partition("[")[0].partition(".")[0]  # "retry.passes[0]": retry
+        if api is not None and (stages is None or stage in stages):
             grouped.setdefault((api.base_url, api.model, api.api_key_env), ([], api))[0].append(field)
     for fields, api in grouped.values():
         name = f"endpoint {', '.join(fields)}"

@@ -17,7 +17,8 @@ import pytest
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.models import hub as weights_hub
-from sifthinker.upkeep.inputs import Input, fetching, inputs, named
+from sifthinker.upkeep.inputs import fetching
+from sifthinker.upkeep.inputs.wanted import Input, inputs, named
 from tests.upkeep.hub import COMMIT, Hub, playing
 
 pytest.importorskip("huggingface_hub")

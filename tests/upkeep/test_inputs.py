@@ -24,7 +24,9 @@ from sifthinker.data.sources import published as of_sources
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks import published as of_benchmarks
 from sifthinker.models import published as of_weights
-from sifthinker.upkeep.inputs import State, broken, inputs
+from sifthinker.upkeep.inputs import broken
+from sifthinker.upkeep.inputs.states import State
+from sifthinker.upkeep.inputs.wanted import inputs
 
 
 @pytest.fixture(scope="module")
