@@ -82,8 +82,10 @@ def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     both = dict(lower)
     for field, value in upper.items():
         below = both.get(field)
-        mixes = isinstance(below, dict) and isinstance(value, dict) and "preset" not in value
-        both[field] = merged(below, value) if mixes else value
+        if isinstance(below, dict) and isinstance(value, dict) and "preset" not in value:
+            both[field] = merged(below, value)
+        else:
+            both[field] = value
     return both
 
 
