@@ -100,7 +100,7 @@ def watched(
 
     A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
     """
-    shown = Progress(job.order.label, None, job.log, EVERY)
+    shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
     done = threading.Event()
 
     def show() -> None:
@@ -110,7 +110,7 @@ def watched(
             if (
                 counts.rows_total and shown.total is None
             ):  # the clock starts with the rows, not with the server
-                shown = Progress(job.order.label, counts.rows_total, job.log, EVERY)
+                shown = Progress(job.order.label, counts.rows_total, job.log, EVERY, counted=True)
             shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
