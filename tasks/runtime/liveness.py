@@ -96,9 +96,8 @@ def alive(store: Store) -> Iterator[None]:
     try:
         yield
         server_away.wait()
+        _tell(run.id, Completed)
         with get_client(sync_client=True) as client:
-            if server_away.missed():
-                _tell(client, run.id, Completed)
             if _cancelling(client, run.id):  # the server would refuse any other end, and leave it so for ever
                 raise RunCancelled("cancelled on the server as its last stage ended")
     except ServerAway:
@@ -109,10 +108,8 @@ def alive(store: Store) -> Iterator[None]:
             raise
         raise RunCancelled("cancelled on the server") from None
     except Exception:
-        heard = not server_away.stays_away()
-        if heard and server_away.missed():
-            with get_client(sync_client=True) as client:
-                _tell(client, run.id, Crashed)
+        if heard := not server_away.stays_away():
+            _tell(run.id, Crashed)
         raise
     finally:
         done.set()
@@ -172,18 +169,20 @@ def _close(client: SyncPrefectClient, run: UUID, why: str) -> str | None:
     return final.name
 
 
-def _tell(client: SyncPrefectClient, run: UUID, final: Callable[..., State[Any]]) -> None:
+def _tell(run: UUID, final: Callable[..., State[Any]]) -> None:
     """Ends a run's tasks of whose end a server that was away has not heard: Prefect drops such events after some seconds.
 
     Args:
-        client: of the server, which is back.
         run: at its end.
         final: makes the state of its tasks.
     """
+    if not server_away.missed():
+        return
     deadline = time.monotonic() + TOLD
-    while _going(client, run) and time.monotonic() < deadline:  # events that were kept arrive now
-        time.sleep(1.0)
-    _end_tasks(client, run, lambda: final(message="the server was away when it ended"))
+    with get_client(sync_client=True) as client:
+        while _going(client, run) and time.monotonic() < deadline:  # events that were kept arrive now
+            time.sleep(1.0)
+        _end_tasks(client, run, lambda: final(message="the server was away when it ended"))
 
 
 def _going(client: SyncPrefectClient, run: UUID) -> list[TaskRun]:

@@ -107,8 +107,11 @@ def test_tasks_of_whose_end_a_server_that_was_away_has_not_heard_are_ended_with_
 ) -> None:
     _, _, run = long
     monkeypatch.setattr(liveness, "TOLD", 0.0)
-    with get_client(sync_client=True) as client:
-        liveness._tell(client, run, Completed)
+    monkeypatch.setattr(liveness.server_away, "missed", lambda: False)
+    liveness._tell(run, Completed)
+    assert states(run) == ("Running", ["Running"]), "a healthy server hears by itself"
+    monkeypatch.setattr(liveness.server_away, "missed", lambda: True)
+    liveness._tell(run, Completed)
     assert states(run) == ("Running", ["Completed"])
 
 
