@@ -76,6 +76,7 @@ class Stage:
     shares: Callable[
         [Config, list[int]], list[int | None]
     ]  # of the rows of its parts: how many each shall keep
+    fetches: bool  # it brings what exists elsewhere, so it also runs before `start_at`
 
     @property
     def served(self) -> bool:
@@ -216,7 +217,13 @@ class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI."""
 
     def __init__(
-        self, label: str, total: int | None, log: Log, every: float = 2.0, counted: bool = False
+        self,
+        label: str,
+        total: int | None,
+        log: Log,
+        every: float = 2.0,
+        counted: bool = False,
+        still: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the clock.
 
@@ -226,9 +233,10 @@ class Progress:
             log: takes the lines.
             every: seconds between two lines, at least.
             counted: the notes say rows, rate and time left, so that no second clock contradicts them.
+            still: raises where the stage shall not go on; asked with each line.
         """
         self.label, self.total, self.log = label, total, log
-        self._every, self._counted = every, counted
+        self._every, self._counted, self._still = every, counted, still
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
@@ -244,6 +252,7 @@ class Progress:
         if now - self._shown < self._every:
             return
         self._shown = now
+        self._still()
         line = note if self._counted else self._timed(done, now - self._started, note)
         self.log.info("%s: %s", self.label, line)
         if self.total:
@@ -295,6 +304,7 @@ def stage(
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
     shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
+    fetches: bool = False,
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
@@ -315,6 +325,7 @@ def stage(
             most,
             by_choice,
             shares,
+            fetches,
         )
 
     return wrap
