@@ -76,6 +76,7 @@ class Stage:
     shares: Callable[
         [Config, list[int]], list[int | None]
     ]  # of the rows of its parts: how many each shall keep
+    fetches: bool  # it brings what exists elsewhere, so it also runs before `start_at`
 
     @property
     def served(self) -> bool:
@@ -295,6 +296,7 @@ def stage(
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
     shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
+    fetches: bool = False,
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
@@ -315,6 +317,7 @@ def stage(
             most,
             by_choice,
             shares,
+            fetches,
         )
 
     return wrap
