@@ -38,6 +38,10 @@ def run(
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="of the run; otherwise its configuration and what differs from it"),
+    ] = None,
 ) -> None:
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit, store)
@@ -47,14 +51,17 @@ def run(
     # A user's mistake, and what is missing, shows before anything starts.
     refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
+    from flows import form
     from flows.reproduce import reproduce
 
-    state: Any = reproduce(
-        config=resolved,
-        start_at=start_at,
-        stop_after=stop_after,
+    named = reproduce.with_options(flow_run_name=name) if name else reproduce
+    state: Any = named(
+        config=form.text(resolved),
+        set=form.settings(set_, limit),
+        start_at=start_at or form.BEGINNING,
+        stop_after=stop_after or form.END,
         refresh=refresh,
-        reuse_run=reuse_run,
+        reuse_run=reuse_run or "",
         return_state=True,
     )
     run_id = str(state.state_details.flow_run_id)
@@ -79,9 +86,11 @@ def ablation(
     resolved = load(config, set_, limit, store)
     server.settings(resolved.store)
     ui = server.ensure()
+    from flows import form
     from flows.ablation import ablation as table
 
-    state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
+    settings = form.settings(set_, limit)
+    state: Any = table(form.text(resolved), settings, rows=row, refresh=refresh, return_state=True)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
