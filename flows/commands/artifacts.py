@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -60,19 +61,23 @@ def export(
     from sifthinker.data import export as domain
 
     opened = existing(store, config)
-    for record in runs.runs(opened):
-        if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
-            refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
-            domain.export(
-                opened.open(refs["publish"]).parts("sif"),
-                opened.open(refs["subset"]).path / "rl.parquet",
-                out,
-            )
-            console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
-            return
-    raise UserError(
-        f"export: {opened.root} has no run {run or ''} with a published data set; `sif status` lists the runs"
-    )
+
+    def published(record: Mapping[str, Any]) -> list[Ref] | None:
+        refs = [record["stages"].get(label) for label in ("publish", "subset")]
+        return None if None in refs else [Ref(**ref) for ref in refs]
+
+    if run is None:
+        record = next((record for record in runs.runs(opened) if published(record)), None)
+    else:
+        record = runs.only(opened, run, published, "export")
+    refs = published(record) if record else None
+    if record is None or refs is None:
+        raise UserError(
+            f"export: {opened.root} has no run {run or ''} with a published data set; `sif status` lists the runs"
+        )
+    dataset, chosen = (opened.open(ref) for ref in refs)
+    domain.export(dataset.parts("sif"), chosen.path / "rl.parquet", out)
+    console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
 
 
 def lineage(

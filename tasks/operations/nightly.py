@@ -85,7 +85,7 @@ def foreseen(run: Run) -> list[Expected]:
     return expected(run.config, good, baseline)
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="compare")
 def compare(
     store: Store,
     night: Night,

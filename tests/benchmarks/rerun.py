@@ -107,8 +107,8 @@ def trivial(folder: Path, tasks: int = STAGES) -> Callable[[], Any]:
 
 def whole(folder: Path) -> Callable[[], Any]:
     """The reproduction, as a function of this process; gives the flow's final state."""
-    from flows.commands.options import load
     from flows import form
+    from flows.commands.options import load
     from flows.reproduce import reproduce
 
     config = load("smoke", [f"store={folder / 'store'}", *SETTINGS])
