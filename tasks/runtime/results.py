@@ -149,6 +149,9 @@ MODULES: dict[str, Module] = {
         "sifthinker.evaluation.scoring",
         "sifthinker.evaluation.shown",
     ),
+    "evaluate/probe": _neutral(
+        "sifthinker.evaluation.judge_probe", "asks the judge as the stage does, before it"
+    ),
     "evaluate/server": _neutral(
         "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
     ),
@@ -180,13 +183,11 @@ MODULES: dict[str, Module] = {
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at(
-        "tasks.stages.annotate", without=_names("_annotating _expects _say_how_many first")
-    ),
+    "stages/annotate": _at("tasks.stages.annotate", without=_names("_annotating _expects _say_how_many")),
     "stages/evaluate": _at(
-        "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
+        "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects _probing")
     ),
-    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
+    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects", "_probe")),
     # what decides nothing
     "config": _neutral(
         "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "

@@ -204,17 +204,18 @@ class Job:
 
 
 class Progress:
-    """Rows done, rate and time left: a line in the log and a progress artifact in the UI, at most every 2 s."""
+    """Rows done, rate and time left: a line in the log and a progress artifact in the UI."""
 
-    def __init__(self, label: str, total: int | None, log: Log) -> None:
+    def __init__(self, label: str, total: int | None, log: Log, every: float = 2.0) -> None:
         """Starts the clock.
 
         Args:
             label: of the stage.
             total: rows that will come; None: unknown.
             log: takes the lines.
+            every: seconds between two lines, at least.
         """
-        self.label, self.total, self.log = label, total, log
+        self.label, self.total, self.log, self._every = label, total, log, every
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
@@ -227,16 +228,36 @@ class Progress:
         """Says that `done` of `total` is done."""
         self.done = int(done)
         now = time.monotonic()
-        if now - self._shown < 2:
+        if now - self._shown < self._every:
             return
         self._shown = now
         rate = done / (now - self._started)
         left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        of = f" of {self.total}" if self.total else ""
-        self.log.info("%s: %d%s, %.1f/s%s%s", self.label, done, of, rate, left, f" | {note}" if note else "")
+        line = f"{self._rows()}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
+        self.log.info("%s: %s", self.label, line)
         if self.total:
-            percent = min(100.0, 100.0 * done / self.total)
-            self._artifact = ui_artifacts.progress(percent, f"Progress of {self.label}", self._artifact)
+            self._show(100.0 * done / self.total, line)
+
+    def end(self, completed: bool, note: str = "") -> None:
+        """Says in the UI that nothing more comes, where it was shown that something would.
+
+        Args:
+            completed: whether the stage has done its work; else it was stopped or has failed.
+            note: the last counts in words.
+        """
+        if self._artifact is None or not self.total:
+            return
+        seconds = time.monotonic() - self._started
+        how = "completed" if completed else "ended without its result"
+        percent = 100.0 if completed else 100.0 * self.done / self.total
+        self._show(percent, f"{how} after {seconds:.0f} s, {self._rows()}{f' | {note}' if note else ''}")
+
+    def _rows(self) -> str:
+        return f"{self.done}{f' of {self.total}' if self.total else ''}"
+
+    def _show(self, percent: float, line: str) -> None:
+        said = f"Progress of {self.label}: {line}"
+        self._artifact = ui_artifacts.progress(min(100.0, percent), said, self._artifact)
 
 
 @contextmanager
