@@ -108,7 +108,7 @@ def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
     assert not night["paused"]
     assert night["global_concurrency_limit"]["limit"] == 1
     assert night["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-    settings = parse(night["parameters"]["config"], "nightly.yaml").nightly
+    settings = load_text(night["parameters"]["config"], {}, "config").nightly
     now = datetime(2026, 3, 27, 12, tzinfo=UTC)  # a Friday
     nights: dict[datetime, str] = {}
     for schedule in night["schedules"]:
