@@ -20,7 +20,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.evaluation.ablation import configured, seeds
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
-from tasks.runtime import ui_artifacts
+from tasks.runtime import links, ui_artifacts
 from tasks.runtime.flow_run import final_state, run_flow
 from tasks.runtime.liveness import alive
 from tasks.runtime.pipeline import Partial, Run, carry_out
@@ -99,7 +99,8 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
         made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
     folder = store.open(made["ablation"]).path
     text = (folder / "table.md").read_text(encoding="utf-8")
-    ui_artifacts.markdown(f"{text}\n\n`{folder}`", "ablation", "What each part brings")
+    page = links.shown(store.root, folder / links.PAGES["ablation"], "Open the table")
+    ui_artifacts.markdown(f"{page}\n\n{text}", "ablation", "What each part brings")
     if failed:
         return Failed(message="; ".join(f"{name}: {why}" for name, why in failed.items()))
     return Completed(message=f"{len(found)} rows", data=str(folder))

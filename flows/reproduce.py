@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import form, run_names
+from flows import form, run_names, shown
 from flows.form import BEGINNING, END, ConfigText, First, Last, Settings
 from flows.labels import Label
 from sifthinker.config import changed
@@ -110,4 +110,6 @@ def reproduce(
 def _reproduce(given: str, settings: str, partial: Partial) -> State[dict[str, str]]:
     config = form.configuration(given, settings)
     run_names.call(run_names.of_part(config, form.lines(settings), partial))
-    return run_flow(reproduction, config, partial)
+    state = run_flow(reproduction, config, partial)
+    shown.end(config, state)
+    return state

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import server
-from flows.commands import outcome
+from flows.commands import outcome, pages
 from flows.commands.options import (
     ABLATION,
     DEMO,
@@ -42,6 +42,10 @@ def run(
         str | None,
         typer.Option(help="of the run; otherwise its configuration and what differs from it"),
     ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--pages", help="keep a server of the store's pages running (`sif pages`), to link to"),
+    ] = False,
 ) -> None:
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit, store)
@@ -51,6 +55,8 @@ def run(
     # A user's mistake, and what is missing, shows before anything starts.
     refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
+    if serve:
+        pages.ensure(resolved.store)
     from flows import form
     from flows.reproduce import reproduce
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 from uuid import UUID
 
 import yaml
@@ -20,6 +20,7 @@ from sifthinker.config import Train
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
+from sifthinker.training.progress_page import whole_lines
 from tasks.runtime import nodes, rehearsal
 from tasks.runtime.following import follow
 from tasks.runtime.stage import Job
@@ -49,22 +50,22 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     )
     more = (progress, options.timeout, page.at, options.grace)
     python = interpreter(options.python, module)
-    if options.nodes > 1:
-        if settings.get("ledger", SHARED) != SHARED:
-            job.log.warning(
-                "%s: the ledger of its judge is a file, for one machine: if its nodes are several, set SIF_LEDGER on each "
-                "(infra/README.md, One ledger for several hosts)",
-                job.order.label,
-            )
-        own = python if options.python else ""
-        with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
-            follow(job, node.command(config), *more, node.look)
-    elif options.ranks > 1:
-        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-        follow(job, [python, *run, *program], *more)
-    else:
-        follow(job, [python, *program], *more)
-    page.show()
+    with page:
+        if options.nodes > 1:
+            if settings.get("ledger", SHARED) != SHARED:
+                job.log.warning(
+                    "%s: the ledger of its judge is a file, for one machine: if its nodes are several, set SIF_LEDGER on "
+                    "each (infra/README.md, One ledger for several hosts)",
+                    job.order.label,
+                )
+            own = python if options.python else ""
+            with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
+                follow(job, node.command(config), *more, node.look)
+        elif options.ranks > 1:
+            run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
+            follow(job, [python, *run, *program], *more)
+        else:
+            follow(job, [python, *program], *more)
 
 
 def interpreter(named: Path | None, module: str) -> str:
@@ -98,8 +99,20 @@ class Page:
         """
         self.job, self.dataset, self.steps = job, dataset, steps
         self.next = steps
+        self._started = time.monotonic()
         self._shown = -MINUTE
         self._artifact: UUID | None = None
+
+    def __enter__(self) -> Self:
+        """The training begins."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Says that nothing more comes; not to a run that is told to end, which has no time to ask a server."""
+        if kind is None:
+            self.show()
+        if kind is None or issubclass(kind, Exception):
+            self._end("done" if kind is None else "ended without its result")
 
     def at(self, step: int) -> None:
         """Renews the page if a step is the next one to be shown."""
@@ -122,6 +135,18 @@ class Page:
                 )
         except Exception:  # a page that cannot be shown must not end a training
             self.job.log.exception("%s: its page is not shown", label)
+
+    def _end(self, how: str) -> None:
+        if self._artifact is None:
+            return
+        label = self.job.order.label
+        steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
+        said = f"{label}: {how}, {steps:,} steps in {(time.monotonic() - self._started) / MINUTE:.1f} min"
+        try:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(artifact_id=self._artifact, artifact=ArtifactUpdate(description=said))
+        except Exception:  # as above
+            self.job.log.exception("%s: that it has ended is not shown", label)
 
 
 def training_outcome(job: Job) -> None:

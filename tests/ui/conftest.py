@@ -215,7 +215,7 @@ def working(api: str, folder: Path, configs: Path) -> Iterator[None]:
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     deploy = [sys.executable, "infra/deploy.py"]
-    done = subprocess.run(deploy, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(deploy, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process"]
     with (folder / "worker.log").open("ab") as log:
