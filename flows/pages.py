@@ -69,7 +69,9 @@ def app(root: Path, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         Middleware(BaseHTTPMiddleware, dispatch=_guarded),
     ]
-    return Starlette(routes=routes, middleware=guards)
+    made = Starlette(routes=routes, middleware=guards)
+    made.router.redirect_slashes = False
+    return made
 
 
 async def _guarded(request: Request, following: Next) -> Response:
@@ -126,7 +128,7 @@ def serve(store: Store, host: str, port: int, ready: Callable[[str], None]) -> N
         listening = socket.create_server((host, port))
     except OSError as error:
         raise UserError(
-            f"pages: {host}:{port}: {error.strerror}; give another --port, or stop what uses it"
+            f"pages: {host}:{port}: {os.strerror(error.errno or 0)}; give another --port, or stop what uses it"
         ) from error
     outside = urlsplit(os.environ.get(links.URL, "")).hostname
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
