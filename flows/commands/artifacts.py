@@ -1,12 +1,11 @@
-"""Commands about a store: its runs, the chain behind an artifact, export, aliases, pruning."""
+"""Commands about a store: its runs, the chain behind an artifact, aliases, pruning."""
 
 from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -16,7 +15,6 @@ from flows.commands.options import StoreConfigOption, StoreOption, console, exis
 from sifthinker.core.errors import UserError
 from sifthinker.reporting import lineage_picture
 from sifthinker.store import runs
-from sifthinker.store.manifest import Ref
 
 
 def status(
@@ -49,35 +47,6 @@ def status(
             f"{ref['stage']}/{ref['key']}",
         )
     console.print(rows)
-
-
-def export(
-    out: Annotated[Path, typer.Argument(help="folder that is made")],
-    store: StoreOption = None,
-    config: StoreConfigOption = [],  # noqa: B006
-    run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
-) -> None:
-    """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
-    from sifthinker.data import export as domain
-
-    opened = existing(store, config)
-
-    def published(record: Mapping[str, Any]) -> list[Ref] | None:
-        refs = [record["stages"].get(label) for label in ("publish", "subset")]
-        return None if None in refs else [Ref(**ref) for ref in refs]
-
-    if run is None:
-        record = next((record for record in runs.runs(opened) if published(record)), None)
-    else:
-        record = runs.only(opened, run, published, "export")
-    refs = published(record) if record else None
-    if record is None or refs is None:
-        raise UserError(
-            f"export: {opened.root} has no run {run or ''} with a published data set; `sif status` lists the runs"
-        )
-    dataset, chosen = (opened.open(ref) for ref in refs)
-    domain.export(dataset.parts("sif"), chosen.path / "rl.parquet", out)
-    console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
 
 
 def lineage(

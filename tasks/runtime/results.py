@@ -82,7 +82,8 @@ MODULES: dict[str, Module] = {
     "spill": _at("sifthinker.data.disk_dict"),
     "expand": _at("sifthinker.data.expansion"),
     "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
-    "publish": _at("sifthinker.data.publish"),
+    "publish": _at("sifthinker.data.publish", "sifthinker.data.features"),
+    "card": _neutral("sifthinker.data.card", "describes a data set; no stage reads it"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),

@@ -169,16 +169,21 @@ class Job:
         parts: int = 1,
         batch: int = 1000,
         part_by_part: bool = False,
+        folder: str = "",
     ) -> None:
         """Streams records into the table (`route` says into which part) and rejects into `rejects.parquet`.
+
+        The table lies in `folder` below the artifact's own.
 
         Each part holds up to `batch` rows in memory; only one does if they come `part_by_part`, each part in one go.
         """
         names = [f"{table}-{i:05}.parquet" for i in range(parts)] if route else [f"{table}.parquet"]
+        place = self.out / folder
+        place.mkdir(exist_ok=True)
         rejected: Counter[str] = Counter()
         kept = at = 0
         with ExitStack() as stack:
-            writers = [stack.enter_context(Writer(self.out / name, schema, batch)) for name in names]
+            writers = [stack.enter_context(Writer(place / name, schema, batch)) for name in names]
             rejects = stack.enter_context(Writer(self.out / "rejects.parquet", REJECTS))
             for record in records:
                 if isinstance(record, Reject):
