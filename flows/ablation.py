@@ -8,7 +8,7 @@ from functools import partial
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import form, run_names
@@ -20,7 +20,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.evaluation.ablation import configured, seeds
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
-from tasks.runtime import links, ui_artifacts
+from tasks.runtime import end_states, links, ui_artifacts
 from tasks.runtime.flow_run import final_state, run_flow
 from tasks.runtime.liveness import alive
 from tasks.runtime.pipeline import Partial, Run, carry_out
@@ -82,7 +82,7 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
     with alive(store):
         wanted = made_with(config, chosen(config, rows))  # a wrong row is refused before any is made
         failed = {
-            name: state.message
+            name: state
             for name, (variant, made) in wanted.items()
             if not (
                 state := ablation_row(made, variant.trained, [*refresh], return_state=True)
@@ -94,7 +94,7 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
             if (ref := table.evaluation(partial(row, trained=variant.trained), made, store))
         }
         if not found:
-            return Failed(message=f"no row could be made: {failed}")
+            return end_states.together(failed, "no row could be made: ")
         identifier = str(context.flow_run.id)
         made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
     folder = store.open(made["ablation"]).path
@@ -102,7 +102,7 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
     page = links.shown(store.root, folder / links.PAGES["ablation"], "Open the table")
     ui_artifacts.markdown(f"{page}\n\n{text}", "ablation", "What each part brings")
     if failed:
-        return Failed(message="; ".join(f"{name}: {why}" for name, why in failed.items()))
+        return end_states.together(failed)
     return Completed(message=f"{len(found)} rows", data=str(folder))
 
 

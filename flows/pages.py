@@ -11,6 +11,7 @@ import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -134,7 +135,8 @@ def serve(store: Store, host: str, port: int, ready: Callable[[str], None]) -> N
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{shown}:{listening.getsockname()[1]}"
     hosts = tuple(dict.fromkeys([*LOOPBACK, shown, *([outside] if outside else [])]))
-    with links.known(store.root, address):
+    # Where links have an address of their own, nothing is written: a container may see the store read-only.
+    with nullcontext() if os.environ.get(links.URL) else links.known(store.root, address):
         ready(address)
         uvicorn.Server(
             uvicorn.Config(app(store.root, hosts), log_level="warning", access_log=False, server_header=False)

@@ -28,7 +28,8 @@ def settings(store: Path) -> None:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "sifthinker",
-        "PREFECT_CLIENT_MAX_RETRIES": "8",  # with doubling pauses: a server may be away for 8 minutes
+        # With doubling pauses two minutes, a little more than `tasks.runtime.server_away` waits: events of tasks outlast it.
+        "PREFECT_CLIENT_MAX_RETRIES": "6",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
@@ -95,6 +96,7 @@ def _guarded(api: str) -> dict[str, str]:
     guards = {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_UI_URL": ui,  # in the links of alerts, which the server makes
     }
     return {**guards, **os.environ}
 

@@ -9,6 +9,7 @@ import typer
 
 from flows import server
 from flows.commands import outcome, pages
+from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
     DEMO,
@@ -61,22 +62,22 @@ def run(
     from flows.reproduce import reproduce
 
     named = reproduce.with_options(flow_run_name=name) if name else reproduce
-    state: Any = named(
-        config=form.text(resolved),
-        set=form.settings(set_, limit),
-        start_at=start_at or form.BEGINNING,
-        stop_after=stop_after or form.END,
-        refresh=refresh,
-        reuse_run=reuse_run or "",
-        return_state=True,
-    )
+    given: dict[str, Any] = {
+        "config": form.text(resolved),
+        "set": form.settings(set_, limit),
+        "start_at": start_at or form.BEGINNING,
+        "stop_after": stop_after or form.END,
+        "refresh": refresh,
+        "reuse_run": reuse_run or "",
+    }
+    state = ended(lambda: named(**given, return_state=True))
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
     outcome.show(Store.of(resolved), run_id, console)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
-        raise typer.Exit(1)
+        raise typer.Exit(exit_code(state))
     _where(resolved, state.result(), ui)
 
 
@@ -95,13 +96,13 @@ def ablation(
     from flows import form
     from flows.ablation import ablation as table
 
-    settings = form.settings(set_, limit)
-    state: Any = table(form.text(resolved), settings, rows=row, refresh=refresh, return_state=True)
+    given = form.text(resolved), form.settings(set_, limit)
+    state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True))
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
-        raise typer.Exit(1)
+        raise typer.Exit(exit_code(state))
     folder = Path(state.result())
     console.print(plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
     console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)

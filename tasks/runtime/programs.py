@@ -8,20 +8,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
-from uuid import UUID
+from typing import Any, Self
 
 import yaml
-from prefect import get_client
-from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
 from sifthinker.training.progress_page import whole_lines
-from tasks.runtime import nodes, rehearsal
+from tasks.runtime import nodes, rehearsal, ui_artifacts
 from tasks.runtime.following import follow
 from tasks.runtime.stage import Job
 
@@ -101,18 +97,18 @@ class Page:
         self.next = steps
         self._started = time.monotonic()
         self._shown = -MINUTE
-        self._artifact: UUID | None = None
+        self._artifact: Any = None
 
     def __enter__(self) -> Self:
         """The training begins."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Says that nothing more comes; not to a run that is told to end, which has no time to ask a server."""
-        if kind is None:
-            self.show()
-        if kind is None or issubclass(kind, Exception):
-            self._end("done" if kind is None else "ended without its result")
+        """Says that nothing more comes; not where the run is told to end, which has no time for a page."""
+        if kind is None or (issubclass(kind, Exception) and self._artifact):
+            steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
+            took = f"{steps:,} steps in {(time.monotonic() - self._started) / MINUTE:.1f} min"
+            self.show(f"done, {took}" if kind is None else f"ended without its result, {took}")
 
     def at(self, step: int) -> None:
         """Renews the page if a step is the next one to be shown."""
@@ -120,33 +116,16 @@ class Page:
             self.next = step + self.steps
             self.show()
 
-    def show(self) -> None:
-        """Renews the page now."""
+    def show(self, how: str = "under way") -> None:
+        """Renews the page now, and says how the training is."""
         self._shown = time.monotonic()
         label = self.job.order.label
         try:
-            text = progress_page.page(self.job.work, self.dataset)
-            if text and self._artifact:
-                with get_client(sync_client=True) as client:
-                    client.update_artifact(artifact_id=self._artifact, artifact=ArtifactUpdate(data=text))
-            elif text:
-                self._artifact = cast(
-                    UUID, create_markdown_artifact(text, f"{label}-training", f"{label} under way")
-                )
+            if text := progress_page.page(self.job.work, self.dataset):
+                said = f"{label}: {how}"
+                self._artifact = ui_artifacts.page(text, f"{label}-training", said, self._artifact)
         except Exception:  # a page that cannot be shown must not end a training
             self.job.log.exception("%s: its page is not shown", label)
-
-    def _end(self, how: str) -> None:
-        if self._artifact is None:
-            return
-        label = self.job.order.label
-        steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
-        said = f"{label}: {how}, {steps:,} steps in {(time.monotonic() - self._started) / MINUTE:.1f} min"
-        try:
-            with get_client(sync_client=True) as client:
-                client.update_artifact(artifact_id=self._artifact, artifact=ArtifactUpdate(description=said))
-        except Exception:  # as above
-            self.job.log.exception("%s: that it has ended is not shown", label)
 
 
 def training_outcome(job: Job) -> None:
