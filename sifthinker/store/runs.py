@@ -7,16 +7,33 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
+from sifthinker.store.manifest import Ref, RefFields, first_fault
 
 logger = logging.getLogger(__name__)
 SHORTEST = 6  # characters of an id that name a run
 RUNNING = "running"  # the state in a run's record until it ends
 TRAINED = ("merge-grpo", "merge-sft")  # the labels of a run's trained models, the last one first
+
+
+class Record(TypedDict):
+    """What every reader of a run's record relies on."""
+
+    id: str
+    started: float  # seconds since 1970
+    stages: dict[str, RefFields]  # by label
+    name: NotRequired[str]
+    state: NotRequired[str]
+    config: NotRequired[dict[str, Any]]
+
+
+_FORM = TypeAdapter(Record)
 
 
 def file(store: Store, identifier: str) -> Path:
@@ -90,8 +107,12 @@ def final(made: Mapping[str, Ref]) -> Ref | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        logger.warning("%s: %s", path, error)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _FORM.validate_python(found)
+    except ValidationError as error:
+        logger.warning("%s cannot be read: %s", path, first_fault(error))
         return {}
-    return found
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return {}
+    return dict(found)
