@@ -6,14 +6,31 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
+from sifthinker.store.manifest import Ref, RefFields, first_fault
 
 logger = logging.getLogger(__name__)
 RUNNING = "running"  # the state in a run's record until it ends
 TRAINED = ("merge-grpo", "merge-sft")  # the labels of a run's trained models, the last one first
+
+
+class Record(TypedDict):
+    """What every reader of a run's record relies on."""
+
+    id: str
+    started: float  # seconds since 1970
+    stages: dict[str, RefFields]  # by label
+    name: NotRequired[str]
+    state: NotRequired[str]
+    config: NotRequired[dict[str, Any]]
+
+
+_FORM = TypeAdapter(Record)
 
 
 def file(store: Store, identifier: str) -> Path:
@@ -51,8 +68,12 @@ def final(made: Mapping[str, Ref]) -> Ref | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        logger.warning("%s: %s", path, error)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _FORM.validate_python(found)
+    except ValidationError as error:
+        logger.warning("%s cannot be read: %s", path, first_fault(error))
         return {}
-    return found
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return {}
+    return dict(found)

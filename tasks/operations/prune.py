@@ -36,7 +36,7 @@ def clear(store: Store, rules: Rules, apply: bool) -> str:
         found = remove(store, rules, found)
     text = summary(found, removed=apply)
     rows = [
-        f"| {thing.kind} | `{thing.path.relative_to(store.root)}` | {size(thing.bytes)} | {thing.why} |"
+        f"| {thing.kind} | `{thing.path}` | {size(thing.bytes)} | {thing.why} |"
         for thing in found.doomed[:SHOWN]
     ]
     more = [f"\nand {len(found.doomed) - SHOWN} more"] if len(found.doomed) > SHOWN else []

@@ -14,7 +14,7 @@ from sifthinker.store.manifest import Ref
 def test_the_latest_run_is_first_and_an_unreadable_record_is_passed_over(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for identifier, started in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
-        store.record(runs.file(store, identifier), {"id": identifier, "started": started})
+        store.record(runs.file(store, identifier), {"id": identifier, "started": started, "stages": {}})
     runs.file(store, "d").write_text("{")
     assert [run["id"] for run in runs.runs(store)] == ["b", "c", "a"]
     assert [path.stem for path, _ in runs.records(tmp_path)] == ["b", "c", "a", "d"]
