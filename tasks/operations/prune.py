@@ -28,7 +28,7 @@ def over(ids: Sequence[str]) -> set[str]:
     return ended
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="clear")
 def clear(store: Store, rules: Rules, apply: bool) -> str:
     """Looks, removes where `apply` says so, and shows what and why; returns it in a sentence."""
     found = survey(store, rules)

@@ -180,7 +180,9 @@ MODULES: dict[str, Module] = {
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
-    "report": _at("sifthinker.reporting.report", "sifthinker.reporting.outcome"),
+    "report": _at(
+        "sifthinker.reporting.report", "sifthinker.reporting.outcome", "sifthinker.reporting.markdown"
+    ),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
