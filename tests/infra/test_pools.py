@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -55,7 +56,10 @@ def client(prefect: PrefectServer) -> Iterator[httpx.Client]:
 
 
 def post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
-    return client.post(path, json=body).raise_for_status().json()
+    """The answer; asked again while a busy server says 503, as Prefect's own client does."""
+    while (answer := client.post(path, json=body)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        time.sleep(1)
+    return answer.raise_for_status().json()
 
 
 def waiting(client: httpx.Client, pool: str, queue: str | None = None) -> str:
