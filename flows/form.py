@@ -31,6 +31,7 @@ Last = Literal["the end", Label]
 # else is wrong, `configuration` explains. A setting that is named like a secret is refused: parameters can be read in the UI.
 _LINES = r"^([\w.-]+ *=.*(\n|$)|\s)*$"
 _SECRET = r"([Ss]ecret|SECRET|[Pp]assword|PASSWORD|[Aa]uthorization|(api|API)_?(key|KEY)) *="
+ConfigText = Annotated[str, Field(min_length=1)]
 Settings = Annotated[str, Field(json_schema_extra={"pattern": _LINES, "not": {"pattern": _SECRET}})]
 
 
