@@ -50,6 +50,8 @@ def _preview(config: Config, rows: int) -> State[list[str]]:
         if run.config.scenes:
             run.provide(run(scenes))
         settled = run.config
+        if not settled.annotates:
+            raise UserError("preview: the sources bring their chains, and nothing is bought; `sif chains` shows what they are")
         run(depth_weights)
         samples = run(ingest)
         run(expand, samples=samples)

@@ -38,7 +38,7 @@ def _running(config: Config) -> Iterator[Finding]:
 def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
     """The key of every endpoint, and with `calls` one short answer; equal endpoints are asked once."""
     used: dict[str, Api | None] = {
-        "annotate": config.annotate.api,
+        "annotate": config.annotate.api if config.annotates else None,
         **{
             f"retry.passes[{n}]": retry.over(again, config.annotate).api
             for n, again in enumerate(config.retry.passes)

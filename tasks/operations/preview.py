@@ -87,7 +87,7 @@ def _rows(config: Config, store: Store, made: Mapping[str, Ref], count: int) -> 
             made_now = execute(shard_decision(decision.order, store, digests, index), store)
             maps = [store.open(made_now).path / "maps.parquet"]
         rows += first_rows(
-            map(sample, read(part)),
+            (row for row in map(sample, read(part)) if row.source not in config.taken),
             map(focus, read(steps)),
             (DepthMap(**row) for row in read(maps)),
             count - len(rows),

@@ -51,6 +51,7 @@ _TOYS = "builds a stand-in, which counts where one is used (`given`)"
 MODULES: dict[str, Module] = {
     # records, geometry, text
     "sample": _at("sifthinker.core.records", "sifthinker.core.tables"),
+    "given": _at("sifthinker.core.given"),
     "boxes": _at("sifthinker.core.boxes"),
     "chain": _at("sifthinker.core.chain"),
     "prompts": _at("sifthinker.core.prompts"),
@@ -75,6 +76,9 @@ MODULES: dict[str, Module] = {
     "scenes/render": _at("sifthinker.scenes.render"),
     "sources": _at("sifthinker.data.sources"),
     "sources/files": _at("sifthinker.data.sources.files"),
+    "sources/frames": _at("sifthinker.data.sources.frames"),
+    "sources/photographs": _at("sifthinker.data.sources.photographs"),
+    "sources/published": _at("sifthinker.data.sources.published"),
     "sources/row": _at("sifthinker.data.sources.fields"),
     "sources/tallyqa": _at("sifthinker.data.sources.tallyqa"),
     "sources/viscot": _at("sifthinker.data.sources.viscot"),
@@ -83,9 +87,11 @@ MODULES: dict[str, Module] = {
     "expand": _at("sifthinker.data.expansion"),
     "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
     "publish": _at("sifthinker.data.publish"),
+    "rl_file": _at("sifthinker.data.rl_file"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
+    "taken": _at("sifthinker.annotation.taken"),
     "wanted": _at("sifthinker.annotation.wanted"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
@@ -181,7 +187,7 @@ MODULES: dict[str, Module] = {
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
     "stages/annotate": _at(
-        "tasks.stages.annotate", without=_names("_annotating _expects _say_how_many first")
+        "tasks.stages.annotate", without=_names("_annotating _expects _identity _say_how_many first")
     ),
     "stages/evaluate": _at(
         "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
