@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.labels import Label
 from sifthinker.config import Config, changed
 from sifthinker.store.manifest import Ref
 from tasks.runtime.flow_run import run_flow
@@ -25,29 +26,6 @@ from tasks.stages.retry import retry
 from tasks.stages.scenes import scenes
 from tasks.stages.sft import sft
 from tasks.stages.weights import depth_weights, policy_weights
-
-# The stages of `reproduction` by the names that partial reruns use; a test compares the two.
-Label = Literal[
-    "scenes",
-    "depth-weights",
-    "policy-weights",
-    "ingest",
-    "expand",
-    "depth",
-    "annotate",
-    "retry",
-    "publish",
-    "subset",
-    "sft",
-    "merge-sft",
-    "grpo",
-    "merge-grpo",
-    "evaluate",
-    "evaluate-base",
-    "evaluate-sft",
-    "report",
-]
-
 
 AS_BASE = {"evaluate.think": False, "evaluate.box_frame": "family"}  # how a base model is asked and read
 Until = Literal["no", "sft", "grpo"]  # how far the model is trained

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
@@ -31,8 +31,9 @@ def accept(
     ablation: Annotated[
         bool, typer.Option("--ablation", help="with --all: of every row of the ablation instead")
     ] = False,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
 ) -> None:
     """Records that the latest artifacts stand for the present code and libraries, so that they are not made again.
 
@@ -42,15 +43,15 @@ def accept(
         raise UserError("accept: name one stage, or give --all")
     if ablation and not all_:
         raise UserError("accept: --ablation goes with --all")
-    resolved = load(config, set_)
+    resolved = load(config, set_, store=store)
     server.settings(resolved.store)
     from flows.reproduce import reproduction
     from tasks.operations.accept import accept as accept_one
     from tasks.operations.accept import accept_all
 
-    store, who = Store.of(resolved), getpass.getuser()
+    opened, who = Store.of(resolved), getpass.getuser()
     if stage is not None:
-        console.print(plain(accept_one(reproduction, resolved, store, stage, why, who)), soft_wrap=True)
+        console.print(plain(accept_one(reproduction, resolved, opened, stage, why, who)), soft_wrap=True)
         return
     pipelines: dict[str, tuple[Pipeline, Config]] = {"": (reproduction, resolved)}
     if ablation:
@@ -63,7 +64,7 @@ def accept(
     outcomes: list[Outcome] = []
     table = Table("stage", "", "what was recorded, or why not", box=None, pad_edge=False)
     for name, (pipeline, with_) in pipelines.items():
-        for outcome in accept_all(pipeline, with_, store, why, who):
+        for outcome in accept_all(pipeline, with_, opened, why, who):
             outcomes.append(outcome)
             table.add_row(f"{name}{outcome.label}", outcome.verdict, plain(outcome.said))
     console.print(table)

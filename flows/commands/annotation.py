@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,21 +12,21 @@ from rich.table import Table
 
 from flows import server
 from flows.commands import outcome
-from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.run import run
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 
-Runs = Callable[..., None]  # `sif run`
-
 
 def preview(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
+    store: StoreOption = None,
     rows: Annotated[int, typer.Option(min=1, max=200, help="of the first samples")] = 10,
 ) -> None:
     """Annotates the first rows, draws their chains, and says what all rows would cost. Later runs do not pay again."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, store=store)
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.preview import preview as flow
@@ -43,51 +42,47 @@ def preview(
         console.print(plain(line), highlight=False, soft_wrap=True)
 
 
-def command(run: Runs) -> Callable[..., None]:
-    """`sif annotate`, which runs stages by `run`."""
-
-    def annotate(
-        config: ConfigOption = "demo",
-        set_: SetOption = [],  # noqa: B006
-        rejected: Annotated[bool, typer.Option(help="list what the latest run rejected, by reason")] = False,
-        retry: Annotated[
-            bool, typer.Option("--retry", help="ask again for what was rejected, and for nothing else")
-        ] = False,
-        again: Annotated[
-            bool,
-            typer.Option(
-                "--again", help="ask again, unchanged, what the endpoint refused: its cause is mended"
-            ),
-        ] = False,
-        reason: Annotated[list[str], typer.Option(help="only these; may be repeated")] = [],  # noqa: B006
-        model: Annotated[str | None, typer.Option(help="retry: another model of the endpoint")] = None,
-        prompt: Annotated[
-            Path | None, typer.Option(help="retry: another system text, from a file", metavar="FILE")
-        ] = None,
-        temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
-        seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
-    ) -> None:
-        """Runs the reproduction up to the chains. Lists or retries the samples whose chains were rejected."""
-        options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        if again and given:
-            raise UserError(
-                f"annotate --again: asks what was asked; {', '.join(given)}: belongs to --retry alone"
-            )
-        if reason and not again:
-            given["reasons"] = list(reason)
-        if given and not retry:
-            raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
-        if rejected:
-            _dead_letters(load(config, set_))
-        elif again:
-            _again(config, set_, reason, run)
-        elif retry:
-            _retry(config, set_, given, run)
-        else:
-            run(config, set_, stop_after="annotate")
-
-    return annotate
+def annotate(
+    config: ConfigOption = DEMO,
+    set_: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="list what the latest run rejected, by reason")
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="ask again for what was rejected, and for nothing else")
+    ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="ask again, unchanged, what the endpoint refused: its cause is mended"),
+    ] = False,
+    reason: Annotated[list[str], typer.Option(help="only these; may be repeated")] = [],  # noqa: B006
+    model: Annotated[str | None, typer.Option(help="retry: another model of the endpoint")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="retry: another system text, from a file", metavar="FILE")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
+    seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
+) -> None:
+    """Runs the reproduction up to the chains. Lists or retries the samples whose chains were rejected."""
+    options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if again and given:
+        raise UserError(
+            f"annotate --again: asks what was asked; {', '.join(given)}: belongs to --retry alone"
+        )
+    if reason and not again:
+        given["reasons"] = list(reason)
+    if given and not retry:
+        raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
+    if rejected:
+        _dead_letters(load(config, set_, store=store))
+    elif again:
+        _again(config, set_, store, reason)
+    elif retry:
+        _retry(config, set_, store, given)
+    else:
+        run(config, set_, store, stop_after="annotate")
 
 
 def _dead_letters(config: Config) -> None:
@@ -101,21 +96,23 @@ def _dead_letters(config: Config) -> None:
     console.print(table if table.row_count else "every sample has its chain")
 
 
-def _again(name: str, overrides: list[str], reasons: list[str], run: Runs) -> None:
+def _again(names: list[str], overrides: list[str], store: Path | None, reasons: list[str]) -> None:
     """Makes annotate again: what is answered comes from the ledger, and what was refused or never answered is asked."""
     from tasks.operations.revive import revive
 
-    config = load(name, overrides)
+    config = load(names, overrides, store=store)
     revived = revive(Store.of(config), reasons)
     console.print(
         f"{revived} refused requests are asked again; those that were answered are not", soft_wrap=True
     )
-    run(name, overrides, stop_after="annotate", refresh=["annotate"])
+    run(names, overrides, store, stop_after="annotate", refresh=["annotate"])
 
 
-def _retry(name: str, overrides: list[str], given: dict[str, Any], run: Runs) -> None:
+def _retry(names: list[str], overrides: list[str], store: Path | None, given: dict[str, Any]) -> None:
     """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
-    passes = [again.model_dump(exclude_unset=True) for again in load(name, overrides).retry.passes]
+    passes = [
+        again.model_dump(exclude_unset=True) for again in load(names, overrides, store=store).retry.passes
+    ]
     if given:
         if file := given.get("prompt"):
             if not file.is_file():
@@ -129,8 +126,8 @@ def _retry(name: str, overrides: list[str], given: dict[str, Any], run: Runs) ->
         )
     lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
     text = f"retry.passes={json.dumps(passes)}"
-    run(name, [*overrides, text], stop_after="retry")
-    _dead_letters(load(name, overrides))
+    run(names, [*overrides, text], store, stop_after="retry")
+    _dead_letters(load(names, overrides, store=store))
     console.print(
         "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "
         "these lines in the configuration:\n",

@@ -11,17 +11,19 @@ import typer
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import StoreOption, console, plain
+from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
 from sifthinker.core.errors import UserError
 from sifthinker.reporting import lineage_picture
 from sifthinker.store import runs
-from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 
 
-def status(store: StoreOption = Path("artifacts")) -> None:
+def status(
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
+) -> None:
     """Lists the runs of a store, and what the latest one made."""
-    opened = Store.existing(store)
+    opened = existing(store, config)
     found = runs.runs(opened)
     if not found:
         console.print("no runs yet")
@@ -50,13 +52,14 @@ def status(store: StoreOption = Path("artifacts")) -> None:
 
 def export(
     out: Annotated[Path, typer.Argument(help="folder that is made")],
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
 ) -> None:
     """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
     from sifthinker.data import export as domain
 
-    opened = Store.existing(store)
+    opened = existing(store, config)
     for record in runs.runs(opened):
         if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
             refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
@@ -68,7 +71,7 @@ def export(
             console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
             return
     raise UserError(
-        f"export: {store} has no run {run or ''} with a published data set; `sif status` lists the runs"
+        f"export: {opened.root} has no run {run or ''} with a published data set; `sif status` lists the runs"
     )
 
 
@@ -79,11 +82,12 @@ def lineage(
             help="'latest' (model), an alias, a run, or <stage>/<key>, whose key may be cut short"
         ),
     ] = "latest",
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="also draws it, as a PNG", metavar="FILE")] = None,
 ) -> None:
     """Shows what an artifact was made from, back to the users' files and the pre-trained weights."""
-    opened = Store.existing(store)
+    opened = existing(store, config)
     from sifthinker.store import lineage as domain
     from sifthinker.store.checkpoints import find
 
@@ -118,10 +122,11 @@ def promote(
     as_: Annotated[
         str, typer.Option("--as", help="the alias: 'promoted' is evaluated, 'baseline' is compared with")
     ] = "baseline",
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
 ) -> None:
     """Gives a checkpoint a name that nights use, and records who did so, when and why."""
-    opened = Store.existing(store)
+    opened = existing(store, config)
     from sifthinker.store import aliases
     from sifthinker.store.checkpoints import find
 
@@ -134,7 +139,8 @@ def promote(
 
 
 def prune(
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     days: Annotated[float, typer.Option(min=0, help="what was made or used within so many days stays")] = 14,
     runs: Annotated[int, typer.Option(min=0, help="what the latest so many runs reach stays")] = 5,
     apply: Annotated[
@@ -145,8 +151,8 @@ def prune(
     """Shows the artifacts that no pinned and no recent run needs, and removes them if told to."""
     from sifthinker.upkeep import prune as domain
 
-    opened = Store.existing(store)
-    server.settings(store)
+    opened = existing(store, config)
+    server.settings(opened.root)
     ended: set[str] = set()
     if (under_way := domain.running(opened)) and server.answers(os.environ["PREFECT_API_URL"]):
         from tasks.operations.prune import over

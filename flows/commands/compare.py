@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from flows import server
-from flows.commands.options import StoreOption, console, plain
-from sifthinker.store.artifacts import Store
+from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
 
 
 def compare(
@@ -22,12 +21,13 @@ def compare(
             metavar="A B...",
         ),
     ],
-    store: StoreOption = Path("artifacts"),
+    store: StoreOption = None,
+    config: StoreConfigOption = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="file of the page, instead of one in the store")] = None,
 ) -> None:
     """Compares evaluations: scores with intervals, paired tests, what was made otherwise, hours, changed replies."""
-    opened = Store.existing(store)
-    server.settings(store)
+    opened = existing(store, config)
+    server.settings(opened.root)
     from tasks.operations.compare import compared
 
     text, page = compared(opened, names, out)
@@ -36,4 +36,4 @@ def compare(
     if server.answers(os.environ["PREFECT_API_URL"]):  # a run of its own shows it in the UI
         from flows.compare import compare as shown
 
-        shown(names, store, return_state=True)
+        shown(names, opened.root, return_state=True)

@@ -14,7 +14,7 @@ import yaml
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.upkeep.findings import examine
@@ -24,8 +24,9 @@ DEPLOYMENTS = Path(__file__).resolve().parents[2] / "infra" / "prefect.yaml"
 
 
 def doctor(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
     no_calls: Annotated[
         bool,
         typer.Option(
@@ -37,7 +38,7 @@ def doctor(
     """Checks all that a run needs, and says what to do where something is wrong. It then exits with status 1."""
     from sifthinker.upkeep import doctor as domain
 
-    resolved = load(config, set_)
+    resolved = load(config, set_, store=store)
     findings = examine({**domain.machine(resolved, not no_calls), "server": lambda: _server(resolved)})
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker import config as configuration
 from sifthinker.config import Api
 from sifthinker.core.errors import UserError
@@ -36,21 +36,22 @@ def judge_agreement(
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=2, help="most replies, a seeded sample")] = 200,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
+    store: StoreOption = None,
 ) -> None:
     """Asks two judges about the same replies: the configuration's (grpo.judge), and one with other fields. Paid once."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, store=store)
     server.settings(resolved.store)
     from sifthinker import llm
     from sifthinker.evaluation import judges
     from sifthinker.llm import bookkeeping
     from tasks.runtime.endpoint import answering
 
-    store = Store.of(resolved)
+    opened = Store.of(resolved)
     first = resolved.grpo.judge
     second = _other(first, other)
-    asked = judges.replies(replies or _predictions(store), rows)
+    asked = judges.replies(replies or _predictions(opened), rows)
     found: list[list[float | None]] = []
     with tempfile.TemporaryDirectory(prefix="sif-judges-") as folder:
         for number, api in enumerate((first, second)):
@@ -59,7 +60,7 @@ def judge_agreement(
             log = logging.getLogger(__name__)
             with (
                 answering(api, work, "judge-agreement", log) as url,
-                llm.Client(api, bookkeeping.place(store.root), url, scope="judge") as client,
+                llm.Client(api, bookkeeping.place(opened.root), url, scope="judge") as client,
             ):
                 found.append(judges.scores(client, asked))
     table = Table(*["", "", ""], box=None, pad_edge=False, show_header=False)

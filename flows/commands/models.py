@@ -1,4 +1,4 @@
-"""Commands that use a model outside a run: `sif serve`, `sif depth`."""
+"""Commands that use a model outside a run: `sif ask`, `sif serve`, `sif depth`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,48 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import server
-from flows.commands.options import ConfigOption, SetOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.store.artifacts import Store
 
 if TYPE_CHECKING:  # imports torch
     from sifthinker.data.depth_folder import Counts
 
 _EVERY = 5.0  # seconds between two lines, where there is no terminal for a bar
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    question: Annotated[str, typer.Argument(help="as a person asks it")],
+    out: Annotated[Path, typer.Option(help="folder for the reply and the pictures")],
+    model: Annotated[
+        str, typer.Option(help="'latest' of the store, an alias, a run, or a folder", metavar="MODEL")
+    ] = "latest",
+    server_: Annotated[
+        str | None,
+        typer.Option("--server", help="a server that runs, with /v1, instead of --model", metavar="URL"),
+    ] = None,
+    config: ConfigOption = DEMO,
+    set_: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
+) -> None:
+    """Asks a model about one image, shows its chain as it comes, and draws where it looked."""
+    resolved = load(config, set_, store=store)
+    server.settings(resolved.store)
+    from tasks.operations.ask import answer
+
+    def say(piece: str) -> None:
+        console.print(plain(piece), end="", highlight=False, soft_wrap=True)
+
+    answered = answer(resolved, image, question, model, server_, out, say)
+    console.print("\n")
+    if answered.problem:
+        console.print(f"[yellow]no chain in the trained form:[/] {plain(answered.problem)}", soft_wrap=True)
+    for name, value in {
+        "answer": answered.answer or "none",
+        "looks": len(answered.areas),
+        "files": out,
+    }.items():
+        console.print(f"{name:9} {plain(str(value))}", highlight=False, soft_wrap=True)
 
 
 def serve(
@@ -39,11 +74,12 @@ def serve(
             "of the last area"
         ),
     ] = "whole",
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
 ) -> None:
     """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, store=store)
     server.settings(resolved.store)
     from tasks.operations.serve import serve as serving
 
@@ -58,11 +94,12 @@ def serve(
 def depth(
     folder: Annotated[Path, typer.Argument(help="of pictures, with the folders below it")],
     out: Annotated[Path, typer.Option(help="folder for the depth pictures")],
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
 ) -> None:
     """Makes the depth picture of every picture in a folder. Run again, it makes what is missing."""
-    resolved = load(config, set_)
+    resolved = load(config, set_, store=store)
     server.settings(resolved.store)
     from sifthinker.data import depth_folder
     from tasks.operations.depth_weights import weights

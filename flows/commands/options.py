@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from flows.labels import LABELS
 from sifthinker import config as configuration
-from sifthinker.config import Config
+from sifthinker.config import Config, layers
+from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
 
 console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="demo, paper, or the path of a YAML file", metavar="NAME|FILE")
+    list[str],
+    typer.Option(
+        "--config",
+        "-c",
+        help=f"one of {', '.join(layers.names())}, or the path of a YAML file; may be repeated, and the later wins",
+        metavar="NAME|FILE",
+        autocompletion=layers.names,
+    ),
 ]
+# Of commands that only need a store.
+StoreConfigOption = Annotated[
+    list[str],
+    typer.Option(
+        "--config",
+        "-c",
+        help="configuration whose store is meant",
+        metavar="NAME|FILE",
+        autocompletion=layers.names,
+    ),
+]
+DEMO, NIGHTLY, ABLATION = ["demo"], ["nightly"], ["ablation"]  # what commands take without --config
 SetOption = Annotated[
     list[str],
     typer.Option("--set", "-s", help="one field, e.g. grpo.learning_rate=2e-5", metavar="FIELD=VALUE"),
@@ -32,22 +54,73 @@ LimitOption = Annotated[
         metavar="N",
     ),
 ]
-StartAt = Annotated[str | None, typer.Option(help="take all earlier stages from the store", metavar="STAGE")]
-StopAfter = Annotated[str | None, typer.Option(help="last stage that runs", metavar="STAGE")]
-Refresh = Annotated[list[str], typer.Option(help="make this stage again; may be repeated", metavar="STAGE")]
+
+
+def _known(parameter: typer.CallbackParam, label: str) -> str:
+    if label not in LABELS:
+        raise UserError(
+            f"{parameter.opts[0]}: there is no stage {label}{suggestion(label, LABELS)}; stages: {', '.join(LABELS)}"
+        )
+    return label
+
+
+def _stage(parameter: typer.CallbackParam, given: str | None) -> str | None:
+    return None if given is None else _known(parameter, given)
+
+
+def _stages(parameter: typer.CallbackParam, given: list[str] | None) -> list[str]:
+    return [_known(parameter, label) for label in given or ()]
+
+
+STAGES = "Stages: " + ", ".join(LABELS) + "."  # for the help of commands that take the name of one
+StartAt = Annotated[
+    str | None,
+    typer.Option(
+        help="take all earlier stages from the store",
+        metavar="STAGE",
+        callback=_stage,
+        autocompletion=lambda: LABELS,
+    ),
+]
+StopAfter = Annotated[
+    str | None,
+    typer.Option(
+        help="last stage that runs",
+        metavar="STAGE",
+        callback=_stage,
+        autocompletion=lambda: LABELS,
+    ),
+]
+Refresh = Annotated[
+    list[str],
+    typer.Option(
+        help="make this stage again; may be repeated",
+        metavar="STAGE",
+        callback=_stages,
+        autocompletion=lambda: LABELS,
+    ),
+]
 ReuseRun = Annotated[
     str | None, typer.Option(help="take the stages before --start-at from this earlier run", metavar="RUN")
 ]
-StoreOption = Annotated[Path, typer.Option("--store", help="folder of the artifacts")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        help="folder of the artifacts; otherwise the configuration's `store`, which is ./artifacts by default",
+        metavar="FOLDER",
+    ),
+]
 
 
-def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
-    """The configuration of `--config`, with the fields of `--set` and then `--limit` on top.
+def load(
+    names: Sequence[str], overrides: list[str], limit: int | None = None, store: Path | None = None
+) -> Config:
+    """The configuration of one or more `--config`, with the fields of `--set`, then `--limit` and `--store` on top.
 
     Raises:
         UserError: there is none of that name, or a field is unknown or has a wrong value.
     """
-    path = CONFIGS / f"{name}.yaml"
     fields: dict[str, Any] = {}
     for text in overrides:
         field, equals, value = text.partition("=")
@@ -56,7 +129,22 @@ def load(name: str, overrides: list[str], limit: int | None = None) -> Config:
         fields[field] = configuration.parse_value(value, f"--set {field}")
     if limit is not None:
         fields["evaluate.limit"] = limit
-    return configuration.load(path if path.exists() else Path(name), fields)
+    if store is not None:
+        fields["store"] = str(store)
+    given = [names] if isinstance(names, str) else names
+    return configuration.load([layers.named(name) for name in given], fields)
+
+
+def existing(store: Path | None, config: Sequence[str]) -> Store:
+    """The store of earlier runs: that of `--store`, else of `--config`, else ./artifacts.
+
+    Raises:
+        UserError: there is no such folder or configuration.
+    """
+    if not config:
+        return Store.existing(store or Config.model_fields["store"].default)
+    resolved = load(config, [], store=store)
+    return Store.of(resolved) if resolved.remote else Store.existing(resolved.store)
 
 
 def plain(text: str) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 from rich.table import Table
 
 from flows import server
 from flows.commands import requests
 from flows.commands.options import (
+    DEMO,
     ConfigOption,
     LimitOption,
     Refresh,
@@ -23,6 +25,7 @@ from flows.commands.options import (
     SetOption,
     StartAt,
     StopAfter,
+    StoreOption,
     console,
     load,
     plain,
@@ -44,14 +47,22 @@ ASSUMED = (
 
 
 def plan(
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
+    store: StoreOption = None,
     start_at: StartAt = None,
     stop_after: StopAfter = None,
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
     json_: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+    resolved_: Annotated[
+        bool,
+        typer.Option(
+            "--resolved",
+            help="only print what differs from the defaults, after `extends`, --config and --set",
+        ),
+    ] = False,
     calibrate: Annotated[
         bool,
         typer.Option(
@@ -60,7 +71,10 @@ def plan(
     ] = False,
 ) -> None:
     """Shows which stages would run, why, and what they will take, without running any."""
-    resolved = load(config, set_, limit)
+    resolved = load(config, set_, limit, store)
+    if resolved_:
+        typer.echo(_as_yaml(resolved), nl=False)
+        return
     server.settings(resolved.store)
     found = planned(resolved, start_at, stop_after, refresh, reuse_run)
     lines, measured = expected(resolved, found, calibrate)
@@ -82,6 +96,12 @@ def plan(
         _show(lines, measured)
     for said in requests.lines(resolved, {p.label for p in found if p.verdict == "runs"}):
         console.print(plain(said), highlight=False, soft_wrap=True)
+
+
+def _as_yaml(config: Config) -> str:
+    """What of a configuration differs from the defaults, as a file that says the same."""
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def planned(

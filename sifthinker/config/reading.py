@@ -5,28 +5,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from sifthinker.config import mistakes, yaml_files
+from sifthinker.config import layers, mistakes, yaml_files
 from sifthinker.config.reproduction import Config
 from sifthinker.core.errors import UserError
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def load(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+def load(files: Path | Sequence[Path], overrides: dict[str, Any] | None = None) -> Config:
     """The configuration of a YAML file, with dotted `overrides` ({"grpo.learning_rate": 2e-5}) on top.
 
-    Relative paths in the file are relative to the working directory.
+    A file may extend another, and of several files the later wins: `sifthinker.config.layers`. Relative paths in a file are
+    relative to the working directory.
 
     Raises:
-        UserError: the file is missing, is not YAML, or a field is unknown or has a wrong value.
+        UserError: a file is missing or not YAML, extends what is not there, or a field is unknown or has a wrong value.
     """
-    return load_section(Config, path, overrides)
+    read = layers.read([files] if isinstance(files, Path) else files)
+    _assign(read.values, overrides or {})
+    return _checked(Config, read.values, read.documents[-1][0], read.where, tuple(overrides or {}))
 
 
 def load_section(kind: type[Kind], path: Path, overrides: dict[str, Any] | None = None) -> Kind:
@@ -40,7 +44,8 @@ def load_section(kind: type[Kind], path: Path, overrides: dict[str, Any] | None 
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
     _assign(values, overrides or {})
-    return _checked(kind, values, str(path), document, tuple(overrides or {}))
+    where = lambda place: (str(path), document.line(place))  # noqa: E731
+    return _checked(kind, values, str(path), where, tuple(overrides or {}))
 
 
 def parse_value(text: str, origin: str) -> Any:
@@ -102,11 +107,11 @@ def _assign(values: dict[str, Any], fields: dict[str, Any]) -> None:
         *parents, leaf = dotted.split(".")
         target = values
         for parent in parents:
-            if target.get(parent) is None:
-                target[parent] = {}
-            target = target[parent]
-            if not isinstance(target, dict):
+            below = {} if target.get(parent) is None else target[parent]
+            if not isinstance(below, dict):
                 raise UserError(f"--set {dotted}: {parent} is not a section")
+            target[parent] = dict(below)  # an alias of YAML is one mapping in several places
+            target = target[parent]
         target[leaf] = value
 
 
@@ -114,20 +119,25 @@ def _checked(
     kind: type[Kind],
     values: dict[str, Any],
     origin: str,
-    document: yaml_files.Document | None = None,
+    where: Callable[[mistakes.Place], tuple[str, int | None]] | None = None,
     overrides: tuple[str, ...] = (),
 ) -> Kind:
+    """The section of plain values; `where` gives the file and the line of a field."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = []
+        found: list[tuple[str, str]] = []  # the file of a mistake, and the mistake
         for place, details in mistakes.places(error):
-            field = mistakes.name(place, values)
+            file, field = origin, mistakes.name(place, values)
             if any(f"{field}.".startswith(f"{dotted}.") for dotted in overrides):
                 field = f"--set {field}"
-            elif document and (line := document.line(place)):
-                field = f"line {line}: {field}"
-            lines.append(f"{field}: {mistakes.message(kind, place, details)}")
-        if len(lines) == 1:
-            raise UserError(f"{origin}: {lines[0]}") from error
-        raise UserError("\n  ".join([f"{origin}: the configuration is not valid:", *lines])) from error
+            elif where:
+                file, line = where(place)
+                field = field if line is None else f"line {line}: {field}"
+            found.append((file, f"{field}: {mistakes.message(kind, place, details)}"))
+        if len(found) == 1:
+            raise UserError(": ".join(found[0])) from error
+        if {file for file, _ in found} != {origin}:
+            found = [(file, f"{file}: {said}") for file, said in found]
+        lines = [f"{origin}: the configuration is not valid:", *(said for _, said in found)]
+        raise UserError("\n  ".join(lines)) from error

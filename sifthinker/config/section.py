@@ -7,6 +7,7 @@ a number beyond 64 bits).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -45,6 +46,8 @@ class Section(BaseModel):
         for item in _scalars(value):
             if isinstance(item, bool) and types & {int, float} and bool not in types:
                 raise ValueError(f"must be a number, found {str(item).lower()}")
+            if isinstance(item, float) and types & {int, float} and not math.isfinite(item):
+                raise ValueError(f"must be a finite number, found {item}")
             if isinstance(item, (int, float)) and int in types and abs(item) >= _INTEGER:
                 raise ValueError("is too large: an integer has at most 64 bits")
             if isinstance(item, str):

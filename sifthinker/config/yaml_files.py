@@ -28,7 +28,11 @@ class Document:
 
     def line(self, place: Sequence[str | int]) -> int | None:
         """The line, from 1, of the field at `place`: of the innermost part of it that the text has, None without one."""
-        node, found = self.root, None
+        return self.find(place)[1]
+
+    def find(self, place: Sequence[str | int]) -> tuple[int, int | None]:
+        """How many parts of `place` the text has, from the outermost, and the line of the innermost of them."""
+        node, depth, found = self.root, 0, None
         for part in place:
             key: yaml.Node | None = None
             if isinstance(node, yaml.MappingNode):
@@ -41,8 +45,9 @@ class Document:
                 key = node = node.value[part]
             if key is None:
                 break
+            depth += 1
             found = key.start_mark.line + 1
-        return found
+        return depth, found
 
 
 def read(path: Path, what: str = "configuration") -> Document:

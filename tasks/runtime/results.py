@@ -196,7 +196,7 @@ MODULES: dict[str, Module] = {
     # what decides nothing
     "config": _neutral(
         "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "
-        "sifthinker.config.reading sifthinker.config.yaml_files",
+        "sifthinker.config.layers sifthinker.config.reading sifthinker.config.yaml_files",
         _VALUES,
     ),
     "sections": _neutral(

@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
 )
 
-from flows.reproduce import Label
+from flows.labels import Label
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import runs
 

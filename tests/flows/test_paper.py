@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows.commands.options import CONFIGS
-from flows.reproduce import Label
+from flows.labels import Label
 from sifthinker import config as configuration
 from sifthinker import scenes
 from sifthinker.config import Config, Grpo, Merge, Scenes, Sft
+from sifthinker.config.layers import CONFIGS
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store

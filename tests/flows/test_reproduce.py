@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from flows.reproduce import Label, reproduction
+from flows.labels import Label
+from flows.reproduce import reproduction
 from sifthinker.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]

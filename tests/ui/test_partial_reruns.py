@@ -8,7 +8,7 @@ from typing import get_args
 import psutil
 import pytest
 
-from flows.reproduce import Label
+from flows.labels import Label
 from tests.ui.conftest import Site, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

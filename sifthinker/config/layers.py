@@ -1,0 +1,116 @@
+"""A configuration in layers: a file that extends another one, and several files one over the other.
+
+A file that holds `extends: paper` is laid over the configuration of that name; `extends: base.yaml` names a file, relative
+to the one that says so. Of several files (`--config a.yaml --config b.yaml`) the later wins. Mappings are merged field by
+field. Everything else is replaced whole: a list, too, and `null` takes a section of a lower layer away (`scenes: null`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sifthinker.config import yaml_files
+from sifthinker.config.choices import suggestion
+from sifthinker.config.yaml_files import Document
+from sifthinker.core.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "flows" / "configs"  # the configurations that have names
+EXTENDS = "extends"
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The values of all layers together, and which of them said what."""
+
+    values: dict[str, Any]
+    documents: tuple[tuple[str, Document], ...]  # file and what it holds; the lowest layer first
+
+    def where(self, place: Sequence[str | int]) -> tuple[str, int | None]:
+        """The file and the line, from 1, that the field at `place` is from; the last file where none has it."""
+        best, file, line = -1, self.documents[-1][0], None
+        for origin, document in self.documents:
+            depth, found = document.find(place)
+            if depth >= best and found is not None:
+                best, file, line = depth, origin, found
+        return file, line
+
+
+def names() -> list[str]:
+    """The configurations that can be given by name."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def named(name: str, beside: Path = Path()) -> Path:
+    """The file of a configuration: one of `names`, or a path relative to the folder `beside`.
+
+    Raises:
+        UserError: it is neither.
+    """
+    own = CONFIGS / f"{name}.yaml"
+    if name in names() and own.is_file():
+        return own
+    path = beside / Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.is_file() or path.parent != beside:
+        return path
+    close = suggestion(name, names()) or "."
+    raise UserError(
+        f"there is no configuration named {name!r}{close} Known: {', '.join(names())}; or give the path of a YAML file"
+    )
+
+
+def read(files: Iterable[Path]) -> Layers:
+    """The layers of one or more files, each over what it extends.
+
+    Raises:
+        UserError: a file cannot be read, is no mapping, or extends what is not there or itself.
+    """
+    documents: list[tuple[str, Document]] = []
+    values: dict[str, Any] = {}
+    for file in files:
+        for path, document in _chain(file, ()):
+            documents.append((str(path), document))
+            values = merged(values, document.values)
+    return Layers(values, tuple(documents))
+
+
+def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """`upper` over `lower`: mappings field by field, everything else replaced whole."""
+    both = dict(lower)
+    for field, value in upper.items():
+        below = both.get(field)
+        both[field] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, Document]]:
+    """A file and what it extends, the lowest first; `above` are the files that lead to it."""
+    document = yaml_files.read(path)
+    values = {} if document.values is None else document.values
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
+    lower = values.get(EXTENDS)
+    own = Document({field: value for field, value in values.items() if field != EXTENDS}, document.root)
+    if EXTENDS not in values:
+        return [(path, own)]
+    where = f"{path}: line {document.line([EXTENDS])}: {EXTENDS}"
+    if not isinstance(lower, str) or not lower:
+        raise UserError(
+            f"{where}: must be the name of a configuration or the path of a file, found {lower!r}; several files go "
+            "into several --config"
+        )
+    try:
+        wanted = named(lower, path.parent)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if not wanted.is_file():
+        raise UserError(
+            f"{where}: {wanted} does not exist; the path is relative to the folder of {path.name}"
+        )
+    seen = [file.resolve() for file in (*above, path)]
+    if wanted.resolve() in seen:
+        circle = " -> ".join(str(file) for file in (*above, path, wanted))
+        raise UserError(f"{where}: the files extend each other in a circle: {circle}; take one `extends` out")
+    return [*_chain(wanted, (*above, path)), (path, own)]
