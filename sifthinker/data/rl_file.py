@@ -35,7 +35,9 @@ def rows(file: Path, sources: Sequence[str], parts: Sequence[Path]) -> Iterator[
         try:
             id = _id(value, sources, known)
             if found.setdefault(id, number) != number:
-                raise BadRow("duplicate-id", f"row {found[id]} of {file.name} is {id} too; drop one", "problem")
+                raise BadRow(
+                    "duplicate-id", f"row {found[id]} of {file.name} is {id} too; drop one", "problem"
+                )
         except BadRow as error:
             detail = error.detail
             yield Reject("subset", error.reason, detail, "", "", file.name, number, error.field)
@@ -60,8 +62,6 @@ def _id(value: Any, sources: Sequence[str], known: set[str]) -> str:
     ids = [published.identity(value, source) for source in sources]
     here = next((id for id in ids if id in known), None)
     if here is None:
-        detail = (
-            f"{ids[0]} is not in the data set: its row was rejected, or is not in the sources; `sif status` has the reasons"
-        )
+        detail = f"{ids[0]} is not in the data set: its row was rejected, or is not in the sources; `sif status` has the reasons"
         raise BadRow("not-in-data-set", detail, "problem")
     return here

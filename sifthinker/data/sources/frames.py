@@ -76,11 +76,16 @@ def check_visible(box: Box, numbers: Box, frame: str, field: str) -> None:
     Raises:
         BadRow: "box-fractions" where the numbers look like 0..1 and are read as pixels, else "box-degenerate".
     """
-    if box[2] - box[0] >= THIN and box[3] - box[1] >= THIN:
-        return
-    if frame not in (*_SCALE, CANVAS) and max(numbers) <= 2:
-        detail = f"box {list(numbers)} is read as pixels and has not one; if it is in 0..1, set the source's frame: fractions"
+    thin = box[2] - box[0] < THIN or box[3] - box[1] < THIN
+    largest = max(numbers)
+    if frame not in (*_SCALE, CANVAS) and (largest <= 1 or (thin and largest <= 2)):
+        detail = (
+            f"box {list(numbers)} is read as pixels and covers one at most; if it is in 0..1, set the source's frame: "
+            "fractions"
+        )
         raise BadRow("box-fractions", detail, field)
+    if not thin:
+        return
     detail = f"box {list(numbers)} is less than a pixel wide or high; mend it or drop the row"
     raise BadRow("box-degenerate", detail, field)
 
