@@ -29,7 +29,7 @@ import orjson
 
 from sifthinker import config
 from sifthinker.core import records
-from sifthinker.core.errors import BadRow, UserError
+from sifthinker.core.errors import BadRow
 from sifthinker.core.given import Given, given
 from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
@@ -176,8 +176,8 @@ def _choose(
         yield from settle()
         log.info("%d samples: %s", count.total(), dict(sorted(count.items())))
         for source in sources:
-            if source.name in bands and (wrong := bands[source.name].contradiction(source.frame)):
-                raise UserError(f"sources.{source.name}: {wrong}")
+            if source.name in bands:
+                bands[source.name].check(source.name, source.frame)
         for made in map(records.sample, kept.values()):
             if keep_chain and made.id in chains:
                 keep_chain(made, given(chains[made.id]))

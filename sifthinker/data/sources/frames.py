@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 UNDECLARED = "padded"  # the default of `config.Source.frame`
 CANVAS = "canvas"  # of published rows alone: 0..1 of the square that VisCoT pads an image to
 FEWEST = 20  # rows that together are certain
-FEWEST_BAND = 50  # the same, where boxes of the image may lie in the square's image by chance
 MARGIN = 0.1  # of the padded square: images with less on a side are nearly square
 TALLYQA = "tallyqa"  # the data set whose boxes are of the image in the authors' file too
 OFF = 0.05  # share of rows that cannot be corners in pixels, from which they are not slips of the pen
@@ -103,8 +102,8 @@ def hint(numbers: Box, frame: str) -> str:
 class Band:
     """Whether the boxes of published rows lie where the padded square shows the image, as VisCoT's do, all of them.
 
-    Rows whose image is nearly square tell nothing, and a box of the image itself lies there by chance at times. All
-    boxes of a file do not.
+    Rows whose image is nearly square tell nothing. Boxes of the image itself may all lie there, too, where photographers
+    put things in the middle: that alone is not certain.
     """
 
     rows: int = 0  # of VisCoT's data sets, with a margin of the square that is worth the name
@@ -122,19 +121,23 @@ class Band:
             for x1, y1, x2, y2 in row
         )
 
-    def contradiction(self, declared: str) -> str:
-        """What all rows together say against the frame that is declared; empty where nothing is certain."""
+    def check(self, source: str, declared: str) -> None:
+        """Refuses a source whose rows contradict the frame that is declared, and warns where they are like another's.
+
+        Raises:
+            UserError: boxes of the image itself are declared as boxes on the padded square.
+        """
         if declared == UNDECLARED and self.off > max(1, OFF * self.rows):
-            return (
-                f"{self.off} of {self.rows} rows have boxes where the padded square shows no image, so they are of the image "
-                "itself: set the source's frame to fractions (`sif export` writes such files)"
+            raise UserError(
+                f"sources.{source}: {self.off} of {self.rows} rows have boxes where the padded square shows no image, so they "
+                "are of the image itself: set the source's frame to fractions (`sif export` writes such files)"
             )
-        if declared == "fractions" and self.rows >= FEWEST_BAND and not self.off:
-            return (
-                f"all boxes of {self.rows} rows lie where VisCoT's padded square shows the image, so they are on that square "
-                "(PAPER.md R2.1): set the source's frame to padded, or to release to read the numbers as they are"
+        if declared == "fractions" and self.rows >= FEWEST and not self.off:
+            log.warning(
+                "sources.%s: all boxes of %d rows lie where VisCoT's padded square shows the image; if the file is the "
+                "authors' own, they are on that square (PAPER.md R2.1): set frame: padded",
+                *(source, self.rows),
             )
-        return ""
 
 
 @dataclass

@@ -100,11 +100,16 @@ def test_our_export_that_is_declared_as_the_authors_file_is_refused(tmp_path: Pa
         ingested([top(row) for row in rows], out, frame="padded")
 
 
-def test_the_authors_file_that_is_declared_as_our_export_is_refused(tmp_path: Path) -> None:
-    rows, out = canvas_rows(tmp_path, 60)
-    with pytest.raises(UserError, match=r"all boxes of 60 rows .*frame to padded"):
-        ingested(rows, out, frame="fractions")
-    assert len(ingested(rows[:40], out, frame="fractions")[0]) == 40  # too few to be certain
+def test_a_file_that_may_be_the_authors_and_is_declared_as_our_export_is_taken_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, out = canvas_rows(tmp_path, 20)
+    assert len(ingested(rows, out, frame="fractions")[0]) == 20
+    assert "all boxes of 20 rows lie where VisCoT's padded square shows the image" in caplog.text
+    caplog.clear()
+    rows[3] = changed("normalized_solution_round.bbox_3d", [[0.2, 0.0, 0.6, 0.3]])(rows[3])
+    assert len(ingested(rows, out, frame="fractions")[0]) == 20
+    assert "padded square" not in caplog.text
 
 
 def test_a_file_of_rows_names_those_of_the_data_set(tmp_path: Path) -> None:
