@@ -1,4 +1,4 @@
-"""Commands about a store: its runs, the chain behind an artifact, export, aliases, pruning."""
+"""Commands about a store: its runs, the chain behind an artifact, aliases, pruning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flows.commands.options import StoreConfigOption, StoreOption, console, exis
 from sifthinker.core.errors import UserError
 from sifthinker.reporting import lineage_picture
 from sifthinker.store import runs
-from sifthinker.store.manifest import Ref
 
 
 def status(
@@ -48,31 +47,6 @@ def status(
             f"{ref['stage']}/{ref['key']}",
         )
     console.print(rows)
-
-
-def export(
-    out: Annotated[Path, typer.Argument(help="folder that is made")],
-    store: StoreOption = None,
-    config: StoreConfigOption = [],  # noqa: B006
-    run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
-) -> None:
-    """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
-    from sifthinker.data import export as domain
-
-    opened = existing(store, config)
-    for record in runs.runs(opened):
-        if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
-            refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
-            domain.export(
-                opened.open(refs["publish"]).parts("sif"),
-                opened.open(refs["subset"]).path / "rl.parquet",
-                out,
-            )
-            console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
-            return
-    raise UserError(
-        f"export: {opened.root} has no run {run or ''} with a published data set; `sif status` lists the runs"
-    )
 
 
 def lineage(

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.commands import annotation, artifacts, developers, models, run
+from flows.commands import annotation, artifacts, dataset, developers, models, run
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
@@ -32,7 +32,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
     "Look": (artifacts.status, compare, artifacts.lineage),
     "Nights": (nightly, artifacts.promote),
-    "Data": (artifacts.export,),
+    "Data": (dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),
     "Upkeep": (doctor, accept, artifacts.prune, import_ledger),
     "For developers": (developers.scenes, developers.frame, developers.bench),

@@ -44,6 +44,11 @@ class Source(Section):
     sizes: Path | None = operational(
         None, description="viscot only, without images: a benchmark_det .jsonl that gives width and height"
     )
+    licence: str | None = operational(
+        None,
+        max_length=200,
+        description="of its annotations and pictures, for the data card: an id of the hub, or words",
+    )
     frame: Literal["padded", "release", "pixels", "fractions", "thousandths", "xywh"] = Field(
         "padded",
         description="what the numbers of a box are. padded: VisCoT's conversations and the authors' SIF-50K are on the "

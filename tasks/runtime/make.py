@@ -141,16 +141,21 @@ def make_artifact(order: Order, store: Store, log: Log) -> None:
         progress = Progress(order.label, None if fan_out else _rows(order, inputs), log)
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
-        with around as job.endpoints:
-            if fan_out:
-                _fan_out(job)
-            else:
-                order.stage.run(job)
-        rows = draft.rows
-        read = draft.notes.pop("read", rows["in"])
-        lost = read - rows["kept"] - sum(rows["rejected"].values())
-        assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
-        refusal.check(job)
+        completed = False
+        try:
+            with around as job.endpoints:
+                if fan_out:
+                    _fan_out(job)
+                else:
+                    order.stage.run(job)
+            rows = draft.rows
+            read = draft.notes.pop("read", rows["in"])
+            lost = read - rows["kept"] - sum(rows["rejected"].values())
+            assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
+            refusal.check(job)
+            completed = True
+        finally:
+            progress.end(completed)
 
 
 def _inputs(order: Order, store: Store) -> dict[str, Artifact]:

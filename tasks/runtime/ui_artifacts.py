@@ -21,7 +21,7 @@ def progress(percent: float, description: str, artifact: Any = None) -> Any:
     """Shows how far something is, as a new artifact or in the `artifact` that a call before gave; its id, or None."""
     if artifact is None:
         return _told(lambda: create_progress_artifact(percent, description=description), description)
-    _told(lambda: update_progress_artifact(artifact, percent), description)
+    _told(lambda: update_progress_artifact(artifact, percent, description), description)
     return artifact
 
 

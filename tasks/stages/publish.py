@@ -7,9 +7,11 @@ from typing import Any
 from sifthinker.config import Config
 from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import DepthMap, annotation, sample
-from sifthinker.core.tables import SIF, read
+from sifthinker.core.tables import read
+from sifthinker.data import card, rl_file
 from sifthinker.data import publish as domain
-from sifthinker.data import rl_file
+from sifthinker.data.features import PUBLISHED
+from sifthinker.store.manifest import DATA
 from sifthinker.system.files import write_json
 from tasks.runtime.stage import Job, stage
 from tasks.runtime.stage_results import RESULTS
@@ -36,14 +38,20 @@ def publish(job: Job) -> None:
 
     job.keep(
         "sif",
-        SIF,
+        PUBLISHED,
         rows(),
         route=lambda row: part_of.pop(row["id"]),
         parts=len(parts),
         batch=domain.ROW_GROUP,
         part_by_part=True,
+        folder=DATA,
     )
-    write_json(job.out / "statistics.json", domain.statistics(sorted(job.out.glob("sif-*.parquet"))))
+    statistics = domain.statistics(sorted(job.out.glob(card.PARTS)))
+    write_json(job.out / "statistics.json", statistics)
+    nodes = card.behind(job.store.manifest, (artifact.ref for artifact in job.inputs.values()))
+    facts = card.Facts(job.config.model_dump(mode="json"), statistics, nodes)
+    (job.out / card.FILE).write_text(card.text(facts), encoding="utf-8")
+    job.draft.aside.add(card.FILE)  # other words about the data train no other model
 
 
 def _rl_file(config: Config) -> dict[str, Path]:
@@ -63,7 +71,7 @@ def subset(job: Job) -> None:
     parts, settings = job.table("sif"), job.config.publish
     if settings.rl_file:
         named = rl_file.rows(settings.rl_file, sorted(job.config.taken), parts)
-        job.keep("rl", SIF, named, batch=domain.ROW_GROUP)
+        job.keep("rl", PUBLISHED, named, batch=domain.ROW_GROUP)
         return
     ids = domain.subset(parts, settings.rl_samples, settings.seed)
     domain.write_subset(parts, ids, job.out / "rl.parquet")

@@ -105,3 +105,11 @@ def test_a_stages_task_fits_on_a_page() -> None:
 
 def test_the_shards_of_the_depth_stage_share_one_gpu() -> None:
     assert drawn(scenes={}).stages["depth"].in_turn
+
+
+def test_chains_that_the_sources_bring_go_from_ingest_to_annotate() -> None:
+    taken = {"name": "sif", "format": "published", "path": "a.json"}
+    graph = drawn(sources=[taken]).graph
+    assert graph["annotate"] == "samples=ingest focus=expand maps=depth given=ingest"
+    mixed = drawn(sources=[taken, {"name": "v", "format": "viscot", "path": "b.json"}]).graph
+    assert mixed["annotate"] == graph["annotate"]
