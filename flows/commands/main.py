@@ -37,7 +37,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Upkeep": (doctor, accept, artifacts.prune, import_ledger),
     "For developers": (developers.scenes, developers.frame, developers.bench),
 }
-EXIT_CODES = "Exit codes: 0 for success, 1 for a failure, 2 for wrong usage."
+EXIT_CODES = (
+    "Exit codes: 0 for success, 1 for a failure, 2 for wrong usage or what else is for you to correct."
+)
 # Of commands whose codes say more.
 SPECIAL_CODES: dict[Command, str] = {
     doctor: "Exit codes: 0 nothing is an error, 1 something is, 2 wrong usage.",

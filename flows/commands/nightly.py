@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flows import server
+from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     NIGHTLY,
     ConfigOption,
@@ -39,7 +40,7 @@ def nightly(
     Exit codes:
     0 passed, or skipped because it was too late
     1 regressed: a benchmark fell significantly; or the run failed
-    2 wrong usage
+    2 wrong usage, or another mistake of yours that the message names
     3 not run: it says nothing about the model
     4 inconclusive: some comparison could not have failed, whatever was answered
     5 warned: a fall that is not significant, or many more unparsable replies
@@ -57,8 +58,8 @@ def nightly(
         return
     ui = server.ensure()
     options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
-    state: Any = night(resolved, **options, return_state=True)
+    state = ended(lambda: night(resolved, **options, return_state=True))
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
     show(resolved.store / "nights", str(state.state_details.flow_run_id))
     console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
-    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
+    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else exit_code(state)))

@@ -66,7 +66,8 @@ def plan(
     calibrate: Annotated[
         bool,
         typer.Option(
-            "--calibrate", help="first measure this machine, for the expected hours; about a minute"
+            "--calibrate",
+            help="first measure this machine, for the expected hours: a minute, or about three where layers are slow",
         ),
     ] = False,
 ) -> None:
@@ -167,6 +168,8 @@ def _show(lines: Sequence[Line], measured: Calibration | None) -> None:
     else:
         title = "What it will take; hours: not measured here (`sif plan --calibrate`)"
     console.print(f"\n{title}", highlight=False, soft_wrap=True)
+    if measured and measured.extrapolated:
+        console.print(f"Not measured: {plain(measured.extrapolated)}", highlight=False, soft_wrap=True)
     table = Table("stage", "hours", "memory of a rank", "disk", "API calls", "", box=None, pad_edge=False)
     for line in lines:
         table.add_row(*_cells(line))

@@ -9,6 +9,7 @@ import typer
 
 from flows import server
 from flows.commands import outcome
+from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
     DEMO,
@@ -49,21 +50,20 @@ def run(
     ui = server.ensure()
     from flows.reproduce import reproduce
 
-    state: Any = reproduce(
-        config=resolved,
-        start_at=start_at,
-        stop_after=stop_after,
-        refresh=refresh,
-        reuse_run=reuse_run,
-        return_state=True,
-    )
+    partial: dict[str, Any] = {
+        "start_at": start_at,
+        "stop_after": stop_after,
+        "refresh": refresh,
+        "reuse_run": reuse_run,
+    }
+    state = ended(lambda: reproduce(config=resolved, **partial, return_state=True))
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
     outcome.show(Store.of(resolved), run_id, console)
     if not state.is_completed():
         console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
         console.print(f"UI: {ui}", soft_wrap=True)
-        raise typer.Exit(1)
+        raise typer.Exit(exit_code(state))
     _where(resolved, state.result(), ui)
 
 
@@ -81,12 +81,12 @@ def ablation(
     ui = server.ensure()
     from flows.ablation import ablation as table
 
-    state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
+    state = ended(lambda: table(resolved, rows=row, refresh=refresh, return_state=True))
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
-        raise typer.Exit(1)
+        raise typer.Exit(exit_code(state))
     folder = Path(state.result())
     console.print(plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
     console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)

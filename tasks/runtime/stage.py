@@ -35,6 +35,10 @@ class StageFailed(Exception):
     """A stage ended without its artifact. The message says which stage, and why."""
 
 
+class StageRefused(StageFailed):
+    """A stage ended by a mistake of the user's. The message says what to correct."""
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """Where a stage asks its models, and the ledger of what is paid for that."""
