@@ -153,9 +153,7 @@ def _choose(
                     continue
                 kept[result.id] = result
                 if row.chain:
-                    turn = picture.orientation if isinstance(picture, Picture) else 1
-                    about = (row.frame, turn, row.depth_image, row.file, row.number)
-                    chains[result.id] = Given(row.id, row.chain, *about)
+                    chains[result.id] = _brought(row, picture)
                 count[row.dataset] += 1
                 tally.kept[row.source] += 1
             batch.clear()
@@ -176,12 +174,17 @@ def _choose(
         yield from settle()
         log.info("%d samples: %s", count.total(), dict(sorted(count.items())))
         for source in sources:
-            if source.name in bands:
-                bands[source.name].check(source.name, source.frame)
+            bands.get(source.name, frames.Band()).check(source.name, source.frame)
         for made in map(records.sample, kept.values()):
             if keep_chain and made.id in chains:
                 keep_chain(made, given(chains[made.id]))
             yield made
+
+
+def _brought(row: Row, picture: Picture | BadImage | None) -> Given:
+    """The chain that a row brings, with what says where its boxes are."""
+    turn = picture.orientation if isinstance(picture, Picture) else 1
+    return Given(row.id, row.chain, row.frame, turn, row.depth_image, row.file, row.number)
 
 
 class _Pictures:

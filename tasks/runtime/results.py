@@ -248,6 +248,7 @@ MODULES: dict[str, Module] = {
     "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
+    "figures": _neutral("sifthinker.annotation.chain_figures", "measures chains, for people"),
     "probe": _neutral(
         "sifthinker.annotation.probe sifthinker.annotation.first_rows sifthinker.annotation.preview",
         "asks what the stage asks, before it",
