@@ -136,9 +136,7 @@ def prune(
     found = domain.survey(opened, rules)
     table = Table("", "what", "size", "why", box=None, pad_edge=False)
     for thing in found.doomed:
-        table.add_row(
-            thing.kind, str(thing.path.relative_to(opened.root)), domain.size(thing.bytes), thing.why
-        )
+        table.add_row(thing.kind, str(thing.path), domain.size(thing.bytes), thing.why)
     if found.doomed:
         console.print(table)
     console.print(domain.summary(found, removed=False), soft_wrap=True)

@@ -23,6 +23,7 @@ from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
 from flows.commands.nightly import nightly
 from flows.commands.options import STAGES, plain
+from flows.commands.pages import pages
 from flows.commands.plan import plan
 from sifthinker.core.errors import UserError
 from sifthinker.system import machine
@@ -33,7 +34,7 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (artifacts.status, compare, chains, artifacts.lineage),
+    "Look": (artifacts.status, compare, chains, artifacts.lineage, pages),
     "Nights": (nightly, artifacts.promote),
     "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),

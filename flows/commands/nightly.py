@@ -47,6 +47,7 @@ def nightly(
     """
     resolved = load(config, set_, limit, store)
     server.settings(resolved.store)
+    from flows import form
     from flows.commands.night_results import show, show_plan
     from flows.nightly import EXIT_CODES, chosen
     from flows.nightly import nightly as night
@@ -57,8 +58,9 @@ def nightly(
         show_plan(foretold(of_night), of_night.nightly)
         return
     ui = server.ensure()
-    options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
-    state = ended(lambda: night(resolved, **options, return_state=True))
+    options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier or ""}
+    given = form.text(resolved), form.settings(set_, limit)
+    state = ended(lambda: night(*given, **options, return_state=True))
     console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
     show(resolved.store / "nights", str(state.state_details.flow_run_id))
     console.print(f"UI        {ui}", highlight=False, soft_wrap=True)

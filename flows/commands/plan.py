@@ -15,7 +15,7 @@ import yaml
 from rich.table import Table
 
 from flows import server
-from flows.commands import requests
+from flows.commands import reading_files, requests
 from flows.commands.options import (
     DEMO,
     ConfigOption,
@@ -77,7 +77,8 @@ def plan(
         typer.echo(_as_yaml(resolved), nl=False)
         return
     server.settings(resolved.store)
-    found = planned(resolved, start_at, stop_after, refresh, reuse_run)
+    with reading_files.shown(resolved.store):
+        found = planned(resolved, start_at, stop_after, refresh, reuse_run)
     lines, measured = expected(resolved, found, calibrate)
     if json_:
         by_stage = {line.stage: asdict(line) for line in lines}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import server
-from flows.commands import outcome
+from flows.commands import outcome, pages
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
@@ -39,6 +39,14 @@ def run(
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="of the run; otherwise its configuration and what differs from it"),
+    ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--pages", help="keep a server of the store's pages running (`sif pages`), to link to"),
+    ] = False,
 ) -> None:
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit, store)
@@ -48,15 +56,21 @@ def run(
     # A user's mistake, and what is missing, shows before anything starts.
     refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
+    if serve:
+        pages.ensure(resolved.store)
+    from flows import form
     from flows.reproduce import reproduce
 
-    partial: dict[str, Any] = {
-        "start_at": start_at,
-        "stop_after": stop_after,
+    named = reproduce.with_options(flow_run_name=name) if name else reproduce
+    given: dict[str, Any] = {
+        "config": form.text(resolved),
+        "set": form.settings(set_, limit),
+        "start_at": start_at or form.BEGINNING,
+        "stop_after": stop_after or form.END,
         "refresh": refresh,
-        "reuse_run": reuse_run,
+        "reuse_run": reuse_run or "",
     }
-    state = ended(lambda: reproduce(config=resolved, **partial, return_state=True))
+    state = ended(lambda: named(**given, return_state=True))
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
     outcome.show(Store.of(resolved), run_id, console)
@@ -79,9 +93,11 @@ def ablation(
     resolved = load(config, set_, limit, store)
     server.settings(resolved.store)
     ui = server.ensure()
+    from flows import form
     from flows.ablation import ablation as table
 
-    state = ended(lambda: table(resolved, rows=row, refresh=refresh, return_state=True))
+    given = form.text(resolved), form.settings(set_, limit)
+    state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True))
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True

@@ -6,7 +6,7 @@ from pathlib import Path
 from sifthinker.evaluation import comparing
 from sifthinker.store.artifacts import Store
 from sifthinker.store.digests import sha256
-from tasks.runtime import ui_artifacts
+from tasks.runtime import links, ui_artifacts
 
 
 def compared(store: Store, names: Sequence[str], out: Path | None = None) -> tuple[str, Path]:
@@ -31,6 +31,7 @@ def compared(store: Store, names: Sequence[str], out: Path | None = None) -> tup
     return comparing.markdown(sides, pairs), page
 
 
-def show(text: str, page: Path, names: Sequence[str]) -> None:
+def show(store: Store, text: str, page: Path, names: Sequence[str]) -> None:
     """Shows a comparison in the UI."""
-    ui_artifacts.markdown(f"{text}\n\nPage: `{page}`", "comparison", f"{', '.join(names)} compared")
+    whole = links.shown(store.root, page, "Open the page")
+    ui_artifacts.markdown(f"{whole}\n\n{text}", "comparison", f"{', '.join(names)} compared")

@@ -224,7 +224,13 @@ class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI."""
 
     def __init__(
-        self, label: str, total: int | None, log: Log, every: float = 2.0, counted: bool = False
+        self,
+        label: str,
+        total: int | None,
+        log: Log,
+        every: float = 2.0,
+        counted: bool = False,
+        still: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the clock.
 
@@ -234,9 +240,10 @@ class Progress:
             log: takes the lines.
             every: seconds between two lines, at least.
             counted: the notes say rows, rate and time left, so that no second clock contradicts them.
+            still: raises where the stage shall not go on; asked with each line.
         """
         self.label, self.total, self.log = label, total, log
-        self._every, self._counted = every, counted
+        self._every, self._counted, self._still = every, counted, still
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
@@ -252,6 +259,7 @@ class Progress:
         if now - self._shown < self._every:
             return
         self._shown = now
+        self._still()
         line = note if self._counted else self._timed(done, now - self._started, note)
         self.log.info("%s: %s", self.label, line)
         if self.total:
