@@ -15,7 +15,9 @@ from flows.commands import annotation, artifacts, dataset, developers, models, r
 from flows.commands.accept import accept
 from flows.commands.chains import chains
 from flows.commands.compare import compare
+from flows.commands.data import data
 from flows.commands.doctor import doctor
+from flows.commands.init import init
 from flows.commands.join import join
 from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
@@ -33,7 +35,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
     "Look": (artifacts.status, compare, chains, artifacts.lineage),
     "Nights": (nightly, artifacts.promote),
-    "Data": (dataset.export, dataset.push),
+    "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),
     "Upkeep": (doctor, accept, artifacts.prune, import_ledger),
     "For developers": (developers.scenes, developers.frame, developers.bench),
@@ -43,6 +45,7 @@ EXIT_CODES = (
 )
 # Of commands whose codes say more.
 SPECIAL_CODES: dict[Command, str] = {
+    data: "The exit codes stand above.",
     doctor: "Exit codes: 0 nothing is an error, 1 something is, 2 wrong usage.",
     models.depth: "Exit codes: 0 for success, 1 if a picture was rejected, 2 for wrong usage.",
     nightly: "The exit codes stand above.",

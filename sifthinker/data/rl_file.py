@@ -1,6 +1,6 @@
 """The RL subset by a file: rows of the data set that a file in the published format names, as the authors' 200 are.
 
-A row of the file is found by what its id is made of (`sources.published`): data set, image name, question and answer.
+A row of the file is found by what its id is made of (`sources.sif50k`): data set, image name, question and answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sifthinker.core.errors import BadRow, UserError
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import read
 from sifthinker.data import publish
-from sifthinker.data.sources import files, published
+from sifthinker.data.sources import files, sif50k
 
 
 def rows(file: Path, sources: Sequence[str], parts: Sequence[Path]) -> Iterator[dict[str, Any] | Reject]:
@@ -59,7 +59,7 @@ def _id(value: Any, sources: Sequence[str], known: set[str]) -> str:
         raise value
     if not isinstance(value, dict):
         raise BadRow("wrong-type", "a row is a JSON object; drop the row")
-    ids = [published.identity(value, source) for source in sources]
+    ids = [sif50k.identity(value, source) for source in sources]
     here = next((id for id in ids if id in known), None)
     if here is None:
         detail = f"{ids[0]} is not in the data set: its row was rejected, or is not in the sources; `sif status` has the reasons"

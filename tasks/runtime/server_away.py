@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NoReturn
 
 import httpx
@@ -26,6 +27,10 @@ EVERY = 2.0  # seconds between two looks
 ANSWER = 10.0  # seconds that a server has for an answer
 LEAVE = 15.0  # seconds that a worker's run has for its end
 BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
+
+
+_given_up = ContextVar("given up", default=False)
+_missed = threading.Event()
 
 
 class ServerAway(Exception):
@@ -42,18 +47,19 @@ def at_once() -> Iterator[None]:
 def wait() -> None:
     """Returns when the Prefect server answers.
 
-    Where it does not, what is left of the run does not wait for it again: Prefect's engine tries several times to tell how
-    the run ended, each time with all its retries.
+    Where it does not, what is left of the run does not wait for it again: neither the run that this one is part of, nor
+    Prefect's engine, which tries several times to tell how a run ended, each time with all its retries.
 
     Raises:
         ServerAway: it has not answered for `WAIT` seconds.
     """
     began = time.monotonic()
-    said = False
+    said = _given_up.get()
     while (wrong := _wrong()) is not None:
-        if time.monotonic() - began >= WAIT:
+        if _given_up.get() or time.monotonic() - began >= WAIT:
             _give_up()
             raise ServerAway(explained(wrong))
+        note()
         if not said:
             get_run_logger().warning(
                 "the Prefect server at %s does not answer: %s; the run waits for it, at most %.0f s",
@@ -92,6 +98,16 @@ def is_away(error: BaseException) -> bool:
     )
 
 
+def note() -> None:
+    """Remembers that the server was found away."""
+    _missed.set()
+
+
+def missed() -> bool:
+    """Whether the server was found away in this process, so that it may not have heard of all that happened."""
+    return _missed.is_set()
+
+
 def leave() -> NoReturn:
     """Ends this process, which has failed. Prefect's threads would hold it, telling the server one event after another."""
     sys.stdout.flush()
@@ -104,6 +120,9 @@ def _give_up() -> None:
 
     A process that a worker started makes this run alone, and is ended. `sif` ends its own.
     """
+    if _given_up.get():
+        return
+    _given_up.set(True)
     context = get_settings_context()
     settings = context.settings.copy_with_update(updates={PREFECT_CLIENT_MAX_RETRIES: 0})
     SettingsContext(profile=context.profile, settings=settings).__enter__()

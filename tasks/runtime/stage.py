@@ -78,6 +78,7 @@ class Stage:
     shares: Callable[
         [Config, list[int]], list[int | None]
     ]  # of the rows of its parts: how many each shall keep
+    fetches: bool  # it brings what exists elsewhere, so it also runs before `start_at`
 
     @property
     def served(self) -> bool:
@@ -222,7 +223,9 @@ class Job:
 class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI."""
 
-    def __init__(self, label: str, total: int | None, log: Log, every: float = 2.0) -> None:
+    def __init__(
+        self, label: str, total: int | None, log: Log, every: float = 2.0, counted: bool = False
+    ) -> None:
         """Starts the clock.
 
         Args:
@@ -230,8 +233,10 @@ class Progress:
             total: rows that will come; None: unknown.
             log: takes the lines.
             every: seconds between two lines, at least.
+            counted: the notes say rows, rate and time left, so that no second clock contradicts them.
         """
-        self.label, self.total, self.log, self._every = label, total, log, every
+        self.label, self.total, self.log = label, total, log
+        self._every, self._counted = every, counted
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
@@ -247,9 +252,7 @@ class Progress:
         if now - self._shown < self._every:
             return
         self._shown = now
-        rate = done / (now - self._started)
-        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        line = f"{self._rows()}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
+        line = note if self._counted else self._timed(done, now - self._started, note)
         self.log.info("%s: %s", self.label, line)
         if self.total:
             self._show(100.0 * done / self.total, line)
@@ -266,10 +269,14 @@ class Progress:
         seconds = time.monotonic() - self._started
         how = "completed" if completed else "ended without its result"
         percent = 100.0 if completed else 100.0 * self.done / self.total
-        self._show(percent, f"{how} after {seconds:.0f} s, {self._rows()}{f' | {note}' if note else ''}")
+        said = note if self._counted else f"{self.done} of {self.total}"
+        self._show(percent, f"{how} after {seconds:.0f} s, {said}")
 
-    def _rows(self) -> str:
-        return f"{self.done}{f' of {self.total}' if self.total else ''}"
+    def _timed(self, done: float, seconds: float, note: str) -> str:
+        rate = done / seconds
+        of = f" of {self.total}" if self.total else ""
+        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
+        return f"{self.done}{of}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
 
     def _show(self, percent: float, line: str) -> None:
         said = f"Progress of {self.label}: {line}"
@@ -296,6 +303,7 @@ def stage(
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
     shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
+    fetches: bool = False,
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
@@ -316,6 +324,7 @@ def stage(
             most,
             by_choice,
             shares,
+            fetches,
         )
 
     return wrap

@@ -15,7 +15,7 @@ from sifthinker.core.given import TABLE, given
 from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
-from tasks.runtime.endpoint import endpoint, watched, weights
+from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
 from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS
 
@@ -92,6 +92,7 @@ def _identity(config: Config) -> dict[str, object]:
     parts=("samples", "focus", "maps", TABLE),
     around=_annotating,
     expects=_expects,
+    lacks=lambda c: unnamed("annotate.api", c.annotate.api) if c.annotates else [],
     most=lambda c: (
         1.0 if c.retry.passes else c.max_rejected
     ),  # retry mends some, and is judged by what is left

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sifthinker import config
 from sifthinker.core.records import Reject, Sample
-from sifthinker.data.sources import fields, published, tallyqa, viscot
+from sifthinker.data.sources import fields, sif50k, tallyqa, viscot
 from sifthinker.data.sources.fields import Row
 
 __all__ = ["SOURCES", "Format", "Row"]
@@ -42,5 +42,5 @@ class Format:
 SOURCES: dict[str, Format] = {
     "viscot": Format(viscot.read),
     "tallyqa": Format(tallyqa.read),
-    "published": Format(published.read, chains=True),
+    "published": Format(sif50k.read, chains=True),
 }

@@ -1,4 +1,4 @@
-"""sources.published: the authors' rows and our export's, their paths, their ids, and what their boxes are."""
+"""sources.sif50k: the authors' rows and our export's, their paths, their ids, and what their boxes are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sifthinker import config
 from sifthinker.core import boxes
 from sifthinker.core.errors import UserError
 from sifthinker.data import rl_file
-from sifthinker.data.sources import published
+from sifthinker.data.sources import sif50k
 from tests import published_rows as made
 from tests.publish_helpers import BOX
 from tests.published_rows import Row, changed, ingested, numbered
@@ -116,7 +116,7 @@ def test_a_file_of_rows_names_those_of_the_data_set(tmp_path: Path) -> None:
     from sifthinker.core import tables
 
     rows, _, _ = numbered(tmp_path, 5)
-    ids = [published.identity(row, "sif") for row in rows]
+    ids = [sif50k.identity(row, "sif") for row in rows]
     blank = dict.fromkeys(tables.SIF.names) | {"boxes": [], "steps": []}
     tables.write(tmp_path / "sif.parquet", tables.SIF, [blank | {"id": id} for id in ids[:4]])
     chosen = [rows[3], rows[1], rows[4], rows[1], 7]
