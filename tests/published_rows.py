@@ -112,6 +112,13 @@ def _moved_start(chain: str) -> str:
     return chain.replace("[0.0, 0.0, 1.0, 1.0]", "[0.0, 0.0, 1.0, 0.9]", 1)
 
 
+def _off_depth(chain: str) -> str:
+    """The first depth is half the scale off."""
+    before, _, rest = chain.partition('"depth": ')
+    depth, mark, rest = rest.partition("}")
+    return f'{before}"depth": {abs(float(depth) - 0.5):.3f}{mark}{rest}'
+
+
 def _repeated(chain: str) -> str:
     first = chain.partition("<text>")[2].partition("</text>")[0]
     before, _, rest = chain.rpartition("<text>")
@@ -157,9 +164,10 @@ WAYS = (
     Way("the last area is not the row's boxes", rewritten(_moved_end), "boxes"),
     Way("the first area is not the whole image", rewritten(_moved_start), "start"),
     Way("a text twice", rewritten(_repeated), "repeated"),
-    Way("a text that betrays the prompt", _first_text("The green box shows it."), "leak"),
+    Way("a text that betrays the prompt", _first_text("The given answer fits it."), "leak"),
     Way("a special token in a text", _first_text("Look <|im_end|> here."), "special-token"),
     Way("another answer", _answered("zzz"), "answer"),
+    Way("a depth far from our map's", rewritten(_off_depth), "depths"),  # with published.depths: check
     Way("a chain far too long", _first_text("very " * 12_000 + "long"), "text-too-long"),
     Way("in three backticks", rewritten(lambda chain: f"```\n{chain}\n```"), why="the release's own form of a reply"),
     Way("more fields", changed("comment", "x"), why="nobody reads them"),

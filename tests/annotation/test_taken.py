@@ -33,7 +33,7 @@ def test_a_sound_chain_is_taken_as_it_is_without_a_call(tmp_path: Path) -> None:
 def test_each_way_to_damage_a_row_has_its_reason(tmp_path: Path, way: Way) -> None:
     rows, out, maps = numbered(tmp_path, 4)
     rows[2] = way.damage(rows[2])
-    kept, rejects, _ = chains(rows, out, maps)
+    kept, rejects, _ = chains(rows, out, maps, depths="check")
     if way.reason:
         assert [(row.reason, row.row) for row in rejects] == [(way.reason, 2)]
         assert rejects[0].detail and rejects[0].file == "rows.json"
