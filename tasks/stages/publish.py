@@ -58,6 +58,10 @@ def _rl_file(config: Config) -> dict[str, Path]:
     return {"publish.rl_file": config.publish.rl_file} if config.publish.rl_file else {}
 
 
+def _no_rl_file(config: Config) -> list[str]:
+    return [f"{name}: {path} does not exist" for name, path in _rl_file(config).items() if not path.is_file()]
+
+
 def _subset_identity(config: Config) -> dict[str, object]:
     """How the rows are drawn, or of which sources those of the file are."""
     if config.publish.rl_file:
@@ -65,7 +69,7 @@ def _subset_identity(config: Config) -> dict[str, object]:
     return {"rl_samples": config.publish.rl_samples, "seed": config.publish.seed}
 
 
-@stage(config=_subset_identity, results=RESULTS["subset"], files=_rl_file)
+@stage(config=_subset_identity, results=RESULTS["subset"], files=_rl_file, lacks=_no_rl_file)
 def subset(job: Job) -> None:
     """Draws the reinforcement-learning samples, stratified by data set; or takes those that a file names."""
     parts, settings = job.table("sif"), job.config.publish

@@ -113,3 +113,9 @@ def test_chains_that_the_sources_bring_go_from_ingest_to_annotate() -> None:
     assert graph["annotate"] == "samples=ingest focus=expand maps=depth given=ingest"
     mixed = drawn(sources=[taken, {"name": "v", "format": "viscot", "path": "b.json"}]).graph
     assert mixed["annotate"] == graph["annotate"]
+
+
+def test_a_file_of_rl_rows_that_is_not_there_is_told_before_anything_runs() -> None:
+    taken = {"name": "sif", "format": "published", "path": "a.json"}
+    drawing = drawn(sources=[taken], publish={"rl_file": "none.json"})
+    assert drawing.stages["subset"].lacks(drawing.config) == ["publish.rl_file: none.json does not exist"]
