@@ -25,6 +25,7 @@ from flows.commands.nightly import nightly
 from flows.commands.options import STAGES, plain
 from flows.commands.pages import pages
 from flows.commands.plan import plan
+from flows.commands.view import view
 from sifthinker.core.errors import UserError
 from sifthinker.system import machine
 from sifthinker.system.disk_errors import explained
@@ -34,7 +35,7 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (artifacts.status, compare, chains, artifacts.lineage, pages),
+    "Look": (artifacts.status, compare, chains, artifacts.lineage, pages, view),
     "Nights": (nightly, artifacts.promote),
     "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),
