@@ -25,6 +25,6 @@ def compare(names: list[str], store: Path = Path("artifacts")) -> State[str]:
 
 
 def _compare(names: list[str], store: Path) -> State[str]:
-    text, page = compared(Store.existing(store), names)
-    show(text, page, names)
-    return Completed(message=f"{len(names)} evaluations", data=str(page))
+    made = compared(Store.existing(store), names)
+    show(made.text, made.page, names)
+    return Completed(message=f"{len(names)} evaluations", data=str(made.page))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import asdict
@@ -11,15 +10,21 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.table import Table
 
 from flows import server
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load, looking
+from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.upkeep.findings import examine
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
+COLUMNS = (
+    Column("check", "check"),
+    Column("", "verdict", COLOURS),
+    Column("found", "found"),
+    Column("what to do", "todo"),
+)
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "infra" / "prefect.yaml"
 
 
@@ -33,21 +38,16 @@ def doctor(
             "--no-calls", help="leave out the one short call to each endpoint, which may cost money"
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Checks all that a run needs, and says what to do where something is wrong. It then exits with status 1."""
     from sifthinker.upkeep import doctor as domain
 
     resolved = load(config, set_, store=store)
-    findings = examine({**domain.machine(resolved, not no_calls), "server": lambda: _server(resolved)})
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
-    else:
-        table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
-        for finding in findings:
-            verdict = f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]"
-            table.add_row(finding.check, verdict, plain(finding.found), plain(finding.todo))
-        console.print(table)
+    with looking(resolved):
+        findings = examine({**domain.machine(resolved, not no_calls), "server": lambda: _server(resolved)})
+    with Printed(json_, "findings") as printed:
+        printed.table("findings", COLUMNS, map(asdict, findings))
     if any(finding.verdict == "error" for finding in findings):
         raise typer.Exit(1)
 

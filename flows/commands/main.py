@@ -21,6 +21,7 @@ from flows.commands.ledger import import_ledger
 from flows.commands.nightly import nightly
 from flows.commands.options import STAGES, plain
 from flows.commands.plan import plan
+from flows.commands.status import status
 from sifthinker.core.errors import UserError
 from sifthinker.system import machine
 from sifthinker.system.disk_errors import explained
@@ -30,7 +31,7 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (artifacts.status, compare, artifacts.lineage),
+    "Look": (status, compare, artifacts.lineage),
     "Nights": (nightly, artifacts.promote),
     "Data": (artifacts.export,),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from flows import server
+from flows.commands import terminal
 from flows.commands.options import (
     NIGHTLY,
     ConfigOption,
     LimitOption,
     SetOption,
     StoreOption,
-    console,
     load,
-    plain,
+    looking,
 )
+from flows.commands.tables import JsonOption, Printed
+from flows.commands.terminal import VerboseOption
+from sifthinker.config import Config
 
 
 def nightly(
@@ -33,6 +37,8 @@ def nightly(
         bool, typer.Option("--plan", help="only say which falls the night could find; asks nothing")
     ] = False,
     limit: LimitOption = None,
+    verbose: VerboseOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
 
@@ -45,6 +51,22 @@ def nightly(
     5 warned: a fall that is not significant, or many more unparsable replies
     """
     resolved = load(config, set_, limit, store)
+    if not verbose:
+        terminal.quiet()
+    with looking(resolved) if plan_ else nullcontext():
+        _nightly(resolved, model, benchmark, fresh, tier, plan_, verbose, json_)
+
+
+def _nightly(
+    resolved: Config,
+    model: list[str],
+    benchmark: list[str],
+    fresh: bool,
+    tier: str | None,
+    plan_: bool,
+    verbose: bool,
+    json_: bool,
+) -> None:
     server.settings(resolved.store)
     from flows.commands.night_results import show, show_plan
     from flows.nightly import EXIT_CODES, chosen
@@ -53,12 +75,16 @@ def nightly(
 
     of_night = chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
     if plan_:
-        show_plan(foretold(of_night), of_night.nightly)
+        with Printed(json_, "expected") as printed:
+            show_plan(printed, foretold(of_night), of_night.nightly)
         return
     ui = server.ensure()
     options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
-    state: Any = night(resolved, **options, return_state=True)
-    console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
-    show(resolved.store / "nights", str(state.state_details.flow_run_id))
-    console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
+    with terminal.shown(verbose, json_):
+        state: Any = night(resolved, **options, return_state=True)
+    with Printed(json_, "outcome", "comparisons", "reports") as printed:
+        printed.value("outcome", {"state": state.name, "message": state.message})
+        printed.say(f"{state.name}: {state.message or ''}")
+        show(printed, resolved.store / "nights", str(state.state_details.flow_run_id))
+        printed.say(f"UI        {ui}")
     raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows import server
-from flows.commands import outcome
+from flows.commands import outcome, terminal
 from flows.commands.options import (
     ABLATION,
     DEMO,
@@ -25,6 +26,8 @@ from flows.commands.options import (
     plain,
 )
 from flows.commands.plan import planned
+from flows.commands.tables import JsonOption, Printed
+from flows.commands.terminal import VerboseOption
 from sifthinker.config import Config
 from sifthinker.store.artifacts import Store
 
@@ -38,9 +41,13 @@ def run(
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
+    verbose: VerboseOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit, store)
+    if not verbose:
+        terminal.quiet()
     server.settings(resolved.store)
     from tasks.runtime.pipeline import refuse
 
@@ -49,22 +56,32 @@ def run(
     ui = server.ensure()
     from flows.reproduce import reproduce
 
-    state: Any = reproduce(
-        config=resolved,
-        start_at=start_at,
-        stop_after=stop_after,
-        refresh=refresh,
-        reuse_run=reuse_run,
-        return_state=True,
-    )
+    with terminal.shown(verbose, json_):
+        state: Any = reproduce(
+            config=resolved,
+            start_at=start_at,
+            stop_after=stop_after,
+            refresh=refresh,
+            reuse_run=reuse_run,
+            return_state=True,
+        )
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
-    outcome.show(Store.of(resolved), run_id, console)
-    if not state.is_completed():
-        console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
-        console.print(f"UI: {ui}", soft_wrap=True)
-        raise typer.Exit(1)
-    _where(resolved, state.result(), ui)
+    with Printed(json_, "run", "stages", "scores") as printed:
+        outcome.show(printed, Store.of(resolved), run_id)
+        completed = state.is_completed()
+        places = _places(resolved, state.result()) if completed else {}
+        printed.value(
+            "run", {"id": run_id, "state": state.name, "message": state.message, **places, "ui": ui}
+        )
+        if not completed:
+            printed.say()
+            printed.say(f"failed: {state.message or ''}", "bold red")
+        printed.say()
+        for name, place in {**places, "UI": ui}.items():
+            printed.say(f"{name:9} {place}")
+        if not completed:
+            raise typer.Exit(1)
 
 
 def ablation(
@@ -74,29 +91,36 @@ def ablation(
     row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
     refresh: Refresh = [],  # noqa: B006
     limit: LimitOption = None,
+    verbose: VerboseOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Trains and evaluates the rows of the paper's Table 5; prints the table."""
     resolved = load(config, set_, limit, store)
+    if not verbose:
+        terminal.quiet()
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.ablation import ablation as table
 
-    state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
+    with terminal.shown(verbose, json_):
+        state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
         raise typer.Exit(1)
     folder = Path(state.result())
-    console.print(plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
-    console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
+    with Printed(json_, "table") as printed:
+        printed.value("table", json.loads((folder / "table.json").read_text(encoding="utf-8")))
+        printed.say((folder / "table.md").read_text(encoding="utf-8"))
+        printed.say(f"table     {folder}\nUI        {ui}")
 
 
-def _where(config: Config, made: dict[str, str], ui: str) -> None:
+def _places(config: Config, made: dict[str, str]) -> dict[str, str]:
     """Where the things are that people look for."""
     places = {"data set": ("publish", ""), "model": ("merge-grpo", ""), "report": ("report", "report.html")}
-    console.print()
-    for name, (label, file) in places.items():
-        if label in made:
-            console.print(f"{name:9} {config.store / made[label] / file}", highlight=False, soft_wrap=True)
-    console.print(f"{'UI':9} {ui}", highlight=False, soft_wrap=True)
+    return {
+        name: str(config.store / made[label] / file)
+        for name, (label, file) in places.items()
+        if label in made
+    }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 
@@ -37,6 +38,25 @@ def runs(store: Store) -> list[dict[str, Any]]:
     Each has `id`, `name`, `started` (seconds since 1970), `config`, `state`, and `stages`: references by label.
     """
     return [record for _, record in records(store.root) if record]
+
+
+def named(records: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """The run of an id, of the beginning of an id, or of a name that no other run has.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    found = (
+        [record for record in records if record["id"] == name]
+        or [record for record in records if record["name"] == name]
+        or [record for record in records if record["id"].startswith(name)]
+    )
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{record['name']} ({record['id']})" for record in (found or records)[:5])
+    if found:
+        raise UserError(f"{len(found)} runs are called {name}; give an id: {listed}")
+    raise UserError(f"there is no run {name}; the latest: {listed or 'none'}")
 
 
 def final(made: Mapping[str, Ref]) -> Ref | None:

@@ -19,7 +19,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
-from tasks.runtime import placement
+from tasks.runtime import events, placement
 from tasks.runtime.decide import Decision, decide, latest
 from tasks.runtime.make import execute
 from tasks.runtime.stage import Stage
@@ -238,13 +238,31 @@ def carry_out(
 ) -> dict[str, Ref]:
     """Runs a pipeline and returns the artifact of every stage it reached; keeps a record for `reuse_run`."""
     path = runs.file(store, run_id)
-    record = {"id": run_id, "name": name, "started": time.time(), "config": config.model_dump(mode="json")}
+    record: dict[str, Any] = {
+        "id": run_id,
+        "name": name,
+        "started": time.time(),
+        "config": config.model_dump(mode="json"),
+    }
 
     def keep(made: Mapping[str, Ref], state: str = runs.RUNNING) -> None:
         stages = {label: ref.model_dump() for label, ref in made.items()}
         store.record(path, {**record, "state": state, "stages": stages})
 
-    acting = Run(config, partial, store, execute, keep)
+    def make(decision: Decision, store: Store) -> Ref:
+        order = decision.order
+        there = placement.pool(order.config, order.stage.name) or ""
+        if not decision.cached:
+            at = {"label": order.label, "stage": order.place, "key": order.key, "since": time.time()}
+            record["at"] = at
+            keep(acting.made)
+        with events.stage(order.label, decision.cached, there) as made:
+            ref = execute(decision, store)
+            made(store.manifest(ref.stage, ref.key))
+        record.pop("at", None)
+        return ref
+
+    acting = Run(config, partial, store, make, keep)
     keep({})
     state = "failed"
     try:

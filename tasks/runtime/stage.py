@@ -24,10 +24,11 @@ from sifthinker.core.tables import REJECTS, Writer
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Draft, Ref
-from tasks.runtime import ui_artifacts
+from tasks.runtime import events, ui_artifacts
 from tasks.runtime.stage_results import Results
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
+SAME = 60.0  # seconds after which a line that says nothing new is said again: it works
 PAGE = "page.md"  # of the report: in short, for the UI
 
 
@@ -206,15 +207,17 @@ class Job:
 class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI, at most every 2 s."""
 
-    def __init__(self, label: str, total: int | None, log: Log) -> None:
+    def __init__(self, label: str, total: int | None, log: Log, part: int | None = None) -> None:
         """Starts the clock.
 
         Args:
             label: of the stage.
             total: rows that will come; None: unknown.
             log: takes the lines.
+            part: of a shard, its number from 0.
         """
-        self.label, self.total, self.log = label, total, log
+        self.label, self.total, self.log, self.part = label, total, log, part
+        self._said = ("", 0.0)  # the last line's news, and when it was said
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
@@ -230,6 +233,11 @@ class Progress:
         if now - self._shown < 2:
             return
         self._shown = now
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, note))
+        news = f"{self.done} {note}"
+        if news == self._said[0] and now - self._said[1] < SAME:
+            return
+        self._said = (news, now)
         rate = done / (now - self._started)
         left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
         of = f" of {self.total}" if self.total else ""

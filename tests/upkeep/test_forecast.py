@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands import plan as command
+from flows.commands.tables import Printed
 from sifthinker.config import Config, load
 from sifthinker.core.errors import UserError
 from sifthinker.models import miniature
@@ -140,7 +141,7 @@ def test_the_command_shows_the_stages_that_run_and_says_how_to_measure(tmp_path,
     plan = planned(policy_weights="cached", publish="runs", sft="runs", evaluate="runs")
     found, measured = command.expected(config, plan, calibrate=False)
     assert [line.stage for line in found] == ["publish", "sft", "evaluate"] and measured is None
-    command._show(found, measured)
+    command._show(Printed(False, "stages"), found, measured)
     printed = capsys.readouterr().out
     assert "hours: not measured here (`sif plan --calibrate`)" in printed
     assert "together" in printed and "192 questions" in printed
