@@ -8,7 +8,7 @@ from functools import partial
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.reproduce import Until, model_made
@@ -17,7 +17,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.evaluation.ablation import configured, seeds
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
-from tasks.runtime import ui_artifacts
+from tasks.runtime import end_states, ui_artifacts
 from tasks.runtime.flow_run import final_state, run_flow
 from tasks.runtime.liveness import alive
 from tasks.runtime.pipeline import Partial, Run, carry_out
@@ -67,7 +67,7 @@ def _ablation(config: Config, rows: list[str] | None, refresh: list[str] | None)
     with alive(store):
         wanted = made_with(config, chosen(config, rows))  # a wrong row is refused before any is made
         failed = {
-            name: state.message
+            name: state
             for name, (variant, made) in wanted.items()
             if not (state := ablation_row(made, variant.trained, refresh, return_state=True)).is_completed()
         }
@@ -77,14 +77,14 @@ def _ablation(config: Config, rows: list[str] | None, refresh: list[str] | None)
             if (ref := table.evaluation(partial(row, trained=variant.trained), made, store))
         }
         if not found:
-            return Failed(message=f"no row could be made: {failed}")
+            return end_states.together(failed, "no row could be made: ")
         identifier, name = str(context.flow_run.id), context.flow_run.name
         made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
     folder = store.open(made["ablation"]).path
     text = (folder / "table.md").read_text(encoding="utf-8")
     ui_artifacts.markdown(f"{text}\n\n`{folder}`", "ablation", "What each part brings")
     if failed:
-        return Failed(message="; ".join(f"{name}: {why}" for name, why in failed.items()))
+        return end_states.together(failed)
     return Completed(message=f"{len(found)} rows", data=str(folder))
 
 

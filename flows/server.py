@@ -28,7 +28,7 @@ def settings(store: Path) -> None:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "sifthinker",
-        "PREFECT_CLIENT_MAX_RETRIES": "8",  # with doubling pauses: a server may be away for 8 minutes
+        "PREFECT_CLIENT_MAX_RETRIES": "4",  # half a minute; between stages `tasks.runtime.server_away` waits
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }

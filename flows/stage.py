@@ -8,14 +8,14 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Crashed, Failed
+from prefect.states import Completed, Crashed
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import nodes, placement
+from tasks.runtime import end_states, nodes, placement
 from tasks.runtime.decide import decide
 from tasks.runtime.flow_run import final_state
 from tasks.runtime.following import ProgramFailed
@@ -83,7 +83,7 @@ def _stage(
         made = outcome(decision, store)
     if not made.is_completed():
         lost = several and isinstance(made.result(raise_on_failure=False), ProgramFailed)
-        return Crashed(message=made.message) if lost else Failed(message=made.message)
+        return Crashed(message=made.message) if lost else end_states.passed_on(made, str(made.message))
     return Completed(name=made.name, message=f"{decision.order.place}/{decision.order.key}")
 
 

@@ -20,9 +20,19 @@ URL = "SIF_ALERT_URL"
 BLOCK = "sif-alert"
 NAME = "a night went wrong"
 DEPLOYMENT = "nightly"
-# Names of states. Late: no worker took it. From Regressed on they are flows/nightly.py's own; their messages say what
-# fell and by how much.
-WRONG = ("Failed", "Crashed", "TimedOut", "Late", "Regressed", "NotRun", "Inconclusive", "Warned")
+# Names of states. Late: no worker took it. UserError: a mistake of the user's ended it (tasks/runtime/end_states.py). From
+# Regressed on they are flows/nightly.py's own; their messages say what fell and by how much.
+WRONG = (
+    "Failed",
+    "UserError",
+    "Crashed",
+    "TimedOut",
+    "Late",
+    "Regressed",
+    "NotRun",
+    "Inconclusive",
+    "Warned",
+)
 # One line for people under `text`, the field that Slack's incoming webhooks show; the rest is for programs.
 PAYLOAD = """{
  "text": {{ (deployment.name ~ " " ~ flow_run.name ~ ": " ~ flow_run.state.name ~ ". " ~ (flow_run.state.message or "") ~ " " ~ (flow_run|ui_url)) | tojson }},

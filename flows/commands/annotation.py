@@ -12,6 +12,7 @@ import yaml
 
 from flows import server
 from flows.commands import outcome, terminal
+from flows.commands.ending import ended, exit_code
 from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from flows.commands.run import run
 from flows.commands.tables import Column, Printed
@@ -42,13 +43,12 @@ def preview(
     ui = server.ensure()
     from flows.preview import preview as flow
 
-    with terminal.shown(verbose):
-        state: Any = flow(config=resolved, rows=rows, return_state=True)
+    state = ended(lambda: flow(config=resolved, rows=rows, return_state=True), verbose)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
-        raise typer.Exit(1)
+        raise typer.Exit(exit_code(state))
     *lines, page = state.result()
     for line in (*lines, f"page      {page}", f"UI        {ui}"):
         console.print(plain(line), highlight=False, soft_wrap=True)

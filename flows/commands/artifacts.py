@@ -1,4 +1,4 @@
-"""Commands about a store: its runs, the chain behind an artifact, export, aliases, pruning."""
+"""Commands about a store: its runs, the chain behind an artifact, aliases, pruning."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from flows.commands.options import StoreConfigOption, StoreOption, console, exis
 from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.core.errors import UserError
 from sifthinker.reporting import lineage_picture
-from sifthinker.store import runs
 from sifthinker.store.lineage import Node
-from sifthinker.store.manifest import Ref
 from sifthinker.upkeep.prune import size
 
 DOOMED = (
@@ -25,31 +23,6 @@ DOOMED = (
     Column("size", lambda row: size(row["bytes"])),
     Column("why", "why"),
 )
-
-
-def export(
-    out: Annotated[Path, typer.Argument(help="folder that is made")],
-    store: StoreOption = None,
-    config: StoreConfigOption = [],  # noqa: B006
-    run: Annotated[str | None, typer.Option(help="name or id; the latest that published a data set")] = None,
-) -> None:
-    """Writes the data set in the release's format (SIF-50K.json, pictures, LLaMA-Factory entry)."""
-    from sifthinker.data import export as domain
-
-    opened = existing(store, config)
-    for record in runs.runs(opened):
-        if run in (None, record["id"], record["name"]) and "subset" in record["stages"]:
-            refs = {label: Ref(**ref) for label, ref in record["stages"].items()}
-            domain.export(
-                opened.open(refs["publish"]).parts("sif"),
-                opened.open(refs["subset"]).path / "rl.parquet",
-                out,
-            )
-            console.print(f"{out}: data set of run {record['name']} ({record['id']})", soft_wrap=True)
-            return
-    raise UserError(
-        f"export: {opened.root} has no run {run or ''} with a published data set; `sif status` lists the runs"
-    )
 
 
 def lineage(

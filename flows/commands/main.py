@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.commands import annotation, artifacts, developers, models, run
+from flows.commands import annotation, artifacts, dataset, developers, models, run
 from flows.commands.accept import accept
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
@@ -33,16 +33,18 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
     "Look": (status, compare, artifacts.lineage),
     "Nights": (nightly, artifacts.promote),
-    "Data": (artifacts.export,),
+    "Data": (dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),
     "Upkeep": (doctor, accept, artifacts.prune, import_ledger),
     "For developers": (developers.scenes, developers.frame, developers.bench),
 }
-EXIT_CODES = "Exit codes: 0 for success, 1 for a failure, 2 for wrong usage."
+EXIT_CODES = (
+    "Exit codes: 0 for success, 1 for a failure, 2 for wrong usage or what else is for you to correct."
+)
 # Of commands whose codes say more.
 SPECIAL_CODES: dict[Command, str] = {
     doctor: "Exit codes: 0 nothing is an error, 1 something is, 2 wrong usage.",
-    models.depth: "Exit codes: 0 for success, 1 if a picture was rejected, 2 for wrong usage.",
+    models.depth: "Exit codes: 0 for success, 1 if a picture was rejected, 2 for wrong usage or another mistake of the user's.",
     nightly: "The exit codes stand above.",
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flows import server
 from flows.commands import terminal
+from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     NIGHTLY,
     ConfigOption,
@@ -45,7 +46,7 @@ def nightly(
     Exit codes:
     0 passed, or skipped because it was too late
     1 regressed: a benchmark fell significantly; or the run failed
-    2 wrong usage
+    2 wrong usage, or another mistake of yours that the message names
     3 not run: it says nothing about the model
     4 inconclusive: some comparison could not have failed, whatever was answered
     5 warned: a fall that is not significant, or many more unparsable replies
@@ -80,11 +81,10 @@ def _nightly(
         return
     ui = server.ensure()
     options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
-    with terminal.shown(verbose, json_):
-        state: Any = night(resolved, **options, return_state=True)
+    state = ended(lambda: night(resolved, **options, return_state=True), verbose, json_)
     with Printed(json_, "outcome", "comparisons", "reports") as printed:
         printed.value("outcome", {"state": state.name, "message": state.message})
         printed.say(f"{state.name}: {state.message or ''}")
         show(printed, resolved.store / "nights", str(state.state_details.flow_run_id))
         printed.say(f"UI        {ui}")
-    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else 1))
+    raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else exit_code(state)))

@@ -75,7 +75,8 @@ def plan(
     calibrate: Annotated[
         bool,
         typer.Option(
-            "--calibrate", help="first measure this machine, for the expected hours; about a minute"
+            "--calibrate",
+            help="first measure this machine, for the expected hours: a minute, or about three where layers are slow",
         ),
     ] = False,
 ) -> None:
@@ -166,6 +167,8 @@ def _show(printed: Printed, lines: Sequence[Line], measured: Calibration | None)
         title = f"What it will take; hours by {measured.name}"
     else:
         title = "What it will take; hours: not measured here (`sif plan --calibrate`)"
+    if measured and measured.extrapolated:
+        title += f"\nNot measured: {measured.extrapolated}"
     rows = [_cells(line) for line in lines]
     known = [line.hours for line in lines if line.hours is not None]
     disk = sum(line.disk_bytes or 0.0 for line in lines)

@@ -10,6 +10,7 @@ import typer
 
 from flows import server
 from flows.commands import outcome, terminal
+from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
     DEMO,
@@ -56,15 +57,13 @@ def run(
     ui = server.ensure()
     from flows.reproduce import reproduce
 
-    with terminal.shown(verbose, json_):
-        state: Any = reproduce(
-            config=resolved,
-            start_at=start_at,
-            stop_after=stop_after,
-            refresh=refresh,
-            reuse_run=reuse_run,
-            return_state=True,
-        )
+    partial: dict[str, Any] = {
+        "start_at": start_at,
+        "stop_after": stop_after,
+        "refresh": refresh,
+        "reuse_run": reuse_run,
+    }
+    state = ended(lambda: reproduce(config=resolved, **partial, return_state=True), verbose, json_)
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
     with Printed(json_, "run", "stages", "scores") as printed:
@@ -72,16 +71,16 @@ def run(
         completed = state.is_completed()
         places = _places(resolved, state.result()) if completed else {}
         printed.value(
-            "run", {"id": run_id, "state": state.name, "message": state.message, **places, "ui": ui}
+            "run", {"id": run_id, "state": state.name, "message": state.message, "places": places, "ui": ui}
         )
         if not completed:
             printed.say()
             printed.say(f"failed: {state.message or ''}", "bold red")
         printed.say()
-        for name, place in {**places, "UI": ui}.items():
+        for name, place in {"places": places, "UI": ui}.items():
             printed.say(f"{name:9} {place}")
         if not completed:
-            raise typer.Exit(1)
+            raise typer.Exit(exit_code(state))
 
 
 def ablation(
@@ -102,13 +101,12 @@ def ablation(
     ui = server.ensure()
     from flows.ablation import ablation as table
 
-    with terminal.shown(verbose, json_):
-        state: Any = table(resolved, rows=row, refresh=refresh, return_state=True)
+    state = ended(lambda: table(resolved, rows=row, refresh=refresh, return_state=True), verbose, json_)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
-        raise typer.Exit(1)
+        raise typer.Exit(exit_code(state))
     folder = Path(state.result())
     with Printed(json_, "table") as printed:
         printed.value("table", json.loads((folder / "table.json").read_text(encoding="utf-8")))

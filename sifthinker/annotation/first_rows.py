@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sifthinker.annotation.annotate import Steps
 from sifthinker.core import depth_maps
-from sifthinker.core.records import DepthMap, Focus, Sample
+from sifthinker.core.records import DepthMap, Focus, Sample, focus, sample
+from sifthinker.core.tables import read
 
 _SPARE = 8  # more rows than asked for are looked at: an image may have no depth map
 
@@ -54,3 +56,27 @@ def first_rows(
             )
             rows.append(FirstRow(row, depth_maps.regions(looks[row.id].steps, values), image_map))
     return rows
+
+
+def of_parts(
+    parts: Iterable[tuple[Path, Path, Path]], count: int, wanted: Collection[str] | None = None
+) -> list[FirstRow]:
+    """At most `count` rows of tables that come in parts, the first ones that can be asked.
+
+    Args:
+        parts: of the samples, their focus and the depth maps: three Parquet files each. They are read until there are
+            enough rows.
+        count: most rows.
+        wanted: ids of the samples that come into question; None: all.
+    """
+    found: list[FirstRow] = []
+    for samples, steps, maps in parts:
+        found += first_rows(
+            (row for row in map(sample, read(samples)) if wanted is None or row.id in wanted),
+            map(focus, read(steps)),
+            (DepthMap(**row) for row in read(maps)),
+            count - len(found),
+        )
+        if len(found) == count:
+            break
+    return found

@@ -6,7 +6,7 @@ The call is the stage's first one, and goes through its ledger: it is paid once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from sifthinker.annotation.acceptance import Refused, check
@@ -19,10 +19,17 @@ from sifthinker.system.waiting import outcome
 
 ROWS = 3  # that fail before the stage is given up: one alone may be the row's fault
 _SHOWN = 300  # characters of a reply
+_OF_THE_ROW = ("bad-request", "content-filter")  # what a row may be refused for by every endpoint
 
 
-def probe(rows: Sequence[FirstRow], annotator: Annotator) -> str:
+def probe(rows: Sequence[FirstRow], annotator: Annotator, before: Mapping[str, str] | None = None) -> str:
     """Asks the first attempt of one row, and of up to two more where that fails; what came of it, for a person.
+
+    Args:
+        rows: the first ones that can be asked.
+        annotator: asks them.
+        before: why these rows were rejected before, by id, where they are asked again. A row that is refused once more for
+            the same reason says nothing of the settings.
 
     Raises:
         Hopeless: all of them failed.
@@ -31,6 +38,7 @@ def probe(rows: Sequence[FirstRow], annotator: Annotator) -> str:
         Unreachable: see `Client.ask`.
     """
     failures: list[Failure] = []
+    as_before: list[Failure] = []
     for some in (rows[:1], rows[1:ROWS]):
         asked = [(row, annotator.client.start(partial(_reply, annotator, row))) for row in some]
         for row, future in asked:
@@ -38,14 +46,18 @@ def probe(rows: Sequence[FirstRow], annotator: Annotator) -> str:
             if isinstance(reply, Reply):
                 return _told(row, reply)
             if isinstance(reply, Failure):
-                failures.append(reply)
-    if not failures:
-        return "no probe: none of the first rows can be asked"
-    last = failures[-1]
-    raise Hopeless(
-        f"the probe before the stage failed for {len(failures)} rows: {last.kind}: {last.detail}\nNothing more was asked. "
-        f"{advice(last.kind)} annotate.probe = false goes on nevertheless."
-    )
+                known = reply.kind in _OF_THE_ROW and (before or {}).get(row.sample.id) == reply.kind
+                (as_before if known else failures).append(reply)
+    if failures:
+        last = failures[-1]
+        raise Hopeless(
+            f"the probe before the stage failed for {len(failures)} rows: {last.kind}: {last.detail}\nNothing more was asked. "
+            f"{advice(last.kind)} annotate.probe = false goes on nevertheless."
+        )
+    if as_before:
+        last = as_before[-1]
+        return f"probe: {len(as_before)} rows are refused as they were before: {last.kind}: {last.detail}"
+    return "no probe: none of the first rows can be asked"
 
 
 async def _reply(annotator: Annotator, row: FirstRow) -> Reply | Failure | None:

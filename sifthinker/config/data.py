@@ -44,6 +44,11 @@ class Source(Section):
     sizes: Path | None = operational(
         None, description="viscot only, without images: a benchmark_det .jsonl that gives width and height"
     )
+    licence: str | None = operational(
+        None,
+        max_length=200,
+        description="of its annotations and pictures, for the data card: an id of the hub, or words",
+    )
     frame: Literal["padded", "release"] = Field(
         "padded",
         description="viscot conversations: boxes are on the square-padded canvas; 'release' reads them as the "

@@ -76,6 +76,10 @@ class Evaluate(Section):
     judge: Api | None = Field(
         None, description="scores VisCoT-s (paper: the annotator's model); none: that benchmark is left out"
     )
+    probe: bool = operational(
+        True,
+        description="the judge is asked one question before anything else, and its reply shown; not in mode batch",
+    )
     fresh: str = Field("", description="questions are asked again for every other value, not remembered")
     server: str = Field(
         "vllm", description="server the stage starts (transformers, vllm), or the base URL of one that runs"

@@ -12,8 +12,12 @@ One record:
      "illegal_content": false}, "response": "window", "messages": [{"content": …, "role": "user"},
      {"content": "<think>…", "role": "assistant"}], "images": [the same two paths]}
 
-Paths are relative to `out`: GRPO-SIF takes them with `--image_folders <out>`, LLaMA-Factory with `dataset_dir`.
+Paths are relative to `out`: GRPO-SIF takes them with `--image_folders <out>`, LLaMA-Factory with `dataset_dir`, ms-swift
+with ROOT_IMAGE_DIR=<out>. `absolute` writes whole paths, for tools that know no such option; the folder cannot move then.
 Boxes are in 0..1 of the image itself, three decimals (the release's of VisCoT are not, PAPER.md R2.1).
+
+`response` is text in SIF-50K.json: Arrow, which LLaMA-Factory reads it with, wants one type a column. In the RL file, which
+is read as plain JSON, a count is a number, as in the release.
 """
 
 from __future__ import annotations
@@ -52,11 +56,17 @@ DATASET_INFO = {
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")  # LLaMA-Factory counts these in every turn
 
 
-def export(parts: Sequence[Path], rl: Path, out: Path) -> dict[str, int]:
-    """Writes the release's files of the `SIF` files `parts` and of the RL subset `rl` into the new folder `out`.
+def export(parts: Sequence[Path], rl: Path | None, out: Path, absolute: bool = False) -> dict[str, int]:
+    """Writes the release's files of the `SIF` files `parts` into the new folder `out`.
 
     Rows are streamed; the folder appears under its name when it is complete. A row whose own text holds an image
     place-holder would be read with the wrong number of images: it is left out, with a warning logged.
+
+    Args:
+        parts: of the whole data set.
+        rl: the RL subset; None: its file is not written.
+        out: the folder, which is made.
+        absolute: paths of pictures begin at the root of this machine's files.
 
     Returns:
         number of records written, by file name.
@@ -70,8 +80,10 @@ def export(parts: Sequence[Path], rl: Path, out: Path) -> dict[str, int]:
     partial.mkdir(parents=True)
     try:
         written = {}
-        for name, files in ((SFT_FILE, parts), (RL_FILE, [rl])):
-            records = (_record(row, partial) for row in publish.read(files) if _is_portable(row))
+        root = out.resolve() if absolute else Path()
+        for name, files in {SFT_FILE: parts, **({RL_FILE: [rl]} if rl else {})}.items():
+            rows = filter(_is_portable, publish.read(files))
+            records = (_record(row, partial, root, counts=name == RL_FILE) for row in rows)
             written[name] = _write_json(partial / name, records)
         (partial / "dataset_info.json").write_text(
             json.dumps(DATASET_INFO, indent=2) + "\n", encoding="utf-8"
@@ -103,8 +115,15 @@ def _is_portable(row: dict[str, Any]) -> bool:
     return found is None
 
 
-def _record(row: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The release's record of a row; writes its two pictures under `out` if another row has not yet."""
+def _record(row: dict[str, Any], out: Path, root: Path, counts: bool) -> dict[str, Any]:
+    """The release's record of a row; writes its two pictures under `out` if another row has not yet.
+
+    Args:
+        row: of `SIF`.
+        out: folder of the export.
+        root: what the paths begin with.
+        counts: whether an answer that is a count becomes a number.
+    """
     photo, picture = row["image"]["bytes"], row["depth_image"]["bytes"]
     name = Path(row["image"]["path"])
     stem = f"{_safe(name.stem)}-{hashlib.sha256(photo).hexdigest()[:16]}"  # equal names in two folders are common
@@ -115,9 +134,11 @@ def _record(row: dict[str, Any], out: Path) -> dict[str, Any]:
     for path, data in zip(paths, (photo, picture), strict=True):
         if not (out / path).exists():
             (out / path).write_bytes(data)
-    image, depth_image = (path.as_posix() for path in paths)
+    image, depth_image = ((root / path).as_posix() for path in paths)
     answer = row["answer"]
-    counted = re.fullmatch(r"0|[1-9][0-9]{0,8}", answer)  # TallyQA's answers are numbers in the release
+    counted = counts and re.fullmatch(
+        r"0|[1-9][0-9]{0,8}", answer
+    )  # TallyQA's answers are numbers in the release
     return {
         "dataset": row["dataset"],
         "image": image,

@@ -25,6 +25,7 @@ from sifthinker.core.records import Annotation, DepthMap, Reject, Sample
 from sifthinker.core.tables import SIF
 from sifthinker.core.tables import read as read_columns
 from sifthinker.core.tables import write as write_rows
+from sifthinker.data.features import PUBLISHED
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def subset(parts: Sequence[Path], n: int, seed: int) -> list[str]:
 
 def write_subset(parts: Sequence[Path], ids: Collection[str], out: Path) -> int:
     """Writes the rows with these ids, in the order of the parts, to one `SIF` file; returns how many."""
-    written = write_rows(out, SIF, read(parts, ids), batch=ROW_GROUP)
+    written = write_rows(out, PUBLISHED, read(parts, ids), batch=ROW_GROUP)
     assert written == len(ids), f"{len(ids)} ids asked for, {written} found"
     return written
 

@@ -5,6 +5,7 @@ The report begins with it. Everything else on the page is about how it came abou
 
 from __future__ import annotations
 
+import html
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,36 @@ def side_by_side(scores: Mapping[str, Sequence[ModelScore]]) -> dict[str, Any]:
         for benchmark, metric in _first(found)
     ]
     return {"columns": [TITLES[name] for name in names], "rows": rows}
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """What `side_by_side` gives, as a table in Markdown; "" where nothing was scored."""
+    if not table["rows"]:
+        return ""
+    columns = [*table["columns"], "Paper"]
+    lines = [
+        "Strict scores of 100, with 95 % intervals.",
+        "",
+        f"| benchmark | metric | {' | '.join(columns)} |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for row in table["rows"]:
+        other = " (rendered look-alike)" if row["rendered"] else ""
+        paper = ", ".join(f"{value:.1f} {model}, Table {number}" for model, number, value in row["paper"])
+        cells = [*map(_in_words, row["cells"]), paper or ("other questions" if other else "not published")]
+        names = [html.escape(row[name]).replace("|", "&#124;") for name in ("benchmark", "metric")]
+        lines.append(f"| {names[0]}{other} | {names[1]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _in_words(cell: Mapping[str, Any] | None) -> str:
+    """A score of the table, with its interval where it has one."""
+    if cell is None:
+        return "not scored"
+    known = cell["low"] is not None and cell["high"] is not None
+    interval = f" ({cell['low']:.1f} – {cell['high']:.1f})" if known else ""
+    unread = f", {cell['unparsable_rate']:.0f} % unparsable" if cell["unparsable_rate"] >= 5 else ""
+    return f"**{cell['strict']:.1f}**{interval}{unread}"
 
 
 def _first(metrics: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

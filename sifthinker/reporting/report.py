@@ -141,11 +141,13 @@ def _cost(stages: Iterable[Mapping[str, Any]]) -> str:
 
 
 def page(facts: Facts) -> str:
-    """The scores, curves and some examples as Markdown with the pictures inside, for the UI of the orchestrator.
+    """The models side by side, scores, curves and some examples as Markdown with the pictures inside, for the UI of the orchestrator.
 
     Equal facts give equal text.
     """
     parts = [f"> {html.escape(statement)}" for statement in facts.standins]
+    if beside := outcome.markdown(outcome.side_by_side({**facts.before, "grpo": facts.scores})):
+        parts.append(beside)
     parts.append(_score_table(facts.scores))
     for curve in _curves(facts.histories):
         if curve["picture"]:

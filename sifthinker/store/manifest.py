@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.store.digests import sha256
 
+DATA = "data"  # below an artifact: the parts of a table, where other software reads the folder
+
 
 class Ref(BaseModel):
     """Names an artifact and holds no data: this is what passes between tasks."""
@@ -116,19 +118,29 @@ class Artifact:
         """The files of a table that comes in parts, in part order."""
         if self.shards:
             return [shard.folder / f"{table}.parquet" for shard in self.shards.values()]
-        return sorted(self.folder.glob(f"{table}-*.parquet"))
+        return sorted(self._tables(table).glob(f"{table}-*.parquet"))
 
     def part(self, table: str, number: int) -> Path:
         """The file of one part of a table."""
         if self.shards:
             return self.shards[number].folder / f"{table}.parquet"
-        return self.folder / f"{table}-{number:05}.parquet"
+        return self._tables(table) / f"{table}-{number:05}.parquet"
 
     def part_digests(self, table: str) -> list[str]:
         """The digest of each part; for a shard that of its whole output."""
         if self.shards:
             return [shard.ref.digest for shard in self.shards.values()]
-        return [self.manifest["files"][path.name]["sha256"] for path in self.parts(table)]
+        files = self.manifest["files"]
+        return [files[path.relative_to(self.folder).as_posix()]["sha256"] for path in self.parts(table)]
+
+    def _tables(self, table: str) -> Path:
+        """The folder of a table's parts: `data`, where the parts lie apart from what is said about them."""
+        apart = self.folder / DATA
+        return (
+            apart
+            if any(name.startswith(f"{DATA}/{table}-") for name in self.manifest["files"])
+            else self.folder
+        )
 
     def rejects(self) -> list[Path]:
         """The files of rejected rows, its shards' included."""
@@ -148,7 +160,8 @@ class Draft:
         shards: the artifacts that it consists of.
         external: the user's folder that holds its data.
         lineage: the digest covers the key too, so that equal content made otherwise is not the same.
-        aside: files with clocks in them. They are verified but no part of the digest.
+        aside: files that no other stage reads: with clocks in them, or for people. They are verified but no part of
+            the digest.
     """
 
     out: Path

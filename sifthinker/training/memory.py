@@ -31,7 +31,7 @@ import psutil
 
 from sifthinker.config import Grpo, Model, Sft
 from sifthinker.core.errors import UserError
-from sifthinker.models.families import FAMILIES, frozen_modules
+from sifthinker.models.families import FAMILIES, TRAINED
 from sifthinker.training import samplers
 
 GB = 1e9
@@ -95,22 +95,17 @@ def read_shape(model: Path) -> Shape:
     """
     from transformers import AutoConfig
 
-    frozen = frozen_modules()
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
         shapes = dict(_headers(model))
+        adapted = _adapted(config)
     except (OSError, ValueError) as error:
         raise UserError(f"{model}: not a readable model: {error}") from error
     text = config.get_text_config()
-    linear = [
-        sum(size)
-        for name, size in shapes.items()
-        if len(size) == 2 and name.endswith("proj.weight") and not re.fullmatch(frozen, name)
-    ]
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
         parameters=sum(math.prod(size) for size in shapes.values()),
-        adapted=sum(linear),
+        adapted=adapted,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         inner=text.intermediate_size,
@@ -118,6 +113,24 @@ def read_shape(model: Path) -> Shape:
         cached=2 * head * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
         context=text.max_position_embeddings,
         vision=_vision(getattr(config, "vision_config", None)),
+    )
+
+
+def _adapted(config: Any) -> int:
+    """Sum of the inputs and outputs of the layers that LoRA goes to.
+
+    PEFT finds them by the same pattern, in the names of modules. Those of the files differ from family to family, so the
+    modules are built, without weights.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        built = AutoModelForImageTextToText.from_config(config)
+    return sum(
+        layer.in_features + layer.out_features
+        for name, layer in built.named_modules()
+        if isinstance(layer, torch.nn.Linear) and re.fullmatch(TRAINED, name)
     )
 
 

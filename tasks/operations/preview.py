@@ -6,19 +6,17 @@ from the store, as they take the replies from the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from prefect.logging import get_run_logger
 
 from sifthinker.annotation.annotate import Annotator
-from sifthinker.annotation.first_rows import FirstRow, first_rows
+from sifthinker.annotation.first_rows import FirstRow, of_parts
 from sifthinker.annotation.preview import Metered, Previewed, preview
 from sifthinker.config import Config
 from sifthinker.core.images import read as read_image
-from sifthinker.core.records import DepthMap, focus, sample
-from sifthinker.core.tables import read
 from sifthinker.llm import bookkeeping
 from sifthinker.reporting.preview_page import Card, render_page
 from sifthinker.store.artifacts import Store
@@ -77,21 +75,16 @@ def _rows(config: Config, store: Store, made: Mapping[str, Ref], count: int) -> 
         store, depth, "depth", config, {"samples": made["ingest"], "weights": made["depth-weights"]}, False
     )
     digests = {name: samples.part_digests(name) for name in depth.parts}
-    rows: list[FirstRow] = []
-    for index, (part, steps) in enumerate(zip(samples.parts("samples"), looks.parts("focus"), strict=True)):
-        if not pq.read_metadata(steps).num_rows:
-            continue
-        if decision.artifact is not None:
-            maps = [decision.artifact.part("maps", index)]
-        else:
-            made_now = execute(shard_decision(decision.order, store, digests, index), store)
-            maps = [store.open(made_now).path / "maps.parquet"]
-        rows += first_rows(
-            map(sample, read(part)),
-            map(focus, read(steps)),
-            (DepthMap(**row) for row in read(maps)),
-            count - len(rows),
-        )
-        if len(rows) == count:
-            break
-    return rows
+
+    def parts() -> Iterator[tuple[Path, Path, Path]]:
+        pairs = zip(samples.parts("samples"), looks.parts("focus"), strict=True)
+        for index, (part, steps) in enumerate(pairs):
+            if not pq.read_metadata(steps).num_rows:
+                continue
+            if decision.artifact is not None:
+                yield part, steps, decision.artifact.part("maps", index)
+            else:
+                made_now = execute(shard_decision(decision.order, store, digests, index), store)
+                yield part, steps, store.open(made_now).path / "maps.parquet"
+
+    return of_parts(parts(), count)

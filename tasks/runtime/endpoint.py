@@ -15,6 +15,7 @@ from sifthinker.models import serving
 from tasks.runtime.stage import Endpoints, Job, Log, Progress
 
 EVERY = 5.0  # seconds
+_BEGINS = 0.5  # seconds: how soon it is seen that rows come
 PICTURES = 16  # of a prompt of the annotator: one a step of a chain
 
 
@@ -84,28 +85,32 @@ def watched(
 
     A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
     """
-    shown = Progress(job.order.label, None, job.log)
+    shown = Progress(job.order.label, None, job.log, EVERY)
     done = threading.Event()
 
     def show() -> None:
         nonlocal shown
-        while not done.wait(EVERY):
+        while not done.wait(EVERY if shown.total else min(EVERY, _BEGINS)):
             counts = progress()
             if (
                 counts.rows_total and shown.total is None
             ):  # the clock starts with the rows, not with the server
-                shown = Progress(job.order.label, counts.rows_total, job.log)
+                shown = Progress(job.order.label, counts.rows_total, job.log, EVERY)
             shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
     thread.start()
+    completed = False
     try:
         with bar(progress, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
             yield
+        completed = True
     finally:
         done.set()
         thread.join()
         counts = progress()
+        shown.done = counts.rows_done
+        shown.end(completed, line(counts))
         job.notes.update(
             calls=counts.calls,
             answered_by_the_ledger=counts.cached,

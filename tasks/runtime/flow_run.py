@@ -8,7 +8,7 @@ from typing import TypeVar
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Completed
 
 from sifthinker.config import Config
 from sifthinker.core import images
@@ -18,9 +18,10 @@ from sifthinker.store import lineage, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import placement, ui_artifacts
+from tasks.runtime import end_states, placement, ui_artifacts
 from tasks.runtime.liveness import RunCancelled, alive
 from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan, plan_table, refuse
+from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import PAGE, StageFailed
 
 T = TypeVar("T")
@@ -29,15 +30,16 @@ T = TypeVar("T")
 def final_state(work: Callable[[], State[T]]) -> State[T]:
     """Does the work of a flow. A cancellation or an error that says what to do becomes the flow's final state.
 
-    Any other exception is a bug of ours. It passes, and Prefect shows its traceback.
+    A mistake of the user's gives the state a name of its own (`end_states`). Any other exception is a bug of ours. It
+    passes, and Prefect shows its traceback.
     """
     try:
         return work()
     except RunCancelled as error:
         return Cancelled(message=str(error))
-    except (UserError, StageFailed, Damaged) as error:
+    except (UserError, StageFailed, Damaged, ServerAway) as error:
         get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+        return end_states.failed(error)
 
 
 def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str, str]]:

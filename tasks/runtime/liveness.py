@@ -42,12 +42,13 @@ from prefect.states import Cancelled, Crashed
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
 from sifthinker.system.processes import here, runs_here
+from tasks.runtime import server_away
 from tasks.runtime.following import reap
+from tasks.runtime.server_away import BY_WORKER, ServerAway
 
 BEAT = 5.0  # seconds
 LEASE = 900.0  # seconds without a beat after which a run of another host counts as dead; clocks may differ
 GOING = [StateType.PENDING, StateType.RUNNING, StateType.SCHEDULED, StateType.CANCELLING, StateType.PAUSED]
-BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
 
 
 class RunCancelled(Exception):
@@ -60,8 +61,12 @@ def alive(store: Store) -> Iterator[None]:
 
     A run that no worker started is cancelled from here: Prefect only notes the wish on the server.
 
+    The end of a run waits for a server that is away. One that does not come back hears of it from the next run, to which
+    the file of this one is left.
+
     Raises:
         RunCancelled: that has happened.
+        ServerAway: the server does not come back.
     """
     context = FlowRunContext.get()
     assert context and context.flow_run
@@ -74,29 +79,39 @@ def alive(store: Store) -> Iterator[None]:
     done, cancelled = threading.Event(), threading.Event()
 
     def beat() -> None:
-        client = get_client(sync_client=True)
-        while not done.wait(BEAT):
-            with suppress(OSError):  # a store that is away for a moment must not end the beating
-                path.touch()
-            if BY_WORKER not in os.environ and _cancelling(client, run.id):
-                cancelled.set()
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+        with server_away.at_once():  # the next beat asks again
+            client = get_client(sync_client=True)
+            while not done.wait(BEAT):
+                with suppress(OSError):  # a store that is away for a moment must not end the beating
+                    path.touch()
+                if BY_WORKER not in os.environ and _cancelling(client, run.id):
+                    cancelled.set()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True, name="alive")
     thread.start()
+    heard = True
     try:
         yield
+        server_away.wait()
         with get_client(sync_client=True) as client:
             if _cancelling(client, run.id):  # the server would refuse any other end, and leave it so for ever
                 raise RunCancelled("cancelled on the server as its last stage ended")
+    except ServerAway:
+        heard = False
+        raise
     except TerminationSignal:
         if not cancelled.is_set():
             raise
         raise RunCancelled("cancelled on the server") from None
+    except Exception:
+        heard = not server_away.stays_away()
+        raise
     finally:
         done.set()
-        path.unlink(missing_ok=True)
+        if heard:
+            path.unlink(missing_ok=True)
 
 
 def sweep(store: Store) -> list[str]:

@@ -18,16 +18,17 @@ from typing import Any
 from filelock import Timeout
 from prefect import task
 from prefect.cache_policies import CachePolicy
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Ref
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import cluster, identity, placement, refusal, stage_log, ui_artifacts
+from tasks.runtime import cluster, end_states, identity, placement, refusal, stage_log, ui_artifacts
 from tasks.runtime.decide import Decision, lookup
+from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import Job, Log, Order, Progress, StageFailed
 
 VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
@@ -37,6 +38,7 @@ def execute(decision: Decision, store: Store) -> Ref:
     """Runs the Prefect task of a decision, or has Prefect's cache answer, and waits for it.
 
     Raises:
+        StageRefused: it ended by a mistake of the user's.
         StageFailed: it ended without its artifact.
     """
     return _result(decision, outcome(decision, store))
@@ -50,7 +52,7 @@ def outcome(decision: Decision, store: Store) -> State[Ref]:
 
 def _result(decision: Decision, state: State[Ref]) -> Ref:
     if not state.is_completed():
-        raise StageFailed(f"{decision.order.label}: {state.message}")
+        raise end_states.error(state, decision.order.label)
     made = Ref.model_validate(state.result())
     # Prefect draws an arrow of its graph where a task is given the very object that another one returned. So that object
     # is passed on while it equals the verified artifact, which is what counts.
@@ -70,7 +72,12 @@ def _task(decision: Decision, store: Store) -> Any:
     )
 
 
-@task(persist_result=True, result_serializer="json")
+def _raised(_: Any, __: TaskRun, state: State[Any]) -> bool:
+    """Whether a try ended by an exception that another try may spare. A state that explains the end is none."""
+    return isinstance(state.data, BaseException) and not isinstance(state.data, ServerAway)
+
+
+@task(persist_result=True, result_serializer="json", retry_condition_fn=_raised)
 def make(order: Order, root: str) -> Ref | State[Ref]:
     """Makes one artifact (of a stage or of one of its shards) where the stage is placed, unless it is there by now."""
     log = get_run_logger()
@@ -106,7 +113,7 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
             make_artifact(order, store, log)
     except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
         log.error("%s", error)
-        return Failed(message=str(error))
+        return end_states.failed(error)
     return Completed()
 
 
@@ -143,19 +150,24 @@ def make_artifact(order: Order, store: Store, log: Log) -> None:
     ):
         draft.lineage = order.stage.lineage
         fan_out = bool(order.stage.parts) and order.part is None
-        progress = Progress(order.label, None if fan_out else _rows(order, inputs), log, order.part)
+        progress = Progress(order.label, None if fan_out else _rows(order, inputs), log, part=order.part)
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
-        with around as job.endpoints:
-            if fan_out:
-                _fan_out(job)
-            else:
-                order.stage.run(job)
-        rows = draft.rows
-        read = draft.notes.pop("read", rows["in"])
-        lost = read - rows["kept"] - sum(rows["rejected"].values())
-        assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
-        refusal.check(job)
+        completed = False
+        try:
+            with around as job.endpoints:
+                if fan_out:
+                    _fan_out(job)
+                else:
+                    order.stage.run(job)
+            rows = draft.rows
+            read = draft.notes.pop("read", rows["in"])
+            lost = read - rows["kept"] - sum(rows["rejected"].values())
+            assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
+            refusal.check(job)
+            completed = True
+        finally:
+            progress.end(completed)
 
 
 def _inputs(order: Order, store: Store) -> dict[str, Artifact]:

@@ -19,7 +19,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
-from tasks.runtime import events, placement
+from tasks.runtime import events, placement, server_away
 from tasks.runtime.decide import Decision, decide, latest
 from tasks.runtime.make import execute
 from tasks.runtime.stage import Stage
@@ -236,7 +236,12 @@ def _look(pipeline: Pipeline, config: Config, partial: Partial, store: Store) ->
 def carry_out(
     pipeline: Pipeline, config: Config, partial: Partial, store: Store, run_id: str, name: str
 ) -> dict[str, Ref]:
-    """Runs a pipeline and returns the artifact of every stage it reached; keeps a record for `reuse_run`."""
+    """Runs a pipeline and returns the artifact of every stage it reached; keeps a record for `reuse_run`.
+
+    Raises:
+        StageFailed: a stage ended without its artifact.
+        ServerAway: the Prefect server is gone between two stages.
+    """
     path = runs.file(store, run_id)
     record: dict[str, Any] = {
         "id": run_id,
@@ -250,6 +255,7 @@ def carry_out(
         store.record(path, {**record, "state": state, "stages": stages})
 
     def make(decision: Decision, store: Store) -> Ref:
+        server_away.wait()
         order = decision.order
         there = placement.pool(order.config, order.stage.name) or ""
         if not decision.cached:

@@ -33,6 +33,7 @@ from prefect.utilities.urls import url_for
 from sifthinker.config import Config, Train
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
+from tasks.runtime import end_states, server_away
 from tasks.runtime.stage import Log, Order
 
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
@@ -124,7 +125,7 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
     wanted = nodes(order.config, order.stage.name)
     with get_client(sync_client=True) as client:
         if refused := no_room(client, there, wanted):
-            return Failed(message=refused)
+            return end_states.failed(UserError(refused))
     started: list[Any] = []
     try:
         for node in range(wanted):
@@ -146,7 +147,7 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
     if outcome.is_completed():
         return Completed(name=outcome.name, message=f"by pool {there}")
     ended = "was cancelled" if outcome.is_cancelled() else "failed"
-    return Failed(message=f"its run in pool {there} {ended}: {said}")
+    return end_states.passed_on(outcome, f"its run in pool {there} {ended}: {said}")
 
 
 def _leave(run: FlowRun, seconds: float, order: Order, log: Log) -> None:
@@ -228,6 +229,9 @@ def _outcome(order: Order, there: str, started: Sequence[FlowRun], log: Log) -> 
     """The final state of the first run; None: nobody took it in time. Outlives a server that is away for a while.
 
     Another node's run that ends before it and has not done its part decides too: the first would wait for it in vain.
+
+    Raises:
+        ServerAway: the server does not come back.
     """
     began = seen = said = time.monotonic()
     left: float | None = None  # since when a node is gone
@@ -251,7 +255,7 @@ def _outcome(order: Order, there: str, started: Sequence[FlowRun], log: Log) -> 
                     log.warning("%s waits for pool %s: %s", order.label, there, _why(client, there))
             except httpx.HTTPError as error:
                 if time.monotonic() - seen > UNREACHABLE:
-                    raise
+                    raise server_away.ServerAway(server_away.explained(error)) from error
                 log.warning("%s: the server does not answer: %s", order.label, error)
             time.sleep(EVERY)
 

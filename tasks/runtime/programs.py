@@ -8,19 +8,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 import yaml
-from prefect import get_client
-from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.actions import ArtifactUpdate
 
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
-from tasks.runtime import nodes, rehearsal
+from tasks.runtime import nodes, rehearsal, ui_artifacts
 from tasks.runtime.following import follow
 from tasks.runtime.stage import Job
 
@@ -99,7 +95,7 @@ class Page:
         self.job, self.dataset, self.steps = job, dataset, steps
         self.next = steps
         self._shown = -MINUTE
-        self._artifact: UUID | None = None
+        self._artifact: Any = None
 
     def at(self, step: int) -> None:
         """Renews the page if a step is the next one to be shown."""
@@ -112,13 +108,9 @@ class Page:
         self._shown = time.monotonic()
         label = self.job.order.label
         try:
-            text = progress_page.page(self.job.work, self.dataset)
-            if text and self._artifact:
-                with get_client(sync_client=True) as client:
-                    client.update_artifact(artifact_id=self._artifact, artifact=ArtifactUpdate(data=text))
-            elif text:
-                self._artifact = cast(
-                    UUID, create_markdown_artifact(text, f"{label}-training", f"{label} under way")
+            if text := progress_page.page(self.job.work, self.dataset):
+                self._artifact = ui_artifacts.page(
+                    text, f"{label}-training", f"{label} under way", self._artifact
                 )
         except Exception:  # a page that cannot be shown must not end a training
             self.job.log.exception("%s: its page is not shown", label)

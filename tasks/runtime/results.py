@@ -82,7 +82,8 @@ MODULES: dict[str, Module] = {
     "spill": _at("sifthinker.data.disk_dict"),
     "expand": _at("sifthinker.data.expansion"),
     "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
-    "publish": _at("sifthinker.data.publish"),
+    "publish": _at("sifthinker.data.publish", "sifthinker.data.features"),
+    "card": _neutral("sifthinker.data.card", "describes a data set; no stage reads it"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
@@ -149,6 +150,9 @@ MODULES: dict[str, Module] = {
         "sifthinker.evaluation.scoring",
         "sifthinker.evaluation.shown",
     ),
+    "evaluate/probe": _neutral(
+        "sifthinker.evaluation.judge_probe", "asks the judge as the stage does, before it"
+    ),
     "evaluate/server": _neutral(
         "sifthinker.evaluation.running_server", "says whose replies they are, or refuses a server"
     ),
@@ -180,13 +184,11 @@ MODULES: dict[str, Module] = {
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at(
-        "tasks.stages.annotate", without=_names("_annotating _expects _say_how_many first")
-    ),
+    "stages/annotate": _at("tasks.stages.annotate", without=_names("_annotating _expects _say_how_many")),
     "stages/evaluate": _at(
-        "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects")
+        "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects _probing")
     ),
-    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects")),
+    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects", "_probe")),
     # what decides nothing
     "config": _neutral(
         "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "

@@ -36,6 +36,10 @@ class StageFailed(Exception):
     """A stage ended without its artifact. The message says which stage, and why."""
 
 
+class StageRefused(StageFailed):
+    """A stage ended by a mistake of the user's. The message says what to correct."""
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """Where a stage asks its models, and the ledger of what is paid for that."""
@@ -170,16 +174,21 @@ class Job:
         parts: int = 1,
         batch: int = 1000,
         part_by_part: bool = False,
+        folder: str = "",
     ) -> None:
         """Streams records into the table (`route` says into which part) and rejects into `rejects.parquet`.
+
+        The table lies in `folder` below the artifact's own.
 
         Each part holds up to `batch` rows in memory; only one does if they come `part_by_part`, each part in one go.
         """
         names = [f"{table}-{i:05}.parquet" for i in range(parts)] if route else [f"{table}.parquet"]
+        place = self.out / folder
+        place.mkdir(exist_ok=True)
         rejected: Counter[str] = Counter()
         kept = at = 0
         with ExitStack() as stack:
-            writers = [stack.enter_context(Writer(self.out / name, schema, batch)) for name in names]
+            writers = [stack.enter_context(Writer(place / name, schema, batch)) for name in names]
             rejects = stack.enter_context(Writer(self.out / "rejects.parquet", REJECTS))
             for record in records:
                 if isinstance(record, Reject):
@@ -205,18 +214,21 @@ class Job:
 
 
 class Progress:
-    """Rows done, rate and time left: a line in the log and a progress artifact in the UI, at most every 2 s."""
+    """Rows done, rate and time left: a line in the log and a progress artifact in the UI."""
 
-    def __init__(self, label: str, total: int | None, log: Log, part: int | None = None) -> None:
+    def __init__(
+        self, label: str, total: int | None, log: Log, every: float = 2.0, part: int | None = None
+    ) -> None:
         """Starts the clock.
 
         Args:
             label: of the stage.
             total: rows that will come; None: unknown.
             log: takes the lines.
+            every: seconds between two lines, at least.
             part: of a shard, its number from 0.
         """
-        self.label, self.total, self.log, self.part = label, total, log, part
+        self.label, self.total, self.log, self._every, self.part = label, total, log, every, part
         self._said = ("", 0.0)  # the last line's news, and when it was said
         self.done = 0
         self._started = self._shown = time.monotonic()
@@ -230,7 +242,7 @@ class Progress:
         """Says that `done` of `total` is done."""
         self.done = int(done)
         now = time.monotonic()
-        if now - self._shown < 2:
+        if now - self._shown < self._every:
             return
         self._shown = now
         events.tell(events.Moved(self.label, self.part, self.done, self.total, note))
@@ -240,11 +252,31 @@ class Progress:
         self._said = (news, now)
         rate = done / (now - self._started)
         left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        of = f" of {self.total}" if self.total else ""
-        self.log.info("%s: %d%s, %.1f/s%s%s", self.label, done, of, rate, left, f" | {note}" if note else "")
+        line = f"{self._rows()}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
+        self.log.info("%s: %s", self.label, line)
         if self.total:
-            percent = min(100.0, 100.0 * done / self.total)
-            self._artifact = ui_artifacts.progress(percent, f"Progress of {self.label}", self._artifact)
+            self._show(100.0 * done / self.total, line)
+
+    def end(self, completed: bool, note: str = "") -> None:
+        """Says in the UI that nothing more comes, where it was shown that something would.
+
+        Args:
+            completed: whether the stage has done its work; else it was stopped or has failed.
+            note: the last counts in words.
+        """
+        if self._artifact is None or not self.total:
+            return
+        seconds = time.monotonic() - self._started
+        how = "completed" if completed else "ended without its result"
+        percent = 100.0 if completed else 100.0 * self.done / self.total
+        self._show(percent, f"{how} after {seconds:.0f} s, {self._rows()}{f' | {note}' if note else ''}")
+
+    def _rows(self) -> str:
+        return f"{self.done}{f' of {self.total}' if self.total else ''}"
+
+    def _show(self, percent: float, line: str) -> None:
+        said = f"Progress of {self.label}: {line}"
+        self._artifact = ui_artifacts.progress(min(100.0, percent), said, self._artifact)
 
 
 @contextmanager

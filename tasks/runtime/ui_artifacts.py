@@ -1,15 +1,26 @@
-"""What people look at in the UI. If the server does not answer, a line in the log says so and the stage goes on."""
+"""What people look at in the UI. If the server does not answer, a line in the log says so and the stage goes on.
+
+Nothing waits for the server here. After a call that failed no other is made for a while, so that a server that hangs
+costs a stage little.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+from prefect import get_client
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.actions import ArtifactUpdate
+
+from tasks.runtime import server_away
 
 logger = logging.getLogger(__name__)
+
+QUIET = 60.0  # seconds after a failed call in which progress and pages are not shown
+_quiet_until = 0.0  # of this process
 
 
 def markdown(text: str, key: str, description: str) -> Any:
@@ -19,19 +30,38 @@ def markdown(text: str, key: str, description: str) -> Any:
 
 def progress(percent: float, description: str, artifact: Any = None) -> Any:
     """Shows how far something is, as a new artifact or in the `artifact` that a call before gave; its id, or None."""
+    if time.monotonic() < _quiet_until:
+        return artifact
     if artifact is None:
         return _told(lambda: create_progress_artifact(percent, description=description), description)
-    _told(lambda: update_progress_artifact(artifact, percent), description)
+    _told(lambda: update_progress_artifact(artifact, percent, description), description)
+    return artifact
+
+
+def page(text: str, key: str, description: str, artifact: Any = None) -> Any:
+    """Shows a text that is renewed in place, as a new artifact or in the `artifact` that a call before gave; its id, or None."""
+    if time.monotonic() < _quiet_until:
+        return artifact
+    if artifact is None:
+        return markdown(text, key, description)
+
+    def renew() -> None:
+        with get_client(sync_client=True) as client:
+            client.update_artifact(artifact_id=artifact, artifact=ArtifactUpdate(data=text))
+
+    _told(renew, description)
     return artifact
 
 
 def _told(tell: Callable[[], Any], what: str) -> Any:
+    global _quiet_until
     try:
-        return tell()
-    except (httpx.HTTPError, RuntimeError) as error:
-        # Of an API out of reach Prefect's client raises a plain RuntimeError; any other is a mistake of ours.
-        if isinstance(error, RuntimeError) and "reach API" not in str(error):
+        with server_away.at_once():
+            return tell()
+    except Exception as error:
+        if not server_away.is_away(error):
             raise
+        _quiet_until = time.monotonic() + QUIET
         kind = type(error).__name__
         logger.warning(
             "%s: could not be shown, the Prefect server did not take it: %s: %s", what, kind, error

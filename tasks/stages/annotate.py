@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from sifthinker import llm
 from sifthinker.annotation import annotate as domain
-from sifthinker.annotation.first_rows import FirstRow, first_rows
+from sifthinker.annotation import first_rows
 from sifthinker.annotation.probe import ROWS, probe
 from sifthinker.annotation.projection import project
 from sifthinker.annotation.wanted import shares
@@ -29,7 +29,8 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
     ):
         if job.config.annotate.probe and api.mode != "batch":  # a batch may take a day
             annotator = domain.Annotator(job.folders, client, job.config.annotate)
-            if rows := first(job.inputs, ROWS):
+            tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
+            if rows := first_rows.of_parts(zip(*tables, strict=True), ROWS):
                 job.log.info("%s: %s", job.order.label, probe(rows, annotator))
         yield endpoints
     _say_how_many(job)
@@ -51,21 +52,6 @@ def _say_how_many(job: Job) -> None:
         )
         job.log.warning("%s: %s", job.order.label, said)
     job.notes["rows_wanted"] = said
-
-
-def first(inputs: Mapping[str, Artifact], count: int) -> list[FirstRow]:
-    """The first rows that can be asked, of the first part that has any."""
-    tables = (inputs[name].parts(name) for name in ("samples", "focus", "maps"))
-    for samples, steps, maps in zip(*tables, strict=True):
-        found = first_rows(
-            map(sample, read(samples)),
-            map(focus, read(steps)),
-            (DepthMap(**row) for row in read(maps)),
-            count,
-        )
-        if found:
-            return found
-    return []
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sifthinker import llm
-from sifthinker.config import STARTED, Config, identity
+from sifthinker.config import LOCAL, STANDIN, STARTED, Config, identity
 from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
-from sifthinker.evaluation import running_server
+from sifthinker.evaluation import judge_probe, running_server
 from sifthinker.evaluation.benchmarks import presence
 from sifthinker.evaluation.progress import Progress
 from sifthinker.llm import bookkeeping
@@ -20,7 +20,7 @@ from sifthinker.store.manifest import Artifact
 from tasks.runtime import closure, stage_results
 from tasks.runtime import identity as identities
 from tasks.runtime.endpoint import endpoint, watched, weights
-from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS, Results
 
 
@@ -75,6 +75,21 @@ def _judge(job: Job) -> Iterator[llm.Client | None]:
 
 
 @contextmanager
+def _probing(job: Job) -> Iterator[Endpoints]:
+    """Asks the judge a question first: a wrong setting shall not be found out after hours of the policy's replies.
+
+    A judge that the stage starts itself costs nothing, and is not asked.
+    """
+    config, api = job.config.evaluate, job.config.evaluate.judge
+    if config.probe and api is not None and api.base_url not in (STANDIN, LOCAL) and api.mode != "batch":
+        place = bookkeeping.place(job.store.root)
+        with llm.Client(api, place, api.base_url, scope="judge") as client:
+            for said in judge_probe.probe(config.benchmarks, client):
+                job.log.info("%s: %s", job.order.label, said)
+    yield Endpoints()
+
+
+@contextmanager
 def _server(job: Job) -> Iterator[domain.Served]:
     """The model at a server that is started for it, or at one that runs."""
     config, model, budget = job.config.evaluate, job.inputs["model"], job.config.model.max_pixels
@@ -115,6 +130,7 @@ def _free_the_gpu() -> None:
     },
     results=RESULTS["evaluate"],
     files=_files,
+    around=_probing,
     expects=_expects,
     lacks=_lacks,
     retries=1,  # answered questions are in the ledger

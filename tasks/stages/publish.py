@@ -5,8 +5,11 @@ from typing import Any
 
 from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import DepthMap, annotation, sample
-from sifthinker.core.tables import SIF, read
+from sifthinker.core.tables import read
+from sifthinker.data import card
 from sifthinker.data import publish as domain
+from sifthinker.data.features import PUBLISHED
+from sifthinker.store.manifest import DATA
 from sifthinker.system.files import write_json
 from tasks.runtime.stage import Job, stage
 from tasks.runtime.stage_results import RESULTS
@@ -33,14 +36,20 @@ def publish(job: Job) -> None:
 
     job.keep(
         "sif",
-        SIF,
+        PUBLISHED,
         rows(),
         route=lambda row: part_of.pop(row["id"]),
         parts=len(parts),
         batch=domain.ROW_GROUP,
         part_by_part=True,
+        folder=DATA,
     )
-    write_json(job.out / "statistics.json", domain.statistics(sorted(job.out.glob("sif-*.parquet"))))
+    statistics = domain.statistics(sorted(job.out.glob(card.PARTS)))
+    write_json(job.out / "statistics.json", statistics)
+    nodes = card.behind(job.store.manifest, (artifact.ref for artifact in job.inputs.values()))
+    facts = card.Facts(job.config.model_dump(mode="json"), statistics, nodes)
+    (job.out / card.FILE).write_text(card.text(facts), encoding="utf-8")
+    job.draft.aside.add(card.FILE)  # other words about the data train no other model
 
 
 @stage(

@@ -5,6 +5,9 @@ from contextlib import ExitStack, contextmanager
 
 from sifthinker import llm
 from sifthinker.annotation import retry as domain
+from sifthinker.annotation.annotate import Annotator
+from sifthinker.annotation.first_rows import of_parts
+from sifthinker.annotation.probe import ROWS, probe
 from sifthinker.annotation.projection import project
 from sifthinker.config import Again, Api, Config, identity
 from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
@@ -32,7 +35,21 @@ def _retrying(job: Job) -> Iterator[Endpoints]:
             together = Endpoints(found.ledger, (*together.urls, found.url))
             client = stack.enter_context(llm.Client(api, found.ledger, found.url))
             stack.enter_context(watched(job, client.progress))
+            _probe(job, again, client)
         yield together
+
+
+def _probe(job: Job, again: Again, client: llm.Client) -> None:
+    """Asks a first row of a pass, before any pass: it may be one that an earlier pass would have mended."""
+    config = domain.over(again, job.config.annotate)
+    if not config.probe or config.api.mode == "batch":  # a batch may take a day
+        return
+    letters = (Reject(**row) for row in read(job.inputs["chains"].rejects()))
+    before = {row.id: row.reason for row in domain.asked_again(letters, again.reasons)}
+    tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
+    if before and (rows := of_parts(zip(*tables, strict=True), ROWS, before)):
+        said = probe(rows, Annotator(job.folders, client, config), before)
+        job.log.info("%s with %s: %s", job.order.label, config.api.model, said)
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,14 +18,16 @@ from sifthinker.annotation.early_stop import Hopeless
 from sifthinker.annotation.first_rows import FirstRow, first_rows
 from sifthinker.annotation.preview import Metered, preview
 from sifthinker.annotation.probe import probe
-from sifthinker.config import Annotate, Api
+from sifthinker.config import Again, Annotate, Api
 from sifthinker.core.errors import UserError
 from sifthinker.core.images import read
 from sifthinker.core.records import Annotation, Reject
+from sifthinker.core.tables import FOCUS, MAPS, REJECTS, SAMPLES, write
 from sifthinker.llm.standin import replies
 from sifthinker.reporting.preview_page import Card, render_page
 from sifthinker.store.artifacts import Store
 from tasks.operations.revive import revive
+from tasks.stages import retry as retrying
 from tests import annotation_rows as rows
 from tests import evil
 
@@ -218,3 +222,67 @@ def test_a_client_that_counts_is_a_client(tmp_path):
         assert (client.used.calls, client.bought) == (1, 1)
         assert client.ask(request).cached
         assert (client.used.calls, client.bought) == (2, 1)
+
+
+@pytest.mark.parametrize(("before", "stops"), [("bad-request", False), ("answer", True), (None, True)])
+def test_a_pass_of_retry_is_not_stopped_by_rows_that_every_endpoint_refuses(tmp_path, before, stops):
+    chosen = first(tmp_path, 3)
+    reasons = {row.sample.id: before for row in chosen} if before else None
+    with evil.serving(writing(lambda row: True)) as server, annotator(tmp_path, server.url) as (asks, _):
+        if stops:
+            with pytest.raises(Hopeless, match="failed for 3 rows: bad-request"):
+                probe(chosen, asks, reasons)
+        else:
+            assert "3 rows are refused as they were before: bad-request" in probe(chosen, asks, reasons)
+        assert len(server.asked) == 3
+
+
+def test_an_endpoint_that_does_not_answer_stops_a_pass_whatever_was_before(tmp_path):
+    chosen = first(tmp_path, 3)
+    with (
+        evil.serving(lambda *_: (500, {}, b"{}")) as server,
+        annotator(tmp_path, server.url) as (asks, _),
+        pytest.raises(Hopeless, match="failed for 3 rows: exhausted"),
+    ):
+        probe(chosen, asks, {row.sample.id: "exhausted" for row in chosen})
+
+
+def test_each_pass_of_retry_begins_with_a_row_that_it_asks_again(tmp_path, caplog):
+    store = Store(tmp_path / "store")
+    names = rows.pictures(tmp_path, ROWS)
+    made = {"samples": SAMPLES, "focus": FOCUS, "maps": MAPS}
+    tables_of = {
+        "samples": list(rows.samples(names, ROWS)),
+        "focus": [rows.focus(row) for row in rows.samples(names, ROWS)],
+        "maps": list(rows.maps(names)),
+    }
+    parts = {}
+    for name, schema in made.items():
+        write(tmp_path / f"{name}.parquet", schema, tables_of[name])
+        parts[name] = SimpleNamespace(parts=lambda _, name=name: [tmp_path / f"{name}.parquet"])
+    letters = [
+        Reject("annotate", "answer", "{}", id=f"test/made/{number}", source="test") for number in (3, 4)
+    ]
+    write(tmp_path / "rejects.parquet", REJECTS, letters)
+    parts["chains"] = SimpleNamespace(rejects=lambda: [tmp_path / "rejects.parquet"])
+    with evil.serving(writing()) as server:
+        api = API.model_copy(update={"base_url": server.url})
+        passes = (Again(model="other"), Again(model="third", reasons=("depths",)))
+        job = SimpleNamespace(
+            config=SimpleNamespace(
+                annotate=CONFIG.model_copy(update={"api": api}), retry=SimpleNamespace(passes=passes)
+            ),
+            inputs=parts,
+            folders={"test": tmp_path},
+            store=store,
+            work=tmp_path,
+            order=SimpleNamespace(label="retry"),
+            log=logging.getLogger("retry"),
+            notes={},
+        )
+        with caplog.at_level(logging.INFO), retrying.retry.around(job) as endpoints:
+            assert len(endpoints.urls) == 2
+        asked = [json.loads(body) for body in server.asked]
+    assert [body["model"] for body in asked] == ["other"], "no row was rejected for the second pass's reason"
+    assert "What is number 3?" in json.dumps(asked[0])
+    assert "retry with other: probe: row test/made/3" in caplog.text

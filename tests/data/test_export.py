@@ -1,5 +1,6 @@
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -79,9 +80,28 @@ def test_the_assistant_turn_is_the_chain(tmp_path):
         ("4 cats", "4 cats"),
     ],
 )
-def test_counts_are_numbers_and_other_answers_text(tmp_path, answer, response):
-    _, records, _ = _export(tmp_path, per_image=(1,), answer=answer)
-    assert records[0]["response"] == response
+def test_counts_are_numbers_for_rl_and_all_answers_text_otherwise(tmp_path, answer, response):
+    out, records, _ = _export(tmp_path, per_image=(1,), answer=answer)
+    assert records[0]["response"] == answer, "Arrow, which reads the whole data set, wants one type"
+    [record] = json.loads((out / export.RL_FILE).read_text("utf-8"))
+    assert record["response"] == response
+    assert type(record["response"]) is type(response)
+
+
+def test_without_a_subset_there_is_no_file_for_rl(tmp_path):
+    file = part(tmp_path / "photos").write(tmp_path / "part.parquet")
+    assert export.export([file], None, tmp_path / "out") == {export.SFT_FILE: 3}
+    assert not (tmp_path / "out" / export.RL_FILE).exists()
+
+
+def test_paths_can_be_whole(tmp_path, monkeypatch):
+    file = part(tmp_path / "photos").write(tmp_path / "part.parquet")
+    monkeypatch.chdir(tmp_path)
+    export.export([file], file, Path("out"), absolute=True)
+    for name in (export.SFT_FILE, export.RL_FILE):
+        for record in json.loads((tmp_path / "out" / name).read_text("utf-8")):
+            assert record["images"] == [record["image"], record["depth_image"]]
+            assert all(Path(path).is_absolute() and Path(path).is_file() for path in record["images"])
 
 
 def test_llama_factory_finds_its_entry_and_as_many_place_holders_as_images(tmp_path):

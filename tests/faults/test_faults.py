@@ -196,6 +196,31 @@ def test_a_killed_server_that_comes_back_after_a_minute(sif: Sif, kind: str) -> 
     ended(sif, run, "kill -9 of the Prefect server, back after 60 s", KINDS[kind], since, "Completed")
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.e2e if kind == "data" else pytest.mark.slow) for kind in KINDS],
+)
+def test_a_killed_server_that_stays_away_ends_the_run_and_the_store_keeps_what_was_made(
+    sif: Sif, kind: str
+) -> None:
+    stage = KINDS[kind].stage
+    run = at_work(sif, KINDS[kind])
+    sif.prefect.kill()
+    try:
+        until(lambda: [*sif.store.glob(f"{stage}/*/manifest.json")], f"{stage} is made without a server", 600)
+        since = time.monotonic()
+        until(lambda: run.process.poll() is not None, "the run ends in about two minutes", 180)
+        took = time.monotonic() - since
+    finally:
+        sif.prefect.start()
+    said = run.log.read_text()
+    assert run.process.returncode == 1, said
+    assert f"failed: the Prefect server at {sif.prefect.api} does not answer" in said
+    assert "What the run has made is in the store. Start the server, and run again" in said
+    row(f"kill -9 of the Prefect server, which stays away (ends {took:.0f} s later)", stage, "", "", "")
+    ended(sif, run, "the same, afterwards", KINDS[kind], time.monotonic(), "Running")
+
+
 @pytest.fixture(scope="module")
 def pool(prefect: PrefectServer) -> str:
     """The deployment `reproduce` in its pool; its id."""

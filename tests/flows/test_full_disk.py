@@ -37,7 +37,7 @@ def test_a_run_on_a_full_disk_says_so_and_finishes_with_room(prefect_server: str
         return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
     failed = run()
-    assert failed.returncode == 1
+    assert failed.returncode == 2, "something for the user to mend"
     assert "scenes: " in failed.stdout and "the disk is full; make room" in failed.stdout.replace("\n", " ")
     assert "Traceback" not in failed.stdout + failed.stderr
     assert not Store(small / "store").manifests("scenes"), "nothing half-written is taken for whole"

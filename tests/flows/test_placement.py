@@ -29,7 +29,8 @@ from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import runs
 from sifthinker.system.processes import end
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# An idle machine takes a tenth of these times. A loaded one starts each of the dozen processes of a test in a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[2]
 POOLS = ("cpu", "gpu-1", "gpu-8")
 WHERE = {"depth": "gpu-1", "sft": "gpu-8", "merge": "gpu-8", "grpo": "gpu-8", "evaluate": "gpu-1"}
@@ -110,7 +111,7 @@ def wait(what: Callable[[], Any], seconds: float, why: Callable[[], str]) -> Any
     return found
 
 
-def finished(run: FlowRun, logs: dict[str, Path], seconds: float = 600) -> FlowRun:
+def finished(run: FlowRun, logs: dict[str, Path], seconds: float = 1500) -> FlowRun:
     def said() -> str:
         return f"{read(run).state}\n" + "\n".join(path.read_text()[-3000:] for path in logs.values())
 
@@ -167,11 +168,11 @@ def test_ending_the_run_ends_its_training_in_the_other_pool(
             found = [record for record in runs(Store(store)) if record["state"] == "running"]
             return FlowRun.model_construct(id=found[0]["id"]) if found else None
 
-        run = wait(recorded, 120, lambda: "the run does not start")
+        run = wait(recorded, 600, lambda: "the run does not start")
     try:
-        child = wait(lambda: children(run).get("sft"), 300, lambda: f"{read(run).state}")
+        child = wait(lambda: children(run).get("sft"), 900, lambda: f"{read(run).state}")
         [pid_file] = wait(
-            lambda: list(store.glob("sft/*.work/pid.json")), 120, lambda: workers["gpu-8"].read_text()
+            lambda: list(store.glob("sft/*.work/pid.json")), 600, lambda: workers["gpu-8"].read_text()
         )
         training = int(json.loads(pid_file.read_text())["pid"])
         assert alive(training) and child.work_pool_name == "gpu-8"
@@ -200,7 +201,8 @@ def test_a_training_on_two_nodes_has_a_run_of_its_pool_for_each(
     """One worker takes both here; each run is a process of its own, as on two machines."""
     config = tiny(tmp_path, sft={"max_steps": 1, "batch": 1, "accumulation": 1, "ranks": 2, "nodes": 2})
     refused = start(config, stop_after="sft")
-    wait(lambda: (s := read(refused).state) and s.is_final(), 600, lambda: f"{read(refused).state}")
+    wait(lambda: (s := read(refused).state) and s.is_final(), 1500, lambda: f"{read(refused).state}")
+    assert read(refused).state.name == "UserError", "not tried again"
     assert "takes 1 runs at once and the training has 2 nodes" in str(read(refused).state.message)
     with get_client(sync_client=True) as client:
         client.update_work_pool("gpu-8", WorkPoolUpdate(concurrency_limit=2))

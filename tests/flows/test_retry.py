@@ -76,7 +76,7 @@ def test_two_passes_over_the_dead_letters_are_published_and_the_key_is_nowhere(s
     assert made["publish"]["rows"]["in"] >= rows["kept"]
     rejected = sum(first["rejected"].values())
     assert rejected <= sif.asked() - before <= 2 * rejected  # nothing of the rows that were accepted
-    published = {row["id"] for row in read(sorted(store.glob("publish/*/sif-*.parquet")), ["id"])}
+    published = {row["id"] for row in read(sorted(store.glob("publish/*/data/sif-*.parquet")), ["id"])}
     assert len(published) == made["publish"]["rows"]["kept"]
 
     asked = sif.asked()

@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 from flows import stage as flow
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
+from tasks.runtime import end_states
 from tasks.runtime.following import ProgramFailed
 from tasks.stages.sft import sft
 
@@ -72,6 +73,8 @@ def test_a_program_that_fails_on_several_nodes_is_left_to_the_flow_which_starts_
 
 
 def test_a_users_mistake_is_not_started_again_on_any_node(run: Any) -> None:
-    assert run.body(2, 0, Failed(message="sft: rank 1: no such colour")).is_failed()
-    with pytest.raises(UserError, match="no such colour"):  # the flow's final state is Failed then
+    mistake = run.body(2, 0, end_states.failed(UserError("sft: rank 1: no such colour")))
+    assert end_states.is_mistake(mistake), "the flow that waits for this run tells it on"
+    assert not end_states.is_mistake(run.body(2, 0, Failed(message="sft: rank 1 failed")))
+    with pytest.raises(UserError, match="no such colour"):  # the flow's final state tells it then
         run.body(2, 1, Completed(), join=UserError("no such colour"))

@@ -118,6 +118,7 @@ def test_a_night_that_went_wrong_is_told_once(
                 ("FAILED", "Failed"),
                 ("FAILED", "NotRun"),
                 ("FAILED", "TimedOut"),
+                ("FAILED", "UserError"),
                 ("FAILED", "Inconclusive"),
                 ("COMPLETED", "Warned"),
             )

@@ -87,13 +87,14 @@ def test_deploying_again_updates_and_leaves_what_people_set(
         assert limits == {"cpu": None, "gpu-1": 1, "gpu-8": 1}
         client.patch("work_pools/gpu-1", json={"concurrency_limit": 3}).raise_for_status()
         night, training = deployed["nightly"], deployed["training"]
-        schedule = f"deployments/{night['id']}/schedules/{night['schedules'][0]['id']}"
-        client.patch(schedule, json={"active": False}).raise_for_status()  # a pause of one schedule,
+        weekly = f"deployments/{night['id']}/schedules/{scheduled(night)['every-week']['id']}"
+        client.patch(weekly, json={"active": False}).raise_for_status()  # a pause of one schedule,
         client.post(f"deployments/{training['id']}/pause_deployment").raise_for_status()  # of a deployment
         again = deploy(composed)
         assert {name: d["id"] for name, d in again.items()} == {name: d["id"] for name, d in deployed.items()}
         assert client.get("work_pools/gpu-1").json()["concurrency_limit"] == 3
-        assert not again["nightly"]["schedules"][0]["active"]
+        active = {slug: schedule["active"] for slug, schedule in scheduled(again["nightly"]).items()}
+        assert active == {"every-night": True, "every-week": False}
         assert [name for name, d in again.items() if d["paused"]] == ["training"]
 
 
@@ -102,15 +103,22 @@ def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
     composed: Composed, deployed: dict[str, dict[str, Any]]
 ) -> None:
     night = deployed["nightly"]
-    (schedule,) = night["schedules"]
-    assert schedule["active"] and not night["paused"]
+    assert not night["paused"]
     assert night["global_concurrency_limit"]["limit"] == 1
     assert night["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-    zone = ZoneInfo(schedule["schedule"]["timezone"])
-    coming = CronSchedule(**schedule["schedule"])
-    now = datetime(2026, 3, 27, 12, tzinfo=UTC)
-    hours = [time.astimezone(zone).time().isoformat() for time in asyncio.run(coming.get_dates(4, start=now))]
-    assert hours == ["01:00:00"] * 4
+    settings = parse(night["parameters"]["config"], "nightly.yaml").nightly
+    now = datetime(2026, 3, 27, 12, tzinfo=UTC)  # a Friday
+    nights: dict[datetime, str] = {}
+    for schedule in night["schedules"]:
+        zone = ZoneInfo(schedule["schedule"]["timezone"])
+        for time in asyncio.run(CronSchedule(**schedule["schedule"]).get_dates(8, start=now)):
+            assert time not in nights, "two nights at once"
+            nights[time.astimezone(zone)] = schedule["parameters"].get("tier", settings.tier)
+    week = sorted(nights)[:7]
+    assert [time.time().isoformat() for time in week] == ["01:00:00"] * 7
+    assert [(time - week[0]).days for time in week] == [*range(7)], "one each day"
+    assert [nights[time] for time in week] == ["nightly", "weekly", *["nightly"] * 5]
+    assert set(nights.values()) <= set(settings.tiers) and settings.tiers["weekly"].fresh
 
 
 @pytest.mark.e2e
@@ -259,6 +267,11 @@ def test_a_worker_anywhere_runs_a_deployment_in_its_own_checkout(
         assert list((tmp_path / "store" / "scenes").iterdir())
         logged = client.post("logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).text
         assert composed.credentials not in ended.stdout + ended.stderr + logged
+
+
+def scheduled(deployment: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schedules of a deployment, by their slugs."""
+    return {schedule["slug"]: schedule for schedule in deployment["schedules"]}
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -186,14 +186,23 @@ def test_there_are_schedules_to_look_for() -> None:
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_the_server_makes_runs_for_a_schedule_after_make_deploy(prefect: PrefectServer, name: str) -> None:
     """Fails with SQLAlchemy 2.1: the scheduler breaks at each pass, and nothing else does."""
-    first, *more = wait(lambda: made(prefect, name, "SCHEDULED"), f"a scheduled run of {name}", 90)
-    assert more, "the scheduler makes at least three"
-    [schedule] = next(d["schedules"] for d in DEPLOYMENTS if d["name"] == name)
-    begins = datetime.fromisoformat(first["expected_start_time"]).astimezone(UTC)
-    minute, hour, _, _, weekday = schedule["cron"].split()
-    assert (begins.minute, begins.hour) == (int(minute), int(hour))
-    assert weekday in ("*", str(begins.isoweekday() % 7))
-    assert begins - datetime.now(UTC) < timedelta(days=7)
+    for schedule in next(d["schedules"] for d in DEPLOYMENTS if d["name"] == name):
+        given = schedule.get("parameters", {})
+
+        def coming(given: dict[str, Any] = given) -> list[dict[str, Any]]:
+            found = made(prefect, name, "SCHEDULED")
+            return [run for run in found if run["parameters"].get("tier") == given.get("tier")]
+
+        first, *more = wait(coming, f"a scheduled run of {name}, {schedule['slug']}", 90)
+        assert more, "the scheduler makes at least three"
+        minute, hour, _, _, weekdays = schedule["cron"].split()
+        least, _, most = weekdays.partition("-")
+        for run in (first, *more):
+            begins = datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC)
+            assert (begins.minute, begins.hour) == (int(minute), int(hour))
+            assert int(least) <= begins.isoweekday() % 7 <= int(most or least)
+        first_begins = datetime.fromisoformat(first["expected_start_time"])
+        assert first_begins - datetime.now(UTC) < timedelta(days=7)
 
 
 def test_a_pause_takes_the_scheduled_runs_away_and_outlasts_make_deploy(prefect: PrefectServer) -> None:
@@ -229,12 +238,16 @@ def test_doctor_says_when_a_night_comes_and_that_a_schedule_is_off(prefect: Pref
     assert good.verdict == "ok"
     assert "nightly runs next at 20" in good.found and "prune runs next at 20" in good.found
     night = named(prefect, "nightly")
-    schedule = f"{prefect.api}/deployments/{night['id']}/schedules/{night['schedules'][0]['id']}"
-    httpx.patch(schedule, json={"active": False}, timeout=60).raise_for_status()
+    schedules = [
+        f"{prefect.api}/deployments/{night['id']}/schedules/{one['id']}" for one in night["schedules"]
+    ]
+    for schedule in schedules:
+        httpx.patch(schedule, json={"active": False}, timeout=60).raise_for_status()
     try:
         off, rest = look(prefect)
     finally:
-        httpx.patch(schedule, json={"active": True}, timeout=60).raise_for_status()
+        for schedule in schedules:
+            httpx.patch(schedule, json={"active": True}, timeout=60).raise_for_status()
     assert (off.verdict, off.found) == ("warning", "off: nightly") and "UI" in off.todo
     assert rest.verdict == "ok" and "nightly" not in rest.found
 

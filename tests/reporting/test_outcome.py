@@ -47,6 +47,31 @@ def test_a_benchmark_of_many_metrics_shows_those_that_stand_for_it(metrics, firs
     assert [row["metric"] for row in made["rows"]] == first
 
 
+def test_the_short_page_of_the_ui_has_them_side_by_side_with_intervals():
+    facts = report.Facts(
+        stages=[],
+        scores=[
+            score("vstar", "overall", 0.6),
+            score("refcoco", "a|<b>", 0.5, rendered=True, unparsable=7),
+            score("sat", "accuracy", 0.5, low=None, high=None),
+        ],
+        before={"base": [score("vstar", "overall", 0.25)]},
+    )
+    lines = report.page(facts).splitlines()
+    head = lines.index("| benchmark | metric | Base | GRPO | Paper |")
+    assert lines[head - 2] == "Strict scores of 100, with 95 % intervals."
+    vstar, refcoco, sat = lines[head + 2 : head + 5]
+    assert vstar.startswith("| vstar | overall | **25.0** (10.0 – 90.0) | **60.0** (10.0 – 90.0) | ")
+    assert refcoco == (
+        "| refcoco (rendered look-alike) | a&#124;&lt;b&gt; | not scored | **50.0** (10.0 – 90.0), 7 % unparsable "
+        "| other questions |"
+    )
+    assert sat.startswith("| sat | accuracy | not scored | **50.0** | ")
+    assert all(line.count("|") == lines[head].count("|") for line in lines[head : head + 5])
+    assert head < lines.index("| benchmark | metric | official | strict | questions | unparsable |")
+    assert outcome.markdown(outcome.side_by_side({})) == ""
+
+
 def test_what_was_not_scored_has_no_row():
     assert outcome.side_by_side({"grpo": [score("sat", "", None, missing="no file")]})["rows"] == []
 

@@ -59,8 +59,10 @@ def careless(job: Job) -> None:
     job.keep("kept", NUMBERS, rows[1:])
 
 
-@stage(config=lambda c: {}, results=Results(("spill",)))
+@stage(config=lambda c: {}, results=Results(("spill",)), retries=2)
 def refused(job: Job) -> None:
+    with (job.config.store / "tries").open("a") as said:
+        said.write("try\n")
     raise UserError("data.json, row 3, field box: not a list; write four numbers")
 
 
@@ -243,8 +245,10 @@ def test_a_mistake_of_the_users_fails_the_run_with_its_message_alone(
 
     state = small(config(tmp_path), Partial(), refusing, return_state=True)
     assert state.is_failed()
+    assert state.name == "UserError", "of which alerts and exit codes know"
     assert state.message == "refused: data.json, row 3, field box: not a list; write four numbers"
     assert "Traceback" not in caplog.text
+    assert (tmp_path / "tries").read_text() == "try\n", "another try would find the same"
 
 
 def test_accept_lets_artifacts_stand_for_changed_code_and_libraries(

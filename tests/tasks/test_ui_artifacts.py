@@ -1,9 +1,34 @@
 import logging
+import threading
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 
-from tasks.runtime import ui_artifacts
+from sifthinker.llm.call_counts import Counts
+from tasks.runtime import endpoint, ui_artifacts
+from tasks.runtime.stage import Progress
+
+
+def test_nothing_is_tried_again_and_a_page_is_renewed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's client would wait for minutes, and the stage with it."""
+    monkeypatch.setattr(ui_artifacts, "_quiet_until", 0.0)
+    seen = []
+    client = MagicMock()
+    client.__enter__().update_artifact = lambda artifact_id, artifact: seen.append(artifact_id)
+    monkeypatch.setattr(ui_artifacts, "get_client", lambda sync_client: client)
+
+    def create(text: str, key: str, description: str) -> str:
+        seen.append(PREFECT_CLIENT_MAX_RETRIES.value())
+        return "it"
+
+    monkeypatch.setattr(ui_artifacts, "create_markdown_artifact", create)
+    artifact = ui_artifacts.page("one", "grpo-training", "grpo under way")
+    assert ui_artifacts.page("two", "grpo-training", "grpo under way", artifact) == artifact == "it"
+    assert seen == [0, "it"]
 
 
 @pytest.mark.parametrize(
@@ -15,16 +40,19 @@ def test_a_server_that_is_away_costs_the_picture_and_never_the_stage(
     def away(*_: object, **__: object) -> None:
         raise error
 
+    monkeypatch.setattr(ui_artifacts, "_quiet_until", 0.0)
     for name in ("create_markdown_artifact", "create_progress_artifact", "update_progress_artifact"):
         monkeypatch.setattr(ui_artifacts, name, away)
     with caplog.at_level(logging.WARNING):
         assert ui_artifacts.markdown("text", "key", "A summary") is None
         assert ui_artifacts.progress(10.0, "Progress of depth") is None
-        assert (
-            ui_artifacts.progress(20.0, "Progress of depth", "artifact") == "artifact"
-        )  # tried again at the next row
-    assert len(caplog.records) == 3
-    assert "A summary: could not be shown" in caplog.text
+        # Not asked again for a minute: each try may take as long as a hanging server lets it.
+        assert ui_artifacts.progress(20.0, "Progress of depth", "artifact") == "artifact"
+        assert ui_artifacts.page("text", "key", "grpo under way", "artifact") == "artifact"
+        assert len(caplog.records) == 1 and "A summary: could not be shown" in caplog.text
+        monkeypatch.setattr(ui_artifacts, "_quiet_until", 0.0)
+        assert ui_artifacts.progress(30.0, "Progress of depth", "artifact") == "artifact"
+        assert len(caplog.records) == 2, "and then it is"
 
 
 @pytest.mark.parametrize("error", [ValueError("key"), RuntimeError("no running event loop")])
@@ -35,3 +63,70 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, error:
     monkeypatch.setattr(ui_artifacts, "create_markdown_artifact", wrong)
     with pytest.raises(type(error), match=str(error)):
         ui_artifacts.markdown("text", "Not A Key", "A summary")
+
+
+@pytest.fixture
+def artifacts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[float, str]]]:
+    """Percent and description of each artifact, in the order in which the UI gets them."""
+    kept: dict[str, list[tuple[float, str]]] = {}
+
+    def create(percent: float, description: str) -> str:
+        name = f"artifact {len(kept)}"
+        kept[name] = [(percent, description)]
+        return name
+
+    monkeypatch.setattr(ui_artifacts, "create_progress_artifact", create)
+    monkeypatch.setattr(
+        ui_artifacts,
+        "update_progress_artifact",
+        lambda name, percent, text: kept[name].append((percent, text)),
+    )
+    return kept
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_the_artifact_says_rate_and_time_left_and_at_the_end_that_nothing_more_comes(
+    artifacts: dict[str, list[tuple[float, str]]], completed: bool
+) -> None:
+    progress = Progress("depth", 8, logging.getLogger("test"), every=0)
+    progress.add(2, "a note")
+    progress.add(2)
+    progress.end(completed, "the last counts")
+    [(first, what), (half, _), (last, ended)] = artifacts["artifact 0"]
+    assert (first, half, last) == (25, 50, 100 if completed else 50)
+    assert what.startswith("Progress of depth: 2 of 8, ") and what.endswith(" s left | a note")
+    how = "completed after 0 s" if completed else "ended without its result after 0 s"
+    assert ended == f"Progress of depth: {how}, 4 of 8 | the last counts"
+
+
+def test_where_nothing_was_shown_nothing_is_ended(artifacts: dict[str, list[tuple[float, str]]]) -> None:
+    for total in (8, None):
+        progress = Progress("depth", total, logging.getLogger("test"))
+        progress.add(8)  # sooner than anybody looks
+        progress.end(True)
+    assert not artifacts
+
+
+def test_a_stage_that_asks_is_shown_from_its_first_rows_to_its_last_counts(
+    artifacts: dict[str, list[tuple[float, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "EVERY", 0.01)
+    counts = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "", 0.0, None)
+    looked = threading.Event()
+
+    def look() -> Counts:
+        if counts.rows_done == 3 and artifacts:
+            looked.set()
+        return counts
+
+    order = SimpleNamespace(label="evaluate")
+    job: Any = SimpleNamespace(order=order, log=logging.getLogger("test"), notes={})
+    with endpoint.watched(job, look, lambda now: f"{now.rows_done} rows"):
+        counts = Counts(6, 2, 1, 3, 0, 0, 1, 30, 3, 0.0, "", 60.0, 3.0)
+        assert looked.wait(20)
+        counts = Counts(6, 5, 1, 6, 0, 0, 0, 60, 6, 0.0, "", 60.0, 0.0)
+    said = artifacts["artifact 0"]
+    assert said[0][0] == 50 and " of 6, " in said[0][1] and said[0][1].endswith("| 3 rows")
+    assert said[-1][0] == 100 and "evaluate: completed after" in said[-1][1]
+    assert said[-1][1].endswith("6 of 6 | 6 rows")
+    assert job.notes["calls"] == 6

@@ -54,6 +54,7 @@ class Stages:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # two minutes on an idle machine
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_goes_through_every_stage(family, tmp_path, sif, judge, monkeypatch):
     """With gradient checkpointing, which each family wires up in its own way, and with real sampling."""
@@ -112,6 +113,6 @@ def same_tokens(url: str, model: Path) -> None:
         "messages": prompts.with_images(messages, [images.data_url(FLAT)] * 2),
         "max_tokens": 2,
     }
-    reply = httpx.post(f"{url}/chat/completions", json=body, timeout=60, trust_env=False).json()
+    reply = httpx.post(f"{url}/chat/completions", json=body, timeout=600, trust_env=False).json()
     inputs = loading.encode(loading.load_processor(model), messages, [images.rgb(FLAT)] * 2)
     assert reply["usage"]["prompt_tokens"] == inputs["input_ids"].shape[1]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from peft import get_peft_model
 
-from sifthinker.config import Api, Grpo, Model, Sft
+from sifthinker.config import Api, Grpo, Lora, Model, Sft
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.models.families import FAMILIES
-from sifthinker.training import grpo, memory, preflight, sft
+from sifthinker.training import adapters, grpo, memory, preflight, sft
 from tests.training.fake_judge import Judge
 
 POLICY = Model(weights="tiny", max_pixels=3136)
@@ -72,6 +73,17 @@ def test_the_adapter_of_the_estimate_is_the_adapter_that_is_trained(base, config
     sft.main(config_file("sft", "one", {**SMALL, "max_steps": 1, "lora": {"r": 4, "alpha": 8, "dropout": 0}}))
     trained = json.loads((tmp_path / "one/out/summary.json").read_text())["notes"]["parameters_trained"]
     assert memory.read_shape(base).adapted * 4 == trained
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_adapter_of_the_estimate_is_what_peft_makes_of_each_family(family, tmp_path):
+    """Qwen3.5's linear attention, whose layers have other names than attention's, included."""
+    loading.build_tiny(family, 0, tmp_path)
+    wrapped = get_peft_model(
+        loading.load_policy(tmp_path, "fp32"), adapters.lora(Lora(r=4, alpha=8, dropout=0.0))
+    )
+    trained, _ = wrapped.get_nb_trainable_parameters()
+    assert memory.read_shape(tmp_path).adapted * 4 == trained > 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import pytest
 from PIL import Image
@@ -68,10 +67,12 @@ def test_only_whole_lines_of_the_end_of_a_file_are_read(work):
 
 def test_the_artifact_is_renewed_in_place_every_few_steps_and_once_a_minute_at_most(work, monkeypatch):
     sent = []
-    client = MagicMock()
-    client.__enter__().update_artifact = lambda artifact_id, artifact: sent.append(artifact_id)
-    monkeypatch.setattr(programs, "get_client", lambda sync_client: client)
-    monkeypatch.setattr(programs, "create_markdown_artifact", lambda text, key, _: sent.append(key) or "it")
+
+    def show(text: str, key: str, description: str, artifact: str | None) -> str:
+        sent.append(artifact or key)
+        return "it"
+
+    monkeypatch.setattr(programs.ui_artifacts, "page", show)
     clock = iter([0, 0, 61, 61, 90, 90])
     monkeypatch.setattr(
         programs, "time", SimpleNamespace(monotonic=lambda: next(clock))

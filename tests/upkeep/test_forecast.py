@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.commands import plan as command
 from flows.commands.tables import Printed
@@ -172,3 +173,84 @@ def test_this_machine_is_measured_and_the_hours_are_of_the_right_order(tmp_path,
     assert all(line.hours and 1e-4 < line.hours < 10 for line in found)
     [file] = (tmp_path / "cache" / "calibration").iterdir()
     assert json.loads(file.read_text())["device"] == measured.device
+
+
+# --- what is too slow to be measured --------------------------------------------------------------------------------
+
+LAYER = memory.Shape(
+    parameters=1, adapted=1, layers=4, hidden=256, inner=512, vocabulary=1000, cached=128, context=2048
+)
+
+
+def test_layers_that_would_take_too_long_are_extrapolated_from_products(monkeypatch):
+    """A product of 13 rows at 1 ns a weight, and none of a layer: a training step is two, a token one."""
+    from sifthinker.upkeep.forecast import measure
+
+    monkeypatch.setattr(measure, "_product", lambda rows, *_: rows * 1e-9)
+    monkeypatch.setattr(measure, "_layers", lambda *_: pytest.fail("no layer is built"))
+    monkeypatch.setattr(measure, "LIMIT", 1.0)
+    rates = measure._rates(SEVEN, 8, torch.float32, "cpu", 2)
+    weights = SEVEN.hidden * (4 * SEVEN.hidden + 3 * SEVEN.inner)
+    assert rates.layer_token == pytest.approx(2e-9 * weights)
+    assert rates.decode_layer == pytest.approx(2e-9 * weights)
+    assert rates.extrapolated.startswith("layers are extrapolated from products of 13 and 2 rows: one would")
+
+
+@pytest.mark.parametrize(("first", "layers"), [(10.0, [1, 3]), (20.0, [1])])
+def test_three_layers_are_measured_only_where_one_leaves_the_time_for_them(monkeypatch, first, layers):
+    """One took 10 s, or 20 s, and three would take three times as long, of 60 s in all."""
+    from sifthinker.upkeep.forecast import measure
+
+    now, built = [0.0], []
+
+    def decoder(count, *_):
+        built.append(count)
+        now[0] += first * count
+        return 2.0 * count, 0.5 * count
+
+    monkeypatch.setattr(measure.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(measure, "_product", lambda *_: 0.0)
+    monkeypatch.setattr(measure, "_layers", decoder)
+    rates = measure._rates(SEVEN, 8, torch.float32, "cpu", 2)
+    assert built == layers
+    assert (rates.layer_token, rates.decode_layer) == (pytest.approx(2.0 / 13), pytest.approx(0.5))
+    assert rates.extrapolated == (
+        "" if len(layers) == 2 else "layers are extrapolated from 1: 3 would take 60 s here"
+    )
+
+
+@pytest.mark.e2e
+def test_products_tell_what_layers_take(monkeypatch):
+    """To a factor of ten: this decides what is measured, and stands in for what is not."""
+    from sifthinker.upkeep.forecast import measure
+
+    measured = measure._rates(LAYER, 8, torch.float32, "cpu", 2)
+    monkeypatch.setattr(measure, "LIMIT", 0.0)
+    guessed = measure._rates(LAYER, 8, torch.float32, "cpu", 2)
+    assert not measured.extrapolated and guessed.extrapolated
+    assert 0.1 < guessed.layer_token / measured.layer_token < 10
+
+
+def test_slow_depth_maps_are_extrapolated_from_one_picture(monkeypatch, paper):
+    from sifthinker.upkeep.forecast import measure
+
+    now = [0.0]
+
+    def estimate(pictures, *_):
+        found = list(pictures)
+        now[0] += 5.0 + 3.0 * len(found)  # loading, and 3 s a picture
+        return found
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure.depth_estimation, "estimate", estimate)
+    each, said = measure._depth(paper, Path("weights"))
+    assert each == pytest.approx(3.0)
+    assert said.startswith("depth maps are extrapolated from one picture")
+    monkeypatch.setattr(measure, "LIMIT", 1e6)
+    assert measure._depth(paper, Path("weights")) == (pytest.approx(3.0), "")
+
+
+def test_the_plan_says_what_was_not_measured(monkeypatch, capsys):
+    measured = replace(MEASURED, extrapolated="layers are extrapolated from products of 13 and 2 rows")
+    command._show([forecast.Line("sft", 1.0)], measured)
+    assert "Not measured: layers are extrapolated from products of 13 and 2 rows" in capsys.readouterr().out

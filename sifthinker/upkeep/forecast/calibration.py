@@ -40,6 +40,7 @@ class Calibration:
         write: Bytes a second to the store's disk.
         read: The same from it; what the machine has cached counts as read.
         versions: Of the libraries.
+        extrapolated: What was not measured because it takes too long, and what it was computed from.
     """
 
     host: str
@@ -58,6 +59,7 @@ class Calibration:
     write: float
     read: float
     versions: dict[str, str]
+    extrapolated: str = ""
 
     @property
     def name(self) -> str:

@@ -2,7 +2,11 @@
 
 One layer and three layers of a decoder of these sizes are trained and decoded, with random weights and an adapter. The
 difference is two layers' time; a whole model need not fit. On a processor one thread computes, as in a rank, and layers of
-billions of weights see few tokens; without fast bf16 that still takes minutes. A picture's depth map is made where the depth model's weights are at hand.
+billions of weights see few tokens. A picture's depth map is made where the depth model's weights are at hand.
+
+Layers of a 7B model in bf16 take minutes on a processor without fast bf16. So products of a layer's sizes are timed first,
+of few columns and then of more. From these it is known what a layer will take. What would pass `LIMIT` seconds is not
+measured: the rates then come from one layer, or from the products alone, and the calibration says so.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +44,9 @@ COLUMNS = 1000  # of the vocabulary
 LAYERS = (1, 3)  # of the two decoders
 REPEATS = 5
 ENOUGH = 10.0  # seconds, after which nothing is repeated
+LIMIT = 60.0  # seconds for the layers, and as many for the depth maps
+PROBE = 3.0  # seconds of one product, at most
+PASSES = 2  # products of a layer in a training step: forward, and backward to its input
 DISK = 256_000_000  # bytes
 
 
@@ -57,13 +65,11 @@ def calibrate(config: Config, shape: Shape, depth_weights: Path | None) -> Calib
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if where == "cpu" else threads)
     try:
-        trained, decoded = zip(
-            *(_layers(count, shape, config.sft.lora.r, dtype, where, sequences) for count in LAYERS),
-            strict=True,
-        )
+        rates = _rates(shape, config.sft.lora.r, dtype, where, sequences)
         head = _head(shape.hidden, dtype, where)
     finally:
         torch.set_num_threads(threads)
+    depth_image, extrapolated = _depth(config, depth_weights)
     write, read = _disk(config.store)
     return Calibration(
         host=socket.gethostname(),
@@ -74,15 +80,75 @@ def calibrate(config: Config, shape: Shape, depth_weights: Path | None) -> Calib
         inner=shape.inner,
         cached=shape.cached,
         r=config.sft.lora.r,
-        layer_token=_a_layer(trained) / _tokens(shape, where),
+        layer_token=rates.layer_token,
         head_token=head,
-        decode_layer=_a_layer(decoded),
+        decode_layer=rates.decode_layer,
         sequences=sequences,
-        depth_image=_depth(config, depth_weights),
+        depth_image=depth_image,
         write=write,
         read=read,
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        extrapolated="; ".join(filter(None, (rates.extrapolated, extrapolated))),
     )
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """What layers take.
+
+    Attributes:
+        layer_token: Seconds of a training pass, a layer and token.
+        decode_layer: Seconds of a layer for one more token of each sequence.
+        extrapolated: What was not measured, and what it was computed from; empty where all was.
+    """
+
+    layer_token: float
+    decode_layer: float
+    extrapolated: str = ""
+
+
+def _rates(shape: Shape, r: int, dtype: torch.dtype, where: str, sequences: int) -> _Rates:
+    """Measures layers as far as `LIMIT` seconds reach, after products that say how far that is."""
+    began = time.monotonic()
+    tokens = _tokens(shape, where)
+    trained, decoded = (_product(rows, shape, dtype, where) * _weights(shape) for rows in (tokens, sequences))
+    prompt = trained * PROMPT[where] * sequences / tokens
+    # Each is done twice: a training pass, and two decodings with their prompts.
+    layer = 2 * (PASSES * trained + 2 * prompt + (DECODED[where] + 2) * decoded)
+    if layer > LIMIT:
+        return _Rates(
+            PASSES * trained / tokens,
+            decoded,
+            f"layers are extrapolated from products of {tokens} and {sequences} rows: one would take {layer:.0f} s here",
+        )
+    few = _layers(LAYERS[0], shape, r, dtype, where, sequences)
+    spent = time.monotonic() - began
+    more = spent * LAYERS[1] / LAYERS[0]
+    if spent + more > LIMIT:
+        return _Rates(
+            few[0] / LAYERS[0] / tokens,
+            few[1] / LAYERS[0],
+            f"layers are extrapolated from {LAYERS[0]}: {LAYERS[1]} would take {more:.0f} s here",
+        )
+    many = _layers(LAYERS[1], shape, r, dtype, where, sequences)
+    return _Rates(_a_layer((few[0], many[0])) / tokens, _a_layer((few[1], many[1])))
+
+
+def _product(rows: int, shape: Shape, dtype: torch.dtype, where: str) -> float:
+    """Seconds a weight of a product of so many rows with a matrix of a feed-forward layer, or with some of its columns."""
+    states = torch.randn(rows, shape.hidden, device=where).to(dtype)
+    columns = min(shape.inner, 256)
+    while True:
+        matrix = torch.randn(shape.hidden, columns, device=where).to(dtype)
+        seconds = _seconds(lambda matrix=matrix: (states @ matrix, None)[1], PROBE)  # type: ignore[misc]
+        if columns == shape.inner or seconds * 4 > PROBE:
+            return seconds / (shape.hidden * columns)
+        columns = min(shape.inner, columns * 4)
+
+
+def _weights(shape: Shape) -> int:
+    """Of a layer, about."""
+    return shape.hidden * (4 * shape.hidden + 3 * shape.inner)
 
 
 def _a_layer(seconds: Sequence[float]) -> float:
@@ -93,8 +159,7 @@ def _a_layer(seconds: Sequence[float]) -> float:
 
 def _tokens(shape: Shape, where: str) -> int:
     """How many tokens the measured pass has."""
-    weights = LAYERS[1] * shape.hidden * (4 * shape.hidden + 3 * shape.inner)
-    return int(min(TOKENS[where], max(8, PRODUCTS[where] / weights)))
+    return int(min(TOKENS[where], max(8, PRODUCTS[where] / (LAYERS[1] * _weights(shape)))))
 
 
 def _layers(
@@ -147,16 +212,21 @@ def _layers(
 
 
 def _head(hidden: int, dtype: torch.dtype, where: str) -> float:
-    """Seconds of one product with the head, a token and thousand columns."""
-    states = torch.randn(256, hidden, dtype=dtype, device=where)
-    columns = torch.randn(hidden, 8 * COLUMNS, dtype=dtype, device=where)
-    return _seconds(lambda: (states @ columns, None)[1]) / 256 / 8
+    """Seconds of one product with the head, a token and thousand columns; of as many tokens as are quick."""
+    columns = torch.randn(hidden, 8 * COLUMNS, device=where).to(dtype)
+    rows = 8
+    while True:
+        states = torch.randn(rows, hidden, device=where).to(dtype)
+        seconds = _seconds(lambda states=states: (states @ columns, None)[1], PROBE)  # type: ignore[misc]
+        if rows == 256 or seconds * 4 > PROBE:
+            return seconds / rows / 8
+        rows = min(256, rows * 4)
 
 
-def _depth(config: Config, weights: Path | None) -> float | None:
-    """Seconds for a picture's depth map, loading left out."""
+def _depth(config: Config, weights: Path | None) -> tuple[float | None, str]:
+    """Seconds for a picture's depth map, loading left out; and what of it was not measured, if anything."""
     if weights is None:
-        return None
+        return None, ""
     noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG")
@@ -168,8 +238,14 @@ def _depth(config: Config, weights: Path | None) -> float | None:
         assert len(list(depth_estimation.estimate(pictures, weights, config.depth))) == count
         return time.perf_counter() - began
 
+    one = maps(1)  # with loading
     few, many = config.depth.batch, 3 * config.depth.batch
-    return max((maps(many) - maps(few)) / (many - few), 1e-6)
+    if one * (few + many) > LIMIT:  # too much where loading takes most of it
+        two = maps(2)
+        return max(two - one, 1e-6), (
+            f"depth maps are extrapolated from one picture: {few + many} would take up to {one * (few + many):.0f} s here"
+        )
+    return max((maps(many) - maps(few)) / (many - few), 1e-6), ""
 
 
 def _disk(store: Path) -> tuple[float, float]:
@@ -191,11 +267,16 @@ def _disk(store: Path) -> tuple[float, float]:
         return DISK / written, DISK / (time.perf_counter() - began)
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    """The shortest of some runs, after one that does not count."""
+def _seconds(work: Callable[[], None], enough: float = ENOUGH) -> float:
+    """The shortest of some runs, after one that does not count.
+
+    Args:
+        work: a run.
+        enough: seconds, after which it is not repeated more than once.
+    """
     found: list[float] = []
     began = time.perf_counter()
-    while len(found) <= REPEATS and (len(found) < 2 or time.perf_counter() - began < ENOUGH):
+    while len(found) <= REPEATS and (len(found) < 2 or time.perf_counter() - began < enough):
         start = time.perf_counter()
         work()
         if torch.cuda.is_available():

@@ -1,0 +1,120 @@
+"""A Prefect server that is away: how long a run waits for it, and what it says then.
+
+While a stage works, nothing waits: what people look at is left out (`tasks/runtime/ui_artifacts.py`), and the work goes on.
+Before its next stage, and before its end, a run waits `WAIT` seconds for the server. Then it fails. What it has made is in
+the store by then. The server hears of its end from the next run (`tasks/runtime/liveness.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.context import SettingsContext, get_settings_context
+from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+WAIT = 100.0  # seconds
+EVERY = 2.0  # seconds between two looks
+ANSWER = 10.0  # seconds that a server has for an answer
+LEAVE = 15.0  # seconds that a worker's run has for its end
+BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
+
+
+class ServerAway(Exception):
+    """The Prefect server does not answer. The message says where it should be, and what to do."""
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Within it a call to a server that is away fails at once. Prefect's client would try again and again."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        yield
+
+
+def wait() -> None:
+    """Returns when the Prefect server answers.
+
+    Where it does not, what is left of the run does not wait for it again: Prefect's engine tries several times to tell how
+    the run ended, each time with all its retries.
+
+    Raises:
+        ServerAway: it has not answered for `WAIT` seconds.
+    """
+    began = time.monotonic()
+    said = False
+    while (wrong := _wrong()) is not None:
+        if time.monotonic() - began >= WAIT:
+            _give_up()
+            raise ServerAway(explained(wrong))
+        if not said:
+            get_run_logger().warning(
+                "the Prefect server at %s does not answer: %s; the run waits for it, at most %.0f s",
+                *(PREFECT_API_URL.value(), wrong, WAIT),
+            )
+            said = True
+        time.sleep(EVERY)
+
+
+def stays_away() -> bool:
+    """Whether the server does not answer, for as long as `wait` waits: for the end of a run that failed anyhow."""
+    try:
+        wait()
+    except ServerAway:
+        return True
+    return False
+
+
+def explained(wrong: object) -> str:
+    """What a run says of a server that does not answer.
+
+    Args:
+        wrong: what was met instead of an answer.
+    """
+    return (
+        f"the Prefect server at {PREFECT_API_URL.value()} does not answer: {wrong}. What the run has made is in the store. "
+        "Start the server, and run again with the same command"
+    )
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error of Prefect's client means that the server could not be reached. Any other is a mistake of ours."""
+    # Of an API out of reach Prefect's client raises a plain RuntimeError.
+    return isinstance(error, httpx.HTTPError) or (
+        isinstance(error, RuntimeError) and "reach API" in str(error)
+    )
+
+
+def leave() -> NoReturn:
+    """Ends this process, which has failed. Prefect's threads would hold it, telling the server one event after another."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _give_up() -> None:
+    """From now on every call of this run fails at once. The settings are entered and never left.
+
+    A process that a worker started makes this run alone, and is ended. `sif` ends its own.
+    """
+    context = get_settings_context()
+    settings = context.settings.copy_with_update(updates={PREFECT_CLIENT_MAX_RETRIES: 0})
+    SettingsContext(profile=context.profile, settings=settings).__enter__()
+    if BY_WORKER in os.environ:
+        timer = threading.Timer(LEAVE, leave)
+        timer.daemon = True
+        timer.start()
+
+
+def _wrong() -> str | None:
+    """What is met instead of a healthy server; None where it is healthy."""
+    with at_once(), get_client(httpx_settings={"timeout": ANSWER}, sync_client=True) as client:
+        found = client.api_healthcheck()
+    return None if found is None else f"{type(found).__name__}: {found}"
