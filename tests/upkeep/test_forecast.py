@@ -252,5 +252,5 @@ def test_slow_depth_maps_are_extrapolated_from_one_picture(monkeypatch, paper):
 
 def test_the_plan_says_what_was_not_measured(monkeypatch, capsys):
     measured = replace(MEASURED, extrapolated="layers are extrapolated from products of 13 and 2 rows")
-    command._show([forecast.Line("sft", 1.0)], measured)
+    command._show(Printed(False, "stages"), [forecast.Line("sft", 1.0)], measured)
     assert "Not measured: layers are extrapolated from products of 13 and 2 rows" in capsys.readouterr().out
