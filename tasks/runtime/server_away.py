@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NoReturn
 
 import httpx
@@ -26,6 +27,9 @@ EVERY = 2.0  # seconds between two looks
 ANSWER = 10.0  # seconds that a server has for an answer
 LEAVE = 15.0  # seconds that a worker's run has for its end
 BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
+
+
+_given_up = ContextVar("given up", default=False)
 
 
 class ServerAway(Exception):
@@ -42,16 +46,16 @@ def at_once() -> Iterator[None]:
 def wait() -> None:
     """Returns when the Prefect server answers.
 
-    Where it does not, what is left of the run does not wait for it again: Prefect's engine tries several times to tell how
-    the run ended, each time with all its retries.
+    Where it does not, what is left of the run does not wait for it again: neither the run that this one is part of, nor
+    Prefect's engine, which tries several times to tell how a run ended, each time with all its retries.
 
     Raises:
         ServerAway: it has not answered for `WAIT` seconds.
     """
     began = time.monotonic()
-    said = False
+    said = _given_up.get()
     while (wrong := _wrong()) is not None:
-        if time.monotonic() - began >= WAIT:
+        if _given_up.get() or time.monotonic() - began >= WAIT:
             _give_up()
             raise ServerAway(explained(wrong))
         if not said:
@@ -104,6 +108,9 @@ def _give_up() -> None:
 
     A process that a worker started makes this run alone, and is ended. `sif` ends its own.
     """
+    if _given_up.get():
+        return
+    _given_up.set(True)
     context = get_settings_context()
     settings = context.settings.copy_with_update(updates={PREFECT_CLIENT_MAX_RETRIES: 0})
     SettingsContext(profile=context.profile, settings=settings).__enter__()

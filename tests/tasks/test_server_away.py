@@ -54,6 +54,8 @@ def test_one_that_does_not_ends_the_run_and_is_not_waited_for_again(
     def run() -> int:
         with pytest.raises(server_away.ServerAway, match=r"the Prefect server at .* does not answer: Conn"):
             server_away.wait()
+        once = clock[0]
+        assert server_away.stays_away() and clock[0] == once, "nor does the run that this one is part of"
         return int(PREFECT_CLIENT_MAX_RETRIES.value())
 
     monkeypatch.delenv(server_away.BY_WORKER, raising=False)
