@@ -18,6 +18,8 @@ from flows.commands.doctor import doctor
 from flows.commands.join import join
 from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
+from flows.commands.logs import logs
+from flows.commands.metrics import metrics
 from flows.commands.nightly import nightly
 from flows.commands.options import STAGES, plain
 from flows.commands.plan import plan
@@ -31,11 +33,11 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (status, compare, artifacts.lineage),
+    "Look": (status, logs, compare, artifacts.lineage),
     "Nights": (nightly, artifacts.promote),
     "Data": (dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),
-    "Upkeep": (doctor, accept, artifacts.prune, import_ledger),
+    "Upkeep": (doctor, accept, artifacts.prune, import_ledger, metrics),
     "For developers": (developers.scenes, developers.frame, developers.bench),
 }
 EXIT_CODES = (
