@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from sifthinker import config as configuration
 from sifthinker.config import Api
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from sifthinker.evaluation.judges import Agreement
 
 EXAMPLES = 3
 FURTHEST = (
@@ -70,25 +73,21 @@ def judge_agreement(
                 llm.Client(api, bookkeeping.place(opened.root), url, scope="judge") as client,
             ):
                 found.append(judges.scores(client, asked))
-    measured = judges.agreement(found[0], found[1])
     names = (f"{first.base_url} {first.model}", f"{second.base_url} {second.model}")
     with Printed(json_, "agreement", "furthest") as printed:
-        _, *lines = measured.table(names)
-        rows_ = [{"what": what, "a": a, "b": b} for what, a, b in lines]
-        printed.table(
-            "agreement", (Column("judge", "what"), Column(names[0], "a"), Column(names[1], "b")), rows_
-        )
-        printed.value("judges", names)
-        printed.value("agreement", measured)
-        printed.table(
-            "furthest",
-            FURTHEST,
-            [
-                {"a": a, "b": b, "question": one.question, "reference": one.reference, "answer": one.answer}
-                for one, a, b in judges.furthest(asked, found[0], found[1], EXAMPLES)
-            ],
-            title="Where they are furthest apart:",
-        )
+        _show(printed, names, judges.agreement(found[0], found[1]))
+        furthest = [
+            {"a": a, "b": b, "question": one.question, "reference": one.reference, "answer": one.answer}
+            for one, a, b in judges.furthest(asked, found[0], found[1], EXAMPLES)
+        ]
+        printed.table("furthest", FURTHEST, furthest, title="Where they are furthest apart:")
+
+
+def _show(printed: Printed, names: tuple[str, str], measured: Agreement) -> None:
+    heads, *lines = measured.table(names)
+    printed.lines(heads, lines)
+    printed.value("judges", names)
+    printed.value("agreement", measured)
 
 
 def _other(first: Api, given: list[str]) -> Api:
