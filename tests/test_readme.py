@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from flows.commands.main import app
 from sifthinker import scenes
-from sifthinker.config import Scenes
+from sifthinker.config import Scenes, Source, load
+from sifthinker.core.records import Reject, Sample
+from sifthinker.data.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("sifthinker", "tasks", "flows", "infra", "docker")
@@ -41,7 +45,8 @@ NOT_RUN = {
     "make demo": "takes minutes; tests/flows/test_demo.py runs it",
     "make test": "runs this test",
     "make .venv/ready": "installs",
-    "sif run --config mine.yaml #": "needs a key and GPUs",
+    "sif run --config mine.yaml #": "takes minutes; tests/flows/test_demo.py runs as much",
+    "sif data --config paper": "ends with 1 where data is missing; tests/upkeep/test_inputs.py does it",
     "sif doctor --config paper": "finds no GPUs here, and says so",
     "sif run --config paper": "needs a key, GPUs and the data sets",
     "sif run --start-at grpo": "needs the demo's artifacts; tests/flows/test_end_to_end.py does it",
@@ -166,8 +171,6 @@ def test_the_commands_of_the_root_readme_run_as_written(prefect_server: str, tmp
     (copy / ".venv").symlink_to(sys.prefix)
     own_data(copy / "data", tmp_path / "scenes")
     text = text_of(".")
-    [own] = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (copy / "mine.yaml").write_text(own, encoding="utf-8")
     commands = [line for line in shell(text) if not line.startswith(tuple(NOT_RUN))]
     assert sum(line.startswith("sif ") for line in commands) >= 6
     # The editable installation points to the tree of these tests; the copy comes before it.
@@ -181,11 +184,40 @@ def test_the_commands_of_the_root_readme_run_as_written(prefect_server: str, tmp
 
 
 def own_data(data: Path, rendered: Path) -> None:
-    """Small pictures and annotations under the names that the README's example gives."""
+    """Small pictures and annotations where the configuration of `sif init` looks for them, in the form that the README shows."""
     scenes.write(rendered, Scenes(rows=12, benchmark_rows=2, benchmarks=("vstar",)))
     data.mkdir()
-    shutil.copy(rendered / "viscot.json", data / "viscot_363k.json")
-    shutil.copy(rendered / "tallyqa.json", data / "tallyqa_val.jsonl")
-    for name in ("cot_image_data", "visual_genome"):
-        shutil.copytree(rendered / "images", data / name)
-    shutil.copytree(rendered / "vstar", data / "vstar_bench")
+    shutil.copytree(rendered / "images", data / "images")
+    source = Source(name="made", format="viscot", path=rendered / "viscot.json", images=rendered / "images")
+    samples = [
+        row for row in SOURCES["viscot"](source.path, source.images, source) if isinstance(row, Sample)
+    ]
+    with (data / "mine.jsonl").open("w", encoding="utf-8") as file:
+        for sample in samples:
+            wide, high = sample.width, sample.height
+            boxes = [[x1 * wide, y1 * high, x2 * wide, y2 * high] for x1, y1, x2, y2 in sample.boxes]
+            row = {
+                **{
+                    name: getattr(sample, name) for name in ("question", "answer", "image", "width", "height")
+                },
+                **{"bboxs": boxes, "dataset": sample.dataset, "split": "train"},
+            }
+            assert row.keys() == example().keys()
+            file.write(json.dumps(row) + "\n")
+
+
+def example() -> dict[str, Any]:
+    """The row of own data that the README shows."""
+    [shown] = re.findall(r"^```json\n(.*?)^```$", text_of("."), re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = json.loads(shown)
+    return found
+
+
+def test_the_configuration_and_the_row_that_the_readme_shows_are_valid(tmp_path: Path) -> None:
+    [shown] = re.findall(r"^```yaml\n(.*?)^```$", text_of("."), re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
+    assert load(tmp_path / "mine.yaml").annotate.api.base_url.startswith("https://")
+    (tmp_path / "mine.jsonl").write_text(json.dumps(example()) + "\n", encoding="utf-8")
+    source = Source(name="mine", format="viscot", path=tmp_path / "mine.jsonl")
+    [row] = SOURCES["viscot"].read(source.path, None, source)
+    assert not isinstance(row, Reject), row

@@ -41,7 +41,10 @@ def frame(
 
 def bench(
     out: Annotated[Path, typer.Option(help="JSON that is written")] = Path("bench.json"),
-    only: Annotated[str, typer.Option(help="pairs whose name holds this", metavar="TEXT")] = "",
+    only: Annotated[
+        str,
+        typer.Option(help="what has this in its name: a pair, or a part such as annotation", metavar="TEXT"),
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="smallest sizes: shows that all runs")] = False,
 ) -> None:
     """Measures this code against other ways of doing the same, in pairs. Needs a checkout."""

@@ -12,7 +12,8 @@ import typer
 import yaml
 
 from flows import server
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load, looking
+from flows.commands.options import DEMO, ConfigOption, SetOption, StopAfter, StoreOption, load, looking
+from flows.commands.plan import planned as planned_stages
 from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
@@ -32,6 +33,7 @@ def doctor(
     config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
+    stop_after: StopAfter = None,
     no_calls: Annotated[
         bool,
         typer.Option(
@@ -45,19 +47,33 @@ def doctor(
 
     resolved = load(config, set_, store=store)
     with looking(resolved):
-        findings = examine({**domain.machine(resolved, not no_calls), "server": lambda: _server(resolved)})
+        checks = domain.machine(resolved, not no_calls, _stages(resolved, stop_after))
+        findings = examine({**checks, "server": lambda: _server(resolved)})
     with Printed(json_, "findings") as printed:
         printed.table("findings", COLUMNS, map(asdict, findings))
     if any(finding.verdict == "error" for finding in findings):
         raise typer.Exit(1)
 
 
-def _server(config: Config) -> list[Any]:
+def _stages(config: Config, stop_after: str | None) -> set[str] | None:
+    """The stages that a run up to `stop_after` has; None: all."""
+    if stop_after is None:
+        return None
+    _prefect(config)
+    return {planned.label for planned in planned_stages(config, None, stop_after, [], None)}
+
+
+def _prefect(config: Config) -> None:
+    """Prefect's settings, before it is imported."""
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "0")  # nobody waits minutes for a server here
     try:
         server.settings(config.store)
     except UserError:  # is a finding already: of the store
         os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="sif-doctor-")
+
+
+def _server(config: Config) -> list[Any]:
+    _prefect(config)
     from tasks.operations import doctor as tasks
 
     return examine(tasks.server(config, os.environ["PREFECT_API_URL"], server.answers, _expected()))

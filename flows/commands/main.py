@@ -14,7 +14,9 @@ from rich.console import Console
 from flows.commands import annotation, artifacts, dataset, developers, models, run
 from flows.commands.accept import accept
 from flows.commands.compare import compare
+from flows.commands.data import data
 from flows.commands.doctor import doctor
+from flows.commands.init import init
 from flows.commands.join import join
 from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
@@ -35,7 +37,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
     "Look": (status, logs, compare, artifacts.lineage),
     "Nights": (nightly, artifacts.promote),
-    "Data": (dataset.export, dataset.push),
+    "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),
     "Upkeep": (doctor, accept, artifacts.prune, import_ledger, metrics),
     "For developers": (developers.scenes, developers.frame, developers.bench),
@@ -45,13 +47,14 @@ EXIT_CODES = (
 )
 # Of commands whose codes say more.
 SPECIAL_CODES: dict[Command, str] = {
+    data: "The exit codes stand above.",
     doctor: "Exit codes: 0 nothing is an error, 1 something is, 2 wrong usage.",
     models.depth: "Exit codes: 0 for success, 1 if a picture was rejected, 2 for wrong usage or another mistake of the user's.",
     nightly: "The exit codes stand above.",
 }
 
 # Commands that take the name of a stage.
-WITH_STAGES = (run.run, plan, accept, run.ablation)
+WITH_STAGES = (run.run, plan, doctor, accept, run.ablation)
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 

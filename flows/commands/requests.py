@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from sifthinker.annotation import retry
-from sifthinker.config import LOCAL, STANDIN, Annotate, Api, Config
+from sifthinker.config import LOCAL, STANDIN, UNNAMED, Annotate, Api, Config
 from sifthinker.config.presets import PRESETS
 from sifthinker.llm import Request, judge
 from sifthinker.llm.request import outline
@@ -26,6 +26,9 @@ def lines(config: Config, runs: Collection[str]) -> Iterator[str]:
     for name, (api, request) in shown.items():
         if api.base_url == STANDIN:
             yield f"{name}: the embedded stand-in, not a model: {outline(api, request)}"
+            continue
+        if api.base_url == UNNAMED:
+            yield f"{name}: no endpoint is named, so it cannot be asked"
             continue
         if api.base_url == LOCAL:
             yield f"{name}: {api.local_server} serves the folder {api.model} while the stage runs: {outline(api, request)}"

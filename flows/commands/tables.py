@@ -97,7 +97,7 @@ class Printed:
             shown.add_row(*(column.cell(row) for column in columns))
         console.print(shown)
 
-    def lines(self, heads: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    def lines(self, heads: Sequence[str], rows: Iterable[Sequence[str | Text]], title: str = "") -> None:
         """Prints a table that only people read: programs have its values elsewhere in the JSON."""
         if self.as_json:
             return
@@ -105,7 +105,7 @@ class Printed:
             self.say(title)
         shown = Table(*heads, box=None, pad_edge=False)
         for row in rows:
-            shown.add_row(*map(Text, row))
+            shown.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
         console.print(shown)
 
     def value(self, name: str, value: Any) -> None:

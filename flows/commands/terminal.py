@@ -131,8 +131,8 @@ class Terminal(logging.Handler):
             self._whole.add(event.label)
         elif event.label in self._whole:  # the stage counts its shards
             return
-        of = f" of {event.total:,}" if event.total else ""
-        note = f"{event.done:,}{of} {event.note[:NOTE]}".rstrip()
+        of = f"{event.done:,}{f' of {event.total:,}' if event.total else ''}"
+        note = event.note[:NOTE] if event.counted else f"{of} {event.note[:NOTE]}".rstrip()
         if task := self._tasks.get(event.label):
             self._bars.update(task, completed=event.done, total=event.total, note=note)
         now = time.monotonic()

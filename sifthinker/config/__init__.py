@@ -8,7 +8,7 @@ out of the stage's identity, so changing it reruns nothing. Nothing in this pack
 values it holds, so the package is left out of the code digests.
 """
 
-from sifthinker.config.api import LOCAL, SERVED, STANDIN, Again, Annotate, Api, Prices, Retry
+from sifthinker.config.api import LOCAL, SERVED, STANDIN, UNNAMED, Again, Annotate, Api, Prices, Retry
 from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
 from sifthinker.config.evaluation import (
     STARTED,
@@ -31,6 +31,7 @@ __all__ = [
     "SERVED",
     "STANDIN",
     "STARTED",
+    "UNNAMED",
     "Ablation",
     "Again",
     "Annotate",

@@ -13,6 +13,9 @@ from sifthinker.config.choices import Named
 from sifthinker.config.presets import PRESETS
 from sifthinker.config.section import Section, added, address, operational
 
+UNNAMED = (
+    ""  # as an endpoint's base_url: none was given. A stage that asks it is refused before anything runs
+)
 SERVED = "served"  # as an endpoint's base_url: a server that the stage starts; its port is known only then
 _SECRET = re.compile(r"(?i)api.?key|authori[sz]ation|secret|password|(?:access|auth).?token")
 LOCAL = "local"  # as an endpoint's base_url: a server of the model in the folder `model` runs while the stage does
@@ -38,8 +41,9 @@ class Api(Section):
         None, description="a provider by name: fills in what differs there, in the fields that are left out"
     )
     base_url: str = Field(
-        STANDIN,
-        description="'standin' starts the embedded stand-in server, 'local' a server of the model in the folder `model`",
+        UNNAMED,
+        description="where it is; there is no default. 'standin' starts the embedded stand-in server, whose replies are "
+        "made up; 'local' a server of the model in the folder `model`",
     )
     model: str = Field("standin", description="the endpoint's name of the model; local: its folder")
     local_server: Literal["vllm", "transformers"] = added(
@@ -107,7 +111,7 @@ class Api(Section):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, base_url: str) -> str:
-        return base_url if base_url in (STANDIN, SERVED, LOCAL) else address(base_url)
+        return base_url if base_url in (UNNAMED, STANDIN, SERVED, LOCAL) else address(base_url)
 
     @field_validator("extra")
     @classmethod

@@ -2,7 +2,8 @@
 
 A file that holds `extends: paper` is laid over the configuration of that name; `extends: base.yaml` names a file, relative
 to the one that says so. Of several files (`--config a.yaml --config b.yaml`) the later wins. Mappings are merged field by
-field. Everything else is replaced whole: a list, too, and `null` takes a section of a lower layer away (`scenes: null`).
+field. Everything else is replaced whole: a list, too, and `null` takes a section of a lower layer away (`scenes: null`). So is an
+endpoint by one that names a `preset`: fields of the lower one would win over the preset's.
 """
 
 from __future__ import annotations
@@ -77,11 +78,14 @@ def read(files: Iterable[Path]) -> Layers:
 
 
 def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    """`upper` over `lower`: mappings field by field, everything else replaced whole."""
+    """`upper` over `lower`: mappings field by field, everything else replaced whole; see the module."""
     both = dict(lower)
     for field, value in upper.items():
         below = both.get(field)
-        both[field] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        if isinstance(below, dict) and isinstance(value, dict) and "preset" not in value:
+            both[field] = merged(below, value)
+        else:
+            both[field] = value
     return both
 
 

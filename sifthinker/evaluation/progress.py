@@ -58,4 +58,5 @@ class Progress:
         if not counts.rows_total:
             return f"{self.depths:,} depth pictures made"
         share = f" ({self.unparsable / self.scored:.1%})" if self.scored else ""
-        return f"{self.unparsable:,} unparsable{share} so far, {counts.line()}"
+        so_far = " so far" if counts.rows_done < counts.rows_total else ""
+        return f"{self.unparsable:,} unparsable{share}{so_far}, {counts.line()}"

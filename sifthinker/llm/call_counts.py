@@ -47,7 +47,7 @@ class Counts:
         parts.append(f"{self.prompt_tokens + self.completion_tokens:,} tokens{estimated}")
         if self.money:
             parts.append(f"{self.money:,.2f} {self.currency}")
-        if self.seconds_left is not None:
+        if self.seconds_left:  # none is left where all is done
             minutes, seconds = divmod(round(self.seconds_left), 60)
             parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
         if self.waiting:

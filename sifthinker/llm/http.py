@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from sifthinker.config import LOCAL, STANDIN, Api, Prices
+from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Prices
 from sifthinker.core.errors import UserError
 from sifthinker.llm import completion, network, parameters
 from sifthinker.llm.completion import Tokens, Unreadable
@@ -94,8 +94,10 @@ def address(api: Api, base_url: str | None) -> str:
     """The base URL that is really called.
 
     Raises:
-        UserError: the stand-in or a local model is configured, and nobody started it.
+        UserError: no endpoint is named; or the stand-in or a local model is configured, and nobody started it.
     """
+    if base_url is None and api.base_url == UNNAMED:
+        raise UserError("base_url is not given: name an endpoint, or pass its URL")
     if base_url is None and api.base_url == STANDIN:
         raise UserError(
             "base_url is 'standin': start the stand-in (sifthinker.llm.standin.running) and pass its URL"

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModelForDepthEstimation, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
 from sifthinker.core.errors import UserError
-from sifthinker.models import folders, miniature
+from sifthinker.models import folders, hub, miniature
 from sifthinker.models.processors import (
     encode,
     install_processors,
@@ -107,29 +106,8 @@ def fetch(
 
 
 def _download(weights: str, revision: str | None, out: Path) -> str:
-    """Downloads the weights, configuration and tokenizer of a hub repository; returns the commit."""
-    try:
-        commit = HfApi().model_info(weights, revision=revision).sha
-        snapshot_download(
-            weights,
-            revision=commit,
-            local_dir=out,
-            allow_patterns=[
-                "*.safetensors",
-                "*.json",
-                "*.txt",
-                "*.jinja",
-                "tokenizer.model",
-                "LICENSE*",
-                "README.md",
-            ],
-        )
-    except Exception as error:  # the hub client raises many kinds, and all mean "not to be had"
-        raise UserError(
-            f"{weights} (revision {revision or 'main'}): cannot be downloaded from the model hub: {error}. "
-            "Offline? Give a local folder, or 'tiny' for a random toy."
-        ) from error
-    return str(commit)
+    """Puts the weights of a hub repository into a folder; returns the commit."""
+    return hub.download(weights, revision, out)
 
 
 def check_policy(folder: Path, family: str) -> None:

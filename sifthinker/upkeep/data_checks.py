@@ -15,11 +15,12 @@ from filelock import FileLock, Timeout
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation.benchmarks import presence
-from sifthinker.models import miniature
+from sifthinker.models import hub, miniature
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import trouble
 from sifthinker.system.files import write_json
 from sifthinker.upkeep.findings import Finding, Verdict
+from sifthinker.upkeep.inputs import states
 from sifthinker.upkeep.machine_checks import TINY, filesystem
 
 
@@ -75,24 +76,17 @@ def remote(config: Config) -> Iterator[Finding]:
 
 
 def data(config: Config) -> Iterator[Finding]:
-    """The files and folders that the configuration names."""
-    named: dict[str, dict[str, Path | None]] = {}
+    """The files and folders of the sources, with a few of their rows and pictures."""
     for number, source in enumerate(config.sources):
-        named[f"sources[{number}] {source.name}"] = {
-            "path": source.path,
-            "images": source.images,
-            "sizes": source.sizes,
-        }
-    for name, paths in named.items():
-        wrong = [
-            f"{field} {path}: {said}" for field, path in paths.items() if path and (said := _unreadable(path))
-        ]
-        if wrong:
-            todo = f"correct the path, or put the files there; relative paths start at {Path.cwd()}"
-            yield Finding(name, "error", "; ".join(wrong), todo)
+        name, state = f"sources[{number}] {source.name}", states.source(source)
+        if state.verdict == "there":
+            yield Finding(name, "ok", state.found)
         else:
-            yield Finding(name, "ok", ", ".join(str(path) for path in paths.values() if path))
-    yield from benchmarks(config)
+            todo = (
+                "correct the path, or put the files there (`sif data` says where they are published); relative paths start at "
+                f"{Path.cwd()}"
+            )
+            yield Finding(name, "error", state.found, todo)
     if config.scenes:
         yield Finding("scenes", "ok", f"{config.scenes.rows} questions are rendered; no files are needed")
 
@@ -114,9 +108,12 @@ def benchmarks(config: Config) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{benchmark.path}, {benchmark.images}")
 
 
-def weights(config: Config) -> Iterator[Finding]:
-    """Where the pre-trained weights will come from, and whether a folder can be used."""
-    for name, given in (("model.weights", config.model.weights), ("depth.weights", config.depth.weights)):
+def weights(config: Config, policy: bool = True) -> Iterator[Finding]:
+    """Where the pre-trained weights will come from, and whether a folder can be used; the policy's where it is wanted."""
+    for name, section in (("model.weights", config.model), ("depth.weights", config.depth)):
+        given = section.weights
+        if name == "model.weights" and not policy:
+            continue
         folder = Path(given).expanduser()
         if given == TINY:
             yield Finding(name, "ok", "tiny: random, built on the spot; learns nothing")
@@ -125,7 +122,7 @@ def weights(config: Config) -> Iterator[Finding]:
                 name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
             )
         elif folder.is_dir():
-            yield _folder(name, folder, config.model.family)
+            yield model_folder(name, folder, config.model.family)
         elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given):
             yield Finding(
                 name,
@@ -133,6 +130,8 @@ def weights(config: Config) -> Iterator[Finding]:
                 f"{given}: no such folder",
                 "give a folder, a hub id (owner/name), tiny, or miniature",
             )
+        elif (cached := hub.cached(given, section.revision)) is not None:
+            yield Finding(name, "ok", f"{given}: in the hub's cache, {cached}")
         elif os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false", "no"):
             todo = "unset HF_HUB_OFFLINE, or give a folder, unless the store has them already"
             yield Finding(name, "warning", f"{given} is on the hub, and HF_HUB_OFFLINE is set", todo)
@@ -140,7 +139,7 @@ def weights(config: Config) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{given}: downloaded from the hub when first needed")
 
 
-def _folder(name: str, folder: Path, family: str) -> Finding:
+def model_folder(name: str, folder: Path, family: str) -> Finding:
     """What `policy_weights` and `depth_weights` would say about a folder."""
     try:
         from sifthinker.models import loading
@@ -157,16 +156,3 @@ def _folder(name: str, folder: Path, family: str) -> Finding:
             name, "error", found or todo, todo if found else "give the folder of a model in safetensors"
         )
     return Finding(name, "ok", str(folder))
-
-
-def _unreadable(path: Path) -> str:
-    """Why a file or a folder of the users' cannot be read; "" when it can."""
-    try:
-        if path.is_dir():
-            return "" if any(path.iterdir()) else "is empty"
-        with path.open("rb") as file:
-            return "" if file.read(1) else "is empty"
-    except FileNotFoundError:
-        return "does not exist"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"

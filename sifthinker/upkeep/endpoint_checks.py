@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
 from sifthinker.annotation import retry
-from sifthinker.config import LOCAL, STANDIN, STARTED, Api, Config
+from sifthinker.config import LOCAL, STANDIN, STARTED, UNNAMED, Api, Config
 from sifthinker.upkeep.findings import Finding, examine
 
 
@@ -35,8 +35,14 @@ def _running(config: Config) -> Iterator[Finding]:
     yield Finding("evaluate.server", "ok", found)
 
 
-def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
-    """The key of every endpoint, and with `calls` one short answer; equal endpoints are asked once."""
+def endpoints(config: Config, calls: bool, stages: Collection[str] | None = None) -> Iterator[Finding]:
+    """The key of every endpoint, and with `calls` one short answer; equal endpoints are asked once.
+
+    Args:
+        config: of the run.
+        calls: whether one is made to each.
+        stages: the labels of those that run; None: all.
+    """
     used: dict[str, Api | None] = {
         "annotate": config.annotate.api,
         **{
@@ -48,20 +54,33 @@ def endpoints(config: Config, calls: bool) -> Iterator[Finding]:
     }
     grouped: dict[tuple[str, str, str], tuple[list[str], Api]] = {}
     for field, api in used.items():
-        if api is not None:
+        stage = field.partition("[")[0].partition(".")[0]  # "retry.passes[0]": retry
+        if api is not None and (stages is None or stage in stages):
             grouped.setdefault((api.base_url, api.model, api.api_key_env), ([], api))[0].append(field)
     for fields, api in grouped.values():
         name = f"endpoint {', '.join(fields)}"
-        yield from examine({name: partial(_endpoint, name, api, calls)})
+        yield from examine({name: partial(_endpoint, name, api, calls, bool(config.sources))})
 
 
-def _endpoint(name: str, api: Api, calls: bool) -> Iterator[Finding]:
+def _standin(name: str, real: bool) -> Finding:
+    """The stand-in is fine for rendered scenes, and worth a warning for pictures of somebody's."""
+    if not real:
+        return Finding(name, "ok", "the embedded stand-in: no model, and no key")
+    found = "the embedded stand-in answers for your own sources: its replies are made up, and mean nothing"
+    return Finding(name, "warning", found, "give the base_url of a model, unless this is a try")
+
+
+def _endpoint(name: str, api: Api, calls: bool, real: bool) -> Iterator[Finding]:
     from sifthinker import llm
     from sifthinker.llm import judge, keys, local_models
     from sifthinker.models import serving
 
+    if api.base_url == UNNAMED:
+        todo = "give its base_url, or a preset; `standin` by name is the embedded stand-in, whose replies are made up"
+        yield Finding(name, "error", "no endpoint is named, and there is no default", todo)
+        return
     if api.base_url == STANDIN:
-        yield Finding(name, "ok", "the embedded stand-in: no model, and no key")
+        yield _standin(name, real)
         return
     if api.base_url == LOCAL:
         found = f"{local_models.folder(api)}, served by {api.local_server} while the stage runs"

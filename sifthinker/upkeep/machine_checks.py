@@ -17,7 +17,7 @@ import psutil
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.models import serving
+from sifthinker.models import miniature, serving
 from sifthinker.system import commands
 from sifthinker.training import samplers
 from sifthinker.upkeep.findings import Finding
@@ -88,7 +88,7 @@ def gpu(config: Config) -> Iterator[Finding]:
     built = f"torch {torch.__version__}"
     here = config.placement == "process"
     ranks = max(config.sft.ranks_a_node, config.grpo.ranks_a_node)
-    real = config.model.weights != TINY
+    real = not is_small(config)
     if not torch.cuda.is_available():
         found = f"none; {built} computes on {os.cpu_count()} CPU cores"
         if here and real:
@@ -118,6 +118,11 @@ def gpu(config: Config) -> Iterator[Finding]:
         yield Finding("GPU", "warning", found, "something else holds their memory: see nvidia-smi")
     else:
         yield Finding("GPU", "ok", found)
+
+
+def is_small(config: Config) -> bool:
+    """Whether the policy is one of the small models of this project, which need no GPU and little room."""
+    return config.model.weights in (TINY, miniature.NAME)
 
 
 def vllm(config: Config) -> Iterator[Finding]:
@@ -150,12 +155,14 @@ def vllm(config: Config) -> Iterator[Finding]:
 
 
 def disk(
-    config: Config, usage: Callable[[Path], tuple[int, int, int]] = lambda path: shutil.disk_usage(path)
+    config: Config,
+    usage: Callable[[Path], tuple[int, int, int]] = lambda path: shutil.disk_usage(path),
+    trains: bool = True,
 ) -> Iterator[Finding]:
-    """The room for the store and for temporary files, in bytes and in files."""
-    large = config.model.weights != TINY  # two merged models and the checkpoints of two trainings
+    """The room for the store and for temporary files, in bytes and in files; a data set alone takes less than a training."""
+    # Two merged models and the checkpoints of two trainings; the miniature's take megabytes.
     wanted = {
-        "store": (config.store, 200 * GB if large else 5 * GB),
+        "store": (config.store, 200 * GB if trains and not is_small(config) else 5 * GB),
         "temporary": (Path(tempfile.gettempdir()), 2 * GB),
     }
     for name, (folder, want) in wanted.items():

@@ -6,9 +6,11 @@ packages here are ones that Prefect works with.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import httpx
 import prefect
@@ -29,7 +31,10 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 
 from sifthinker.config import Config
+from sifthinker.system import loopback
 from sifthinker.upkeep.findings import Check, Finding, Verdict
+from sifthinker.upkeep.ledger_checks import NETWORK
+from sifthinker.upkeep.machine_checks import filesystem
 from tasks.runtime import placement
 
 DEPLOY = "make deploy registers it"
@@ -64,10 +69,11 @@ def server(
         answers: whether a server is healthy at an address.
         expected: the pools of the deployments that there should be, by their names.
     """
+    first: dict[str, Check] = {"Prefect": needs, "Prefect's database": lambda: database(api)}
     if not answers(api):
-        return {"Prefect": needs, "server": lambda: [_silent(api)]}
+        return {**first, "server": lambda: [_silent(api)]}
     return {
-        "Prefect": needs,
+        **first,
         "server": lambda: _server(api),
         "work pools": lambda: _pools(config, expected),
         "deployments": lambda: _deployments(expected),
@@ -94,6 +100,35 @@ def needs(installed: Mapping[str, str] | None = None) -> Iterator[Finding]:
     else:
         found = ", ".join(f"{name} {there[name]}" for name in NEEDS if name in there)
         yield Finding("Prefect", "ok", f"{prefect.__version__} works with {found}")
+
+
+def database(api: str) -> Iterator[Finding]:
+    """Whether the database of a server of this machine is a file on a disk of this machine, or PostgreSQL.
+
+    Args:
+        api: address of the server; the database of one elsewhere is that machine's.
+    """
+    if httpx.URL(api).host not in loopback.HOSTS:
+        return
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    url = os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL") or os.environ.get(
+        "PREFECT_API_DATABASE_CONNECTION_URL", ""
+    )
+    if url and not url.startswith("sqlite"):
+        yield Finding("Prefect's database", "ok", f"not SQLite: {url.partition(':')[0]}")
+        return
+    file = Path(url.partition("///")[2]) if "///" in url else home / "prefect.db"
+    kind = filesystem(file.parent)
+    if NETWORK.fullmatch(kind):
+        todo = (
+            "set PREFECT_HOME to a folder on a local disk, or PREFECT_SERVER_DATABASE_CONNECTION_URL to a PostgreSQL database: "
+            "SQLite's locks do not hold there, and runs are lost"
+        )
+        yield Finding(
+            "Prefect's database", "warning", f"{file} is SQLite on {kind}, a network file system", todo
+        )
+    else:
+        yield Finding("Prefect's database", "ok", f"{file} on {kind}")
 
 
 def _installed() -> dict[str, str]:

@@ -18,6 +18,15 @@ from tasks.runtime import identity, refusal
 from tasks.runtime.stage import Order, Stage
 
 
+class FilesMissing(UserError):
+    """Files of the user's that a stage reads are not there; `lacks` says which, one each."""
+
+    def __init__(self, label: str, lacks: tuple[str, ...]) -> None:
+        """Of the stage `label`."""
+        super().__init__("; ".join(f"{label}: {what}" for what in lacks))
+        self.lacks = lacks
+
+
 @dataclass(frozen=True)
 class Decision:
     """Whether a stage runs, and why."""
@@ -39,13 +48,15 @@ def decide(
     """Whether the stage's artifact is in the store, whole; and if not, why not.
 
     Raises:
-        UserError: a file of the user's that the stage reads is not there.
+        FilesMissing: files of the user's that the stage reads are not there.
     """
     config = samplers.resolved(config)
     files = stage.files(config)
-    for name, path in files.items():
-        if not path.exists():
-            raise UserError(f"{label}: {name}: {path} does not exist; correct the path in the configuration")
+    if missing := {name: path for name, path in files.items() if not path.exists()}:
+        todo = "correct the path in the configuration, or put the files there (`sif data` says where they are published)"
+        raise FilesMissing(
+            label, tuple(f"{name}: {path} does not exist; {todo}" for name, path in missing.items())
+        )
     of = identity.identity(
         stage.name,
         stage.results.of(config),

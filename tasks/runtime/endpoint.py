@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from sifthinker.config import LOCAL, STANDIN, Api, Config
+from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Config
 from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
@@ -17,6 +17,16 @@ from tasks.runtime.stage import Endpoints, Job, Log, Progress
 EVERY = 5.0  # seconds
 _BEGINS = 0.5  # seconds: how soon it is seen that rows come
 PICTURES = 16  # of a prompt of the annotator: one a step of a chain
+
+
+def unnamed(field: str, api: Api | None) -> list[str]:
+    """For `@stage(lacks=...)`: what to do about an endpoint that nobody named; nothing where there is one."""
+    if api is None or api.base_url != UNNAMED:
+        return []
+    return [
+        f"{field}.base_url: no endpoint is named, and there is no default; give its address, or a preset, or 'standin' "
+        "for the embedded stand-in, whose replies are made up"
+    ]
 
 
 def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextManager[Endpoints]]:
@@ -42,7 +52,12 @@ def answering(api: Api, work: Path, label: str, log: Log) -> Iterator[str]:
         work: folder for the log of what is started.
         label: of the stage, for the log.
         log: takes a warning where no real model answers.
+
+    Raises:
+        UserError: none is named; or a local model cannot be served.
     """
+    for said in unnamed(label, api):
+        raise UserError(said)
     if api.base_url == LOCAL:
         with _local(api, work / "local.log") as url:
             yield url
@@ -85,7 +100,7 @@ def watched(
 
     A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
     """
-    shown = Progress(job.order.label, None, job.log, EVERY)
+    shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
     done = threading.Event()
 
     def show() -> None:
@@ -95,7 +110,7 @@ def watched(
             if (
                 counts.rows_total and shown.total is None
             ):  # the clock starts with the rows, not with the server
-                shown = Progress(job.order.label, counts.rows_total, job.log, EVERY)
+                shown = Progress(job.order.label, counts.rows_total, job.log, EVERY, counted=True)
             shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)

@@ -34,6 +34,7 @@ class Moved:
     done: int
     total: int | None
     note: str
+    counted: bool = False  # the note says how far it is
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,11 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Completed, Crashed
 
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
@@ -47,6 +47,7 @@ from tasks.runtime.following import reap
 from tasks.runtime.server_away import BY_WORKER, ServerAway
 
 BEAT = 5.0  # seconds
+TOLD = 10.0  # seconds in which a server that is back hears of tasks that have ended
 LEASE = 900.0  # seconds without a beat after which a run of another host counts as dead; clocks may differ
 GOING = [StateType.PENDING, StateType.RUNNING, StateType.SCHEDULED, StateType.CANCELLING, StateType.PAUSED]
 
@@ -95,6 +96,7 @@ def alive(store: Store) -> Iterator[None]:
     try:
         yield
         server_away.wait()
+        _tell(run.id, Completed)
         with get_client(sync_client=True) as client:
             if _cancelling(client, run.id):  # the server would refuse any other end, and leave it so for ever
                 raise RunCancelled("cancelled on the server as its last stage ended")
@@ -106,7 +108,8 @@ def alive(store: Store) -> Iterator[None]:
             raise
         raise RunCancelled("cancelled on the server") from None
     except Exception:
-        heard = not server_away.stays_away()
+        if heard := not server_away.stays_away():
+            _tell(run.id, Crashed)
         raise
     finally:
         done.set()
@@ -158,16 +161,41 @@ def _close(client: SyncPrefectClient, run: UUID, why: str) -> str | None:
         state = client.read_flow_run(run).state
     except ObjectNotFound:  # of another server, or deleted
         return None
-    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
-    going = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=GOING)))
-    while tasks := client.read_task_runs(flow_run_filter=of_run, task_run_filter=going):  # in pages
-        for task in tasks:
-            client.set_task_run_state(task.id, Crashed(message=why), force=True)
+    _end_tasks(client, run, lambda: Crashed(message=why))
     if state is None or state.is_final():
         return None
     final: State[Any] = Cancelled(message=why) if state.type == StateType.CANCELLING else Crashed(message=why)
     client.set_flow_run_state(run, final, force=True)
     return final.name
+
+
+def _tell(run: UUID, final: Callable[..., State[Any]]) -> None:
+    """Ends a run's tasks of whose end a server that was away has not heard: Prefect drops such events after some seconds.
+
+    Args:
+        run: at its end.
+        final: makes the state of its tasks.
+    """
+    if not server_away.missed():
+        return
+    deadline = time.monotonic() + TOLD
+    with get_client(sync_client=True) as client:
+        while _going(client, run) and time.monotonic() < deadline:  # events that were kept arrive now
+            time.sleep(1.0)
+        _end_tasks(client, run, lambda: final(message="the server was away when it ended"))
+
+
+def _going(client: SyncPrefectClient, run: UUID) -> list[TaskRun]:
+    """Tasks of a run that the server believes to be under way: a page of them."""
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+    going = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=GOING)))
+    return client.read_task_runs(flow_run_filter=of_run, task_run_filter=going)
+
+
+def _end_tasks(client: SyncPrefectClient, run: UUID, final: Callable[[], State[Any]]) -> None:
+    while tasks := _going(client, run):  # in pages
+        for task in tasks:
+            client.set_task_run_state(task.id, final(), force=True)
 
 
 def _close_record(path: Path) -> None:
@@ -181,6 +209,9 @@ def _close_record(path: Path) -> None:
 def _cancelling(client: SyncPrefectClient, run: UUID) -> bool:
     try:
         state = client.read_flow_run(run).state
-    except (httpx.HTTPError, ObjectNotFound):  # asked again at the next beat
+    except ObjectNotFound:
+        return False
+    except httpx.HTTPError:  # asked again at the next beat
+        server_away.note()
         return False
     return state is not None and state.type == StateType.CANCELLING

@@ -6,9 +6,9 @@ Partial reruns are decided here, before anything runs: `start_at`, `stop_after`,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect.logging import get_run_logger
@@ -20,7 +20,7 @@ from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from tasks.runtime import events, placement, server_away
-from tasks.runtime.decide import Decision, decide, latest
+from tasks.runtime.decide import Decision, FilesMissing, decide, latest
 from tasks.runtime.make import execute
 from tasks.runtime.stage import Stage
 
@@ -31,8 +31,10 @@ Pipeline = Callable[["Run"], None]
 class Partial:
     """Which part of a pipeline runs."""
 
-    start_at: str | None = None  # earlier stages are taken from the store, never run
-    stop_after: str | None = None
+    start_at: str | None = (
+        None  # earlier stages are taken from the store, never run, but for those that fetch
+    )
+    stop_after: str | None = None  # this stage and those that it is made from; no others
     refresh: tuple[str, ...] = ()  # made again though they are there
     reuse_run: str | None = (
         None  # the stages before `start_at` are this earlier run's, whatever the configuration
@@ -76,7 +78,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Pending:
-    """In a plan: an artifact that is not there yet."""
+    """An artifact that is not there yet, in a plan; or that is not wanted."""
 
     label: str
 
@@ -95,6 +97,8 @@ class Run:
         store: Store,
         act: Callable[[Decision, Store], Ref | None],
         record: Callable[[Mapping[str, Ref]], None] = lambda made: None,
+        only: Collection[str] | None = None,
+        looks: bool = False,
     ) -> None:
         """Starts at the first stage.
 
@@ -104,6 +108,8 @@ class Run:
             store: of their artifacts.
             act: makes or takes the artifact of a decision; None where it only looks and there is none.
             record: is told all artifacts so far by label, after each stage.
+            only: the labels of the stages that are wanted; None: all.
+            looks: nothing is made; a stage whose files are not there is planned, and says so.
 
         Raises:
             UserError: there is no such run to reuse.
@@ -112,6 +118,11 @@ class Run:
         self.plan: list[Planned] = []
         self.decisions: dict[str, Decision] = {}
         self.made: dict[str, Ref] = {}
+        self.needs: dict[str, set[str]] = {}  # the stages that each one is made from, by label
+        self._labels: dict[Ref | Pending, str] = {}
+        self._provided: set[str] = set()  # the stages that made the configuration's own files
+        self.fetched: set[str] = set()  # the stages that bring what exists elsewhere
+        self._only, self._looks = only, looks
         self._act, self._record = act, record
         self._reached = partial.start_at is None
         self._pinned = _pinned(store, partial) if partial.reuse_run else None
@@ -134,41 +145,78 @@ class Run:
         config = config or self.config
         label = label or stage.name.replace("_", "-")
         self._reached = self._reached or label == self.partial.start_at
+        self.needs[label] = {self._labels[ref] for ref in inputs.values() if ref in self._labels}
+        self.needs[label] |= set() if stage.fetches else self._provided
+        if stage.fetches:
+            self.fetched.add(label)
+        if self._only is not None and label not in self._only:
+            return self._known(Pending(label), label)
         given = {name: ref for name, ref in inputs.items() if isinstance(ref, Ref)}
         pending = [ref.label for ref in inputs.values() if isinstance(ref, Pending)]
         made: Ref | None = None
-        if self._pinned is not None and not self._reached:
+        if not self._reached and self._pinned is not None and (label in self._pinned or not stage.fetches):
             made = self._take_pinned(label, self._pinned)
         elif pending:  # only ever in a plan
-            last = latest(self.store, stage.name, label, config.name)
-            self.plan.append(
-                Planned(
-                    label,
-                    "runs",
-                    (f"after {', '.join(dict.fromkeys(pending))}",),
-                    last["seconds"] if last else None,
-                    expects=self._expects(stage, config, given),
-                    pool=placement.pool(config, stage.name),
-                    lacks=tuple(stage.lacks(config)),
-                )
-            )
-        else:
-            decision = decide(self.store, stage, label, config, given, label in self.partial.refresh)
+            reason = f"after {', '.join(dict.fromkeys(pending))}"
+            self.plan.append(self._unmade(stage, label, config, reason, self._expects(stage, config, given)))
+        elif decision := self._decide(stage, label, config, given):
             self.decisions[label] = decision
             self.plan.append(
                 _planned(label, decision, "" if decision.cached else self._expects(stage, config, given))
             )
-            if decision.cached or self._reached:
+            if decision.cached or self._reached or stage.fetches:
                 made = self._act(decision, self.store)
         if made:
             self.made[label] = made
             self._record(self.made)
         if label == self.partial.stop_after:
             raise Stopped
-        return made or Pending(label)
+        return self._known(made or Pending(label), label)
+
+    def wanted(self) -> set[str] | None:
+        """The stages that `stop_after` is made from, and itself, once all of them were called; None: all are wanted."""
+        if self.partial.stop_after not in self.needs:
+            return None
+        found: set[str] = set()
+        frontier = {self.partial.stop_after}
+        while frontier:
+            label = frontier.pop()
+            found.add(label)
+            frontier |= self.needs[label] - found
+        return found
+
+    def _known(self, ref: Ref | Pending, label: str) -> Ref | Pending:
+        """The artifact, whose stage is remembered."""
+        self._labels[ref] = label
+        return ref
+
+    def _decide(self, stage: Stage, label: str, config: Config, given: Mapping[str, Ref]) -> Decision | None:
+        """The decision; None in a look where files of the user's are not there, which the plan then says."""
+        try:
+            return decide(self.store, stage, label, config, given, label in self.partial.refresh)
+        except FilesMissing as missing:
+            if not self._looks:
+                raise
+            planned = self._unmade(stage, label, config, "its files are not there", "")
+            self.plan.append(replace(planned, lacks=(*missing.lacks, *planned.lacks)))
+            return None
+
+    def _unmade(self, stage: Stage, label: str, config: Config, reason: str, expects: str) -> Planned:
+        """In a plan: a stage whose key is not known yet."""
+        last = latest(self.store, stage.name, label, config.name)
+        return Planned(
+            label,
+            "runs",
+            (reason,),
+            last["seconds"] if last else None,
+            expects=expects,
+            pool=placement.pool(config, stage.name),
+            lacks=tuple(stage.lacks(config)),
+        )
 
     def provide(self, rendered: Ref | Pending) -> None:
         """Adds the files of rendered scenes to the configuration, as if the user had given them."""
+        self._provided |= {self._labels[rendered]}
         if isinstance(rendered, Ref):
             folder = self.store.open(rendered).path / "data"
             rendered_ones = [b.model_copy(update={"rendered": True}) for b in scenes.benchmarks(folder)]
@@ -203,6 +251,7 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
         UserError: the partial rerun asks for what cannot be: unknown stages, or a start whose inputs are not there.
     """
     looking = _look(pipeline, config, partial, store)
+    wanted = looking.wanted() or {planned.label for planned in looking.plan}
     labels = [planned.label for planned in looking.plan]
     for field, named in (("start_at", partial.start_at), ("stop_after", partial.stop_after)):
         if named and named not in labels:
@@ -214,19 +263,27 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
             raise UserError(f"{field}: {named} {why}; stages: {', '.join(labels)}")
     if partial.start_at:
         before = looking.plan[: labels.index(partial.start_at)]
-        missing = [f"  {p.label}: {'; '.join(p.reasons)}" for p in before if p.verdict == "runs"]
+        missing = [
+            f"  {p.label}: {'; '.join(p.reasons)}"
+            for p in before
+            if p.verdict == "runs" and p.label not in looking.fetched and p.label in wanted
+        ]
         if missing:
             raise UserError(
                 f"start_at: {partial.start_at} cannot start, its earlier stages are not in the store as configured:\n"
                 + "\n".join(missing)
                 + "\nRun without start_at, or pin the artifacts of an earlier run with reuse_run."
             )
-    return looking.plan
+    return [planned for planned in looking.plan if planned.label in wanted]
 
 
 def _look(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> Run:
     looking = Run(
-        config, partial, store, lambda decision, _: decision.artifact.ref if decision.artifact else None
+        config,
+        partial,
+        store,
+        lambda decision, _: decision.artifact.ref if decision.artifact else None,
+        looks=True,
     )
     with suppress(Stopped):
         pipeline(looking)
@@ -254,6 +311,8 @@ def carry_out(
         stages = {label: ref.model_dump() for label, ref in made.items()}
         store.record(path, {**record, "state": state, "stages": stages})
 
+    only = _look(pipeline, config, partial, store).wanted() if partial.stop_after else None
+
     def make(decision: Decision, store: Store) -> Ref:
         server_away.wait()
         order = decision.order
@@ -268,7 +327,7 @@ def carry_out(
         record.pop("at", None)
         return ref
 
-    acting = Run(config, partial, store, make, keep)
+    acting = Run(config, partial, store, make, keep, only)
     keep({})
     state = "failed"
     try:

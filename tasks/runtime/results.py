@@ -93,6 +93,9 @@ MODULES: dict[str, Module] = {
     "retry": _at("sifthinker.annotation.retry"),
     # models and training
     "models": _at("sifthinker.models.loading", without=("_download", "check_depth", "check_policy")),
+    "models/hub": _neutral(
+        "sifthinker.models.hub sifthinker.models.published", "fetches weights, whose digest counts"
+    ),
     "folders": _neutral(
         "sifthinker.models.folders sifthinker.models.template_check", "refuses a folder, and changes none"
     ),
@@ -164,6 +167,10 @@ MODULES: dict[str, Module] = {
             "replies sat seed sif spatialbench viscot vqav2 vstar wording"
         )
     },
+    "publications": _neutral(
+        "sifthinker.core.publications sifthinker.data.sources.published sifthinker.evaluation.benchmarks.published",
+        "says where files are published",
+    ),
     "benchmarks/presence": _neutral(
         "sifthinker.evaluation.benchmarks.presence", "refuses a run, and changes no result"
     ),
@@ -188,7 +195,7 @@ MODULES: dict[str, Module] = {
     "stages/evaluate": _at(
         "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects _probing")
     ),
-    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects", "_probe")),
+    "stages/retry": _at("tasks.stages.retry", without=("_retrying", "_expects", "_lacks", "_probe")),
     # what decides nothing
     "config": _neutral(
         "sifthinker.config sifthinker.config.choices sifthinker.config.mistakes sifthinker.config.presets "

@@ -30,6 +30,7 @@ BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker 
 
 
 _given_up = ContextVar("given up", default=False)
+_missed = threading.Event()
 
 
 class ServerAway(Exception):
@@ -58,6 +59,7 @@ def wait() -> None:
         if _given_up.get() or time.monotonic() - began >= WAIT:
             _give_up()
             raise ServerAway(explained(wrong))
+        note()
         if not said:
             get_run_logger().warning(
                 "the Prefect server at %s does not answer: %s; the run waits for it, at most %.0f s",
@@ -94,6 +96,16 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, httpx.HTTPError) or (
         isinstance(error, RuntimeError) and "reach API" in str(error)
     )
+
+
+def note() -> None:
+    """Remembers that the server was found away."""
+    _missed.set()
+
+
+def missed() -> bool:
+    """Whether the server was found away in this process, so that it may not have heard of all that happened."""
+    return _missed.is_set()
 
 
 def leave() -> NoReturn:

@@ -77,6 +77,7 @@ class Stage:
     shares: Callable[
         [Config, list[int]], list[int | None]
     ]  # of the rows of its parts: how many each shall keep
+    fetches: bool  # it brings what exists elsewhere, so it also runs before `start_at`
 
     @property
     def served(self) -> bool:
@@ -217,7 +218,13 @@ class Progress:
     """Rows done, rate and time left: a line in the log and a progress artifact in the UI."""
 
     def __init__(
-        self, label: str, total: int | None, log: Log, every: float = 2.0, part: int | None = None
+        self,
+        label: str,
+        total: int | None,
+        log: Log,
+        every: float = 2.0,
+        counted: bool = False,
+        part: int | None = None,
     ) -> None:
         """Starts the clock.
 
@@ -226,9 +233,11 @@ class Progress:
             total: rows that will come; None: unknown.
             log: takes the lines.
             every: seconds between two lines, at least.
+            counted: the notes say rows, rate and time left, so that no second clock contradicts them.
             part: of a shard, its number from 0.
         """
-        self.label, self.total, self.log, self._every, self.part = label, total, log, every, part
+        self.label, self.total, self.log, self.part = label, total, log, part
+        self._every, self._counted = every, counted
         self._said = ("", 0.0)  # the last line's news, and when it was said
         self.done = 0
         self._started = self._shown = time.monotonic()
@@ -245,14 +254,13 @@ class Progress:
         if now - self._shown < self._every:
             return
         self._shown = now
-        events.tell(events.Moved(self.label, self.part, self.done, self.total, note))
+        counted = self._counted
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, note, counted))
         news = f"{self.done} {note}"
         if news == self._said[0] and now - self._said[1] < SAME:
             return
         self._said = (news, now)
-        rate = done / (now - self._started)
-        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        line = f"{self._rows()}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
+        line = note if counted else self._timed(done, now - self._started, note)
         self.log.info("%s: %s", self.label, line)
         if self.total:
             self._show(100.0 * done / self.total, line)
@@ -269,10 +277,14 @@ class Progress:
         seconds = time.monotonic() - self._started
         how = "completed" if completed else "ended without its result"
         percent = 100.0 if completed else 100.0 * self.done / self.total
-        self._show(percent, f"{how} after {seconds:.0f} s, {self._rows()}{f' | {note}' if note else ''}")
+        said = note if self._counted else f"{self.done} of {self.total}"
+        self._show(percent, f"{how} after {seconds:.0f} s, {said}")
 
-    def _rows(self) -> str:
-        return f"{self.done}{f' of {self.total}' if self.total else ''}"
+    def _timed(self, done: float, seconds: float, note: str) -> str:
+        rate = done / seconds
+        of = f" of {self.total}" if self.total else ""
+        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
+        return f"{self.done}{of}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
 
     def _show(self, percent: float, line: str) -> None:
         said = f"Progress of {self.label}: {line}"
@@ -299,6 +311,7 @@ def stage(
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
     shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
+    fetches: bool = False,
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
 
@@ -319,6 +332,7 @@ def stage(
             most,
             by_choice,
             shares,
+            fetches,
         )
 
     return wrap

@@ -61,6 +61,7 @@ def _told(tell: Callable[[], Any], what: str) -> Any:
     except Exception as error:
         if not server_away.is_away(error):
             raise
+        server_away.note()
         _quiet_until = time.monotonic() + QUIET
         kind = type(error).__name__
         logger.warning(

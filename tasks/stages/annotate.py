@@ -13,7 +13,7 @@ from sifthinker.config import Config, identity
 from sifthinker.core.records import DepthMap, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
-from tasks.runtime.endpoint import endpoint, watched, weights
+from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
 from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS
 
@@ -72,6 +72,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     parts=("samples", "focus", "maps"),
     around=_annotating,
     expects=_expects,
+    lacks=lambda c: unnamed("annotate.api", c.annotate.api),
     most=lambda c: (
         1.0 if c.retry.passes else c.max_rejected
     ),  # retry mends some, and is judged by what is left

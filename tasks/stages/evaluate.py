@@ -19,7 +19,7 @@ from sifthinker.models.budget import budgeted, holds
 from sifthinker.store.manifest import Artifact
 from tasks.runtime import closure, stage_results
 from tasks.runtime import identity as identities
-from tasks.runtime.endpoint import endpoint, watched, weights
+from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
 from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS, Results
 
@@ -39,8 +39,9 @@ def _files(config: Config) -> dict[str, Path]:
 
 
 def _lacks(config: Config) -> list[str]:
-    """The benchmarks that cannot be asked, where a run shall not go on without them."""
-    return list(presence.absent(config.evaluate).values()) if config.evaluate.missing == "refuse" else []
+    """A judge that nobody named, and the benchmarks that cannot be asked, where a run shall not go on without them."""
+    absent = presence.absent(config.evaluate).values() if config.evaluate.missing == "refuse" else ()
+    return [*unnamed("evaluate.judge", config.evaluate.judge), *absent]
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from sifthinker.config import identity
 from sifthinker.core.tables import read
 from sifthinker.training import memory, preflight, samplers
-from tasks.runtime.endpoint import endpoint, weights
+from tasks.runtime.endpoint import endpoint, unnamed, weights
 from tasks.runtime.programs import train, training_outcome
 from tasks.runtime.stage import Job, stage
 from tasks.runtime.stage_results import RESULTS
@@ -31,6 +31,7 @@ def _held_out(job: Job, subset: list[Path]) -> Path:
     results=RESULTS["grpo"],
     around=endpoint(lambda c: c.grpo.judge),
     lineage=True,
+    lacks=lambda c: unnamed("grpo.judge", c.grpo.judge),
     retries=2,  # resumes from its last checkpoint
     expects=lambda c, _: f"sampled by {samplers.why(c.grpo)}",
 )

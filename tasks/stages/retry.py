@@ -13,7 +13,7 @@ from sifthinker.config import Again, Api, Config, identity
 from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
-from tasks.runtime.endpoint import endpoint, watched, weights
+from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
 from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS
 
@@ -66,6 +66,15 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     return "; then at most ".join(parts)
 
 
+def _lacks(config: Config) -> list[str]:
+    """The passes whose endpoint nobody named; where it is annotate's, that stage says so."""
+    return [
+        said
+        for number, again in enumerate(config.retry.passes)
+        for said in unnamed(f"retry.passes[{number}].api", again.api)
+    ]
+
+
 @stage(
     config=lambda c: {
         "annotate": identity(c.annotate),
@@ -76,6 +85,7 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     parts=("samples", "focus", "maps", "chains"),
     around=_retrying,
     expects=_expects,
+    lacks=_lacks,
 )
 def retry(job: Job) -> None:
     """Asks again for the rows that were rejected, and passes all others on."""

@@ -24,6 +24,7 @@ def _local(weights: str, kind: Literal["policy", "depth"]) -> dict[str, Path]:
     results=RESULTS["policy_weights"],
     files=lambda c: _local(c.model.weights, "policy"),
     retries=2,  # a download
+    fetches=True,
 )
 def policy_weights(job: Job) -> None:
     """Builds, finds or downloads the policy's base model."""
@@ -35,6 +36,7 @@ def policy_weights(job: Job) -> None:
     results=RESULTS["depth_weights"],
     files=lambda c: _local(c.depth.weights, "depth"),
     retries=2,
+    fetches=True,
 )
 def depth_weights(job: Job) -> None:
     """Builds, finds or downloads Depth Anything V2."""

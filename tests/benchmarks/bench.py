@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -243,15 +244,78 @@ def _seconds(value: float) -> str:
     )
 
 
+def _growth(quick: bool, console: Console) -> dict[str, Any]:
+    found = scale((1000, 2000) if quick else ingest.SCALE_SIZES)
+    console.print(scale_table(found))
+    return {"scale": found}
+
+
+def _full_size(quick: bool, console: Console) -> dict[str, Any]:
+    from tests.benchmarks import full_size  # the processes of the pairs do without
+
+    found = full_size.measure((200, 400) if quick else full_size.SIZES)
+    console.print(full_size.table(found), highlight=False)
+    return {"full size": found}
+
+
+def _pictures(quick: bool, console: Console) -> dict[str, Any]:
+    found = [measure(pair, 2 if quick else PICTURES, 1) for pair in dataset.PAIRS]
+    console.print(table(found))
+    return {"pictures": found}
+
+
+def _annotation(quick: bool, console: Console) -> dict[str, Any]:
+    from tests.benchmarks import annotation
+
+    rows = 60 if quick else ANNOTATION_ROWS
+    ways = ("authors", "ours") if quick else tuple(annotation.WAYS)
+    found = [row for faults in (annotation.FAULTS, {}) for row in annotation.compare(rows, ways, faults)]
+    console.print(annotation.markdown(found), highlight=False)
+    rate = [annotation.rate(rows)]
+    console.print(annotation.markdown(rate), highlight=False)
+    return {"annotation": found, "annotation rate": rate}
+
+
+def _step(quick: bool, console: Console) -> dict[str, Any]:
+    found, line = grpo_step(2 if quick else GRPO_PAIRS)
+    console.print(line, highlight=False)
+    return {"grpo step": found}
+
+
+def _rerun(quick: bool, console: Console) -> dict[str, Any]:
+    if quick:  # it makes a whole reproduction first, and installs other tools
+        return {}
+    from tests.benchmarks import rerun
+
+    with tempfile.TemporaryDirectory() as folder, rerun.serving(Path(folder)) as environment:
+        found = rerun.measure(Path(folder), RERUNS, environment)
+        beside = rerun.beside(Path(folder), RERUNS, environment)
+    console.print(rerun.table(found), highlight=False)
+    console.print(rerun.beside_table(beside), highlight=False)
+    return {"rerun": found, "rerun beside": beside}
+
+
+PARTS: dict[str, Callable[[bool, Console], dict[str, Any]]] = {  # what is measured besides pairs, by name
+    "ingest as the file grows": _growth,
+    "the data stages at full size": _full_size,
+    "the stages with pictures at full size": _pictures,
+    "annotation": _annotation,
+    "a step of GRPO": _step,
+    "rerun": _rerun,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench", description=__doc__)
-    parser.add_argument("--only", default="", help="pairs whose name holds this, and nothing but pairs")
+    parser.add_argument("--only", default="", help="what has this in its name, and nothing else")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="JSON that is written")
     parser.add_argument("--quick", action="store_true", help="smallest sizes, one round: shows that all runs")
     options = parser.parse_args()
     pairs = [pair for pair in PAIRS if options.only in pair.name and not (options.quick and pair.installs)]
-    if not pairs:
-        parser.error(f"--only {options.only}: no such pair; there are: {'; '.join(p.name for p in PAIRS)}")
+    parts = {name: part for name, part in PARTS.items() if options.only in name}
+    if not pairs and not parts:
+        names = [*(pair.name for pair in PAIRS), *PARTS]
+        parser.error(f"--only {options.only}: nothing has this in its name; there are: {'; '.join(names)}")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come: on shared cores more is slower
     errors, console = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 240)
     result: dict[str, Any] = {"machine": machine(), "pairs": []}
@@ -259,40 +323,11 @@ def main() -> None:
         errors.print(pair.name)
         size, rounds = (pair.smallest, 1) if options.quick else (pair.size, pair.rounds)
         result["pairs"].append(measure(pair, size, rounds))
-    console.print(table(result["pairs"]))
-    if not options.only:
-        errors.print("ingest as the file grows")
-        sizes = (1000, 2000) if options.quick else ingest.SCALE_SIZES
-        result["scale"] = scale(sizes)
-        console.print(scale_table(result["scale"]))
-        errors.print("the data stages at full size")
-        # These the processes of the pairs do without.
-        from tests.benchmarks import annotation, full_size, rerun
-
-        result["full size"] = full_size.measure((200, 400) if options.quick else full_size.SIZES)
-        console.print(full_size.table(result["full size"]), highlight=False)
-        errors.print("the stages with pictures at full size")
-        result["pictures"] = [measure(pair, 2 if options.quick else PICTURES, 1) for pair in dataset.PAIRS]
-        console.print(table(result["pictures"]))
-        errors.print("annotation")
-        rows = 60 if options.quick else ANNOTATION_ROWS
-        ways = ("authors", "ours") if options.quick else tuple(annotation.WAYS)
-        result["annotation"] = [
-            row for faults in (annotation.FAULTS, {}) for row in annotation.compare(rows, ways, faults)
-        ]
-        console.print(annotation.markdown(result["annotation"]), highlight=False)
-        result["annotation rate"] = [annotation.rate(rows)]
-        console.print(annotation.markdown(result["annotation rate"]), highlight=False)
-        errors.print("a step of GRPO")
-        result["grpo step"], line = grpo_step(2 if options.quick else GRPO_PAIRS)
-        console.print(line, highlight=False)
-        if not options.quick:  # it makes a whole reproduction first, and installs other tools
-            errors.print("rerun")
-            with tempfile.TemporaryDirectory() as folder, rerun.serving(Path(folder)) as environment:
-                result["rerun"] = rerun.measure(Path(folder), RERUNS, environment)
-                result["rerun beside"] = rerun.beside(Path(folder), RERUNS, environment)
-            console.print(rerun.table(result["rerun"]), highlight=False)
-            console.print(rerun.beside_table(result["rerun beside"]), highlight=False)
+    if pairs:
+        console.print(table(result["pairs"]))
+    for name, part in parts.items():
+        errors.print(name)
+        result |= part(options.quick, console)
     console.print(json.dumps(result["machine"]), highlight=False, soft_wrap=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -53,6 +53,25 @@ def test_the_command_times_in_turns_and_writes_table_and_json(tmp_path):
     assert {"commit", "python", "packages", "cores"} <= set(result["machine"])
 
 
+@pytest.mark.e2e
+def test_one_part_is_measured_alone_and_an_unknown_name_lists_all(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.bench",
+        "--quick",
+        "--out",
+        str(tmp_path / "bench.json"),
+    ]
+    subprocess.run([*command, "--only", "annotation"], cwd=ROOT, check=True, capture_output=True)
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert set(result) == {"machine", "pairs", "annotation", "annotation rate"} and not result["pairs"]
+    assert [row["way"] for row in result["annotation"]] == 2 * ["authors", "ours"]
+    done = subprocess.run([*command, "--only", "nothing"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "HIoU of 1x1 boxes" in done.stderr and "a step of GRPO" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_whole_command_runs_at_its_smallest_size(tmp_path):
     if not ingest.VISCOT.is_dir():

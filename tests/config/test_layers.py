@@ -40,6 +40,14 @@ def test_mappings_are_merged_and_lists_are_replaced_whole(write) -> None:
     assert found.ablation.seeds == (7,)
 
 
+def test_an_endpoint_by_preset_keeps_nothing_of_the_lower_one(write) -> None:
+    found = load(
+        write("top.yaml", "extends: paper\nannotate: {api: {preset: openai, model: m}}")
+    ).annotate.api
+    assert (found.base_url, found.api_key_env) == ("https://api.openai.com/v1", "OPENAI_API_KEY")
+    assert found.requests_per_minute is None
+
+
 def test_null_takes_a_section_of_a_lower_layer_away(write) -> None:
     top = write(
         "top.yaml",

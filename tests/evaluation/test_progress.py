@@ -1,5 +1,6 @@
 """What a person sees of an evaluation that runs."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,17 @@ def test_the_line_has_rate_time_left_and_what_could_not_be_read_so_far() -> None
     assert progress.line(counts) == (
         "2 unparsable (50.0%) so far, 6/10 rows, 2 rejected, 7 calls, 2 from the ledger, 3 in flight, 120/min, "
         "15 tokens, 0:01:01 left, a rate limit"
+    )
+
+
+def test_the_last_line_promises_nothing_more() -> None:
+    progress, client = Progress(), Client()
+    given: Any = client
+    with progress.asking(given, 1):
+        progress.reply("refused")
+    counts = replace(progress.counts(), seconds_left=0.0, waiting="")
+    assert progress.line(counts) == (
+        "1 unparsable (100.0%), 1/1 rows, 0 rejected, 7 calls, 2 from the ledger, 3 in flight, 120/min, 15 tokens"
     )
 
 

@@ -17,7 +17,7 @@ from sifthinker.config import layers
 
 COMMANDS = typer.main.get_group(main.app).commands
 # Commands that neither read a configuration nor a store.
-WITHOUT_STORE = {"join", "import-ledger", "scenes", "frame", "bench"}
+WITHOUT_STORE = {"init", "join", "import-ledger", "scenes", "frame", "bench"}
 WIDE = {"COLUMNS": "400", "TERM": "dumb"}
 
 

@@ -28,6 +28,22 @@ CASES: dict[str, tuple[list[str], set[str]]] = {
         ["evaluate/aa", "evaluate/bb"],
         {"scores", "tests", "untested", "differences", "page"},
     ),
+    "data": (
+        ["--config", "smoke"],
+        {
+            "name",
+            "kind",
+            "what",
+            "state",
+            "found",
+            "path",
+            "images",
+            "licence",
+            "note",
+            "address",
+            "ways",
+        },
+    ),
     "doctor": (["--no-calls", "--config", "smoke"], {"check", "verdict", "found", "todo"}),
     "lineage": (
         ["annotate/0000"],

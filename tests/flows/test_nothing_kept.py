@@ -106,7 +106,7 @@ def sif(tmp_path: Path, config: Path, *more: str) -> tuple[int, str]:
 def test_an_endpoint_that_refuses_every_row_ends_the_run_early(tmp_path, prefect_server, config, refusing):
     url, calls = refusing
     code, said = sif(tmp_path, config(api={"base_url": url, "model": "m", "concurrency": 2}))
-    assert code == 1, said
+    assert code == 2, said
     assert "Nothing more was asked" in said
     assert "Unsupported parameter: 'max_tokens'" in said
     assert "set token_limit_field: max_completion_tokens" in said
@@ -123,7 +123,7 @@ def test_most_rows_without_boxes_end_the_run_at_ingest_unless_that_is_allowed(
 ):
     path = config(without_boxes=16)
     code, said = sif(tmp_path, path)
-    assert code == 1, said
+    assert code == 2, said
     assert "16 of 24 rows were rejected, and max_rejected = 0.5 allows 50%: no-box 16" in said
     assert "give GRIT's file" in said
     (left,) = (tmp_path / "store").glob("ingest/*.work/rejects.parquet")

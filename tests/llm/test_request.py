@@ -59,7 +59,7 @@ def test_the_key_of_a_plain_request_is_what_it_was():
         "seed": 7,
     }
     record = json.dumps({**asked, "extra": {}, "messages": HI}, sort_keys=True, separators=(",", ":"))
-    assert request().identity(Api(model="m"), "")[1].decode() == record
+    assert request().identity(Api(base_url="standin", model="m"), "")[1].decode() == record
 
 
 def test_what_is_not_sent_is_not_in_the_key():

@@ -279,6 +279,26 @@ def test_the_official_client_gets_one_reply_whole_and_streamed(client: openai.Op
     assert cut.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [({"n": 2}, "n"), ({"logprobs": True}, "logprobs"), ({"logprobs": True, "top_logprobs": 3}, "logprobs")],
+)
+def test_the_official_client_is_told_what_the_server_does_not_have(
+    client: openai.OpenAI, more: dict[str, Any], field: str
+) -> None:
+    """Another reply than the asked one would be taken for it; a retry would not help, and a 400 says so."""
+    asked: Any = {"model": "policy", "messages": HELLO, "max_tokens": 2, **more}
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(**asked, stream=stream)
+        assert refused.value.response.headers["content-type"] == "application/json"
+        assert (refused.value.status_code, refused.value.param) == (400, field)
+        assert f"{field}: " in refused.value.message and "not supported" in refused.value.message
+    continued: Any = {"n": {"n": 2}, "logprobs": {"logprobs": 2}}  # in a continuation, logprobs is a number
+    with pytest.raises(openai.BadRequestError, match=f"{field}: "):
+        client.completions.create(model="policy", prompt="red", max_tokens=2, **continued[field])
+
+
 def test_a_stream_is_closed_as_the_protocol_says(url: str) -> None:
     with httpx.stream(
         "POST", f"{url}/chat/completions", content=body(max_tokens=3, stream=True), trust_env=False

@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Completed
 
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
@@ -100,6 +100,19 @@ def test_a_run_that_no_worker_started_is_cancelled_by_itself(
         client.set_flow_run_state(run, Cancelling())
     process.wait(60)
     until(lambda: states(run)[0] == "Cancelled")
+
+
+def test_tasks_of_whose_end_a_server_that_was_away_has_not_heard_are_ended_with_their_run(
+    long: tuple[Store, subprocess.Popen[bytes], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, run = long
+    monkeypatch.setattr(liveness, "TOLD", 0.0)
+    monkeypatch.setattr(liveness.server_away, "missed", lambda: False)
+    liveness._tell(run, Completed)
+    assert states(run) == ("Running", ["Running"]), "a healthy server hears by itself"
+    monkeypatch.setattr(liveness.server_away, "missed", lambda: True)
+    liveness._tell(run, Completed)
+    assert states(run) == ("Running", ["Completed"])
 
 
 def test_a_run_of_another_host_lives_as_long_as_it_beats(tmp_path: Path) -> None:

@@ -191,6 +191,43 @@ def test_stop_after_and_start_at_run_what_lies_between(tmp_path: Path) -> None:
     assert go(c, start_at="total")["total"] == "Completed"
 
 
+@stage(config=lambda c: {}, results=Results(("spill",)), fetches=True)
+def fetched(job: Job) -> None:
+    (job.out / "weights").write_text("downloaded")
+
+
+def with_weights(run: Run) -> None:
+    weights = run(fetched)
+    source = run(numbers)
+    doubled = run(double, numbers=source)
+    run(total, doubled=doubled, weights=weights)
+
+
+def test_a_stop_leaves_out_what_its_stage_is_not_made_from(tmp_path: Path) -> None:
+    c = config(tmp_path, ingest={"total": 20})
+    planned = plan(with_weights, c, Partial(stop_after="double"), Store(c.store))
+    assert [p.label for p in planned] == ["numbers", "double"]
+    assert not {"fetched", "total"} & go(c, with_weights, stop_after="double").keys()
+    assert not list(tmp_path.glob("fetched/*"))
+    assert go(c, with_weights, stop_after="fetched") == {"fetched": "Completed"}
+
+
+def test_what_is_fetched_may_be_fetched_after_the_start(tmp_path: Path) -> None:
+    """A data set was made without the weights; the training that starts from it gets them."""
+    c = config(tmp_path, ingest={"total": 20})
+    go(c, with_weights, stop_after="double")
+    first = runs.runs(Store(tmp_path))[0]["id"]
+    assert go(c, with_weights, start_at="total") == {
+        **{"fetched": "Completed", "numbers": "Cached", "double": "Cached"},
+        "total": "Completed",
+    }
+    other = config(tmp_path, ingest={"total": 50}, merge={"prompts": 5})
+    assert go(other, with_weights, start_at="total", reuse_run=first) == {
+        "fetched": "Cached",
+        "total": "Completed",
+    }
+
+
 @pytest.mark.parametrize(
     ("partial", "message"),
     [

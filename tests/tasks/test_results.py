@@ -45,9 +45,10 @@ REAL = Config.model_validate(
 TOYS = Config.model_validate(
     {
         "scenes": {},
+        "annotate": {"api": {"base_url": "standin"}},
         "model": {"weights": "tiny"},
         "retry": {"passes": [{"seed": 1}]},
-        "grpo": {"generation": "transformers"},
+        "grpo": {"generation": "transformers", "judge": {"base_url": "standin"}},
     }
 )
 ALL = set(STAGES)

@@ -120,6 +120,7 @@ def cuda(cards: int, free: float, bf16: bool = True) -> SimpleNamespace:
     ("torch", "fields", "verdict"),
     [
         (cuda(0, 0), {}, "ok"),  # tiny models need none
+        (cuda(0, 0), {"model": {"weights": "miniature"}}, "ok"),
         (cuda(0, 0), {"model": {}}, "warning"),
         (cuda(0, 0), {"model": {}, "placement": "pools"}, "ok"),  # stages go to where they are
         (cuda(8, 79e9), {"model": {}}, "ok"),
@@ -238,7 +239,15 @@ def test_a_ledger_on_a_network_file_system_is_warned_of(
 
 
 def test_files_of_the_configuration_are_looked_at_one_by_one(tmp_path: Path) -> None:
-    (tmp_path / "good.json").write_text("[]")
+    row = {
+        "question": "What?",
+        "answer": "x",
+        "image": "1.jpg",
+        "width": 9,
+        "height": 9,
+        "bboxs": [[1, 1, 5, 5]],
+    }
+    (tmp_path / "good.json").write_text(json.dumps([row | {"dataset": "d", "split": "train"}]))
     (tmp_path / "empty.json").write_text("")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.jpg").write_bytes(b"x")
@@ -254,11 +263,10 @@ def test_files_of_the_configuration_are_looked_at_one_by_one(tmp_path: Path) -> 
         source("gone", "gone.json", "nowhere"),
     ]
     benchmark = {"name": "vstar", "path": str(tmp_path / "good.json"), "images": str(tmp_path / "nowhere")}
-    found = list(
-        data_checks.data(config(tmp_path, scenes=None, sources=sources, evaluate={"benchmarks": [benchmark]}))
-    )
+    looked_at = config(tmp_path, scenes=None, sources=sources, evaluate={"benchmarks": [benchmark]})
+    found = [*data_checks.data(looked_at), *data_checks.benchmarks(looked_at)]
     assert list(verdicts(found).values()) == ["ok", "ok", "error", "error", "error"]
-    assert "gone.json: does not exist" in found[3].found and "nowhere: does not exist" in found[3].found
+    assert "gone.json does not exist" in found[3].found
     assert all(finding.todo for finding in found[2:])
 
 

@@ -1,0 +1,65 @@
+"""`sif init`: writes a configuration to start from, with comments."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import console, plain
+from sifthinker.config.choices import suggestion
+from sifthinker.core.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[1] / "starts"
+# What `--like` takes, and what it is for. The text is the file of that name in flows/starts.
+STARTS = {
+    "cpu": "pictures and annotations of your own on a CPU, with the miniature and the stand-in",
+    "demo": "rendered scenes, as `make demo`",
+    "paper": "the paper's run on 8 GPUs",
+}
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="the file that is written, e.g. mine.yaml; it must not exist")],
+    like: Annotated[
+        str,
+        typer.Option(
+            help="; ".join(f"{name}: {what}" for name, what in STARTS.items()),
+            metavar="|".join(STARTS),
+            autocompletion=lambda: list(STARTS),
+        ),
+    ] = "cpu",
+) -> None:
+    """Writes a commented configuration to start from. It is valid as it is, and never replaces a file."""
+    if like not in STARTS:
+        close = suggestion(like, STARTS) or "."
+        raise UserError(f"--like: there is no {like!r}{close} Known: {', '.join(STARTS)}")
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"init: {file}: the name of a configuration ends in .yaml")
+    text = text_of(like, file)
+    try:
+        with file.open("x", encoding="utf-8") as opened:  # never over a file that is there
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except FileExistsError as error:
+        raise UserError(
+            f"init: {file} exists and is left as it is; give another name, or remove it first"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"init: {file.parent} is no folder; make it first") from error
+    console.print(f"{plain(str(file))}: like {like}: {STARTS[like]}", highlight=False, soft_wrap=True)
+    for command in ("data", "plan", "run"):
+        console.print(f"  sif {command} --config {plain(str(file))}", highlight=False, soft_wrap=True)
+
+
+def text_of(like: str, file: Path) -> str:
+    """The text of a start, for a file of that name."""
+    name = re.sub(r"[^\w.-]", "-", file.stem, flags=re.ASCII).strip("-._") or "mine"
+    text = (FOLDER / f"{like}.yaml").read_text(encoding="utf-8")
+    return text.replace("name: NAME", f"name: {name if not name.isdigit() else f'run-{name}'}").replace(
+        "THIS", str(file)
+    )

@@ -1,0 +1,105 @@
+"""Partial reruns without a server: which stages are made, which are taken, and which are left alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sifthinker.config import Config
+from sifthinker.core.errors import UserError
+from sifthinker.store import runs
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
+from tasks.runtime import pipeline
+from tasks.runtime.decide import Decision
+from tasks.runtime.make import make_artifact
+from tasks.runtime.pipeline import Partial, Run, carry_out, plan
+from tasks.runtime.stage import Job, stage
+from tasks.runtime.stage_results import Results
+
+LOG = logging.getLogger(__name__)
+
+
+def _written(job: Job) -> None:
+    (job.out / "made").write_text(job.order.label + str(job.config.expand.seed))
+
+
+def _stage(name: str, **more: Any) -> Any:
+    def run(job: Job) -> None:
+        _written(job)
+
+    run.__name__ = name
+    return stage(config=lambda c: {"seed": c.expand.seed}, results=Results(("spill",)), **more)(run)
+
+
+weights, rows, more, trained = (
+    _stage("weights", fetches=True),
+    _stage("rows"),
+    _stage("more"),
+    _stage("trained"),
+)
+
+
+def small(run: Run) -> None:
+    """As the reproduction: weights first, that only the last stage needs; `more` needs `rows`."""
+    base = run(weights)
+    given = run(rows)
+    after = run(more, rows=given)
+    run(trained, base=base, more=after)
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    made: list[str] = []
+
+    def execute(decision: Decision, store: Store) -> Ref:
+        if decision.artifact is not None:
+            return decision.artifact.ref
+        made.append(decision.order.label)
+        make_artifact(decision.order, store, LOG)
+        found = store.find(decision.order.place, decision.order.key)
+        assert found
+        return found.ref
+
+    monkeypatch.setattr(pipeline, "execute", execute)
+    monkeypatch.setattr(pipeline.server_away, "wait", lambda: None)
+
+    def go(seed: int = 0, **partial: Any) -> tuple[list[str], list[str]]:
+        """The plan's labels, and the stages that were made."""
+        config = Config.model_validate(
+            {"scenes": {}, "expand": {"seed": seed}, "store": str(tmp_path / "store")}
+        )
+        asked, store = Partial(**partial), Store.of(config)
+        planned = [p.label for p in plan(small, config, asked, store)]
+        made.clear()
+        run_id = f"run{len(runs.runs(store))}"
+        carry_out(small, config, asked, store, run_id, run_id)
+        return planned, list(made)
+
+    return go
+
+
+def test_a_stop_makes_what_its_stage_is_made_from_and_no_weights(go: Any) -> None:
+    assert go(stop_after="more") == (["rows", "more"], ["rows", "more"])
+    assert go(stop_after="weights") == (["weights"], ["weights"])
+    assert go() == (["weights", "rows", "more", "trained"], ["trained"])
+
+
+def test_weights_may_be_fetched_after_the_start_and_rows_may_not(go: Any) -> None:
+    with pytest.raises(UserError, match=r"trained cannot start.*\n  rows: never made\n  more: after rows\n"):
+        go(start_at="trained")
+    go(stop_after="more")
+    assert go(start_at="trained") == (["weights", "rows", "more", "trained"], ["weights", "trained"])
+
+
+def test_a_run_without_weights_can_be_reused(go: Any) -> None:
+    go(stop_after="more")
+    assert go(seed=5, start_at="trained", reuse_run="run0") == (
+        ["weights", "rows", "more", "trained"],
+        ["weights", "trained"],
+    )
+    with pytest.raises(UserError, match="more cannot start"):
+        go(seed=6, start_at="more")
