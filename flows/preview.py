@@ -27,7 +27,7 @@ from tasks.stages.weights import depth_weights
 PAGE = "preview.html"
 
 
-@flow(name="preview", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
+@flow(name="preview", flow_run_name="{config.name} preview", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
 def preview(config: Config, rows: int = 10) -> State[list[str]]:
     """Annotates the first rows on the ledger of the real run, and shows their chains on a page.
 

@@ -8,10 +8,12 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import form, run_names, shown
+from flows.form import BEGINNING, END, ConfigText, First, Last, Settings
 from flows.labels import Label
-from sifthinker.config import Config, changed
+from sifthinker.config import changed
 from sifthinker.store.manifest import Ref
-from tasks.runtime.flow_run import run_flow
+from tasks.runtime.flow_run import final_state, run_flow
 from tasks.runtime.pipeline import Partial, Pending, Run
 from tasks.stages.annotate import annotate
 from tasks.stages.depth import depth
@@ -82,22 +84,32 @@ def reproduction(run: Run) -> None:
     run(report, **made, **scores)
 
 
-@flow(name="reproduce", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
+@flow(name="reproduce", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
 def reproduce(
-    *,  # in this order in the form: the configuration is long, and comes last
-    start_at: Label | None = None,
-    stop_after: Label | None = None,
-    refresh: list[Label] | None = None,
-    reuse_run: str | None = None,
-    config: Config,
+    config: ConfigText = "demo",
+    set: Settings = "",
+    start_at: First = BEGINNING,
+    stop_after: Last = END,
+    refresh: list[Label] = [],  # noqa: B006 (never changed; a form shows an empty list)
+    reuse_run: str = "",
 ) -> State[dict[str, str]]:
     """Reproduces SIFThinker: data set, SFT, GRPO-SIF, evaluation, report.
 
     Args:
-        start_at: take all earlier stages from the store; refused if they are not there
+        config: the name of a configuration (demo, paper, ...), or YAML
+        set: settings on top of it, one a line: grpo.learning_rate=2e-5
+        start_at: first stage that may run; earlier ones are taken from the store, and the run is refused if they are not there
         stop_after: last stage that runs
         refresh: stages to make again although they are in the store
         reuse_run: take the stages before start_at from this earlier run (its name or id)
-        config: what differs from the paper's configuration
     """
-    return run_flow(reproduction, config, Partial(start_at, stop_after, tuple(refresh or ()), reuse_run))
+    partial = form.part(start_at, stop_after, refresh, reuse_run)
+    return final_state(lambda: _reproduce(config, set, partial))
+
+
+def _reproduce(given: str, settings: str, partial: Partial) -> State[dict[str, str]]:
+    config = form.configuration(given, settings)
+    run_names.call(run_names.of_part(config, form.lines(settings), partial))
+    state = run_flow(reproduction, config, partial)
+    shown.end(config, state)
+    return state

@@ -96,6 +96,7 @@ def _guarded(api: str) -> dict[str, str]:
     guards = {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_UI_URL": ui,  # in the links of alerts, which the server makes
     }
     return {**guards, **os.environ}
 

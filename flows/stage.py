@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Crashed
 
-from sifthinker.config import Config
+from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
@@ -33,11 +33,11 @@ from tasks.stages.sft import sft
 STAGES = {stage.name: stage for stage in (depth, sft, merge, grpo, evaluate)}
 
 
-@flow(name=placement.FLOW, flow_run_name="{label}")
+@flow(name=placement.FLOW)
 def stage(
     stage: Literal["depth", "sft", "merge", "grpo", "evaluate"],
     label: str,
-    config: Config,
+    config: dict[str, Any],
     inputs: dict[str, Ref],
     identity: dict[str, Any],
     refresh: bool = False,
@@ -54,7 +54,9 @@ def stage(
         refresh: make it again although it is in the store
         node: of a training on several machines, which one this is; the first, 0, makes the artifact
     """
-    return final_state(lambda: _stage(STAGES[stage], label, config, inputs, identity, refresh, node))
+    return final_state(
+        lambda: _stage(STAGES[stage], label, parse(config, label), inputs, identity, refresh, node)
+    )
 
 
 def _stage(

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 from prefect.client.orchestration import get_client
@@ -17,12 +16,6 @@ from prefect.workers.process import ProcessWorker
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path("infra") / "prefect.yaml"
-
-
-def configuration(name: str) -> dict[str, Any]:
-    """The values of a file in flows/configs: a step of prefect.yaml, so that they stand in one place alone."""
-    file = ROOT / "flows" / "configs" / f"{name}.yaml"
-    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
 def main() -> None:

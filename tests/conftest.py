@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+_CACHE = tempfile.TemporaryDirectory(prefix="sif-tests-")
+os.environ["SIF_CACHE"] = _CACHE.name  # digests of files, else kept in the user's cache folder
 os.environ.pop("SIF_LEDGER", None)  # tests record nothing in a ledger that is in use
 # Which variables these tests may send to servers of their own, see sifthinker/llm/keys.py.
 os.environ["SIF_API_KEYS"] = (
     "MY_KEY=127.0.0.1,SIF_TEST_KEY=127.0.0.1,DOCTOR_KEY=127.0.0.1,DOCTOR_KEY=api.example.org"
 )
 
+pytest_plugins = ("tests.s3_server",)
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 

@@ -127,12 +127,10 @@ def prune(
     rules = domain.Rules(days, runs, ended)
     found = domain.survey(opened, rules)
     with Printed(json_, "found", "removed") as printed:
-        rows = [
-            {**thing._asdict(), "path": str(thing.path.relative_to(opened.root))} for thing in found.doomed
-        ]
+        rows = [{**thing._asdict(), "path": str(thing.path)} for thing in found.doomed]
         printed.table("found", DOOMED, rows)
         printed.say(domain.summary(found, removed=False))
         if found.doomed and (yes or (apply and typer.confirm("remove?"))):
             removed = domain.remove(opened, rules, found)
-            printed.value("removed", [str(thing.path.relative_to(opened.root)) for thing in removed.doomed])
+            printed.value("removed", [str(thing.path) for thing in removed.doomed])
             printed.say(domain.summary(removed, removed=True))

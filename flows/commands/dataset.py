@@ -25,11 +25,19 @@ def published(store: Store, run: str | None) -> tuple[dict[str, Any], dict[str, 
     """The record of a run that published a data set, and its artifacts by label.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the name fits several runs whose data sets differ.
     """
-    for record in runs.runs(store):
-        if run in (None, record["id"], record["name"]) and "publish" in record["stages"]:
-            return record, {label: Ref(**ref) for label, ref in record["stages"].items()}
+
+    def made(record: dict[str, Any]) -> list[Any] | None:
+        refs = [record["stages"].get(label) for label in ("publish", "subset")]
+        return refs if refs[0] else None
+
+    if run is None:
+        found = next((record for record in runs.runs(store) if made(record)), None)
+    else:
+        found = runs.only(store, run, made, "--run")
+    if found:
+        return found, {label: Ref(**ref) for label, ref in found["stages"].items()}
     which = "run" if run is None else f"run {run}"
     raise UserError(f"{store.root} has no {which} with a published data set; `sif status` lists the runs")
 

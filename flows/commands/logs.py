@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.options import StoreConfigOption, StoreOption, existing
+from flows.commands.status import asked
 from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
 from sifthinker.store import runs
@@ -55,7 +56,7 @@ def logs(
 def _found(store: Store, stage: str, run: str | None) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     """The run that is meant, and the reference of the stage's artifact in it: made, or being made."""
     found = runs.runs(store)
-    wanted = [runs.named(found, run)] if run else found
+    wanted = [asked(store, run, "logs")] if run else found
     for record in wanted:
         if ref := _stages(record).get(stage):
             return record, ref
@@ -124,6 +125,6 @@ def _follow(store: Store, work: Path, run: str, stage: str, shown: _Shown) -> No
 
 
 def _going(store: Store, run: str, stage: str) -> bool:
-    record = runs.named(runs.runs(store), run)
+    record = asked(store, run, "logs")
     at = record.get("at")
-    return bool(record["state"] == runs.RUNNING and at and at["label"] == stage)
+    return bool(record.get("state") == runs.RUNNING and at and at["label"] == stage)

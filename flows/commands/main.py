@@ -24,6 +24,7 @@ from flows.commands.logs import logs
 from flows.commands.metrics import metrics
 from flows.commands.nightly import nightly
 from flows.commands.options import STAGES, plain
+from flows.commands.pages import pages
 from flows.commands.plan import plan
 from flows.commands.status import status
 from sifthinker.core.errors import UserError
@@ -35,7 +36,7 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (status, logs, compare, artifacts.lineage),
+    "Look": (status, logs, compare, artifacts.lineage, pages),
     "Nights": (nightly, artifacts.promote),
     "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),

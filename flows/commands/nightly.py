@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -54,37 +53,36 @@ def nightly(
     resolved = load(config, set_, limit, store)
     if not verbose:
         terminal.quiet()
-    with looking(resolved) if plan_ else nullcontext():
-        _nightly(resolved, model, benchmark, fresh, tier, plan_, verbose, json_)
-
-
-def _nightly(
-    resolved: Config,
-    model: list[str],
-    benchmark: list[str],
-    fresh: bool,
-    tier: str | None,
-    plan_: bool,
-    verbose: bool,
-    json_: bool,
-) -> None:
+    if plan_:
+        with looking(resolved), Printed(json_, "expected") as printed:
+            _foretell(printed, resolved, model, benchmark, fresh, tier)
+        return
     server.settings(resolved.store)
-    from flows.commands.night_results import show, show_plan
+    from flows import form
+    from flows.commands.night_results import show
     from flows.nightly import EXIT_CODES, chosen
     from flows.nightly import nightly as night
-    from flows.nightly import plan as foretold
 
-    of_night = chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
-    if plan_:
-        with Printed(json_, "expected") as printed:
-            show_plan(printed, foretold(of_night), of_night.nightly)
-        return
+    chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
     ui = server.ensure()
-    options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier}
-    state = ended(lambda: night(resolved, **options, return_state=True), verbose, json_)
+    options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier or ""}
+    given = form.text(resolved), form.settings(set_, limit)
+    state = ended(lambda: night(*given, **options, return_state=True), verbose, json_)
     with Printed(json_, "outcome", "comparisons", "reports") as printed:
         printed.value("outcome", {"state": state.name, "message": state.message})
         printed.say(f"{state.name}: {state.message or ''}")
         show(printed, resolved.store / "nights", str(state.state_details.flow_run_id))
         printed.say(f"UI        {ui}")
     raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else exit_code(state)))
+
+
+def _foretell(
+    printed: Printed, config: Config, model: list[str], benchmark: list[str], fresh: bool, tier: str | None
+) -> None:
+    """Prints what a night could find."""
+    server.settings(config.store)
+    from flows.commands.night_results import show_plan
+    from flows.nightly import chosen, plan
+
+    of_night = chosen(config, model, benchmark, fresh, tier)
+    show_plan(printed, plan(of_night), of_night.nightly)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -124,12 +124,7 @@ def load(
     Raises:
         UserError: there is none of that name, or a field is unknown or has a wrong value.
     """
-    fields: dict[str, Any] = {}
-    for text in overrides:
-        field, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set {text}: write FIELD=VALUE, e.g. grpo.learning_rate=2e-5")
-        fields[field] = configuration.parse_value(value, f"--set {field}")
+    fields = configuration.assignments(overrides, "--set")
     if limit is not None:
         fields["evaluate.limit"] = limit
     if store is not None:

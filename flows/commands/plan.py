@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from flows import server
-from flows.commands import requests
+from flows.commands import reading_files, requests
 from flows.commands.options import (
     DEMO,
     ConfigOption,
@@ -87,7 +87,8 @@ def plan(
         return
     with looking(resolved):
         server.settings(resolved.store)
-        found = planned(resolved, start_at, stop_after, refresh, reuse_run)
+        with reading_files.shown(resolved.store):
+            found = planned(resolved, start_at, stop_after, refresh, reuse_run)
         lines, measured = expected(resolved, found, calibrate)
     by_stage = {line.stage: asdict(line) for line in lines}
     with Printed(json_, "stages") as printed:

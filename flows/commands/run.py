@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import server
-from flows.commands import outcome, terminal
+from flows.commands import outcome, pages, terminal
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
@@ -42,6 +42,14 @@ def run(
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="of the run; otherwise its configuration and what differs from it"),
+    ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--pages", help="keep a server of the store's pages running (`sif pages`), to link to"),
+    ] = False,
     verbose: VerboseOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -55,15 +63,21 @@ def run(
     # A user's mistake, and what is missing, shows before anything starts.
     refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
+    if serve:
+        pages.ensure(resolved.store)
+    from flows import form
     from flows.reproduce import reproduce
 
-    partial: dict[str, Any] = {
-        "start_at": start_at,
-        "stop_after": stop_after,
+    named = reproduce.with_options(flow_run_name=name) if name else reproduce
+    given: dict[str, Any] = {
+        "config": form.text(resolved),
+        "set": form.settings(set_, limit),
+        "start_at": start_at or form.BEGINNING,
+        "stop_after": stop_after or form.END,
         "refresh": refresh,
-        "reuse_run": reuse_run,
+        "reuse_run": reuse_run or "",
     }
-    state = ended(lambda: reproduce(config=resolved, **partial, return_state=True), verbose, json_)
+    state = ended(lambda: named(**given, return_state=True), verbose, json_)
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
     with Printed(json_, "run", "stages", "scores") as printed:
@@ -77,8 +91,8 @@ def run(
             printed.say()
             printed.say(f"failed: {state.message or ''}", "bold red")
         printed.say()
-        for name, place in {"places": places, "UI": ui}.items():
-            printed.say(f"{name:9} {place}")
+        for what, place in {**places, "UI": ui}.items():
+            printed.say(f"{what:9} {place}")
         if not completed:
             raise typer.Exit(exit_code(state))
 
@@ -99,9 +113,11 @@ def ablation(
         terminal.quiet()
     server.settings(resolved.store)
     ui = server.ensure()
+    from flows import form
     from flows.ablation import ablation as table
 
-    state = ended(lambda: table(resolved, rows=row, refresh=refresh, return_state=True), verbose, json_)
+    given = form.text(resolved), form.settings(set_, limit)
+    state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True), verbose, json_)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True

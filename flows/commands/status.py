@@ -11,7 +11,9 @@ import typer
 from flows.commands import outcome
 from flows.commands.options import StoreConfigOption, StoreOption, existing
 from flows.commands.tables import Column, JsonOption, Printed
+from sifthinker.core.errors import UserError
 from sifthinker.store import runs
+from sifthinker.store.artifacts import Store
 
 LATEST = 10  # runs that are listed for people
 REASONS = 2  # differences of a stage that are shown to people
@@ -49,7 +51,7 @@ def status(
     opened = existing(store, config)
     found = runs.runs(opened)
     with Printed(json_, "runs", "run", "stages") as printed:
-        chosen = runs.named(found, run) if run else next(iter(found), None)
+        chosen = asked(opened, run, "status") if run else next(iter(found), None)
         printed.table("runs", RUNS, [_run(record) for record in found[:LATEST]], "no runs yet")
         printed.value("runs", [_run(record) for record in found])
         if chosen is None:
@@ -58,10 +60,22 @@ def status(
         printed.value("run", {**_run(chosen), "before": earlier["id"] if earlier else None})
         against = f"; compared with {_name(earlier)}" if earlier else ""
         rows = outcome.rows(opened, chosen["id"])
-        title = f"\n{_name(chosen)}: {chosen['state']}{against}"
+        title = f"\n{_name(chosen)}: {chosen.get('state', '')}{against}"
         printed.table("stages", STAGES, map(outcome.as_row, rows), f"{title}; it has made nothing", title)
         if rows:
             printed.say(f"{'took':9} {outcome.took(rows)}")
+
+
+def asked(store: Store, name: str, who: str) -> dict[str, Any]:
+    """The record of the one run that a name or an id means.
+
+    Raises:
+        UserError: there is none, or there are several; `who` begins the message.
+    """
+    found = runs.only(store, name, lambda run: run["id"], who)
+    if found is None:
+        raise UserError(f"{who}: there is no run {name} in {store.root}; `sif status` lists the runs")
+    return found
 
 
 def _run(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +84,7 @@ def _run(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(record: Mapping[str, Any]) -> str:
-    return f"{record['name']} of {_when(record['started'])}"
+    return f"{record.get('name', record['id'])} of {_when(record['started'])}"
 
 
 def _when(seconds: float) -> str:

@@ -21,7 +21,18 @@ from sifthinker.config.evaluation import (
     Variant,
 )
 from sifthinker.config.placement import Pools
-from sifthinker.config.reading import changed, identity, load, load_section, parse, parse_value
+from sifthinker.config.reading import (
+    as_yaml,
+    assignments,
+    changed,
+    identity,
+    is_operational,
+    load,
+    load_section,
+    load_text,
+    parse,
+    parse_value,
+)
 from sifthinker.config.reproduction import Config
 from sifthinker.config.section import Section, added, operational
 from sifthinker.config.training import Grpo, Lora, Merge, Model, Rewards, Sft, Train
@@ -61,10 +72,14 @@ __all__ = [
     "Train",
     "Variant",
     "added",
+    "as_yaml",
+    "assignments",
     "changed",
     "identity",
+    "is_operational",
     "load",
     "load_section",
+    "load_text",
     "operational",
     "parse",
     "parse_value",

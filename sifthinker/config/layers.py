@@ -8,6 +8,8 @@ endpoint by one that names a `preset`: fields of the lower one would win over th
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from sifthinker.config.yaml_files import Document
 from sifthinker.core.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "flows" / "configs"  # the configurations that have names
+OWN = "SIF_CONFIGS"  # environment variable: a folder of this machine with more of them, which go before ours
 EXTENDS = "extends"
 
 
@@ -41,7 +44,12 @@ class Layers:
 
 def names() -> list[str]:
     """The configurations that can be given by name."""
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+
+
+def _folders() -> list[Path]:
+    own = os.environ.get(OWN)
+    return [Path(own), CONFIGS] if own else [CONFIGS]
 
 
 def named(name: str, beside: Path = Path()) -> Path:
@@ -50,9 +58,10 @@ def named(name: str, beside: Path = Path()) -> Path:
     Raises:
         UserError: it is neither.
     """
-    own = CONFIGS / f"{name}.yaml"
-    if name in names() and own.is_file():
-        return own
+    if name in names():
+        return next(
+            file for folder in _folders() if (file := folder / f"{name}.yaml").exists() or file.is_symlink()
+        )
     path = beside / Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_file() or path.parent != beside:
         return path
@@ -87,6 +96,45 @@ def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
         else:
             both[field] = value
     return both
+
+
+def read_text(text: str, origin: str) -> Layers:
+    """The layers of a configuration that was typed or pasted: the name of one, or YAML, which may extend one by its name.
+
+    Whoever types it is not on this machine: no path is followed, so that it reads no other file of it.
+
+    Args:
+        text: of a form.
+        origin: names the text in errors.
+
+    Raises:
+        UserError: there is none of that name, or the text is not YAML, is no mapping, or extends what is no name.
+    """
+    name = text.strip()
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        return read([_by_name(name, origin)])
+    document = yaml_files.parse(text, origin)
+    if not isinstance(document.values, dict):
+        raise UserError(f"{origin}: give the name of a configuration ({', '.join(names())}), or paste YAML")
+    own = Document(
+        {field: value for field, value in document.values.items() if field != EXTENDS}, document.root
+    )
+    below = Layers({}, ())
+    if EXTENDS in document.values:
+        lower, where = document.values[EXTENDS], f"{origin}: line {document.line([EXTENDS])}: {EXTENDS}"
+        if not isinstance(lower, str):
+            raise UserError(
+                f"{where}: must be the name of a configuration ({', '.join(names())}), found {lower!r}"
+            )
+        below = read([_by_name(lower, where)])
+    return Layers(merged(below.values, own.values), (*below.documents, (origin, own)))
+
+
+def _by_name(name: str, origin: str) -> Path:
+    if name in names():
+        return named(name)
+    close = suggestion(name, names()) or "."
+    raise UserError(f"{origin}: there is no configuration named {name!r}{close} Known: {', '.join(names())}")
 
 
 def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, Document]]:

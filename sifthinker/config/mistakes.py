@@ -119,15 +119,15 @@ def _fields(kind: type[BaseModel], place: Iterable[str | int]) -> list[str]:
     """The names of the fields of the section at `place`."""
     for part in place:
         field = kind.model_fields.get(str(part))
-        found = None if field is None else _section(field.annotation)
+        found = None if field is None else section(field.annotation)
         kind = kind if found is None else found
     return list(kind.model_fields)
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
+def section(annotation: Any) -> type[BaseModel] | None:
     """The section in an annotation: Source in `tuple[Source, ...]`, Api in `Api | None`."""
     if isinstance(annotation, type) and not get_origin(annotation):
         return annotation if issubclass(annotation, BaseModel) else None
     if get_origin(annotation) in (tuple, list, Union, types.UnionType):
-        return next(filter(None, map(_section, get_args(annotation))), None)
+        return next(filter(None, map(section, get_args(annotation))), None)
     return None

@@ -28,9 +28,49 @@ def load(files: Path | Sequence[Path], overrides: dict[str, Any] | None = None) 
     Raises:
         UserError: a file is missing or not YAML, extends what is not there, or a field is unknown or has a wrong value.
     """
-    read = layers.read([files] if isinstance(files, Path) else files)
-    _assign(read.values, overrides or {})
-    return _checked(Config, read.values, read.documents[-1][0], read.where, tuple(overrides or {}))
+    return _laid(layers.read([files] if isinstance(files, Path) else files), overrides or {})
+
+
+def load_text(text: str, overrides: dict[str, Any], origin: str) -> Config:
+    """The configuration of a form: a name, or YAML that may extend a name; `overrides` and errors as of `load`.
+
+    Raises:
+        UserError: see `load`; and the text names a path.
+    """
+    return _laid(layers.read_text(text, origin), overrides)
+
+
+def assignments(lines: Sequence[str], origin: str) -> dict[str, Any]:
+    """The fields of lines `FIELD=VALUE`, by their dotted names; `origin` names the lines in errors.
+
+    Raises:
+        UserError: a line has no `=`, or its value is not YAML.
+    """
+    fields: dict[str, Any] = {}
+    for line in lines:
+        field, equals, value = line.partition("=")
+        if not equals or not field.strip():
+            raise UserError(f"{origin} {line}: write FIELD=VALUE, e.g. grpo.learning_rate=2e-5")
+        fields[field.strip()] = parse_value(value, f"{origin} {field.strip()}")
+    return fields
+
+
+def as_yaml(config: Config, whole: bool = True) -> str:
+    """The configuration as YAML that reads as the same configuration; not `whole`: without what nobody set."""
+    return yaml_files.write(config.model_dump(mode="json", exclude_unset=not whole))
+
+
+def is_operational(dotted: str) -> bool:
+    """Whether the field of that dotted name changes how a stage runs, and never what comes out."""
+    kind: type[BaseModel] | None = Config
+    for part in dotted.split("."):
+        field = None if kind is None else kind.model_fields.get(part)
+        if field is None:
+            return False
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"):
+            return True
+        kind = mistakes.section(field.annotation)
+    return False
 
 
 def load_section(kind: type[Kind], path: Path, overrides: dict[str, Any] | None = None) -> Kind:
@@ -100,6 +140,11 @@ def _counts(field: FieldInfo, value: Any) -> bool:
     if marks.get("added"):
         return bool(value != field.get_default(call_default_factory=True))
     return not marks.get("operational")
+
+
+def _laid(read: layers.Layers, overrides: dict[str, Any]) -> Config:
+    _assign(read.values, overrides)
+    return _checked(Config, read.values, read.documents[-1][0], read.where, tuple(overrides))
 
 
 def _assign(values: dict[str, Any], fields: dict[str, Any]) -> None:

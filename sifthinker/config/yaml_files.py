@@ -95,6 +95,18 @@ def parse(text: str, origin: str) -> Document:
         raise UserError(f"{origin}: not YAML: {error}") from error
 
 
+def write(values: Any) -> str:
+    """Plain values as YAML that `parse` reads as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which puts text into quotes that `_Loader` would read as a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, without its silent acceptances."""
 
@@ -142,3 +154,4 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,10 @@ def check_weights(folder: Path) -> None:
     """Refuses a folder without complete safetensors; pickled weights can run code when they are opened.
 
     Raises:
-        UserError: a file is missing.
+        UserError: a file is missing, or the index cannot be read or names other files than safetensors beside it.
     """
     index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    names = _indexed(index) if index.is_file() else {"model.safetensors"}
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         pickled = sorted(
@@ -81,3 +80,18 @@ def check_weights(folder: Path) -> None:
             else ""
         )
         raise UserError(f"{folder}: {', '.join(missing)} is missing{reason}")
+
+
+def _indexed(index: Path) -> set[str]:
+    """The weight files that an index names: safetensors beside it, and nothing else."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        wrong = sorted(str(name) for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index}: cannot be read: {error}; fetch the weights again") from error
+    if wrong or not names:
+        raise UserError(
+            f"{index}: names {', '.join(wrong) or 'no file'}; only safetensors beside the index are opened, because "
+            "pickled weights can run code: convert them to safetensors"
+        )
+    return names

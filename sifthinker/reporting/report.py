@@ -27,6 +27,7 @@ from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
 from sifthinker.reporting import outcome, pages, paper_results, paper_tables, plots
+from sifthinker.reporting.markdown import inline
 from sifthinker.reporting.score_gaps import apart
 from sifthinker.rewards import REWARDS
 
@@ -156,7 +157,7 @@ def page(facts: Facts) -> str:
         example = _opened(row)
         picture = drawing.chain_picture(example.photo, example.relief, example.steps, example.truth)
         parts.append(
-            f"**{html.escape(row['question'])}** ({html.escape(row['answer'])})\n\n"
+            f"**Question.** {inline(row['question'])}\n\n**Answer.** {inline(row['answer'])}\n\n"
             f"![boxes in order, ground truth dashed; depth picture beside]({data_url(drawing.encode(picture, 75))})\n\n"
             f"<pre>{html.escape(row['chain'][:CLIP])}</pre>"  # escaped: what a model writes is never interpreted
         )

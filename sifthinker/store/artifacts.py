@@ -5,9 +5,8 @@
     <root>/<stage>/<key>.pending     the artifact is still to be uploaded to the remote
     <root>/accepted/<stage>/<key>    an older artifact that stands for this key (`sif accept`)
     <root>/runs/<id>.json            which artifact every stage of a run made or took
-    <root>/digests.sqlite            digests of files, remembered by size, modification time and inode
 
-A folder is written under a temporary name, synced, and renamed. It then goes to the remote, and only after that the
+A folder is written under a temporary name, synced, made read-only, and renamed. It then goes to the remote, and only after that the
 artifact that it replaces is removed: a failed upload costs neither. A hit is verified before it is used
 (`sifthinker.store.verification`).
 """
@@ -30,10 +29,10 @@ from filelock import Timeout
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.digests import sha256
 from sifthinker.store.lock import Lock
-from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
+from sifthinker.store.manifest import MANIFEST, Artifact, Damaged, Draft, Manifest, Ref
 from sifthinker.store.s3 import Remote
+from sifthinker.store.sealing import seal
 from sifthinker.store.verification import Claim, verifier
 from sifthinker.system.files import sync, write_json
 
@@ -160,11 +159,13 @@ class Store:
             part: of a table that comes in parts, the only one that is wanted; the others are not looked at.
 
         Raises:
-            Damaged: it is gone, or not what its manifest says.
+            Damaged: it is gone, is not what its manifest says, or was made again since with another content.
         """
         found = self._look(ref.stage, ref.key, part)
         if found is None:
             raise Damaged(f"{ref.stage}/{ref.key} is not in the store")
+        if found.ref.digest != ref.digest:
+            raise Damaged(f"{ref.stage}/{ref.key} has another content than the one that was asked for")
         return found
 
     def _look(self, stage: str, key: str, part: int | None = None) -> Artifact | None:
@@ -184,11 +185,14 @@ class Store:
         folder = self.folder(stage, key)
         temporary = folder.with_name(f"{key}.fetch-{uuid.uuid4().hex}")
         try:
-            manifest = json.loads(self.remote.read(f"{stage}/{key}/manifest.json") or b"{}")
-            for name in manifest.get("files", ()):
+            manifest, damage = self.remote.manifest(f"{stage}/{key}")
+            if manifest is None:
+                raise Damaged(damage or f"{stage}/{key} is gone")
+            for name in manifest["files"]:
                 self.remote.download(f"{stage}/{key}/{name}", temporary / name)
-            write_json(temporary / "manifest.json", manifest)
-            self._open(temporary)
+                (temporary / name).chmod(0o444)
+            write_json(temporary / MANIFEST, manifest)
+            self._open(temporary, name=f"{stage}/{key}")
             try:
                 temporary.rename(folder)
             except OSError:
@@ -210,10 +214,18 @@ class Store:
             self.remote.remove(f"{stage}/{key}")
 
     @contextmanager
-    def making(self, stage: str, key: str, manifest: Mapping[str, Any]) -> Iterator[Draft]:
+    def making(
+        self, stage: str, key: str, manifest: Mapping[str, Any], still: Callable[[], None] = lambda: None
+    ) -> Iterator[Draft]:
         """Yields a draft; on a clean exit it becomes the artifact, otherwise nothing remains of it.
 
         An artifact of the same name stays until the new one is whole, here and on the remote.
+
+        Args:
+            stage: its folder.
+            key: its name there.
+            manifest: what is known of it before.
+            still: asked before it gets its name; raises where somebody else may be making it by now.
 
         Raises:
             UserError: the upload failed. The artifact is in the store; `push_pending` tries again.
@@ -223,14 +235,23 @@ class Store:
         parent.mkdir(parents=True, exist_ok=True)
         for stale in parent.glob(f"{key}.tmp-*"):  # a killed run's; the lock says nobody writes there now
             shutil.rmtree(stale)
-        draft = Draft(parent / f"{key}.tmp-{uuid.uuid4().hex}", {"stage": stage, "key": key, **manifest})
+        unknown = {"label": stage, "name": "", "identity": {}, "inputs": {}, "versions": {}}
+        known = {**unknown, **manifest, "stage": stage, "key": key}
+        draft = Draft(parent / f"{key}.tmp-{uuid.uuid4().hex}", known)
         draft.out.mkdir()
         try:
             yield draft
-            self._seal(draft, started)
+            seal(draft, self.digests, started, self._inputs(draft))
+            still()
             self._publish(draft.out, stage, key)
         finally:
             shutil.rmtree(draft.out, ignore_errors=True)
+
+    def _inputs(self, draft: Draft) -> Iterator[Path]:
+        """The folders of what an artifact is made from, as far as they are here."""
+        for ref in draft.manifest["inputs"].values():
+            if (folder := self.folder(ref["stage"], ref["key"])).is_dir():
+                yield folder
 
     def _publish(self, made: Path, stage: str, key: str) -> None:
         """Gives a sealed folder its name, uploads it, and then removes what had the name before."""
@@ -282,21 +303,25 @@ class Store:
         return done
 
     def manifests(self, stage: str) -> list[Manifest]:
-        """The readable manifests of a stage's artifacts, latest first."""
+        """The whole manifests of a stage's artifacts, latest first. One that is damaged is named in the log."""
         found = []
-        for path in (self.root / stage).glob("*/manifest.json"):
-            try:
-                found.append(json.loads(path.read_text(encoding="utf-8")))
-            except ValueError as error:  # whoever wants this artifact finds it damaged and makes it again
-                logger.warning("%s is damaged: %s", path, error)
-        return sorted(found, key=lambda m: float(m["made"]), reverse=True)
+        for folder in (self.root / stage).glob("*/"):
+            if "." not in folder.name:
+                try:
+                    found.append(self._verifier.manifest(folder))
+                except Damaged as damage:  # whoever wants this artifact makes it again
+                    logger.warning("%s", damage)
+        return sorted(found, key=lambda m: m["made"], reverse=True)
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
-        """The manifest of an artifact, wherever it is; its files are not looked at."""
-        path = self.folder(stage, key) / "manifest.json"
-        if path.exists():
-            found: Manifest = json.loads(path.read_text(encoding="utf-8"))
-            return found
+        """The manifest of an artifact, wherever it is; its files are not looked at. One that is damaged is None."""
+        folder = self.folder(stage, key)
+        try:
+            if folder.exists():
+                return self._verifier.manifest(folder)
+        except Damaged as damage:
+            logger.warning("%s", damage)
+            return None
         return self.remote.manifest(f"{stage}/{key}")[0] if self.remote else None
 
     def accept(self, stage: str, key: str, instead: str, why: str, who: str) -> Path:
@@ -305,9 +330,15 @@ class Store:
         self.record(path, {"key": instead, "why": why, "who": who, "when": time.time()})
         return path
 
-    def _open(self, folder: Path, part: int | None = None) -> Artifact:
-        """An artifact on this machine. Its files and those of its shards are verified in one go."""
-        manifest = self._verifier.manifest(folder)
+    def _open(self, folder: Path, part: int | None = None, name: str | None = None) -> Artifact:
+        """An artifact on this machine. Its files and those of its shards are verified in one go.
+
+        Args:
+            folder: its own.
+            part: the only one that is wanted.
+            name: <stage>/<key> of a folder that is not called so yet.
+        """
+        manifest = self._verifier.manifest(folder, name)
         claims = [_claim(folder, manifest, part)]
         for shard in _shards(manifest, part).values():
             if (there := self.folder(shard.stage, shard.key)).exists():
@@ -329,49 +360,12 @@ class Store:
         ref = Ref(stage=manifest["stage"], key=manifest["key"], digest=manifest["digest"])
         return Artifact(ref, folder, manifest, shards, fetch)
 
-    def _seal(self, draft: Draft, started: float) -> None:
-        paths = [path for path in sorted(draft.out.rglob("*")) if path.is_file()]
-        files = {
-            str(path.relative_to(draft.out)): {"size": path.stat().st_size, "sha256": digest}
-            for path, digest in zip(paths, self.digests.files(paths), strict=True)
-        }
-        content: dict[str, Any] = {
-            "files": files,
-            "shards": [shard.model_dump() for shard in draft.shards],
-            "rows": draft.rows,
-        }
-        if draft.external:
-            content["external"] = {
-                "path": str(draft.external.resolve()),
-                "digest": self.digests.tree(draft.external),
-            }
-        digest = sha256(
-            {
-                "files": {name: entry["sha256"] for name, entry in files.items() if name not in draft.aside},
-                "shards": [shard.digest for shard in draft.shards],
-                "external": content.get("external", {}).get("digest"),
-                "key": draft.manifest["key"] if draft.lineage else None,
-            }
-        )
-        for path in draft.out.rglob("*"):
-            sync(path)
-        write_json(
-            draft.out / "manifest.json",
-            {
-                **draft.manifest,
-                "digest": digest,
-                **content,
-                "notes": draft.notes,
-                "made": started,
-                "seconds": round(time.time() - started, 3),
-            },
-        )
-
 
 def _shards(manifest: Manifest, part: int | None) -> dict[int, Ref]:
     """The shards of an artifact by their number: all, or the one of a part."""
-    refs = enumerate(manifest["shards"])
-    return {number: Ref(**shard) for number, shard in refs if part in (None, number)}
+    refs = manifest["shards"]
+    wanted = range(len(refs)) if part is None else range(part, min(part + 1, len(refs)))
+    return {number: Ref(**refs[number]) for number in wanted}
 
 
 def _claim(folder: Path, manifest: Manifest, part: int | None) -> Claim:

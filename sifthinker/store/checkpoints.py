@@ -1,13 +1,14 @@
 """Checkpoints of a store by the names that people give them."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sifthinker.core.errors import UserError
-from sifthinker.store import aliases
+from sifthinker.store import aliases, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
-from sifthinker.store.runs import runs
 
 LATEST = "latest"
 # The labels of a run's models, the last one first.
@@ -20,23 +21,24 @@ def find(store: Store, name: str) -> Ref | Path:
     'latest' is the model of the latest whole reproduction: one that came as far as its report.
 
     Raises:
-        UserError: there is none, or it is gone from the store.
+        UserError: there is none, it is gone from the store, or the name fits several runs whose models differ.
     """
     if alias := aliases.read(store, name):
         return _whole(store, name, Ref(**alias["ref"]))
-    for run in runs(store):
-        labels = [label for label in MODELS if label in run["stages"]]
-        whole = name == LATEST and "report" in run["stages"]
-        if labels and (whole or name in (run["id"], run["name"])):
-            return _whole(store, name, Ref(**run["stages"][labels[0]]))
+    if name == LATEST:
+        found = next((run for run in runs.runs(store) if "report" in run["stages"] and _model(run)), None)
+    else:
+        found = runs.only(store, name, _model, f"checkpoint {name}")
+    if found and (model := _model(found)):
+        return _whole(store, name, model)
     if re.fullmatch(r"(merge|policy_weights)/[0-9a-f]+", name):
         stage, key = name.split("/")
         try:
-            found = store.find(stage, key)
+            artifact = store.find(stage, key)
         except Damaged as damage:
             raise UserError(f"checkpoint {name}: {damage}; make it again, or name another") from damage
-        if found:
-            return found.ref
+        if artifact:
+            return artifact.ref
     if (Path(name) / "config.json").is_file():
         return Path(name)
     if name == LATEST:
@@ -52,6 +54,12 @@ def find(store: Store, name: str) -> Ref | Path:
 def slug(name: str) -> str:
     """A name in the form that labels of stages have: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _model(run: Mapping[str, Any]) -> Ref | None:
+    """The last model of a run."""
+    label = next((label for label in MODELS if label in run["stages"]), None)
+    return Ref(**run["stages"][label]) if label else None
 
 
 def _whole(store: Store, name: str, ref: Ref) -> Ref:

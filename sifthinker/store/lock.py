@@ -43,6 +43,15 @@ class Lock:
             self._local.release()
             raise
 
+    def check(self) -> None:
+        """Whether it is still held, on all machines.
+
+        Raises:
+            UserError: another machine may have taken it over.
+        """
+        if self._remote:
+            self._remote.check()
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Holds the lock in a block, without waiting for it.

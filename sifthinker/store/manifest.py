@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sifthinker.store.digests import sha256
 
-DATA = "data"  # below an artifact: the parts of a table, where other software reads the folder
+MANIFEST = "manifest.json"  # of an artifact, in its folder
+DATA = "data"  # folder of the parts of a table that people open too
+UNSUMMED = ("checksum", "etags")  # what of a manifest its checksum does not cover
 
 
 class Ref(BaseModel):
@@ -57,6 +63,8 @@ class RefFields(TypedDict):
 class Manifest(TypedDict):
     """The content of `manifest.json`."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
     stage: str
     key: str
     label: str  # of the stage in its flow: "merge-sft"
@@ -73,6 +81,53 @@ class Manifest(TypedDict):
     made: float  # when its making began, in seconds since 1970
     seconds: float  # that the making took
     etags: NotRequired[dict[str, str]]  # on a remote: of each object
+    checksum: NotRequired[str]  # of all the rest but `etags`; manifests of earlier versions have none
+
+
+def sealed(fields: Mapping[str, Any]) -> Manifest:
+    """A manifest with its checksum.
+
+    Args:
+        fields: all others. A checksum among them is replaced.
+    """
+    given: Manifest = json.loads(json.dumps(dict(fields)))  # as it will be read: texts as keys, lists
+    return {**given, "checksum": _checksum(given)}
+
+
+def read_manifest(text: str | bytes) -> Manifest:
+    """A manifest from its JSON.
+
+    Raises:
+        ValueError: it is no JSON, lacks a field, has one of another kind, or is not what was written. The message says
+            which.
+    """
+    try:
+        value: Manifest = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    try:
+        _form().validate_python(value)
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from error
+    if value.get("checksum", _checksum(value)) != _checksum(value):
+        raise ValueError("it was changed: its checksum differs")
+    return value
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, in a line: which field, and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+@cache
+def _form() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return sha256({name: value for name, value in manifest.items() if name not in UNSUMMED})
 
 
 @dataclass(frozen=True)
@@ -118,13 +173,15 @@ class Artifact:
         """The files of a table that comes in parts, in part order."""
         if self.shards:
             return [shard.folder / f"{table}.parquet" for shard in self.shards.values()]
-        return sorted(self._tables(table).glob(f"{table}-*.parquet"))
+        wanted = (f"{table}-*.parquet", f"{DATA}/{table}-*.parquet")
+        names = [name for name in self.manifest["files"] if any(fnmatchcase(name, form) for form in wanted)]
+        return [self.folder / name for name in sorted(names)]
 
     def part(self, table: str, number: int) -> Path:
         """The file of one part of a table."""
         if self.shards:
             return self.shards[number].folder / f"{table}.parquet"
-        return self._tables(table) / f"{table}-{number:05}.parquet"
+        return self.parts(table)[number]
 
     def part_digests(self, table: str) -> list[str]:
         """The digest of each part; for a shard that of its whole output."""
@@ -132,15 +189,6 @@ class Artifact:
             return [shard.ref.digest for shard in self.shards.values()]
         files = self.manifest["files"]
         return [files[path.relative_to(self.folder).as_posix()]["sha256"] for path in self.parts(table)]
-
-    def _tables(self, table: str) -> Path:
-        """The folder of a table's parts: `data`, where the parts lie apart from what is said about them."""
-        apart = self.folder / DATA
-        return (
-            apart
-            if any(name.startswith(f"{DATA}/{table}-") for name in self.manifest["files"])
-            else self.folder
-        )
 
     def rejects(self) -> list[Path]:
         """The files of rejected rows, its shards' included."""

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
+from sifthinker.store.manifest import Ref, RefFields, first_fault
 
 logger = logging.getLogger(__name__)
+SHORTEST = 6  # characters of an id that name a run
 RUNNING = "running"  # the state in a run's record until it ends
 TRAINED = ("merge-grpo", "merge-sft")  # the labels of a run's trained models, the last one first
+
+
+class Record(TypedDict):
+    """What every reader of a run's record relies on."""
+
+    id: str
+    started: float  # seconds since 1970
+    stages: dict[str, RefFields]  # by label
+    name: NotRequired[str]
+    state: NotRequired[str]
+    config: NotRequired[dict[str, Any]]
+
+
+_FORM = TypeAdapter(Record)
 
 
 def file(store: Store, identifier: str) -> Path:
@@ -40,23 +59,40 @@ def runs(store: Store) -> list[dict[str, Any]]:
     return [record for _, record in records(store.root) if record]
 
 
-def named(records: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """The run of an id, of the beginning of an id, or of a name that no other run has.
+def named(store: Store, name: str) -> list[dict[str, Any]]:
+    """The runs of that id, else those of that name, else those whose id begins so; the latest first."""
+    known = runs(store)
+    by_id = [run for run in known if run["id"] == name]
+    by_name = [run for run in known if run["name"] == name]
+    cut = [run for run in known if len(name) >= SHORTEST and run["id"].startswith(name)]
+    return by_id or by_name or cut
+
+
+def only(store: Store, name: str, of: Callable[[dict[str, Any]], Any], who: str) -> dict[str, Any] | None:
+    """The run that a name or an id means: the latest of those for which `of` gives something; None without one.
+
+    Args:
+        store: that has the runs.
+        name: a run's name, its id, or the beginning of its id.
+        of: what is wanted of a run; None where it has no such thing.
+        who: begins the message.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: the name fits several runs, and they give different things.
     """
-    found = (
-        [record for record in records if record["id"] == name]
-        or [record for record in records if record["name"] == name]
-        or [record for record in records if record["id"].startswith(name)]
-    )
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(f"{record['name']} ({record['id']})" for record in (found or records)[:5])
-    if found:
-        raise UserError(f"{len(found)} runs are called {name}; give an id: {listed}")
-    raise UserError(f"there is no run {name}; the latest: {listed or 'none'}")
+    having = [(run, wanted) for run in named(store, name) if (wanted := of(run)) is not None]
+    if any(wanted != having[0][1] for _, wanted in having):
+        raise UserError(f"{who}: {ambiguous(name, [run for run, _ in having])}")
+    return having[0][0] if having else None
+
+
+def ambiguous(name: str, found: Sequence[Mapping[str, Any]]) -> str:
+    """That a name means several runs, and which."""
+    each = [
+        f"  {run['id']}  {time.strftime('%Y-%m-%d %H:%M', time.gmtime(run['started']))} UTC  {run['name']}"
+        for run in found
+    ]
+    return "\n".join([f"{name!r} means {len(found)} runs, which differ; give the id of one:", *each])
 
 
 def final(made: Mapping[str, Ref]) -> Ref | None:
@@ -71,8 +107,12 @@ def final(made: Mapping[str, Ref]) -> Ref | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        logger.warning("%s: %s", path, error)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _FORM.validate_python(found)
+    except ValidationError as error:
+        logger.warning("%s cannot be read: %s", path, first_fault(error))
         return {}
-    return found
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return {}
+    return dict(found)

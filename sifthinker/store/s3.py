@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.manifest import Manifest
+from sifthinker.store.manifest import MANIFEST, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
 EXPIRY = 120.0  # seconds without a beat after which a lock's holder is dead
 BEAT = 20.0
 POLL = 5.0
@@ -109,10 +108,10 @@ class Remote:
             put = self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=body, **condition)
             return str(put["ETag"]).strip('"')
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, **condition: str) -> None:
         """Removes an object."""
         with self._explained("delete"):
-            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name, **condition)
 
     def download(self, name: str, to: Path) -> None:
         """Writes an object to a file, and makes the file's folder where there is none."""
@@ -152,10 +151,12 @@ class Remote:
         if body is None:
             return None, ""
         try:
-            manifest: Manifest = json.loads(body)
+            manifest = read_manifest(body)
             files, etags = manifest["files"], manifest["etags"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             return None, f"{self.url}/{place}: {MANIFEST} cannot be read: {error}"
+        if (says := f"{manifest['stage']}/{manifest['key']}") != place:
+            return None, f"{self.url}/{place}: {MANIFEST} is that of {says}"
         there = self.list(place)
         for name, entry in files.items():
             found = there.get(name)
@@ -198,6 +199,7 @@ class RemoteLock:
         """Takes nothing yet."""
         self.remote, self.name = remote, name
         self._etag = ""
+        self._kept = 0.0  # when the server last took a beat, by the monotonic clock
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -217,6 +219,7 @@ class RemoteLock:
                 "%s has no conditional writes: machines may make the same artifact twice", self.remote.url
             )
             return True
+        self._kept = time.monotonic()
         self._released.clear()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._thread.start()
@@ -227,27 +230,57 @@ class RemoteLock:
         while not self.take():
             time.sleep(POLL)
 
+    def check(self) -> None:
+        """Whether it is still ours, where it was taken.
+
+        Raises:
+            UserError: another machine has taken it over, or may have, because the server took no beat for too long.
+        """
+        if self._thread is None or (self._etag and time.monotonic() - self._kept < EXPIRY):
+            return
+        raise UserError(
+            f"{self.remote.url}/{self.name}: this run lost its lock, and another machine may be making the same: the "
+            f"server took no beat for {EXPIRY:.0f} s. Nothing was published; run again, and what is there is taken"
+        )
+
     def release(self) -> None:
         """Gives the lock back, unless another machine has taken it over."""
-        self._released.set()
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-            if self._etag:
-                self.remote.delete(self.name)
+        from botocore.exceptions import ClientError
 
-    def _stale(self) -> str:
-        """The ETag of a lock whose holder has not beaten for long, by the server's own clock."""
+        self._released.set()
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        if self._etag and self._here() == self._etag:  # asked first: not every server obeys If-Match here
+            try:
+                self.remote.delete(self.name, IfMatch=self._etag)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NotImplemented":
+                    self.remote.delete(self.name)
+                # else it was taken over in between, and is not ours to remove
+
+    def _here(self) -> str:
+        """The ETag of the lock on the server; "" where there is none."""
+        head = self._head()
+        return str(head["ETag"]).strip('"') if head else ""
+
+    def _head(self) -> Any:
         from botocore.exceptions import ClientError
 
         try:
-            head = self.remote.client.head_object(
+            return self.remote.client.head_object(
                 Bucket=self.remote.bucket, Key=self.remote.prefix + self.name
             )
         except ClientError:
-            return ""
+            return None
+
+    def _stale(self) -> str:
+        """The ETag of a lock whose holder has not beaten for long, by the server's own clock."""
         from email.utils import parsedate_to_datetime
 
+        if (head := self._head()) is None:
+            return ""
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         dead = (now - head["LastModified"]).total_seconds() > EXPIRY
         return str(head["ETag"]).strip('"') if dead else ""
@@ -263,6 +296,7 @@ class RemoteLock:
         while not self._released.wait(BEAT):
             try:
                 self._etag = self.remote.write(self.name, self._body(), IfMatch=self._etag)
+                self._kept = time.monotonic()
             except ClientError:  # taken over: another machine thought us dead
                 logger.warning("%s/%s was taken over by another run", self.remote.url, self.name)
                 self._etag = ""

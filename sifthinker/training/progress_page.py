@@ -14,6 +14,7 @@ from typing import Any
 
 from sifthinker.core import chain, drawing, images, records, tables
 from sifthinker.reporting import plots
+from sifthinker.reporting.markdown import inline
 from sifthinker.rewards import REWARDS, columns, shown
 from sifthinker.training.samplers import GAP
 
@@ -109,7 +110,9 @@ def _completion(entry: dict[str, Any], subject: dict[str, Any], picture: str) ->
     text = entry["text"][:LONGEST] + ("…" if len(entry["text"]) > LONGEST else "")
     return "\n".join(
         [
-            f"**{html.escape(subject['question'])}** ({html.escape(subject['answer'])})",
+            f"**Question.** {inline(subject['question'])}",
+            "",
+            f"**Answer.** {inline(subject['answer'])}",
             "",
             picture,
             "",

@@ -158,19 +158,19 @@ def _runs(store: Store) -> Iterator[Found]:
     records = runs.runs(store)
     counts: dict[str, int] = {}
     for record in records:
-        state = str(record["state"]).partition(" ")[0]
+        state = str(record.get("state", "")).partition(" ")[0]
         counts[state] = counts.get(state, 0) + 1
     for state, count in counts.items():
         yield "sif_runs", (state,), count
     latest: dict[str, Mapping[str, Any]] = {}
     for record in records:
-        latest.setdefault(str(record["config"]["name"]), record)
+        latest.setdefault(str(record.get("config", {}).get("name", "")), record)
     for name, last in list(latest.items())[:CONFIGURATIONS]:
         yield from _run(store, name, last)
 
 
 def _run(store: Store, name: str, record: Mapping[str, Any]) -> Iterator[Found]:
-    state = str(record["state"]).partition(" ")[0]
+    state = str(record.get("state", "")).partition(" ")[0]
     yield "sif_run_started_timestamp_seconds", (name, state), record["started"]
     at = record.get("at")
     if at and state == runs.RUNNING:

@@ -10,6 +10,8 @@ What stays, whatever else is true of it:
 
 A folder is renamed to a trash name before it is deleted, so that no half of it is ever taken for whole. The next pruning
 deletes what a killed one left under such a name.
+
+A store with a remote is pruned there too, by the same rules (`sifthinker.upkeep.prune_remote`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
+from sifthinker.upkeep import prune_remote
 
 logger = logging.getLogger(__name__)
 DAY = 86_400.0  # seconds
@@ -47,6 +50,9 @@ KINDS = {
     "result": ("result record", "result records"),
     "accepted": ("acceptance", "acceptances"),
     "run": ("run record", "run records"),
+    "uploaded": ("artifact on the remote", "artifacts on the remote"),
+    "upload": ("half upload", "half uploads"),
+    "lock": ("dead lock", "dead locks"),
 }
 
 Name = tuple[str, str]  # stage and key
@@ -76,7 +82,7 @@ class Doomed(NamedTuple):
     """One thing to remove."""
 
     kind: str  # of KINDS
-    path: Path
+    path: Path  # below the store's folder, or below its remote's address
     bytes: int
     why: str
 
@@ -103,7 +109,9 @@ def survey(store: Store, rules: Rules) -> Survey:
     """
     root, folders = store.root, {path: _measure(path) for path in _folders(store.root)}
     artifacts = {_name(path): measured for path, measured in folders.items() if "." not in path.name}
-    manifests = {name: _json(store.folder(*name) / "manifest.json") for name in artifacts}
+    uploads = prune_remote.uploads(store)
+    manifests = {name: dict(upload.manifest) for name, upload in uploads.items()}
+    manifests |= {name: _json(store.folder(*name) / "manifest.json") for name in artifacts}
     accepted = {_name(path): path for path in (root / "accepted").glob("*/*") if ".tmp-" not in path.name}
     stands_for = {name: (name[0], str(_json(path).get("key"))) for name, path in accepted.items()}
     records = runs.records(root)
@@ -115,6 +123,7 @@ def survey(store: Store, rules: Rules) -> Survey:
     roots |= {_pinned(path) for path in (root / "aliases").glob("*.json")}
     roots |= _compared_with(root / "history", manifests)
     roots |= {name for name, measured in artifacts.items() if measured.used >= rules.limit}
+    roots |= {name for name, upload in uploads.items() if upload.manifest and upload.used >= rules.limit}
     kept = reached(manifests, roots, stands_for)
 
     def things() -> Iterator[tuple[str, Path, str]]:
@@ -143,8 +152,12 @@ def survey(store: Store, rules: Rules) -> Survey:
     for kind, path, why in things():
         measured = folders.get(path) or _measure(path)
         if measured.used < rules.limit:
-            doomed.append(Doomed(kind, path, measured.bytes, why))
-    return Survey(tuple(doomed), len(kept), sum(artifacts[name].bytes for name in kept))
+            doomed.append(Doomed(kind, path.relative_to(root), measured.bytes, why))
+    for kind, name, upload, why in prune_remote.doomed(uploads, kept):
+        if upload.used < rules.limit:
+            doomed.append(Doomed(kind, Path(*name), upload.bytes, why))
+    here = [artifacts[name].bytes for name in kept if name in artifacts]
+    return Survey(tuple(doomed), len(kept), sum(here))
 
 
 def summary(found: Survey, removed: bool) -> str:
@@ -193,29 +206,33 @@ def remove(store: Store, rules: Rules, found: Survey) -> Survey:
     """Removes what a survey found, one by one; what is left of the survey is what was removed."""
     removed = []
     for thing in found.doomed:
-        if stays := _remove(store, rules, thing):
+        away = prune_remote.remove if thing.kind in prune_remote.KINDS else _remove
+        if stays := away(store, rules.limit, thing.kind, thing.path):
             logger.warning("%s stays: %s", thing.path, stays)
         else:
             removed.append(thing)
     return replace(found, doomed=tuple(removed))
 
 
-def _remove(store: Store, rules: Rules, thing: Doomed) -> str:
+def _remove(store: Store, limit: float, kind: str, name: Path) -> str:
     """Why it stayed; "" when it is gone."""
-    if not thing.path.is_dir():
-        thing.path.unlink(missing_ok=True)
+    path = store.root / name
+    if kind in ("accepted", "run") and store.remote:  # else the next pull brings it back
+        store.remote.delete(name.as_posix())
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
         return ""
-    stage, key = thing.path.parent.name, thing.path.name.partition(".")[0]
+    stage, key = path.parent.name, path.name.partition(".")[0]
     lock = store.lock(stage, key)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return "it is being made now"
     try:
-        if _measure(thing.path).used >= rules.limit:  # a run that began since the survey has looked it up
+        if _measure(path).used >= limit:  # a run that began since the survey has looked it up
             return "it was used just now"
-        trash = thing.path.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
-        thing.path.rename(trash)
+        trash = path.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
+        path.rename(trash)
         if not store.folder(
             stage, key
         ).exists():  # who waits for this lock sees its file gone and opens a new one

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sifthinker.evaluation import comparing
 from sifthinker.store.artifacts import Store
 from sifthinker.store.digests import sha256
-from tasks.runtime import ui_artifacts
+from tasks.runtime import links, ui_artifacts
 
 
 class Compared(NamedTuple):
@@ -37,6 +37,7 @@ def compared(store: Store, names: Sequence[str], out: Path | None = None) -> Com
     return Compared(comparing.markdown(sides, pairs), page, comparing.rows(sides, pairs))
 
 
-def show(text: str, page: Path, names: Sequence[str]) -> None:
+def show(store: Store, text: str, page: Path, names: Sequence[str]) -> None:
     """Shows a comparison in the UI."""
-    ui_artifacts.markdown(f"{text}\n\nPage: `{page}`", "comparison", f"{', '.join(names)} compared")
+    whole = links.shown(store.root, page, "Open the page")
+    ui_artifacts.markdown(f"{whole}\n\n{text}", "comparison", f"{', '.join(names)} compared")

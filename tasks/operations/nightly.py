@@ -16,7 +16,7 @@ from sifthinker.store.artifacts import Store
 from sifthinker.store.checkpoints import slug
 from sifthinker.store.manifest import Ref
 from tasks.operations.checkpoint import checkpoint
-from tasks.runtime import ui_artifacts
+from tasks.runtime import links, ui_artifacts
 from tasks.runtime.pipeline import Pending, Run
 from tasks.runtime.stage import StageFailed
 from tasks.stages.evaluate import evaluate
@@ -85,7 +85,7 @@ def foreseen(run: Run) -> list[Expected]:
     return expected(run.config, good, baseline)
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="compare")
 def compare(
     store: Store,
     night: Night,
@@ -95,7 +95,7 @@ def compare(
 ) -> Outcome:
     """Gate, report and history; the table and where the report is as an artifact of the run."""
     outcome = domain.hold(store, night, made, failed, baseline)
-    text = f"{outcome.message}\n\n{outcome.table}\n\nReport: `{outcome.report}`"
+    text = f"{outcome.message}\n\n{outcome.table}\n\n{links.shown(store.root, outcome.report, 'Open the report')}"
     ui_artifacts.markdown(text, "night", f"The night: {outcome.outcome}")
     level = logging.INFO if outcome.outcome == history.PASSED else logging.WARNING
     get_run_logger().log(level, "%s: %s; report: %s", outcome.outcome, outcome.message, outcome.report)

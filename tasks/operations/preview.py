@@ -18,11 +18,12 @@ from sifthinker.annotation.preview import Metered, Previewed, preview
 from sifthinker.config import Config
 from sifthinker.core.images import read as read_image
 from sifthinker.llm import bookkeeping
+from sifthinker.reporting.markdown import inline
 from sifthinker.reporting.preview_page import Card, render_page
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.system.files import sync
-from tasks.runtime import ui_artifacts
+from tasks.runtime import links, ui_artifacts
 from tasks.runtime.decide import decide
 from tasks.runtime.endpoint import answering
 from tasks.runtime.make import execute, shard_decision
@@ -64,7 +65,11 @@ def previewed(
     temporary.write_text(render_page(config.name, lines, sent, cards), encoding="utf-8")
     sync(temporary)
     temporary.rename(page)
-    ui_artifacts.markdown("\n\n".join([*lines, f"`{page.resolve()}`"]), "preview", "The first chains")
+    ui_artifacts.markdown(
+        "\n\n".join([links.shown(store.root, page, "Open the first chains"), *map(inline, lines)]),
+        "preview",
+        "The first chains",
+    )
     return found
 
 

@@ -28,7 +28,7 @@ def over(ids: Sequence[str]) -> set[str]:
     return ended
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="clear")
 def clear(store: Store, rules: Rules, apply: bool) -> str:
     """Looks, removes where `apply` says so, and shows what and why; returns it in a sentence."""
     found = survey(store, rules)
@@ -36,7 +36,7 @@ def clear(store: Store, rules: Rules, apply: bool) -> str:
         found = remove(store, rules, found)
     text = summary(found, removed=apply)
     rows = [
-        f"| {thing.kind} | `{thing.path.relative_to(store.root)}` | {size(thing.bytes)} | {thing.why} |"
+        f"| {thing.kind} | `{thing.path}` | {size(thing.bytes)} | {thing.why} |"
         for thing in found.doomed[:SHOWN]
     ]
     more = [f"\nand {len(found.doomed) - SHOWN} more"] if len(found.doomed) > SHOWN else []

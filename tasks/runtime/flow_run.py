@@ -18,7 +18,7 @@ from sifthinker.store import lineage, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import end_states, placement, ui_artifacts
+from tasks.runtime import end_states, links, placement, ui_artifacts
 from tasks.runtime.liveness import RunCancelled, alive
 from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan, plan_table, refuse
 from tasks.runtime.server_away import ServerAway
@@ -68,7 +68,8 @@ def _run(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str
 def show_report(store: Store, report: Ref) -> None:
     """Shows the short page of a report, and where the whole one is, whether this run made it or found it."""
     folder = store.open(report).path
-    text = f"`{folder.resolve() / 'report.html'}`\n\n{(folder / PAGE).read_text(encoding='utf-8')}"
+    whole = links.shown(store.root, folder / links.PAGES["report"], "Open the whole report")
+    text = f"{whole}\n\n{(folder / PAGE).read_text(encoding='utf-8')}"
     ui_artifacts.markdown(text, "report-page", "The report in short")
 
 

@@ -110,7 +110,7 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
             stack.callback(lock.release)
             if found := _made_meanwhile(store, order):
                 return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
-            make_artifact(order, store, log)
+            make_artifact(order, store, log, lock.check)
     except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
         log.error("%s", error)
         return end_states.failed(error)
@@ -128,8 +128,14 @@ def _made_meanwhile(store: Store, order: Order) -> Ref | None:
     return found.ref if found and not refusal.too_many(order, found.manifest["rows"]) else None
 
 
-def make_artifact(order: Order, store: Store, log: Log) -> None:
+def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None] = lambda: None) -> None:
     """Makes the artifact of an order in this process, whether it is there or not.
+
+    Args:
+        order: what to make.
+        store: where to.
+        log: takes lines about progress.
+        still: raises where this process may no longer make it: its lock is lost.
 
     Raises:
         UserError: the stage explains a mistake of the user's, or too many rows were rejected.
@@ -146,11 +152,13 @@ def make_artifact(order: Order, store: Store, log: Log) -> None:
     log_kept = stage_log.kept(store.work(order.place, order.key), order.label)
     with (
         log_kept if order.part is None else nullcontext(),
-        store.making(order.place, order.key, manifest) as draft,
+        store.making(order.place, order.key, manifest, still) as draft,
     ):
         draft.lineage = order.stage.lineage
         fan_out = bool(order.stage.parts) and order.part is None
-        progress = Progress(order.label, None if fan_out else _rows(order, inputs), log, part=order.part)
+        progress = Progress(
+            order.label, None if fan_out else _rows(order, inputs), log, still=still, part=order.part
+        )
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
         completed = False

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from prefect.logging import get_run_logger
@@ -379,12 +380,20 @@ def plan_table(planned: list[Planned]) -> str:
 def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:
     if not partial.start_at:
         raise UserError("reuse_run: needs start_at, the first stage that is not taken from that run")
-    named, known = partial.reuse_run, runs.runs(store)
-    for run in known:
-        if named in (run["id"], run["name"]):
-            return {label: Ref(**ref) for label, ref in run["stages"].items()}
-    latest_ones = ", ".join(f"{run['name']} ({run['id']})" for run in known[:5])
-    raise UserError(f"reuse_run: no run {named} in {store.root}; latest: {latest_ones or 'none'}")
+    assert partial.reuse_run, "asked before"
+
+    def before(run: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(takewhile(lambda stage: stage[0] != partial.start_at, run["stages"].items()))
+
+    # Of runs of one name, one that failed early is not what is meant.
+    most = max((len(before(run)) for run in runs.named(store, partial.reuse_run)), default=0)
+    whole: Callable[[Mapping[str, Any]], dict[str, Any] | None] = lambda run: (  # noqa: E731
+        made if len(made := before(run)) == most else None
+    )
+    if run := runs.only(store, partial.reuse_run, whole, "reuse_run"):
+        return {label: Ref(**ref) for label, ref in run["stages"].items()}
+    latest_ones = ", ".join(f"{run['name']} ({run['id']})" for run in runs.runs(store)[:5])
+    raise UserError(f"reuse_run: no run {partial.reuse_run} in {store.root}; latest: {latest_ones or 'none'}")
 
 
 def _planned(label: str, decision: Decision, expects: str) -> Planned:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -16,6 +16,7 @@ from sifthinker.config import Train
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.training import progress_page
+from sifthinker.training.progress_page import whole_lines
 from tasks.runtime import nodes, rehearsal, ui_artifacts
 from tasks.runtime.following import follow
 from tasks.runtime.stage import Job
@@ -45,22 +46,22 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     )
     more = (progress, options.timeout, page.at, options.grace)
     python = interpreter(options.python, module)
-    if options.nodes > 1:
-        if settings.get("ledger", SHARED) != SHARED:
-            job.log.warning(
-                "%s: the ledger of its judge is a file, for one machine: if its nodes are several, set SIF_LEDGER on each "
-                "(infra/README.md, One ledger for several hosts)",
-                job.order.label,
-            )
-        own = python if options.python else ""
-        with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
-            follow(job, node.command(config), *more, node.look)
-    elif options.ranks > 1:
-        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-        follow(job, [python, *run, *program], *more)
-    else:
-        follow(job, [python, *program], *more)
-    page.show()
+    with page:
+        if options.nodes > 1:
+            if settings.get("ledger", SHARED) != SHARED:
+                job.log.warning(
+                    "%s: the ledger of its judge is a file, for one machine: if its nodes are several, set SIF_LEDGER on "
+                    "each (infra/README.md, One ledger for several hosts)",
+                    job.order.label,
+                )
+            own = python if options.python else ""
+            with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
+                follow(job, node.command(config), *more, node.look)
+        elif options.ranks > 1:
+            run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
+            follow(job, [python, *run, *program], *more)
+        else:
+            follow(job, [python, *program], *more)
 
 
 def interpreter(named: Path | None, module: str) -> str:
@@ -94,8 +95,20 @@ class Page:
         """
         self.job, self.dataset, self.steps = job, dataset, steps
         self.next = steps
+        self._started = time.monotonic()
         self._shown = -MINUTE
         self._artifact: Any = None
+
+    def __enter__(self) -> Self:
+        """The training begins."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Says that nothing more comes; not where the run is told to end, which has no time for a page."""
+        if kind is None or (issubclass(kind, Exception) and self._artifact):
+            steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
+            took = f"{steps:,} steps in {(time.monotonic() - self._started) / MINUTE:.1f} min"
+            self.show(f"done, {took}" if kind is None else f"ended without its result, {took}")
 
     def at(self, step: int) -> None:
         """Renews the page if a step is the next one to be shown."""
@@ -103,15 +116,14 @@ class Page:
             self.next = step + self.steps
             self.show()
 
-    def show(self) -> None:
-        """Renews the page now."""
+    def show(self, how: str = "under way") -> None:
+        """Renews the page now, and says how the training is."""
         self._shown = time.monotonic()
         label = self.job.order.label
         try:
             if text := progress_page.page(self.job.work, self.dataset):
-                self._artifact = ui_artifacts.page(
-                    text, f"{label}-training", f"{label} under way", self._artifact
-                )
+                said = f"{label}: {how}"
+                self._artifact = ui_artifacts.page(text, f"{label}-training", said, self._artifact)
         except Exception:  # a page that cannot be shown must not end a training
             self.job.log.exception("%s: its page is not shown", label)
 

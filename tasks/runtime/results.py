@@ -180,7 +180,9 @@ MODULES: dict[str, Module] = {
     "history": _at("sifthinker.evaluation.history"),
     "ablation": _at("sifthinker.evaluation.ablation"),
     # pages
-    "report": _at("sifthinker.reporting.report", "sifthinker.reporting.outcome"),
+    "report": _at(
+        "sifthinker.reporting.report", "sifthinker.reporting.outcome", "sifthinker.reporting.markdown"
+    ),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
     "lineage": _at("sifthinker.store.lineage", "sifthinker.reporting.lineage_picture"),
@@ -210,7 +212,7 @@ MODULES: dict[str, Module] = {
     "errors": _neutral("sifthinker.core.errors", "names an error"),
     "disk": _neutral("sifthinker.system.disk_errors", "explains what a full disk means"),
     "store": _neutral(
-        "sifthinker.store.artifacts sifthinker.store.manifest sifthinker.store.digests sifthinker.store.verification",
+        "sifthinker.store.artifacts sifthinker.store.manifest sifthinker.store.digests sifthinker.store.sealing sifthinker.store.verification",
         _KEEPS,
     ),
     "files": _neutral("sifthinker.system.files", _KEEPS),

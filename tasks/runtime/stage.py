@@ -224,6 +224,7 @@ class Progress:
         log: Log,
         every: float = 2.0,
         counted: bool = False,
+        still: Callable[[], None] = lambda: None,
         part: int | None = None,
     ) -> None:
         """Starts the clock.
@@ -234,10 +235,11 @@ class Progress:
             log: takes the lines.
             every: seconds between two lines, at least.
             counted: the notes say rows, rate and time left, so that no second clock contradicts them.
+            still: raises where the stage shall not go on; asked with each line.
             part: of a shard, its number from 0.
         """
         self.label, self.total, self.log, self.part = label, total, log, part
-        self._every, self._counted = every, counted
+        self._every, self._counted, self._still = every, counted, still
         self._said = ("", 0.0)  # the last line's news, and when it was said
         self.done = 0
         self._started = self._shown = time.monotonic()
@@ -254,6 +256,7 @@ class Progress:
         if now - self._shown < self._every:
             return
         self._shown = now
+        self._still()
         counted = self._counted
         events.tell(events.Moved(self.label, self.part, self.done, self.total, note, counted))
         news = f"{self.done} {note}"

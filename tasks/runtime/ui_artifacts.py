@@ -47,7 +47,9 @@ def page(text: str, key: str, description: str, artifact: Any = None) -> Any:
 
     def renew() -> None:
         with get_client(sync_client=True) as client:
-            client.update_artifact(artifact_id=artifact, artifact=ArtifactUpdate(data=text))
+            client.update_artifact(
+                artifact_id=artifact, artifact=ArtifactUpdate(data=text, description=description)
+            )
 
     _told(renew, description)
     return artifact

@@ -107,11 +107,12 @@ def trivial(folder: Path, tasks: int = STAGES) -> Callable[[], Any]:
 
 def whole(folder: Path) -> Callable[[], Any]:
     """The reproduction, as a function of this process; gives the flow's final state."""
+    from flows import form
     from flows.commands.options import load
     from flows.reproduce import reproduce
 
     config = load("smoke", [f"store={folder / 'store'}", *SETTINGS])
-    return lambda: reproduce(config=config, return_state=True)
+    return lambda: reproduce(config=form.text(config), return_state=True)
 
 
 def measure(folder: Path, rounds: int, environment: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from sifthinker.evaluation.nights import compare as night
 from sifthinker.evaluation.nights.records import Night
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
+from sifthinker.store.manifest import Ref, sealed
 from sifthinker.system.files import write_json
 from tests import nights
 
@@ -59,7 +59,7 @@ def evaluation(
     manifest = json.loads(file.read_text())
     manifest["identity"] = identity(limit=None)
     manifest["inputs"] = {"model": model.model_dump()} if model else {}
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(sealed(manifest)))
     return Ref(stage="evaluate", key=key, digest=manifest["digest"])
 
 
@@ -190,7 +190,7 @@ def test_a_sample_stands_for_a_model_only_where_there_is_no_whole_evaluation(two
     file = two.folder("evaluate", quick.key) / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["identity"]["config"] = {"evaluate": {"limit": 10}}
-    file.write_text(json.dumps({**manifest, "made": time.time() + 60}))
+    file.write_text(json.dumps(sealed({**manifest, "made": time.time() + 60})))
     assert comparing.find(two, "merge/c3").evaluation == "evaluate/e1"
 
 

@@ -161,7 +161,7 @@ class Sif:
         """The same run, as a deployment's parameters."""
         smoke = ROOT / "flows" / "configs" / "smoke.yaml"
         loaded = config.load(smoke, {**self.fields, "store": str(self.store)})
-        return {"config": loaded.model_dump(mode="json")}
+        return {"config": config.as_yaml(loaded)}
 
     def digests(self) -> dict[str, str]:
         """Of what the latest run made or took, by label."""

@@ -92,31 +92,37 @@ def work_of(client: distributed.Client, since: float) -> list[str]:
 def test_shards_are_made_by_the_clusters_workers_and_are_those_of_one_machine(
     dask: distributed.Client, tmp_path: Path
 ) -> None:
+    from flows import form
     from flows.reproduce import reproduce
 
     dask.get_task_stream()  # from here on the scheduler remembers
     began = time.time()
     there = config(tmp_path / "there", dask=dask.scheduler.address)
-    state = reproduce(config=there, stop_after="depth", return_state=True)
+    state = reproduce(config=form.text(there), stop_after="depth", return_state=True)
     assert state.is_completed(), state.message
     workers = work_of(dask, began)
     assert len(workers) >= 2 * SHARDS and len(set(workers)) == 2
 
-    state = reproduce(config=config(tmp_path / "here"), stop_after="depth", return_state=True)
+    state = reproduce(config=form.text(config(tmp_path / "here")), stop_after="depth", return_state=True)
     assert state.is_completed(), state.message
     assert made(tmp_path / "there") == made(tmp_path / "here")
     assert all(len(digests) == SHARDS for digests in made(tmp_path / "here").values())
 
     again = time.time()
-    state = reproduce(config=there, stop_after="depth", return_state=True)  # nothing is left to be made
+    state = reproduce(
+        config=form.text(there), stop_after="depth", return_state=True
+    )  # nothing is left to be made
     assert state.is_completed(), state.message
     assert work_of(dask, again) == []
 
 
 def test_a_cluster_that_is_not_there_is_said_in_one_line(prefect_server: str, tmp_path: Path) -> None:
+    from flows import form
     from flows.reproduce import reproduce
 
     nowhere = f"tcp://127.0.0.1:{free_port()}"
-    state = reproduce(config=config(tmp_path / "store", dask=nowhere), stop_after="expand", return_state=True)
+    state = reproduce(
+        config=form.text(config(tmp_path / "store", dask=nowhere)), stop_after="expand", return_state=True
+    )
     assert state.is_failed()
     assert f"dask: no scheduler answers at {nowhere}" in str(state.message)

@@ -171,4 +171,4 @@ def test_a_run_that_has_no_name_of_its_own_is_asked_for_by_its_id(tmp_path: Path
     assert json.loads(by_id.stdout)["run"]["id"] == "two"
     assert json.loads(by_id.stdout)["run"]["before"] == "one"
     refused = CliRunner().invoke(main.app, ["status", "smoke", "--store", str(store.root)])
-    assert "2 runs are called smoke; give an id: smoke (two), smoke (one)" in str(refused.exception)
+    assert "status: 'smoke' means 2 runs, which differ; give the id of one" in str(refused.exception)

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
 
 import tasks.operations.nightly
+from flows import form
 from flows import nightly as flow
 from flows.commands import main
 from infra import alerts
@@ -80,7 +81,7 @@ def settings(store: Store, **sections: Any) -> Config:
 
 
 def run(config: Config, **parameters: Any) -> State[str]:
-    return flow.nightly(config, return_state=True, **parameters)  # type: ignore[no-any-return]
+    return flow.nightly(form.text(config), return_state=True, **parameters)  # type: ignore[no-any-return]
 
 
 def test_a_night_passes_is_replayed_and_asks_again_on_request(tmp_path: Path) -> None:

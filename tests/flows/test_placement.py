@@ -34,7 +34,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[2]
 POOLS = ("cpu", "gpu-1", "gpu-8")
 WHERE = {"depth": "gpu-1", "sft": "gpu-8", "merge": "gpu-8", "grpo": "gpu-8", "evaluate": "gpu-1"}
-PARTIAL = {"start_at": None, "stop_after": None, "refresh": None, "reuse_run": None}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def tiny(store: Path, **more: Any) -> dict[str, Any]:
 def start(config: dict[str, Any], **partial: str) -> FlowRun:
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("reproduce/reproduce")
-        parameters = {"config": config, **PARTIAL, **partial}
+        parameters = {"config": yaml.safe_dump(config), **partial}
         return client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
 
 

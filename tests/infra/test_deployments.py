@@ -17,7 +17,9 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 
-from sifthinker.config import parse
+from flows.form import BEGINNING, END
+from flows.labels import LABELS
+from sifthinker.config import load_text
 from tests.infra.conftest import ROOT, Composed
 
 FILE = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))
@@ -106,7 +108,7 @@ def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
     assert not night["paused"]
     assert night["global_concurrency_limit"]["limit"] == 1
     assert night["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-    settings = parse(night["parameters"]["config"], "nightly.yaml").nightly
+    settings = load_text(night["parameters"]["config"], {}, "config").nightly
     now = datetime(2026, 3, 27, 12, tzinfo=UTC)  # a Friday
     nights: dict[datetime, str] = {}
     for schedule in night["schedules"]:
@@ -135,10 +137,8 @@ def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
 def test_a_deployment_starts_from_a_configuration_of_the_flows(
     deployed: dict[str, dict[str, Any]], name: str, configuration: str, pool: str, part: dict[str, str]
 ) -> None:
-    file = ROOT / "flows" / "configs" / f"{configuration}.yaml"
-    expected = {"config": yaml.safe_load(file.read_text(encoding="utf-8")), **part}
-    assert deployed[name]["parameters"] == expected
-    parse(expected["config"], str(file))
+    assert deployed[name]["parameters"] == {"config": configuration, **part}
+    assert load_text(configuration, {}, "config").name
     assert deployed[name]["work_pool_name"] == pool
 
 
@@ -182,18 +182,17 @@ def _section(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 @pytest.mark.e2e
-def test_the_form_offers_stages_and_choices_and_knows_bounds(deployed: dict[str, dict[str, Any]]) -> None:
+def test_the_form_is_short_and_offers_stages(deployed: dict[str, dict[str, Any]]) -> None:
     schema = deployed["reproduce"]["parameter_openapi_schema"]
-    definitions = schema["definitions"]
-    stages = schema["properties"]["start_at"]["anyOf"][0]["enum"]
-    assert stages[0] == "scenes" and "merge-grpo" in stages
-    assert schema["properties"]["refresh"]["anyOf"][0]["items"]["enum"] == stages
-    rate = definitions["Grpo"]["properties"]["learning_rate"]
-    assert rate["default"] == 1e-5 and rate["exclusiveMinimum"] == 0
-    assert (
-        definitions["Train" if "Train" in definitions else "Sft"]["properties"]["deepspeed"]["enum"][0]
-        == "none"
-    )
+    fields = schema["properties"]
+    assert [*fields] == ["config", "set", "start_at", "stop_after", "refresh", "reuse_run"]
+    assert not schema["definitions"]
+    stages = fields["refresh"]["items"]["enum"]
+    assert stages == [*LABELS]
+    assert fields["start_at"]["enum"] == [BEGINNING, *stages] and fields["stop_after"]["enum"] == [
+        END,
+        *stages,
+    ]
 
 
 @pytest.mark.e2e
@@ -214,9 +213,16 @@ def test_a_wrong_parameter_is_refused_by_the_server(
 ) -> None:
     with composed.client() as client:
         path = f"deployments/{deployed['reproduce']['id']}/create_flow_run"
-        refused = client.post(path, json={"parameters": {"config": {"scenes": {}}, "start_at": "no-stage"}})
-        assert refused.status_code == 409
-        assert "no-stage" in refused.text
+        wrong = {
+            "start_at": "no-stage",
+            "set": "annotate.api_key=sk-123",
+            "refresh": ["no-stage"],
+            "config": {"scenes": {}},
+        }
+        for field, value in wrong.items():
+            refused = client.post(path, json={"parameters": {"config": "smoke", field: value}})
+            assert refused.status_code == 409, field
+            assert field in refused.text or str(value) in refused.text
 
 
 @pytest.mark.e2e
@@ -233,7 +239,7 @@ def test_a_worker_anywhere_runs_a_deployment_in_its_own_checkout(
             client.post(
                 f"deployments/{deployed['reproduce']['id']}/create_flow_run",
                 json={
-                    "parameters": {"config": config, "stop_after": "scenes"},
+                    "parameters": {"config": yaml.safe_dump(config), "stop_after": "scenes"},
                     "state": {"type": "SCHEDULED"},
                 },
             )

@@ -189,6 +189,19 @@ def test_weights_that_do_not_fit_are_refused(
             },
             r"2\.safetensors is missing",
         ),
+        *(
+            ({"config.json": '{"model_type": "llava"}', "model.safetensors.index.json": index}, message)
+            for index, message in (
+                ('{"weight_map": {"a": "pytorch_model.bin"}}', "names pytorch_model.bin; only safetensors"),
+                ('{"weight_map": {"a": "../../x.safetensors"}}', r"names \.\./\.\./x.safetensors"),
+                ('{"weight_map": {}}', "names no file"),
+                ('{"weight_map": {"a": 1}}', "index.json: cannot be read"),
+                ('{"weight_map": []}', "index.json: cannot be read"),
+                ("{}", "index.json: cannot be read"),
+                ("[]", "index.json: cannot be read"),
+                ("not json", "index.json: cannot be read"),
+            )
+        ),
     ],
 )
 def test_a_folder_without_whole_safetensors_is_refused(

@@ -133,6 +133,20 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
         store.digests.file(file)
 
 
+def test_whoever_watches_is_told_how_much_of_the_new_files_is_read(tmp_path: Path) -> None:
+    folder, told = tmp_path / "pictures", []
+    folder.mkdir()
+    for number in range(3):
+        (folder / str(number)).write_bytes(bytes([number]) * 10)
+    store = Store(tmp_path / "store")
+    store.digests.watch = lambda done, total: told.append((done, total))
+    store.digests.tree(folder)
+    assert told == [(0, 30), (10, 30), (20, 30), (30, 30)]
+    told.clear()
+    store.digests.tree(folder)
+    assert not told, "remembered"
+
+
 def test_the_digest_of_a_folder_covers_names_and_contents_but_no_hidden_files(tmp_path: Path) -> None:
     store, folder = Store(tmp_path / "store"), tmp_path / "images"
     folder.mkdir()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from sifthinker.store import runs
+import pytest
+
+from sifthinker.core.errors import UserError
+from sifthinker.store import checkpoints, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 
@@ -14,10 +18,54 @@ from sifthinker.store.manifest import Ref
 def test_the_latest_run_is_first_and_an_unreadable_record_is_passed_over(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for identifier, started in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
-        store.record(runs.file(store, identifier), {"id": identifier, "started": started})
+        store.record(runs.file(store, identifier), {"id": identifier, "started": started, "stages": {}})
     runs.file(store, "d").write_text("{")
     assert [run["id"] for run in runs.runs(store)] == ["b", "c", "a"]
     assert [path.stem for path, _ in runs.records(tmp_path)] == ["b", "c", "a", "d"]
+
+
+def recorded(store: Store, identifier: str, name: str, started: float, key: str | None) -> None:
+    stages = {"merge-grpo": {"stage": "merge", "key": key, "digest": key}} if key else {}
+    record = {"id": identifier, "name": name, "started": started, "stages": stages}
+    store.record(runs.file(store, identifier), record)
+
+
+def test_a_name_means_one_run_or_is_refused_with_the_ids_of_those_that_it_may_mean(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    recorded(store, "aaaaaaa1", "demo", 1.0, "x")
+    recorded(store, "aaaaaaa2", "demo", 2.0, "x")
+    recorded(store, "aaaaaaa3", "demo", 3.0, None)  # failed before its model
+
+    def model(run: dict[str, Any]) -> Any:
+        return run["stages"].get("merge-grpo")
+
+    def found(name: str) -> str | None:
+        run = runs.only(store, name, model, "promote")
+        return run["id"] if run else None
+
+    assert found("demo") == "aaaaaaa2"  # the two made the same
+    recorded(store, "aaaaaaa4", "demo", 4.0, "y")
+    with pytest.raises(
+        UserError, match="promote: 'demo' means 3 runs, which differ; give the id of one:"
+    ) as said:
+        found("demo")
+    assert [line.split()[0] for line in str(said.value).splitlines()[1:]] == [
+        "aaaaaaa4",
+        "aaaaaaa2",
+        "aaaaaaa1",
+    ]
+    with pytest.raises(UserError, match="means 3 runs"):
+        found("aaaaaa")
+    assert [found(name) for name in ("aaaaaaa1", "aaaaaaa3", "nobody", "aaaaa")] == [
+        "aaaaaaa1",
+        None,
+        None,
+        None,
+    ]
+    recorded(store, "bbbbbbb1", "aaaaaaa1", 5.0, "z")  # an id goes before a name
+    assert found("aaaaaaa1") == "aaaaaaa1" and found("bbbbbb") == "bbbbbbb1"
+    with pytest.raises(UserError, match="checkpoint demo: 'demo' means 3 runs"):
+        checkpoints.find(store, "demo")
 
 
 def test_the_final_model_is_the_last_that_was_trained_or_the_last_artifact() -> None:

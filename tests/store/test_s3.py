@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,27 +21,9 @@ from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.upkeep import data_checks, findings
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """moto's S3 server on loopback."""
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "tester")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-real-secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3.Remote("s3://sif").client.create_bucket(Bucket="sif")
-        yield
-    running.stop()
-
-
 @pytest.fixture
-def url(server: None, request: pytest.FixtureRequest) -> str:
-    return f"s3://sif/{abs(hash(request.node.name))}"
+def url(bucket: str) -> str:
+    return bucket
 
 
 def put(store: Store, key: str = "k", shards: tuple[Ref, ...] = (), **files: str) -> Ref:
@@ -194,6 +175,43 @@ def test_the_lock_of_a_dead_machine_is_taken_over(
     lock.release()
 
 
+def test_a_lock_that_was_taken_over_ends_the_making_and_stays_its_new_holders(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = Store(tmp_path / "a", url), Store(tmp_path / "b", url)
+    monkeypatch.setattr(s3, "BEAT", 1000.0)  # as of a machine that is cut off
+    lock = here.lock("s", "k")
+    lock.acquire()
+    lock.check()
+    monkeypatch.setattr(s3, "EXPIRY", -60.0)
+    other = there.lock("s", "k")
+    other.acquire(timeout=0)
+    with pytest.raises(UserError, match=r"s/k.lock: this run lost its lock"):  # noqa: SIM117
+        with here.making("s", "k", {}, lock.check) as draft:
+            (draft.out / "a").write_text("of who lost the lock")
+    assert here.find("s", "k") is None and not (here.root / "s" / "k.pending").exists()
+    lock.release()
+    assert "k.lock" in s3.Remote(url).list("s"), "the new holder's lock is its own to remove"
+    other.release()
+    assert "k.lock" not in s3.Remote(url).list("s")
+
+
+def test_a_beat_that_finds_another_holder_marks_the_lock_as_lost(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "BEAT", 0.05)
+    lock = Store(tmp_path, url).lock("s", "k")
+    lock.acquire()
+    s3.Remote(url).write("s/k.lock", b"another's")
+    deadline = time.monotonic() + 30
+    with pytest.raises(UserError, match="lost its lock"):
+        while time.monotonic() < deadline:
+            lock.check()
+            time.sleep(0.02)
+    lock.release()
+    assert s3.Remote(url).read("s/k.lock") == b"another's"
+
+
 def test_a_heartbeat_keeps_a_lock_young(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "BEAT", 0.05)
     with Store(tmp_path, url).lock("s", "k"):
@@ -212,13 +230,31 @@ def test_a_folder_is_the_cache_of_one_remote(url: str, tmp_path: Path) -> None:
     assert opened.remote and opened.remote.url == url
 
 
+def test_a_manifest_of_another_artifact_is_damage(url: str, tmp_path: Path) -> None:
+    here = Store(tmp_path / "a", url)
+    put(here, "k1", a="1")
+    put(here, "k2", a="1")
+    bucket = s3.Remote(url)
+    bucket.write("s/k1/manifest.json", bucket.read("s/k2/manifest.json") or b"")
+    with pytest.raises(Damaged, match=r"s/k1: manifest\.json is that of s/k2"):
+        Store(tmp_path / "b", url).find("s", "k1")
+
+
+def test_what_was_downloaded_is_whole_read_only_and_found_again(url: str, tmp_path: Path) -> None:
+    made = put(Store(tmp_path / "a", url), "k", a="1")
+    there = Store(tmp_path / "b", url)
+    assert (there.open(made).folder / "a").read_text() == "1"
+    assert Store(tmp_path / "b").open(made).ref == made
+    assert not (there.folder("s", "k") / "a").stat().st_mode & 0o222
+
+
 @pytest.mark.parametrize(
     ("endpoint", "bucket"),
     [("http://127.0.0.1:9", "sif"), (None, "not-there")],
     ids=["nothing answers", "no such bucket"],
 )
 def test_a_remote_that_cannot_be_reached_is_explained(
-    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str | None, bucket: str
+    s3_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str | None, bucket: str
 ) -> None:
     if endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)

@@ -24,6 +24,7 @@ from sifthinker.llm import judge, standin
 from sifthinker.llm.ledger import Reply
 from sifthinker.llm.ledger_sqlite import SqliteLedger
 from sifthinker.llm.usage import Usage
+from sifthinker.store import verification
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import explained, trouble
 from sifthinker.system.files import write_json
@@ -113,8 +114,10 @@ def test_a_parquet_file_on_a_full_disk_is_a_clear_error(small: Path) -> None:
 
 
 def test_a_read_only_store_can_be_read_and_says_why_it_cannot_be_written(
-    small: Path, caplog: pytest.LogCaptureFixture
+    small: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SIF_CACHE", str(small / "cache"))
+    verification.verifier.cache_clear()
     make(Store(small / "store"), 1000)
     writable = read_only(small)
     store = Store(small / "store")
@@ -130,6 +133,7 @@ def test_a_read_only_store_can_be_read_and_says_why_it_cannot_be_written(
     assert writable()
     make(store, 2000)
     assert store.find("s", "k") is not None
+    verification.verifier.cache_clear()
 
 
 def test_a_ledger_that_cannot_grow_keeps_what_was_paid_and_goes_on_with_room(small: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from sifthinker.config import Config
 from sifthinker.core.tables import read, write
 from sifthinker.store.artifacts import Store
+from sifthinker.store.digests import cache_file
 from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.store.verification import verifier
 from tasks.runtime.make import make_artifact
@@ -28,15 +29,15 @@ WATCHED: list[str] = []  # the folder under watch, if any
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if WATCHED and event in ("open", "sqlite3.connect") and str(arguments[0]).startswith(WATCHED[0]):
+    if WATCHED and event in ("open", "sqlite3.connect") and str(arguments[0]).startswith(tuple(WATCHED)):
         SEEN[event] += 1
 
 
 @contextmanager
 def counted(folder: Path) -> Iterator[Counter[str]]:
-    """Counts the files below a folder that Python opens, and the databases that it connects to."""
+    """Counts the files below a folder that Python opens, and connections to the database of digests."""
     SEEN.clear()
-    WATCHED.append(str(folder))
+    WATCHED.extend((str(folder), str(cache_file())))
     try:
         yield SEEN
     finally:

@@ -19,6 +19,7 @@ import pytest
 from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 from sifthinker import config
+from sifthinker.config import layers
 from sifthinker.system.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,7 @@ class Site:
     store: Path
     page: Page
     pictures: Path  # screenshots, for people
+    configs: Path  # of the worker
 
     @property
     def ui(self) -> str:
@@ -95,12 +97,13 @@ class Site:
         assert isinstance(found, Locator)
         return found
 
+    def write(self, label: str, text: str) -> None:
+        """Writes into a field of text."""
+        self.field(label).locator("textarea").fill(text)
+
     def choose(self, label: str, option: str) -> None:
-        """Picks a stage in a drop-down that stands at "None"."""
+        """Picks a stage in a drop-down."""
         field = self.field(label)
-        field.get_by_role("button").filter(has_text="str").or_(
-            field.get_by_role("button").filter(has_text="list")
-        ).first.click()
         control = field.locator(".p-select-button__control")
         control.focus()
         self.page.keyboard.press("Space")  # Enter does not open a drop-down
@@ -147,8 +150,24 @@ class Site:
         )
         return {task["name"]: task["state"]["name"] for task in tasks if " part " not in task["name"]}
 
+    def name(self, run: str) -> str:
+        """What the run is called."""
+        return str(self.ask("GET", f"flow_runs/{run}")["name"])
+
+    def artifact(self, run: str, key: str) -> dict[str, Any]:
+        """The artifact of that key that a run shows."""
+        of_run = {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}
+        [found] = self.ask("POST", "artifacts/filter", artifacts=of_run)
+        return dict(found)
+
     def ran(self, run: str) -> set[str]:
         return {name for name, state in self.stages(run).items() if state == "Completed"}
+
+    def whole(self, name: str) -> None:
+        """Keeps a screenshot of all of the page that is open, as in a window that is high enough."""
+        self.page.set_viewport_size({"width": 1280, "height": 1800})
+        self.page.screenshot(path=self.pictures / f"{name}.png")
+        self.page.set_viewport_size({"width": 1280, "height": 900})
 
     def look(self, name: str, path: str = "") -> str:
         """Keeps a screenshot of the page that is open, or of `path`; its text."""
@@ -177,25 +196,26 @@ def browsing() -> Iterator[Page]:
         pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(PATIENCE)
         yield page
         browser.close()
 
 
 @contextmanager
-def working(api: str, folder: Path) -> Iterator[None]:
-    """Our deployments on a server, and a worker of the pool `cpu` while the block runs."""
+def working(api: str, folder: Path, configs: Path) -> Iterator[None]:
+    """Our deployments on a server, and a worker of the pool `cpu`, with configurations of its own, while the block runs."""
     environment = {
         **os.environ,
         "PREFECT_API_URL": api,
         "SIF_HOME": str(ROOT),
+        layers.OWN: str(configs),
         "PYTHONPATH": str(ROOT),
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     deploy = [sys.executable, "infra/deploy.py"]
-    done = subprocess.run(deploy, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(deploy, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process"]
     with (folder / "worker.log").open("ab") as log:
@@ -208,10 +228,10 @@ def working(api: str, folder: Path) -> Iterator[None]:
         end(worker.pid)
 
 
-def settings(name: str, store: Path, **fields: Any) -> dict[str, Any]:
-    """A file of flows/configs, smaller, with a store of its own: as the parameters of a deployment."""
+def settings(name: str, store: Path, **fields: Any) -> str:
+    """A file of flows/configs, smaller, with a store of its own: as a machine has it for its own."""
     loaded = config.load(ROOT / "flows" / "configs" / f"{name}.yaml", {"store": str(store), **fields})
-    return loaded.model_dump(mode="json", exclude_unset=True)
+    return config.as_yaml(loaded, whole=False)
 
 
 @pytest.fixture(scope="session")
@@ -220,13 +240,13 @@ def site(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("site")
     pictures = Path(os.environ.get("SIF_PICTURES", folder))
     pictures.mkdir(parents=True, exist_ok=True)
-    with browsing() as page, working(prefect_server, folder):
-        made = Site(prefect_server, folder / "store", page, pictures)
-        small = {"reproduce": settings("smoke", made.store, **SMALL)}
-        night = {name: SMALL[name] for name in SMALL if name.split(".")[0] in ("scenes", "evaluate")}
-        small["nightly"] = settings("nightly", made.store, **night)
-        for name, values in small.items():
-            made.ask("PATCH", f"deployments/{made.deployment(name)['id']}", parameters={"config": values})
+    configs = folder / "configs"
+    configs.mkdir()
+    night = {name: SMALL[name] for name in SMALL if name.split(".")[0] in ("scenes", "evaluate")}
+    (configs / "demo.yaml").write_text(settings("smoke", folder / "store", **SMALL))  # in the place of ours
+    (configs / "nightly.yaml").write_text(settings("nightly", folder / "store", **night))
+    with browsing() as page, working(prefect_server, folder, configs):
+        made = Site(prefect_server, folder / "store", page, pictures, configs)
         whole = made.ask(
             "POST", f"deployments/{made.deployment('reproduce')['id']}/create_flow_run", name="whole"
         )

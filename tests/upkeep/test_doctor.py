@@ -184,11 +184,7 @@ def test_room_is_held_to_the_size_of_the_models(tmp_path: Path, free: float, ver
 
 def test_a_store_that_can_be_written_keeps_nothing_of_the_probe(tmp_path: Path) -> None:
     assert only(data_checks.store(config(tmp_path))).verdict == "ok"
-    assert {path.name for path in (tmp_path / "store").iterdir()} <= {
-        "digests.sqlite",
-        "digests.sqlite-wal",
-        "digests.sqlite-shm",
-    }
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_a_store_in_the_place_of_a_file_is_an_error(tmp_path: Path) -> None:

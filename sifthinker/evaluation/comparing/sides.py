@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from sifthinker import config as configuration
 from sifthinker import scenes
@@ -17,8 +18,6 @@ from sifthinker.store import aliases, checkpoints, lineage, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.lineage import Node
 from sifthinker.store.manifest import Artifact, Damaged, Ref
-
-_SHORTEST = 6  # characters of an id that name a run or a night
 
 
 @dataclass(frozen=True)
@@ -54,18 +53,26 @@ def find(store: Store, name: str) -> Side:
             "2026-11-29/promoted" where it evaluated several checkpoints; 'latest'; or a checkpoint, <stage>/<key>.
 
     Raises:
-        UserError: it means nothing, or nothing of it was evaluated.
+        UserError: it means nothing, nothing of it was evaluated, or it means several runs or nights.
     """
     if name.startswith(f"{evaluations.STAGE}/"):
         ref = lineage.named(store, name)
         assert ref, "the form was looked at"
         return _side(store, name, "evaluation", ref, {})
     alias = aliases.read(store, name)
-    for record in [] if alias else runs.runs(store):
-        if _is(name, record) and evaluations.STAGE in record["stages"]:
-            when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(record["started"]))
-            ref = Ref(**record["stages"][evaluations.STAGE])
-            return _side(store, name, f"run {record['name']} of {when} UTC", ref, record)
+
+    def of(record: Mapping[str, Any]) -> dict[str, Any] | None:
+        return record["stages"].get(evaluations.STAGE)  # type: ignore[no-any-return]
+
+    if not alias and (record := runs.only(store, name, of, "compare")):
+        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(record["started"]))
+        return _side(
+            store,
+            name,
+            f"run {record['name']} of {when} UTC",
+            Ref(**record["stages"][evaluations.STAGE]),
+            record,
+        )
     if not alias and (row := _night(store, name)):
         stage, _, key = row["evaluation"].partition("/")
         what = f"night of {row['started']:%Y-%m-%d}, {row['target']}"
@@ -89,29 +96,38 @@ def find(store: Store, name: str) -> Side:
     return _side(store, name, f"checkpoint {model.stage}/{model.key}", found.ref, {})
 
 
-def _is(name: str, record: Mapping[str, Any]) -> bool:
-    return name == record["name"] or (len(name) >= _SHORTEST and str(record["id"]).startswith(name))
-
-
 def _night(store: Store, name: str) -> history.Row | None:
     """The latest scored row of the night that a name means; where several checkpoints fit, one must be named."""
     night, _, target = name.partition("/")
+    called = {run["id"] for run in runs.named(store, night)}
     rows = [
         row
         for row in history.read(store.root / "history")
         if row["evaluation"]
         and (
-            (len(night) >= _SHORTEST and row["night"].startswith(night))
+            (len(night) >= runs.SHORTEST and row["night"].startswith(night))
             or f"{row['started']:%Y-%m-%d}" == night
+            or _held(row) in called
         )
         and target in ("", row["target"])
     ]
     if not rows:
         return None
+    if len({_held(row) for row in rows}) > 1:
+        held = {
+            _held(row): {"id": _held(row), "name": "night", "started": row["started"].timestamp()}
+            for row in rows
+        }
+        raise UserError(f"compare: {runs.ambiguous(night, list(held.values()))}")
     of = [row for row in rows if row["night"] == rows[-1]["night"]]
     if len(targets := sorted({row["target"] for row in of})) > 1:
         raise UserError(f"compare: night {night} evaluated {', '.join(targets)}: write {night}/{targets[0]}")
     return of[-1]
+
+
+def _held(row: history.Row) -> str:
+    """The id of the run that held a night; the looks of its further tiers are nights of their own, `<id>-<tier>`."""
+    return str(row["night"])[: len(str(UUID(int=0)))]
 
 
 def _record(store: Store, identifier: str) -> Mapping[str, Any]:

@@ -1,0 +1,110 @@
+"""Pruning a store that other machines share: the bucket too, by the same rules."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from sifthinker.store import aliases, runs, s3
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
+from sifthinker.upkeep import prune, prune_remote
+from sifthinker.upkeep.prune import Rules
+
+LATER = Rules(days=-1, runs=0)  # all that there is was written before this limit
+
+
+def put(store: Store, stage: str, key: str, *inputs: Ref) -> Ref:
+    given = {str(number): ref.model_dump() for number, ref in enumerate(inputs)}
+    with store.making(stage, key, {"inputs": given}) as draft:
+        (draft.out / "data").write_text(key)
+    found = store.find(stage, key)
+    assert found
+    return found.ref
+
+
+def there(url: str) -> set[str]:
+    return {
+        f"{stage}/{key}"
+        for (stage, key), upload in prune_remote.uploads(Store.existing(_folder(url))).items()
+        if upload.manifest
+    }
+
+
+def _folder(url: str) -> Path:
+    return FOLDERS[url]
+
+
+FOLDERS: dict[str, Path] = {}
+
+
+@pytest.fixture
+def store(bucket: str, tmp_path: Path) -> Store:
+    """A machine whose folder is new; another one has made a -> b -> c1 | c2 and pinned c1."""
+    other = Store(tmp_path / "other", bucket)
+    a = put(other, "a", "a0")
+    b = put(other, "b", "b0", a)
+    c1, _ = put(other, "c", "c1", b), put(other, "c", "c2", b)
+    aliases.pin(other, "baseline", c1, "me", "a reason")
+    other.record(runs.file(other, "old"), {"id": "old", "started": 1.0, "stages": {"c": c1.model_dump()}})
+    here = Store(tmp_path / "here", bucket)
+    here.pull()
+    FOLDERS[bucket] = here.root
+    return here
+
+
+def names(found: prune.Survey, kind: str) -> set[str]:
+    return {thing.path.as_posix() for thing in found.doomed if thing.kind == kind}
+
+
+def test_what_no_machine_needs_goes_from_the_bucket_and_what_an_alias_pins_stays(
+    store: Store, bucket: str
+) -> None:
+    found = prune.survey(store, LATER)
+    assert names(found, "uploaded") == {"c/c2"}
+    assert there(bucket) == {"a/a0", "b/b0", "c/c1", "c/c2"}, "a survey changes nothing"
+    prune.remove(store, LATER, found)
+    assert there(bucket) == {"a/a0", "b/b0", "c/c1"}
+    assert store.find("c", "c2") is None
+    assert store.find("c", "c1")
+
+
+def test_the_record_of_an_old_run_goes_on_the_bucket_too_so_that_no_pull_brings_it_back(store: Store) -> None:
+    prune.remove(store, LATER, prune.survey(store, LATER))
+    store.pull()
+    assert not list((store.root / "runs").glob("*.json"))
+
+
+def test_what_was_written_within_the_days_stays(store: Store) -> None:
+    assert not prune.survey(store, Rules(days=14, runs=0)).doomed
+
+
+def test_half_an_upload_and_a_dead_lock_go_and_a_living_lock_stays(
+    store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = s3.Remote(bucket)
+    remote.write("b/b9/part", b"half")
+    remote.write("b/b8.lock", b"{}")
+    alive = Store(store.root.with_name("third"), bucket).lock("b", "b7")
+    with alive:
+        monkeypatch.setattr(prune, "_recent", lambda *_: False)
+        found = prune.survey(store, LATER)
+        assert names(found, "upload") == {"b/b9"}
+        assert names(found, "lock") == {"b/b8.lock", "b/b7.lock"}
+        stayed = prune.remove(store, LATER, found)
+        assert names(stayed, "lock") == set(), "neither holder is known to be dead yet"
+        assert "b9/part" not in remote.list("b")
+        time.sleep(0)
+    remote.write("b/b8.lock", b"{}")
+    monkeypatch.setattr(s3, "EXPIRY", -60.0)
+    prune.remove(store, LATER, prune.survey(store, LATER))
+    assert not [name for name in remote.list("b") if name.endswith(".lock")]
+
+
+def test_what_another_machine_makes_now_stays(store: Store, bucket: str) -> None:
+    found = prune.survey(store, LATER)
+    with Store(store.root.with_name("third"), bucket).lock("c", "c2"):
+        prune.remove(store, LATER, found)
+        assert "c/c2" in there(bucket)
