@@ -78,15 +78,23 @@ def run(
         "reuse_run": reuse_run or "",
     }
     state = ended(lambda: named(**given, return_state=True), verbose, json_)
+    _show(state, resolved, ui, json_)
+
+
+def _show(state: Any, config: Config, ui: str, json_: bool) -> None:
+    """Prints what a run made, and where it is.
+
+    Raises:
+        Exit: it has failed.
+    """
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
+    completed = state.is_completed()
     with Printed(json_, "run", "stages", "scores") as printed:
-        outcome.show(printed, Store.of(resolved), run_id)
-        completed = state.is_completed()
-        places = _places(resolved, state.result()) if completed else {}
-        printed.value(
-            "run", {"id": run_id, "state": state.name, "message": state.message, "places": places, "ui": ui}
-        )
+        outcome.show(printed, Store.of(config), run_id)
+        places = _places(config, state.result()) if completed else {}
+        of = {"id": run_id, "state": state.name, "message": state.message}
+        printed.value("run", {**of, "places": places, "ui": ui})
         if not completed:
             printed.say()
             printed.say(f"failed: {state.message or ''}", "bold red")

@@ -301,12 +301,8 @@ def carry_out(
         ServerAway: the Prefect server is gone between two stages.
     """
     path = runs.file(store, run_id)
-    record: dict[str, Any] = {
-        "id": run_id,
-        "name": name,
-        "started": time.time(),
-        "config": config.model_dump(mode="json"),
-    }
+    record: dict[str, Any] = {"id": run_id, "name": name, "started": time.time()}
+    record["config"] = config.model_dump(mode="json")
 
     def keep(made: Mapping[str, Ref], state: str = runs.RUNNING) -> None:
         stages = {label: ref.model_dump() for label, ref in made.items()}
@@ -363,18 +359,6 @@ def refuse(planned: Sequence[Planned]) -> None:
             + "\nPut the files there, "
             "correct the paths, or run without them (evaluate.missing: leave_out, or --stop-after an earlier stage)."
         )
-
-
-def plan_table(planned: list[Planned]) -> str:
-    """A plan in Markdown."""
-    lines = ["| stage | | where | why | rows | last time | expected |", "|---|---|---|---|---|---|---|"]
-    for p in planned:
-        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
-        why = "; ".join([*p.reasons, *(f"lacks {what}" for what in p.lacks)])
-        lines.append(
-            f"| {p.label} | {p.verdict} | {p.where} | {why} | {p.rows or ''} | {seconds} | {p.expects} |"
-        )
-    return "\n".join(lines)
 
 
 def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:
