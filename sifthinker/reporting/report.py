@@ -177,7 +177,7 @@ def _score_table(scores: Iterable[ModelScore]) -> str:
                 )
                 why = f" ({html.escape(row['missing'])})" if row["missing"] else ""
                 lines.append(
-                    f"| {benchmark}{RENDERED if row['rendered'] else ''}{why} | {metric['metric']} | {official} | {strict} | {row['n']} "
+                    f"| {benchmark}{RENDERED if row['rendered'] else ''}{why} | {outcome.literally(metric['metric'])} | {official} | {strict} | {row['n']} "
                     f"| {row['unparsable_rate']:.0f} % |"
                 )
     return "\n".join(lines)

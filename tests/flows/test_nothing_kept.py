@@ -121,7 +121,7 @@ def test_an_endpoint_that_refuses_every_row_ends_the_run_early(tmp_path, prefect
 def test_most_rows_without_boxes_end_the_run_at_ingest_unless_that_is_allowed(
     tmp_path, prefect_server, config
 ):
-    path = config(without_boxes=16)
+    path = config(without_boxes=16, api={"base_url": "standin", "model": "standin-annotator"})
     code, said = sif(tmp_path, path)
     assert code == 2, said
     assert "16 of 24 rows were rejected, and max_rejected = 0.5 allows 50%: no-box 16" in said

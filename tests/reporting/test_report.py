@@ -202,7 +202,7 @@ def test_no_published_number_stands_twice():
 def test_the_page_for_the_ui_has_scores_curves_and_chains_as_pictures_and_escapes_what_models_say(tmp_path):
     page = report.page(_full(tmp_path))
     assert "> The models are random: they learn nothing, their scores are chance." in page
-    assert "direct_attributes | 39.1 |" in page
+    assert "`direct_attributes` | 39.1 |" in page
     assert "SAT_static.parquet is not there" in page
     pictures = re.findall(r"!\[[^\]]*\]\(data:image/(png|jpeg);base64,([A-Za-z0-9+/=]+)\)", page)
     assert [kind for kind, _ in pictures] == ["png", "jpeg", "jpeg"]  # a training's curves, two chains

@@ -188,11 +188,11 @@ def test_the_pieces_of_visual_cot_lie_beside_the_pictures(hub: Hub, tmp_path: Pa
         "viscot_363k.json": b"[]",
         **{f"cot_images_tar_split/cot_images_{n:02}": bytes(10) for n in range(13)},
     }
-    source = {"name": "mine", "format": "viscot", "path": "data/v.json", "images": "data/cot"}
+    source = {"name": "mine", "format": "viscot", "path": "data/viscot_363k.json", "images": "data/cot"}
     item = of("mine", sources=[source])
     fetching.fetch(planned(item, hub, 0), endpoint=hub.url)
     fetching.fetch(planned(item, hub, 1), endpoint=hub.url)
-    assert (tmp_path / "data/v.json").read_bytes() == b"[]"
+    assert (tmp_path / "data/viscot_363k.json").read_bytes() == b"[]"
     assert len(list((tmp_path / "data/cot_images_tar_split").glob("cot_images_*"))) == 13
     again = of("mine", sources=[source])
     assert (
@@ -219,14 +219,16 @@ def test_both_files_of_tallyqa_are_offered(hub: Hub, tmp_path: Path) -> None:
         "tallyqa_val.jsonl": b'{"grit": 1}\n',
         "vsr_val.jsonl": b"{}",
     }
-    item = of("t", sources=[{"name": "t", "format": "tallyqa", "path": "d/tally.jsonl", "images": "d/vg"}])
+    item = of(
+        "t", sources=[{"name": "t", "format": "tallyqa", "path": "d/tallyqa_val.jsonl", "images": "d/vg"}]
+    )
     assert [way.name for way in item.ways()] == ["grit", "relabelled"]
     for part in (0, 1):
         fetching.fetch(planned(item, hub, part, "relabelled"), endpoint=hub.url)
     assert (tmp_path / "d/vg/VG_100K/1.jpg").read_bytes() == b"x"
-    assert b"relabelled" in (tmp_path / "d/tally.jsonl").read_bytes()
+    assert b"relabelled" in (tmp_path / "d/tallyqa_val.jsonl").read_bytes()
     fetching.fetch(planned(item, hub, 0, "grit"), endpoint=hub.url)
-    assert b"grit" in (tmp_path / "d/tally.jsonl").read_bytes()
+    assert b"grit" in (tmp_path / "d/tallyqa_val.jsonl").read_bytes()
 
 
 def test_weights_go_into_the_cache_and_the_run_takes_them_from_there(

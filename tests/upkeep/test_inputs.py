@@ -135,6 +135,19 @@ def test_tallyqa_without_boxes_is_told_before_a_run(data: Path) -> None:
     assert found.verdict == "broken" and "no-box 1" in found.found
 
 
+def test_a_file_of_ones_own_is_not_taken_for_the_published_one(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    Path("c.yaml").write_text(
+        "extends: demo\nscenes: null\nsources: [{name: mine, format: viscot, path: viscot.json, images: images}]\n"
+    )
+    shown = CliRunner().invoke(app, ["data", "--config", "c.yaml", "mine"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "your own file of the format viscot; published are viscot_363k.json of https://" in shown.output
+    assert "GB" not in shown.output
+
+
 # --- benchmarks --------------------------------------------------------------------------------------------
 
 

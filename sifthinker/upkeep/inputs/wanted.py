@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sifthinker.config import Config
+from sifthinker.config import Config, Source
 from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
 from sifthinker.core.publications import GB, MB, Part, Publication, Way
@@ -149,17 +149,23 @@ def shown(size: float | None) -> str:
 
 def _sources(config: Config) -> Iterator[Input]:
     for source in config.sources:
-        publication = of_sources.PUBLICATIONS.get(source.format)
+        publication, address = _published(source)
+        state = states.source(source)
         yield Input(
-            source.name,
-            "source",
-            source.format,
-            publication,
-            "your own file" if publication is None else "",
-            states.source(source),
-            source.path,
-            source.images,
+            source.name, "source", source.format, publication, address, state, source.path, source.images
         )
+
+
+def _published(source: Source) -> tuple[Publication | None, str]:
+    """Where a source's file is published, told by its name; else that it is the user's own, with the published one named."""
+    publication = of_sources.PUBLICATIONS.get(source.format)
+    if publication is None:
+        return None, f"your own file of the format {source.format}"
+    parts = [part for way in publication.ways for part in way.parts if part.goes == "path"]
+    if source.path.name in {name for part in parts for name in part.files}:
+        return publication, ""
+    known = ", ".join(f"{part.files[0]} of {part.address}" for part in parts)
+    return None, f"your own file of the format {source.format}; published are {known}"
 
 
 def _benchmarks(config: Config) -> Iterator[Input]:
