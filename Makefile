@@ -75,5 +75,5 @@ clean: stop
 $(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel ninja torch==$(TORCH) -c $(CONSTRAINTS)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[train,dev]' -c $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[train,view,dev]' -c $(CONSTRAINTS)
 	touch $@

@@ -27,6 +27,7 @@ from flows.commands.options import STAGES, plain
 from flows.commands.pages import pages
 from flows.commands.plan import plan
 from flows.commands.status import status
+from flows.commands.view import view
 from sifthinker.core.errors import UserError
 from sifthinker.system import machine
 from sifthinker.system.disk_errors import explained
@@ -36,7 +37,7 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (status, logs, compare, artifacts.lineage, pages),
+    "Look": (status, logs, compare, artifacts.lineage, pages, view),
     "Nights": (nightly, artifacts.promote),
     "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),

@@ -1,0 +1,1 @@
+"""A page to look through a data set and its rejects (`sif view`)."""
