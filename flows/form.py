@@ -27,12 +27,12 @@ BEGINNING: Final = "the beginning"
 END: Final = "the end"
 First = Literal["the beginning", Label]
 Last = Literal["the end", Label]
-# The server checks this before it makes a run. A field whose name is that of a secret is refused there: parameters can be
-# read in the UI. It is no `pattern` of pydantic's, which knows no look-ahead; `configuration` explains what is wrong.
-_LINE = r"[ \t]*(?!\S*(?:[Ss]ecret|SECRET|[Pp]assword|PASSWORD|[Aa]uthorization|(?:api|API)_?(?:key|KEY)[ \t]*=))[A-Za-z_][\w.-]*[ \t]*=[^\n]*"
+# The server checks these before it makes a run, and shows them to whoever it refuses. They are no `pattern` of pydantic's: what
+# else is wrong, `configuration` explains. A setting that is named like a secret is refused: parameters can be read in the UI.
+_LINES = r"^([\w.-]+ *=.*(\n|$)|\s)*$"
+_SECRET = r"([Ss]ecret|SECRET|[Pp]assword|PASSWORD|[Aa]uthorization|(api|API)_?(key|KEY)) *="
 ConfigText = Annotated[str, Field(min_length=1)]
-_LINES = rf"^(?:(?:{_LINE}|[ \t]*)(?:\n|$))*$"
-Settings = Annotated[str, Field(json_schema_extra={"pattern": _LINES})]
+Settings = Annotated[str, Field(json_schema_extra={"pattern": _LINES, "not": {"pattern": _SECRET}})]
 
 
 def configuration(config: str, given: str) -> Config:
@@ -59,8 +59,9 @@ def configuration(config: str, given: str) -> Config:
         resolved = load_text(config, assignments(lines(given), "set"), "config")
         client.create_flow_run_input(run, KEPT, resolved.model_dump_json())
     source = "YAML that was given" if "\n" in config.strip() else f"`{config.strip()}`"
-    said = "".join(f"* `{line}`\n" for line in lines(given)) or "* nothing\n"
-    page = f"Set on top of {source}:\n\n{said}\n````yaml\n{as_yaml(resolved)}````\n"
+    said = "".join(f"* `{line}`\n" for line in lines(given))
+    begin = f"Set on top of {source}:\n\n{said}" if said else f"As in {source}.\n"
+    page = f"{begin}\n````yaml\n{as_yaml(resolved)}````\n"
     create_markdown_artifact(page, KEPT, "The whole configuration")
     return resolved
 

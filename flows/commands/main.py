@@ -13,6 +13,7 @@ from rich.console import Console
 
 from flows.commands import annotation, artifacts, dataset, developers, models, run
 from flows.commands.accept import accept
+from flows.commands.chains import chains
 from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
@@ -37,7 +38,7 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (status, logs, compare, artifacts.lineage, pages, view),
+    "Look": (status, logs, compare, chains, artifacts.lineage, pages, view),
     "Nights": (nightly, artifacts.promote),
     "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),

@@ -6,16 +6,35 @@ its flow. Alerts (infra/alerts.py) and exit codes of `sif` go by it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from prefect.client.schemas.objects import State
+from prefect.exceptions import FailedRun
 from prefect.states import Failed
 
 from sifthinker.core.errors import UserError
 from tasks.runtime.stage import StageFailed, StageRefused
 
 MISTAKE = "UserError"
+
+
+class _Told(logging.Filter):
+    """Leaves out that a worker's run tells its failed final state once more, with a traceback through Prefect's engine."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        again = record.getMessage().startswith("Engine execution exited")
+        return not (again and kind is not None and issubclass(kind, FailedRun))
+
+
+_TOLD = _Told()
+
+
+def tell_once() -> None:
+    """From now on a failed final state is in the log of a run once. Errors that are no final state keep their traceback."""
+    logging.getLogger("prefect.flow_runs").addFilter(_TOLD)  # the same filter is added once
 
 
 def failed(error: Exception) -> State[Any]:

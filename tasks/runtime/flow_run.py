@@ -33,6 +33,7 @@ def final_state(work: Callable[[], State[T]]) -> State[T]:
     A mistake of the user's gives the state a name of its own (`end_states`). Any other exception is a bug of ours. It
     passes, and Prefect shows its traceback.
     """
+    end_states.tell_once()
     try:
         return work()
     except RunCancelled as error:

@@ -180,7 +180,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
 
 def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
     """What an artifact is made from. A shard opens its own part of the tables that its stage works through in parts."""
-    in_parts = () if order.part is None else order.stage.parts
+    in_parts = () if order.part is None else order.parts
     return {
         name: store.open(ref, order.part if name in in_parts else None) for name, ref in order.inputs.items()
     }
@@ -189,7 +189,7 @@ def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
 def _fan_out(job: Job) -> None:
     """Makes the shards, each a cached task of its own, and adds up their rows."""
     order, store = job.order, job.store
-    digests = {name: job.inputs[name].part_digests(name) for name in order.stage.parts}
+    digests = {name: job.inputs[name].part_digests(name) for name in order.parts}
     count = len(next(iter(digests.values())))
     assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
     job.progress.total = count

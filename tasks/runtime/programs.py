@@ -107,7 +107,7 @@ class Page:
         """Says that nothing more comes; not where the run is told to end, which has no time for a page."""
         if kind is None or (issubclass(kind, Exception) and self._artifact):
             steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
-            took = f"{steps:,} steps in {(time.monotonic() - self._started) / MINUTE:.1f} min"
+            took = f"{steps:,} step{'' if steps == 1 else 's'} in {(time.monotonic() - self._started) / MINUTE:.1f} min"
             self.show(f"done, {took}" if kind is None else f"ended without its result, {took}")
 
     def at(self, step: int) -> None:

@@ -62,7 +62,9 @@ class Stage:
     run: Callable[[Job], None]
     config: Callable[[Config], Any]  # its section, without operational fields
     results: Results  # what decides its result: tasks/runtime/results.py
-    parts: tuple[str, ...]  # input tables that it works through part by part; none: all at once
+    parts: tuple[
+        str, ...
+    ]  # input tables that it works through part by part, where they are given; none: all at once
     files: Callable[[Config], Mapping[str, Path]]  # the user's files that it reads
     around: Callable[[Job], AbstractContextManager[Endpoints]]  # a server that must run meanwhile
     in_turn: bool  # shards one after another in the flow's process: they share a GPU
@@ -107,6 +109,11 @@ class Order:
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
     most: int | None = None  # of a shard: rows that it shall keep; none = all
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The input tables that it is worked through by, part by part: those of its stage that there are."""
+        return tuple(name for name in self.stage.parts if name in self.inputs)
 
     @property
     def place(self) -> str:

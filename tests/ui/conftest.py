@@ -21,6 +21,7 @@ from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 from sifthinker import config
 from sifthinker.config import layers
 from sifthinker.system.processes import end
+from tasks.runtime import links
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -56,6 +57,7 @@ class Site:
     page: Page
     pictures: Path  # screenshots, for people
     configs: Path  # of the worker
+    pages: str  # address of the server of the store's pages
 
     @property
     def ui(self) -> str:
@@ -150,6 +152,18 @@ class Site:
         )
         return {task["name"]: task["state"]["name"] for task in tasks if " part " not in task["name"]}
 
+    def run(self, name: str) -> str:
+        """The id of the run of that name."""
+        [found] = self.ask("POST", "flow_runs/filter", flow_runs={"name": {"any_": [name]}})
+        return str(found["id"])
+
+    def follow(self, link: str) -> None:
+        """Opens the page that a link of the present one leads to."""
+        address = self.page.get_by_role("link", name=link).first.get_attribute("href")
+        assert address
+        answer = self.page.goto(address)
+        assert answer and answer.status == 200, address
+
     def name(self, run: str) -> str:
         """What the run is called."""
         return str(self.ask("GET", f"flow_runs/{run}")["name"])
@@ -203,13 +217,30 @@ def browsing() -> Iterator[Page]:
 
 
 @contextmanager
-def working(api: str, folder: Path, configs: Path) -> Iterator[None]:
+def serving(store: Path, log: Path) -> Iterator[str]:
+    """The address of a server of a store's pages while the block runs."""
+    store.mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != links.URL}
+    command = [sys.executable, "-m", "flows", "pages", "--store", str(store), "--port", "0"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield str(wait_for(lambda: links.server(store), 180))
+    finally:
+        end(process.pid)
+
+
+@contextmanager
+def working(api: str, folder: Path, configs: Path, pages: str) -> Iterator[None]:
     """Our deployments on a server, and a worker of the pool `cpu`, with configurations of its own, while the block runs."""
     environment = {
         **os.environ,
         "PREFECT_API_URL": api,
         "SIF_HOME": str(ROOT),
         layers.OWN: str(configs),
+        links.URL: pages,
         "PYTHONPATH": str(ROOT),
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -245,8 +276,12 @@ def site(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     night = {name: SMALL[name] for name in SMALL if name.split(".")[0] in ("scenes", "evaluate")}
     (configs / "demo.yaml").write_text(settings("smoke", folder / "store", **SMALL))  # in the place of ours
     (configs / "nightly.yaml").write_text(settings("nightly", folder / "store", **night))
-    with browsing() as page, working(prefect_server, folder, configs):
-        made = Site(prefect_server, folder / "store", page, pictures, configs)
+    with (
+        serving(folder / "store", folder / "pages.log") as pages,
+        browsing() as page,
+        working(prefect_server, folder, configs, pages),
+    ):
+        made = Site(prefect_server, folder / "store", page, pictures, configs, pages)
         whole = made.ask(
             "POST", f"deployments/{made.deployment('reproduce')['id']}/create_flow_run", name="whole"
         )

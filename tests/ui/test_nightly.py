@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.ui.conftest import Site
@@ -16,8 +18,10 @@ def test_a_night_started_from_the_ui_ends_with_a_report_whose_pictures_show(site
     state = site.ended(run)
     assert state["type"] == "COMPLETED", state["message"]
     site.look("night", f"runs/flow-run/{run}")
-    [report] = (site.store / "nights").glob("*/report.html")
-    site.page.goto(report.as_uri())
+    name = site.name(run)
+    assert re.fullmatch(r"nightly \d{4}-\d\d-\d\d", name), name
+    site.look("night-artifact", f"artifacts/artifact/{site.artifact(run, 'night')['id']}")
+    site.follow("Open the report")
     site.page.screenshot(path=site.pictures / "night-report.png", full_page=True)
     pictures = site.page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
     assert pictures and all(pictures)
