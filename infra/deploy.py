@@ -8,11 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.workers.process import ProcessWorker
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path("infra") / "prefect.yaml"
@@ -22,28 +18,17 @@ def main() -> None:
     """Registers everything, and ends with the status of the command that does so."""
     if not os.environ.get("PREFECT_API_URL"):  # Prefect would start a server that ends with this command
         sys.exit("deploy: set PREFECT_API_URL to the server's address, e.g. http://127.0.0.1:4200/api")
-    deployments = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))["deployments"]
+    # -m: this file is run by its path, and the modules beside it are found from the root
+    if status := subprocess.call([sys.executable, "-m", "infra.pools"], cwd=ROOT):
+        sys.exit(status)
     with get_client(sync_client=True) as client:
-        for name in sorted({deployment["work_pool"]["name"] for deployment in deployments}):
-            pool = WorkPoolCreate(
-                name=name,
-                type=ProcessWorker.type,
-                base_job_template=ProcessWorker.get_default_base_job_template(),
-                concurrency_limit=1 if name.startswith("gpu") else None,  # one run at a time has the GPUs
-            )
-            try:
-                client.create_work_pool(pool)
-            except ObjectAlreadyExists:
-                print(f"work pool {name} is there")
-            else:
-                print(f"work pool {name} made")
         paused = [deployment.id for deployment in client.read_deployments() if deployment.paused]
         # -m: this folder is then on the import path, for the steps
         command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
         status = subprocess.call([sys.executable, *command], cwd=ROOT)
         for identifier in paused:  # registering resumes them
             client.pause_deployment(identifier)
-    status = status or subprocess.call([sys.executable, "-m", "infra.alerts"], cwd=ROOT)
+    status = status or subprocess.call([sys.executable, "-m", "infra.automations"], cwd=ROOT)
     sys.exit(status)
 
 

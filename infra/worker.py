@@ -6,6 +6,8 @@ On SIGTERM Prefect's worker tells its runs to end, and exits within two seconds 
 with its first process, so that a training would be killed before its checkpoint. This process passes the signal on,
 takes over what the worker leaves behind, and waits for it. How long that may take is the container's grace
 (`stop_grace_period`, `terminationGracePeriodSeconds`). A second signal kills what is left.
+
+A run that Prefect's worker ends this way keeps the state Running, and the slot of its pool. This process closes it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from uuid import UUID
 
 import psutil
 
@@ -26,25 +31,32 @@ SUBREAPER = (
     36  # PR_SET_CHILD_SUBREAPER of Linux's prctl(2): orphans among our descendants become our children
 )
 SAID = 10.0  # seconds between two lines about what is waited for
+RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of a run's processes
 
 
 def main() -> None:
     """Runs the worker, and ends with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    sys.exit(supervise([sys.executable, "-m", "prefect", "worker", "start", *sys.argv[1:]]))
+    # A pool is made by infra/deploy.py, with its limit and queues, and not by the worker that comes first.
+    options = ["--no-create-pool-if-not-found", *sys.argv[1:]]
+    code, runs = supervise([sys.executable, "-m", "prefect", "worker", "start", *options])
+    close(runs)
+    sys.exit(code)
 
 
-def supervise(command: Sequence[str]) -> int:
-    """Runs a command until it and all its descendants have ended; its exit code."""
+def supervise(command: Sequence[str]) -> tuple[int, set[str]]:
+    """Runs a command until it and all its descendants have ended; its exit code, and the flow runs that it left."""
     if ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     worker: subprocess.Popen[bytes] | None = None
     told: list[int] = []
+    runs: set[str] = set()
 
     def tell(number: int, _: object) -> None:
         told.append(number)
         if len(told) == 1:
             if worker:
+                runs.update(_runs())
                 worker.send_signal(number)
             return
         for process in psutil.Process().children(recursive=True):
@@ -58,8 +70,41 @@ def supervise(command: Sequence[str]) -> int:
     if told:
         worker.send_signal(told[0])
     code = worker.wait()
+    runs.update(_runs())
     _outlast()
-    return code
+    return code, runs
+
+
+def close(runs: Iterable[str]) -> None:
+    """Sets the runs that have not ended to Crashed: their processes are gone."""
+    if not runs:
+        return
+    # Prefect takes seconds to load, and a worker that stops idle needs none of it.
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    from tasks.runtime import liveness
+
+    why = f"Its worker on {socket.gethostname()} was stopped."
+    for run in sorted(runs):
+        try:
+            with get_client(sync_client=True) as client:
+                state = liveness.close(client, UUID(run), why)
+        except (
+            httpx.HTTPError
+        ) as error:  # its heartbeats are missed within two minutes of the server's return
+            logger.error("run %s: whether it is closed is not known: %s", run, error)
+        else:
+            logger.info("run %s: %s", run, f"{state}: {why}" if state else "has ended")
+
+
+def _runs() -> set[str]:
+    """The flow runs that our descendants make."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found.add(process.environ().get(RUN, ""))
+    return found - {""}
 
 
 def _outlast() -> None:

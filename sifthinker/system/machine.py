@@ -26,10 +26,10 @@ def describe() -> str:
 
 
 def commit(root: Path) -> str:
-    """The commit of a checkout, and whether files differ from it; "" where there is none."""
+    """The commit of a checkout, and whether files differ from it, or that of an image; "" where none is known."""
     found = _lines(["git", "-C", str(root), "rev-parse", "HEAD"])
     if not found:
-        return ""
+        return os.environ.get("SIF_COMMIT", "")  # docker/*.Dockerfile
     changed = _lines(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
     return found[0] + (" with changes" if changed else "")
 

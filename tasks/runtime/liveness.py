@@ -7,6 +7,9 @@ beat of another host's has stopped for long, the run and its tasks are set to Cr
 it left behind are ended. A healthy run of any length is never touched: its process is there, and it beats, with or
 without the Prefect server.
 
+The server closes runs, too (infra/lost_runs.py): those whose heartbeats do not reach it. It cannot tell a dead run from
+one that it could not hear. A run that lives and finds itself closed so is set to Running again.
+
 Locks need no sweeping. The system releases those of a killed process, and the ledger knows its owners by their process.
 """
 
@@ -20,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,7 +41,7 @@ from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Crashed
+from prefect.states import Cancelled, Completed, Crashed, Running
 
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
@@ -50,6 +54,9 @@ BEAT = 5.0  # seconds
 TOLD = 10.0  # seconds in which a server that is back hears of tasks that have ended
 LEASE = 900.0  # seconds without a beat after which a run of another host counts as dead; clocks may differ
 GOING = [StateType.PENDING, StateType.RUNNING, StateType.SCHEDULED, StateType.CANCELLING, StateType.PAUSED]
+# Messages of the states in which the server closes a run that it does not hear of.
+SILENT = "No heartbeat for 90 s: its process or its machine is gone, or stood still."
+UNBEGUN = "It did not begin within 100 s: the process that should have started it is gone."
 
 
 class RunCancelled(Exception):
@@ -60,7 +67,8 @@ class RunCancelled(Exception):
 def alive(store: Store) -> Iterator[None]:
     """Sweeps, then says that this flow run lives for as long as the block runs.
 
-    A run that no worker started is cancelled from here: Prefect only notes the wish on the server.
+    A run that no worker started is cancelled from here: Prefect only notes the wish on the server. A run that the
+    server took for dead is set to Running again.
 
     The end of a run waits for a server that is away. One that does not come back hears of it from the next run, to which
     the file of this one is left.
@@ -77,20 +85,9 @@ def alive(store: Store) -> Iterator[None]:
     path = store.root / "alive" / f"{run.id}.json"
     said = {"id": str(run.id), "name": run.name, "process": here(os.getpid())}
     write_json(path, said)
-    done, cancelled = threading.Event(), threading.Event()
-
-    def beat() -> None:
-        with server_away.at_once():  # the next beat asks again
-            client = get_client(sync_client=True)
-            while not done.wait(BEAT):
-                with suppress(OSError):  # a store that is away for a moment must not end the beating
-                    path.touch()
-                if BY_WORKER not in os.environ and _cancelling(client, run.id):
-                    cancelled.set()
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    return
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True, name="alive")
+    signs = _Signs()
+    target = contextvars.copy_context().run
+    thread = threading.Thread(target=target, args=(_beat, run.id, path, signs), daemon=True, name="alive")
     thread.start()
     heard = True
     try:
@@ -98,13 +95,15 @@ def alive(store: Store) -> Iterator[None]:
         server_away.wait()
         _tell(run.id, Completed)
         with get_client(sync_client=True) as client:
-            if _cancelling(client, run.id):  # the server would refuse any other end, and leave it so for ever
+            state = _state(client, run.id)
+            # The server would refuse any other end, and leave it so for ever.
+            if state and state.type == StateType.CANCELLING:
                 raise RunCancelled("cancelled on the server as its last stage ended")
     except ServerAway:
         heard = False
         raise
     except TerminationSignal:
-        if not cancelled.is_set():
+        if not signs.cancelled.is_set():
             raise
         raise RunCancelled("cancelled on the server") from None
     except Exception:
@@ -112,9 +111,37 @@ def alive(store: Store) -> Iterator[None]:
             _tell(run.id, Crashed)
         raise
     finally:
-        done.set()
+        signs.done.set()
+        with signs.ending:  # what is being said of it has been said
+            pass
         if heard:
             path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Signs:
+    """What a run and the thread that beats for it tell each other."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    ending: threading.Lock = field(default_factory=threading.Lock)  # nothing is said of a run that has ended
+
+
+def _beat(run: UUID, path: Path, signs: _Signs) -> None:
+    """Shows that a run lives until it is done, and ends it when somebody cancels it."""
+    with server_away.at_once():  # the next beat asks again
+        client = get_client(sync_client=True)
+        while not signs.done.wait(BEAT):
+            with suppress(OSError):  # a store that is away for a moment must not end the beating
+                path.touch()
+            state = _state(client, run)
+            with signs.ending:
+                if lost(state) and not signs.done.is_set():
+                    _revive(client, run)
+            if BY_WORKER not in os.environ and state and state.type == StateType.CANCELLING:
+                signs.cancelled.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
 
 def sweep(store: Store) -> list[str]:
@@ -151,12 +178,16 @@ def _bury(store: Store, said: dict[str, Any]) -> str:
     why = f"its process {said['process']['pid']} on {said['process']['host']} is gone"
     _close_record(store.root / "runs" / f"{said['id']}.json")
     with get_client(sync_client=True) as client:
-        state = _close(client, UUID(said["id"]), why)
+        state = close(client, UUID(said["id"]), why)
     return f"run {said['name']} ({said['id']}): {why}; it is {state} now" if state else ""
 
 
-def _close(client: SyncPrefectClient, run: UUID, why: str) -> str | None:
-    """Ends a run and its tasks on the server; the state that it was given, None if it had ended."""
+def close(client: SyncPrefectClient, run: UUID, why: str) -> str | None:
+    """Ends a run and its tasks on the server; the state that it was given, None if it had ended.
+
+    Raises:
+        httpx.HTTPError: the server does not answer.
+    """
     try:
         state = client.read_flow_run(run).state
     except ObjectNotFound:  # of another server, or deleted
@@ -206,12 +237,24 @@ def _close_record(path: Path) -> None:
             write_json(path, {**record, "state": "crashed"})
 
 
-def _cancelling(client: SyncPrefectClient, run: UUID) -> bool:
+def lost(state: State[Any] | None) -> bool:
+    """Whether the server closed a run because it did not hear of it. Such a run may still live."""
+    return state is not None and state.is_crashed() and state.message in (SILENT, UNBEGUN)
+
+
+def _revive(client: SyncPrefectClient, run: UUID) -> None:
+    with suppress(httpx.HTTPError, ObjectNotFound):  # tried again at the next beat
+        client.set_flow_run_state(
+            run, Running(message="It lives: the server had not heard of it."), force=True
+        )
+
+
+def _state(client: SyncPrefectClient, run: UUID) -> State[Any] | None:
+    """The state on the server; None where it cannot be asked."""
     try:
-        state = client.read_flow_run(run).state
+        return client.read_flow_run(run).state
     except ObjectNotFound:
-        return False
+        return None
     except httpx.HTTPError:  # asked again at the next beat
         server_away.note()
-        return False
-    return state is not None and state.type == StateType.CANCELLING
+        return None

@@ -34,12 +34,15 @@ from sifthinker.config import Config, Train
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from tasks.runtime import end_states, server_away
+from tasks.runtime.liveness import lost
+from tasks.runtime.server_away import BY_WORKER
 from tasks.runtime.stage import Log, Order
 
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0
 EVERY = 1.0  # seconds between two looks at the other run
 UNREACHABLE = 15 * MINUTE  # how long the server may be away meanwhile
+REVIVES = 20.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
 LEAVE = 15.0  # seconds that a cancelled run is given to end, beside its grace, before the flow goes on ending itself
 IN_STORE = (
     "store:"  # a path of the configuration that lies in the store, whose folder may differ from host to host
@@ -188,6 +191,7 @@ def _start(order: Order, there: str, store: Store, node: int, log: Log) -> Any:
         f"{FLOW}/{there}",
         parameters={**sent(order, store), "node": node},
         flow_run_name=f"{order.config.name} {name}",
+        work_queue_name=queue(there),
         timeout=0,
     )
     if link := url_for("flow-run", run.id):
@@ -235,13 +239,18 @@ def _outcome(order: Order, there: str, started: Sequence[FlowRun], log: Log) -> 
     """
     began = seen = said = time.monotonic()
     left: float | None = None  # since when a node is gone
+    silent: float | None = None  # since when the server takes the first for dead
     with get_client(sync_client=True) as client:
         while True:
             try:
                 states = [client.read_flow_run(run.id).state for run in started]
                 seen = time.monotonic()
                 if states[0] and states[0].is_final():
-                    return states[0]
+                    silent = silent or seen
+                    if not lost(states[0]) or seen - silent > REVIVES:
+                        return states[0]
+                else:
+                    silent = None
                 if gone := [s for s in states[1:] if s and s.is_final() and not s.is_completed()]:
                     left = left or seen
                     if seen - left > LEAVE + _grace(order):
@@ -269,8 +278,21 @@ def _why(client: SyncPrefectClient, there: str) -> str:
 
 def _own_pool(client: SyncPrefectClient) -> str | None:
     """The pool whose worker started this process, if one did."""
-    run = os.environ.get("PREFECT__FLOW_RUN_ID")
+    run = os.environ.get(BY_WORKER)
     return client.read_flow_run(UUID(run)).work_pool_name if run else None
+
+
+def queue(there: str) -> str | None:
+    """The queue of a pool for a stage of this run: as this run's own, where the pool has it. None: the deployment's."""
+    run = os.environ.get(BY_WORKER)
+    if not run:
+        return None
+    with get_client(sync_client=True) as client:
+        own = client.read_flow_run(UUID(run)).work_queue_name
+        try:
+            return client.read_work_queue_by_name(own, there).name if own else None
+        except ObjectNotFound:
+            return None
 
 
 def _strings(value: Any, change: Callable[[str], str]) -> Any:

@@ -14,7 +14,7 @@ def context() -> list[Path]:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     assert rules[0] == "*", "without it every file of the folder would have to be looked at"
-    named = [ROOT / rule[1:] for rule in rules if rule.startswith("!")]
+    named = [path for rule in rules if rule.startswith("!") for path in ROOT.glob(rule[1:])]
     files = {
         file for path in named for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
     }
@@ -40,7 +40,8 @@ def _pattern(rule: str) -> re.Pattern[str]:
 def build(dockerfile: str, folder: Path) -> Path:
     """Copies into a folder, as to the WORKDIR, what the COPY lines of all stages of a Dockerfile copy from the context."""
     text = (ROOT / "docker" / dockerfile).read_text(encoding="utf-8").replace("\\\n", " ")
-    copies = [line.split()[1:] for line in text.splitlines() if line.startswith("COPY ")]
+    every = [line.split()[1:] for line in text.splitlines() if line.startswith("COPY ")]
+    copies = [words for words in every if not words[0].startswith("--from=")]  # of an earlier stage
     assert copies and not any(word.startswith("--") for words in copies for word in words)
     for *sources, target in copies:
         for source in sources:

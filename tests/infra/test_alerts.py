@@ -1,60 +1,120 @@
-"""A night that went wrong calls a webhook, once, with what a person needs to know; other runs call nobody."""
+"""A webhook hears once of each run that went wrong, of each that is late, and of recovery: what, where, and a link."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
+from flows import nightly
 from infra import alerts
+from infra.automations import RETIRED
+from sifthinker.core.errors import UserError
 from tests.infra.conftest import ROOT, Composed
 
-pytestmark = pytest.mark.e2e
 SECRET = "/services/not-a-real-address"
+UI = "https://prefect.example.org"  # as browsers reach it
+FELL = 'vstar <"fell"> from 60.0 to 40.0 & no wonder'
+DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+WHOLE = sorted(d["name"] for d in DEPLOYMENTS if not d["entrypoint"].endswith(":stage"))
+ENDS = (
+    ("FAILED", "Regressed"),
+    ("CRASHED", "Crashed"),
+    ("FAILED", "Failed"),
+    ("FAILED", "UserError"),
+    ("FAILED", "NotRun"),
+    ("FAILED", "TimedOut"),
+    ("FAILED", "Inconclusive"),
+    ("COMPLETED", "Warned"),
+)
+
+
+@dataclass
+class Receiver:
+    """A webhook, and the bodies that it got."""
+
+    url: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, count: int, seconds: float = 120) -> list[dict[str, Any]]:
+        """As many bodies, and then no other; they are forgotten here."""
+        deadline = time.monotonic() + seconds
+        while len(self.bodies) < count:
+            assert time.monotonic() < deadline, self.bodies
+            time.sleep(0.3)
+        time.sleep(4)  # for one too many
+        taken, self.bodies[:] = list(self.bodies), []
+        assert len(taken) == count, taken
+        return taken
 
 
 @pytest.fixture(scope="module")
-def received() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a receiver, and the bodies that it got."""
-    bodies: list[dict[str, Any]] = []
+def received() -> Iterator[Receiver]:
+    got = Receiver()
 
-    class Receiver(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.path == SECRET and self.headers["Content-Type"] == "application/json"
-            bodies.append(json.loads(body))
+            got.bodies.append(json.loads(body))
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}{SECRET}", bodies
+    got.url = f"http://127.0.0.1:{server.server_port}{SECRET}"
+    yield got
     server.shutdown()
 
 
-def register(composed: Composed, url: str) -> str:
+def register(composed: Composed, url: str, shape: str, module: str = "-m infra.automations") -> str:
+    """What `make deploy` does, or its last step alone; what it said."""
     done = subprocess.run(
-        [sys.executable, "-m", "infra.alerts"],
+        [sys.executable, *module.split()],
         cwd=ROOT,
-        env={**composed.environment, alerts.URL: url},
+        env={**composed.environment, alerts.URL: url, alerts.FORMAT: shape, "PREFECT_UI_URL": UI},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert SECRET not in done.stdout + done.stderr
+    time.sleep(5)  # the server looks for new automations
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def deployed(composed: Composed, received: Receiver) -> Iterator[dict[str, str]]:
+    """Ids of the deployments by name, after `make deploy` with an address; the server is shared, and forgets the alerts."""
+    old = {
+        "name": RETIRED[0],
+        "trigger": {"type": "event", "posture": "Reactive", "threshold": 1, "within": 0},
+        "actions": [{"type": "do-nothing"}],
+    }
+    with composed.client() as client:
+        post(client, "automations/", old)
+    said = register(composed, received.url, "json", "infra/deploy.py")
+    assert said.count("alerts, as json: ") == 3 and "of an earlier version is removed" in said
+    with composed.client() as client:
+        assert RETIRED[0] not in {one["name"] for one in post(client, "automations/filter", {})}
+        yield {d["name"]: d["id"] for d in post(client, "deployments/filter", {})}
+        for automation in post(client, "automations/filter", {}):
+            while client.delete(f"automations/{automation['id']}").status_code == 503:
+                time.sleep(1)
 
 
 def post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
@@ -64,74 +124,150 @@ def post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
     return answer.raise_for_status().json()
 
 
-def run(client: httpx.Client, deployment: str, state: dict[str, str]) -> str:
-    """A run of a deployment that ends in a state; its id."""
-    made = post(client, f"deployments/{deployment}/create_flow_run", {})["id"]
-    for step in ({"type": "RUNNING"}, state):
-        post(client, f"flow_runs/{made}/set_state", {"state": step, "force": True})
+def run(client: httpx.Client, deployment: str, *ends: tuple[str, str], message: str = FELL) -> str:
+    """A run of a deployment that goes through states; its id."""
+    made = post(client, f"deployments/{deployment}/create_flow_run", {"enforce_parameter_schema": False})[
+        "id"
+    ]
+    for kind, name in (("RUNNING", "Running"), *ends):
+        state = {"type": kind, "name": name, "message": message}
+        post(client, f"flow_runs/{made}/set_state", {"state": state, "force": True})
     return str(made)
 
 
-def untaken(client: httpx.Client, deployment: str) -> str:
+def untaken(client: httpx.Client, deployment: str, *tags: str) -> str:
     """A run that no worker takes, and that the server therefore marks as Late; its id."""
     due = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
     state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}
-    return str(post(client, f"deployments/{deployment}/create_flow_run", {"state": state})["id"])
+    body = {"state": state, "tags": tags, "enforce_parameter_schema": False}
+    return str(post(client, f"deployments/{deployment}/create_flow_run", body)["id"])
 
 
-@pytest.fixture
-def deployments(composed: Composed) -> Iterator[tuple[str, str]]:
-    """Ids of the night's deployment and of another; removed again, and alerts too: the server is shared."""
-    with composed.client() as client:
-        flow = post(client, "flows/", {"name": "alerts-test"})["id"]
-        body = {"flow_id": flow, "enforce_parameter_schema": False}
-        night, other = (
-            str(post(client, "deployments/", {"name": name, **body})["id"])
-            for name in (alerts.DEPLOYMENT, "another")
-        )
-        yield night, other
-        made = [f"deployments/{night}", f"deployments/{other}"]
-        for path in [*made, *(f"automations/{a['id']}" for a in post(client, "automations/filter", {}))]:
-            while client.delete(path).status_code == 503:
-                time.sleep(1)
-
-
-def test_a_night_that_went_wrong_is_told_once(
-    composed: Composed, received: tuple[str, list[dict[str, Any]]], deployments: tuple[str, str]
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_each_deployment_tells_once_of_what_went_wrong_and_of_its_recovery(
+    composed: Composed, received: Receiver, deployed: dict[str, str]
 ) -> None:
-    (url, bodies), (night, other) = received, deployments
-    assert "registered" in register(composed, url)
-    assert "renewed" in register(composed, url)
+    assert "renewed" in register(composed, received.url, "json")
     with composed.client() as client:
         assert SECRET not in client.post("block_documents/filter", json={}).text
-        assert len(client.post("automations/filter", json={}).json()) == 1
-        time.sleep(5)  # the server looks for new automations
-        run(client, night, {"type": "COMPLETED"})
-        run(client, other, {"type": "FAILED"})
-        told = {
-            run(
-                client, night, {"type": kind, "name": name, "message": 'vstar "fell" from 60.0 to 40.0'}
-            ): name
-            for kind, name in (
-                ("FAILED", "Regressed"),
-                ("CRASHED", "Crashed"),
-                ("FAILED", "Failed"),
-                ("FAILED", "NotRun"),
-                ("FAILED", "TimedOut"),
-                ("FAILED", "UserError"),
-                ("FAILED", "Inconclusive"),
-                ("COMPLETED", "Warned"),
-            )
-        }
-        told[untaken(client, night)] = "Late"
-        deadline = time.monotonic() + 120
-        while len(bodies) < len(told) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        time.sleep(5)  # for one too many
-    assert {body["run"]: body["state"] for body in bodies} == told
-    assert len(bodies) == len(told)
-    for body in bodies:
-        assert body["deployment"] == alerts.DEPLOYMENT
-        assert body["message"] == ("" if body["state"] == "Late" else 'vstar "fell" from 60.0 to 40.0')
-        assert body["state"] in body["text"] and body["message"] in body["text"]
-        assert body["run"] in body["url"]
+        for name in WHOLE:
+            run(client, deployed[name], ("COMPLETED", "Completed"))  # nobody is told: nothing was wrong
+        wrong = {run(client, deployed[name], ("FAILED", "Failed")): name for name in WHOLE}
+        run(client, deployed["gpu-8"], ("CRASHED", "Crashed"))  # a stage: its run tells
+        told = received.take(len(wrong))
+        assert {body["run"]: body["deployment"] for body in told} == wrong
+        well = {run(client, deployed[name], ("COMPLETED", "Completed")): name for name in WHOLE}
+        recovered = received.take(len(well))
+        assert {body["run"]: body["deployment"] for body in recovered} == well
+        assert {body["outcome"] for body in recovered} == {"Recovered"}
+        run(client, deployed["nightly"], ("COMPLETED", "Completed"))
+        received.take(0)
+
+
+@pytest.mark.e2e
+def test_a_night_tells_what_happened_where_and_links_to_its_page(
+    composed: Composed, received: Receiver, deployed: dict[str, str]
+) -> None:
+    with composed.client() as client:
+        wrong = {run(client, deployed["nightly"], end): end[1] for end in ENDS}
+        told = received.take(len(wrong))
+        assert {body["run"]: body["state"] for body in told} == wrong
+        for body in told:
+            assert body["outcome"] == body["state"] and body["message"] == FELL
+            assert (body["deployment"], body["flow"], body["pool"]) == ("nightly", "nightly", "cpu")
+            assert body["url"] == f"{UI}/runs/flow-run/{body['run']}" and body["due"] and body["name"]
+            assert all(part in body["text"] for part in ("nightly", body["state"], FELL, body["url"]))
+
+
+@pytest.mark.e2e
+def test_a_scheduled_run_that_no_worker_takes_is_told_of_and_one_that_somebody_started_is_not(
+    composed: Composed, received: Receiver, deployed: dict[str, str]
+) -> None:
+    with composed.client() as client:
+        by_hand = untaken(client, deployed["prune"])
+        scheduled = untaken(client, deployed["prune"], "auto-scheduled")
+        [late] = received.take(1)
+        assert late["run"] == scheduled and late["state"] == "Late" and "no worker" in late["outcome"]
+        assert late["url"] == f"{UI}/runs/flow-run/{scheduled}"
+        assert post(client, "flow_runs/filter", {"flow_runs": {"id": {"any_": [by_hand]}}})[0][
+            "state_name"
+        ] in ("Late", "Scheduled")
+
+
+@pytest.mark.e2e
+def test_slack_gets_what_slack_takes(
+    composed: Composed, received: Receiver, deployed: dict[str, str]
+) -> None:
+    """The rules of https://docs.slack.dev/reference/block-kit/blocks: lengths, kinds, and what is markup."""
+    assert "alerts, as slack" in register(composed, received.url, "slack")
+    with composed.client() as client:
+        ids = [
+            run(client, deployed["nightly"], ("FAILED", "Regressed")),
+            run(client, deployed["training"], ("FAILED", "Failed"), message="<&>" * 4000),
+        ]
+    bodies = {json.dumps(body).partition("/runs/flow-run/")[2][:36]: body for body in received.take(2)}
+    assert set(bodies) == set(ids)
+    for body in bodies.values():
+        assert set(body) == {"text", "blocks"} and len(body["text"]) <= 40000
+        section, context = body["blocks"]
+        assert section["type"] == "section" and 1 <= len(section["text"]["text"]) <= 3000
+        assert context["type"] == "context" and len(context["elements"]) <= 10
+        for element in (section["text"], *context["elements"]):
+            assert element["type"] == "mrkdwn" and element["text"]
+    regressed = bodies[ids[0]]
+    escaped = FELL.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert regressed["text"] == regressed["blocks"][0]["text"]["text"] == f"nightly: Regressed. {escaped}"
+    where, link = (element["text"] for element in regressed["blocks"][1]["elements"])
+    assert "pool cpu" in where
+    assert link == f"<{UI}/runs/flow-run/{ids[0]}|Open the run>"
+    longest = bodies[ids[1]]["text"]
+    assert not re.sub("&(amp|lt|gt);", "", longest.partition(". ")[2]).strip("."), "no half of an entity"
+    assert len(longest) > 2000
+
+
+def test_the_names_are_those_of_the_flows_states() -> None:
+    ours = {*nightly.FAILED.values(), nightly.WARNED}
+    assert ours <= set(alerts.WRONG)
+    assert not set(alerts.WELL) & set(alerts.WRONG)
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted", "shape"),
+    [
+        ("https://hooks.slack.com/services/T/B/x", "", "slack"),
+        ("https://hooks.slack.com/services/T/B/x", "json", "json"),
+        ("https://example.org/hooks.slack.com", "", "json"),
+        ("https://example.org/", "slack", "slack"),
+    ],
+)
+def test_the_address_decides_the_format_unless_it_is_named(url: str, wanted: str, shape: str) -> None:
+    assert alerts.form(url, wanted) == shape
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="'teams' is none of json, slack"):
+        alerts.form("https://example.org/", "teams")
+
+
+def test_what_is_no_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(UserError, match="SIF_ALERT_URL: it is no address") as refused:
+        alerts.form("hooks.slack.com/services/secret", "")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "link"),
+    [
+        ({"PREFECT_UI_URL": "https://p.example.org/"}, "https://p.example.org/runs/flow-run/"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:4200/api"}, "http://127.0.0.1:4200/runs/flow-run/"),
+    ],
+)
+def test_the_link_is_the_address_for_browsers(
+    variables: dict[str, str], link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PREFECT_UI_URL", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert alerts.base() == link

@@ -64,9 +64,62 @@ def test_torch_is_named_where_it_is_installed_and_is_the_projects(file: Path) ->
     torch = next(pin for pin in pins if pin.startswith("torch=="))
     assert (
         f"pip install {torch}" in (text := file.read_text(encoding="utf-8"))
-        or f" {torch} -c constraints.txt" in text
+        or f" {torch} -c pins.txt" in text
     )
     assert torch in (ROOT / "docker/vllm.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_an_image_needs_no_frontend_of_a_registry_and_names_its_commit(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert "syntax=" not in text
+    stages = text.split("\nFROM ")[1:]
+    for stage in (stage for stage in stages if re.search(r"^(CMD|ENTRYPOINT)", stage, re.MULTILINE)):
+        *before, label = stage.rstrip().splitlines()
+        assert re.fullmatch(r"LABEL .*org.opencontainers.image.revision=\$COMMIT", label)
+        assert "ARG COMMIT=unknown" in before[-3:], "last: a commit rebuilds no layer that takes time"
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_what_compiles_has_a_compiler_for_cpp(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert (" g++ " in text) == ("TORCHINDUCTOR_CACHE_DIR" in text)
+
+
+def test_a_comment_changes_none_of_the_files_that_are_installed_from(tmp_path: Path) -> None:
+    """The layers after the first stage depend on these files alone."""
+    made = []
+    for comment in ("", "\n# another comment\n"):
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        for name in ("pyproject.toml", "constraints.txt"):
+            (folder / name).write_text((ROOT / name).read_text(encoding="utf-8") + comment, encoding="utf-8")
+        subprocess.run([sys.executable, str(ROOT / "docker/names.py")], cwd=folder, check=True)
+        made.append(
+            {
+                file.name: file.read_text()
+                for file in sorted(folder.glob("*.txt"))
+                if file.name != "constraints.txt"
+            }
+        )
+    assert made[0] == made[1] and set(made[0]) == {"base.txt", "train.txt", "kubernetes.txt", "pins.txt"}
+    assert "prefect==3.8.8\n" in made[0]["base.txt"] and "trl==1.16.0\n" in made[0]["train.txt"]
+    assert "#" not in "".join(made[0].values()) and "torch==2.13.0\n" in made[0]["pins.txt"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_what_is_installed_comes_from_a_stage_that_a_comment_does_not_change(file: Path) -> None:
+    for stage in file.read_text(encoding="utf-8").split("\nFROM ")[1:]:
+        if "pip install" in stage:
+            copied = [line for line in stage.splitlines() if line.startswith("COPY ") and line != "COPY . ."]
+            assert not [line for line in copied if "pyproject.toml" in line or "constraints.txt" in line]
+
+
+def test_a_training_image_has_one_torch() -> None:
+    """vLLM's environment sees the other's, and the build fails if it got its own."""
+    text = (ROOT / "docker/train.Dockerfile").read_text(encoding="utf-8")
+    assert "venv --system-site-packages /opt/vllm" in text
+    assert "test ! -e /opt/vllm/lib/python3.11/site-packages/torch" in text
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)
@@ -84,7 +137,7 @@ def test_only_listed_paths_reach_the_builder() -> None:
     assert rules[0] == "*"
     for rule in rules:
         if rule.startswith("!") and rule != "!README.md":  # the README is written last
-            assert (ROOT / rule[1:]).exists(), f"{rule} is nowhere"
+            assert [*ROOT.glob(rule[1:])], f"{rule} is nowhere"
 
 
 def test_the_serve_image_serves_by_the_stages_own_command(tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ def test_every_module_can_be_imported_from_the_files_of_an_image(dockerfile: str
         for room in rooms
         for file in sorted((image.ROOT / room).rglob("*.py"))
     ]
-    assert {"infra.deploy", "infra.alerts", "flows.commands.main"} <= set(modules)
+    assert {"infra.deploy", "infra.automations", "flows.commands.main"} <= set(modules)
     program = (
         "import importlib.util, sys\n"
         "found = {name: importlib.util.find_spec(name) for name in sys.argv[1:]}\n"
         "missing = [name for name, spec in found.items() if spec is None]\n"
-        "import flows.commands.main, infra.alerts, infra.deploy\n"
-        "print(missing, flows.commands.main.__file__, infra.alerts.__file__, infra.deploy.ROOT, sep='\\n')"
+        "import flows.commands.main, infra.automations, infra.deploy\n"
+        "print(missing, flows.commands.main.__file__, infra.automations.__file__, infra.deploy.ROOT, sep='\\n')"
     )
     done = run(made, "-c", program, *modules)
     missing, cli, alerts, root = done.stdout.splitlines()
@@ -71,7 +71,7 @@ def test_deploy_runs_from_the_files_of_the_image_and_says_what_it_lacks(tmp_path
 
 def test_nothing_local_reaches_the_builder(tmp_path: Path) -> None:
     files = {file.as_posix() for file in image.context()}
-    assert "infra/alerts.py" in files and "pyproject.toml" in files
+    assert "infra/pools.py" in files and "pyproject.toml" in files
     assert not [file for file in files if "__pycache__" in file or file.endswith((".pyc", ".env"))]
     assert not [file for file in files if file.startswith(("tests/", "artifacts/", ".git", ".venv"))]
 

@@ -37,7 +37,7 @@ def ends(*_):
 signal.signal(signal.SIGTERM, ends)
 time.sleep(60)
 """
-CONTAINER = "import sys; from infra.worker import supervise; sys.exit(supervise(sys.argv[1:]))"
+CONTAINER = "import sys; from infra.worker import supervise; sys.exit(supervise(sys.argv[1:])[0])"
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -67,23 +67,41 @@ def test_a_worker_heeds_sigint_even_where_a_shell_has_it_ignored() -> None:
 
 
 def containers_grace() -> dict[str, float]:
-    """Seconds between the signal and the end of each worker's container."""
+    """Seconds between the signal and the end of each worker's container; of Kubernetes in test_kubernetes.py."""
     compose = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]
     found = {}
     for name, service in compose.items():
         if "infra.worker" in service.get("command", []):
             assert service["stop_grace_period"].endswith("m")
             found[f"compose {name}"] = 60 * float(service["stop_grace_period"].removesuffix("m"))
-    workers = yaml.safe_load((ROOT / "infra/kubernetes/workers.yaml").read_text())["items"]
-    jobs = [yaml.safe_load(file.read_text()) for file in (ROOT / "infra/kubernetes").glob("job-*.yaml")]
-    for found_object in [*workers, *jobs]:
-        name = found_object["metadata"].get("name") or found_object["metadata"]["generateName"]
-        found[name] = found_object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     return found
 
 
 def test_a_containers_grace_has_room_for_a_trainings_checkpoint() -> None:
     longest = max(Sft().grace, Grpo().grace) + MARGIN
     found = containers_grace()
-    assert len(found) >= 8
+    assert len(found) >= 3
     assert all(grace >= longest + 60 for grace in found.values()), "a minute for the run and the worker"
+
+
+EXECUTE = f"""
+import sys; sys.argv[1:] = []
+from infra import run
+run.COMMAND = (sys.executable, "-c", {WORKER!r}, FOLDER)
+run.main()
+"""
+
+
+def test_the_job_of_a_run_outlasts_prefects_command_until_the_checkpoint(tmp_path: Path) -> None:
+    """infra/run.py on Kubernetes: Prefect's command ends, the training's process does not yet."""
+    program = EXECUTE.replace("FOLDER", repr(str(tmp_path)))
+    container = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    container.send_signal(signal.SIGTERM)
+    assert container.wait(60) == 3, "the command's own exit code"
+    assert (tmp_path / "checkpoint").exists()

@@ -1,0 +1,91 @@
+"""What the Prefect server does by itself for the deployments of prefect.yaml: it closes dead runs, and tells people.
+
+    PREFECT_API_URL=... python -m infra.automations      # as `make deploy` does, after the deployments
+
+May be repeated: an automation is updated in place, under its name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.automations import AutomationCore
+from prefect.client.orchestration import SyncPrefectClient, get_client
+
+from infra import alerts, lost_runs, pools
+from sifthinker.core.errors import UserError
+from tasks.runtime.placement import FLOW
+
+RETIRED = (
+    "a night went wrong",
+)  # automations of earlier versions; beside the new ones they tell of the same twice
+FILE = Path(__file__).with_name("prefect.yaml")
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """Ids of the registered deployments, as events name them: `prefect.deployment.<id>`."""
+
+    whole: Sequence[str]  # what people and schedules start
+    stages: Sequence[str]  # what a run starts in a pool, and answers for
+    processes: Sequence[str]  # those of both whose worker starts a process, on its own machine
+
+
+def deployments(client: SyncPrefectClient) -> Deployments:
+    """The deployments of prefect.yaml on this server.
+
+    Raises:
+        ObjectNotFound: one of them is not registered.
+    """
+    whole, stages, processes = [], [], []
+    made = pools.read()
+    for deployment in yaml.safe_load(FILE.read_text(encoding="utf-8"))["deployments"]:
+        flow = deployment["entrypoint"].rpartition(":")[2]
+        found = client.read_deployment_by_name(f"{flow}/{deployment['name']}")
+        named = f"prefect.deployment.{found.id}"
+        (stages if flow == FLOW else whole).append(named)
+        if made[deployment["work_pool"]["name"]].type == "process":
+            processes.append(named)
+    return Deployments(whole, stages, processes)
+
+
+def register(client: SyncPrefectClient) -> Iterator[str]:
+    """Registers or renews every automation; what was done, a line each."""
+    found = deployments(client)
+    for name in RETIRED:
+        for old in client.read_automations_by_name(name):
+            client.delete_automation(old.id)
+            yield f"automation {name!r} of an earlier version is removed"
+    for automation in lost_runs.automations([*found.whole, *found.stages], found.processes):
+        yield save(client, automation)
+    yield from alerts.told(client, found.whole, lambda automation: save(client, automation))
+
+
+def save(client: SyncPrefectClient, automation: AutomationCore) -> str:
+    """Registers an automation, or renews the one of its name; what was done."""
+    for known in client.read_automations_by_name(automation.name):
+        renewed: Any = automation
+        client.update_automation(known.id, renewed)
+        return f"automation {automation.name!r} is renewed"
+    client.create_automation(automation)
+    return f"automation {automation.name!r} is registered"
+
+
+def main() -> None:
+    """Registers everything, and says so."""
+    with get_client(sync_client=True) as client:
+        try:
+            for line in register(client):
+                print(line)
+        except UserError as error:
+            print(f"deploy: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Automations that close a run whose process is gone, so that it is not "Running" for ever and its slot is free.
+
+A run sends a heartbeat every 30 seconds (PREFECT_FLOWS_HEARTBEAT_FREQUENCY in prefect.yaml). When none has arrived for
+90 seconds, the server sets the run to Crashed. That frees the slot of its pool and of its deployment, and a run that
+waits for it in another pool (tasks/runtime/placement.py) learns of it. A run that dies before its first heartbeat
+is closed too.
+
+A run that lives and was silent, because the server was away or its machine stood still, says so within seconds
+(tasks/runtime/liveness.py) and is Running again. A run that has ended keeps its state: the server refuses to crash it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from prefect.automations import AutomationCore, EventTrigger
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import Posture
+
+from tasks.runtime.liveness import SILENT, UNBEGUN
+
+HEARTBEAT = "prefect.flow-run.heartbeat"
+SILENCE = timedelta(seconds=90)  # three heartbeats; the server looks every five seconds
+# From Pending to Running a process worker prepares the run and imports its flow: about ten seconds, more on a busy machine.
+START = timedelta(seconds=100)
+# States that end the waiting. A name that is missing here does no harm: nothing leaves a final state this way.
+ENDS = (
+    "Completed",
+    "Failed",
+    "UserError",
+    "Crashed",
+    "Cancelled",
+    "TimedOut",
+    "AwaitingRetry",
+    "Paused",
+    "Suspended",
+)
+
+
+def automations(deployments: Sequence[str], processes: Sequence[str]) -> Iterator[AutomationCore]:
+    """One for each way in which a run is lost.
+
+    Args:
+        deployments: whose runs are watched, as `prefect.deployment.<id>`
+        processes: those of them that start on their worker's machine; elsewhere a run may wait long for a node
+    """
+    ends = {f"prefect.flow-run.{state}" for state in ENDS}
+    began = {HEARTBEAT, "prefect.flow-run.Running"}
+    yield _lost("a run fell silent", {HEARTBEAT}, {HEARTBEAT, *ends}, SILENCE, SILENT, deployments)
+    if processes:
+        pending = {"prefect.flow-run.Pending"}
+        yield _lost("a run never began", pending, began | ends, START, UNBEGUN, processes)
+
+
+def _lost(
+    name: str,
+    after: set[str],
+    expect: set[str],
+    within: timedelta,
+    message: str,
+    deployments: Sequence[str],
+) -> AutomationCore:
+    return AutomationCore(
+        name=name,
+        description=f"Sets the run to Crashed: {message}",
+        trigger=EventTrigger(
+            after=after,
+            expect=expect,
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            # By id: a heartbeat does not carry the deployment's name.
+            match_related={"prefect.resource.role": "deployment", "prefect.resource.id": list(deployments)},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=within,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+    )
