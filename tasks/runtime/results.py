@@ -289,6 +289,7 @@ MODULES: dict[str, Module] = {
     ),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),
+    "runtime/events": _neutral("tasks.runtime.events tasks.runtime.stage_log", "shows and logs what happens"),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
