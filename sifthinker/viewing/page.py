@@ -15,6 +15,8 @@ import streamlit as st
 
 from sifthinker.core import rejects as told
 from sifthinker.core.errors import UserError
+from sifthinker.core.images import ImageLibrary
+from sifthinker.core.records import Sample
 from sifthinker.dataframes import Results
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
@@ -48,6 +50,14 @@ def _rejects(store: str, run: str | None) -> Any:
     return Results(store, run).rejects()
 
 
+@st.cache_resource
+def _behind(store: str, run: str) -> tuple[Any, Any]:
+    """The samples of a run by id, and the folders of their images."""
+    opened = Store.existing(Path(store))
+    [record] = [record for record in runs.runs(opened) if record["id"] == run]
+    return rows.samples(opened, record), rows.library(opened, record)
+
+
 def _choose(label: str, values: Any) -> list[str]:
     return st.sidebar.multiselect(label, sorted(set(values) - {""}))
 
@@ -60,7 +70,7 @@ def _turned(found: Any, what: str) -> Any:
     return found.iloc[(page - 1) * A_PAGE : page * A_PAGE]
 
 
-def data_set(store: str, run: str | None) -> None:
+def data_set(store: str, run: str) -> None:
     """Rows with their pictures."""
     every = _index(store, run)
     if every.empty:
@@ -100,7 +110,7 @@ def _row(row: dict[str, Any]) -> None:
             st.code(row["chain"], language=None, wrap_lines=True)
 
 
-def rejected(store: str, run: str | None) -> None:
+def rejected(store: str, run: str) -> None:
     """What the stages of the run did not keep."""
     every = _rejects(store, run)
     if every.empty:
@@ -113,12 +123,23 @@ def rejected(store: str, run: str | None) -> None:
     found = rows.rejects(every, labels, reasons, sources, text)
     counts = found.groupby(["label", "reason"]).size().rename("rows").reset_index()
     st.dataframe(counts, hide_index=True, width="stretch")
+    samples, library = _behind(store, run)
     for _, reject in _turned(found, "rejects").iterrows():
         with st.container(border=True):
             st.text(f"{reject['label']}: {told.described(reject.to_dict())}")
+            if sample := samples.get(reject["id"]):
+                _sample(sample, library)
             for attempt in told.attempts(reject["detail"]):
                 st.text(attempt["reason"])
                 st.code(attempt["text"], language=None, wrap_lines=True)
+
+
+def _sample(sample: Sample, library: ImageLibrary) -> None:
+    st.text(f"{sample.question}  →  {sample.answer}")
+    try:
+        st.image(rows.boxed(sample, library), caption="truth dashed")
+    except UserError as error:
+        st.text(str(error))
 
 
 def main(store: str, run: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from sifthinker.core import chain, depth_maps, drawing, images
+from sifthinker import scenes
+from sifthinker.core import chain, depth_maps, drawing, images, tables
 from sifthinker.core.errors import UserError
+from sifthinker.core.records import Sample
+from sifthinker.core.records import sample as as_sample
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Ref
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_MAX_PIXELS = 50_000_000  # of a run that recorded none
 _LIGHT = ["id", "source", "dataset", "split", "question", "answer", "model", "attempts", "steps", "chain"]
 
 
@@ -111,6 +117,33 @@ def whole(parts: Sequence[Path], part: int, row: int) -> dict[str, Any]:
                 return found
             first += size
     raise UserError(f"{parts[part]}: has no row {row}")
+
+
+def samples(store: Store, record: Mapping[str, Any]) -> dict[str, Sample]:
+    """The samples of a run by their id: what a rejected row of a later stage was."""
+    stages = record["stages"]
+    parts = store.open(Ref(**stages["ingest"])).parts("samples") if "ingest" in stages else []
+    return {row["id"]: as_sample(row) for row in tables.read(parts)}
+
+
+def library(store: Store, record: Mapping[str, Any]) -> images.ImageLibrary:
+    """The image folders of a run: of its configuration, and of its rendered scenes."""
+    config, stages = record["config"], record["stages"]
+    folders = {s["name"]: Path(s["images"]) for s in config.get("sources") or () if s.get("images")}
+    if "scenes" in stages:
+        rendered = scenes.sources(store.open(Ref(**stages["scenes"])).path / "data")
+        folders |= {source.name: source.images for source in rendered if source.images}
+    return images.ImageLibrary(folders, config.get("ingest", {}).get("max_pixels", _MAX_PIXELS))
+
+
+def boxed(sample: Sample, of: images.ImageLibrary) -> Image.Image:
+    """The photograph of a sample with its ground truth, dashed.
+
+    Raises:
+        UserError: the file is gone or changed since ingest.
+    """
+    photo = images.rgb(of.of(sample).data)
+    return drawing.overview(photo, photo, [], sample.boxes)[0]
 
 
 def depth_error(row: dict[str, Any]) -> float:

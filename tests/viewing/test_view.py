@@ -20,6 +20,7 @@ from sifthinker.core.records import Reject
 from sifthinker.data.features import PUBLISHED
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import file as record_file
+from sifthinker.store.runs import runs
 from sifthinker.viewing import rows
 from sifthinker.viewing.rows import Filters
 from tests.publish_helpers import part
@@ -100,24 +101,50 @@ def test_rejects_are_filtered() -> None:
 
 
 def _store(root: Path, parts: list[Path]) -> Store:
+    """A run whose publish rejected one sample, and whose ingest rejected a row."""
     store = Store(root)
+    samples = part(root / "photos", (1,), question="Was it lost?").samples
     stages: dict[str, Any] = {}
     for label in ("ingest", "publish"):
         made = {"label": label, "name": "mine", "identity": {}, "inputs": {}, "versions": {}}
         with store.making(label, "a" * 20, made) as draft:
             draft.rows = {"in": 4, "kept": 3, "rejected": {"image-missing": 1}}
             if label == "publish":
-                draft.rows = {"in": 3, "kept": 3, "rejected": {}}
+                draft.rows = {"in": 4, "kept": 3, "rejected": {"depth-missing": 1}}
                 (draft.out / "data").mkdir()
                 for path in parts:
                     (draft.out / "data" / path.name).write_bytes(path.read_bytes())
             lost = Reject("ingest", "image-missing", f"no file {HOSTILE}", "", "photos", "mine.json", 7)
-            tables.write(draft.out / "rejects.parquet", tables.REJECTS, [lost] if label == "ingest" else [])
+            unmapped = Reject("publish", "depth-missing", "no map", samples[0].id, "photos")
+            tables.write(
+                draft.out / "rejects.parquet", tables.REJECTS, [lost if label == "ingest" else unmapped]
+            )
+            if label == "ingest":
+                tables.write(draft.out / "samples-00000.parquet", tables.SAMPLES, samples)
         [ref] = store.manifests(label)
         stages[label] = {name: ref[name] for name in ("stage", "key", "digest")}
-    run = {"id": "r1", "name": "mine", "started": 1.0, "state": "Completed", "config": {}, "stages": stages}
+    config = {"sources": [{"name": "photos", "images": str(root / "photos")}]}
+    run = {
+        "id": "r1",
+        "name": "mine",
+        "started": 1.0,
+        "state": "Completed",
+        "config": config,
+        "stages": stages,
+    }
     store.record(record_file(store, "r1"), run)
     return store
+
+
+def test_a_rejected_sample_is_shown_with_its_photograph(tmp_path: Path, parts: list[Path]) -> None:
+    store = _store(tmp_path / "store", parts)
+    [record] = runs(store)
+    [sample] = rows.samples(store, record).values()
+    library = rows.library(store, record)
+    assert rows.boxed(sample, library).size == (480, 360)
+    (library.folders["photos"] / sample.image).unlink()
+    with pytest.raises(UserError, match="changed since ingest"):
+        rows.boxed(sample, library)
 
 
 @pytest.mark.e2e
@@ -157,8 +184,11 @@ def test_the_page_shows_rows_and_rejects_and_asks_nobody_else(tmp_path: Path, pa
             search.press("Enter")
             page.get_by_text("1 rows", exact=True).wait_for()
             page.get_by_text("rejects", exact=True).click()
-            page.get_by_text("1 rejects", exact=True).wait_for()
+            page.get_by_text("2 rejects", exact=True).wait_for()
             page.get_by_text("mine.json, row 7").first.wait_for()
+            page.get_by_text("Was it lost?").wait_for()
+            page.locator("img").first.wait_for()
+            page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
             page.screenshot(path=pictures / "view-rejects.png", full_page=True)
         assert {httpx.URL(each).host for each in asked if not each.startswith(("data:", "blob:"))} == {
             "127.0.0.1"
