@@ -28,6 +28,6 @@ def compare(names: list[str], store: Path = Path("artifacts")) -> State[str]:
 def _compare(names: list[str], store: Path) -> State[str]:
     opened = Store.existing(store)
     run_names.call(f"compare {', '.join(names)}")
-    text, page = compared(opened, names)
-    show(opened, text, page, names)
-    return Completed(message=f"{len(names)} evaluations", data=str(page))
+    made = compared(opened, names)
+    show(opened, made.text, made.page, names)
+    return Completed(message=f"{len(names)} evaluations", data=str(made.page))

@@ -12,6 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.commands.requests import lines
 from sifthinker.config import Config
+from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.system.disk_errors import explained
 from tasks.operations.preview import previewed
@@ -50,6 +51,10 @@ def _preview(config: Config, rows: int) -> State[list[str]]:
         if run.config.scenes:
             run.provide(run(scenes))
         settled = run.config
+        if not settled.annotates:
+            raise UserError(
+                "preview: the sources bring their chains, and nothing is bought; `sif chains` shows what they are"
+            )
         run(depth_weights)
         samples = run(ingest)
         run(expand, samples=samples)

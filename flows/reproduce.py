@@ -46,7 +46,8 @@ def model_made(run: Run, until: Until = "grpo") -> dict[str, Ref | Pending]:
     samples = run(ingest)
     focus = run(expand, samples=samples)
     maps = run(depth, samples=samples, weights=estimator)
-    chains = run(annotate, samples=samples, focus=focus, maps=maps)
+    brought = {"given": samples} if run.config.taken else {}
+    chains = run(annotate, samples=samples, focus=focus, maps=maps, **brought)
     if run.config.retry.passes:
         chains = run(retry, samples=samples, focus=focus, maps=maps, chains=chains)
     dataset = run(publish, samples=samples, chains=chains, maps=maps)

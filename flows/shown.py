@@ -60,9 +60,12 @@ def _stages(made: list[outcome.Row], culprit: str | None) -> str:
     lines = ["| stage | | rows in | kept | rejected | time | cost |", "|---|---|---|---|---|---|---|"]
     for row in made:
         word = CACHED if row.cached else MADE
+        if row.seconds is None:  # pruned since
+            lines.append(f"| {row.stage} | gone | | | | | |")
+            continue
         time = outcome.duration(row.seconds)
         lines.append(
-            f"| {row.label} | {word} | {row.given:,} | {row.kept:,} | {inline(row.rejected)} "
+            f"| {row.stage} | {word} | {row.rows_in or 0:,} | {row.kept or 0:,} | {inline(row.why)} "
             f"| {f'({time})' if row.cached else time} | {f'({row.cost})' if row.cached and row.cost else row.cost} |"
         )
     if culprit:

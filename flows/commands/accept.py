@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import getpass
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from flows import server
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load
+from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 
 if TYPE_CHECKING:
-    from tasks.operations.accept import Outcome
     from tasks.runtime.pipeline import Pipeline
+
+COLUMNS = (
+    Column("stage", "stage"),
+    Column("", "verdict"),
+    Column("what was recorded, or why not", "said"),
+)
 
 
 def accept(
@@ -34,6 +40,7 @@ def accept(
     config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Records that the latest artifacts stand for the present code and libraries, so that they are not made again.
 
@@ -51,7 +58,10 @@ def accept(
 
     opened, who = Store.of(resolved), getpass.getuser()
     if stage is not None:
-        console.print(plain(accept_one(reproduction, resolved, opened, stage, why, who)), soft_wrap=True)
+        said = accept_one(reproduction, resolved, opened, stage, why, who)
+        with Printed(json_, "stages") as printed:
+            printed.table("stages", (), [{"stage": stage, "verdict": "accepted", "said": said}])
+            printed.say(said)
         return
     pipelines: dict[str, tuple[Pipeline, Config]] = {"": (reproduction, resolved)}
     if ablation:
@@ -61,16 +71,15 @@ def accept(
             f"{name} ": (partial(row, trained=variant.trained), made)
             for name, (variant, made) in made_with(resolved, resolved.ablation.variants).items()
         }
-    outcomes: list[Outcome] = []
-    table = Table("stage", "", "what was recorded, or why not", box=None, pad_edge=False)
-    for name, (pipeline, with_) in pipelines.items():
-        for outcome in accept_all(pipeline, with_, opened, why, who):
-            outcomes.append(outcome)
-            table.add_row(f"{name}{outcome.label}", outcome.verdict, plain(outcome.said))
-    console.print(table)
-    counts = {v: sum(outcome.verdict == v for outcome in outcomes) for v in ("accepted", "cached")}
-    console.print(
-        f"{counts['accepted']} accepted, {counts['cached']} in the store already, "
-        f"{len(outcomes) - sum(counts.values())} to be run",
-        highlight=False,
-    )
+    rows = [
+        {"stage": f"{name}{outcome.label}", "verdict": outcome.verdict, "said": outcome.said}
+        for name, (pipeline, with_) in pipelines.items()
+        for outcome in accept_all(pipeline, with_, opened, why, who)
+    ]
+    counts = Counter(row["verdict"] for row in rows)
+    with Printed(json_, "stages") as printed:
+        printed.table("stages", COLUMNS, rows)
+        printed.say(
+            f"{counts['accepted']} accepted, {counts['cached']} in the store already, "
+            f"{len(rows) - counts['accepted'] - counts['cached']} to be run"
+        )

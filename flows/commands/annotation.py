@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.table import Table
 
 from flows import server
-from flows.commands import outcome
+from flows.commands import outcome, terminal
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from flows.commands.run import run
+from flows.commands.tables import Column, Printed
+from flows.commands.terminal import VerboseOption
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
+
+REJECTED = (
+    Column("reason", "reason"),
+    Column("rows", "rows"),
+    Column("the first one, and why", lambda row: f"{row['ids'][0]}: {row['example']}"),
+)
 
 
 def preview(
@@ -25,14 +33,17 @@ def preview(
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
     rows: Annotated[int, typer.Option(min=1, max=200, help="of the first samples")] = 10,
+    verbose: VerboseOption = False,
 ) -> None:
     """Annotates the first rows, draws their chains, and says what all rows would cost. Later runs do not pay again."""
     resolved = load(config, set_, store=store)
+    if not verbose:
+        terminal.quiet()
     server.settings(resolved.store)
     ui = server.ensure()
     from flows.preview import preview as flow
 
-    state = ended(lambda: flow(config=resolved, rows=rows, return_state=True))
+    state = ended(lambda: flow(config=resolved, rows=rows, return_state=True), verbose)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
@@ -50,6 +61,7 @@ def annotate(
     rejected: Annotated[
         bool, typer.Option("--rejected", help="list what the latest run rejected, by reason")
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="with --rejected: as JSON, for programs")] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="ask again for what was rejected, and for nothing else")
     ] = False,
@@ -64,6 +76,7 @@ def annotate(
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="retry: another temperature")] = None,
     seed: Annotated[int | None, typer.Option(help="retry: another seed")] = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Runs the reproduction up to the chains. Lists or retries the samples whose chains were rejected."""
     options = {"model": model, "prompt": prompt, "temperature": temperature, "seed": seed}
@@ -74,30 +87,33 @@ def annotate(
         )
     if reason and not again:
         given["reasons"] = list(reason)
+    if json_ and not rejected:
+        raise UserError("annotate --json: belongs to --rejected")
     if given and not retry:
         raise UserError(f"annotate: {', '.join(given)}: belongs to --retry")
     if rejected:
-        _dead_letters(load(config, set_, store=store))
+        _dead_letters(load(config, set_, store=store), json_)
     elif again:
-        _again(config, set_, store, reason)
+        _again(config, set_, store, reason, verbose)
     elif retry:
-        _retry(config, set_, store, given)
+        _retry(config, set_, store, given, verbose)
     else:
-        run(config, set_, store, stop_after="annotate")
+        run(config, set_, store, stop_after="annotate", verbose=verbose)
 
 
-def _dead_letters(config: Config) -> None:
+def _dead_letters(config: Config, json_: bool = False) -> None:
     """Lists the rows of the latest run that have no chain, by reason."""
     from sifthinker.annotation.dead_letters import dead_letters
 
     store = Store.of(config)
-    table = Table("reason", "rows", "the first one, and why", box=None, pad_edge=False)
-    for letters in dead_letters(outcome.annotators_rejects(store)):
-        table.add_row(letters.reason, str(letters.rows), plain(f"{letters.ids[0]}: {letters.example}"))
-    console.print(table if table.row_count else "every sample has its chain")
+    found = dead_letters(outcome.annotators_rejects(store))
+    with Printed(json_, "rejected") as printed:
+        printed.table("rejected", REJECTED, map(asdict, found), "every sample has its chain")
 
 
-def _again(names: list[str], overrides: list[str], store: Path | None, reasons: list[str]) -> None:
+def _again(
+    names: list[str], overrides: list[str], store: Path | None, reasons: list[str], verbose: bool
+) -> None:
     """Makes annotate again: what is answered comes from the ledger, and what was refused or never answered is asked."""
     from tasks.operations.revive import revive
 
@@ -106,10 +122,12 @@ def _again(names: list[str], overrides: list[str], store: Path | None, reasons: 
     console.print(
         f"{revived} refused requests are asked again; those that were answered are not", soft_wrap=True
     )
-    run(names, overrides, store, stop_after="annotate", refresh=["annotate"])
+    run(names, overrides, store, stop_after="annotate", refresh=["annotate"], verbose=verbose)
 
 
-def _retry(names: list[str], overrides: list[str], store: Path | None, given: dict[str, Any]) -> None:
+def _retry(
+    names: list[str], overrides: list[str], store: Path | None, given: dict[str, Any], verbose: bool
+) -> None:
     """Runs up to the stage retry, with one more pass; says how the pass becomes part of the configuration."""
     passes = [
         again.model_dump(exclude_unset=True) for again in load(names, overrides, store=store).retry.passes
@@ -127,7 +145,7 @@ def _retry(names: list[str], overrides: list[str], store: Path | None, given: di
         )
     lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
     text = f"retry.passes={json.dumps(passes)}"
-    run(names, [*overrides, text], store, stop_after="retry")
+    run(names, [*overrides, text], store, stop_after="retry", verbose=verbose)
     _dead_letters(load(names, overrides, store=store))
     console.print(
         "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "

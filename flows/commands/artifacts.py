@@ -5,48 +5,24 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from flows import server
-from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
+from flows.commands.options import StoreConfigOption, StoreOption, console, existing
+from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.core.errors import UserError
 from sifthinker.reporting import lineage_picture
-from sifthinker.store import runs
+from sifthinker.store.lineage import Node
+from sifthinker.upkeep.prune import size
 
-
-def status(
-    store: StoreOption = None,
-    config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
-) -> None:
-    """Lists the runs of a store, and what the latest one made."""
-    opened = existing(store, config)
-    found = runs.runs(opened)
-    if not found:
-        console.print("no runs yet")
-        return
-    table = Table("run", "state", "stages", "id", box=None, pad_edge=False)
-    for record in found[:10]:
-        table.add_row(record["name"], record["state"], str(len(record["stages"])), record["id"])
-    console.print(table)
-    rows = Table("stage", "rows in", "kept", "rejected", "seconds", "artifact", box=None, pad_edge=False)
-    for label, ref in found[0]["stages"].items():
-        m = opened.manifest(ref["stage"], ref["key"])
-        if m is None:
-            rows.add_row(label, "", "", "", "", "[red]gone[/]")
-            continue
-        rejected = ", ".join(f"{reason} {count}" for reason, count in m["rows"]["rejected"].items())
-        rows.add_row(
-            label,
-            str(m["rows"]["in"]),
-            str(m["rows"]["kept"]),
-            rejected,
-            f"{m['seconds']:.1f}",
-            f"{ref['stage']}/{ref['key']}",
-        )
-    console.print(rows)
+DOOMED = (
+    Column("", "kind"),
+    Column("what", "path"),
+    Column("size", lambda row: size(row["bytes"])),
+    Column("why", "why"),
+)
 
 
 def lineage(
@@ -58,6 +34,7 @@ def lineage(
     ] = "latest",
     store: StoreOption = None,
     config: StoreConfigOption = [],  # noqa: B006
+    json_: JsonOption = False,
     out: Annotated[Path | None, typer.Option(help="also draws it, as a PNG", metavar="FILE")] = None,
 ) -> None:
     """Shows what an artifact was made from, back to the users' files and the pre-trained weights."""
@@ -69,25 +46,37 @@ def lineage(
     if isinstance(ref, Path):
         raise UserError(f"lineage: {artifact} is a folder outside the store: nothing is known of its making")
     nodes = domain.trace(opened.manifest, ref)
-    table = Table("artifact", "made", "rows", "with", "digest", box=None, pad_edge=False)
-    for line, node in domain.tree(nodes):
-        table.add_row(
-            plain(line),
-            *(
-                (
-                    node.made,
-                    node.rows,
-                    "; ".join(filter(None, (node.code, node.doubts))),
-                    node.digest[: domain.SHORT],
-                )
-                if node
-                else ()
-            ),
-        )
-    console.print(table)
-    if out:
-        out.write_bytes(lineage_picture.picture(nodes))
-        console.print(f"picture   {out}", highlight=False, soft_wrap=True)
+    with Printed(json_, "artifacts") as printed:
+        printed.value("artifacts", [_node(node) for node in nodes.values()])
+        none = ("", "", "", "")
+        lines = [
+            (line, *((node.made, node.rows, _with(node), node.digest[: domain.SHORT]) if node else none))
+            for line, node in domain.tree(nodes)
+        ]
+        printed.lines(("artifact", "made", "rows", "with", "digest"), lines)
+        if out:
+            out.write_bytes(lineage_picture.picture(nodes))
+            printed.say(f"picture   {out}")
+
+
+def _with(node: Node) -> str:
+    return "; ".join(filter(None, (node.code, node.doubts)))
+
+
+def _node(node: Node) -> dict[str, Any]:
+    """An artifact of a lineage for programs; `inputs` are the artifacts that it was made from, by their part."""
+    manifest = node.manifest
+    return {
+        "artifact": node.name,
+        "stage": node.label,
+        "made": manifest["made"] if manifest else None,
+        "rows": manifest["rows"] if manifest else None,
+        "with": _with(node),
+        "digest": node.digest,
+        "inputs": [{"as": role, "artifact": name} for role, name in node.inputs],
+        "files": manifest["identity"].get("files", {}) if manifest else {},
+        "gone": manifest is None,
+    }
 
 
 def promote(
@@ -121,10 +110,13 @@ def prune(
         bool, typer.Option("--apply", help="remove, after a question; otherwise only look")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="remove without a question")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Shows the artifacts that no pinned and no recent run needs, and removes them if told to."""
     from sifthinker.upkeep import prune as domain
 
+    if json_ and apply and not yes:
+        raise UserError("prune --json: nobody can answer the question of --apply; give --yes to remove")
     opened = existing(store, config)
     server.settings(opened.root)
     ended: set[str] = set()
@@ -134,11 +126,11 @@ def prune(
         ended = over(under_way)
     rules = domain.Rules(days, runs, ended)
     found = domain.survey(opened, rules)
-    table = Table("", "what", "size", "why", box=None, pad_edge=False)
-    for thing in found.doomed:
-        table.add_row(thing.kind, str(thing.path), domain.size(thing.bytes), thing.why)
-    if found.doomed:
-        console.print(table)
-    console.print(domain.summary(found, removed=False), soft_wrap=True)
-    if found.doomed and (yes or (apply and typer.confirm("remove?"))):
-        console.print(domain.summary(domain.remove(opened, rules, found), removed=True), soft_wrap=True)
+    with Printed(json_, "found", "removed") as printed:
+        rows = [{**thing._asdict(), "path": str(thing.path)} for thing in found.doomed]
+        printed.table("found", DOOMED, rows)
+        printed.say(domain.summary(found, removed=False))
+        if found.doomed and (yes or (apply and typer.confirm("remove?"))):
+            removed = domain.remove(opened, rules, found)
+            printed.value("removed", [str(thing.path) for thing in removed.doomed])
+            printed.say(domain.summary(removed, removed=True))

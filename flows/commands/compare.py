@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from flows import server
-from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
+from flows.commands.options import StoreConfigOption, StoreOption, existing
+from flows.commands.tables import JsonOption, Printed
 
 
 def compare(
@@ -23,6 +24,7 @@ def compare(
     ],
     store: StoreOption = None,
     config: StoreConfigOption = [],  # noqa: B006
+    json_: JsonOption = False,
     out: Annotated[Path | None, typer.Option(help="file of the page, instead of one in the store")] = None,
 ) -> None:
     """Compares evaluations: scores with intervals, paired tests, what was made otherwise, hours, changed replies."""
@@ -30,9 +32,12 @@ def compare(
     server.settings(opened.root)
     from tasks.operations.compare import compared
 
-    text, page = compared(opened, names, out)
-    console.print(plain(text), highlight=False, soft_wrap=True)
-    console.print(f"\npage      {page}", highlight=False, soft_wrap=True)
+    made = compared(opened, names, out)
+    with Printed(json_, *made.rows, "page") as printed:
+        for name, rows in {**made.rows, "page": str(made.page)}.items():
+            printed.value(name, rows)
+        printed.say(made.text)
+        printed.say(f"\npage      {made.page}")
     if server.answers(os.environ["PREFECT_API_URL"]):  # a run of its own shows it in the UI
         from flows.compare import compare as shown
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -11,9 +10,10 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from flows.commands.options import ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.tables import JsonOption, Printed
 from sifthinker.core.errors import UserError
 from sifthinker.upkeep.inputs import fetching
 from sifthinker.upkeep.inputs.wanted import Input, inputs, named, shown
@@ -41,7 +41,7 @@ def data(
         str, typer.Option(help="where there are several ways, this one, e.g. parquet", metavar="WAY")
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="fetch more than 5 GB without a question")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Lists the data and weights of a configuration: published where, how large, the licence, here or not. `--get` fetches.
 
@@ -55,25 +55,24 @@ def data(
         left = _get(chosen, way, yes)
         raise typer.Exit(1 if left else 0)
     listed = chosen if names else found
-    if as_json:
-        typer.echo(json.dumps([item.as_json() for item in listed], indent=1, ensure_ascii=False))
-    else:
-        _list(listed, bool(names))
+    with Printed(json_, "inputs") as printed:
+        printed.value("inputs", [item.as_json() for item in listed])
+        if not json_:
+            _list(printed, listed, bool(names))
     if any(item.state.verdict in ("missing", "broken") for item in listed):
         raise typer.Exit(1)
 
 
-def _list(listed: Sequence[Input], chosen: bool) -> None:
+def _list(printed: Printed, listed: Sequence[Input], chosen: bool) -> None:
     """Prints a line an input, and where those are published that are not here, or that were asked for by name."""
-    table = Table("name", "", "state", "size", "licence", "found", box=None, pad_edge=False)
+    rows = []
     for item in listed:
-        ways = item.ways()
-        sizes = " or ".join(dict.fromkeys(shown(way.size) for way in ways))
-        state = f"[{COLOURS[item.state.verdict]}]{item.state.verdict}[/]"
-        licence = plain(item.publication.licence) if item.publication else ""
+        sizes = " or ".join(dict.fromkeys(shown(way.size) for way in item.ways()))
+        state = Text(item.state.verdict, COLOURS[item.state.verdict])
+        licence = item.publication.licence if item.publication else ""
         named_ = f"{item.kind} {item.what}".strip()
-        table.add_row(item.name, plain(named_), state, sizes, licence, plain(item.state.found))
-    console.print(table)
+        rows.append((item.name, named_, state, sizes, licence, item.state.found))
+    printed.lines(("name", "", "state", "size", "licence", "found"), rows)
     for item in listed:
         if chosen or item.state.verdict in ("missing", "broken"):
             _places(item)

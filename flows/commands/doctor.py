@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import asdict
@@ -11,16 +10,22 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.table import Table
 
 from flows import server
-from flows.commands.options import DEMO, ConfigOption, SetOption, StopAfter, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StopAfter, StoreOption, load, looking
 from flows.commands.plan import planned as planned_stages
+from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.upkeep.findings import examine
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
+COLUMNS = (
+    Column("check", "check"),
+    Column("", "verdict", COLOURS),
+    Column("found", "found"),
+    Column("what to do", "todo"),
+)
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "infra" / "prefect.yaml"
 
 
@@ -35,22 +40,17 @@ def doctor(
             "--no-calls", help="leave out the one short call to each endpoint, which may cost money"
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Checks all that a run needs, and says what to do where something is wrong. It then exits with status 1."""
     from sifthinker.upkeep import doctor as domain
 
     resolved = load(config, set_, store=store)
-    checks = domain.machine(resolved, not no_calls, _stages(resolved, stop_after))
-    findings = examine({**checks, "server": lambda: _server(resolved)})
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
-    else:
-        table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
-        for finding in findings:
-            verdict = f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]"
-            table.add_row(finding.check, verdict, plain(finding.found), plain(finding.todo))
-        console.print(table)
+    with looking(resolved):
+        checks = domain.machine(resolved, not no_calls, _stages(resolved, stop_after))
+        findings = examine({**checks, "server": lambda: _server(resolved)})
+    with Printed(json_, "findings") as printed:
+        printed.table("findings", COLUMNS, map(asdict, findings))
     if any(finding.verdict == "error" for finding in findings):
         raise typer.Exit(1)
 

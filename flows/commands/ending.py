@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flows.commands import terminal
 from flows.commands.options import console, plain
 
 
-def ended(flow: Callable[[], Any]) -> Any:
-    """The final state of a flow. Where the Prefect server is gone, which then has not heard of it, the command ends here."""
+def ended(flow: Callable[[], Any], verbose: bool, as_json: bool = False) -> Any:
+    """Shows a flow while it runs. Where the Prefect server is gone, which then has not heard of its end, the command ends here.
+
+    Args:
+        flow: runs it.
+        verbose: show Prefect's lines.
+        as_json: keep the standard output free for JSON.
+
+    Returns:
+        The flow's final state.
+    """
     from tasks.runtime import server_away
 
     try:
-        return flow()
+        with terminal.shown(verbose, as_json):
+            return flow()
     except Exception as error:  # of Prefect's engine: those of the flow are in its state
         if not server_away.is_away(error):
             raise

@@ -19,6 +19,7 @@ STARTS = {
     "cpu": "pictures and annotations of your own on a CPU, with the miniature and the stand-in",
     "demo": "rendered scenes, as `make demo`",
     "paper": "the paper's run on 8 GPUs",
+    "published": "training from a published SIF-50K, without annotation",
 }
 
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from flows import server
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load
+from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker import config as configuration
 from sifthinker.config import Api
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 
+if TYPE_CHECKING:
+    from sifthinker.evaluation.judges import Agreement
+
 EXAMPLES = 3
+FURTHEST = (
+    Column("scores", lambda row: f"{row['a']:.2f} and {row['b']:.2f}"),
+    Column("question", "question"),
+    Column("right", "reference"),
+    Column("answer", lambda row: str(row["answer"][:200])),
+)
 
 
 def judge_agreement(
@@ -39,6 +48,7 @@ def judge_agreement(
     config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Asks two judges about the same replies: the configuration's (grpo.judge), and one with other fields. Paid once."""
     resolved = load(config, set_, store=store)
@@ -63,14 +73,21 @@ def judge_agreement(
                 llm.Client(api, bookkeeping.place(opened.root), url, scope="judge") as client,
             ):
                 found.append(judges.scores(client, asked))
-    table = Table(*["", "", ""], box=None, pad_edge=False, show_header=False)
-    measured = judges.agreement(found[0], found[1])
-    for row in measured.table((f"{first.base_url} {first.model}", f"{second.base_url} {second.model}")):
-        table.add_row(*map(plain, row))
-    console.print(table)
-    for one, a, b in judges.furthest(asked, found[0], found[1], EXAMPLES):
-        said = f"{a:.2f} and {b:.2f}: {one.question} | right: {one.reference} | answer: {one.answer[:200]}"
-        console.print(plain(said), highlight=False, soft_wrap=True)
+    names = (f"{first.base_url} {first.model}", f"{second.base_url} {second.model}")
+    with Printed(json_, "agreement", "furthest") as printed:
+        _show(printed, names, judges.agreement(found[0], found[1]))
+        furthest = [
+            {"a": a, "b": b, "question": one.question, "reference": one.reference, "answer": one.answer}
+            for one, a, b in judges.furthest(asked, found[0], found[1], EXAMPLES)
+        ]
+        printed.table("furthest", FURTHEST, furthest, title="Where they are furthest apart:")
+
+
+def _show(printed: Printed, names: tuple[str, str], measured: Agreement) -> None:
+    heads, *lines = measured.table(names)
+    printed.lines(heads, lines)
+    printed.value("judges", names)
+    printed.value("agreement", measured)
 
 
 def _other(first: Api, given: list[str]) -> Api:

@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import console
+from flows.commands.tables import Column, JsonOption, Printed
+
+COLUMNS = (Column("ledger", "ledger"), Column("calls taken over", "taken"), Column("were there", "there"))
 
 
 def import_ledger(
     file: Annotated[Path, typer.Argument(help="calls.sqlite of a store, which no run uses")],
+    json_: JsonOption = False,
 ) -> None:
     """Takes the calls of a store's ledger into the database that SIF_LEDGER names, so that they are not paid again."""
     from sifthinker.llm import bookkeeping
@@ -20,4 +23,6 @@ def import_ledger(
 
     with closing(bookkeeping.open_ledger(bookkeeping.SHARED)) as ledger:
         taken, there = take_over(file, ledger)
-        console.print(f"{ledger.name}: {taken:,} calls taken over, {there:,} were there", highlight=False)
+        with Printed(json_, "ledgers") as printed:
+            row = {"ledger": ledger.name, "taken": taken, "there": there}
+            printed.table("ledgers", COLUMNS, [row])

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from flows.commands import annotation, artifacts, dataset, developers, models, run
 from flows.commands.accept import accept
+from flows.commands.chains import chains
 from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
@@ -20,10 +21,13 @@ from flows.commands.init import init
 from flows.commands.join import join
 from flows.commands.judges import judge_agreement
 from flows.commands.ledger import import_ledger
+from flows.commands.logs import logs
+from flows.commands.metrics import metrics
 from flows.commands.nightly import nightly
 from flows.commands.options import STAGES, plain
 from flows.commands.pages import pages
 from flows.commands.plan import plan
+from flows.commands.status import status
 from flows.commands.view import view
 from sifthinker.core.errors import UserError
 from sifthinker.system import machine
@@ -34,11 +38,11 @@ Command = Callable[..., None]
 # The groups of `sif --help` with their commands. A new command is a function with a docstring, which is its help.
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (run.run, plan, annotation.preview, annotation.annotate, run.ablation, join),
-    "Look": (artifacts.status, compare, artifacts.lineage, pages, view),
+    "Look": (status, logs, compare, chains, artifacts.lineage, pages, view),
     "Nights": (nightly, artifacts.promote),
     "Data": (init, data, dataset.export, dataset.push),
     "Models": (models.ask, models.serve, models.depth, judge_agreement),
-    "Upkeep": (doctor, accept, artifacts.prune, import_ledger),
+    "Upkeep": (doctor, accept, artifacts.prune, import_ledger, metrics),
     "For developers": (developers.scenes, developers.frame, developers.bench),
 }
 EXIT_CODES = (
@@ -48,12 +52,12 @@ EXIT_CODES = (
 SPECIAL_CODES: dict[Command, str] = {
     data: "The exit codes stand above.",
     doctor: "Exit codes: 0 nothing is an error, 1 something is, 2 wrong usage.",
-    models.depth: "Exit codes: 0 for success, 1 if a picture was rejected, 2 for wrong usage.",
+    models.depth: "Exit codes: 0 for success, 1 if a picture was rejected, 2 for wrong usage or another mistake of the user's.",
     nightly: "The exit codes stand above.",
 }
 
 # Commands that take the name of a stage.
-WITH_STAGES = (run.run, plan, accept, run.ablation)
+WITH_STAGES = (run.run, plan, doctor, accept, run.ablation)
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import server
+from flows.commands import terminal
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     NIGHTLY,
@@ -14,10 +15,12 @@ from flows.commands.options import (
     LimitOption,
     SetOption,
     StoreOption,
-    console,
     load,
-    plain,
+    looking,
 )
+from flows.commands.tables import JsonOption, Printed
+from flows.commands.terminal import VerboseOption
+from sifthinker.config import Config
 
 
 def nightly(
@@ -34,6 +37,8 @@ def nightly(
         bool, typer.Option("--plan", help="only say which falls the night could find; asks nothing")
     ] = False,
     limit: LimitOption = None,
+    verbose: VerboseOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Runs a night: evaluates the checkpoints and compares them with the last good night and the baseline.
 
@@ -46,22 +51,38 @@ def nightly(
     5 warned: a fall that is not significant, or many more unparsable replies
     """
     resolved = load(config, set_, limit, store)
+    if not verbose:
+        terminal.quiet()
+    if plan_:
+        with looking(resolved), Printed(json_, "expected") as printed:
+            _foretell(printed, resolved, model, benchmark, fresh, tier)
+        return
     server.settings(resolved.store)
     from flows import form
-    from flows.commands.night_results import show, show_plan
+    from flows.commands.night_results import show
     from flows.nightly import EXIT_CODES, chosen
     from flows.nightly import nightly as night
-    from flows.nightly import plan as foretold
 
-    of_night = chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
-    if plan_:
-        show_plan(foretold(of_night), of_night.nightly)
-        return
+    chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
     ui = server.ensure()
     options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier or ""}
     given = form.text(resolved), form.settings(set_, limit)
-    state = ended(lambda: night(*given, **options, return_state=True))
-    console.print(f"{state.name}: {plain(state.message or '')}", highlight=False, soft_wrap=True)
-    show(resolved.store / "nights", str(state.state_details.flow_run_id))
-    console.print(f"UI        {ui}", highlight=False, soft_wrap=True)
+    state = ended(lambda: night(*given, **options, return_state=True), verbose, json_)
+    with Printed(json_, "outcome", "comparisons", "reports") as printed:
+        printed.value("outcome", {"state": state.name, "message": state.message})
+        printed.say(f"{state.name}: {state.message or ''}")
+        show(printed, resolved.store / "nights", str(state.state_details.flow_run_id))
+        printed.say(f"UI        {ui}")
     raise typer.Exit(EXIT_CODES.get(str(state.name), 0 if state.is_completed() else exit_code(state)))
+
+
+def _foretell(
+    printed: Printed, config: Config, model: list[str], benchmark: list[str], fresh: bool, tier: str | None
+) -> None:
+    """Prints what a night could find."""
+    server.settings(config.store)
+    from flows.commands.night_results import show_plan
+    from flows.nightly import chosen, plan
+
+    of_night = chosen(config, model, benchmark, fresh, tier)
+    show_plan(printed, plan(of_night), of_night.nightly)

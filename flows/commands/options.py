@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -140,6 +143,29 @@ def existing(store: Path | None, config: Sequence[str]) -> Store:
         return Store.existing(store or Config.model_fields["store"].default)
     resolved = load(config, [], store=store)
     return Store.of(resolved) if resolved.remote else Store.existing(resolved.store)
+
+
+@contextmanager
+def looking(config: Config) -> Iterator[None]:
+    """For a command that only looks: it leaves no store, and no home of Prefect, where there was none.
+
+    Only what looking makes is removed. What a run that began meanwhile has written stays.
+    """
+    absent = [path for path in (config.store, *config.store.parents) if not path.exists()]
+    with tempfile.TemporaryDirectory(prefix="sif-looking-") as home:
+        if absent and not os.environ.get("PREFECT_HOME"):
+            os.environ["PREFECT_HOME"] = home
+        try:
+            yield
+        finally:
+            if absent:
+                for file in config.store.glob("digests.sqlite*"):
+                    file.unlink(missing_ok=True)
+                with suppress(OSError):  # a run has begun, or nothing was made
+                    for path in absent:
+                        path.rmdir()
+            if os.environ.get("PREFECT_HOME") == home:
+                del os.environ["PREFECT_HOME"]
 
 
 def plain(text: str) -> str:

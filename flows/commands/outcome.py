@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from flows.commands.options import plain
+from flows.commands.tables import Column, Printed
 from sifthinker.core import rejects, scores
 from sifthinker.core.errors import UserError
 from sifthinker.store import runs
@@ -24,13 +21,24 @@ from sifthinker.store.manifest import Manifest, Ref
 class Row:
     """What became of the rows of a stage, and what that took."""
 
-    label: str
-    given: int
-    kept: int
-    rejected: str  # how many, and the reason of most
-    seconds: float
+    stage: str  # its label
+    artifact: str  # <stage>/<key>
+    rows_in: int | None
+    kept: int | None
+    rejected: dict[str, int]  # by reason
+    made: (
+        float | None
+    )  # when its making began, in seconds since 1970; None: the artifact is gone from the store
+    seconds: float | None
     cost: str  # with its currency; "" where nothing was paid
     cached: bool  # made by an earlier run: it took this one nothing
+    changed: tuple[str, ...]  # why it is not that of the run before
+
+    @property
+    def why(self) -> str:
+        """How many rows were rejected, and the reason of most."""
+        lost = sum(self.rejected.values())
+        return f"{lost:,}: {rejects.top(self.rejected)}" if lost else ""
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,57 @@ class Scored:
 def rows(store: Store, run_id: str) -> list[Row]:
     """A row for each stage of a run, also of one that failed later; none where it failed before its first stage."""
     record = _record(store, run_id)
-    found = []
-    for label, manifest in _manifests(store, record).items():
-        given = manifest["rows"]
-        lost = sum(given["rejected"].values())
-        said = f"{lost:,}: {rejects.top(given['rejected'])}" if lost else ""
-        cached = manifest["made"] < record["started"]
-        cost = str(manifest["notes"].get("cost", ""))
-        found.append(Row(label, given["in"], given["kept"], said, manifest["seconds"], cost, cached))
-    return found
+    earlier = before(runs.runs(store), record)
+    return [
+        _row(store, record, label, ref, earlier["stages"].get(label) if earlier else None)
+        for label, ref in record["stages"].items()
+    ]
+
+
+def before(records: Iterable[Mapping[str, Any]], record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The run that another one is compared with: the latest one before it with the same configuration's name.
+
+    Args:
+        records: of all runs, the latest first.
+        record: of the run.
+    """
+    name = record.get("config", {}).get("name")
+    return next(
+        (
+            other
+            for other in records
+            if other["started"] < record["started"]
+            and other["stages"]
+            and other.get("config", {}).get("name") == name
+        ),
+        None,
+    )
+
+
+def _row(store: Store, record: Mapping[str, Any], label: str, ref: Mapping[str, str], earlier: Any) -> Row:
+    name = f"{ref['stage']}/{ref['key']}"
+    manifest = store.manifest(ref["stage"], ref["key"])
+    if manifest is None:
+        return Row(label, name, None, None, {}, None, None, "", False, ())
+    changed: tuple[str, ...] = ()
+    if earlier and (earlier["stage"], earlier["key"]) != (ref["stage"], ref["key"]):
+        old = store.manifest(earlier["stage"], earlier["key"])
+        changed = _changes(old, manifest) if old else ("the earlier artifact is gone",)
+    of = manifest["rows"]
+    cost = str(manifest["notes"].get("cost", ""))
+    cached = manifest["made"] < record["started"]
+    made, seconds = manifest["made"], manifest["seconds"]
+    return Row(label, name, of["in"], of["kept"], of["rejected"], made, seconds, cost, cached, changed)
+
+
+def _changes(old: Manifest, new: Manifest) -> tuple[str, ...]:
+    """Why an artifact is not an earlier one: settings first, since inputs that changed follow from them."""
+    from tasks.runtime.identity import differences
+
+    if not (old.get("identity") and new.get("identity")):
+        return ()
+    found = differences(old["identity"], new["identity"])
+    return tuple(sorted(found, key=lambda reason: not reason.startswith("config "))) or ("made again",)
 
 
 def scored(store: Store, run_id: str) -> list[Scored]:
@@ -76,50 +126,65 @@ def scored(store: Store, run_id: str) -> list[Scored]:
     return found
 
 
-def show(store: Store, run_id: str, console: Console) -> None:
+STAGES = (
+    Column("stage", "stage"),
+    Column("rows in", "rows_in"),
+    Column("kept", "kept"),
+    Column("rejected", "rejected_most"),
+    Column("time", lambda row: _time(row)),
+    Column("cost", lambda row: f"({row['cost']})" if row["cached"] and row["cost"] else row["cost"]),
+)
+SCORES = (
+    Column("scores", "stage"),
+    Column("benchmark", "benchmark"),
+    Column("metric", lambda row: f"not run: {row['missing']}" if row["missing"] else row["metric"]),
+    Column("official", lambda row: _number(row, "official")),
+    Column("strict", lambda row: _number(row, "strict")),
+    Column("95 %", lambda row: "" if row["missing"] else f"{_number(row, 'low')} to {_number(row, 'high')}"),
+    Column("questions", lambda row: "" if row["missing"] else _questions(row)),
+    Column("unparsable", lambda row: "" if row["missing"] else f"{row['unparsable_rate']:.1f} %"),
+)
+
+
+def show(printed: Printed, store: Store, run_id: str) -> None:
     """Prints the closing table: rows, scores, hours, money."""
     made = rows(store, run_id)
-    if not made:
-        return
-    table = Table("stage", "rows in", "kept", "rejected", "time", "cost", box=None, pad_edge=False)
-    for row in made:
-        time = f"({duration(row.seconds)}, cached)" if row.cached else duration(row.seconds)
-        cost = f"({row.cost})" if row.cached and row.cost else row.cost
-        table.add_row(row.label, f"{row.given:,}", f"{row.kept:,}", plain(row.rejected), time, cost)
-    console.print(table)
-    if evaluated := scored(store, run_id):
-        console.print()
-        console.print(_scores(evaluated))
-    console.print()
-    console.print(f"{'took':9} {plain(took(made))}", highlight=False, soft_wrap=True)
+    printed.table("stages", STAGES, map(as_row, made))
+    evaluated = scored(store, run_id)
+    if evaluated:
+        printed.say()
+    printed.table("scores", SCORES, map(_scores, evaluated))
+    if made:
+        printed.say()
+        printed.say(f"{'took':9} {took(made)}")
 
 
-def _scores(evaluated: Iterable[Scored]) -> Table:
-    heads = ("scores", "benchmark", "metric", "official", "strict", "95 %", "questions", "unparsable")
-    table = Table(*heads, box=None, pad_edge=False)
-    for one in evaluated:
-        score = one.score
-        if score["missing"]:
-            table.add_row(one.label, one.benchmark, f"not run: {plain(score['missing'])}")
-            continue
-        low, high = _number(score["low"]), _number(score["high"])
-        limited = " (a sample)" if score["limit"] else ""
-        table.add_row(
-            one.label,
-            one.benchmark,
-            one.metric,
-            _number(score["official"]),
-            _number(score["strict"]),
-            f"{low} to {high}",
-            f"{score['n']:,}{limited}",
-            f"{scores.unparsable_rate(score):.1f} %",
-        )
-    return table
+def as_row(row: Row) -> dict[str, Any]:
+    """A row for programs."""
+    return {**asdict(row), "rejected_most": row.why}
+
+
+def _scores(one: Scored) -> dict[str, Any]:
+    rate = None if one.score["missing"] else scores.unparsable_rate(one.score)
+    first = {"stage": one.label, "benchmark": one.benchmark, "metric": one.metric}
+    return {**first, **{name: value for name, value in one.score.items() if name not in first}} | {
+        "unparsable_rate": rate
+    }
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    if row["seconds"] is None:
+        return "gone"
+    return f"({duration(row['seconds'])}, cached)" if row["cached"] else duration(row["seconds"])
+
+
+def _questions(row: Mapping[str, Any]) -> str:
+    return f"{row['n']:,}{' (a sample)' if row['limit'] else ''}"
 
 
 def took(made: Iterable[Row]) -> str:
     """What the run itself took: the time of the stages that it made, and the money."""
-    fresh = [row for row in made if not row.cached]
+    fresh = [row for row in made if not row.cached and row.seconds is not None]
     money: dict[str, float] = defaultdict(float)
     for row in fresh:
         if row.cost:
@@ -127,7 +192,7 @@ def took(made: Iterable[Row]) -> str:
             money[currency] += float(amount)
     spent = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items()) or "no cost recorded"
     stages = f"{len(fresh)} stage{'' if len(fresh) == 1 else 's'} made"
-    return f"{duration(sum(row.seconds for row in fresh))} ({stages}), {spent}"
+    return f"{duration(sum(row.seconds or 0.0 for row in fresh))} ({stages}), {spent}"
 
 
 def duration(seconds: float) -> str:
@@ -138,8 +203,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _number(row: Mapping[str, Any], name: str) -> str:
+    if row["missing"]:
+        return ""
+    return "-" if row[name] is None else f"{row[name]:.1f}"
 
 
 def _record(store: Store, run_id: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
-from rich.table import Table
 
 from flows import server
 from flows.commands import reading_files, requests
@@ -28,8 +26,10 @@ from flows.commands.options import (
     StoreOption,
     console,
     load,
+    looking,
     plain,
 )
+from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
@@ -40,6 +40,15 @@ if TYPE_CHECKING:  # they import Prefect
     from tasks.runtime.pipeline import Planned
 
 GB = 1e9
+STAGES = (
+    Column("stage", "stage"),
+    Column("", "verdict", {"runs": "yellow", "cached": "green", "pinned": "green"}),
+    Column("where", "where"),
+    Column("why", lambda row: "\n".join([*row["reasons"], *(f"lacks {what}" for what in row["lacks"])])),
+    Column("rows", lambda row: str(row["rows"] or "")),
+    Column("last time", lambda row: "" if row["last_seconds"] is None else f"{row['last_seconds']:.0f} s"),
+    Column("expected", "expects"),
+)
 ASSUMED = (
     "Expected of typical rows: pictures of 500 x 375 pixels, chains of 3.2 steps. Memory is that of the longest sample. "
     "Hours leave out the exchange between ranks"
@@ -55,7 +64,7 @@ def plan(
     refresh: Refresh = [],  # noqa: B006
     reuse_run: ReuseRun = None,
     limit: LimitOption = None,
-    json_: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+    json_: JsonOption = False,
     resolved_: Annotated[
         bool,
         typer.Option(
@@ -76,28 +85,19 @@ def plan(
     if resolved_:
         typer.echo(_as_yaml(resolved), nl=False)
         return
-    server.settings(resolved.store)
-    with reading_files.shown(resolved.store):
-        found = planned(resolved, start_at, stop_after, refresh, reuse_run)
-    lines, measured = expected(resolved, found, calibrate)
-    if json_:
-        by_stage = {line.stage: asdict(line) for line in lines}
-        shown = [{**p.as_json(), "forecast": by_stage.get(p.label)} for p in found]
-        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
-        return
-    table = Table("stage", "", "where", "why", "rows", "last time", "expected", box=None, pad_edge=False)
-    for p in found:
-        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
-        colour = "yellow" if p.verdict == "runs" else "green"
-        why = "\n".join([*map(plain, p.reasons), *(f"[red]lacks[/] {plain(what)}" for what in p.lacks)])
-        table.add_row(
-            p.label, f"[{colour}]{p.verdict}[/]", p.where, why, str(p.rows or ""), seconds, p.expects
-        )
-    console.print(table)
-    if lines:
-        _show(lines, measured)
-    for said in requests.lines(resolved, {p.label for p in found if p.verdict == "runs"}):
-        console.print(plain(said), highlight=False, soft_wrap=True)
+    with looking(resolved):
+        server.settings(resolved.store)
+        with reading_files.shown(resolved.store):
+            found = planned(resolved, start_at, stop_after, refresh, reuse_run)
+        lines, measured = expected(resolved, found, calibrate)
+    by_stage = {line.stage: asdict(line) for line in lines}
+    with Printed(json_, "stages") as printed:
+        rows = [{**p.as_json(), "last_seconds": p.seconds, "forecast": by_stage.get(p.label)} for p in found]
+        printed.table("stages", STAGES, rows)
+        if lines:
+            _show(printed, lines, measured)
+        for said in requests.lines(resolved, {p.label for p in found if p.verdict == "runs"}):
+            printed.say(said)
 
 
 def _as_yaml(config: Config) -> str:
@@ -162,25 +162,22 @@ def _calibrate(config: Config, shape: Shape | None, depth: Path | None) -> None:
     console.print(f"measured: {plain(str(file))}", highlight=False, soft_wrap=True)
 
 
-def _show(lines: Sequence[Line], measured: Calibration | None) -> None:
+def _show(printed: Printed, lines: Sequence[Line], measured: Calibration | None) -> None:
     """The table of what the stages will take."""
     if measured:
-        title = f"What it will take; hours by {plain(measured.name)}"
+        title = f"What it will take; hours by {measured.name}"
     else:
         title = "What it will take; hours: not measured here (`sif plan --calibrate`)"
-    console.print(f"\n{title}", highlight=False, soft_wrap=True)
     if measured and measured.extrapolated:
-        console.print(f"Not measured: {plain(measured.extrapolated)}", highlight=False, soft_wrap=True)
-    table = Table("stage", "hours", "memory of a rank", "disk", "API calls", "", box=None, pad_edge=False)
-    for line in lines:
-        table.add_row(*_cells(line))
+        title += f"\nNot measured: {measured.extrapolated}"
+    rows = [_cells(line) for line in lines]
     known = [line.hours for line in lines if line.hours is not None]
     disk = sum(line.disk_bytes or 0.0 for line in lines)
     calls = sum(line.calls or 0 for line in lines)
     more = "" if len(known) == len(lines) else "what is known of"
-    table.add_row("together", _hours(sum(known)) if known else "", "", _size(disk), f"{calls:,}", more)
-    console.print(table)
-    console.print(ASSUMED, highlight=False, soft_wrap=True)
+    rows.append(("together", _hours(sum(known)) if known else "", "", _size(disk), f"{calls:,}", more))
+    printed.lines(("stage", "hours", "memory of a rank", "disk", "API calls", ""), rows, f"\n{title}")
+    printed.say(ASSUMED)
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -190,7 +187,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         _size(line.memory_bytes),
         _size(line.disk_bytes),
         "" if line.calls is None else f"{line.calls:,}",
-        plain(line.note),
+        line.note,
     )
 
 

@@ -14,7 +14,7 @@ from sifthinker.llm.request import outline
 def lines(config: Config, runs: Collection[str]) -> Iterator[str]:
     """A line for each kind of request of the stages that run, by the field of its endpoint."""
     shown: dict[str, tuple[Api, Request]] = {}
-    if "annotate" in runs:
+    if "annotate" in runs and config.annotates:
         shown |= _annotator("annotate", config.annotate)
     if "retry" in runs:
         for number, again in enumerate(config.retry.passes):

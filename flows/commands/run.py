@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows import server
-from flows.commands import outcome, pages
+from flows.commands import outcome, pages, terminal
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
@@ -26,6 +27,8 @@ from flows.commands.options import (
     plain,
 )
 from flows.commands.plan import planned
+from flows.commands.tables import JsonOption, Printed
+from flows.commands.terminal import VerboseOption
 from sifthinker.config import Config
 from sifthinker.store.artifacts import Store
 
@@ -47,9 +50,13 @@ def run(
         bool,
         typer.Option("--pages", help="keep a server of the store's pages running (`sif pages`), to link to"),
     ] = False,
+    verbose: VerboseOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Runs the reproduction: the stages whose artifacts are not in the store."""
     resolved = load(config, set_, limit, store)
+    if not verbose:
+        terminal.quiet()
     server.settings(resolved.store)
     from tasks.runtime.pipeline import refuse
 
@@ -70,15 +77,32 @@ def run(
         "refresh": refresh,
         "reuse_run": reuse_run or "",
     }
-    state = ended(lambda: named(**given, return_state=True))
+    state = ended(lambda: named(**given, return_state=True), verbose, json_)
+    _show(state, resolved, ui, json_)
+
+
+def _show(state: Any, config: Config, ui: str, json_: bool) -> None:
+    """Prints what a run made, and where it is.
+
+    Raises:
+        Exit: it has failed.
+    """
     run_id = str(state.state_details.flow_run_id)
     ui = f"{ui}/runs/flow-run/{run_id}"
-    outcome.show(Store.of(resolved), run_id, console)
-    if not state.is_completed():
-        console.print(f"[bold red]failed:[/] {plain(state.message or '')}", highlight=False, soft_wrap=True)
-        console.print(f"UI: {ui}", soft_wrap=True)
-        raise typer.Exit(exit_code(state))
-    _where(resolved, state.result(), ui)
+    completed = state.is_completed()
+    with Printed(json_, "run", "stages", "scores") as printed:
+        outcome.show(printed, Store.of(config), run_id)
+        places = _places(config, state.result()) if completed else {}
+        of = {"id": run_id, "state": state.name, "message": state.message}
+        printed.value("run", {**of, "places": places, "ui": ui})
+        if not completed:
+            printed.say()
+            printed.say(f"failed: {state.message or ''}", "bold red")
+        printed.say()
+        for what, place in {**places, "UI": ui}.items():
+            printed.say(f"{what:9} {place}")
+        if not completed:
+            raise typer.Exit(exit_code(state))
 
 
 def ablation(
@@ -88,31 +112,37 @@ def ablation(
     row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
     refresh: Refresh = [],  # noqa: B006
     limit: LimitOption = None,
+    verbose: VerboseOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Trains and evaluates the rows of the paper's Table 5; prints the table."""
     resolved = load(config, set_, limit, store)
+    if not verbose:
+        terminal.quiet()
     server.settings(resolved.store)
     ui = server.ensure()
     from flows import form
     from flows.ablation import ablation as table
 
     given = form.text(resolved), form.settings(set_, limit)
-    state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True))
+    state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True), verbose, json_)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
         )
         raise typer.Exit(exit_code(state))
     folder = Path(state.result())
-    console.print(plain((folder / "table.md").read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
-    console.print(f"table     {folder}\nUI        {ui}", highlight=False, soft_wrap=True)
+    with Printed(json_, "table") as printed:
+        printed.value("table", json.loads((folder / "table.json").read_text(encoding="utf-8")))
+        printed.say((folder / "table.md").read_text(encoding="utf-8"))
+        printed.say(f"table     {folder}\nUI        {ui}")
 
 
-def _where(config: Config, made: dict[str, str], ui: str) -> None:
+def _places(config: Config, made: dict[str, str]) -> dict[str, str]:
     """Where the things are that people look for."""
     places = {"data set": ("publish", ""), "model": ("merge-grpo", ""), "report": ("report", "report.html")}
-    console.print()
-    for name, (label, file) in places.items():
-        if label in made:
-            console.print(f"{name:9} {config.store / made[label] / file}", highlight=False, soft_wrap=True)
-    console.print(f"{'UI':9} {ui}", highlight=False, soft_wrap=True)
+    return {
+        name: str(config.store / made[label] / file)
+        for name, (label, file) in places.items()
+        if label in made
+    }

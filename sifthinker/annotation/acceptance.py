@@ -82,7 +82,7 @@ def check(reply: str, asked: Sequence[Sequence[Region]], row: Sample) -> Accepte
         parsed = chain.parse(text)
     except chain.Malformed as error:
         return Refused("malformed", error.reason)
-    if refused := _unfit(parsed, row):
+    if refused := unfit(parsed, row):
         return refused
     same = agrees(row.answer, parsed.answer)
     if same is False:
@@ -90,7 +90,7 @@ def check(reply: str, asked: Sequence[Sequence[Region]], row: Sample) -> Accepte
     return Accepted(chain.render(parsed), parsed.answer, bool(same), tuple(repairs))
 
 
-def _unfit(parsed: chain.Chain, row: Sample) -> Refused | None:
+def unfit(parsed: chain.Chain, row: Sample) -> Refused | None:
     """What is wrong with the words of a chain whose areas are right."""
     said = {f"text {number}": step.text for number, step in enumerate(parsed.steps, 1)}
     for where, words in {**said, "the answer": parsed.answer}.items():

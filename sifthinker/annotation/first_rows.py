@@ -59,7 +59,10 @@ def first_rows(
 
 
 def of_parts(
-    parts: Iterable[tuple[Path, Path, Path]], count: int, wanted: Collection[str] | None = None
+    parts: Iterable[tuple[Path, Path, Path]],
+    count: int,
+    wanted: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> list[FirstRow]:
     """At most `count` rows of tables that come in parts, the first ones that can be asked.
 
@@ -68,11 +71,16 @@ def of_parts(
             enough rows.
         count: most rows.
         wanted: ids of the samples that come into question; None: all.
+        without: sources that bring their chains, so that nothing is asked for their rows.
     """
     found: list[FirstRow] = []
     for samples, steps, maps in parts:
         found += first_rows(
-            (row for row in map(sample, read(samples)) if wanted is None or row.id in wanted),
+            (
+                row
+                for row in map(sample, read(samples))
+                if (wanted is None or row.id in wanted) and row.source not in without
+            ),
             map(focus, read(steps)),
             (DepthMap(**row) for row in read(maps)),
             count - len(found),

@@ -9,7 +9,7 @@ values it holds, so the package is left out of the code digests.
 """
 
 from sifthinker.config.api import LOCAL, SERVED, STANDIN, UNNAMED, Again, Annotate, Api, Prices, Retry
-from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
+from sifthinker.config.data import Depth, Expand, Ingest, Publish, Published, Scenes, Source
 from sifthinker.config.evaluation import (
     STARTED,
     Ablation,
@@ -61,6 +61,7 @@ __all__ = [
     "Pools",
     "Prices",
     "Publish",
+    "Published",
     "Report",
     "Retry",
     "Rewards",

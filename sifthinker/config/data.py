@@ -49,10 +49,28 @@ class Source(Section):
         max_length=200,
         description="of its annotations and pictures, for the data card: an id of the hub, or words",
     )
-    frame: Literal["padded", "release"] = Field(
+    frame: Literal["padded", "release", "pixels", "fractions", "thousandths", "xywh"] = Field(
         "padded",
-        description="viscot conversations: boxes are on the square-padded canvas; 'release' reads them as the "
-        "authors' code does (PAPER.md R2.1), for comparison only",
+        description="what the numbers of a box are. padded: VisCoT's conversations and the authors' SIF-50K are on the "
+        "square-padded canvas, other files in pixels unless all their rows say otherwise; release: read as the authors' "
+        "code does (PAPER.md R2.1), for comparison only; pixels, fractions (0..1) or thousandths (0..1000) of the image: "
+        "x1, y1, x2, y2; xywh: pixels, x, y, width, height. A `sif export` is in fractions",
+    )
+
+
+class Published(Section):
+    """Chains that a source of the format `published` brings: taken and checked, not bought."""
+
+    depths: Literal["replace", "check", "keep"] = Field(
+        "replace",
+        description="the depths in a chain's areas. replace: by those of our maps, because the model is shown our depth "
+        "picture; check: as published, a chain that is off by more than depth_tolerance is rejected; keep: as published",
+    )
+    depth_tolerance: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="check: largest difference of a depth to our map, on its scale of 0..1 (paper: T, as its sentence says)",
     )
 
 
@@ -108,3 +126,8 @@ class Publish(Section):
 
     rl_samples: int = Field(200, ge=1, description="of the RL subset, stratified by data set (paper: 200)")
     seed: int = Field(0, description="of the RL subset")
+    rl_file: Path | None = operational(
+        None,
+        description="published sources: a file of their format whose rows are the RL subset (the authors' 200), "
+        "instead of a draw of rl_samples rows",
+    )

@@ -8,8 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sifthinker.config import choices
 from sifthinker.config.api import Annotate, Retry
-from sifthinker.config.data import Depth, Expand, Ingest, Publish, Scenes, Source
+from sifthinker.config.data import Depth, Expand, Ingest, Publish, Published, Scenes, Source
 from sifthinker.config.evaluation import Ablation, Evaluate, Nightly, Report
 from sifthinker.config.placement import Pools
 from sifthinker.config.section import Section, operational
@@ -53,6 +54,7 @@ class Config(Section):
     ingest: Ingest = Ingest()
     expand: Expand = Expand()
     depth: Depth = Depth()
+    published: Published = Published()
     annotate: Annotate = Annotate()
     retry: Retry = Retry()
     publish: Publish = Publish()
@@ -89,6 +91,31 @@ class Config(Section):
             raise ValueError(
                 "publish.rows and retry.passes exclude each other: a retry adds chains to the exact number"
             )
+        return self
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Names of the sources that bring their chains."""
+        table = choices.table("source")
+        return frozenset(source.name for source in self.sources if table[source.format].chains)
+
+    @property
+    def annotates(self) -> bool:
+        """Whether chains are bought: of a source that brings none, or of rendered scenes."""
+        return self.scenes is not None or len(self.taken) < len(self.sources)
+
+    @model_validator(mode="after")
+    def _check_taken(self) -> Self:
+        taken = [source for source in self.sources if source.name in self.taken]
+        moved = [source.name for source in taken if source.frame == "padded"]
+        if moved and self.published.depths != "replace":
+            raise ValueError(
+                f"published.depths = {self.published.depths}: the boxes of {', '.join(moved)} are brought from the padded "
+                "square to the image, so the depths in its chains are those of other places: set published.depths to "
+                "replace, or the source's frame to release (or fractions, for a `sif export`)"
+            )
+        if self.publish.rl_file and not taken:
+            raise ValueError("publish.rl_file is for sources of the format published, and there is none")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """Ingest: the users' files become samples, chosen by seed, with their images opened.
 
-Reads `sources`, writes `SAMPLES`. Every row of every file ends as one sample or one reject:
+Reads `sources`, writes `SAMPLES`, and `GIVEN` where sources bring chains. Every row of every file ends as one sample or one reject:
 
 1. Rows are read and checked as far as that goes without images (`sources`); text-document data sets go.
 2. The rest is ordered by SHA-256 of seed and id, whatever the order of the files (and of the rows, where they
@@ -19,7 +19,7 @@ import hashlib
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
@@ -30,10 +30,11 @@ import orjson
 from sifthinker import config
 from sifthinker.core import records
 from sifthinker.core.errors import BadRow
+from sifthinker.core.given import Given, given
 from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
 from sifthinker.data.disk_dict import Spill
-from sifthinker.data.sources import SOURCES
+from sifthinker.data.sources import SOURCES, frames
 from sifthinker.data.sources.fields import Picture, Row, finish, look, placed, reject
 
 log = logging.getLogger(__name__)
@@ -62,17 +63,25 @@ class Tally:
 
 
 def ingest(
-    sources: Sequence[config.Source], config: config.Ingest, tally: Tally | None = None
+    sources: Sequence[config.Source],
+    config: config.Ingest,
+    tally: Tally | None = None,
+    keep_chain: Callable[[Sample, Given], None] | None = None,
 ) -> Iterator[Sample | Reject]:
     """Samples and rejects of all sources: rejects as they are found, then the samples sorted by id.
 
     Memory does not grow with the files: ids, rows that wait for their turn, what is known of images and the samples
-    lie in temporary SQLite files, which the system removes with the process. `tally` is counted up on the way.
+    lie in temporary SQLite files, which the system removes with the process.
+
+    Args:
+        sources: the files.
+        config: which of their rows are taken.
+        tally: is counted up on the way.
+        keep_chain: is told the chain that a sample's source brings, before the sample comes out.
 
     Raises:
-        UserError: a file cannot be read, is not JSON or is cut off.
+        UserError: a file cannot be read, is not JSON or is cut off, or its boxes are not in the frame that is declared.
     """
-    folders = {source.name: source.images for source in sources}
     tally = tally or Tally()
     with closing(sqlite3.connect("")) as waiting:
         waiting.execute("CREATE TABLE waiting (turn BLOB, row BLOB)")
@@ -88,7 +97,7 @@ def ingest(
                         "INSERT INTO waiting VALUES (?, ?)", (_turn(row.id, config.seed), _pack(row))
                     )
         in_line = (_unpack(packed) for (packed,) in waiting.execute("SELECT row FROM waiting ORDER BY turn"))
-        yield from _choose(in_line, folders, config, tally)
+        yield from _choose(in_line, sources, config, tally, keep_chain)
 
 
 def part(sample: Sample, shards: int) -> int:
@@ -111,11 +120,17 @@ def _unfit(row: Row, config: config.Ingest) -> BadRow | None:
 
 
 def _choose(
-    in_line: Iterable[Row], folders: Mapping[str, Path | None], config: config.Ingest, tally: Tally
+    in_line: Iterable[Row],
+    sources: Sequence[config.Source],
+    config: config.Ingest,
+    tally: Tally,
+    keep_chain: Callable[[Sample, Given], None] | None,
 ) -> Iterator[Sample | Reject]:
     """Takes rows in turn under the caps; rejects at once, samples at the end by id."""
     count: Counter[str] = Counter()  # of the kept, by data set
     batch: list[Row] = []
+    bands: dict[str, frames.Band] = {}
+    folders = {source.name: source.images for source in sources}
     planned: Counter[str] = Counter()  # of the kept and the batch: what the caps allow if every image is good
 
     def full(row: Row, taken: Counter[str]) -> str:
@@ -123,17 +138,22 @@ def _choose(
             return f"ingest.cap = {config.cap} rows of {row.dataset}"
         return f"ingest.total = {config.total} rows" if taken.total() >= config.total else ""
 
-    with ThreadPoolExecutor() as pool, Spill() as kept, Spill() as known:
+    with ThreadPoolExecutor() as pool, Spill() as kept, Spill() as known, Spill() as chains:
         pictures = _Pictures(folders, config.max_pixels, pool, known)
 
         def settle() -> Iterator[Reject]:
             for row, picture in zip(batch, pictures.of(batch), strict=True):
                 result = finish(row, picture)
                 tally.tried[row.source] += 1
+                if row.chain and isinstance(picture, Picture):
+                    band = bands.setdefault(row.source, frames.Band())
+                    band.add(row.boxes, row.dataset, picture.width, picture.height)
                 if isinstance(result, Reject):
                     yield result
                     continue
                 kept[result.id] = result
+                if row.chain:
+                    chains[result.id] = _brought(row, picture)
                 count[row.dataset] += 1
                 tally.kept[row.source] += 1
             batch.clear()
@@ -153,7 +173,18 @@ def _choose(
                 planned[row.dataset] += 1
         yield from settle()
         log.info("%d samples: %s", count.total(), dict(sorted(count.items())))
-        yield from map(records.sample, kept.values())
+        for source in sources:
+            bands.get(source.name, frames.Band()).check(source.name, source.frame)
+        for made in map(records.sample, kept.values()):
+            if keep_chain and made.id in chains:
+                keep_chain(made, given(chains[made.id]))
+            yield made
+
+
+def _brought(row: Row, picture: Picture | BadImage | None) -> Given:
+    """The chain that a row brings, with what says where its boxes are."""
+    turn = picture.orientation if isinstance(picture, Picture) else 1
+    return Given(row.id, row.chain, row.frame, turn, row.depth_image, row.file, row.number)
 
 
 class _Pictures:
@@ -206,4 +237,5 @@ def _unpack(packed: bytes) -> Row:
         images=tuple(row.images),
         boxes=records.boxes(row.boxes),
         canvas=row.canvas and records.boxes([row.canvas])[0],
+        depth_image=tuple(row.depth_image),
     )

@@ -44,7 +44,7 @@ def endpoints(config: Config, calls: bool, stages: Collection[str] | None = None
         stages: the labels of those that run; None: all.
     """
     used: dict[str, Api | None] = {
-        "annotate": config.annotate.api,
+        "annotate": config.annotate.api if config.annotates else None,
         **{
             f"retry.passes[{n}]": retry.over(again, config.annotate).api
             for n, again in enumerate(config.retry.passes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from sifthinker.evaluation import comparing
 from sifthinker.store.artifacts import Store
@@ -9,16 +10,21 @@ from sifthinker.store.digests import sha256
 from tasks.runtime import links, ui_artifacts
 
 
-def compared(store: Store, names: Sequence[str], out: Path | None = None) -> tuple[str, Path]:
+class Compared(NamedTuple):
+    """A comparison."""
+
+    text: str  # in Markdown
+    page: Path
+    rows: dict[str, list[dict[str, Any]]]  # for programs: comparing.rows
+
+
+def compared(store: Store, names: Sequence[str], out: Path | None = None) -> Compared:
     """Compares what the names mean with the first of them.
 
     Args:
         store: that has it.
         names: see `comparing.find`.
         out: file of the page; none: `<store>/comparisons/<key>/report.html`.
-
-    Returns:
-        The comparison in Markdown, and the page.
 
     Raises:
         UserError: a name means nothing that was evaluated.
@@ -28,7 +34,7 @@ def compared(store: Store, names: Sequence[str], out: Path | None = None) -> tup
     key = sha256([side.evaluation for side in sides])[:16]
     page = out or store.root / "comparisons" / key / "report.html"
     comparing.write(page, sides, pairs)
-    return comparing.markdown(sides, pairs), page
+    return Compared(comparing.markdown(sides, pairs), page, comparing.rows(sides, pairs))
 
 
 def show(store: Store, text: str, page: Path, names: Sequence[str]) -> None:

@@ -92,4 +92,4 @@ def _rows(config: Config, store: Store, made: Mapping[str, Ref], count: int) -> 
                 made_now = execute(shard_decision(decision.order, store, digests, index), store)
                 yield part, steps, store.open(made_now).path / "maps.parquet"
 
-    return of_parts(parts(), count)
+    return of_parts(parts(), count, without=config.taken)

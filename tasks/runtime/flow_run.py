@@ -20,7 +20,7 @@ from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import end_states, links, placement, ui_artifacts
 from tasks.runtime.liveness import RunCancelled, alive
-from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan, plan_table, refuse
+from tasks.runtime.pipeline import Partial, Pipeline, Planned, carry_out, plan, refuse
 from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import PAGE, StageFailed
 
@@ -64,6 +64,18 @@ def _run(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str
     return Completed(
         message=f"{len(made)} stages", data={label: f"{r.stage}/{r.key}" for label, r in made.items()}
     )
+
+
+def plan_table(planned: list[Planned]) -> str:
+    """A plan in Markdown."""
+    lines = ["| stage | | where | why | rows | last time | expected |", "|---|---|---|---|---|---|---|"]
+    for p in planned:
+        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
+        why = "; ".join([*p.reasons, *(f"lacks {what}" for what in p.lacks)])
+        lines.append(
+            f"| {p.label} | {p.verdict} | {p.where} | {why} | {p.rows or ''} | {seconds} | {p.expects} |"
+        )
+    return "\n".join(lines)
 
 
 def show_report(store: Store, report: Ref) -> None:

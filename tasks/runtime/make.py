@@ -26,7 +26,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Ref
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import cluster, end_states, identity, placement, refusal, ui_artifacts
+from tasks.runtime import cluster, end_states, identity, placement, refusal, stage_log, ui_artifacts
 from tasks.runtime.decide import Decision, lookup
 from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import Job, Log, Order, Progress, StageFailed
@@ -148,10 +148,17 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
         "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed()}},
     }
-    with store.making(order.place, order.key, manifest, still) as draft:
+    # A shard in this process writes into the log of its stage.
+    log_kept = stage_log.kept(store.work(order.place, order.key), order.label)
+    with (
+        log_kept if order.part is None else nullcontext(),
+        store.making(order.place, order.key, manifest, still) as draft,
+    ):
         draft.lineage = order.stage.lineage
         fan_out = bool(order.stage.parts) and order.part is None
-        progress = Progress(order.label, None if fan_out else _rows(order, inputs), log, still=still)
+        progress = Progress(
+            order.label, None if fan_out else _rows(order, inputs), log, still=still, part=order.part
+        )
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
         completed = False
@@ -173,7 +180,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
 
 def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
     """What an artifact is made from. A shard opens its own part of the tables that its stage works through in parts."""
-    in_parts = () if order.part is None else order.stage.parts
+    in_parts = () if order.part is None else order.parts
     return {
         name: store.open(ref, order.part if name in in_parts else None) for name, ref in order.inputs.items()
     }
@@ -182,7 +189,7 @@ def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
 def _fan_out(job: Job) -> None:
     """Makes the shards, each a cached task of its own, and adds up their rows."""
     order, store = job.order, job.store
-    digests = {name: job.inputs[name].part_digests(name) for name in order.stage.parts}
+    digests = {name: job.inputs[name].part_digests(name) for name in order.parts}
     count = len(next(iter(digests.values())))
     assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
     job.progress.total = count
@@ -192,20 +199,23 @@ def _fan_out(job: Job) -> None:
         shard_decision(replace(order, endpoints=job.endpoints, most=most), store, digests, index)
         for index, most in enumerate(shares)
     ]
-    shards = []
+    twins = Counter(
+        decision.order.key for decision in decisions
+    )  # equal parts, such as empty ones, are one shard
+    once = list({decision.order.key: decision for decision in decisions}.values())
+    made: dict[str, Ref] = {}
     if order.stage.in_turn and not order.on_cluster:
-        for decision in decisions:
-            shards.append(execute(decision, store))
-            job.progress.add(1)
+        for decision in once:
+            made[decision.order.key] = execute(decision, store)
+            job.progress.add(twins[decision.order.key])
     else:
         with _submitting(order) as submit:
-            futures = [
-                submit(_task(decision, store), decision.order, str(store.root)) for decision in decisions
-            ]
-            for decision, future in zip(decisions, futures, strict=True):
+            futures = [submit(_task(decision, store), decision.order, str(store.root)) for decision in once]
+            for decision, future in zip(once, futures, strict=True):
                 future.wait()
-                shards.append(_result(decision, future.state))
-                job.progress.add(1)
+                made[decision.order.key] = _result(decision, future.state)
+                job.progress.add(twins[decision.order.key])
+    shards = [made[decision.order.key] for decision in decisions]
     job.draft.shards = shards
     totals: Counter[str] = Counter()
     rejected: Counter[str] = Counter()

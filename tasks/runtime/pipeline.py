@@ -20,7 +20,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
-from tasks.runtime import placement, server_away
+from tasks.runtime import events, placement, server_away
 from tasks.runtime.decide import Decision, FilesMissing, decide, latest
 from tasks.runtime.make import execute
 from tasks.runtime.stage import Stage
@@ -301,7 +301,8 @@ def carry_out(
         ServerAway: the Prefect server is gone between two stages.
     """
     path = runs.file(store, run_id)
-    record = {"id": run_id, "name": name, "started": time.time(), "config": config.model_dump(mode="json")}
+    record: dict[str, Any] = {"id": run_id, "name": name, "started": time.time()}
+    record["config"] = config.model_dump(mode="json")
 
     def keep(made: Mapping[str, Ref], state: str = runs.RUNNING) -> None:
         stages = {label: ref.model_dump() for label, ref in made.items()}
@@ -309,11 +310,21 @@ def carry_out(
 
     only = _look(pipeline, config, partial, store).wanted() if partial.stop_after else None
 
-    def act(decision: Decision, store: Store) -> Ref:
+    def make(decision: Decision, store: Store) -> Ref:
         server_away.wait()
-        return execute(decision, store)
+        order = decision.order
+        there = placement.pool(order.config, order.stage.name) or ""
+        if not decision.cached:
+            at = {"label": order.label, "stage": order.place, "key": order.key, "since": time.time()}
+            record["at"] = at
+            keep(acting.made)
+        with events.stage(order.label, decision.cached, there) as made:
+            ref = execute(decision, store)
+            made(store.manifest(ref.stage, ref.key))
+        record.pop("at", None)
+        return ref
 
-    acting = Run(config, partial, store, act, keep, only)
+    acting = Run(config, partial, store, make, keep, only)
     keep({})
     state = "failed"
     try:
@@ -348,18 +359,6 @@ def refuse(planned: Sequence[Planned]) -> None:
             + "\nPut the files there, "
             "correct the paths, or run without them (evaluate.missing: leave_out, or --stop-after an earlier stage)."
         )
-
-
-def plan_table(planned: list[Planned]) -> str:
-    """A plan in Markdown."""
-    lines = ["| stage | | where | why | rows | last time | expected |", "|---|---|---|---|---|---|---|"]
-    for p in planned:
-        seconds = f"{p.seconds:.0f} s" if p.seconds is not None else ""
-        why = "; ".join([*p.reasons, *(f"lacks {what}" for what in p.lacks)])
-        lines.append(
-            f"| {p.label} | {p.verdict} | {p.where} | {why} | {p.rows or ''} | {seconds} | {p.expects} |"
-        )
-    return "\n".join(lines)
 
 
 def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:

@@ -51,6 +51,7 @@ _TOYS = "builds a stand-in, which counts where one is used (`given`)"
 MODULES: dict[str, Module] = {
     # records, geometry, text
     "sample": _at("sifthinker.core.records", "sifthinker.core.tables"),
+    "given": _at("sifthinker.core.given"),
     "boxes": _at("sifthinker.core.boxes"),
     "chain": _at("sifthinker.core.chain"),
     "prompts": _at("sifthinker.core.prompts"),
@@ -75,6 +76,9 @@ MODULES: dict[str, Module] = {
     "scenes/render": _at("sifthinker.scenes.render"),
     "sources": _at("sifthinker.data.sources"),
     "sources/files": _at("sifthinker.data.sources.files"),
+    "sources/frames": _at("sifthinker.data.sources.frames"),
+    "sources/photographs": _at("sifthinker.data.sources.photographs"),
+    "sources/sif50k": _at("sifthinker.data.sources.sif50k"),
     "sources/row": _at("sifthinker.data.sources.fields"),
     "sources/tallyqa": _at("sifthinker.data.sources.tallyqa"),
     "sources/viscot": _at("sifthinker.data.sources.viscot"),
@@ -83,10 +87,12 @@ MODULES: dict[str, Module] = {
     "expand": _at("sifthinker.data.expansion"),
     "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
     "publish": _at("sifthinker.data.publish", "sifthinker.data.features"),
+    "rl_file": _neutral("sifthinker.data.rl_file", "counts where a file names the RL subset (`given`)"),
     "card": _neutral("sifthinker.data.card", "describes a data set; no stage reads it"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
+    "taken": _neutral("sifthinker.annotation.taken", "counts where a source brings its chains (`given`)"),
     "wanted": _at("sifthinker.annotation.wanted"),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
@@ -193,7 +199,9 @@ MODULES: dict[str, Module] = {
         f"stages/{name}": _at(f"tasks.stages.{name}")
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
-    "stages/annotate": _at("tasks.stages.annotate", without=_names("_annotating _expects _say_how_many")),
+    "stages/annotate": _at(
+        "tasks.stages.annotate", without=_names("_annotating _expects _identity _say_how_many")
+    ),
     "stages/evaluate": _at(
         "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects _probing")
     ),
@@ -249,6 +257,7 @@ MODULES: dict[str, Module] = {
     "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
+    "figures": _neutral("sifthinker.annotation.chain_figures", "measures chains, for people"),
     "probe": _neutral(
         "sifthinker.annotation.probe sifthinker.annotation.first_rows sifthinker.annotation.preview",
         "asks what the stage asks, before it",
@@ -280,6 +289,7 @@ MODULES: dict[str, Module] = {
     ),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral("tasks.runtime.stage tasks.runtime.decide tasks.runtime.make", _KEEPS),
+    "runtime/events": _neutral("tasks.runtime.events tasks.runtime.stage_log", "shows and logs what happens"),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),

@@ -24,10 +24,11 @@ from sifthinker.core.tables import REJECTS, Writer
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Draft, Ref
-from tasks.runtime import ui_artifacts
+from tasks.runtime import events, ui_artifacts
 from tasks.runtime.stage_results import Results
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
+SAME = 60.0  # seconds after which a line that says nothing new is said again: it works
 PAGE = "page.md"  # of the report: in short, for the UI
 
 
@@ -61,7 +62,9 @@ class Stage:
     run: Callable[[Job], None]
     config: Callable[[Config], Any]  # its section, without operational fields
     results: Results  # what decides its result: tasks/runtime/results.py
-    parts: tuple[str, ...]  # input tables that it works through part by part; none: all at once
+    parts: tuple[
+        str, ...
+    ]  # input tables that it works through part by part, where they are given; none: all at once
     files: Callable[[Config], Mapping[str, Path]]  # the user's files that it reads
     around: Callable[[Job], AbstractContextManager[Endpoints]]  # a server that must run meanwhile
     in_turn: bool  # shards one after another in the flow's process: they share a GPU
@@ -106,6 +109,11 @@ class Order:
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
     most: int | None = None  # of a shard: rows that it shall keep; none = all
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The input tables that it is worked through by, part by part: those of its stage that there are."""
+        return tuple(name for name in self.stage.parts if name in self.inputs)
 
     @property
     def place(self) -> str:
@@ -224,6 +232,7 @@ class Progress:
         every: float = 2.0,
         counted: bool = False,
         still: Callable[[], None] = lambda: None,
+        part: int | None = None,
     ) -> None:
         """Starts the clock.
 
@@ -234,9 +243,11 @@ class Progress:
             every: seconds between two lines, at least.
             counted: the notes say rows, rate and time left, so that no second clock contradicts them.
             still: raises where the stage shall not go on; asked with each line.
+            part: of a shard, its number from 0.
         """
-        self.label, self.total, self.log = label, total, log
+        self.label, self.total, self.log, self.part = label, total, log, part
         self._every, self._counted, self._still = every, counted, still
+        self._said = ("", 0.0)  # the last line's news, and when it was said
         self.done = 0
         self._started = self._shown = time.monotonic()
         self._artifact: Any = None
@@ -253,7 +264,13 @@ class Progress:
             return
         self._shown = now
         self._still()
-        line = note if self._counted else self._timed(done, now - self._started, note)
+        counted = self._counted
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, note, counted))
+        news = f"{self.done} {note}"
+        if news == self._said[0] and now - self._said[1] < SAME:
+            return
+        self._said = (news, now)
+        line = note if counted else self._timed(done, now - self._started, note)
         self.log.info("%s: %s", self.label, line)
         if self.total:
             self._show(100.0 * done / self.total, line)

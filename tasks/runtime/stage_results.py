@@ -49,6 +49,14 @@ def _standin(api: Callable[[Config], Api | None]) -> Callable[[Config], Results]
     return given
 
 
+def _taken(config: Config) -> Results:
+    return Results(("taken",) if config.taken else ())
+
+
+def _rl_file(config: Config) -> Results:
+    return Results(("rl_file",) if config.publish.rl_file else ())
+
+
 def _passes(config: Config) -> Results:
     again = [(each.api or config.annotate.api).base_url for each in config.retry.passes]
     return Results(("standin/replies",) if STANDIN in again else ())
@@ -116,11 +124,13 @@ RESULTS: dict[str, Results] = {
     "expand": Results(("stages/expand", "expand")),
     "depth": Results(("stages/depth", "estimate", "images"), ("torch", "transformers", "pillow", "numpy")),
     "annotate": Results(
-        ("stages/annotate", "annotate"), ("pillow", "numpy"), given=(_standin(lambda c: c.annotate.api),)
+        ("stages/annotate", "annotate"),
+        ("pillow", "numpy"),
+        given=(_standin(lambda c: c.annotate.api), _taken),
     ),
     "retry": Results(("stages/retry", "retry"), ("pillow", "numpy"), given=(_passes,)),
     "publish": Results(("stages/publish", "publish"), ("pyarrow", "pillow", "numpy")),
-    "subset": Results(("stages/publish", "publish"), ("pyarrow",)),
+    "subset": Results(("stages/publish", "publish"), ("pyarrow",), given=(_rl_file,)),
     "sft": Results(
         ("stages/sft", "training/sft"),
         ("trl", *_TRAINING),

@@ -1,16 +1,18 @@
 """annotate: a chain of thought for every sample, written by a vision-language model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from sifthinker import llm
 from sifthinker.annotation import annotate as domain
-from sifthinker.annotation import first_rows
+from sifthinker.annotation import first_rows, taken
 from sifthinker.annotation.probe import ROWS, probe
 from sifthinker.annotation.projection import project
 from sifthinker.annotation.wanted import shares
 from sifthinker.config import Config, identity
-from sifthinker.core.records import DepthMap, focus, sample
+from sifthinker.core.given import TABLE, given
+from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
@@ -20,7 +22,10 @@ from tasks.runtime.stage_results import RESULTS
 
 @contextmanager
 def _annotating(job: Job) -> Iterator[Endpoints]:
-    """One engine for all shards: they share its limits, its budget and its progress."""
+    """One engine for all shards: they share its limits, its budget and its progress. None where nothing is bought."""
+    if not job.config.annotates:
+        yield Endpoints()
+        return
     api = job.config.annotate.api
     with (
         endpoint(lambda c: c.annotate.api)(job) as endpoints,
@@ -30,7 +35,7 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
         if job.config.annotate.probe and api.mode != "batch":  # a batch may take a day
             annotator = domain.Annotator(job.folders, client, job.config.annotate)
             tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
-            if rows := first_rows.of_parts(zip(*tables, strict=True), ROWS):
+            if rows := first_rows.of_parts(zip(*tables, strict=True), ROWS, without=job.config.taken):
                 job.log.info("%s: %s", job.order.label, probe(rows, annotator))
         yield endpoints
     _say_how_many(job)
@@ -59,20 +64,35 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
         return ""
     rows = map(sample, read(inputs["samples"].parts("samples")))
     steps = map(focus, read(inputs["focus"].parts("focus"))) if "focus" in inputs else None
-    return project(rows, steps, config.annotate, most=config.publish.rows).line()
+    if not config.taken:
+        return project(rows, steps, config.annotate, most=config.publish.rows).line()
+    bought = [row for row in rows if row.source not in config.taken]
+    count = inputs["samples"].manifest["rows"]["kept"] - len(bought)
+    said = f"{count:,} chains are taken and checked"
+    if not config.annotates:
+        return f"{said}, no calls"
+    return f"{said}; {project(bought, steps, config.annotate, most=config.publish.rows).line()}"
+
+
+def _identity(config: Config) -> dict[str, object]:
+    """What is asked, where anything is, and what becomes of the chains that are taken, where any are."""
+    of: dict[str, object] = {}
+    if config.annotates:
+        of |= {"annotate": identity(config.annotate), **weights(config.annotate.api)}
+    if config.taken:
+        of["published"] = identity(config.published)
+    if config.publish.rows is not None:
+        of["rows"] = config.publish.rows
+    return of
 
 
 @stage(
-    config=lambda c: {
-        "annotate": identity(c.annotate),
-        **weights(c.annotate.api),
-        **({"rows": c.publish.rows} if c.publish.rows is not None else {}),
-    },
+    config=_identity,
     results=RESULTS["annotate"],
-    parts=("samples", "focus", "maps"),
+    parts=("samples", "focus", "maps", TABLE),
     around=_annotating,
     expects=_expects,
-    lacks=lambda c: unnamed("annotate.api", c.annotate.api),
+    lacks=lambda c: unnamed("annotate.api", c.annotate.api) if c.annotates else [],
     most=lambda c: (
         1.0 if c.retry.passes else c.max_rejected
     ),  # retry mends some, and is judged by what is left
@@ -80,16 +100,46 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     shares=lambda c, rows: shares(c.publish.rows, rows),
 )
 def annotate(job: Job) -> None:
-    """Asks for each chain, checks it against what was asked, and asks again with the reason."""
+    """Asks for each chain, checks it against what was asked, and asks again with the reason; takes those that are given."""
+    records = _taken(job) if TABLE in job.inputs else _asked(job, lambda row: True, job.order.most)
+    job.keep("chains", CHAINS, records)
+    job.notes["read"] = sum(1 for _ in read(job.table("samples"), ["id"]))
+
+
+def _samples(job: Job) -> Iterator[Sample]:
+    return map(sample, read(job.table("samples")))
+
+
+def _maps(job: Job) -> Iterator[DepthMap]:
+    return (DepthMap(**row) for row in read(job.table("maps")))
+
+
+def _asked(
+    job: Job, bought: Callable[[Sample | Focus], bool], most: int | None
+) -> Iterator[Annotation | Reject]:
+    """The chains of the rows that are bought; no client is opened where there is none."""
+    if not job.endpoints.urls:
+        return
     config = job.config.annotate
     with llm.Client(config.api, job.endpoints.ledger, job.endpoints.url) as client:
-        records = domain.annotate(
-            map(sample, job.counted(read(job.table("samples")))),
-            map(focus, read(job.table("focus"))),
-            (DepthMap(**row) for row in read(job.table("maps"))),
+        yield from domain.annotate(
+            filter(bought, _samples(job)),
+            filter(bought, map(focus, read(job.table("focus")))),
+            _maps(job),
             job.folders,
             client,
             config,
-            job.order.most,
+            most,
         )
-        job.keep("chains", CHAINS, records)
+
+
+def _taken(job: Job) -> Iterator[Annotation | Reject]:
+    """The chains that the sources bring, and those that are bought for the other rows."""
+    brought = {row.id: row for row in map(given, read(job.table(TABLE)))}
+    measured = taken.Measured()
+    found = taken.take(_samples(job), brought, _maps(job), job.folders, job.config.published, measured)
+    found = taken.chosen(_samples(job), found, job.order.most)
+    job.notes.update({f"published_{name}": value for name, value in asdict(measured).items()})
+    kept = sum(isinstance(row, Annotation) for row in found.values())
+    left = None if job.order.most is None else job.order.most - kept
+    return taken.merged(_samples(job), found, _asked(job, lambda row: row.id not in brought, left))

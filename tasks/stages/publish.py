@@ -1,12 +1,14 @@
 """publish, subset: SIF-50K as Parquet, its statistics, and the samples for reinforcement learning."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from sifthinker.config import Config
 from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import DepthMap, annotation, sample
 from sifthinker.core.tables import read
-from sifthinker.data import card
+from sifthinker.data import card, rl_file
 from sifthinker.data import publish as domain
 from sifthinker.data.features import PUBLISHED
 from sifthinker.store.manifest import DATA
@@ -52,13 +54,29 @@ def publish(job: Job) -> None:
     job.draft.aside.add(card.FILE)  # other words about the data train no other model
 
 
-@stage(
-    config=lambda c: {"rl_samples": c.publish.rl_samples, "seed": c.publish.seed},
-    results=RESULTS["subset"],
-)
+def _rl_file(config: Config) -> dict[str, Path]:
+    return {"publish.rl_file": config.publish.rl_file} if config.publish.rl_file else {}
+
+
+def _no_rl_file(config: Config) -> list[str]:
+    return [f"{name}: {path} does not exist" for name, path in _rl_file(config).items() if not path.is_file()]
+
+
+def _subset_identity(config: Config) -> dict[str, object]:
+    """How the rows are drawn, or of which sources those of the file are."""
+    if config.publish.rl_file:
+        return {"sources": sorted(config.taken)}
+    return {"rl_samples": config.publish.rl_samples, "seed": config.publish.seed}
+
+
+@stage(config=_subset_identity, results=RESULTS["subset"], files=_rl_file, lacks=_no_rl_file)
 def subset(job: Job) -> None:
-    """Draws the reinforcement-learning samples, stratified by data set."""
-    parts = job.table("sif")
-    ids = domain.subset(parts, job.config.publish.rl_samples, job.config.publish.seed)
+    """Draws the reinforcement-learning samples, stratified by data set; or takes those that a file names."""
+    parts, settings = job.table("sif"), job.config.publish
+    if settings.rl_file:
+        named = rl_file.rows(settings.rl_file, sorted(job.config.taken), parts)
+        job.keep("rl", PUBLISHED, named, batch=domain.ROW_GROUP)
+        return
+    ids = domain.subset(parts, settings.rl_samples, settings.seed)
     domain.write_subset(parts, ids, job.out / "rl.parquet")
     job.draft.rows = {"in": len(ids), "kept": len(ids), "rejected": {}}

@@ -62,3 +62,30 @@ def test_a_pass_that_asks_the_same_is_refused():
             retry.check([(again.reasons, retry.over(again, first))], first)
     for again in (Again(seed=1), Again(prompt="x"), Again(model="other"), Again(reasons=("exhausted",))):
         retry.check([(again.reasons, retry.over(again, first))], first)
+
+
+def test_the_row_of_a_published_chain_that_was_not_taken_can_be_bought(tmp_path):
+    names = rows.pictures(tmp_path, 3)
+    data = list(rows.samples(names, 3))
+    said = "the last area is [[0.1, 0.1, 0.2, 0.2]], the row's boxes are [[0.3, 0.3, 0.4, 0.4]]"
+    rejects = [
+        Reject("annotate", "boxes", said, row.id, row.source, "SIF-50K.json", 0, "messages") for row in data
+    ]
+    config = retry.over(Again(model="other"), rows.settings())
+    with (
+        standin.running(tmp_path / "log") as url,
+        llm.Client(config.api, tmp_path / "calls.db", url) as client,
+    ):
+        found = list(
+            retry.retry(
+                lambda: iter(data),
+                lambda: map(rows.focus, data),
+                lambda: rows.maps(names),
+                [],
+                rejects,
+                {"test": tmp_path},
+                [(frozenset(), client, config)],
+            )
+        )
+    assert [row.id for row in found if isinstance(row, Annotation)] == [row.id for row in data]
+    assert {row.attempts for row in found if isinstance(row, Annotation)} == {1}

@@ -246,7 +246,7 @@ def test_no_field_of_the_configuration_can_hold_a_key() -> None:
 
 def test_the_form_offers_the_names_of_the_tables() -> None:
     sections = Config.model_json_schema()["$defs"]
-    assert sections["Source"]["properties"]["format"]["enum"] == ["viscot", "tallyqa"]
+    assert sections["Source"]["properties"]["format"]["enum"] == ["viscot", "tallyqa", "published"]
     assert "pope" in sections["Benchmark"]["properties"]["name"]["enum"]
 
 

@@ -59,7 +59,7 @@ PLAIN = [
         "the <b>bold</b> one",
     ),
 ]
-ROW = {"question": "How many cups?", "answer": "2", "image": "a.jpg", "width": 100, "height": 80}
+ROW = {"question": "How many cups?", "answer": "1", "image": "a.jpg", "width": 100, "height": 80}
 
 
 def read(tmp_path: Path, **changed: object) -> list[object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,9 @@ def test_the_command_compares_two_judges_and_pays_once(
             said = CliRunner().invoke(app, arguments)
             assert said.exit_code == 0, said.output
             assert "right for one, wrong for the other  50.0 %" in said.output
-            assert "0.20 and 1.00: q0" in said.output
+            assert re.search(r"0\.20 and 1\.00 +q0", said.output)
+        found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+        assert found["agreement"]["turned"] == 0.5 and len(found["furthest"]) == 3
         assert len(server.asked) == 12
 
 

@@ -130,6 +130,8 @@ def test_a_quick_look_at_a_model_that_writes_no_chains_is_no_passed_night(tmp_pa
         aliases.pin(store, name, model(store, "aa", RIGHT), "ada", "good")
     code, said = command(settings(store), tmp_path)
     assert code == 0 and "Completed: 2 comparisons, none worse beyond its margin; a fall of" in said
+    code, said = command(settings(store), tmp_path, "--plan", "--json")
+    assert code == 0 and {row["benchmark"] for row in json.loads(said)} == {"vstar", "pope"}
     aliases.pin(store, "promoted", model(store, "bb", SILENT), "bob", "looks better")
     code, said = command(settings(store), tmp_path, "--limit", "10")
     assert code == 4

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.commands import outcome
+from flows.commands import outcome, tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import REJECTS, write
@@ -43,9 +43,13 @@ def evaluation(store: Store) -> dict[str, str]:
 
 
 def shown(store: Store, run_id: str) -> str:
-    console = Console(width=200, file=io.StringIO(), highlight=False)
-    outcome.show(store, run_id, console)
-    file: Any = console.file
+    tables.console, before = Console(width=200, file=io.StringIO(), highlight=False), tables.console
+    try:
+        with tables.Printed(False, "stages", "scores") as printed:
+            outcome.show(printed, store, run_id)
+        file: Any = tables.console.file
+    finally:
+        tables.console = before
     return " ".join(file.getvalue().split())
 
 
@@ -65,8 +69,8 @@ def test_the_closing_table_has_rows_rejects_scores_time_and_money(tmp_path: Path
     }
     record(store, "one", began - 1, stages)
     ingest, annotate, _ = outcome.rows(store, "one")
-    assert (ingest.given, ingest.kept, ingest.rejected, ingest.cached) == (5, 5, "", False)
-    assert (annotate.rejected, annotate.cost) == ("3: most for boxes (2)", "1.5000 CNY")
+    assert (ingest.rows_in, ingest.kept, ingest.why, ingest.cached) == (5, 5, "", False)
+    assert (annotate.why, annotate.cost) == ("3: most for boxes (2)", "1.5000 CNY")
     text = shown(store, "one")
     assert "annotate 5 2 3: most for boxes (2)" in text
     assert "3 stages made), 1.50 CNY" in text

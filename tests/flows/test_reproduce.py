@@ -105,3 +105,17 @@ def test_a_stages_task_fits_on_a_page() -> None:
 
 def test_the_shards_of_the_depth_stage_share_one_gpu() -> None:
     assert drawn(scenes={}).stages["depth"].in_turn
+
+
+def test_chains_that_the_sources_bring_go_from_ingest_to_annotate() -> None:
+    taken = {"name": "sif", "format": "published", "path": "a.json"}
+    graph = drawn(sources=[taken]).graph
+    assert graph["annotate"] == "samples=ingest focus=expand maps=depth given=ingest"
+    mixed = drawn(sources=[taken, {"name": "v", "format": "viscot", "path": "b.json"}]).graph
+    assert mixed["annotate"] == graph["annotate"]
+
+
+def test_a_file_of_rl_rows_that_is_not_there_is_told_before_anything_runs() -> None:
+    taken = {"name": "sif", "format": "published", "path": "a.json"}
+    drawing = drawn(sources=[taken], publish={"rl_file": "none.json"})
+    assert drawing.stages["subset"].lacks(drawing.config) == ["publish.rl_file: none.json does not exist"]

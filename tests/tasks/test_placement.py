@@ -20,8 +20,9 @@ from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from tasks.runtime import placement
 from tasks.runtime.decide import decide
+from tasks.runtime.flow_run import plan_table
 from tasks.runtime.identity import differences
-from tasks.runtime.pipeline import Partial, plan, plan_table
+from tasks.runtime.pipeline import Partial, plan
 from tasks.runtime.stage import Order
 
 ROOT = Path(__file__).resolve().parents[2]

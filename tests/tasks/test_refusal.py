@@ -149,7 +149,7 @@ def test_a_shard_that_kept_nothing_is_sealed_but_never_a_hit(tmp_path: Path) -> 
 
 # --- ingest: every source ----------------------------------------------------------------------------------
 
-ROW = {"question": "How many cups?", "answer": "2", "image": "a.jpg", "width": 100, "height": 80}
+ROW = {"question": "How many cups?", "answer": "1", "image": "a.jpg", "width": 100, "height": 80}
 BOXES = {"bboxs": [[10, 10, 50, 50]]}
 
 

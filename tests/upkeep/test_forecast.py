@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flows.commands import plan as command
+from flows.commands.tables import Printed
 from sifthinker.config import Config, load
 from sifthinker.core.errors import UserError
 from sifthinker.models import miniature
@@ -141,7 +142,7 @@ def test_the_command_shows_the_stages_that_run_and_says_how_to_measure(tmp_path,
     plan = planned(policy_weights="cached", publish="runs", sft="runs", evaluate="runs")
     found, measured = command.expected(config, plan, calibrate=False)
     assert [line.stage for line in found] == ["publish", "sft", "evaluate"] and measured is None
-    command._show(found, measured)
+    command._show(Printed(False, "stages"), found, measured)
     printed = capsys.readouterr().out
     assert "hours: not measured here (`sif plan --calibrate`)" in printed
     assert "together" in printed and "192 questions" in printed
@@ -251,5 +252,5 @@ def test_slow_depth_maps_are_extrapolated_from_one_picture(monkeypatch, paper):
 
 def test_the_plan_says_what_was_not_measured(monkeypatch, capsys):
     measured = replace(MEASURED, extrapolated="layers are extrapolated from products of 13 and 2 rows")
-    command._show([forecast.Line("sft", 1.0)], measured)
+    command._show(Printed(False, "stages"), [forecast.Line("sft", 1.0)], measured)
     assert "Not measured: layers are extrapolated from products of 13 and 2 rows" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from sifthinker.core import boxes, images, special_tokens
 from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject, Sample
 from sifthinker.data.disk_dict import Spill
+from sifthinker.data.sources import frames, photographs
 
 STAGE = "ingest"
 # Annotators drew some boxes beyond the image (CUB by up to 26 of 333 pixels, GQA by 1 to 5). A box is clipped
@@ -40,11 +41,13 @@ class Row(NamedTuple):  # of which most are never more than counted: made in a q
     images: tuple[str, ...]  # where the image may lie in the image folder; the first that exists is it
     width: int  # pixels, as the file says; 0 = it does not
     height: int
-    boxes: tuple[Box, ...]  # pixels
+    boxes: tuple[Box, ...]  # x1, y1, x2, y2 on the scale of `frame`
     canvas: Box | None  # VisCoT conversations: the box on the padded square, 0..1
-    frame: str  # config.Source.frame
+    frame: str  # config.Source.frame, as it was recognised, or frames.CANVAS
     file: str
     number: int  # Reject.row
+    chain: str = ""  # as the source has it; empty: it is to be bought
+    depth_image: tuple[str, ...] = ()  # of the published set: where its depth picture may lie
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ def checked(
                 row = parse(number, value)
                 if (first := seen.setdefault(row.id, number)) != number:
                     detail = (
-                        f"row {first} has id {row.id} too; make dataset and question_id unique, or drop one"
+                        f"row {first} has id {row.id} too; make unique what ids are made of (dataset and question_id; of "
+                        "the published set dataset, image, problem and response), or drop one"
                     )
                     raise BadRow("duplicate-id", detail, "question_id")
             except BadRow as error:
@@ -112,9 +116,10 @@ def look(root: Path, row: Row, max_pixels: int) -> Picture | images.BadImage:
     for relative in row.images:
         try:
             found = images.read(root, relative, max_pixels)
+            photographs.check(found, relative)
         except images.BadImage as error:
             if error.reason != "image-missing":
-                return error
+                return photographs.explained(error, root, relative)
         else:
             return Picture(relative, found.width, found.height, found.sha256, found.orientation)
     looked = " nor ".join(row.images)
@@ -137,7 +142,7 @@ def place(row: Row, picture: Picture | None) -> Sample:
     """The sample of a row: boxes checked against the image's size and brought to 0..1 of the image.
 
     Raises:
-        BadRow: "size-mismatch", "size-missing", "box-mismatch", "box-outside" or "box-degenerate".
+        BadRow: "size-mismatch", "size-missing", "box-mismatch", "box-outside", "box-fractions" or "box-degenerate".
     """
     width, height = (picture.width, picture.height) if picture else (row.width, row.height)
     orientation = picture.orientation if picture else 1
@@ -181,14 +186,17 @@ def placed(row: Row, width: int, height: int, orientation: int = 1) -> tuple[Box
         )
     turn = boxes.turn(said, upright, orientation)
     wide, high = stored if turn != 1 else upright  # of the picture that the boxes are of
-    pixels = row.boxes
+    pixels = tuple(frames.in_pixels(box, row.frame, wide, high) for box in row.boxes)
     if row.canvas is not None and row.frame == "release":
         x1, y1, x2, y2 = row.canvas
         pixels = ((x1 * wide, y1 * high, x2 * wide, y2 * high),)
     elif row.canvas is not None:
         _check_canvas(row.canvas, row.boxes, wide, high)
-    field = "bboxs" if row.canvas is None else "image"
-    inside = [_clip(box, wide, high, field) for box in pixels]
+    field = _field(row)
+    inside = [
+        _clip(box, numbers, row.frame, wide, high, field)
+        for box, numbers in zip(pixels, row.boxes if row.canvas is None else pixels, strict=True)
+    ]
     if turn != 1:
         inside = [boxes.turned(box, wide, high, turn) for box in inside]
     return tuple([boxes.from_pixels(box, width, height) for box in inside])
@@ -214,8 +222,16 @@ def _check_canvas(canvas: Box, pixels: tuple[Box, ...], width: int, height: int)
         )
 
 
-def _clip(box: Box, width: int, height: int, field: str) -> Box:
-    """The part of a pixel box inside the image, if it is nearly all of it."""
+def _field(row: Row) -> str:
+    """The field that the boxes of a row are in."""
+    if row.chain:
+        return "normalized_solution_round"
+    return "bboxs" if row.canvas is None else "image"
+
+
+def _clip(box: Box, numbers: Box, frame: str, width: int, height: int, field: str) -> Box:
+    """The part of a pixel box inside the image, if it is nearly all of it; `numbers` are the row's own, in `frame`."""
+    frames.check_visible(box, numbers, frame, field)
     x1, y1, x2, y2 = box
     if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
         return box
@@ -231,7 +247,8 @@ def _clip(box: Box, width: int, height: int, field: str) -> Box:
     ):
         raise BadRow(
             "box-outside",
-            f"box {list(box)} leaves the {width}x{height} image by more than a slip; mend it or drop the row",
+            f"box {list(numbers)} leaves the {width}x{height} image by more than a slip; mend it or drop the row"
+            f"{frames.hint(numbers, frame)}",
             field,
         )
     return inside
@@ -248,14 +265,7 @@ def text(found: Any, field: str) -> str:
     """A text with something in it that models may be shown, without white space around it."""
     if not isinstance(found, str):
         raise BadRow("wrong-type", f"{field} must be text, found {short(found)}", field)
-    if not found.isascii():
-        try:
-            found.encode()
-        except UnicodeEncodeError as error:
-            detail = (
-                f"{field} is not UTF-8 at character {error.start}: {short(found)}; save the file as UTF-8"
-            )
-            raise BadRow("not-utf8", detail, field) from error
+    encodable(found, field)
     if not (stripped := found.strip()):
         raise BadRow("empty", f"{field} is empty; fill it or drop the row", field)
     if len(stripped) > MOST_CHARACTERS:
@@ -267,6 +277,21 @@ def text(found: Any, field: str) -> str:
         detail = f"{field} holds {token}, which models read as a command and not as text; take it out"
         raise BadRow("special-token", detail, field)
     return stripped
+
+
+def encodable(found: str, field: str) -> None:
+    """Refuses a text with half a character in it.
+
+    Raises:
+        BadRow: "not-utf8".
+    """
+    if found.isascii():
+        return
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        detail = f"{field} is not UTF-8 at character {error.start}: {short(found)}; save the file as UTF-8"
+        raise BadRow("not-utf8", detail, field) from error
 
 
 def label(found: Any, field: str) -> str:
@@ -305,8 +330,8 @@ def size(value: Mapping[str, Any]) -> tuple[int, int]:
     return _side(member(value, "width"), "width"), _side(member(value, "height"), "height")
 
 
-def pixel_boxes(found: Any, field: str = "bboxs") -> tuple[Box, ...]:
-    """One or more pixel boxes."""
+def some_boxes(found: Any, field: str = "bboxs", frame: str = "pixels") -> tuple[Box, ...]:
+    """One or more boxes whose numbers are in `frame`, as corners on its scale."""
     if found is None or found == []:
         raise BadRow("no-box", f"{field} holds no box; add one or drop the row", field)
     if not isinstance(found, list):
@@ -314,19 +339,21 @@ def pixel_boxes(found: Any, field: str = "bboxs") -> tuple[Box, ...]:
     if len(found) > MOST_BOXES:
         detail = f"{field} holds {len(found):,} boxes, at most {MOST_BOXES} are taken; drop some, or the row"
         raise BadRow("too-many-boxes", detail, field)
-    return tuple(box(item, field) for item in found)
+    return tuple(box(item, field, frame) for item in found)
 
 
-def box(found: Any, field: str) -> Box:
-    """Four numbers with x2 > x1 and y2 > y1."""
+def box(found: Any, field: str, frame: str = "pixels") -> Box:
+    """Four numbers with x2 > x1 and y2 > y1, or in the frame xywh a corner and a size above 0."""
     if not isinstance(found, list) or len(found) != 4 or not all(map(_is_number, found)):
         raise BadRow(
             "wrong-type", f"{field}: a box is [x1, y1, x2, y2], finite numbers, found {short(found)}", field
         )
-    x1, y1, x2, y2 = found
+    x1, y1, x2, y2 = frames.corners(found, frame)
     if x2 > x1 and y2 > y1:
-        return float(x1), float(y1), float(x2), float(y2)
-    raise BadRow("box-degenerate", f"{field}: box {found} has no area; it is [x1, y1, x2, y2]", field)
+        return x1, y1, x2, y2
+    form = "[x, y, width, height]" if frame == "xywh" else "[x1, y1, x2, y2]"
+    other = "" if frame == "xywh" else "; if it is [x, y, width, height], set the source's frame: xywh"
+    raise BadRow("box-degenerate", f"{field}: box {found} has no area as {form}; mend it{other}", field)
 
 
 def _side(found: Any, field: str) -> int:

@@ -92,4 +92,23 @@ PUBLICATIONS: dict[str, Publication] = {
         ),
         "TallyQA's own files have no boxes and cannot be used",
     ),
+    "published": Publication(
+        "not verified",
+        (
+            Way(
+                "hub",
+                (
+                    Part(
+                        "SIF-50K.json, SIF-50K-sampled-200.json and the folders of pictures",
+                        "jankin123/SIF-50K",
+                        "dataset",
+                        None,
+                        ("*",),
+                        "images",
+                    ),
+                ),
+            ),
+        ),
+        "it was linked until December 2025, and no page was found that lists its files; what it unpacks to is not known",
+    ),
 }

@@ -15,6 +15,7 @@ data set and split ("tallyqa", "train"). `image` is relative to the image folder
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from sifthinker import config
 from sifthinker.core import images
 from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject
-from sifthinker.data.sources import fields
+from sifthinker.data.sources import fields, frames
 from sifthinker.data.sources.fields import Row
 from sifthinker.data.sources.files import rows
+
+PUBLISHED = "hub: yfan1997/GRIT_data (tallyqa_val.jsonl), zsxm1998/GRIT-TallyQA-Relabeled"
+_COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row | Reject]:
@@ -34,38 +38,59 @@ def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row
     Raises:
         UserError: the file is not JSON or is cut off, after the good rows before that.
     """
+    frame = frames.recognised(path, config.frame)
 
     def parse(number: int, value: Mapping[str, Any]) -> Row:
-        return _parse(number, value, path.name, config)
+        return _parse(number, value, path.name, config, frame)
 
     return fields.checked(rows(path), parse, config.name, path.name)
 
 
-def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Source) -> Row:
+def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Source, frame: str) -> Row:
     dataset = fields.text(value.get("dataset", "tallyqa"), "dataset")
     image = fields.text(fields.member(value, "image"), "image")
     images.confined(image)
     width, height = fields.size(value)
+    answer = fields.answer(fields.member(value, "answer"))
+    found = _boxes(value, frame)
+    _check_count(answer, len(found))
     return Row(
         id=fields.identity(number, value, source.name, dataset),
         source=source.name,
         dataset=dataset,
         split=fields.text(value.get("split", "train"), "split"),
         question=fields.question(fields.member(value, "question")),
-        answer=fields.answer(fields.member(value, "answer")),
+        answer=answer,
         images=(image,),
         width=width,
         height=height,
-        boxes=_boxes(value),
+        boxes=found,
         canvas=None,
-        frame=source.frame,
+        frame=frame,
         file=file,
         number=number,
     )
 
 
-def _boxes(value: Mapping[str, Any]) -> tuple[Box, ...]:
+def _boxes(value: Mapping[str, Any], frame: str) -> tuple[Box, ...]:
     if "bboxs" not in value:
-        detail = "no field bboxs: TallyQA's own files have no boxes; give GRIT's file (tallyqa_val.jsonl) as `path`"
+        detail = (
+            "no field bboxs: TallyQA's own files (train.json, test.json) have no boxes; give GRIT's file "
+            f"(tallyqa_val.jsonl) or its relabelled one as `path`: {PUBLISHED}"
+        )
         raise BadRow("no-box", detail, "bboxs")
-    return fields.pixel_boxes(value["bboxs"])
+    return fields.some_boxes(value["bboxs"], "bboxs", frame)
+
+
+def _check_count(answer: str, boxes: int) -> None:
+    """Refuses a count that differs from the number of boxes: its chain would end on fewer things than it counts.
+
+    Raises:
+        BadRow: "count-mismatch".
+    """
+    if _COUNT.fullmatch(answer) and int(answer) != boxes:
+        detail = (
+            f"the answer is {answer}, and there are {boxes} boxes; a counted thing has a box each: mend the row, or give "
+            f"the relabelled file as `path`: {PUBLISHED}"
+        )
+        raise BadRow("count-mismatch", detail, "bboxs")

@@ -46,7 +46,7 @@ from sifthinker import config
 from sifthinker.core import boxes, images
 from sifthinker.core.errors import BadRow, UserError
 from sifthinker.core.records import Box, Reject
-from sifthinker.data.sources import fields
+from sifthinker.data.sources import fields, frames
 from sifthinker.data.sources.fields import Row
 from sifthinker.data.sources.files import rows
 
@@ -69,10 +69,11 @@ def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row
             benchmark_det file, or neither `images` nor `config.sizes` is there to tell the sizes of conversations.
     """
     sizes = _sizes(config.sizes) if config.sizes else {}
+    frame = frames.recognised(path, config.frame)
 
     def parse(number: int, value: Mapping[str, Any]) -> Row:
         if "question" in value or "bboxs" in value:
-            return _metadata(number, value, path.name, config)
+            return _metadata(number, value, path.name, config, frame)
         if images is None and not sizes:
             raise UserError(f"{path}: conversations hold no image sizes; give the source `images` or `sizes`")
         return _conversation(number, value, path.name, config, sizes, images is None)
@@ -164,7 +165,7 @@ def _key(image: str) -> str:
     return image.replace("cot/visual7w/", "cot/v7w/", 1)
 
 
-def _metadata(number: int, value: Mapping[str, Any], file: str, source: config.Source) -> Row:
+def _metadata(number: int, value: Mapping[str, Any], file: str, source: config.Source, frame: str) -> Row:
     dataset = fields.text(fields.member(value, "dataset"), "dataset")
     image = fields.text(fields.member(value, "image"), "image")
     width, height = fields.size(value)
@@ -178,9 +179,9 @@ def _metadata(number: int, value: Mapping[str, Any], file: str, source: config.S
         images=_places(dataset, image),
         width=width,
         height=height,
-        boxes=fields.pixel_boxes(value.get("bboxs")),
+        boxes=fields.some_boxes(value.get("bboxs"), "bboxs", frame),
         canvas=None,
-        frame=source.frame,
+        frame=frame,
         file=file,
         number=number,
     )
@@ -248,7 +249,7 @@ def _image(found: Any) -> tuple[str, tuple[Box, ...]]:
         )
     value = _json(written, "image")
     several = isinstance(value, list) and bool(value) and isinstance(value[0], list)
-    return image, fields.pixel_boxes(value if several or value == [] else [value], "image")
+    return image, fields.some_boxes(value if several or value == [] else [value], "image")
 
 
 def _turns(found: Any) -> tuple[str, Box, str]:

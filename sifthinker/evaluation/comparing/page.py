@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,26 @@ def markdown(sides: Sequence[Side], pairs: Sequence[Pair]) -> str:
         lines += [pair.untested] if pair.untested else _tests(pair)
         lines += ["", *_differences(pair)]
     return "\n".join(lines)
+
+
+def rows(sides: Sequence[Side], pairs: Sequence[Pair]) -> dict[str, list[dict[str, Any]]]:
+    """The comparison for programs: scores of 100 by evaluation and metric, tests of 1, and what differs."""
+    made = table(sides)
+    found = [
+        {"name": row["side"].name, "what": row["side"].what, "evaluation": row["side"].evaluation}
+        | {"hours": effort(row["side"]).hours, "benchmark": benchmark, "metric": metric, "score": cell}
+        for row in made["rows"]
+        for (benchmark, metric), cell in zip(made["columns"], row["cells"], strict=True)
+    ]
+    names = [(pair, {"name": pair.other.name, "against": pair.reference.name}) for pair in pairs]
+    return {
+        "scores": found,
+        "tests": [
+            {**asdict(c), **name, "differs": differs(c)} for pair, name in names for c in pair.comparisons
+        ],
+        "untested": [{**name, "why": pair.untested} for pair, name in names if pair.untested],
+        "differences": [{**name, **asdict(one)} for pair, name in names for one in pair.differences],
+    }
 
 
 def _cell(cell: dict[str, Any] | None) -> str:

@@ -76,6 +76,8 @@ def _depth(stage: str, of: _Known) -> Line:
 
 def _annotate(stage: str, of: _Known) -> Line:
     api, found = of.config.annotate.api, of.work.annotation
+    if not of.config.annotates:
+        return Line(stage, note="the sources bring their chains: no call")
     if not is_paid(api.base_url):
         return Line(stage, note="the stand-in answers: no call is paid")
     a_minute = api.requests_per_minute

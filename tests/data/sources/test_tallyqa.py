@@ -62,3 +62,60 @@ def test_a_row_without_size_and_image_is_a_reject_that_says_so(tmp_path: Path) -
     (reject,) = load(path)
     assert isinstance(reject, Reject)
     assert (reject.reason, reject.row, reject.field) == ("size-missing", 0, "width")
+
+
+def rejects(tmp_path: Path, *rows: dict[str, object]) -> list[tuple[str, str]]:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    return [(one.reason, one.field) for one in load(path) if isinstance(one, Reject)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reasons"),
+    [
+        (2, []),
+        ("2", []),
+        (3, ["count-mismatch"]),  # GRIT's own file has such rows
+        (1, ["count-mismatch"]),
+        (0, ["count-mismatch"]),
+        ("two", []),  # no number to compare
+    ],
+)
+def test_a_count_is_the_number_of_its_boxes(tmp_path: Path, answer: object, reasons: list[str]) -> None:
+    assert [reason for reason, _ in rejects(tmp_path, ROW | {"answer": answer})] == reasons
+
+
+def test_the_original_file_names_the_wanted_one(tmp_path: Path) -> None:
+    own = {
+        "image": "VG_100K/1.jpg",
+        "answer": 2,
+        "data_source": "amt",
+        "question": "How many?",
+        "issimple": True,
+    }
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([own, own]))
+    found = load(path)
+    assert [one.reason for one in found if isinstance(one, Reject)] == ["no-box"] * 2
+    for one in found:
+        assert isinstance(one, Reject)
+        assert "tallyqa_val.jsonl" in one.detail and "GRIT-TallyQA-Relabeled" in one.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "field"),
+    [
+        ({"question": "q" * 10_001}, "text-too-long", "question"),
+        ({"answer": "a" * 10_001}, "text-too-long", "answer"),
+        ({"bboxs": [[0, 0, 9, 9]] * 101}, "too-many-boxes", "bboxs"),
+        ({"bboxs": []}, "no-box", "bboxs"),
+        ({"image": None}, "wrong-type", "image"),
+        ({"image": ""}, "empty", "image"),
+        ({"image": []}, "wrong-type", "image"),
+    ],
+)
+def test_what_no_annotator_can_be_paid_for_is_rejected_before(
+    tmp_path: Path, change: dict[str, object], reason: str, field: str
+) -> None:
+    assert rejects(tmp_path, ROW | change) == [(reason, field)]
+    assert rejects(tmp_path, {k: v for k, v in ROW.items() if k != "image"}) == [("missing-field", "image")]

@@ -1,0 +1,164 @@
+"""What people see of a run while it runs: a line a stage, and a bar where one works. `--verbose` shows Prefect's lines.
+
+Warnings are shown once each. What else Prefect and the stages log is in the UI and in `sif logs`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from flows.commands.outcome import duration
+from sifthinker.core import rejects
+
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="all lines of Prefect and of the stages, in place of one a stage"),
+]
+EVERY = 60.0  # seconds between two lines about a stage at work, where there is no terminal for a bar
+NAMES = 16  # columns
+NOTE = 60  # characters of what a stage says beside its bar
+
+
+def quiet() -> None:
+    """Before anything heavy is imported: libraries draw no bars of their own."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+@contextmanager
+def shown(verbose: bool, as_json: bool = False) -> Iterator[None]:
+    """Shows the run of the block. Prefect is imported by now.
+
+    Args:
+        verbose: leave Prefect's logging as it is.
+        as_json: keep the standard output free for JSON.
+    """
+    from tasks.runtime.events import LOGGER
+
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        if verbose:
+            yield
+            return
+        root, handler = logging.getLogger(), Terminal(Console(stderr=True))
+        before, root.handlers = root.handlers, [handler]
+        levels = LOGGER.level, LOGGER.propagate
+        LOGGER.setLevel(logging.INFO)
+        try:
+            with handler:
+                yield
+        finally:
+            root.handlers = before
+            LOGGER.level, LOGGER.propagate = levels
+
+
+class Terminal(logging.Handler):
+    """Turns the records of a run into what people see."""
+
+    def __init__(self, console: Console) -> None:
+        """Shows nothing yet.
+
+        Args:
+            console: takes the lines; a bar is drawn where it is a terminal.
+        """
+        super().__init__(logging.INFO)
+        self.console = console
+        self._bars = Progress(
+            TextColumn(f"{{task.description:{NAMES}}}"),
+            BarColumn(20),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._whole: set[str] = set()  # stages that say themselves how far they are, not only their shards
+        self._said: dict[str, float] = {}  # when a stage at work was last mentioned
+        self._once: set[str] = set()
+        self._errors: list[str] = []  # until it is known whether a stage's end repeats them
+
+    def __enter__(self) -> Terminal:
+        """Starts the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Removes the bars."""
+        self._bars.stop()
+        self._errors.clear()  # the command's last line says it
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a record, if it is one for people."""
+        try:
+            event = getattr(record, "event", None)
+            if event is not None:
+                self._event(event)
+            elif record.exc_info:  # a mistake of ours
+                self._line(self.format(record), "red")
+            elif record.levelno >= logging.ERROR:
+                self._errors.append(record.getMessage())
+            elif record.levelno >= logging.WARNING and record.getMessage() not in self._once:
+                self._once.add(record.getMessage())
+                self._line(f"warning: {record.getMessage()}", "yellow")
+        except (OSError, ValueError):  # a pipe that was closed: what cannot be shown must not end the run
+            self.handleError(record)
+
+    def _event(self, event: Any) -> None:
+        from tasks.runtime.events import Began, Moved
+
+        if isinstance(event, Began):
+            note = f"in pool {event.where}" if event.where else ""
+            self._tasks[event.label] = self._bars.add_task(event.label, total=None, note=note)
+            self._said[event.label] = time.monotonic()
+        elif isinstance(event, Moved):
+            self._moved(event)
+        else:
+            self._ended(event)
+
+    def _moved(self, event: Any) -> None:
+        if event.part is None:
+            self._whole.add(event.label)
+        elif event.label in self._whole:  # the stage counts its shards
+            return
+        of = f"{event.done:,}{f' of {event.total:,}' if event.total else ''}"
+        note = event.note[:NOTE] if event.counted else f"{of} {event.note[:NOTE]}".rstrip()
+        if task := self._tasks.get(event.label):
+            self._bars.update(task, completed=event.done, total=event.total, note=note)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._said.get(event.label, now) >= EVERY:
+            self._said[event.label] = now
+            self._line(f"{event.label:{NAMES}} {note}")
+
+    def _ended(self, event: Any) -> None:
+        if (task := self._tasks.pop(event.label, None)) is not None:
+            self._bars.remove_task(task)
+        for text in self._errors:
+            if text not in event.why:
+                self._line(f"error: {text}", "red")
+        self._errors.clear()
+        if event.manifest is None:
+            first = event.why.partition("\n")[0].removeprefix(f"{event.label}: ")
+            self._line(f"{event.label:{NAMES}} failed after {duration(event.seconds)}: {first}", "red")
+            return
+        rows = event.manifest["rows"]
+        made = f"{rows['kept']:,} of {rows['in']:,} rows kept" if rows["in"] else ""
+        if lost := sum(rows["rejected"].values()):
+            made += f", {lost:,} rejected: {rejects.top(rows['rejected'])}"
+        cost = str(event.manifest["notes"].get("cost", ""))
+        ended = ["cached", made] if event.cached else [made or "made", duration(event.seconds), cost]
+        said = ", ".join(part for part in ended if part)
+        self._line(f"{event.label:{NAMES}} {said}", "dim" if event.cached else "")
+
+    def _line(self, text: str, style: str = "") -> None:
+        self.console.print(Text(text, style=style), soft_wrap=True)

@@ -1,0 +1,155 @@
+"""What `sif run` shows while it runs: a line a stage, warnings once, and with `--json` nothing but JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import flows.ablation
+from flows import server
+from flows.commands import main, terminal
+from flows.commands.terminal import Terminal
+from tasks.runtime import events
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def manifest(kept: int, rejected: dict[str, int]) -> Any:
+    return {
+        "rows": {"in": kept + sum(rejected.values()), "kept": kept, "rejected": rejected},
+        "notes": {"cost": "1.50 CNY"},
+    }
+
+
+class Watched:
+    """A terminal that is a text."""
+
+    def __init__(self) -> None:
+        self.file = io.StringIO()
+        self.handler = Terminal(Console(file=self.file, width=200))
+
+    def event(self, event: Any) -> None:
+        self.handler.emit(logging.makeLogRecord({"event": event, "levelno": logging.INFO}))
+
+    def log(self, level: int, text: str) -> None:
+        self.handler.emit(logging.makeLogRecord({"msg": text, "levelno": level}))
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.file.getvalue().splitlines()]
+
+
+def test_a_stage_is_one_line() -> None:
+    seen = Watched()
+    seen.event(events.Began("annotate", ""))
+    for done in range(5):
+        seen.event(events.Moved("annotate", None, done, 5, "3 calls"))
+    seen.event(events.Ended("annotate", 3.21, False, manifest(4, {"boxes": 1})))
+    seen.event(events.Ended("ingest", 0.0, True, manifest(5, {})))
+    assert seen.lines == [
+        "annotate         4 of 5 rows kept, 1 rejected: boxes, 3.2 s, 1.50 CNY",
+        "ingest           cached, 5 of 5 rows kept",
+    ]
+
+
+def test_a_long_stage_says_how_far_it_is_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 30.0, 61.0, 90.0, 125.0))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    seen = Watched()
+    seen.event(events.Began("evaluate", ""))
+    for done in (1, 2, 3, 4):
+        seen.event(events.Moved("evaluate", None, done, 64, ""))
+    assert seen.lines == ["evaluate         2 of 64", "evaluate         4 of 64"]
+
+
+def test_a_stage_in_shards_counts_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "EVERY", 0.0)
+    seen = Watched()
+    seen.event(events.Began("depth", ""))
+    seen.event(events.Moved("depth", 0, 500, 1000, ""))  # until the stage says something itself
+    seen.event(events.Moved("depth", None, 1, 8, ""))
+    seen.event(events.Moved("depth", 1, 501, 1000, ""))
+    assert [line.split()[1:] for line in seen.lines] == [["500", "of", "1,000"], ["1", "of", "8"]]
+
+
+def test_a_warning_is_shown_once_and_an_information_never() -> None:
+    seen = Watched()
+    for _ in range(2):
+        seen.log(logging.WARNING, "grpo: the stand-in [answers]")
+        seen.log(logging.INFO, "Finished in state Completed()")
+    assert seen.lines == ["warning: grpo: the stand-in [answers]"]
+
+
+def test_an_error_that_ends_a_stage_is_shown_once_and_another_one_too() -> None:
+    seen = Watched()
+    seen.event(events.Began("sft", ""))
+    seen.log(logging.ERROR, "its run in the other pool could not be cancelled")
+    seen.log(logging.ERROR, "the program ended with status 1")
+    seen.event(events.Ended("sft", 2.0, False, None, "sft: the program ended with status 1\nits log"))
+    assert seen.lines == [
+        "error: its run in the other pool could not be cancelled",
+        "sft              failed after 2.0 s: the program ended with status 1",
+    ]
+
+
+def test_a_bug_shows_its_traceback() -> None:
+    seen = Watched()
+    try:
+        raise KeyError("x")
+    except KeyError:
+        record = logging.makeLogRecord({"msg": "bug", "levelno": logging.ERROR, "exc_info": sys.exc_info()})
+    seen.handler.emit(record)
+    assert "Traceback" in seen.file.getvalue() and "KeyError: 'x'" in seen.file.getvalue()
+
+
+def test_the_logging_is_as_before_when_the_run_has_ended() -> None:
+    root = logging.getLogger()
+    before = list(root.handlers), events.LOGGER.level
+    with terminal.shown(verbose=False):
+        assert isinstance(root.handlers[0], Terminal) and events.LOGGER.isEnabledFor(logging.INFO)
+    assert (list(root.handlers), events.LOGGER.level) == before
+
+
+def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow is a fake: it returns a folder as the stage writes it."""
+    table = {"reference": "full", "rows": [{"row": "full"}]}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    (tmp_path / "table.md").write_text("| full |")
+    state = SimpleNamespace(is_completed=lambda: True, result=lambda: str(tmp_path))
+    monkeypatch.setattr(flows.ablation, "ablation", lambda *_, **__: state)
+    monkeypatch.setattr(server, "ensure", lambda: "http://127.0.0.1:9")
+    call = ["ablation", "--store", str(tmp_path / "store")]
+    assert json.loads(CliRunner().invoke(main.app, [*call, "--json"]).stdout) == table
+    assert "| full |" in CliRunner().invoke(main.app, call).stdout
+
+
+@pytest.mark.e2e
+def test_a_run_prints_a_line_a_stage_and_its_json_alone(prefect_server: str, tmp_path: Path) -> None:
+    call = ["run", "--config", "smoke", "--stop-after", "expand", "--store", str(tmp_path / "store")]
+
+    def sif(*more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
+        command = [sys.executable, "-m", "flows", *call, *more]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    first = sif()
+    stages = [line.split()[0] for line in first.stderr.splitlines() if line.strip()]
+    assert len(stages) == len(set(stages)) <= 6 and {"scenes", "ingest", "expand"} <= set(stages)
+    assert "expand           48 of 48 rows kept" in first.stderr
+    found = json.loads(sif("--json").stdout)
+    assert [row["stage"] for row in found["stages"]][-2:] == ["ingest", "expand"]
+    assert all(row["cached"] for row in found["stages"]) and found["run"]["state"] == "Completed"
+    assert "Beginning flow run" in sif("--verbose").stderr
