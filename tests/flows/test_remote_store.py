@@ -10,18 +10,16 @@ import pytest
 from sifthinker.store.artifacts import Store
 from sifthinker.store.s3 import Remote
 from tests.flows.test_end_to_end import SIF, manifests, sif, states
-from tests.store.test_s3 import server, url  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
 LAST = "ingest"
 
 
 def test_a_machine_with_an_empty_cache_runs_nothing_and_damage_is_made_again(
-    url: str,  # noqa: F811
-    tmp_path: Path,
+    bucket: str, tmp_path: Path
 ) -> None:
     def run(cache: Path) -> dict[str, str]:
-        sif(cache, "run", "--stop-after", LAST, settings=[f"remote={url}"])
+        sif(cache, "run", "--stop-after", LAST, settings=[f"remote={bucket}"])
         return states(cache)
 
     first, second, third = (tmp_path / name for name in "abc")
@@ -29,7 +27,7 @@ def test_a_machine_with_an_empty_cache_runs_nothing_and_damage_is_made_again(
     assert set(run(second).values()) == {"Cached"}
     made = manifests(first)["ingest"]
     name = next(iter(made["files"]))
-    Remote(url).write(f"ingest/{made['key']}/{name}", b"damaged")
+    Remote(bucket).write(f"ingest/{made['key']}/{name}", b"damaged")
     after = run(third)
     assert after["ingest"] == "Completed" and after["scenes"] == "Cached"
     again = Store(third).find("ingest", made["key"])
