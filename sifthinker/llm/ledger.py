@@ -60,6 +60,7 @@ class Ledger(ABC):
     """
 
     _NOW: ClassVar[str]  # SQL of the time in seconds, by the clock that all owners share
+    _LATEST: ClassVar[str]  # SQL of the same, later than that of all batches there are
 
     def __init__(self, name: str, owner: str) -> None:
         """`name` is the ledger's in messages; `owner` names this connection and no other one."""
@@ -301,7 +302,7 @@ class Ledger(ABC):
         """Records the batch `name` of the requests `keys` before it is submitted."""
         with self.transaction():
             self._execute(
-                f"INSERT INTO batches (id, account, state, keys, at) VALUES (?, ?, 'planned', ?, {self._NOW})",
+                f"INSERT INTO batches (id, account, state, keys, at) VALUES (?, ?, 'planned', ?, {self._LATEST})",
                 [name, account, zlib.compress("\n".join(keys).encode(), 1)],
             )
 

@@ -38,6 +38,7 @@ class PostgresLedger(Ledger):
     """One connection to a ledger's database."""
 
     _NOW = "extract(epoch FROM clock_timestamp())::float8"
+    _LATEST = _NOW
 
     def __init__(self, database: postgres.Database, lease: float = LEASE) -> None:
         """Connects, and makes the tables where they are missing.

@@ -47,6 +47,8 @@ class SqliteLedger(Ledger):
     """One connection to a ledger's file."""
 
     _NOW = "((julianday('now') - 2440587.5) * 86400.0)"  # of the Unix epoch
+    # Its clock has milliseconds, in which two batches can be planned.
+    _LATEST = f"max({_NOW}, (SELECT coalesce(max(at), 0) + 1e-6 FROM batches))"
 
     def __init__(self, path: Path, lease: float = LEASE) -> None:
         """Opens or creates the file.

@@ -423,9 +423,11 @@ def test_a_server_that_refuses_the_credentials_is_an_error_that_says_so(tmp_path
     finally:
         quiet.shutdown()
         quiet.server_close()
-    assert found[1].verdict == "error" and "PREFECT_API_AUTH_STRING" in found[1].todo
-    assert [finding.check for finding in found] == [
+    by_check = {finding.check: finding for finding in found}
+    assert by_check["server"].verdict == "error" and "PREFECT_API_AUTH_STRING" in by_check["server"].todo
+    assert list(by_check) == [
         "Prefect",
+        "Prefect's database",
         "server",
         "work pools",
         "deployments",
