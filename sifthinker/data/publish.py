@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 ROW_GROUP = 64  # rows: one row holds two pictures and a depth map, about 1 MB; a row group is held in memory
 DEPTH_BINS = 20
+_COUNTED = ("source", "dataset", "model", "attempts")  # columns whose values are counted
 
 
 def rows(
@@ -148,30 +150,35 @@ def statistics(parts: Sequence[Path]) -> dict[str, Any]:
     Histograms are `{value: rows}` with the values as text, in ascending order. `depths` counts the regions of
     all chains in `DEPTH_BINS` equal bins of 0..1.
     """
-    columns = ["source", "dataset", "answer", "boxes", "steps", "model", "attempts"]
-    columns += ["prompt_tokens", "completion_tokens"]
-    counts: dict[str, Counter[Any]] = defaultdict(Counter)
-    depths = [0] * DEPTH_BINS
-    total = prompt = completion = 0
-    for row in read_columns(parts, columns=columns):
-        total += 1
-        prompt += row["prompt_tokens"]
-        completion += row["completion_tokens"]
-        for key in ("source", "dataset", "model", "attempts"):
-            counts[key][row[key]] += 1
-        counts["answers"][answer_type(row["answer"])] += 1
-        counts["truth_boxes"][len(row["boxes"])] += 1
-        counts["chain_steps"][len(row["steps"])] += 1
-        for step in row["steps"]:
-            counts["boxes_per_step"][len(step)] += 1
-            for region in step:
-                depths[min(int(region["depth"] * DEPTH_BINS), DEPTH_BINS - 1)] += 1
+    import pandas as pd
+
+    counted: dict[str, list[pd.Series[int]]] = defaultdict(list)
+    depths = np.zeros(DEPTH_BINS, dtype=np.int64)
+    tokens = dict.fromkeys(("prompt_tokens", "completion_tokens"), 0)
+    for part in parts:
+        table = pq.read_table(part, columns=["answer", "boxes", "steps", *_COUNTED, *tokens])
+        steps = table["steps"].combine_chunks()
+        looks = pc.list_flatten(steps)
+        columns = {
+            **{name: table[name] for name in _COUNTED},
+            "answers": table["answer"].to_pandas().map(answer_type),
+            "truth_boxes": pc.list_value_length(table["boxes"]),
+            "chain_steps": pc.list_value_length(steps),
+            "boxes_per_step": pc.list_value_length(looks),
+        }
+        for name, column in columns.items():
+            counted[name].append(pd.Series(column).value_counts())
+        depth = pc.struct_field(pc.list_flatten(looks), "depth").to_numpy(zero_copy_only=False)
+        bins = np.minimum((depth * DEPTH_BINS).astype(np.int64), DEPTH_BINS - 1)
+        depths += np.bincount(bins, minlength=DEPTH_BINS)
+        for name in tokens:
+            tokens[name] += pc.sum(table[name]).as_py() or 0
+    sums = {name: pd.concat(counted[name]).groupby(level=0).sum() for name in sorted(counted)}
     return {
-        "rows": total,
-        **{key: {str(v): counts[key][v] for v in sorted(counts[key])} for key in sorted(counts)},
-        "depths": depths,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
+        "rows": int(sums["source"].sum()) if sums else 0,
+        **{name: {str(value): int(rows) for value, rows in found.items()} for name, found in sums.items()},
+        "depths": depths.tolist(),
+        **tokens,
     }
 
 
