@@ -423,9 +423,10 @@ def test_a_server_that_refuses_the_credentials_is_an_error_that_says_so(tmp_path
     finally:
         quiet.shutdown()
         quiet.server_close()
-    assert found[1].verdict == "error" and "PREFECT_API_AUTH_STRING" in found[1].todo
+    assert found[2].verdict == "error" and "PREFECT_API_AUTH_STRING" in found[2].todo
     assert [finding.check for finding in found] == [
         "Prefect",
+        "Prefect's database",
         "server",
         "work pools",
         "deployments",
