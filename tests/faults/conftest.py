@@ -124,7 +124,7 @@ class Sif:
         fields = {**self.fields, "store": self.store}
         options = [x for name, value in fields.items() for x in ("--set", f"{name}={value}")]
         sif = str(Path(sys.executable).with_name("sif"))
-        return [sif, "run", "--config", "smoke", *options, *arguments]
+        return [sif, "run", "--verbose", "--config", "smoke", *options, *arguments]
 
     def start(self, *arguments: str) -> Started:
         return self._start(self.command(*arguments))

@@ -35,7 +35,8 @@ def test_a_mistake_that_a_rank_finds_is_shown_and_ends_the_run_with_2_at_the_fir
 ) -> None:
     fields = {**FIELDS, "store": str(tmp_path / "store")}
     options = [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "flows", "run", "--config", "smoke", *options, "--stop-after", "sft"]
+    command = [sys.executable, "-m", "flows", "run", "--verbose", "--config", "smoke", *options]
+    command += ["--stop-after", "sft"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     said = ended.stdout + ended.stderr
     assert ended.returncode == 2, said

@@ -41,7 +41,7 @@ def test_a_preview_is_part_of_the_run_and_what_is_answered_is_not_asked_again(
         assert page.read_text(encoding="utf-8").count("Answer: ") == 3
         assert standin.counts(url)["answered"] == 3
 
-        said = sif("annotate")
+        said = sif("annotate", "--verbose")
         assert "probe: row " in said
         assert manifests(store)["annotate"]["rows"]["kept"] == 16
         assert standin.counts(url)["answered"] == 16
