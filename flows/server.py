@@ -81,8 +81,13 @@ def ensure() -> str:
     (home / "server.pid").write_text(str(process.pid), encoding="utf-8")
     deadline = time.monotonic() + START
     while not answers(api):
-        if process.poll() is not None or time.monotonic() > deadline:
+        if process.poll() is not None:
             raise UserError(f"the Prefect server did not start at {ui}; its log: {log}")
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the Prefect server does not answer at {ui} after {START:.0f} s; it is still starting, so run again in a "
+                f"while, or end process {process.pid}; its log: {log}"
+            )
         time.sleep(0.5)
     return ui
 

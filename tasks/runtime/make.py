@@ -105,7 +105,7 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                log.info("another run is making %s %s: waiting for it", order.label, order.key)
+                log.warning("another run is making %s %s: waiting for it", order.label, order.key)
                 lock.acquire()
             stack.callback(lock.release)
             if found := _made_meanwhile(store, order):
