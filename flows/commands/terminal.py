@@ -25,6 +25,8 @@ VerboseOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="all lines of Prefect and of the stages, in place of one a stage"),
 ]
+# How Prefect's own lines about the end of a run begin: the stage's line, and the command's last one, say it.
+PREFECTS = ("Finished in state ", "Task run failed with state: ")
 EVERY = 60.0  # seconds between two lines about a stage at work, where there is no terminal for a bar
 NAMES = 16  # columns
 NOTE = 60  # characters of what a stage says beside its bar
@@ -104,7 +106,9 @@ class Terminal(logging.Handler):
             event = getattr(record, "event", None)
             if event is not None:
                 self._event(event)
-            elif record.exc_info:  # a mistake of ours
+            elif record.getMessage().startswith(PREFECTS):
+                return
+            elif record.exc_info and record.exc_info[0]:  # a mistake of ours
                 self._line(self.format(record), "red")
             elif record.levelno >= logging.ERROR:
                 self._errors.append(record.getMessage())

@@ -186,7 +186,7 @@ def sif_compare(store: Path, *names: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--start-at", "nonsense"], "start_at: nonsense is no stage of this flow"),
+        (["--start-at", "nonsense"], "--start-at: there is no stage nonsense; stages: scenes, "),
         (
             ["--set", "grpo.learning_rat=1"],
             "grpo.learning_rat: there is no such field; did you mean 'learning_rate'?",
@@ -202,7 +202,8 @@ def test_a_mistake_is_explained_and_ends_with_2(store: Path, arguments: list[str
 
 
 def test_a_run_killed_in_its_data_stages_ends_with_the_same_artifacts(store: Path, tmp_path: Path) -> None:
-    expected = {label: manifests(store)[label]["digest"] for label in DATA}
+    needed = [label for label in DATA if label != "policy-weights"]  # no policy for a data set
+    expected = {label: manifests(store)[label]["digest"] for label in needed}
     pause = random.Random(0)
     environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "WARNING"}
     began, kills = time.monotonic(), 0

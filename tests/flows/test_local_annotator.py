@@ -72,7 +72,7 @@ def test_a_run_whose_local_annotator_writes_no_chain_ends_with_the_reason_and_le
     home.mkdir()
     done = subprocess.run(asked, cwd=home, capture_output=True, text=True, timeout=3000, env=os.environ)
     said = done.stdout + done.stderr
-    assert done.returncode == 1, said
+    assert done.returncode == 2, said
     assert "Traceback" not in said
     words = " ".join(said.split())
     assert f"no row was kept of {ROWS}: " in words, said

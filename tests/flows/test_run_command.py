@@ -153,3 +153,18 @@ def test_a_run_prints_a_line_a_stage_and_its_json_alone(prefect_server: str, tmp
     assert [row["stage"] for row in found["stages"]][-2:] == ["ingest", "expand"]
     assert all(row["cached"] for row in found["stages"]) and found["run"]["state"] == "Completed"
     assert "Beginning flow run" in sif("--verbose").stderr
+
+
+def test_what_prefect_says_of_a_failed_stage_is_left_to_the_stages_own_line() -> None:
+    seen = Watched()
+    failed = "Task run failed with state: UserError(message='no row was kept', type=FAILED)"
+    seen.handler.emit(
+        logging.makeLogRecord({"msg": failed, "levelno": logging.ERROR, "exc_info": (None, None, None)})
+    )
+    seen.log(logging.ERROR, "Finished in state UserError('no row was kept', type=FAILED)")
+    seen.log(logging.ERROR, "something else is wrong")
+    seen.event(events.Ended("annotate", 3.0, False, None, "no row was kept"))
+    assert [line.split() for line in seen.lines] == [
+        "error: something else is wrong".split(),
+        "annotate failed after 3.0 s: no row was kept".split(),
+    ]

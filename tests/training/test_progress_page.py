@@ -73,13 +73,19 @@ def test_the_artifact_is_renewed_in_place_every_few_steps_and_once_a_minute_at_m
         return "it"
 
     monkeypatch.setattr(programs.ui_artifacts, "page", show)
-    clock = iter([0, 0, 61, 61, 90, 90])
+    clock = iter([0, 0, 0, 61, 61, 90])
     monkeypatch.setattr(
         programs, "time", SimpleNamespace(monotonic=lambda: next(clock))
     )  # of no other thread
     job = SimpleNamespace(work=work, log=logging.getLogger(), order=SimpleNamespace(label="grpo"))
     page = programs.Page(job, [], steps=5)
-    for step in (4, 5, 9, 10, 20):  # the clock is asked from the fifth step on, twice where the page is shown
+    for step in (
+        4,
+        5,
+        9,
+        10,
+        20,
+    ):  # the clock is asked at the start and from the fifth step on, twice where the page is shown
         page.at(step)
     assert sent == ["grpo-training", "it"]
 
