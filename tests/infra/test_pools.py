@@ -49,17 +49,27 @@ def program(prefect: PrefectServer, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
+class Patient(httpx.HTTPTransport):
+    """Asks again while a busy server says 503, as Prefect's own client does."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(60):
+            answer = super().handle_request(request)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            answer.close()
+            time.sleep(1)
+        return answer
+
+
 @pytest.fixture
 def client(prefect: PrefectServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{prefect.api}/", timeout=60) as client:
+    with httpx.Client(base_url=f"{prefect.api}/", timeout=60, transport=Patient()) as client:
         yield client
 
 
 def post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
-    """The answer; asked again while a busy server says 503, as Prefect's own client does."""
-    while (answer := client.post(path, json=body)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        time.sleep(1)
-    return answer.raise_for_status().json()
+    return client.post(path, json=body).raise_for_status().json()
 
 
 def waiting(client: httpx.Client, pool: str, queue: str | None = None) -> str:
