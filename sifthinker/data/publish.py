@@ -150,33 +150,36 @@ def statistics(parts: Sequence[Path]) -> dict[str, Any]:
     Histograms are `{value: rows}` with the values as text, in ascending order. `depths` counts the regions of
     all chains in `DEPTH_BINS` equal bins of 0..1.
     """
-    import pandas as pd
-
-    counted: dict[str, list[pd.Series[int]]] = defaultdict(list)
+    counts: dict[str, Counter[Any]] = defaultdict(Counter)
     depths = np.zeros(DEPTH_BINS, dtype=np.int64)
     tokens = dict.fromkeys(("prompt_tokens", "completion_tokens"), 0)
+    rows = 0
     for part in parts:
         table = pq.read_table(part, columns=["answer", "boxes", "steps", *_COUNTED, *tokens])
+        rows += table.num_rows
         steps = table["steps"].combine_chunks()
         looks = pc.list_flatten(steps)
         columns = {
             **{name: table[name] for name in _COUNTED},
-            "answers": table["answer"].to_pandas().map(answer_type),
+            "answers": pa.array(map(answer_type, table["answer"].to_pylist()), pa.string()),
             "truth_boxes": pc.list_value_length(table["boxes"]),
             "chain_steps": pc.list_value_length(steps),
             "boxes_per_step": pc.list_value_length(looks),
         }
         for name, column in columns.items():
-            counted[name].append(pd.Series(column).value_counts())
+            for found in pc.value_counts(column).to_pylist():
+                counts[name][found["values"]] += found["counts"]
         depth = pc.struct_field(pc.list_flatten(looks), "depth").to_numpy(zero_copy_only=False)
         bins = np.minimum((depth * DEPTH_BINS).astype(np.int64), DEPTH_BINS - 1)
         depths += np.bincount(bins, minlength=DEPTH_BINS)
         for name in tokens:
             tokens[name] += pc.sum(table[name]).as_py() or 0
-    sums = {name: pd.concat(counted[name]).groupby(level=0).sum() for name in sorted(counted)}
     return {
-        "rows": int(sums["source"].sum()) if sums else 0,
-        **{name: {str(value): int(rows) for value, rows in found.items()} for name, found in sums.items()},
+        "rows": rows,
+        **{
+            name: {str(value): counts[name][value] for value in sorted(counts[name])}
+            for name in sorted(counts)
+        },
         "depths": depths.tolist(),
         **tokens,
     }
