@@ -153,10 +153,10 @@ def statistics(parts: Sequence[Path]) -> dict[str, Any]:
     counts: dict[str, Counter[Any]] = defaultdict(Counter)
     depths = np.zeros(DEPTH_BINS, dtype=np.int64)
     tokens = dict.fromkeys(("prompt_tokens", "completion_tokens"), 0)
-    rows = 0
+    total = 0
     for part in parts:
         table = pq.read_table(part, columns=["answer", "boxes", "steps", *_COUNTED, *tokens])
-        rows += table.num_rows
+        total += table.num_rows
         steps = table["steps"].combine_chunks()
         looks = pc.list_flatten(steps)
         columns = {
@@ -175,7 +175,7 @@ def statistics(parts: Sequence[Path]) -> dict[str, Any]:
         for name in tokens:
             tokens[name] += pc.sum(table[name]).as_py() or 0
     return {
-        "rows": rows,
+        "rows": total,
         **{
             name: {str(value): counts[name][value] for value in sorted(counts[name])}
             for name in sorted(counts)
