@@ -23,11 +23,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 LENGTH = 20  # hex digits: 80 bits
+# One thread at a time: Python 3.11 counts the depth of trees for all of them, and was seen to fail with "AST constructor
+# recursion depth mismatch" in a flow (CPython issue 106905).
+_PARSING = threading.Lock()
 # Exceptions whose text ends on a screen or in a log, and nowhere else.
 TOLD = {"UserError", "StageFailed", "ProgramFailed", "ServerFailed", "AssertionError", "NotImplementedError"}
 LOGGERS = {"log", "logger", "logging"}
@@ -66,7 +70,8 @@ def read(
         is_module: whether a dotted name is a module of ours.
         without: names of definitions that are left out.
     """
-    tree = ast.parse(text)
+    with _PARSING:
+        tree = ast.parse(text)
     left_out = set(without)
     tree.body = [node for node in tree.body if not (left_out & set(defined(node)) or _starts_program(node))]
     tree = _Reduced().visit(tree)
