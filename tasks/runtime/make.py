@@ -29,7 +29,7 @@ from sifthinker.system.disk_errors import explained
 from tasks.runtime import cluster, end_states, identity, placement, refusal, stage_log, ui_artifacts
 from tasks.runtime.decide import Decision, lookup
 from tasks.runtime.server_away import ServerAway
-from tasks.runtime.stage import Job, Log, Order, Progress, StageFailed
+from tasks.runtime.stage import End, Job, Log, Order, Progress, StageFailed, how
 
 VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
 
@@ -161,7 +161,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
         )
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
-        completed = False
+        ended: End = "completed"
         try:
             with around as job.endpoints:
                 if fan_out:
@@ -173,9 +173,11 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
             lost = read - rows["kept"] - sum(rows["rejected"].values())
             assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
             refusal.check(job)
-            completed = True
+        except BaseException as error:
+            ended = how(error)
+            raise
         finally:
-            progress.end(completed)
+            progress.end(ended)
 
 
 def _inputs(order: Order, store: Store) -> dict[str, Artifact]:

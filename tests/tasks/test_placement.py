@@ -34,7 +34,7 @@ def config(name: str, **more: Any) -> Config:
 
 
 def test_what_can_be_placed_is_what_the_configuration_names() -> None:
-    assert set(STAGES) == set(Pools.model_fields) - {"wait"}
+    assert set(STAGES) == set(placement.stages()) == set(Pools.model_fields) - {"wait", "server_away"}
     assert list(STAGES) == list(get_args(get_type_hints(stage.fn)["stage"]))
 
 
