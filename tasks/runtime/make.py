@@ -72,12 +72,13 @@ def _task(decision: Decision, store: Store) -> Any:
     )
 
 
-def _raised(_: Any, __: TaskRun, state: State[Any]) -> bool:
-    """Whether a try ended by an exception that another try may spare. A state that explains the end is none."""
-    return isinstance(state.data, BaseException) and not isinstance(state.data, ServerAway)
+def _again(_: Any, __: TaskRun, state: State[Any]) -> bool:
+    """Whether a try ended by what another try may spare: an exception, a lost machine. Other states explain the end."""
+    raised = isinstance(state.data, BaseException) and not isinstance(state.data, ServerAway)
+    return raised or end_states.is_lost(state)
 
 
-@task(persist_result=True, result_serializer="json", retry_condition_fn=_raised)
+@task(persist_result=True, result_serializer="json", retry_condition_fn=_again)
 def make(order: Order, root: str) -> Ref | State[Ref]:
     """Makes one artifact (of a stage or of one of its shards) where the stage is placed, unless it is there by now."""
     log = get_run_logger()

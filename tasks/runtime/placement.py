@@ -41,15 +41,11 @@ from tasks.runtime.stage import Log, Order
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0
 EVERY = 1.0  # seconds between two looks at the other run
-REVIVES = 20.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
+REVIVES = 15.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
 LEAVE = 15.0  # seconds that a cancelled run is given to end, beside its grace, before the flow goes on ending itself
 IN_STORE = (
     "store:"  # a path of the configuration that lies in the store, whose folder may differ from host to host
 )
-
-
-class PoolCrashed(Exception):
-    """The other run ended without an outcome: its worker or its machine went down. Retried where the stage is."""
 
 
 def pool(config: Config, stage: str) -> str | None:
@@ -124,11 +120,7 @@ def received(config: Config, store: Store) -> Config:
 
 
 def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
-    """Has the artifact of an order made in a pool: how that ended. A completed one is in the store.
-
-    Raises:
-        PoolCrashed: the other run crashed.
-    """
+    """Has the artifact of an order made in a pool: how that ended. A completed one is in the store."""
     wanted = nodes(order.config, order.stage.name)
     with get_client(sync_client=True) as client:
         if refused := no_room(client, there, wanted):
@@ -153,7 +145,7 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
         )
     said = (outcome.message or "it said nothing").rstrip(".")
     if outcome.is_crashed():
-        raise PoolCrashed(
+        return end_states.lost(
             f"its run in pool {there} crashed: {said}. See {_link(started[0])} and the log of the pool's worker. Start the "
             "worker again where it is gone, and run again with the same command: what was finished is in the store"
         )
