@@ -24,7 +24,7 @@ from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage
 from sifthinker.system import loopback
 
-RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
+RETRIED = {204, 408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 OVERLOADED = {429, 503, 529}
 MOST_BYTES = 16 * 2**20  # of an answer, on the wire and unpacked
 REFUSED = {401, 402, 403, 404}  # the next request would fare no better
