@@ -173,7 +173,9 @@ def test_a_changed_grpo_rate_runs_grpo_and_what_follows(store: Path) -> None:
     with get_client(sync_client=True) as client:
         key = ArtifactFilter(key=ArtifactFilterKey(any_=["comparison"]))
         found = client.read_artifacts(artifact_filter=key)
-    assert [artifact for artifact in found if "grpo.learning_rate" in str(artifact.data)]  # others are of other tests
+    assert [
+        artifact for artifact in found if "grpo.learning_rate" in str(artifact.data)
+    ]  # others are of other tests
 
 
 def sif_compare(store: Path, *names: str) -> str:
