@@ -44,7 +44,7 @@ def failed(error: Exception) -> State[Any]:
 
 
 def lost(message: str) -> State[Any]:
-    """The state of what waited for a run whose worker or machine went down. It is retried where the stage is."""
+    """The state of what waited for a run whose worker or machine went down. The stage is tried again."""
     return Failed(name=LOST, message=message)
 
 

@@ -61,10 +61,12 @@ def _result(decision: Decision, state: State[Ref]) -> Ref:
 
 def _task(decision: Decision, store: Store) -> Any:
     order = decision.order
+    placed = placement.pool(order.config, order.stage.name) is not None
     return make.with_options(
         name=order.label,
         task_run_name=order.label if order.part is None else f"{order.label} part {order.part + 1}",
-        retries=order.stage.retries,
+        # A stage that explains its end is not tried again, a lost machine's is: see `_again`.
+        retries=max(order.stage.retries, placement.RETRIES) if placed else order.stage.retries,
         retry_delay_seconds=10,
         cache_policy=CachePolicy.from_cache_key_fn(lambda *_: f"{order.place}-{order.key}"),
         result_storage=store.root / "prefect" / "results",

@@ -40,6 +40,7 @@ from tasks.runtime.stage import Log, Order
 
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0
+RETRIES = 2  # of a stage whose worker or machine went down, whichever it is
 EVERY = 1.0  # seconds between two looks at the other run
 REVIVES = 15.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
 LEAVE = 15.0  # seconds that a cancelled run is given to end, beside its grace, before the flow goes on ending itself

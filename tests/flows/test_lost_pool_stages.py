@@ -103,7 +103,7 @@ class Host:
         lock.acquire()
         return lock
 
-    def at_work(self, label: str, before: tuple[str, ...] = ()) -> str:
+    def at_work(self, label: str) -> str:
         """Waits until a run of a stage has sent a heartbeat that the server has heard; its id."""
 
         def found() -> list[str]:
@@ -112,7 +112,6 @@ class Host:
                 run["id"]
                 for run in runs
                 if run["parameters"]["label"] == label
-                and run["id"] not in before
                 and run["state"]["type"] == "RUNNING"
                 and self.beats(run["id"])
             ]
@@ -164,29 +163,25 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
             end(worker.pid)
 
 
-def test_a_stage_that_is_lost_with_its_machine_ends_the_run_with_advice_and_the_next_run_goes_on(
-    host: Host,
-) -> None:
-    """`depth` is not tried again."""
+def test_a_stage_that_is_lost_with_its_machine_is_tried_again_by_the_same_run(host: Host) -> None:
+    """By the next worker of the pool."""
     host.made_up_to("depth-weights", "expand")
     lock = host.held("depth")
     mark = host.worker()
-    run = host.run("depth-lost.log", "--stop-after", "depth")
+    run = host.run("lost.log", "--stop-after", "depth")
     child = host.at_work("depth")
     lost = host.lose(mark)
-    lock.release()
     until(lambda: host.state(child)["type"] == "CRASHED", "the server closes the lost run", 120)
     closed = time.monotonic() - lost
-    assert run.wait(60) == 1, "the waiting run ends by itself"
-    print(
-        f"seconds after the kill: run of the stage closed {closed:.0f}, run ended {time.monotonic() - lost:.0f}"
-    )
-    said = host.said("depth-lost.log")
-    assert f"depth: its run in pool {POOL} crashed: {SILENT.rstrip('.')}. See http" in said
-    assert child in said and "Start the worker again where it is gone, and run again with the same" in said
+    until(lambda: "PoolCrashed" in host.said("lost.log"), "the waiting run has noticed", 120)
+    print(f"seconds after the kill: the lost run closed {closed:.0f}, noticed {time.monotonic() - lost:.0f}")
     host.worker()
-    again = host.run("depth-again.log", "--stop-after", "depth")
-    assert again.wait(900) == 0, host.said("depth-again.log")
+    lock.release()
+    assert run.wait(1200) == 0, host.said("lost.log")
+    said = host.said("lost.log")
+    assert f"its run in pool {POOL} crashed: {SILENT.rstrip('.')}. See http" in said and child in said
+    assert "Start the worker again where it is gone" in said
+    assert len(list((host.folder / "store" / "depth").glob("*/manifest.json"))) == 1
 
 
 def test_a_server_that_goes_away_meanwhile_is_told_of_at_once_and_ends_the_run_after_the_configured_time(
@@ -215,21 +210,3 @@ def test_a_server_that_goes_away_meanwhile_is_told_of_at_once_and_ends_the_run_a
     again = host.run("away-again.log", "--stop-after", "sft")
     assert again.wait(1200) == 0, host.said("away-again.log")
     assert len(list((host.folder / "store" / "sft").glob("*/manifest.json"))) == 1
-
-
-def test_a_training_that_is_lost_with_its_machine_is_tried_again_by_the_same_run(host: Host) -> None:
-    """By the next worker of the pool."""
-    config = yaml.safe_load(host.file.read_text(encoding="utf-8"))
-    config["sft"]["seed"] = 1
-    host.file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    lock = host.held("sft")
-    run = host.run("sft-lost.log", "--stop-after", "sft")
-    child = host.at_work("sft")
-    lost = host.lose(f"host-{len(host.workers) - 1}")
-    lock.release()
-    until(lambda: host.state(child)["type"] == "CRASHED", "the server closes the lost run", 120)
-    host.worker()
-    second = host.at_work("sft", (child,))
-    print(f"seconds after the kill: tried again {time.monotonic() - lost:.0f}")
-    assert run.wait(900) == 0, host.said("sft-lost.log")
-    assert host.state(second)["type"] == "COMPLETED"
