@@ -69,13 +69,18 @@ def decide(
     return lookup(store, order)
 
 
-def uninstalled(order: Order) -> str:
-    """What to do about libraries that a stage needs and this environment has not; "" where it has all of them."""
+def lacks(order: Order) -> tuple[str, ...]:
+    """What is not here for a stage that has to be made, and what to do: libraries, and what the stage itself looks for."""
+    return (*uninstalled(order), *order.stage.lacks(order.config))
+
+
+def uninstalled(order: Order) -> tuple[str, ...]:
+    """What to do about libraries that a stage needs and this environment has not; empty where it has all of them."""
     if not (absent := identity.absent(order.stage.results.of(order.config))):
-        return ""
+        return ()
     return (
         f"{', '.join(absent)} (not installed in {sys.prefix}): pip install -e '.[train]' -c constraints.txt; of the images, "
-        "sifthinker-worker and sifthinker-train carry out runs, sifthinker-server does not"
+        "sifthinker-worker and sifthinker-train carry out runs, sifthinker-server does not",
     )
 
 

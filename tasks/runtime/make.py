@@ -99,7 +99,7 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     try:
         if lacking := uninstalled(order):
-            raise UserError(f"{order.label} lacks {lacking}")
+            raise UserError(f"{order.label} lacks {'; '.join(lacking)}")
         if order.part is not None and order.on_cluster:
             cluster.check(order)
         with explained(order.label), ExitStack() as stack:
