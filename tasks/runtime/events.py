@@ -35,6 +35,7 @@ class Moved:
     total: int | None
     note: str
     counted: bool = False  # the note says how far it is
+    left: float | None = None  # seconds, where they are known
 
 
 @dataclass(frozen=True)
