@@ -54,6 +54,11 @@ def tell(event: Began | Moved | Ended) -> None:
     LOGGER.info("%s", event, extra={"event": event})
 
 
+def heard() -> bool:
+    """Whether somebody shows the events: then nothing else draws bars."""
+    return LOGGER.level == logging.INFO  # its own: the root logger may be at INFO for other reasons
+
+
 @contextmanager
 def stage(label: str, cached: bool, where: str) -> Iterator[Callable[[Manifest | None], None]]:
     """Around a stage: says that it begins and how it ends. The block calls what it is given with the manifest."""
