@@ -251,6 +251,28 @@ def beside(scene: Scene) -> Iterator[tuple[str, int, tuple[int, ...]]]:
                     yield f"{words} the {called}", anchor, there
 
 
+def several(scene: Scene) -> Iterator[Question]:
+    """All questions that several things are to be looked at for: how many, how many beside a thing, more or fewer."""
+    for values in CLASSES:
+        if found := matching(scene, **values):
+            yield Question("count", f"How many {phrase(**values)}s are there?", str(len(found)), found)
+    for place, _, found in beside(scene):
+        yield Question("beside", f"How many objects are {place}?", str(len(found)), found)
+    yield from more_or_fewer(scene)
+
+
+def more_or_fewer(scene: Scene) -> Iterator[Question]:
+    """Whether there are more of one shape or colour than of another, or fewer; both are there. All of both are to be seen."""
+    for key, values in (("shape", SHAPES), ("color", COLORS)):
+        for one, other in permutations(values, 2):
+            these, those = matching(scene, **{key: one}), matching(scene, **{key: other})
+            if these and those:
+                a, b = phrase(**{key: one}), phrase(**{key: other})
+                for word, true in (("more", len(these) > len(those)), ("fewer", len(these) < len(those))):
+                    text = f"Are there {word} {a}s than {b}s?"
+                    yield Question("more", text, "yes" if true else "no", (*these, *those))
+
+
 def existence_pairs(scene: Scene) -> Iterator[tuple[Question, Question]]:
     """Is there such a thing: one that is there, and one of a colour and a shape that are, but not together."""
     present = sorted({(thing.solid.color, thing.solid.shape) for thing in scene.things})

@@ -67,6 +67,7 @@ MODULES: dict[str, Module] = {
         "sifthinker.scenes.files",
         "sifthinker.scenes.folder",
         "sifthinker.scenes.boxed_questions",
+        "sifthinker.scenes.several_looks",
         "sifthinker.scenes.vstar",
         "sifthinker.scenes.refcoco",
         "sifthinker.scenes.spatialbench",

@@ -16,6 +16,7 @@ Box = Sequence[float]  # in 0..1 of the picture, 3 decimals
 Eyes = Callable[[str, list[list[Box]]], list[list[str]]]
 
 NOTHING, WHOLE = "no object", "The whole scene first."
+_TRAINING = ("train", "several")  # streams of scenes; no others are annotated
 _PIXEL = 1.5  # a final box is that of a thing within so many pixels: expansion works on whole ones
 
 
@@ -53,7 +54,7 @@ def truth(scenes: Sequence[Path]) -> Eyes:
         except OSError as error:
             raise Unseen(f"{path}: cannot be read ({error}); it is written beside rendered scenes") from error
         size = found["settings"]["width"], found["settings"]["height"]
-        known += [(*size, scene["objects"]) for scene in found["scenes"] if scene["stream"] == "train"]
+        known += [(*size, scene["objects"]) for scene in found["scenes"] if scene["stream"] in _TRAINING]
 
     def look(picture: str, steps: list[list[Box]]) -> list[list[str]]:
         fitting = [scene for scene in known if all(_thing(scene, box) is not None for box in steps[-1])]
