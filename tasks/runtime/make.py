@@ -27,7 +27,7 @@ from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import cluster, end_states, identity, placement, refusal, stage_log, ui_artifacts
-from tasks.runtime.decide import Decision, lookup
+from tasks.runtime.decide import Decision, lookup, uninstalled
 from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import Job, Log, Order, Progress, StageFailed
 
@@ -98,6 +98,8 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
 def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     try:
+        if lacking := uninstalled(order):
+            raise UserError(f"{order.label} lacks {'; '.join(lacking)}")
         if order.part is not None and order.on_cluster:
             cluster.check(order)
         with explained(order.label), ExitStack() as stack:
