@@ -75,7 +75,8 @@ def reply(
         if fault == "duplicate":  # the reply to another request
             steps, answer = [_OTHER, _OTHER], "a red coat"
         seen = None if eyes is None or fault == "duplicate" else eyes(_first(asked), _boxes(steps))
-        text = chain(steps, answer, name, fault, seen and seeing.texts(seen, answer))
+        texts = None if seen is None else seeing.texts(seen, answer)
+        text = chain(steps, answer, name, fault, texts)
         if fault == "content-filter":
             text, reason = "", "content_filter"
     if limit and len(text) // 4 + 1 > limit:
