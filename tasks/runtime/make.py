@@ -38,9 +38,9 @@ from tasks.runtime import (
     stage_log,
     ui_artifacts,
 )
-from tasks.runtime.decide import Decision, lookup
+from tasks.runtime.decide import Decision, lookup, uninstalled
 from tasks.runtime.server_away import ServerAway
-from tasks.runtime.stage import Job, Log, Order, Progress, StageFailed
+from tasks.runtime.stage import End, Job, Log, Order, Progress, StageFailed, how
 
 VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
 
@@ -85,20 +85,23 @@ def _task_elsewhere(order: Order) -> Any:
 
 
 def _named(order: Order) -> Any:
+    placed = placement.pool(order.config, order.stage.name) is not None
     return make.with_options(
         name=order.label,
         task_run_name=order.label if order.part is None else f"{order.label} part {order.part + 1}",
-        retries=order.stage.retries,
+        # A stage that explains its end is not tried again, a lost machine's is: see `_again`.
+        retries=max(order.stage.retries, placement.RETRIES) if placed else order.stage.retries,
         retry_delay_seconds=10,
     )
 
 
-def _raised(_: Any, __: TaskRun, state: State[Any]) -> bool:
-    """Whether a try ended by an exception that another try may spare. A state that explains the end is none."""
-    return isinstance(state.data, BaseException) and not isinstance(state.data, ServerAway)
+def _again(_: Any, __: TaskRun, state: State[Any]) -> bool:
+    """Whether a try ended by what another try may spare: an exception, a lost machine. Other states explain the end."""
+    raised = isinstance(state.data, BaseException) and not isinstance(state.data, ServerAway)
+    return raised or end_states.is_lost(state)
 
 
-@task(persist_result=True, result_serializer="json", retry_condition_fn=_raised)
+@task(persist_result=True, result_serializer="json", retry_condition_fn=_again)
 def make(order: Order, root: str) -> Ref | State[Ref]:
     """Makes one artifact (of a stage or of one of its shards) where the stage is placed, unless it is there by now."""
     log = get_run_logger()
@@ -139,6 +142,8 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     try:
         with dask_worker.named(order), explained(order.label), ExitStack() as stack:
+            if lacking := uninstalled(order):
+                raise UserError(f"{order.label} lacks {'; '.join(lacking)}")
             lock = store.lock(order.place, order.key, dask_worker.address() if order.sent else "")
             try:
                 lock.acquire(timeout=0)
@@ -207,7 +212,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
         )
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
-        completed = False
+        ended: End = "completed"
         try:
             with around as job.endpoints:
                 if fan_out:
@@ -220,9 +225,11 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
             assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
             dask_worker.check_pictures(order, rows["rejected"])
             refusal.check(job)
-            completed = True
+        except BaseException as error:
+            ended = how(error)
+            raise
         finally:
-            progress.end(completed)
+            progress.end(ended)
 
 
 def _run(job: Job) -> None:
