@@ -165,7 +165,7 @@ class Endpoint:
         The usage is None where the endpoint reports none that can be true.
 
         Raises:
-            Transient: 408, 409, 429, 5xx, a time-out, a broken connection, an answer that cannot be read.
+            Transient: 204, 408, 409, 425, 429, 5xx, a time-out, a broken connection, an answer that cannot be read.
             Dead: 400 and its like, and whatever the content filter stopped.
             Unauthorized: 401, 402, 403, 404, or the account is empty.
         """
