@@ -27,3 +27,8 @@ class Pools(Section):
     wait: float = operational(
         24.0, gt=0, description="hours that a stage waits for its pool to take it before the run fails"
     )
+    server_away: float = operational(
+        15.0,
+        gt=0,
+        description="minutes that the Prefect server may be away, while a stage runs in its pool, before the run fails",
+    )

@@ -12,7 +12,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
 from sifthinker.models import serving
-from tasks.runtime.stage import Endpoints, Job, Log, Progress
+from tasks.runtime.stage import End, Endpoints, Job, Log, Progress, how
 
 EVERY = 5.0  # seconds
 _BEGINS = 0.5  # seconds: how soon it is seen that rows come
@@ -115,17 +115,19 @@ def watched(
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
     thread.start()
-    completed = False
+    ended: End = "completed"
     try:
         with bar(progress, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
             yield
-        completed = True
+    except BaseException as error:
+        ended = how(error)
+        raise
     finally:
         done.set()
         thread.join()
         counts = progress()
         shown.done = counts.rows_done
-        shown.end(completed, line(counts))
+        shown.end(ended, line(counts))
         job.notes.update(
             calls=counts.calls,
             answered_by_the_ledger=counts.cached,

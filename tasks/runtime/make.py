@@ -27,9 +27,9 @@ from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import cluster, end_states, identity, placement, refusal, stage_log, ui_artifacts
-from tasks.runtime.decide import Decision, lookup
+from tasks.runtime.decide import Decision, lookup, uninstalled
 from tasks.runtime.server_away import ServerAway
-from tasks.runtime.stage import Job, Log, Order, Progress, StageFailed
+from tasks.runtime.stage import End, Job, Log, Order, Progress, StageFailed, how
 
 VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
 
@@ -61,10 +61,12 @@ def _result(decision: Decision, state: State[Ref]) -> Ref:
 
 def _task(decision: Decision, store: Store) -> Any:
     order = decision.order
+    placed = placement.pool(order.config, order.stage.name) is not None
     return make.with_options(
         name=order.label,
         task_run_name=order.label if order.part is None else f"{order.label} part {order.part + 1}",
-        retries=order.stage.retries,
+        # A stage that explains its end is not tried again, a lost machine's is: see `_again`.
+        retries=max(order.stage.retries, placement.RETRIES) if placed else order.stage.retries,
         retry_delay_seconds=10,
         cache_policy=CachePolicy.from_cache_key_fn(lambda *_: f"{order.place}-{order.key}"),
         result_storage=store.root / "prefect" / "results",
@@ -72,12 +74,13 @@ def _task(decision: Decision, store: Store) -> Any:
     )
 
 
-def _raised(_: Any, __: TaskRun, state: State[Any]) -> bool:
-    """Whether a try ended by an exception that another try may spare. A state that explains the end is none."""
-    return isinstance(state.data, BaseException) and not isinstance(state.data, ServerAway)
+def _again(_: Any, __: TaskRun, state: State[Any]) -> bool:
+    """Whether a try ended by what another try may spare: an exception, a lost machine. Other states explain the end."""
+    raised = isinstance(state.data, BaseException) and not isinstance(state.data, ServerAway)
+    return raised or end_states.is_lost(state)
 
 
-@task(persist_result=True, result_serializer="json", retry_condition_fn=_raised)
+@task(persist_result=True, result_serializer="json", retry_condition_fn=_again)
 def make(order: Order, root: str) -> Ref | State[Ref]:
     """Makes one artifact (of a stage or of one of its shards) where the stage is placed, unless it is there by now."""
     log = get_run_logger()
@@ -98,6 +101,8 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
 def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     try:
+        if lacking := uninstalled(order):
+            raise UserError(f"{order.label} lacks {'; '.join(lacking)}")
         if order.part is not None and order.on_cluster:
             cluster.check(order)
         with explained(order.label), ExitStack() as stack:
@@ -161,7 +166,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
         )
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
-        completed = False
+        ended: End = "completed"
         try:
             with around as job.endpoints:
                 if fan_out:
@@ -173,9 +178,11 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
             lost = read - rows["kept"] - sum(rows["rejected"].values())
             assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
             refusal.check(job)
-            completed = True
+        except BaseException as error:
+            ended = how(error)
+            raise
         finally:
-            progress.end(completed)
+            progress.end(ended)
 
 
 def _inputs(order: Order, store: Store) -> dict[str, Artifact]:

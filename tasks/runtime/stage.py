@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -30,6 +30,8 @@ from tasks.runtime.stage_results import Results
 Log = logging.Logger | logging.LoggerAdapter[Any]
 SAME = 60.0  # seconds after which a line that says nothing new is said again: it works
 PAGE = "page.md"  # of the report: in short, for the UI
+End = Literal["completed", "failed", "stopped"]  # how work has ended
+STOPPED = "its run was cancelled or told to end"
 
 
 class StageFailed(Exception):
@@ -275,20 +277,27 @@ class Progress:
         if self.total:
             self._show(100.0 * done / self.total, line)
 
-    def end(self, completed: bool, note: str = "") -> None:
+    def end(self, how: End, note: str = "") -> None:
         """Says in the UI that nothing more comes, where it was shown that something would.
 
         Args:
-            completed: whether the stage has done its work; else it was stopped or has failed.
+            how: the stage has ended.
             note: the last counts in words.
         """
         if self._artifact is None or not self.total:
             return
         seconds = time.monotonic() - self._started
-        how = "completed" if completed else "ended without its result"
-        percent = 100.0 if completed else 100.0 * self.done / self.total
+        percent = 100.0 if how == "completed" else 100.0 * self.done / self.total
         said = note if self._counted else f"{self.done} of {self.total}"
-        self._show(percent, f"{how} after {seconds:.0f} s, {said}")
+        why = f": {STOPPED}" if how == "stopped" else ""
+        self._show(percent, f"{how} after {seconds:.0f} s, {said}{why}", last=True)
+
+    def stopping(self) -> None:
+        """Says in the UI that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        if self._artifact is not None and self.total:
+            self._show(
+                100.0 * self.done / self.total, f"stopping at {self.done} of {self.total}: {STOPPED}", True
+            )
 
     def _timed(self, done: float, seconds: float, note: str) -> str:
         rate = done / seconds
@@ -296,9 +305,16 @@ class Progress:
         left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
         return f"{self.done}{of}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
 
-    def _show(self, percent: float, line: str) -> None:
+    def _show(self, percent: float, line: str, last: bool = False) -> None:
         said = f"Progress of {self.label}: {line}"
-        self._artifact = ui_artifacts.progress(min(100.0, percent), said, self._artifact)
+        self._artifact = ui_artifacts.progress(min(100.0, percent), said, self._artifact, last)
+
+
+def how(error: BaseException | None) -> End:
+    """How work has ended that this exception left, or none. One that is no `Exception` ends the whole run."""
+    if error is None:
+        return "completed"
+    return "failed" if isinstance(error, Exception) else "stopped"
 
 
 @contextmanager
