@@ -38,9 +38,16 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
         if section.base_url == STANDIN:
             job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
         with answering(section, job.work, job.order.label, job.log) as url:
-            yield Endpoints(bookkeeping.place(job.store.root), (url,))
+            yield Endpoints(bookkeeping.place(job.store.root), (url,), _only_here(section))
 
     return around
+
+
+def _only_here(api: Api) -> str:
+    """Why no other machine can ask an endpoint; "" where one can."""
+    if api.base_url in (STANDIN, LOCAL):
+        return "its endpoint is a server that this process starts"
+    return "its requests go out in batches" if api.mode == "batch" else ""
 
 
 @contextmanager
@@ -98,15 +105,18 @@ def watched(
 ) -> Iterator[None]:
     """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes.
 
-    A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
+    What shards on other machines have asked is in them. A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
     """
     shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
     done = threading.Event()
 
+    def together() -> Counts:
+        return job.elsewhere.added(progress())
+
     def show() -> None:
         nonlocal shown
         while not done.wait(EVERY if shown.total else min(EVERY, _BEGINS)):
-            counts = progress()
+            counts = together()
             if (
                 counts.rows_total and shown.total is None
             ):  # the clock starts with the rows, not with the server
@@ -117,7 +127,7 @@ def watched(
     thread.start()
     ended: End = "completed"
     try:
-        with bar(progress, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
+        with bar(together, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
             yield
     except BaseException as error:
         ended = how(error)
@@ -125,7 +135,7 @@ def watched(
     finally:
         done.set()
         thread.join()
-        counts = progress()
+        counts = together()
         shown.done = counts.rows_done
         shown.end(ended, line(counts))
         job.notes.update(
