@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ VerboseOption = Annotated[
 PREFECTS = ("Finished in state ", "Task run failed with state: ")
 EVERY = 60.0  # seconds between two lines about a stage at work, where there is no terminal for a bar
 NAMES = 16  # columns
+LOCAL = 3  # the local flags among a terminal's attributes
 
 
 def quiet() -> None:
@@ -58,11 +60,27 @@ def shown(verbose: bool, as_json: bool = False) -> Iterator[None]:
         levels = LOGGER.level, LOGGER.propagate
         LOGGER.setLevel(logging.INFO)
         try:
-            with handler:
+            with _without_echo(), handler:
                 yield
         finally:
             root.handlers = before
             LOGGER.level, LOGGER.propagate = levels
+
+
+@contextmanager
+def _without_echo() -> Iterator[None]:
+    """A terminal that does not write ^C into a bar, which would leave the bar's line behind."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = [*before]
+    quiet[LOCAL] &= ~termios.ECHOCTL
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 class Terminal(logging.Handler):

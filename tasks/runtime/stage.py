@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,8 @@ from sifthinker.core.tables import REJECTS, Writer
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Draft, Ref
-from tasks.runtime import events, ui_artifacts
+from tasks.runtime import events, store_paths, ui_artifacts
+from tasks.runtime.elsewhere import Elsewhere
 from tasks.runtime.stage_results import Results
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -32,6 +33,7 @@ SAME = 60.0  # seconds after which a line that says nothing new is said again: i
 PAGE = "page.md"  # of the report: in short, for the UI
 End = Literal["completed", "failed", "stopped"]  # how work has ended
 STOPPED = "its run was cancelled or told to end"
+STOPPING = "stopping with a checkpoint; once more ends it at once"
 
 
 class StageFailed(Exception):
@@ -48,12 +50,22 @@ class Endpoints:
 
     ledger: Place = Path()  # only where there is a URL
     urls: tuple[str, ...] = ()  # a base URL for each section of the configuration that asks, in order
+    here: str = ""  # why only this process can ask; "": another machine can, too
 
     @property
     def url(self) -> str:
         """The base URL of a stage that asks one endpoint."""
         (url,) = self.urls
         return url
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Of a shard that a worker of the Dask cluster makes: what it has to know of the flow's machine."""
+
+    root: str  # its store
+    remote: str | None  # the copy of the store that both see
+    ledger: str  # the database that records what is paid (`bookkeeping.identity`); "": nothing is
 
 
 @dataclass(frozen=True)
@@ -83,11 +95,6 @@ class Stage:
     ]  # of the rows of its parts: how many each shall keep
     fetches: bool  # it brings what exists elsewhere, so it also runs before `start_at`
 
-    @property
-    def served(self) -> bool:
-        """Whether a server or a ledger of this machine has to run beside it."""
-        return self.around is not _alone
-
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
         """Pickles a stage by its name, so that a worker that is sent one runs its own code, and can compare the two."""
         return _named, (self.run.__module__, self.name)
@@ -111,6 +118,7 @@ class Order:
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
     most: int | None = None  # of a shard: rows that it shall keep; none = all
+    sent: Sent | None = None  # of a shard that another machine makes
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -121,11 +129,6 @@ class Order:
     def place(self) -> str:
         """The folder of the store: a stage's shards have one of their own."""
         return self.stage.name if self.part is None else f"{self.stage.name}.parts"
-
-    @property
-    def on_cluster(self) -> bool:
-        """Whether its shards go to the Dask cluster. What a server or a ledger of this machine serves stays here."""
-        return bool(self.config.dask) and not self.stage.served
 
 
 @dataclass
@@ -139,6 +142,7 @@ class Job:
     endpoints: Endpoints  # that `around` keeps there meanwhile
     log: Log
     progress: Progress
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
     @property
     def config(self) -> Config:
@@ -157,8 +161,15 @@ class Job:
 
     @property
     def folders(self) -> dict[str, Path]:
-        """The image folder of each source by its name."""
-        return {source.name: source.images for source in self.config.sources if source.images}
+        """The image folder of each source by its name.
+
+        Raises:
+            UserError: one is not on this machine, which makes a shard for another one.
+        """
+        given = {source.name: source.images for source in self.config.sources if source.images}
+        if self.order.sent is None:
+            return given
+        return {name: store_paths.pictures(name, path, self.store) for name, path in given.items()}
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -294,7 +305,8 @@ class Progress:
         self._show(percent, f"{how} after {seconds:.0f} s, {said}{why}", last=True)
 
     def stopping(self) -> None:
-        """Says in the UI that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        """Says that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, STOPPING, True))
         if self._artifact is not None and self.total:
             self._show(
                 100.0 * self.done / self.total, f"stopping at {self.done} of {self.total}: {STOPPED}", True
