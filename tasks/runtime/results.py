@@ -67,6 +67,7 @@ MODULES: dict[str, Module] = {
         "sifthinker.scenes.files",
         "sifthinker.scenes.folder",
         "sifthinker.scenes.boxed_questions",
+        "sifthinker.scenes.several_looks",
         "sifthinker.scenes.vstar",
         "sifthinker.scenes.refcoco",
         "sifthinker.scenes.spatialbench",
@@ -281,6 +282,8 @@ MODULES: dict[str, Module] = {
         _CARRIES,
     ),
     "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
+    "standin/seeing": _neutral("sifthinker.llm.standin.seeing", _TOYS),
+    "standin/eyes": _neutral("sifthinker.models.seeing_standin", _TOYS),
     "tiny": _neutral(
         "sifthinker.models.toys sifthinker.models.toys.gemma3 sifthinker.models.toys.idefics3 "
         "sifthinker.models.toys.internvl sifthinker.models.toys.llava sifthinker.models.toys.qwen "
