@@ -42,6 +42,11 @@ class Config(Section):
         pattern=r"^(tcp|tls)://",
         description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth",
     )
+    processes: int | None = operational(
+        None,
+        ge=1,
+        description="most processes that ingest and publish work in; none: one for each core that they may use",
+    )
     max_rejected: float = operational(
         0.5,
         ge=0,

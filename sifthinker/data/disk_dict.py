@@ -42,6 +42,13 @@ class Spill:
             raise KeyError(key)
         return orjson.loads(found[0])
 
+    def get(self, key: str) -> Any:
+        """The value of the key; None where it has none."""
+        try:
+            return self[key]
+        except KeyError:
+            return None
+
     def __contains__(self, key: str) -> bool:
         """Whether the key has a value."""
         return (
