@@ -92,7 +92,8 @@ def write_part(part: Part) -> Written:
             else:
                 yield row
 
-    return Written(read, write_rows(part.out, PUBLISHED, kept(), batch=ROW_GROUP), rejects)
+    written = write_rows(part.out, PUBLISHED, kept(), batch=ROW_GROUP)
+    return Written(read, written, rejects)
 
 
 def rows(

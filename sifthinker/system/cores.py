@@ -6,6 +6,7 @@ never forked: a flow's process has threads. What comes out is the same either wa
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
@@ -189,6 +190,8 @@ class _Pool:
 def _begin(parent: int, lifeline: Connection, count: Any) -> None:
     """The beginning of a process: it ends with the one that started it."""
     processes.end_with(parent, also=lambda: not lifeline.poll(), group=False)
+    # Rows are many small objects without cycles: with Python's own thresholds, looking for cycles takes longer than they do.
+    gc.set_threshold(50_000, 20, 50)
 
     def add(done: int) -> None:
         if count.get_lock().acquire(timeout=LOOK):
@@ -208,9 +211,10 @@ def _starting() -> Iterator[None]:
     script that starts a flow, and Prefect alone takes a second. And Ctrl+C is for this process, not for that one.
     """
     main: dict[str, Any] = vars(sys.modules["__main__"])
-    kept = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    kept: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a started process inherits it
-    main.update(dict.fromkeys(list(kept)))
+    main.update(__spec__=None)
+    main.pop("__file__", None)
     try:
         yield
     finally:
