@@ -151,9 +151,8 @@ def _work(stage: str, folder: Path, size: int, processes: int, pipe: Connection)
     else:
         with Workers(processes) as workers:
             rows = STAGES[stage](folder, size, workers)
-            others = (
-                sum(workers.result(workers.submit(peak)) for _ in range(processes)) if processes > 1 else 0
-            )
+            asked = [workers.submit(peak) for _ in range(workers.ahead)]
+            others = max(map(workers.result, asked)) if workers.ahead > 1 else 0
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     children = used.ru_utime + used.ru_stime
@@ -221,7 +220,7 @@ def _digest(folder: Path, stage: str) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| stage | rows | processes | seconds | us a row | processor us a row | of it in the first process | peak MiB | of the others |",
+        "| stage | rows | processes | seconds | us a row | processor us a row | of it in the first process | peak MiB | of another |",
         "|---" * 9 + "|",
     ]
     for row in rows:
