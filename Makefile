@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
-.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm lint format deploy worker audit stop clean
+.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm test-containers lint format deploy worker audit stop clean
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
 	$(BIN)/sif run --config demo --set store=$(STORE) --pages
 
@@ -21,7 +21,7 @@ test: $(VENV)/ready ## quick tests, then the end-to-end ones
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "e2e and not slow"
 
 test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with faults, twenty kills
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not containers"
 
 mutants: $(VENV)/ready ## mutation testing (tests/README.md): make mutants MODULE=sifthinker/core/chain.py SAMPLE=60
 	nice $(BIN)/python tests/mutants.py --sample $(or $(SAMPLE),0) $(MODULE)
@@ -40,6 +40,9 @@ test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processor
 	test -x .venv-vllm/bin/vllm || docker/vllm-cpu.sh .venv-vllm $(PYTHON)
 	$(BIN)/python -m pytest -q -s tests/training/test_vllm_cpu.py
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH $(BIN)/python -m pytest -q tests/flows/test_local_annotator.py tests/flows/test_preview.py -k vllm
+
+test-containers: $(VENV)/ready ## builds the images and runs infra/compose.yaml to its end; needs Docker
+	$(BIN)/python -m pytest -x -s -m containers tests/containers
 
 lint: $(VENV)/ready ## style, types, and who may import whom
 	$(BIN)/ruff check .

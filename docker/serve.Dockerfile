@@ -3,8 +3,11 @@
 # The command is that of the stages (sifthinker/models/vllm_command.py): the folder's data type, two pictures a prompt, neutral
 # sampling. Only the address differs: a container's loopback is reachable from nowhere. Publish the port on the host's
 # loopback only; set VLLM_API_KEY for more. Requests name the tokens that are never sampled; `evaluate` does.
+# Build argument PYTHON_IMAGE: another base.
 
-FROM python:3.11.14-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+
+FROM $PYTHON_IMAGE
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     TRITON_CACHE_DIR=/home/sif/.cache/triton TORCHINDUCTOR_CACHE_DIR=/home/sif/.cache/inductor \

@@ -3,14 +3,18 @@
 # The CUDA runtime (13.0) is the one that torch's own wheels are built for and bring along, pinned by torch itself; a
 # CUDA base image would be a second one, of another version, and several GB. The machine gives the driver only
 # (NVIDIA container toolkit). DeepSpeed builds nothing here: torch's AdamW, no fused operations.
+# Build arguments: PYTHON_IMAGE, another base. For a machine without a GPU: TORCH_INDEX_URL, an index with torch's CPU
+# wheels, as in worker.Dockerfile, and VLLM=no, which leaves vLLM out (`evaluate.server: transformers` needs none).
+
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 # As in worker.Dockerfile: what is to be installed, without the comments beside it.
-FROM python:3.11.14-slim-bookworm AS names
+FROM $PYTHON_IMAGE AS names
 WORKDIR /names
 COPY pyproject.toml constraints.txt docker/names.py ./
 RUN python names.py
 
-FROM python:3.11.14-slim-bookworm
+FROM $PYTHON_IMAGE
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 SIF_HOME=/app DS_BUILD_OPS=0 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility MPLCONFIGDIR=/home/sif/.cache/matplotlib \
@@ -24,12 +28,14 @@ WORKDIR /app
 RUN useradd --uid 10001 --create-home sif && install -d -o sif -g sif artifacts data /home/sif/.cache
 COPY --from=names /names/pins.txt ./
 # torch on a line of its own: the largest layer, and no other torch may come in its place.
-RUN pip install setuptools==84.2.1 wheel==0.48.0 ninja==1.13.2 torch==2.13.0 -c pins.txt
+ARG TORCH_INDEX_URL=
+RUN PIP_EXTRA_INDEX_URL=$TORCH_INDEX_URL pip install setuptools==84.2.1 wheel==0.48.0 ninja==1.13.2 torch==2.13.0 -c pins.txt
 # `evaluate.server: vllm` starts what is called vllm on the path; it cannot share the environment of the rest. The two
 # want the same torch: vLLM's environment sees the one above, and has its own version of everything else that it names.
+ARG VLLM=yes
 COPY docker/vllm.txt ./
-RUN python -m venv --system-site-packages /opt/vllm && /opt/vllm/bin/pip install -r vllm.txt \
-    && test ! -e /opt/vllm/lib/python3.11/site-packages/torch && ln -s /opt/vllm/bin/vllm /usr/local/bin/vllm
+RUN test "$VLLM" = no || (python -m venv --system-site-packages /opt/vllm && /opt/vllm/bin/pip install -r vllm.txt \
+    && test ! -e /opt/vllm/lib/python3.11/site-packages/torch && ln -s /opt/vllm/bin/vllm /usr/local/bin/vllm)
 COPY --from=names /names/base.txt /names/train.txt ./
 RUN pip install -r base.txt -r train.txt -c pins.txt
 COPY . .

@@ -3,16 +3,19 @@
 #   docker build -f docker/worker.Dockerfile --target worker --build-arg COMMIT=$(git rev-parse HEAD) -t sifthinker-worker:0.1.0 .
 # Build argument TORCH_INDEX_URL: an index with torch's CPU wheels (2.13.0+cpu, which pip then prefers); without it the
 # worker's torch is the one for GPUs, of the same version, with several GB of CUDA.
-# Base images are pinned by tag. By digest: docker buildx imagetools inspect IMAGE:TAG, then FROM IMAGE:TAG@sha256:...
+# Build argument PYTHON_IMAGE: another base, of a mirror or by digest (docker buildx imagetools inspect IMAGE:TAG, then
+# IMAGE:TAG@sha256:...).
+
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 # What is to be installed, by names and versions alone. The next stages copy these files, so that a comment in
 # pyproject.toml or constraints.txt rebuilds this stage and nothing after it.
-FROM python:3.11.14-slim-bookworm AS names
+FROM $PYTHON_IMAGE AS names
 WORKDIR /names
 COPY pyproject.toml constraints.txt docker/names.py ./
 RUN python names.py
 
-FROM python:3.11.14-slim-bookworm AS dependencies
+FROM $PYTHON_IMAGE AS dependencies
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 SIF_HOME=/app MPLCONFIGDIR=/home/sif/.cache/matplotlib
 WORKDIR /app

@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from flows import form, run_names
+from flows import form, run_names, tracked
 from flows.form import ConfigText, Settings
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
@@ -130,6 +130,7 @@ def _nightly(config: Config, night: str, name: str, started: datetime) -> State[
         why = dict.fromkeys(config.nightly.models, str(error))
         outcome = compare(store, Night(night, started, config), [], why, None)
     assert outcome, "the night was carried out"
+    tracked.end(config, Completed())
     if state := FAILED.get(outcome.outcome):
         return Failed(name=state, message=outcome.message)
     warned = WARNED if outcome.outcome == history.WARNED else None

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import form, run_names, shown
+from flows import form, run_names, shown, tracked
 from flows.form import BEGINNING, END, ConfigText, First, Last, Settings
 from flows.labels import Label
 from sifthinker.config import changed
@@ -113,4 +113,5 @@ def _reproduce(given: str, settings: str, partial: Partial) -> State[dict[str, s
     run_names.call(run_names.of_part(config, form.lines(settings), partial))
     state = run_flow(reproduction, config, partial)
     shown.end(config, state)
+    tracked.end(config, state)
     return state

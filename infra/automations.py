@@ -7,7 +7,6 @@ May be repeated: an automation is updated in place, under its name.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 
 import yaml
 from prefect.automations import AutomationCore
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 
-from infra import alerts, lost_runs, pools
-from sifthinker.core.errors import UserError
+from infra import alerts, lost_runs, pools, registration
 from tasks.runtime.placement import FLOW
 
 RETIRED = (
@@ -76,16 +74,5 @@ def save(client: SyncPrefectClient, automation: AutomationCore) -> str:
     return f"automation {automation.name!r} is registered"
 
 
-def main() -> None:
-    """Registers everything, and says so."""
-    with get_client(sync_client=True) as client:
-        try:
-            for line in register(client):
-                print(line)
-        except UserError as error:
-            print(f"deploy: {error}", file=sys.stderr)
-            sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    registration.run(register)

@@ -12,19 +12,19 @@ Pools and queues that are there keep the limits that people have set. A pool of 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from infra import registration
 from sifthinker.core.errors import UserError
 
 NIGHT = "night"  # the queue that goes first; Prefect makes the other one, `default`, with the pool
@@ -108,16 +108,5 @@ def register(client: SyncPrefectClient) -> Iterator[str]:
             yield f"work queue {name}/{NIGHT} made"
 
 
-def main() -> None:
-    """Registers them, and says so."""
-    with get_client(sync_client=True) as client:
-        try:
-            for line in register(client):
-                print(line)
-        except UserError as error:
-            print(f"deploy: {error}", file=sys.stderr)
-            sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    registration.run(register)

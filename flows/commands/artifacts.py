@@ -91,9 +91,9 @@ def promote(
     """Gives a checkpoint a name that nights use, and records who did so, when and why."""
     opened = existing(store, config)
     from sifthinker.store import aliases
-    from sifthinker.store.checkpoints import find
+    from sifthinker.store.checkpoints import certain
 
-    ref = find(opened, model)
+    ref = certain(opened, model)
     if isinstance(ref, Path):
         raise UserError(f"promote: {model} is a folder outside the store, whose files may change; name a run")
     record = aliases.pin(opened, as_, ref, getpass.getuser(), why)

@@ -26,6 +26,22 @@ class Scenes(Section):
     height: int = Field(168, ge=64, le=1024, description="pixels")
     fewest: int = Field(4, ge=2, le=8, description="solids in a scene; more are harder")
     most: int = Field(6, ge=2, le=8, description="solids in a scene")
+    several: float = added(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the questions, to train on and held out (sif), that need several looks: how many, how many "
+        "beside a thing, more or fewer",
+    )
+    visible: float = added(
+        0.5, gt=0, le=1, description="smallest share of a solid that others leave to be seen; less is harder"
+    )
+    alike: float = added(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the solids that take the shape or colour of an earlier one; more is harder",
+    )
 
 
 class Source(Section):

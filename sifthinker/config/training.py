@@ -75,7 +75,9 @@ class Train(Section):
         description="seconds that a training which is told to stop has for its step and a checkpoint: infra/README.md",
     )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = operational(
-        ("tensorboard",), description="who is told about the steps besides our own files; may be empty"
+        ("tensorboard",),
+        description="who is told about the steps besides our own files; may be empty. MLflow and W&B are told of the run's scores "
+        "and artifacts, too",
     )
     show_steps: int = operational(
         10, ge=1, description="optimiser steps between two pages of curves and completions in the UI"

@@ -24,7 +24,7 @@ from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage
 from sifthinker.system import loopback
 
-RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
+RETRIED = {204, 408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 OVERLOADED = {429, 503, 529}
 MOST_BYTES = 16 * 2**20  # of an answer, on the wire and unpacked
 REFUSED = {401, 402, 403, 404}  # the next request would fare no better
@@ -165,7 +165,7 @@ class Endpoint:
         The usage is None where the endpoint reports none that can be true.
 
         Raises:
-            Transient: 408, 409, 429, 5xx, a time-out, a broken connection, an answer that cannot be read.
+            Transient: 204, 408, 409, 425, 429, 5xx, a time-out, a broken connection, an answer that cannot be read.
             Dead: 400 and its like, and whatever the content filter stopped.
             Unauthorized: 401, 402, 403, 404, or the account is empty.
         """

@@ -14,7 +14,6 @@ from typing import Any
 
 from sifthinker.models import folders
 from sifthinker.models.families import FAMILIES
-from sifthinker.models.processors import load_processor, published
 
 _REPLACED = ("chat_template", "special_tokens_map", "added_tokens")  # by what the processor's tokenizer saves
 
@@ -33,6 +32,8 @@ def budgeted(folder: Path, max_pixels: int, into: Path) -> Path:
     Raises:
         UserError: the folder has no processor that is known.
     """
+    from sifthinker.models.processors import load_processor, published  # imports transformers
+
     processor = load_processor(folder, max_pixels)
     if _says(processor) == _says(published(folder)):
         return folder
@@ -56,6 +57,8 @@ def as_merged(folder: Path, max_pixels: int, into: Path) -> Path:
 
 def holds(folder: Path, max_pixels: int) -> bool:
     """Whether a server of this folder shows its model no picture of more pixels."""
+    from sifthinker.models.processors import load_processor
+
     images = load_processor(folder).image_processor
     most = _MOST[FAMILIES[folders.family(folder)].pictures](images)
     return most is None or most <= max_pixels

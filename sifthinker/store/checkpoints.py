@@ -51,6 +51,27 @@ def find(store: Store, name: str) -> Ref | Path:
     )
 
 
+def certain(store: Store, name: str) -> Ref | Path:
+    """The same, for what is kept by it: a name that is an alias and a run's as well must mean one model.
+
+    Raises:
+        UserError: see `find`; or alias and run are different models.
+    """
+    found = find(store, name)
+    called = [run for run in runs.named(store, name) if (model := _model(run)) and model != found]
+    if aliases.read(store, name) and called:
+        each = "\n".join(["", *runs.lines(called)])
+        raise UserError(
+            f"checkpoint {name}: it is an alias, of {_shown(found)}, and the name of runs with other models; give the id of a "
+            f"run, or {_shown(found)} for what the alias means:{each}"
+        )
+    return found
+
+
+def _shown(found: Ref | Path) -> str:
+    return str(found) if isinstance(found, Path) else f"{found.stage}/{found.key}"
+
+
 def slug(name: str) -> str:
     """A name in the form that labels of stages have: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

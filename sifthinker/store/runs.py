@@ -60,12 +60,11 @@ def runs(store: Store) -> list[dict[str, Any]]:
 
 
 def named(store: Store, name: str) -> list[dict[str, Any]]:
-    """The runs of that id, else those of that name, else those whose id begins so; the latest first."""
+    """The runs of that id, else those of that name or whose id begins so; the latest first."""
     known = runs(store)
     by_id = [run for run in known if run["id"] == name]
-    by_name = [run for run in known if run["name"] == name]
-    cut = [run for run in known if len(name) >= SHORTEST and run["id"].startswith(name)]
-    return by_id or by_name or cut
+    begins = len(name) >= SHORTEST
+    return by_id or [run for run in known if run["name"] == name or (begins and run["id"].startswith(name))]
 
 
 def only(store: Store, name: str, of: Callable[[dict[str, Any]], Any], who: str) -> dict[str, Any] | None:
@@ -88,11 +87,15 @@ def only(store: Store, name: str, of: Callable[[dict[str, Any]], Any], who: str)
 
 def ambiguous(name: str, found: Sequence[Mapping[str, Any]]) -> str:
     """That a name means several runs, and which."""
-    each = [
+    return "\n".join([f"{name!r} means {len(found)} runs, which differ; give the id of one:", *lines(found)])
+
+
+def lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Runs to choose from, a line each."""
+    return [
         f"  {run['id']}  {time.strftime('%Y-%m-%d %H:%M', time.gmtime(run['started']))} UTC  {run['name']}"
         for run in found
     ]
-    return "\n".join([f"{name!r} means {len(found)} runs, which differ; give the id of one:", *each])
 
 
 def final(made: Mapping[str, Ref]) -> Ref | None:

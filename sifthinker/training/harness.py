@@ -123,7 +123,8 @@ def report_to(settings: Train, work: Path) -> list[str]:
     for name in settings.trackers:
         if importlib.util.find_spec(name) is None:
             raise UserError(
-                f"trackers: {name} is not installed; `pip install {name}`, or take it out of `trackers`"
+                f"trackers: {name} is not installed; `pip install {name}` (the extra `trackers` pins MLflow and W&B), or take it "
+                "out of `trackers`"
             )
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(work / "tensorboard")
     os.environ.setdefault("WANDB_DIR", str(work))

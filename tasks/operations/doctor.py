@@ -168,8 +168,7 @@ def _server(api: str) -> Iterator[Finding]:
 
 def _pools(config: Config, expected: dict[str, str]) -> Iterator[Finding]:
     """A pool that a stage is sent to must be there; one that only deployments use is missed by nobody yet."""
-    fields = type(config.pools).model_fields
-    sent = {there: name for name in fields if name != "wait" and (there := placement.pool(config, name))}
+    sent = {there: name for name in placement.stages() if (there := placement.pool(config, name))}
     with get_client(sync_client=True) as client:
         found = {pool.name: pool for pool in client.read_work_pools()}
         for name in sorted({*expected.values(), *sent}):

@@ -6,6 +6,7 @@ of that key is looked up in the store and verified.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -66,6 +67,21 @@ def decide(
     )
     order = Order(stage, label, config, inputs, of, identity.key(of), refresh)
     return lookup(store, order)
+
+
+def lacks(order: Order) -> tuple[str, ...]:
+    """What is not here for a stage that has to be made, and what to do: libraries, and what the stage itself looks for."""
+    return (*uninstalled(order), *order.stage.lacks(order.config))
+
+
+def uninstalled(order: Order) -> tuple[str, ...]:
+    """What to do about libraries that a stage needs and this environment has not; empty where it has all of them."""
+    if not (absent := identity.absent(order.stage.results.of(order.config))):
+        return ()
+    return (
+        f"{', '.join(absent)} (not installed in {sys.prefix}): pip install -e '.[train]' -c constraints.txt; of the images, "
+        "sifthinker-worker and sifthinker-train carry out runs, sifthinker-server does not",
+    )
 
 
 def latest(store: Store, place: str, label: str, name: str) -> Manifest | None:

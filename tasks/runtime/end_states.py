@@ -18,6 +18,7 @@ from sifthinker.core.errors import UserError
 from tasks.runtime.stage import StageFailed, StageRefused
 
 MISTAKE = "UserError"
+LOST = "PoolCrashed"
 
 
 class _Told(logging.Filter):
@@ -40,6 +41,16 @@ def tell_once() -> None:
 def failed(error: Exception) -> State[Any]:
     """The state of an error that says what to do."""
     return _failed(str(error), isinstance(error, (UserError, StageRefused)))
+
+
+def lost(message: str) -> State[Any]:
+    """The state of what waited for a run whose worker or machine went down. The stage is tried again."""
+    return Failed(name=LOST, message=message)
+
+
+def is_lost(state: State[Any]) -> bool:
+    """Whether a run was lost that another try may bring to its end."""
+    return state.is_failed() and state.name == LOST
 
 
 def passed_on(state: State[Any], message: str) -> State[Any]:

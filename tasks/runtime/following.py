@@ -35,11 +35,12 @@ def follow(
     at: Callable[[int], None] = lambda step: None,
     grace: float = processes.GRACE,
     look: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs a command to its end, passing on what it appends to its progress file; `at` is told each step seen.
 
-    Where this process is told to end, the program is told too, and has `grace` seconds for its checkpoint. Telling this
-    process once more ends it at once. `look` is called while it runs, and ends it by an exception.
+    Where this process is told to end, the program is told too, and has `grace` seconds for its checkpoint. `stopping` is
+    called then. Telling this process once more ends it at once. `look` is called while it runs, and ends it by an exception.
 
     Raises:
         UserError: it ended with the explanation of a user's mistake, on whichever rank.
@@ -59,6 +60,7 @@ def follow(
             env=environment(job.work, grace),
             start_new_session=True,
         )
+    told: Callable[[], None] | None = None
     try:
         left = {**processes.here(process.pid), "owner": processes.here(os.getpid()), "grace": grace}
         write_json(job.work / "pid.json", left)
@@ -68,25 +70,36 @@ def follow(
             look()
             if timeout and time.monotonic() - started > timeout:
                 raise ProgramFailed(f"{job.order.label}: ended after its time limit of {timeout:.0f} s")
+    except BaseException as error:
+        told = None if isinstance(error, Exception) else stopping
+        raise
     finally:  # also where the run is cancelled: nothing of the group may outlive it
         try:
-            end(process.pid, grace)
+            end(process.pid, grace, told)
         finally:
             (job.work / "pid.json").unlink(missing_ok=True)
     _pass_on(job, progress, seen, at)
     explain(job.work, job.order.label, process.returncode, log)
 
 
-def end(group: int, grace: float) -> None:
+def end(group: int, grace: float, meanwhile: Callable[[], None] | None = None) -> None:
     """Ends a program in order, and at once where this process is told to end a second time.
 
     A thread does it, so that the signal to the program is sent once. Prefect's worker signals a run twice at a time.
+
+    Args:
+        group: the id of its process group.
+        grace: seconds that it has.
+        meanwhile: is called once while it ends.
     """
     thread = threading.Thread(target=processes.end, args=(group, grace + MARGIN), daemon=True)
     thread.start()
     began = time.monotonic()
-    while thread.is_alive():
+    while thread.is_alive() or meanwhile:
         try:
+            if meanwhile:
+                call, meanwhile = meanwhile, None
+                call()
             thread.join(EVERY)
         except BaseException:
             if time.monotonic() - began > TWICE:

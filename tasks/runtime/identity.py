@@ -119,6 +119,12 @@ def installed(name: str) -> str:
         return commands.version(name, name) if name in COMMANDS else ABSENT
 
 
+def absent(means: Results) -> list[str]:
+    """The libraries that are not installed here. Not those of another environment: what starts it says more about it."""
+    elsewhere = {name for name, _ in means.elsewhere} | COMMANDS
+    return [name for name in sorted(set(means.libraries) - elsewhere) if installed(name) == ABSENT]
+
+
 def _libraries(means: Results) -> dict[str, str]:
     """The libraries by major.minor, each in the environment that the stage takes it from."""
     elsewhere = dict(means.elsewhere)

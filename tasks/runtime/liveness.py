@@ -46,7 +46,7 @@ from prefect.states import Cancelled, Completed, Crashed, Running
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
 from sifthinker.system.processes import here, runs_here
-from tasks.runtime import server_away
+from tasks.runtime import server_away, ui_artifacts
 from tasks.runtime.following import reap
 from tasks.runtime.server_away import BY_WORKER, ServerAway
 
@@ -193,6 +193,7 @@ def close(client: SyncPrefectClient, run: UUID, why: str) -> str | None:
     except ObjectNotFound:  # of another server, or deleted
         return None
     _end_tasks(client, run, lambda: Crashed(message=why))
+    ui_artifacts.close(client, run, why)
     if state is None or state.is_final():
         return None
     final: State[Any] = Cancelled(message=why) if state.type == StateType.CANCELLING else Crashed(message=why)

@@ -21,7 +21,7 @@ from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from tasks.runtime import events, placement, server_away
-from tasks.runtime.decide import Decision, FilesMissing, decide, latest
+from tasks.runtime.decide import Decision, FilesMissing, decide, lacks, latest
 from tasks.runtime.make import execute
 from tasks.runtime.stage import Stage
 
@@ -395,5 +395,5 @@ def _planned(label: str, decision: Decision, expects: str) -> Planned:
         expects=expects,
         pool=there,
         key=decision.order.key,
-        lacks=tuple(decision.order.stage.lacks(decision.order.config)),
+        lacks=lacks(decision.order),
     )

@@ -30,32 +30,30 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Completed, Failed
 from prefect.utilities.urls import url_for
 
-from sifthinker.config import Config, Train
+from sifthinker.config import Config, Pools, Train
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
-from tasks.runtime import end_states, server_away
+from tasks.runtime import end_states, server_away, store_paths
 from tasks.runtime.liveness import lost
 from tasks.runtime.server_away import BY_WORKER
 from tasks.runtime.stage import Log, Order
 
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0
+RETRIES = 2  # of a stage whose worker or machine went down, whichever it is
 EVERY = 1.0  # seconds between two looks at the other run
-UNREACHABLE = 15 * MINUTE  # how long the server may be away meanwhile
-REVIVES = 20.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
+REVIVES = 15.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
 LEAVE = 15.0  # seconds that a cancelled run is given to end, beside its grace, before the flow goes on ending itself
-IN_STORE = (
-    "store:"  # a path of the configuration that lies in the store, whose folder may differ from host to host
-)
-
-
-class PoolCrashed(Exception):
-    """The other run ended without an outcome: its worker or its machine went down. Retried where the stage is."""
 
 
 def pool(config: Config, stage: str) -> str | None:
     """The work pool that a stage runs in; None: the flow's process."""
     return config.pools.model_dump().get(stage) if config.placement == "pools" else None
+
+
+def stages() -> list[str]:
+    """The stages that can be placed: the fields of `pools`, but for those that are numbers."""
+    return [name for name, field in Pools.model_fields.items() if field.annotation is not float]
 
 
 def settled(config: Config) -> Config:
@@ -70,7 +68,7 @@ def settled(config: Config) -> Config:
         return config
     with get_client(sync_client=True) as client:
         own = _own_pool(client)
-        named = {name: pool(config, name) for name in type(config.pools).model_fields if name != "wait"}
+        named = {name: pool(config, name) for name in stages()}
         for name, there in named.items():
             if there in (None, own):
                 continue
@@ -88,15 +86,10 @@ def settled(config: Config) -> Config:
 def sent(order: Order, store: Store) -> dict[str, Any]:
     """The parameters of the other run; `received` is the way back."""
     config = order.config.model_dump(mode="json") | {"placement": "process", "store": str(store.root)}
-    root = f"{store.root}{os.sep}"
-
-    def portable(text: str) -> str:
-        return IN_STORE + text.removeprefix(root) if text.startswith(root) else text
-
     return {
         "stage": order.stage.name,
         "label": order.label,
-        "config": _strings(config, portable),
+        "config": _strings(config, lambda text: store_paths.packed(text, store.root)),
         "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
         "identity": dict(order.identity),
         "refresh": order.refresh,
@@ -105,26 +98,13 @@ def sent(order: Order, store: Store) -> dict[str, Any]:
 
 def received(config: Config, store: Store) -> Config:
     """The configuration as it reads on this host."""
-
-    def local(text: str) -> str:
-        if not text.startswith(IN_STORE):
-            return text
-        relative = text.removeprefix(IN_STORE)
-        stage, key, *rest = relative.split("/")
-        found = store.find(stage, key)  # verified, as any input
-        if not found:
-            raise UserError(f"{relative} is not in the store {store.root}; all pools need the same store")
-        return str(found.folder.joinpath(*rest))
-
-    return Config.model_validate(_strings(config.model_dump(mode="json"), local))
+    todo = "all pools need the same store"
+    given = config.model_dump(mode="json")
+    return Config.model_validate(_strings(given, lambda text: store_paths.unpacked(text, store, todo)))
 
 
 def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
-    """Has the artifact of an order made in a pool: how that ended. A completed one is in the store.
-
-    Raises:
-        PoolCrashed: the other run crashed.
-    """
+    """Has the artifact of an order made in a pool: how that ended. A completed one is in the store."""
     wanted = nodes(order.config, order.stage.name)
     with get_client(sync_client=True) as client:
         if refused := no_room(client, there, wanted):
@@ -133,20 +113,26 @@ def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
     try:
         for node in range(wanted):
             started.append(_start(order, there, store, node, log))
-        outcome = _outcome(order, there, started, log)
+        outcome, leave = _outcome(order, there, started, log)
+    except server_away.ServerAway:  # the stage goes on there: the next run finds it at work, or in the store
+        server_away.give_up()
+        raise
     except BaseException:  # cancelled, interrupted: nothing may go on there for a run that has ended
         for run in started:
             cancel(run.id, log, _grace(order))
         raise
     for run in started:
-        _leave(run, 0.0 if outcome is None else LEAVE, order, log)
+        _leave(run, leave, order, log)
     if outcome is None:
         return Failed(
             message=f"pool {there} took no run for {order.config.pools.wait:g} h (pools.wait); is its worker running?"
         )
-    said = outcome.message or "it said nothing"
+    said = (outcome.message or "it said nothing").rstrip(".")
     if outcome.is_crashed():
-        raise PoolCrashed(f"its run in pool {there} crashed: {said}; {_link(started[0])}")
+        return end_states.lost(
+            f"its run in pool {there} crashed: {said}. See {_link(started[0])} and the log of the pool's worker. Start the "
+            "worker again where it is gone, and run again with the same command: what was finished is in the store"
+        )
     if outcome.is_completed():
         return Completed(name=outcome.name, message=f"by pool {there}")
     ended = "was cancelled" if outcome.is_cancelled() else "failed"
@@ -229,44 +215,88 @@ def cancel(run: UUID, log: Log, grace: float = 0.0) -> None:
         log.error("its run in the other pool (%s) could not be cancelled: %s; cancel it by hand", run, error)
 
 
-def _outcome(order: Order, there: str, started: Sequence[FlowRun], log: Log) -> State[Any] | None:
-    """The final state of the first run; None: nobody took it in time. Outlives a server that is away for a while.
+def _outcome(
+    order: Order, there: str, started: Sequence[FlowRun], log: Log
+) -> tuple[State[Any] | None, float]:
+    """The final state of the first run; None: nobody took it in time. And seconds that the runs have to end by themselves.
 
     Another node's run that ends before it and has not done its part decides too: the first would wait for it in vain.
+    A server that is away is asked again and again.
 
     Raises:
         ServerAway: the server does not come back.
     """
-    began = seen = said = time.monotonic()
+    began = said = time.monotonic()
     left: float | None = None  # since when a node is gone
     silent: float | None = None  # since when the server takes the first for dead
-    with get_client(sync_client=True) as client:
+    away = _Away(order, there)
+    settings = {"timeout": server_away.ANSWER}
+    with server_away.at_once(), get_client(sync_client=True, httpx_settings=settings) as client:
         while True:
             try:
                 states = [client.read_flow_run(run.id).state for run in started]
-                seen = time.monotonic()
+                now = time.monotonic()
+                away.over(log)
                 if states[0] and states[0].is_final():
-                    silent = silent or seen
-                    if not lost(states[0]) or seen - silent > REVIVES:
-                        return states[0]
+                    silent = silent or now
+                    if not lost(states[0]) or now - silent > REVIVES:
+                        return states[0], LEAVE
                 else:
                     silent = None
                 if gone := [s for s in states[1:] if s and s.is_final() and not s.is_completed()]:
-                    left = left or seen
-                    if seen - left > LEAVE + _grace(order):
-                        cancel(started[0].id, log, _grace(order))
-                        return gone[0]
+                    left = left or now
+                    if now - left > LEAVE + _grace(order):
+                        return gone[0], 0.0
                 waiting = any(s is None or s.is_scheduled() or s.is_pending() for s in states)
-                if waiting and seen - began > order.config.pools.wait * HOUR:
-                    return None
-                if waiting and seen - said > MINUTE:
-                    said = seen
+                if waiting and now - began > order.config.pools.wait * HOUR:
+                    return None, 0.0
+                if waiting and now - said > MINUTE:
+                    said = now
                     log.warning("%s waits for pool %s: %s", order.label, there, _why(client, there))
             except httpx.HTTPError as error:
-                if time.monotonic() - seen > UNREACHABLE:
-                    raise server_away.ServerAway(server_away.explained(error)) from error
-                log.warning("%s: the server does not answer: %s", order.label, error)
+                away.met(error, log)
             time.sleep(EVERY)
+
+
+class _Away:
+    """A server that does not answer while a run in a pool is waited for: said at once, then every minute."""
+
+    def __init__(self, order: Order, there: str) -> None:
+        self.order, self.there = order, there
+        self.since = self.said = 0.0  # when it was first met, and last told of
+        self.met_it = False
+
+    def met(self, error: httpx.HTTPError, log: Log) -> None:
+        """It did not answer.
+
+        Raises:
+            ServerAway: not for as long as `pools.server_away` says.
+        """
+        now = time.monotonic()
+        label, minutes = self.order.label, self.order.config.pools.server_away
+        wrong = f"{type(error).__name__}: {error}"
+        if not self.met_it:
+            self.met_it, self.since = True, now
+        gone = (now - self.since) / MINUTE
+        if gone >= minutes:
+            raise server_away.ServerAway(
+                f"{label}: {server_away.explained(wrong)}. Its run in pool {self.there} may still be at work, and the next "
+                "run waits for it"
+            ) from error
+        if now == self.since or now - self.said >= MINUTE:
+            self.said = now
+            server_away.note()
+            log.warning(
+                "%s: the Prefect server at %s does not answer: %s; the stage goes on in pool %s, and this run asks for it "
+                "again for %.0f min at most (pools.server_away), then it fails",
+                *(label, server_away.address(), wrong, self.there, minutes - gone),
+            )
+
+    def over(self, log: Log) -> None:
+        """It has answered."""
+        if self.met_it:
+            self.met_it = False
+            log.info("%s: the Prefect server answers again", self.order.label)
 
 
 def _why(client: SyncPrefectClient, there: str) -> str:

@@ -19,7 +19,7 @@ from sifthinker.training import progress_page
 from sifthinker.training.progress_page import whole_lines
 from tasks.runtime import nodes, rehearsal, ui_artifacts
 from tasks.runtime.following import follow
-from tasks.runtime.stage import Job
+from tasks.runtime.stage import STOPPED, Job, how
 
 MINUTE = 60.0
 PACKAGE = "sifthinker.training"  # of the programs
@@ -56,12 +56,12 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
                 )
             own = python if options.python else ""
             with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
-                follow(job, node.command(config), *more, node.look)
+                follow(job, node.command(config), *more, node.look, page.stopping)
         elif options.ranks > 1:
             run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-            follow(job, [python, *run, *program], *more)
+            follow(job, [python, *run, *program], *more, stopping=page.stopping)
         else:
-            follow(job, [python, *program], *more)
+            follow(job, [python, *program], *more, stopping=page.stopping)
 
 
 def interpreter(named: Path | None, module: str) -> str:
@@ -103,12 +103,30 @@ class Page:
         """The training begins."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Says that nothing more comes; not where the run is told to end, which has no time for a page."""
-        if kind is None or (issubclass(kind, Exception) and self._artifact):
-            steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
-            took = f"{steps:,} step{'' if steps == 1 else 's'} in {(time.monotonic() - self._started) / MINUTE:.1f} min"
-            self.show(f"done, {took}" if kind is None else f"ended without its result, {took}")
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        """Says how the training has ended. A run that is told to end has no time for new curves."""
+        ended = how(error)
+        took = f"{ended} after {self._steps()} and {(time.monotonic() - self._started) / MINUTE:.1f} min"
+        if ended == "stopped":
+            self._describe(f"{took}: {STOPPED}")
+        elif ended == "completed" or self._artifact:
+            self.show(took)
+
+    def stopping(self) -> None:
+        """Says that the training was told to end: the run may be killed before it has written its checkpoint."""
+        try:
+            self.job.progress.stopping()
+            self._describe(f"stopping after {self._steps()}: {STOPPED}")
+        except Exception:  # what cannot be shown must not cost a training its checkpoint
+            self.job.log.exception("%s: that it stops is not shown", self.job.order.label)
+
+    def _describe(self, said: str) -> None:
+        if self._artifact:
+            ui_artifacts.describe(self._artifact, f"{self.job.order.label}: {said}")
+
+    def _steps(self) -> str:
+        steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
+        return f"{steps:,} step{'' if steps == 1 else 's'}"
 
     def at(self, step: int) -> None:
         """Renews the page if a step is the next one to be shown."""
@@ -116,14 +134,16 @@ class Page:
             self.next = step + self.steps
             self.show()
 
-    def show(self, how: str = "under way") -> None:
+    def show(self, state: str = "under way") -> None:
         """Renews the page now, and says how the training is."""
         self._shown = time.monotonic()
         label = self.job.order.label
         try:
             if text := progress_page.page(self.job.work, self.dataset):
-                said = f"{label}: {how}"
-                self._artifact = ui_artifacts.page(text, f"{label}-training", said, self._artifact)
+                said = f"{label}: {state}"
+                self._artifact = ui_artifacts.page(
+                    text, f"{label}{ui_artifacts.TRAINING}", said, self._artifact
+                )
         except Exception:  # a page that cannot be shown must not end a training
             self.job.log.exception("%s: its page is not shown", label)
 

@@ -57,13 +57,13 @@ def wait() -> None:
     said = _given_up.get()
     while (wrong := _wrong()) is not None:
         if _given_up.get() or time.monotonic() - began >= WAIT:
-            _give_up()
+            give_up()
             raise ServerAway(explained(wrong))
         note()
         if not said:
             get_run_logger().warning(
                 "the Prefect server at %s does not answer: %s; the run waits for it, at most %.0f s",
-                *(PREFECT_API_URL.value(), wrong, WAIT),
+                *(address(), wrong, WAIT),
             )
             said = True
         time.sleep(EVERY)
@@ -78,6 +78,11 @@ def stays_away() -> bool:
     return False
 
 
+def address() -> str:
+    """Where the server should be."""
+    return str(PREFECT_API_URL.value())
+
+
 def explained(wrong: object) -> str:
     """What a run says of a server that does not answer.
 
@@ -85,7 +90,7 @@ def explained(wrong: object) -> str:
         wrong: what was met instead of an answer.
     """
     return (
-        f"the Prefect server at {PREFECT_API_URL.value()} does not answer: {wrong}. What the run has made is in the store. "
+        f"the Prefect server at {address()} does not answer: {wrong}. What the run has made is in the store. "
         "Start the server, and run again with the same command"
     )
 
@@ -115,7 +120,7 @@ def leave() -> NoReturn:
     os._exit(1)
 
 
-def _give_up() -> None:
+def give_up() -> None:
     """From now on every call of this run fails at once. The settings are entered and never left.
 
     A process that a worker started makes this run alone, and is ended. `sif` ends its own.

@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -25,12 +25,15 @@ from sifthinker.llm.bookkeeping import Place
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Draft, Ref
 from sifthinker.system import cores
-from tasks.runtime import events, ui_artifacts
+from tasks.runtime import events, store_paths, ui_artifacts
+from tasks.runtime.elsewhere import Elsewhere
 from tasks.runtime.stage_results import Results
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 SAME = 60.0  # seconds after which a line that says nothing new is said again: it works
 PAGE = "page.md"  # of the report: in short, for the UI
+End = Literal["completed", "failed", "stopped"]  # how work has ended
+STOPPED = "its run was cancelled or told to end"
 
 
 class StageFailed(Exception):
@@ -47,12 +50,22 @@ class Endpoints:
 
     ledger: Place = Path()  # only where there is a URL
     urls: tuple[str, ...] = ()  # a base URL for each section of the configuration that asks, in order
+    here: str = ""  # why only this process can ask; "": another machine can, too
 
     @property
     def url(self) -> str:
         """The base URL of a stage that asks one endpoint."""
         (url,) = self.urls
         return url
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Of a shard that a worker of the Dask cluster makes: what it has to know of the flow's machine."""
+
+    root: str  # its store
+    remote: str | None  # the copy of the store that both see
+    ledger: str  # the database that records what is paid (`bookkeeping.identity`); "": nothing is
 
 
 @dataclass(frozen=True)
@@ -82,11 +95,6 @@ class Stage:
     ]  # of the rows of its parts: how many each shall keep
     fetches: bool  # it brings what exists elsewhere, so it also runs before `start_at`
 
-    @property
-    def served(self) -> bool:
-        """Whether a server or a ledger of this machine has to run beside it."""
-        return self.around is not _alone
-
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
         """Pickles a stage by its name, so that a worker that is sent one runs its own code, and can compare the two."""
         return _named, (self.run.__module__, self.name)
@@ -110,6 +118,7 @@ class Order:
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
     most: int | None = None  # of a shard: rows that it shall keep; none = all
+    sent: Sent | None = None  # of a shard that another machine makes
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -120,11 +129,6 @@ class Order:
     def place(self) -> str:
         """The folder of the store: a stage's shards have one of their own."""
         return self.stage.name if self.part is None else f"{self.stage.name}.parts"
-
-    @property
-    def on_cluster(self) -> bool:
-        """Whether its shards go to the Dask cluster. What a server or a ledger of this machine serves stays here."""
-        return bool(self.config.dask) and not self.stage.served
 
 
 @dataclass
@@ -138,6 +142,7 @@ class Job:
     endpoints: Endpoints  # that `around` keeps there meanwhile
     log: Log
     progress: Progress
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
     @property
     def config(self) -> Config:
@@ -156,8 +161,15 @@ class Job:
 
     @property
     def folders(self) -> dict[str, Path]:
-        """The image folder of each source by its name."""
-        return {source.name: source.images for source in self.config.sources if source.images}
+        """The image folder of each source by its name.
+
+        Raises:
+            UserError: one is not on this machine, which makes a shard for another one.
+        """
+        given = {source.name: source.images for source in self.config.sources if source.images}
+        if self.order.sent is None:
+            return given
+        return {name: store_paths.pictures(name, path, self.store) for name, path in given.items()}
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -282,20 +294,27 @@ class Progress:
         if self.total:
             self._show(100.0 * done / self.total, line)
 
-    def end(self, completed: bool, note: str = "") -> None:
+    def end(self, how: End, note: str = "") -> None:
         """Says in the UI that nothing more comes, where it was shown that something would.
 
         Args:
-            completed: whether the stage has done its work; else it was stopped or has failed.
+            how: the stage has ended.
             note: the last counts in words.
         """
         if self._artifact is None or not self.total:
             return
         seconds = time.monotonic() - self._started
-        how = "completed" if completed else "ended without its result"
-        percent = 100.0 if completed else 100.0 * self.done / self.total
+        percent = 100.0 if how == "completed" else 100.0 * self.done / self.total
         said = note if self._counted else f"{self.done} of {self.total}"
-        self._show(percent, f"{how} after {seconds:.0f} s, {said}")
+        why = f": {STOPPED}" if how == "stopped" else ""
+        self._show(percent, f"{how} after {seconds:.0f} s, {said}{why}", last=True)
+
+    def stopping(self) -> None:
+        """Says in the UI that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        if self._artifact is not None and self.total:
+            self._show(
+                100.0 * self.done / self.total, f"stopping at {self.done} of {self.total}: {STOPPED}", True
+            )
 
     def _timed(self, done: float, seconds: float, note: str) -> str:
         rate = done / seconds
@@ -303,9 +322,16 @@ class Progress:
         left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
         return f"{self.done}{of}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
 
-    def _show(self, percent: float, line: str) -> None:
+    def _show(self, percent: float, line: str, last: bool = False) -> None:
         said = f"Progress of {self.label}: {line}"
-        self._artifact = ui_artifacts.progress(min(100.0, percent), said, self._artifact)
+        self._artifact = ui_artifacts.progress(min(100.0, percent), said, self._artifact, last)
+
+
+def how(error: BaseException | None) -> End:
+    """How work has ended that this exception left, or none. One that is no `Exception` ends the whole run."""
+    if error is None:
+        return "completed"
+    return "failed" if isinstance(error, Exception) else "stopped"
 
 
 @contextmanager

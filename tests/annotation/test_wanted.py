@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Annotation, Reject
 from sifthinker.llm import standin
+from tasks.stages import annotate as stage
 from tests import annotation_rows as rows
 
 
@@ -125,3 +127,43 @@ def test_the_draw_leaves_room_for_rejects_unless_it_is_given(fields: dict[str, o
 def test_what_cannot_be_held_is_refused(fields: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         parse({"scenes": {}, **fields}, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kept", "spared", "words"),
+    [
+        (100, 12, "100 chains are accepted, 12 rows of the draw were not needed"),
+        (
+            90,
+            0,
+            "90 of 100 chains: the draw of 150 rows is used up in all of its parts; set ingest.total higher",
+        ),
+        (
+            99,
+            5,
+            "99 of 100 chains: the draw of 150 rows is used up in some of its parts; set ingest.total higher",
+        ),
+        (150, 0, ""),
+    ],
+)
+def test_the_stage_says_whether_there_are_as_many_as_are_wanted(kept: int, spared: int, words: str) -> None:
+    fields = {"rows": 100} if words else {}
+    said: list[str] = []
+    rows_ = {"in": 150, "kept": kept, "rejected": {NOT_NEEDED: spared} if spared else {}}
+    job = SimpleNamespace(
+        config=Config.model_validate({"scenes": {}, "publish": fields}),
+        draft=SimpleNamespace(rows=rows_),
+        notes={},
+        order=SimpleNamespace(label="annotate"),
+        log=SimpleNamespace(
+            info=lambda text, *values: said.append(f"info {text % values}"),
+            warning=lambda text, *values: said.append(f"warning {text % values}"),
+        ),
+    )
+    stage._say_how_many(job)  # type: ignore[arg-type]
+    if not words:
+        assert not said and not job.notes
+        return
+    level = "info" if kept == 100 else "warning"
+    assert said == [f"{level} annotate: {job.notes['rows_wanted']}"]
+    assert job.notes["rows_wanted"].startswith(f"publish.rows: {words}")

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -15,7 +16,7 @@ from sifthinker.evaluation import comparing
 from sifthinker.evaluation.comparing import differences, page, paired
 from sifthinker.evaluation.nights import compare as night
 from sifthinker.evaluation.nights.records import Night
-from sifthinker.store import aliases
+from sifthinker.store import aliases, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref, sealed
 from sifthinker.system.files import write_json
@@ -181,6 +182,24 @@ def test_checkpoints_and_nights_are_found_by_their_names(two: Store) -> None:
     with pytest.raises(UserError, match="night 2026-11-02 evaluated x, y: write 2026-11-02/x"):
         comparing.find(two, "2026-11-02")
     assert comparing.find(two, "2026-11-02/y").evaluation == "evaluate/ff"
+
+
+def test_a_date_or_a_name_of_two_nights_is_refused_with_both(two: Store) -> None:
+    at = datetime(2026, 11, 1, 1, 30, tzinfo=UTC)
+    ids = [str(UUID(int=number + (1 << 127))) for number in (1, 2)]
+    for number, identifier in enumerate(ids):
+        held = nights.evaluated(two, f"c{number}", {"vstar": RIGHT})
+        when = at.replace(hour=number + 1)
+        night.hold(two, Night(identifier, when, nights.config(two.root)), [held], {})
+        record = {"id": identifier, "name": "nightly 2026-11-01", "started": when.timestamp(), "stages": {}}
+        two.record(runs.file(two, identifier), record)
+    for name in ("2026-11-01", "2026-11-01/promoted", "nightly 2026-11-01", ids[0][:8]):
+        with pytest.raises(UserError, match="means 2 runs, which differ; give the id of one") as said:
+            comparing.find(two, name)
+        listed = str(said.value).splitlines()[1:]
+        assert sorted(line.split()[0] for line in listed) == ids
+        assert all("2026-11-01 0" in line and "nightly 2026-11-01" in line for line in listed)
+    assert [comparing.find(two, one).evaluation for one in ids] == ["evaluate/c0", "evaluate/c1"]
 
 
 def test_a_sample_stands_for_a_model_only_where_there_is_no_whole_evaluation(two: Store) -> None:

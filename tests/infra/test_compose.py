@@ -30,7 +30,8 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
     assert service["read_only"] and service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not service.get("privileged") and "network_mode" not in service
-    assert re.search(r":\d+\.\d+[\w.-]*$", service["image"]), "an image is pinned by its version"
+    image = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", service["image"])  # by default
+    assert re.search(r":\d+\.\d+[\w.-]*$", image), "an image is pinned by its version"
     assert service["healthcheck"]
 
 
@@ -90,6 +91,21 @@ def test_every_pool_of_the_deployments_has_a_worker_and_a_gpu_one_takes_one_run_
     workers = {c[c.index("--pool") + 1]: c for c in commands if "--pool" in c}
     assert set(workers) == {deployment["work_pool"]["name"] for deployment in deployments}
     assert all("--limit" in command for pool, command in workers.items() if pool.startswith("gpu"))
+
+
+def test_whatever_carries_out_runs_has_the_libraries_of_the_stages() -> None:
+    """A worker of type process carries out its runs itself: its image installs the extra `train`."""
+    workers = {name: s for name, s in SERVICES.items() if "infra.worker" in s.get("command", [])}
+    assert len(workers) == 3
+    for name, service in workers.items():
+        text = (ROOT / service["build"]["dockerfile"]).read_text(encoding="utf-8")
+        target = service["build"].get("target")
+        stage = (
+            re.search(rf"^FROM \S+ AS {target}$(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL)
+            if target
+            else None
+        )
+        assert "-r train.txt" in (stage[1] if stage else text), name
 
 
 def test_the_database_is_reached_by_the_server_alone() -> None:

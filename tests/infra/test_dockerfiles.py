@@ -41,14 +41,20 @@ def test_hadolint_finds_nothing(file: Path) -> None:
 def test_an_image_is_pinned_and_runs_without_root(file: Path) -> None:
     found = instructions(file)
     stages = {match[1] for _, text in found if (match := re.search(r"AS (\w+)$", text))}
+    bases = {
+        f"${name}": image for word, text in found if word == "ARG" for name, _, image in [text.partition("=")]
+    }
     for image in (text.split()[0] for word, text in found if word == "FROM"):
+        image = bases.get(image, image)
         assert image in stages or re.search(r":\d+\.\d+\.\d+", image), f"{image} is not pinned"
     ends = "\n".join(word if word != "USER" else f"USER {text}" for word, text in found).split("FROM")[1:]
     for stage in ends:
         runs = re.search(r"CMD|ENTRYPOINT", stage)
         assert not runs or re.search(r"USER ([1-9]\d*)", stage), "what runs has no user"
     assert not [text for word, text in found if word == "ADD"]
-    assert not re.search(r"latest", " ".join(text for word, text in found if word == "FROM"))
+    assert not re.search(
+        r"latest", " ".join([*bases.values(), *(text for word, text in found if word == "FROM")])
+    )
     assert any(word == "HEALTHCHECK" for word, _ in found)
 
 

@@ -6,8 +6,10 @@ tests/infra/test_prefect.py registers the deployments from these files, as the c
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,31 @@ def test_every_module_can_be_imported_from_the_files_of_an_image(dockerfile: str
     missing, cli, alerts, root = done.stdout.splitlines()
     assert missing == "[]"
     assert {Path(cli).parents[2], Path(alerts).parents[1], Path(root)} == {made}
+
+
+@pytest.mark.e2e
+def test_the_servers_image_imports_every_flow_without_what_only_workers_have(tmp_path: Path) -> None:
+    """`deploy` reads the forms of the deployments there: from a flow that cannot be imported Prefect only guesses them."""
+    made = image.build("worker.Dockerfile", tmp_path)
+    deployments = yaml.safe_load((made / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    flows = {one["entrypoint"].split(":")[0].removesuffix(".py").replace("/", ".") for one in deployments}
+    project = tomllib.loads((image.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [re.split(r"[<>=\[]", name)[0] for name in project["optional-dependencies"]["train"]]
+    program = (
+        "import importlib, sys\n"
+        "absent = set(sys.argv[1].split())\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in absent:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "for name in sys.argv[2:]:\n"
+        "    importlib.import_module(name)\n"
+        "print(*sorted(absent & set(sys.modules)), sep='\\n')"
+    )
+    modules = " ".join(name.replace("-", "_") for name in named)
+    assert "torch" in named and "transformers" in named and {"flows.nightly", "flows.reproduce"} <= flows
+    assert run(made, "-c", program, modules, *sorted(flows)).stdout.strip() == ""
 
 
 @pytest.mark.parametrize("dockerfile", IMAGES)

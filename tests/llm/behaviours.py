@@ -21,7 +21,7 @@ from tests.llm.test_odd_replies import READ, UNREAD
 from tests.wire import Wire
 
 RETRIES = 2
-TIMEOUT = 4.0  # seconds
+TIMEOUT = 10.0  # seconds; two acts wait for it three times, and a good answer must arrive within it on a busy machine
 TRIES = RETRIES + 1
 
 Act = Callable[[Wire, str], Awaitable[None]]
@@ -127,9 +127,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
     **of_odd_replies(),
     # statuses
     "201 with a completion": wrong(201, {"choices": []}, "bad-request"),
-    "204": Behaviour(answer(b"", 204, content_length="none"), "bad-request", words="HTTP 204"),
+    "204": lost(answer(b"", 204, content_length="none"), "HTTP 204"),
     "304": Behaviour(answer(b"", 304, content_length="none"), "bad-request", words="HTTP 304"),
-    "204 with a body": lost(answer(b"{}", 204)),
+    "204 with a body": lost(answer(b"{}", 204)),  # a broken connection, if the body arrives with the head
     "400": wrong(400, {"error": {"message": "too long a prompt"}}, "bad-request"),
     "400 of a filter": wrong(400, {"error": {"code": "content_policy_violation"}}, "content-filter"),
     "400 in words": Behaviour(answer(b"Bad \x1b[31mRequest", 400), "bad-request", words="Bad [31mRequest"),

@@ -20,7 +20,7 @@ API = Api(
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(batch, "QUIET", 0.1)
+    monkeypatch.setattr(batch, "QUIET", 0.4)  # a busy machine is that long between two requests
     monkeypatch.setattr(batch, "POLL", 0.05)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import local_models
 from sifthinker.models import serving, vllm_command
 from sifthinker.upkeep import endpoint_checks
+from tasks.runtime import endpoint
 from tasks.runtime.endpoint import PICTURES, weights
 from tests import evil
 
@@ -85,3 +88,22 @@ def test_vllm_is_told_how_many_pictures_a_prompt_of_the_annotator_has(model: Pat
     assert '{"image": 16, "video": 0}' in vllm_command.command(model, 8000, "m", options)
     assert '{"image": 2, "video": 0}' in vllm_command.command(model, 8000, "m")
     assert serving.Wanted(model, "vllm", model / "log").images == 2
+
+
+def test_a_local_model_is_served_on_the_gpus_that_are_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that GRPO's judge may have GPUs that no rank has."""
+    asked: list[serving.Wanted] = []
+
+    @contextmanager
+    def several(wanted: list[serving.Wanted]) -> Iterator[tuple[str, ...]]:
+        asked.extend(wanted)
+        yield ("http://127.0.0.1:9/v1",)
+
+    monkeypatch.setattr(serving, "several", several)
+    judge = local(model, local_server="vllm", local_gpus="6,7")
+    with endpoint._local(judge, tmp_path / "log") as url:
+        assert url == "http://127.0.0.1:9/v1"
+    (one,) = asked
+    assert (one.folder, one.server, one.gpus, one.name) == (model, "vllm", "6,7", str(model))

@@ -21,9 +21,10 @@ from sifthinker import config
 from sifthinker.core import prompts, special_tokens
 from sifthinker.core.errors import UserError
 from sifthinker.models import families, folders, loading, processors
-from sifthinker.models.families import FAMILIES, TRAINED, frozen_modules
+from sifthinker.models.families import FAMILIES, TRAINED
 from sifthinker.models.template_check import check_template
 from sifthinker.training import rows
+from tests.frozen import frozen_modules
 
 Toy = Callable[[str], Path]
 QUESTION = "Which colour is it?"

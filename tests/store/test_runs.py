@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.commands import main
 from sifthinker.core.errors import UserError
-from sifthinker.store import checkpoints, runs
+from sifthinker.store import aliases, checkpoints, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 
@@ -66,6 +68,9 @@ def test_a_name_means_one_run_or_is_refused_with_the_ids_of_those_that_it_may_me
     assert found("aaaaaaa1") == "aaaaaaa1" and found("bbbbbb") == "bbbbbbb1"
     with pytest.raises(UserError, match="checkpoint demo: 'demo' means 3 runs"):
         checkpoints.find(store, "demo")
+    recorded(store, "ccccccc1", "bbbbbb", 6.0, "w")  # the name of one run begins the id of another
+    with pytest.raises(UserError, match="promote: 'bbbbbb' means 2 runs"):
+        found("bbbbbb")
 
 
 def test_the_final_model_is_the_last_that_was_trained_or_the_last_artifact() -> None:
@@ -89,3 +94,48 @@ from sifthinker.upkeep import prune
 assert "prefect" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_an_alias_and_a_runs_of_another_model_is_not_pinned(tmp_path: Path) -> None:
+    """Nights go by the alias; whoever pins a model by the name may mean the run."""
+    store = Store(tmp_path)
+    refs = {}
+    for key in ("a" * 20, "b" * 20):
+        with store.making("merge", key, {}) as draft:
+            (draft.out / "model").write_text(key)
+        found = store.find("merge", key)
+        assert found
+        refs[key[0]] = found.ref
+    aliases.pin(store, "good", refs["a"], "ada", "tried")
+    stages = {"merge-grpo": refs["b"].model_dump()}
+    record = {"id": "dddddddd", "name": "good", "started": 1.0, "stages": stages}
+    store.record(runs.file(store, "dddddddd"), record)
+    assert checkpoints.find(store, "good") == refs["a"]
+    with pytest.raises(UserError, match="checkpoint good: it is an alias, of merge/aaaa") as said:
+        checkpoints.certain(store, "good")
+    assert "dddddddd  1970-01-01 00:00 UTC  good" in str(said.value)
+    assert checkpoints.certain(store, "dddddddd") == refs["b"]
+    assert checkpoints.certain(store, f"merge/{'a' * 20}") == refs["a"]
+    store.record(runs.file(store, "dddddddd"), {**record, "stages": {"merge-grpo": refs["a"].model_dump()}})
+    assert checkpoints.certain(store, "good") == refs["a"], "both mean one model"
+
+
+def test_promote_refuses_a_name_of_several_runs_with_their_ids_and_pins_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number, key in enumerate(("a" * 20, "b" * 20)):
+        with store.making("merge", key, {}) as draft:
+            (draft.out / "model").write_text(key)
+        found = store.find("merge", key)
+        assert found
+        stages = {"merge-grpo": found.ref.model_dump()}
+        record = {"id": f"eeeeeee{number}", "name": "demo", "started": float(number), "stages": stages}
+        store.record(runs.file(store, record["id"]), record)  # type: ignore[arg-type]
+    more = ["--as", "baseline", "--why", "it is good", "--store", str(tmp_path)]
+    refused = CliRunner().invoke(main.app, ["promote", "demo", *more])
+    said = str(refused.exception)
+    assert refused.exit_code != 0 and "'demo' means 2 runs, which differ; give the id of one" in said
+    assert "eeeeeee0" in said and "eeeeeee1" in said
+    assert aliases.read(store, "baseline") is None
+    assert CliRunner().invoke(main.app, ["promote", "eeeeeee1", *more]).exit_code == 0
+    pinned = aliases.read(store, "baseline")
+    assert pinned and pinned["ref"]["key"] == "b" * 20

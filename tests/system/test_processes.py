@@ -72,7 +72,7 @@ def test_a_group_that_ignores_sigterm_is_killed_with_children_in_sessions_of_the
         child = psutil.Process(int(started.stdout.readline()))
         began = time.monotonic()
         processes.end(started.pid, grace and 0.5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert started.wait(5) == -signal.SIGKILL
         assert soon(
             lambda: not processes.lives(child.pid, child.create_time()) if child.is_running() else True

@@ -161,7 +161,7 @@ def test_a_program_of_another_host_is_waited_for_while_it_shows_signs_of_life(
     (tmp_path / program_files.STATUS).write_text("{}")
     began = time.monotonic()
     assert not following.reap(tmp_path / "pid.json")
-    assert 0.6 <= time.monotonic() - began < 5
+    assert 0.6 <= time.monotonic() - began < 15
     assert not (tmp_path / "pid.json").exists()
 
 

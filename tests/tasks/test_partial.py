@@ -103,3 +103,28 @@ def test_a_run_without_weights_can_be_reused(go: Any) -> None:
     )
     with pytest.raises(UserError, match="more cannot start"):
         go(seed=6, start_at="more")
+
+
+def test_a_name_of_runs_whose_stages_differ_before_the_start_is_refused_with_their_ids(
+    go: Any, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+
+    def called(identifier: str, name: str) -> None:
+        [record] = [run for run in runs.runs(store) if run["id"] == identifier]
+        store.record(runs.file(store, identifier), {**record, "name": name})
+
+    go()  # run0
+    go(seed=1)  # run1: every stage is another one
+    called("run0", "mine")
+    called("run1", "mine")
+    with pytest.raises(UserError, match="reuse_run: 'mine' means 2 runs, which differ; give the id") as said:
+        go(seed=2, start_at="trained", reuse_run="mine")
+    assert [line.split()[0] for line in str(said.value).splitlines()[1:]] == ["run1", "run0"]
+    assert go(seed=2, start_at="trained", reuse_run="run0")[1] == ["trained"]  # run2, with the rows of run0
+    called("run1", "other")
+    called("run2", "mine")  # differs from run0 only from where a run starts that reuses them
+    assert go(seed=3, start_at="trained", reuse_run="mine")[1] == ["trained"]
+    go(stop_after="rows")  # run4 did not come as far: it is not meant
+    called("run4", "mine")
+    assert go(seed=4, start_at="trained", reuse_run="mine")[1] == ["trained"]

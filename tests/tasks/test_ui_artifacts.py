@@ -1,16 +1,19 @@
 import logging
 import re
+import signal
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import httpx
 import pytest
+from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 
 from sifthinker.llm.call_counts import Counts
-from tasks.runtime import endpoint, ui_artifacts
+from tasks.runtime import endpoint, stage, ui_artifacts
 from tasks.runtime.stage import Progress
 
 
@@ -85,26 +88,54 @@ def artifacts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[float, st
     return kept
 
 
-@pytest.mark.parametrize("completed", [True, False])
+@pytest.mark.parametrize("how", ["completed", "failed", "stopped"])
 def test_the_artifact_says_rate_and_time_left_and_at_the_end_that_nothing_more_comes(
-    artifacts: dict[str, list[tuple[float, str]]], completed: bool
+    artifacts: dict[str, list[tuple[float, str]]], how: stage.End
 ) -> None:
     progress = Progress("depth", 8, logging.getLogger("test"), every=0)
     progress.add(2, "a note")
     progress.add(2)
-    progress.end(completed)
+    progress.end(how)
     [(first, what), (half, _), (last, ended)] = artifacts["artifact 0"]
-    assert (first, half, last) == (25, 50, 100 if completed else 50)
+    assert (first, half, last) == (25, 50, 100 if how == "completed" else 50)
     assert what.startswith("Progress of depth: 2 of 8, ") and what.endswith(" s left | a note")
-    how = "completed" if completed else "ended without its result"
-    assert re.fullmatch(rf"Progress of depth: {how} after \d+ s, 4 of 8", ended)
+    why = ": its run was cancelled or told to end" if how == "stopped" else ""
+    assert re.fullmatch(rf"Progress of depth: {how} after \d+ s, 4 of 8{why}", ended)
+
+
+def test_the_last_word_is_tried_although_the_server_was_away(
+    artifacts: dict[str, list[tuple[float, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = Progress("depth", 8, logging.getLogger("test"), every=0)
+    progress.add(2)
+    monkeypatch.setattr(ui_artifacts, "_quiet_until", time.monotonic() + 60)
+    progress.add(2)
+    progress.stopping()
+    progress.end("stopped")
+    first, stopping, last = (said for _, said in artifacts["artifact 0"])
+    assert "2 of 8" in first and "stopping at 4 of 8" in stopping and "stopped after" in last
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (None, "completed"),
+        (ValueError(), "failed"),
+        (TerminationSignal(signal.SIGTERM), "stopped"),
+        (KeyboardInterrupt(), "stopped"),
+    ],
+)
+def test_what_ends_a_run_stops_its_stage_and_any_other_error_fails_it(
+    error: BaseException | None, how: str
+) -> None:
+    assert stage.how(error) == how
 
 
 def test_where_nothing_was_shown_nothing_is_ended(artifacts: dict[str, list[tuple[float, str]]]) -> None:
     for total in (8, None):
         progress = Progress("depth", total, logging.getLogger("test"))
         progress.add(8)  # sooner than anybody looks
-        progress.end(True)
+        progress.end("completed")
     assert not artifacts
 
 

@@ -19,8 +19,9 @@ from sifthinker import scenes
 from sifthinker.core import depth_maps, images, prompts, tables
 from sifthinker.evaluation import evaluate
 from sifthinker.models import loading, serving
-from sifthinker.models.families import FAMILIES, frozen_modules
+from sifthinker.models.families import FAMILIES
 from sifthinker.training import grpo, merge, sft
+from tests.frozen import frozen_modules
 from tests.training.canned_grpo import both
 
 COMMON = {"ranks": 1, "deepspeed": "none", "precision": "fp32", "max_steps": 2, "learning_rate": 1e-3}

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from sifthinker.config import Lora, Merge
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading, miniature
-from sifthinker.models.families import frozen_modules
 from sifthinker.training import adapters, harness, merge, merge_check
 from sifthinker.training.merge_check import Difference
+from tests.frozen import frozen_modules
 
 Adapter = Callable[..., Path]
 

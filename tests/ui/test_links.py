@@ -37,4 +37,4 @@ def test_a_run_shows_its_whole_configuration_and_its_report_in_short(site: Site)
     short = site.look("report-page", f"artifacts/artifact/{site.artifact(run, 'report-page')['id']}")
     assert "Open the whole report" in short and "Question." in short
     trained = site.artifact(run, "grpo-training")
-    assert trained["description"].startswith("grpo: done, 1 step in ")
+    assert trained["description"].startswith("grpo: completed after 1 step and ")

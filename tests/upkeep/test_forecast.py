@@ -100,6 +100,29 @@ def test_what_is_in_the_store_counts_instead_of_the_bounds(paper):
     assert lines(paper, made=made)["annotate"].calls == pytest.approx(1300 * 2 * 1.15, rel=0.01)
 
 
+def test_the_files_of_the_sources_bound_the_rows_where_all_are_here(tmp_path, paper):
+    """Of own rows nobody is told that 50,000 of them take 20 GB."""
+    lines_file, array = tmp_path / "mine.jsonl", tmp_path / "mine.json"
+    lines_file.write_text('{"question": "a"}\n' * 20)
+    array.write_text("\n " + json.dumps([{"question": "a"}] * 12))
+
+    def of(*paths: Path, **more):
+        sources = [{"name": path.stem, "format": "viscot", "path": str(path)} for path in paths]
+        for number, source in enumerate(sources):
+            source["name"] += str(number)
+        return Config.model_validate({"sources": sources, **more})
+
+    assert forecast.workload(of(lines_file, array), {}, SEVEN).rows == 32
+    assert forecast.workload(of(lines_file, scenes={"rows": 5}), {}, SEVEN).rows == 25
+    assert forecast.workload(of(lines_file, ingest={"total": 7}), {}, SEVEN).rows == 7
+    assert forecast.workload(of(lines_file, tmp_path / "not.json"), {}, SEVEN).rows == 50_000
+    (tmp_path / "table.csv").write_text("question,answer\n{,}\n")
+    assert forecast.workload(of(tmp_path / "table.csv"), {}, SEVEN).rows == 50_000
+    assert forecast.workload(of(lines_file), {"publish": 3}, SEVEN).rows == 3
+    assert lines(of(lines_file))["publish"].note == "20 rows at most"
+    assert lines(of(lines_file), made={"publish": 3})["publish"].note == "3 rows"
+
+
 def test_variants_and_evaluations_of_grpo_are_counted(paper):
     grpo = paper.grpo.model_copy(update={"iterations": 2, "evaluate_steps": 100, "evaluate_rows": 64})
     work = forecast.workload(paper.model_copy(update={"grpo": grpo}), {}, SEVEN)

@@ -64,7 +64,7 @@ _ANY_OF = re.compile(
 
 _WRONG = (
     r"(?:wrong|incorrect|false|inaccurate|untrue|invalid|impossible|excluded|eliminated|ruled out|rejected|discarded|dismissed|"
-    r"unlikely|implausible|inconsistent|mistaken|irrelevant|out|off the table|contradicted|not (?:correct|right|true|accurate|"
+    r"unlikely|less (?:likely|plausible)|(?:bad|poor) (?:answer|choice|option|fit|match)|distractor|implausible|inconsistent|mistaken|irrelevant|out|off the table|contradicted|not (?:correct|right|true|accurate|"
     r"possible|valid|supported|the (?:answer|case|right|correct)))"
 )
 _IS = (
@@ -74,7 +74,7 @@ _IS = (
 )
 _REJECTED_AFTER = re.compile(
     rf"({_MANY})[)\]]?(?:[^\S\n]*[(:,-]?[^\S\n]*(?:(?:which|that) )?(?:(?:as|being|to be) )?{_WRONG}\b"
-    rf"|(?:(?!\b(?:but|and|while|so|because|since|or|not)\b)[^.,;!?\n\ue000-\uebff]){{0,30}}?\b{_IS} (?:{_WRONG}\b|not\b(?! (?:only|just|wrong|incorrect|false)\b))"
+    rf"|(?:(?!\b(?:but|and|while|so|because|since|or|not)\b)[^.,;!?\n\ue000-\uebff]){{0,30}}?\b{_IS} (?:(?:the |an? )?{_WRONG}\b|not\b(?! (?:only|just|wrong|incorrect|false)\b))"
     r"|[^.;!?\n\ue000-\uebff]{0,20}?\bwould (?:be|have|look|need|feel)\b(?! (?:the |my )?(?:\w+ )?(?:correct|right|best|true|answer|choice|pick))"
     rf"|[^.;!?\n\ue000-\uebff]{{0,20}}?\b(?:contradicts|fails|misses|misstates|cannot be|can not be)\b"
     r"|(?:选项|项|明显|显然|都|均|也|则|是)*(?:错误|错的|错|不对|不正确|不符合?|可以排除|被排除|排除|不成立|不是|有误|不选))",
@@ -88,8 +88,9 @@ _REJECTED_BEFORE = re.compile(
     + r"[(\[]*|\bover\s+(?:options?\s+)?[(\[]*(?="
     + _L
     + r")|(?<!if )\b(?:not|never|nor|neither|rather than|instead of|unlike|except(?: for)?|"
-    r"as opposed to|other than|wrong (?:answers?|options?|choices?) (?:is|are|:)|"
-    r"incorrect (?:answers?|options?|choices?) (?:is|are|:))"
+    r"as opposed to|other than|(?:anything|everything|all|any(?: (?:answer|option|choice))?) but|not (?:think|believe|suppose)|"
+    r"(?<!no )(?<!without )(?<!a )(?<!any )(?<!not )doubt|(?:(?:wrong|incorrect)(?: (?:answers?|options?|choices?))?|"
+    r"distractors?)(?: (?:is|are)|(?=:)))"
     r"[\s(:]+" + _WORDS_TO + r"[(\[]*"
     rf"|\bno (?:\w+ )?(?={_T})|\bnone of (?:options? )?[(\[]?"
     r"|(?:不是|不选|并非|非|排除|而非|而不是|不可能是|不应选|不能选|错误的?是)(?:选项)?\s*)"
@@ -97,7 +98,7 @@ _REJECTED_BEFORE = re.compile(
     re.I,
 )
 _CORRECT = re.compile(
-    rf"({_MANY})[)\].]*\s*(?:is|are|must be|should be|would be|seems|looks|appears)(?: (?:clearly|definitely|obviously|therefore|thus|to be|"
+    rf"({_MANY})[)\].]*\s*(?:is|are|must be|should be|would be|seems|looks|appears)(?: (?:clearly|definitely|obviously|therefore|thus|to be|fully|entirely|completely|"
     r"most likely|probably|indeed))* (?:the )?(?:only |most |single )?(?:correct|true|accurate|best|appropriate|answer|proper|one that (?:fits|matches)|"
     r"right(?: (?:one|answer|choice|option))?)\b(?! (?:of|to|side|now)\b)|"
     rf"({_M})(?:选项|项)?(?:是|为)?(?:正确|对的|正确答案)",

@@ -77,7 +77,8 @@ class Measure:
 #   1: until 2026-11.
 #   2: refusals are told apart, affirmations mirror denials, rejected options are never chosen, boxes have a frame,
 #      SAT's choices are shuffled.
-RULES = 2
+#   3: more rejections ("A is the wrong answer", "anything but A") and more replies without a picture ("I see no image").
+RULES = 3
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 
 Result = tuple[Question, Verdict]

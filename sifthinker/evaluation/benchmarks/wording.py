@@ -93,7 +93,9 @@ _NO_PICTURE = re.compile(
         (
             rf"\bno {_NOUN}(?: (?:was|were|is|are|has|have|had|been|got|to be|appears|seems|actually|currently))* ?"
             rf"(?:{_GIVEN}|{_HERE})",
-            r"^no (?:image|picture|photo)s?\W*$",
+            r"^\W*no (?:image|picture|photo)s?(?: here)?\W*$",
+            rf"\bI (?:see|have|got|received) no {_NOUN}(?=\W*$|[.,;!])",
+            rf"^\W*{_NOUN} (?:is |was )?(?:missing|unavailable|not (?:found|available|provided|attached|loaded))\W*$",
             rf"\bthere (?:is|was|are|were|does|do) (?:no|not (?:(?:appear|seem)(?: to be)? )?(?:an?|any)) (?:image\b(?= ?(?:[.,;!]|$))|{_NOUN} (?:{_GIVEN}|{_HERE}))",
             rf"\b{_UNABLE} (?:directly |actually |currently |physically |really |truly )?{_VIEW}(?: (?:or|and|nor) {_VIEW})?"
             rf" (?:the |any |an? |your |this |that |these |those |my )?(?:provided |attached |uploaded |actual |specific )?{_NOUN}"
@@ -112,7 +114,7 @@ _NO_PICTURE = re.compile(
             r"(?:看不到|看不见|(?:无法|不能|没法)(?:直接)?(?:看到|查看|访问|打开|加载|读取|显示|查看到|分析|处理))"
             r"(?:您|你)?(?:提供|上传|发送|所说)?的?(?:这张|该|任何|这幅)?(?:图片|图像|照片)",
             r"(?:图片|图像|照片)(?:似乎)?(?:未|没有|没|无法|不能)(?:能)?(?:加载|显示|上传|打开|被提供|成功)",
-            r"(?:没有|无)(?:图片|图像)(?:$|[。,,.!])",
+            r"(?:没有|无)(?:图片|图像)(?:$|[。,,.!])|^(?:看不到|看不见|没有|没看到|无)图(?:$|[。,.!])|(?:图片|图像|照片)(?:缺失|丢失)",
             r"请(?:您|你)?(?:重新)?(?:上传|提供|发送)(?:一张|该|相关的?)?(?:图片|图像|照片)",
         )
     ),

@@ -114,8 +114,13 @@ def _night(store: Store, name: str) -> history.Row | None:
     if not rows:
         return None
     if len({_held(row) for row in rows}) > 1:
+        names = {run["id"]: run["name"] for run in runs.runs(store)}
         held = {
-            _held(row): {"id": _held(row), "name": "night", "started": row["started"].timestamp()}
+            _held(row): {
+                "id": _held(row),
+                "name": names.get(_held(row), "night"),
+                "started": row["started"].timestamp(),
+            }
             for row in rows
         }
         raise UserError(f"compare: {runs.ambiguous(night, list(held.values()))}")

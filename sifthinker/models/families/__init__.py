@@ -23,7 +23,7 @@ from sifthinker.models.families import (
 )
 from sifthinker.models.families.family import TRAINED, Family
 
-__all__ = ["FAMILIES", "TRAINED", "Family", "frozen_modules", "named", "of_processor"]
+__all__ = ["FAMILIES", "TRAINED", "Family", "named", "of_processor"]
 
 FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": qwen2_5_vl.FAMILY,
@@ -57,9 +57,3 @@ def named(config: Mapping[str, Any]) -> str | None:
 def of_processor(name: str) -> list[Family]:
     """The families whose processor is of a class."""
     return [family for family in FAMILIES.values() if family.processor == name]
-
-
-def frozen_modules() -> str:
-    """The pattern of the modules that are not trained, in any family: it matches a whole name."""
-    parts = dict.fromkeys(part for family in FAMILIES.values() for part in family.frozen)
-    return f".*({'|'.join(parts)}).*"

@@ -90,7 +90,11 @@ def _annotate(stage: str, of: _Known) -> Line:
 
 
 def _publish(stage: str, of: _Known) -> Line:
-    return Line(stage, disk_bytes=of.work.rows * ROW)
+    return Line(stage, disk_bytes=of.work.rows * ROW, note=f"{of.work.rows:,} rows{_at_most(of)}")
+
+
+def _at_most(of: _Known) -> str:
+    return "" if of.work.exact else " at most"
 
 
 def _sft(stage: str, of: _Known) -> Line:
@@ -100,7 +104,7 @@ def _sft(stage: str, of: _Known) -> Line:
     if of.measured and of.shape:
         batch = _trained(settings, of.shape, of.measured, settings.batch * work.chain)
         hours = work.sft_steps * settings.accumulation * batch / HOUR
-    return _training(stage, of, settings, longest, hours, f"{work.sft_steps:,} steps")
+    return _training(stage, of, settings, longest, hours, f"{work.sft_steps:,} steps{_at_most(of)}")
 
 
 def _grpo(stage: str, of: _Known) -> Line:

@@ -1,7 +1,7 @@
 """What there is to do in a run, in rows, steps and tokens, before the data is there.
 
-Where an artifact is in the store its rows count. Otherwise the configuration bounds them (`ingest.total`), and the lengths are
-those of a typical row: a picture of 500 x 375 pixels and a chain of 3.2 steps (PAPER.md R3.4).
+Where an artifact is in the store its rows count. Otherwise the configuration bounds them (`ingest.total`), and so do the sources'
+files where all are here; the lengths are those of a typical row: a picture of 500 x 375 pixels and a chain of 3.2 steps (PAPER.md R3.4).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ WIDTH, HEIGHT = 500, 375  # pixels of a typical picture (Visual-CoT's, on averag
 PROMPT = 250  # tokens of the prompt's text
 CHAIN = 310  # tokens of a typical chain and its answer
 LONGEST_CHAIN = 3 * CHAIN
+PIECE = 1 << 20  # bytes of a file that are read at once
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,23 @@ def _rows(config: Config, made: Mapping[str, int]) -> tuple[int, bool]:
     for label in ("publish", "annotate", "ingest"):
         if label in made:
             return made[label], label == "publish"
-    total = config.ingest.total
-    if not config.sources and config.scenes:
-        total = min(total, config.scenes.rows)
-    return total, False
+    held = _in_files(config)
+    return config.ingest.total if held is None else max(1, min(config.ingest.total, held)), False
+
+
+def _in_files(config: Config) -> int | None:
+    """Rows of scenes and of the sources' files, at most: each is an object of JSON. None: a file is not here, or no JSON."""
+    count = config.scenes.rows if config.scenes else 0
+    for source in config.sources:
+        try:
+            with source.path.open("rb") as file:
+                if file.read(PIECE).lstrip()[:1] not in (b"[", b"{"):
+                    return None
+                file.seek(0)
+                count += sum(piece.count(b"{") for piece in iter(lambda: file.read(PIECE), b""))
+        except OSError:
+            return None
+    return count
 
 
 def _questions(config: Config) -> int | None:

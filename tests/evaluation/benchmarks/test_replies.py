@@ -328,6 +328,10 @@ REFUSALS = {
         "The image did not load, so I cannot help.",
         "There is no picture attached.",
         "Please upload the image.",
+        "I see no image.",
+        "[no image]",
+        "Image not found",
+        "看不到图",
         "As an AI, I cannot see the picture.",
         "没有提供图片",
     ),
@@ -359,6 +363,7 @@ def test_a_refusal_is_no_answer_whatever_is_asked(problem, text):
 def test_a_picture_in_the_scene_is_not_the_picture_that_was_sent():
     question = "Is there a picture on the wall?"
     assert replies.yes_no("There is no picture on the wall.", question).value == "no"
+    assert replies.yes_no("I see no picture of a dog.", "Is there a picture of a dog?").value == "no"
     assert replies.yes_no("I don't see any picture on the wall.", question).value == "no"
     assert replies.yes_no("There is a picture on the wall.", question).value == "yes"
 
@@ -376,6 +381,9 @@ REJECTIONS = (
     "The answer is {b} rather than {a}.",
     "Unlike {a}, {b} fits.",
     "Not {a} but {b}",
+    "{a} is the wrong choice. {b}",
+    "{a} is partly right, but {b} is fully correct.",
+    "I don't think it's {a}; the answer is {b}.",
     "{a}是错误的，选{b}",
     "答案是{b}，而不是{a}。",
 )
@@ -386,6 +394,34 @@ def test_a_rejected_option_is_never_chosen(letters, wording):
     a, b, *_ = letters
     read = replies.choice(wording.format(a=a, b=b), COLOUR)
     assert read == (str(LETTERS.index(b)), "")
+
+
+@pytest.mark.parametrize(
+    "wording",
+    [
+        "{a} is the wrong answer.",
+        "Option {a} is an incorrect one",
+        "{a} is less likely",
+        "{a} is a distractor",
+        "Wrong answer: {a}",
+        "Wrong: {a}",
+        "The distractor is {a}",
+        "Anything but {a}",
+        "I don't think it's {a}",
+        "I doubt it is {a}",
+        "It is anything but {text}",
+        "{text} is the wrong color",
+    ],
+)
+def test_an_option_that_is_only_rejected_is_no_answer(wording):
+    for letter, text in COLOUR:
+        assert replies.choice(wording.format(a=letter, text=text), COLOUR).value == "", letter
+
+
+@pytest.mark.parametrize("wording", ["No doubt it is {a}", "Without a doubt, {a}", "I don't think so. {a}"])
+def test_what_only_sounds_like_a_rejection_is_none(wording):
+    for index, (letter, _) in enumerate(COLOUR):
+        assert replies.choice(wording.format(a=letter), COLOUR).value == str(index)
 
 
 @given(
