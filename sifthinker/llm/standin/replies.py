@@ -75,8 +75,8 @@ def reply(
         if fault == "duplicate":  # the reply to another request
             steps, answer = [_OTHER, _OTHER], "a red coat"
         seen = None if eyes is None or fault == "duplicate" else eyes(_first(asked), _boxes(steps))
-        texts = None if seen is None else seeing.texts(seen, answer)
-        text = chain(steps, answer, name, fault, texts)
+        said = None if seen is None else seeing.texts(seen, answer)
+        text = chain(steps, answer, name, fault, said)
         if fault == "content-filter":
             text, reason = "", "content_filter"
     if limit and len(text) // 4 + 1 > limit:
