@@ -52,7 +52,11 @@ def said(*boxes: list[float]) -> str:
         (said(BOXES[0], BOXES[0]), True, False),  # the same thing twice
         (said(BOXES[0], [0.1, 0.6, 0.3, 0.9]), True, False),
         (said(BOXES[0]), False, False),
-        (said(*BOXES, BOXES[1]), False, False),  # of which HIoU is 1: it does not see a box that is there twice
+        (
+            said(*BOXES, BOXES[1]),
+            False,
+            False,
+        ),  # of which HIoU is 1: it does not see a box that is there twice
         (said(*BOXES)[:-1], False, False),
         ("none", False, False),
         ('[{"bbox_2d": [0.1, 0.2], "depth": 0.5}]', False, False),
