@@ -101,7 +101,7 @@ class Ingest(Section):
     total: int = Field(50_000, ge=1, description="most rows in all (SIF-50K)")
     seed: int = Field(0, description="of the sampling under the caps; not given in the paper")
     max_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are rejected unopened")
-    shards: int = Field(64, ge=1, le=200, description="parts that the following data stages work in")
+    shards: int = Field(64, ge=1, le=2_000, description="parts that the following data stages work in")
 
 
 class Expand(Section):
