@@ -20,7 +20,7 @@ from sifthinker.config.evaluation import (
     Tier,
     Variant,
 )
-from sifthinker.config.placement import Pools
+from sifthinker.config.placement import Dask, Pools
 from sifthinker.config.reading import (
     as_yaml,
     assignments,
@@ -49,6 +49,7 @@ __all__ = [
     "Api",
     "Benchmark",
     "Config",
+    "Dask",
     "Depth",
     "Evaluate",
     "Expand",

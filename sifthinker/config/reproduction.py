@@ -12,7 +12,7 @@ from sifthinker.config import choices
 from sifthinker.config.api import Annotate, Retry
 from sifthinker.config.data import Depth, Expand, Ingest, Publish, Published, Scenes, Source
 from sifthinker.config.evaluation import Ablation, Evaluate, Nightly, Report
-from sifthinker.config.placement import Pools
+from sifthinker.config.placement import Dask, Pools
 from sifthinker.config.section import Section, operational
 from sifthinker.config.training import Grpo, Merge, Model, Sft
 
@@ -37,10 +37,15 @@ class Config(Section):
         "that `pools` names, the others in the flow's process",
     )
     pools: Pools = operational(Pools())
-    dask: str | None = operational(
+    dask: Dask | None = operational(
         None,
-        pattern=r"^(tcp|tls)://",
-        description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth",
+        description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth, and of annotate "
+        "and retry where SIF_LEDGER names the ledger; or a section with `address`, `resources` and `wait`",
+    )
+    processes: int | None = operational(
+        None,
+        ge=1,
+        description="most processes that ingest and publish work in; none: one for each core that they may use",
     )
     max_rejected: float = operational(
         0.5,

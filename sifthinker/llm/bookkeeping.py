@@ -57,6 +57,15 @@ def open_quota(where: Place, account: str, requests: int | None, tokens: int | N
     return PostgresQuota(database(), name, requests, tokens)
 
 
+def identity() -> str:
+    """What tells the shared ledger's database from another one, by whatever address it is reached.
+
+    Raises:
+        UserError: there is none, or it cannot be opened.
+    """
+    return database().identity()
+
+
 def database() -> Database:
     """The database that `SIF_LEDGER` names.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
+
+# What counts of several engines are added up by.
+SUMMED = ("calls", "cached", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens", "money")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,11 @@ class Counts:
     def rows_done(self) -> int:
         """Rows kept and rejected."""
         return self.rows_kept + self.rows_rejected
+
+    def since(self, before: Counts) -> Counts:
+        """What came after `before`; rows, rate and what is under way stay as they are."""
+        more = {name: getattr(self, name) - getattr(before, name) for name in SUMMED}
+        return replace(self, **more)
 
     def line(self) -> str:
         """One line for a person."""

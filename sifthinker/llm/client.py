@@ -11,8 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from sifthinker.config import Api
 from sifthinker.core.images import data_url as image_url
@@ -29,6 +32,7 @@ from sifthinker.system.waiting import STEP, outcome
 __all__ = ["BudgetSpent", "Client", "Failure", "Reply", "Request", "Unauthorized", "Unreachable", "image_url"]
 
 T = TypeVar("T")
+_tally: ContextVar[list[Counts] | None] = ContextVar("tally", default=None)
 _PENDING = 16  # answers per call in flight that may wait for an earlier one, since they come out in order
 
 
@@ -59,6 +63,8 @@ class Client:
         interrupted = kind is not None and not issubclass(kind, (Exception, GeneratorExit))
         if interrupted and self._engine is not None:
             self._engine.interrupt()
+        if (tally := _tally.get()) is not None:
+            tally.append(_news(self.engine))
         self._engine = None
         _give_back(*self._where)
 
@@ -146,12 +152,34 @@ class Client:
         return self.engine.progress()
 
 
+@contextmanager
+def tallied() -> Iterator[list[Counts]]:
+    """Collects what the clients that the block opens and closes have asked.
+
+    Blocks of several threads share an engine: no call is in two of their tallies, and together they are all calls.
+    """
+    tally: list[Counts] = []
+    token = _tally.set(tally)
+    try:
+        yield tally
+    finally:
+        _tally.reset(token)
+
+
 _engines: dict[tuple[Api, bookkeeping.Place, str], tuple[Engine, int]] = {}
+_told: WeakKeyDictionary[Engine, Counts] = WeakKeyDictionary()  # what of an engine is in a tally
 _engines_lock = threading.Lock()
 # The collector of cycles while an engine runs. Its defaults (700, 10, 10) take a fifth of the processor time of a call
 # and now and then go through everything that Prefect and its like have imported, while no reply is read.
 _COLLECTOR = (20_000, 10, 10)
 _collector = gc.get_threshold()
+
+
+def _news(engine: Engine) -> Counts:
+    """What an engine has asked since the last tally."""
+    with _engines_lock:
+        before, _told[engine] = _told.get(engine), engine.progress()
+        return _told[engine].since(before) if before else _told[engine]
 
 
 def _acquire(api: Api, ledger: bookkeeping.Place, url: str) -> Engine:

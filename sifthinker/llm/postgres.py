@@ -101,6 +101,20 @@ class Database:
             raise
         return db
 
+    def identity(self) -> str:
+        """What its server and it are called by the server itself, by whatever address they are reached.
+
+        Raises:
+            UserError: there is no connection.
+        """
+        with self.open() as db:
+            row = db.execute(
+                "SELECT system_identifier::text, (SELECT oid::text FROM pg_database WHERE datname = current_database())"
+                " FROM pg_control_system()"
+            ).fetchone()
+        assert row is not None, "it always has one"
+        return "/".join(map(str, row))
+
     def words(self, error: BaseException) -> str:
         """What an error says, on one line and without the password."""
         text = " ".join(str(error).split()) or type(error).__name__

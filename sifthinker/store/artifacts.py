@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,9 @@ from filelock import Timeout
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
+from sifthinker.store.downloads import fetch
 from sifthinker.store.lock import Lock
-from sifthinker.store.manifest import MANIFEST, Artifact, Damaged, Draft, Manifest, Ref
+from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
 from sifthinker.store.s3 import Remote
 from sifthinker.store.sealing import seal
 from sifthinker.store.verification import Claim, verifier
@@ -134,11 +135,21 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def lock(self, stage: str, key: str) -> Lock:
-        """Held while an artifact is made, so that two runs that want the same one make it once."""
+    def lock(self, stage: str, key: str, by: str = "") -> Lock:
+        """Held while an artifact is made, so that two runs that want the same one make it once.
+
+        Args:
+            stage: of the artifact.
+            key: of the artifact.
+            by: who makes it, for `free`.
+        """
         (self.root / stage).mkdir(parents=True, exist_ok=True)
-        remote = self.remote.lock(f"{stage}/{key}.lock") if self.remote else None
+        remote = self.remote.lock(f"{stage}/{key}.lock", by) if self.remote else None
         return Lock(self.root / stage / f"{key}.lock", remote)
+
+    def free(self, stage: str, key: str, dead: Collection[str]) -> bool:
+        """Takes the lock of an artifact from makers on other machines who are known to be dead; whether one had it."""
+        return self.remote is not None and self.remote.lock(f"{stage}/{key}.lock").free(dead)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The verified artifact of a key, or the one accepted for it; None when there is none.
@@ -162,6 +173,8 @@ class Store:
             Damaged: it is gone, is not what its manifest says, or was made again since with another content.
         """
         found = self._look(ref.stage, ref.key, part)
+        if found and found.ref.digest != ref.digest and self._is_stale(ref):
+            found = self._look(ref.stage, ref.key, part)
         if found is None:
             raise Damaged(f"{ref.stage}/{ref.key} is not in the store")
         if found.ref.digest != ref.digest:
@@ -177,41 +190,33 @@ class Store:
         manifest, damage = self.remote.manifest(f"{stage}/{key}")
         if damage:
             raise Damaged(damage)
-        return self._artifact(folder, manifest, part, partial(self._fetch, stage, key)) if manifest else None
+        return self._artifact(folder, manifest, part, partial(self._fetch, folder)) if manifest else None
 
-    def _fetch(self, stage: str, key: str) -> None:
-        """Downloads an artifact under a temporary name, holds it to its manifest, and gives it its name."""
+    def _is_stale(self, ref: Ref) -> bool:
+        """Whether this machine's copy of an artifact is from before another machine made it again; it then goes."""
+        there = self.remote and self.remote.manifest(f"{ref.stage}/{ref.key}")[0]
+        if not there or there["digest"] != ref.digest:
+            return False
+        self._discard_here(ref.stage, ref.key)
+        return True
+
+    def _fetch(self, folder: Path) -> None:
         assert self.remote
-        folder = self.folder(stage, key)
-        temporary = folder.with_name(f"{key}.fetch-{uuid.uuid4().hex}")
-        try:
-            manifest, damage = self.remote.manifest(f"{stage}/{key}")
-            if manifest is None:
-                raise Damaged(damage or f"{stage}/{key} is gone")
-            for name in manifest["files"]:
-                self.remote.download(f"{stage}/{key}/{name}", temporary / name)
-                (temporary / name).chmod(0o444)
-            write_json(temporary / MANIFEST, manifest)
-            self._open(temporary, name=f"{stage}/{key}")
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was quicker
-                    raise
-        except Damaged as damage:  # seen only now: sizes and ETags were right
-            raise UserError(f"{self.remote.url}: {damage}; make it again with `refresh`") from damage
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        name = f"{folder.parent.name}/{folder.name}"
+        fetch(self.remote, folder, lambda downloaded: self._open(downloaded, name=name))
 
     def discard(self, stage: str, key: str) -> None:
         """Removes an artifact: out of its name first, so that no half of it is ever taken for whole."""
+        self._discard_here(stage, key)
+        if self.remote:
+            self.remote.remove(f"{stage}/{key}")
+
+    def _discard_here(self, stage: str, key: str) -> None:
         folder = self.folder(stage, key)
         if folder.exists():
             trash = folder.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
             folder.rename(trash)
             shutil.rmtree(trash)
-        if self.remote:
-            self.remote.remove(f"{stage}/{key}")
 
     @contextmanager
     def making(
@@ -276,6 +281,19 @@ class Store:
         if self.remote:
             self.remote.push(self.folder(stage, key), f"{stage}/{key}")
             self._pending(stage, key).unlink(missing_ok=True)
+
+    def upload(self, ref: Ref) -> None:
+        """Sees that the remote has an artifact of this machine: it may be gone there, or was never uploaded.
+
+        Raises:
+            UserError: the remote does not take it.
+        """
+        if self.remote is None:
+            return
+        there, _ = self.remote.manifest(f"{ref.stage}/{ref.key}")
+        if there is None or there["digest"] != ref.digest:
+            with self.lock(ref.stage, ref.key):
+                self._push(ref.stage, ref.key)
 
     def _pending(self, stage: str, key: str) -> Path:
         return self.root / stage / f"{key}.pending"

@@ -21,7 +21,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 EXPIRY = 120.0  # seconds without a beat after which a lock's holder is dead
 BEAT = 20.0
 POLL = 5.0
+SMALL = 8 << 20  # bytes up to which a file is one request; boto3 divides a larger one
+AT_ONCE = 8  # files of an artifact under way
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class Remote:
             return boto3.client(
                 "s3",
                 config=Config(
-                    retries={"mode": "standard", "max_attempts": 4}, connect_timeout=10, read_timeout=60
+                    retries={"mode": "standard", "max_attempts": 4},
+                    connect_timeout=10,
+                    read_timeout=60,
+                    max_pool_connections=4 * AT_ONCE,
                 ),
             )
 
@@ -113,23 +119,40 @@ class Remote:
         with self._explained("delete"):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name, **condition)
 
-    def download(self, name: str, to: Path) -> None:
-        """Writes an object to a file, and makes the file's folder where there is none."""
+    def download(self, name: str, to: Path, size: int | None = None) -> None:
+        """Writes an object to a file, and makes the file's folder where there is none.
+
+        Args:
+            name: of the object.
+            to: the file.
+            size: of the object, where it is known: a small one takes one request.
+
+        Raises:
+            UserError: it is not there, or the server does not answer.
+        """
         to.parent.mkdir(parents=True, exist_ok=True)
-        with self._explained("download"):
-            self.client.download_file(self.bucket, self.prefix + name, str(to))
+        if size is None or size > SMALL:
+            with self._explained("download"):
+                self.client.download_file(self.bucket, self.prefix + name, str(to))
+            return
+        body = self.read(name)
+        if body is None:
+            raise UserError(self._advice("download", f"{name} is gone"))
+        to.write_bytes(body)
 
     def upload(self, file: Path, name: str) -> None:
         """Puts a file under a name."""
         with self._explained("upload"):
-            self.client.upload_file(str(file), self.bucket, self.prefix + name)
+            if file.stat().st_size > SMALL:
+                self.client.upload_file(str(file), self.bucket, self.prefix + name)
+            else:
+                self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=file.read_bytes())
 
     def push(self, folder: Path, place: str) -> None:
         """Uploads an artifact's files, and its manifest last; `place`: <stage>/<key>."""
         self.remove(place)  # what is there of an earlier one: its manifest goes first
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name in manifest["files"]:
-            self.upload(folder / name, f"{place}/{name}")
+        together(lambda name: self.upload(folder / name, f"{place}/{name}"), manifest["files"])
         there = self.list(place)
         for name, entry in manifest["files"].items():
             if name not in there or there[name].size != entry["size"]:
@@ -166,9 +189,9 @@ class Remote:
                 return None, f"{self.url}/{place}: {name} was changed: its size or ETag differs"
         return manifest, ""
 
-    def lock(self, name: str) -> RemoteLock:
-        """The lock of a name, not taken yet."""
-        return RemoteLock(self, name)
+    def lock(self, name: str, by: str = "") -> RemoteLock:
+        """The lock of a name, not taken yet; `by`: who would hold it."""
+        return RemoteLock(self, name, by)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -192,12 +215,22 @@ class Remote:
         )
 
 
+def together(work: Callable[[str], None], names: Iterable[str]) -> None:
+    """Does the same with several names at once.
+
+    Raises: what the first failing one raises.
+    """
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="s3") as threads:
+        for _ in threads.map(work, names):
+            pass
+
+
 class RemoteLock:
     """A lock on an object: made by a conditional put, kept alive by a thread, taken over when its holder died."""
 
-    def __init__(self, remote: Remote, name: str) -> None:
+    def __init__(self, remote: Remote, name: str, by: str = "") -> None:
         """Takes nothing yet."""
-        self.remote, self.name = remote, name
+        self.remote, self.name, self.by = remote, name, by
         self._etag = ""
         self._kept = 0.0  # when the server last took a beat, by the monotonic clock
         self._released = threading.Event()
@@ -245,20 +278,35 @@ class RemoteLock:
 
     def release(self) -> None:
         """Gives the lock back, unless another machine has taken it over."""
-        from botocore.exceptions import ClientError
-
         self._released.set()
         if self._thread is None:
             return
         self._thread.join()
         self._thread = None
         if self._etag and self._here() == self._etag:  # asked first: not every server obeys If-Match here
-            try:
-                self.remote.delete(self.name, IfMatch=self._etag)
-            except ClientError as error:
-                if error.response["Error"]["Code"] == "NotImplemented":
-                    self.remote.delete(self.name)
-                # else it was taken over in between, and is not ours to remove
+            self._remove(self._etag)
+
+    def free(self, dead: Collection[str]) -> bool:
+        """Removes it where one of those holds it who are known to be dead. One that lives after all has lost it.
+
+        Returns:
+            Whether it was removed.
+        """
+        etag, body = self._here(), self.remote.read(self.name)
+        if not etag or not body or json.loads(body).get("by") not in dead:
+            return False
+        return self._remove(etag)
+
+    def _remove(self, etag: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self.remote.delete(self.name, IfMatch=etag)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NotImplemented":
+                return False  # it was taken over, or beat, in between
+            self.remote.delete(self.name)
+        return True
 
     def _here(self) -> str:
         """The ETag of the lock on the server; "" where there is none."""
@@ -288,7 +336,7 @@ class RemoteLock:
     def _body(self) -> bytes:
         import socket
 
-        return json.dumps({"host": socket.gethostname(), "id": uuid.uuid4().hex}).encode()
+        return json.dumps({"host": socket.gethostname(), "by": self.by, "id": uuid.uuid4().hex}).encode()
 
     def _beat(self) -> None:
         from botocore.exceptions import ClientError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,16 +17,27 @@ from typing import Any
 
 from filelock import Timeout
 from prefect import task
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from sifthinker.core.errors import UserError
+from sifthinker.llm.client import tallied
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Ref
 from sifthinker.system.disk_errors import explained
-from tasks.runtime import cluster, end_states, identity, placement, refusal, stage_log, ui_artifacts
+from tasks.runtime import (
+    cluster,
+    dask_worker,
+    elsewhere,
+    end_states,
+    identity,
+    placement,
+    refusal,
+    stage_log,
+    ui_artifacts,
+)
 from tasks.runtime.decide import Decision, lookup, uninstalled
 from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import End, Job, Log, Order, Progress, StageFailed, how
@@ -61,6 +72,19 @@ def _result(decision: Decision, state: State[Ref]) -> Ref:
 
 def _task(decision: Decision, store: Store) -> Any:
     order = decision.order
+    return _named(order).with_options(
+        cache_policy=CachePolicy.from_cache_key_fn(lambda *_: f"{order.place}-{order.key}"),
+        result_storage=store.root / "prefect" / "results",
+        refresh_cache=not decision.cached,
+    )
+
+
+def _task_elsewhere(order: Order) -> Any:
+    """The task of a shard for another machine. Its result lies in no folder: it comes back by the network."""
+    return _named(order).with_options(persist_result=False, cache_policy=NO_CACHE)
+
+
+def _named(order: Order) -> Any:
     placed = placement.pool(order.config, order.stage.name) is not None
     return make.with_options(
         name=order.label,
@@ -68,9 +92,6 @@ def _task(decision: Decision, store: Store) -> Any:
         # A stage that explains its end is not tried again, a lost machine's is: see `_again`.
         retries=max(order.stage.retries, placement.RETRIES) if placed else order.stage.retries,
         retry_delay_seconds=10,
-        cache_policy=CachePolicy.from_cache_key_fn(lambda *_: f"{order.place}-{order.key}"),
-        result_storage=store.root / "prefect" / "results",
-        refresh_cache=not decision.cached,
     )
 
 
@@ -84,6 +105,8 @@ def _again(_: Any, __: TaskRun, state: State[Any]) -> bool:
 def make(order: Order, root: str) -> Ref | State[Ref]:
     """Makes one artifact (of a stage or of one of its shards) where the stage is placed, unless it is there by now."""
     log = get_run_logger()
+    if order.sent:
+        return _sent(order, log)
     store = Store(Path(root))
     there = placement.pool(order.config, order.stage.name)
     state = placement.elsewhere(order, there, store, log) if there else _here(order, store, log)
@@ -94,19 +117,34 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
     if state.name == "Cached":
         return Completed(name="Cached", message=state.message, data=artifact.ref)
     if order.part is None:
-        ui_artifacts.markdown(summary(order.label, artifact.manifest), order.label, order.label)
+        ui_artifacts.markdown(ui_artifacts.summary(order.label, artifact.manifest), order.label, order.label)
     return artifact.ref
+
+
+def _sent(order: Order, log: Log) -> Ref | State[Ref]:
+    """Makes a shard that a flow on another machine has sent, in this worker's store, which shares it."""
+    try:
+        with dask_worker.named(order):
+            order, store = dask_worker.received(order)
+            state = _here(order, store, log)
+            if not state.is_completed():
+                return state
+            made = store.find(order.place, order.key)
+            assert made, "the artifact was just made"
+            store.upload(made.ref)
+    except UserError as error:
+        log.error("%s", error)
+        return end_states.failed(error)
+    return Completed(name=state.name, message=state.message, data=made.ref)
 
 
 def _here(order: Order, store: Store, log: Log) -> State[Any]:
     """Makes the artifact in this process; `Cached` when another run has made it meanwhile."""
     try:
-        if lacking := uninstalled(order):
-            raise UserError(f"{order.label} lacks {'; '.join(lacking)}")
-        if order.part is not None and order.on_cluster:
-            cluster.check(order)
-        with explained(order.label), ExitStack() as stack:
-            lock = store.lock(order.place, order.key)
+        with dask_worker.named(order), explained(order.label), ExitStack() as stack:
+            if lacking := uninstalled(order):
+                raise UserError(f"{order.label} lacks {'; '.join(lacking)}")
+            lock = store.lock(order.place, order.key, dask_worker.address() if order.sent else "")
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -115,7 +153,15 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
             stack.callback(lock.release)
             if found := _made_meanwhile(store, order):
                 return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
-            make_artifact(order, store, log, lock.check)
+            wanted = dask_worker.wanted() if order.sent else None
+
+            def still() -> None:
+                lock.check()
+                if wanted:
+                    wanted()
+
+            still()
+            make_artifact(order, store, log, still)
     except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
         log.error("%s", error)
         return end_states.failed(error)
@@ -172,17 +218,29 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
                 if fan_out:
                     _fan_out(job)
                 else:
-                    order.stage.run(job)
+                    _run(job)
             rows = draft.rows
             read = draft.notes.pop("read", rows["in"])
             lost = read - rows["kept"] - sum(rows["rejected"].values())
             assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
+            dask_worker.check_pictures(order, rows["rejected"])
             refusal.check(job)
         except BaseException as error:
             ended = how(error)
             raise
         finally:
             progress.end(ended)
+
+
+def _run(job: Job) -> None:
+    """Runs the stage's function. A shard for another machine notes what was paid for it."""
+    if job.order.sent is None:
+        job.order.stage.run(job)
+        return
+    with tallied() as asked:
+        job.order.stage.run(job)
+    for counts in asked:
+        elsewhere.noted(job.notes, counts)
 
 
 def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
@@ -211,29 +269,80 @@ def _fan_out(job: Job) -> None:
     )  # equal parts, such as empty ones, are one shard
     once = list({decision.order.key: decision for decision in decisions}.values())
     made: dict[str, Ref] = {}
-    if order.stage.in_turn and not order.on_cluster:
-        for decision in once:
-            made[decision.order.key] = execute(decision, store)
-            job.progress.add(twins[decision.order.key])
-    else:
-        with _submitting(order) as submit:
-            futures = [submit(_task(decision, store), decision.order, str(store.root)) for decision in once]
-            for decision, future in zip(once, futures, strict=True):
-                future.wait()
-                made[decision.order.key] = _result(decision, future.state)
-                job.progress.add(twins[decision.order.key])
-    shards = [made[decision.order.key] for decision in decisions]
-    job.draft.shards = shards
+    for decision, ref in _made(job, once):
+        made[decision.order.key] = ref
+        job.progress.add(twins[decision.order.key])
+    _add_up(job, [made[decision.order.key] for decision in decisions])
+
+
+def _made(job: Job, decisions: Sequence[Decision]) -> Iterator[tuple[Decision, Ref]]:
+    """Makes shards, on the Dask cluster or in this process; each with its artifact."""
+    order, store = job.order, job.store
+    if cluster.takes(order, job.endpoints):
+        yield from _made_elsewhere(job, decisions)
+        return
+    if order.config.dask:
+        job.log.info("%s stays in the flow's process: %s", order.label, cluster.why_here(job.endpoints))
+    if order.stage.in_turn:
+        for decision in decisions:
+            yield decision, execute(decision, store)
+        return
+    futures = [_task(decision, store).submit(decision.order, str(store.root)) for decision in decisions]
+    for decision, future in zip(decisions, futures, strict=True):
+        future.wait()
+        yield decision, _result(decision, future.state)
+
+
+def _made_elsewhere(job: Job, decisions: Sequence[Decision]) -> Iterator[tuple[Decision, Ref]]:
+    """Makes shards on the Dask cluster; what is in the store already is not sent there."""
+    order, store = job.order, job.store
+    for decision in decisions:
+        if decision.cached:
+            yield decision, execute(decision, store)
+    missing = [decision for decision in decisions if not decision.cached]
+    if not missing:
+        return
+    first = order.stage.parts[0]
+    if job.endpoints.urls:
+        parts = [
+            job.inputs[first].part(first, decision.order.part)
+            for decision in missing
+            if decision.order.part is not None
+        ]
+        job.elsewhere.rows = sum(map(_length, parts))
+    with cluster.connected(order, store, job.log) as there:
+        sent = {
+            there.submit(_task_elsewhere(decision.order), decision.order): decision for decision in missing
+        }
+        for future, state in there.finished():
+            decision = sent[future]
+            made = _result(decision, state)
+            try:
+                manifest = store.open(made).manifest
+            except Damaged as damage:
+                where = store.remote.url if store.remote else store.root
+                raise StageFailed(
+                    f"{order.label}: a Dask worker made {made.stage}/{made.key}, but in {where} {damage}; see that all "
+                    "hosts have one `remote`, or one folder"
+                ) from damage
+            if state.name != "Cached":
+                job.elsewhere.made.append(manifest)
+            yield decision, made
+
+
+def _add_up(job: Job, shards: Sequence[Ref]) -> None:
+    """What a stage consists of, with the sums of its rows and notes."""
+    job.draft.shards = list(shards)
     totals: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     for shard in shards:
-        manifest = store.open(shard).manifest
+        manifest = job.store.open(shard).manifest
         totals.update({name: manifest["rows"][name] for name in ("in", "kept")})
         rejected.update(manifest["rows"]["rejected"])
         for name, value in manifest["notes"].items():
             if isinstance(value, (int, float)):
                 job.notes[name] = job.notes.get(name, 0) + value
-            else:
+            elif name != elsewhere.BOUGHT:
                 job.notes[name] = value
     job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
 
@@ -256,17 +365,6 @@ def shard_decision(order: Order, store: Store, digests: Mapping[str, Sequence[st
     return lookup(store, replace(order, identity=of, key=identity.key(of), part=index))
 
 
-@contextmanager
-def _submitting(order: Order) -> Iterator[Callable[[Any, Order, str], Any]]:
-    """How shards are started: by the flow's runner, or on the Dask cluster."""
-    if not order.on_cluster:
-        yield lambda task, order, root: task.submit(order, root)
-        return
-    assert order.config.dask
-    with cluster.runner(order.config.dask) as runner:
-        yield lambda task, order, root: runner.submit(task, {"order": cluster.portable(order), "root": root})
-
-
 def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
     """How many rows will come in, where that is known before: the first part-wise input's."""
     if order.part is None or not order.stage.parts:
@@ -285,23 +383,3 @@ def _installed() -> list[str]:
     from importlib.util import find_spec
 
     return [name for name in VERSIONS if find_spec(name)]
-
-
-def summary(label: str, manifest: Mapping[str, Any]) -> str:
-    """A stage's outcome in Markdown."""
-    rows = manifest["rows"]
-    lines = [
-        f"### {label}",
-        "",
-        "| rows in | kept | rejected | seconds | key | digest |",
-        "|---|---|---|---|---|---|",
-        f"| {rows['in']} | {rows['kept']} | {sum(rows['rejected'].values())} | {manifest['seconds']:.1f} "
-        f"| `{manifest['key']}` | `{manifest['digest'][:12]}` |",
-    ]
-    if rows["rejected"]:
-        lines += ["", "| rejected because | rows |", "|---|---|"]
-        lines += [f"| {reason} | {count} |" for reason, count in rows["rejected"].items()]
-    notes = {name: value for name, value in manifest["notes"].items() if not isinstance(value, (dict, list))}
-    if notes:
-        lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in notes.items())]
-    return "\n".join(lines)

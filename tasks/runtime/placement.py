@@ -33,7 +33,7 @@ from prefect.utilities.urls import url_for
 from sifthinker.config import Config, Pools, Train
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
-from tasks.runtime import end_states, server_away
+from tasks.runtime import end_states, server_away, store_paths
 from tasks.runtime.liveness import lost
 from tasks.runtime.server_away import BY_WORKER
 from tasks.runtime.stage import Log, Order
@@ -44,9 +44,6 @@ RETRIES = 2  # of a stage whose worker or machine went down, whichever it is
 EVERY = 1.0  # seconds between two looks at the other run
 REVIVES = 15.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
 LEAVE = 15.0  # seconds that a cancelled run is given to end, beside its grace, before the flow goes on ending itself
-IN_STORE = (
-    "store:"  # a path of the configuration that lies in the store, whose folder may differ from host to host
-)
 
 
 def pool(config: Config, stage: str) -> str | None:
@@ -89,15 +86,10 @@ def settled(config: Config) -> Config:
 def sent(order: Order, store: Store) -> dict[str, Any]:
     """The parameters of the other run; `received` is the way back."""
     config = order.config.model_dump(mode="json") | {"placement": "process", "store": str(store.root)}
-    root = f"{store.root}{os.sep}"
-
-    def portable(text: str) -> str:
-        return IN_STORE + text.removeprefix(root) if text.startswith(root) else text
-
     return {
         "stage": order.stage.name,
         "label": order.label,
-        "config": _strings(config, portable),
+        "config": _strings(config, lambda text: store_paths.packed(text, store.root)),
         "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
         "identity": dict(order.identity),
         "refresh": order.refresh,
@@ -106,18 +98,9 @@ def sent(order: Order, store: Store) -> dict[str, Any]:
 
 def received(config: Config, store: Store) -> Config:
     """The configuration as it reads on this host."""
-
-    def local(text: str) -> str:
-        if not text.startswith(IN_STORE):
-            return text
-        relative = text.removeprefix(IN_STORE)
-        stage, key, *rest = relative.split("/")
-        found = store.find(stage, key)  # verified, as any input
-        if not found:
-            raise UserError(f"{relative} is not in the store {store.root}; all pools need the same store")
-        return str(found.folder.joinpath(*rest))
-
-    return Config.model_validate(_strings(config.model_dump(mode="json"), local))
+    todo = "all pools need the same store"
+    given = config.model_dump(mode="json")
+    return Config.model_validate(_strings(given, lambda text: store_paths.unpacked(text, store, todo)))
 
 
 def elsewhere(order: Order, there: str, store: Store, log: Log) -> State[Any]:
@@ -269,7 +252,9 @@ def _outcome(
                     return None, 0.0
                 if waiting and now - said > MINUTE:
                     said = now
-                    log.warning("%s waits for pool %s: %s", order.label, there, _why(client, there))
+                    begins = any(s and s.is_pending() for s in states)
+                    why = "its worker starts the run" if begins else _why(client, there)
+                    log.warning("%s waits for pool %s: %s", order.label, there, why)
             except httpx.HTTPError as error:
                 away.met(error, log)
             time.sleep(EVERY)

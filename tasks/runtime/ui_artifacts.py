@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -109,3 +109,23 @@ def _told(tell: Callable[[], Any], what: str) -> Any:
             "%s: could not be shown, the Prefect server did not take it: %s: %s", what, kind, error
         )
         return None
+
+
+def summary(label: str, manifest: Mapping[str, Any]) -> str:
+    """A stage's outcome in Markdown."""
+    rows = manifest["rows"]
+    lines = [
+        f"### {label}",
+        "",
+        "| rows in | kept | rejected | seconds | key | digest |",
+        "|---|---|---|---|---|---|",
+        f"| {rows['in']} | {rows['kept']} | {sum(rows['rejected'].values())} | {manifest['seconds']:.1f} "
+        f"| `{manifest['key']}` | `{manifest['digest'][:12]}` |",
+    ]
+    if rows["rejected"]:
+        lines += ["", "| rejected because | rows |", "|---|---|"]
+        lines += [f"| {reason} | {count} |" for reason, count in rows["rejected"].items()]
+    notes = {name: value for name, value in manifest["notes"].items() if not isinstance(value, (dict, list))}
+    if notes:
+        lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in notes.items())]
+    return "\n".join(lines)

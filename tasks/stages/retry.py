@@ -32,7 +32,7 @@ def _retrying(job: Job) -> Iterator[Endpoints]:
         for again in passes:
             api = _api(job, again)
             found = stack.enter_context(endpoint(lambda _, api=api: api)(job))  # type: ignore[misc]
-            together = Endpoints(found.ledger, (*together.urls, found.url))
+            together = Endpoints(found.ledger, (*together.urls, found.url), together.here or found.here)
             client = stack.enter_context(llm.Client(api, found.ledger, found.url))
             stack.enter_context(watched(job, client.progress))
             _probe(job, again, client)

@@ -229,6 +229,13 @@ def test_a_run_has_the_gpus_of_its_pool_and_goes_where_it_should(key: str) -> No
     assert found["priorityClassName"] == ("sifthinker-gpu" if chosen else "")
 
 
+@pytest.mark.parametrize("key", POOLS)
+def test_a_run_has_an_image_with_the_libraries_of_the_stages(key: str) -> None:
+    """The server's, which the workers have, carries out no run (tests/infra/test_compose.py: which images do)."""
+    image = pod(key)["spec"]["containers"][0]["image"]
+    assert image.split("/")[-1].split(":")[0] in ("sifthinker-worker", "sifthinker-train")
+
+
 def test_an_overlay_has_the_pools_of_the_base() -> None:
     names = {
         folder: {key.split()[1] for key in POOLS if key.split()[0] == folder}

@@ -14,6 +14,7 @@ from sifthinker import llm
 from sifthinker.config import STANDIN, Api, Prices
 from sifthinker.core.errors import UserError
 from sifthinker.llm import call_counts, costs, judge, standin
+from sifthinker.llm.client import tallied
 from sifthinker.llm.http import money, retry_after
 
 FAST = {"retries": 3, "timeout": 5.0, "concurrency": 8}
@@ -455,3 +456,24 @@ def test_progress_says_what_is_left(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "annotate" in shown
     assert "5 rejected" in shown
+
+
+def test_tallies_of_threads_that_share_an_engine_are_together_what_was_asked(tmp_path):
+    def ask(numbers: range) -> list[call_counts.Counts]:
+        with tallied() as tally, llm.Client(API, tmp_path / "calls.sqlite", url) as client:
+            client.ask_all(question(number) for number in numbers)
+        return tally
+
+    API = Api(base_url=STANDIN, model="standin-judge", **FAST)
+    with standin.running(tmp_path / "log") as url:
+        with ThreadPoolExecutor(3) as threads, llm.Client(API, tmp_path / "calls.sqlite", url) as shared:
+            found = [
+                one for tally in threads.map(ask, [range(6), range(4, 10), range(10, 20)]) for one in tally
+            ]
+            counts = shared.progress()
+        alone = ask(range(20, 22))
+    assert len(found) == 3
+    assert sum(one.calls for one in found) == counts.calls == 20
+    assert sum(one.cached for one in found) == counts.cached == 2
+    assert sum(one.prompt_tokens for one in found) == counts.prompt_tokens > 0
+    assert [one.calls for one in alone] == [2], "another engine begins anew"

@@ -1,0 +1,40 @@
+"""What shards on other machines have asked is added to what this process has."""
+
+from dataclasses import replace
+from typing import Any
+
+from sifthinker.llm.call_counts import Counts
+from tasks.runtime import elsewhere
+from tasks.runtime.elsewhere import Elsewhere
+
+NONE = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "CNY", 0.0, None)
+
+
+def shard(kept: int, rejected: int, *asked: Counts) -> Any:
+    notes: dict[str, Any] = {}
+    for counts in asked:
+        elsewhere.noted(notes, counts)
+    return {"rows": {"in": kept + rejected, "kept": kept}, "notes": notes}
+
+
+def test_a_stage_shows_its_shards_calls_tokens_and_money():
+    asked = replace(NONE, calls=5, cached=1, prompt_tokens=50, completion_tokens=10, money=0.5)
+    found = Elsewhere(rows=12)
+    assert found.added(NONE) == replace(NONE, rows_total=12)
+    found.made += [shard(3, 1, asked, asked), shard(4, 0)]
+    probe = replace(NONE, calls=1, prompt_tokens=10, money=0.25)
+    sums = found.added(probe)
+    assert (sums.calls, sums.cached, sums.prompt_tokens, sums.completion_tokens) == (11, 2, 110, 20)
+    assert sums.money == 1.25 and sums.currency == "CNY"
+    assert (sums.rows_total, sums.rows_kept, sums.rows_rejected) == (12, 7, 1)
+    assert sums.per_minute > 0 and sums.seconds_left
+
+
+def test_a_stage_without_shards_elsewhere_shows_its_own_counts():
+    own = replace(NONE, calls=3, rows_total=5)
+    assert Elsewhere().added(own) is own
+
+
+def test_what_came_since_a_count_is_the_difference():
+    later = replace(NONE, calls=7, money=2.0, in_flight=3)
+    assert later.since(replace(NONE, calls=5, money=0.5)) == replace(later, calls=2, money=1.5)
