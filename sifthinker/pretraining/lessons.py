@@ -53,6 +53,7 @@ LISTS = {
 }
 
 _RARE = 2.0  # how much more often lists of several are asked for than those of one, where a scene has both
+_EVERYTHING = 0.1  # share of the questions for all of a kind that ask for all objects
 _WITH_OPTIONS = 0.35  # share of the plain questions that come with options, where they allow it
 _PIECES = re.compile(r"(?=\n<text>)|(?<=</text>)(?=\n<area>)|(?<=<answer>\n)")
 
@@ -132,7 +133,10 @@ def classes(seen: Seen) -> list[tuple[str, list[int]]]:
 
 
 def _all(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
-    called, same = _by_number(classes(seen), rng)
+    everything, *some = classes(
+        seen
+    )  # all objects are the largest number in every scene, and ask for no choice
+    called, same = everything if rng.random() < _EVERYTHING else _by_number(some, rng)
     return _boxes("all", build.WHERE_ALL.format(query=called), seen, same)
 
 

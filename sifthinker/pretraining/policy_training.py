@@ -27,6 +27,7 @@ _AFTER = 0.1  # how much looking counts once a box's first number tells which th
 _THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
 _FAR, _FARTHEST = 0.7, 320  # share of the answers with positions left out before them, and how many at most
 _FOLLOWS, _WHICH = 4.0, 2.0  # more weight where it is decided whether a box follows, and which
+_OFF = 2  # hundredths by which the boxes and depths that a list goes on from are off, at most
 _ASIDES = 0.2  # share of the answers that follow pieces of chains about nothing
 _NO_DEPTH = 1 / 8  # share of the steps that show the photograph alone (model.depth_input: false)
 
@@ -216,9 +217,13 @@ class Far(Policy):
             for row in self._rows(drawn)
         ]
         gaps = (int(rng.integers(_FARTHEST)) * int(rng.random() < _FAR) for _ in itertools.count())
-        batch = self.packer.rows(rows, depth_input, gaps)
+        batch = self._given(self.packer.rows(rows, depth_input, gaps), rng)
         text, pointing = self._learnt(seen, drawn, rows, by_row, batch)
         return text + POINTING * pointing, {"text": text.item(), "pointing": pointing.item()}
+
+    def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The batch as the model is given it."""
+        return batch
 
     def _aside(self, rng: np.random.Generator) -> list[int]:
         if rng.random() >= _ASIDES:
@@ -234,9 +239,21 @@ class Lists(Far):
     three: such lessons were few, mostly about one thing, and in no order that could be learnt. Here they are nearest
     first. What the model has to decide, whether another box follows and which, is two tokens of fourteen; they
     weigh more.
+
+    What it goes on from is off by up to `_OFF`, as its own boxes are, while what it is to say stays true.
     """
 
     shares = lessons.LISTS
+
+    def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        ids = batch["ids"].flatten().clone()
+        said = batch["sources"] + 1  # the places of the answers' tokens; the targets are another tensor
+        numbers = {int(token): value for value, token in enumerate(self.hundredths)}
+        for place, token in zip(said.tolist(), ids[said].tolist(), strict=True):
+            if token in numbers:
+                away = numbers[token] + int(rng.integers(-_OFF, _OFF + 1))
+                ids[place] = self.hundredths[min(max(away, 0), len(self.hundredths) - 1)]
+        return {**batch, "ids": ids.view_as(batch["ids"])}
 
     def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         weights, targets = super()._weights(batch), batch["targets"]

@@ -12,6 +12,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
 from sifthinker.models import serving
+from tasks.runtime import events
 from tasks.runtime.stage import End, Endpoints, Job, Log, Progress, how
 
 EVERY = 5.0  # seconds
@@ -129,7 +130,8 @@ def watched(
 ) -> Iterator[None]:
     """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes.
 
-    What shards on other machines have asked is in them. A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
+    What shards on other machines have asked is in them. A bar in a terminal, unless who shows the run draws one, else lines
+    in the log; and a progress artifact. `line` says the counts in words.
     """
     shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
     done = threading.Event()
@@ -150,8 +152,9 @@ def watched(
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
     thread.start()
     ended: End = "completed"
+    own = sys.stderr.isatty() and not events.heard()
     try:
-        with bar(together, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
+        with bar(together, job.order.label, line=line) if own else nullcontext():
             yield
     except BaseException as error:
         ended = how(error)

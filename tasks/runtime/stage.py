@@ -34,6 +34,7 @@ SAME = 60.0  # seconds after which a line that says nothing new is said again: i
 PAGE = "page.md"  # of the report: in short, for the UI
 End = Literal["completed", "failed", "stopped"]  # how work has ended
 STOPPED = "its run was cancelled or told to end"
+STOPPING = "stopping with a checkpoint; once more ends it at once"
 
 
 class StageFailed(Exception):
@@ -283,13 +284,14 @@ class Progress:
             return
         self._shown = now
         self._still()
-        counted = self._counted
-        events.tell(events.Moved(self.label, self.part, self.done, self.total, note, counted))
+        counted, seconds = self._counted, now - self._started
+        left = seconds * (self.total - done) / done if self.total and done and not counted else None
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, note, counted, left))
         news = f"{self.done} {note}"
         if news == self._said[0] and now - self._said[1] < SAME:
             return
         self._said = (news, now)
-        line = note if counted else self._timed(done, now - self._started, note)
+        line = note if counted else self._timed(done, seconds, left, note)
         self.log.info("%s: %s", self.label, line)
         if self.total:
             self._show(100.0 * done / self.total, line)
@@ -310,17 +312,17 @@ class Progress:
         self._show(percent, f"{how} after {seconds:.0f} s, {said}{why}", last=True)
 
     def stopping(self) -> None:
-        """Says in the UI that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        """Says that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, STOPPING, True))
         if self._artifact is not None and self.total:
             self._show(
                 100.0 * self.done / self.total, f"stopping at {self.done} of {self.total}: {STOPPED}", True
             )
 
-    def _timed(self, done: float, seconds: float, note: str) -> str:
-        rate = done / seconds
+    def _timed(self, done: float, seconds: float, left: float | None, note: str) -> str:
         of = f" of {self.total}" if self.total else ""
-        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        return f"{self.done}{of}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
+        remaining = "" if left is None else f", {left:.0f} s left"
+        return f"{self.done}{of}, {done / seconds:.1f}/s{remaining}{f' | {note}' if note else ''}"
 
     def _show(self, percent: float, line: str, last: bool = False) -> None:
         said = f"Progress of {self.label}: {line}"
