@@ -62,6 +62,10 @@ def shown(verbose: bool, as_json: bool = False) -> Iterator[None]:
         try:
             with _without_echo(), handler:
                 yield
+        except KeyboardInterrupt:
+            said = "interrupted. What was finished is in the store: the same command goes on from there"
+            Console(stderr=True).print(said, highlight=False)
+            raise
         finally:
             root.handlers = before
             LOGGER.level, LOGGER.propagate = levels

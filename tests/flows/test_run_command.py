@@ -123,6 +123,17 @@ def test_the_logging_is_as_before_when_the_run_has_ended() -> None:
     assert (list(root.handlers), events.LOGGER.level) == before and not events.heard()
 
 
+def test_who_interrupts_a_run_is_told_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = list(root.handlers)
+    with pytest.raises(KeyboardInterrupt), terminal.shown(verbose=False):
+        raise KeyboardInterrupt
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        said == "interrupted. What was finished is in the store: the same command goes on from there"
+    ) and root.handlers == before
+
+
 def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flow is a fake: it returns a folder as the stage writes it."""
     table = {"reference": "full", "rows": [{"row": "full"}]}
