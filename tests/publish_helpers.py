@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ class Part:
     images: dict[str, Path]
 
     def rows(self) -> list[object]:
-        return list(publish.rows(self.samples, self.chains, self.maps, ImageLibrary(self.images, 1_000_000)))
+        chains = map(asdict, self.chains)
+        return list(publish.rows(self.samples, chains, self.maps, ImageLibrary(self.images, 1_000_000)))
 
     def write(self, path: Path) -> Path:
         tables.write(path, tables.SIF, self.rows(), batch=publish.ROW_GROUP)

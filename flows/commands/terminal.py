@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import termios
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -16,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from flows.commands.outcome import duration
@@ -29,7 +32,7 @@ VerboseOption = Annotated[
 PREFECTS = ("Finished in state ", "Task run failed with state: ")
 EVERY = 60.0  # seconds between two lines about a stage at work, where there is no terminal for a bar
 NAMES = 16  # columns
-NOTE = 60  # characters of what a stage says beside its bar
+LOCAL = 3  # the local flags among a terminal's attributes
 
 
 def quiet() -> None:
@@ -57,11 +60,31 @@ def shown(verbose: bool, as_json: bool = False) -> Iterator[None]:
         levels = LOGGER.level, LOGGER.propagate
         LOGGER.setLevel(logging.INFO)
         try:
-            with handler:
+            with _without_echo(), handler:
                 yield
+        except KeyboardInterrupt:
+            said = "interrupted. What was finished is in the store: the same command goes on from there"
+            Console(stderr=True).print(said, highlight=False)
+            raise
         finally:
             root.handlers = before
             LOGGER.level, LOGGER.propagate = levels
+
+
+@contextmanager
+def _without_echo() -> Iterator[None]:
+    """A terminal that does not write ^C into a bar, which would leave the bar's line behind."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = [*before]
+    quiet[LOCAL] &= ~termios.ECHOCTL
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 class Terminal(logging.Handler):
@@ -75,14 +98,21 @@ class Terminal(logging.Handler):
         """
         super().__init__(logging.INFO)
         self.console = console
+        bar = 20 if console.width >= 80 else 10
         self._bars = Progress(
-            TextColumn(f"{{task.description:{NAMES}}}"),
-            BarColumn(20),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
+            TextColumn(f"{{task.description:{NAMES}}}", table_column=Column(no_wrap=True, min_width=NAMES)),
+            BarColumn(bar, table_column=Column(min_width=bar)),
+            # Takes what is left of the line, and is cut there: a bar is one line.
+            TextColumn(
+                "{task.fields[note]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
             console=console,
             transient=True,
             disable=not console.is_terminal,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._whole: set[str] = set()  # stages that say themselves how far they are, not only their shards
@@ -136,8 +166,9 @@ class Terminal(logging.Handler):
         elif event.label in self._whole:  # the stage counts its shards
             return
         of = f"{event.done:,}{f' of {event.total:,}' if event.total else ''}"
-        note = event.note[:NOTE] if event.counted else f"{of} {event.note[:NOTE]}".rstrip()
-        if task := self._tasks.get(event.label):
+        left = "" if event.left is None else f"{_time(event.left)} left"
+        note = event.note if event.counted else ", ".join(filter(None, (of, left, event.note)))
+        if (task := self._tasks.get(event.label)) is not None:
             self._bars.update(task, completed=event.done, total=event.total, note=note)
         now = time.monotonic()
         if not self.console.is_terminal and now - self._said.get(event.label, now) >= EVERY:
@@ -165,4 +196,24 @@ class Terminal(logging.Handler):
         self._line(f"{event.label:{NAMES}} {said}", "dim" if event.cached else "")
 
     def _line(self, text: str, style: str = "") -> None:
+        if (
+            self.console.is_terminal
+        ):  # between words, under what the line says; elsewhere a line stays one line
+            indent = " " * (NAMES + 1 if text[NAMES : NAMES + 1] == " " and text[: NAMES + 1].strip() else 2)
+            text = "\n".join(
+                textwrap.fill(
+                    line,
+                    self.console.width,
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                    drop_whitespace=True,
+                )
+                for line in text.split("\n")
+            )
         self.console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _time(seconds: float) -> str:
+    """An estimate: no tenths of a second."""
+    return duration(seconds) if seconds >= 60 else f"{seconds:.0f} s"

@@ -46,6 +46,11 @@ class Api(Section):
         "made up; 'local' a server of the model in the folder `model`",
     )
     model: str = Field("standin", description="the endpoint's name of the model; local: its folder")
+    standin_sees: Literal["nothing", "miniature", "scenes"] = added(
+        "nothing",
+        description="standin: what the texts of its chains are made from. nothing: the places of the regions; miniature: "
+        "what the miniature says is at each region (a stand-in for seeing); scenes: what scenes.json says is there",
+    )
     local_server: Literal["vllm", "transformers"] = added(
         "vllm",
         description="local: what serves the model; transformers is for small ones, and takes two pictures",

@@ -26,6 +26,22 @@ class Scenes(Section):
     height: int = Field(168, ge=64, le=1024, description="pixels")
     fewest: int = Field(4, ge=2, le=8, description="solids in a scene; more are harder")
     most: int = Field(6, ge=2, le=8, description="solids in a scene")
+    several: float = added(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the questions, to train on and held out (sif), that need several looks: how many, how many "
+        "beside a thing, more or fewer",
+    )
+    visible: float = added(
+        0.5, gt=0, le=1, description="smallest share of a solid that others leave to be seen; less is harder"
+    )
+    alike: float = added(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the solids that take the shape or colour of an earlier one; more is harder",
+    )
 
 
 class Source(Section):
@@ -85,7 +101,7 @@ class Ingest(Section):
     total: int = Field(50_000, ge=1, description="most rows in all (SIF-50K)")
     seed: int = Field(0, description="of the sampling under the caps; not given in the paper")
     max_pixels: int = Field(50_000_000, ge=1, description="images with more pixels are rejected unopened")
-    shards: int = Field(64, ge=1, le=200, description="parts that the following data stages work in")
+    shards: int = Field(64, ge=1, le=2_000, description="parts that the following data stages work in")
 
 
 class Expand(Section):

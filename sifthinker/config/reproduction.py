@@ -42,6 +42,11 @@ class Config(Section):
         description="tcp://scheduler:8786 of a Dask cluster that makes the shards of expand and depth, and of annotate "
         "and retry where SIF_LEDGER names the ledger; or a section with `address`, `resources` and `wait`",
     )
+    processes: int | None = operational(
+        None,
+        ge=1,
+        description="most processes that ingest and publish work in; none: one for each core that they may use",
+    )
     max_rejected: float = operational(
         0.5,
         ge=0,

@@ -9,39 +9,58 @@ Reads `sources`, writes `SAMPLES`, and `GIVEN` where sources bring chains. Every
    all a uniform sample without replacement. The image of a row is opened when it is its turn; one that is missing,
    broken or of another size is a reject, and the next row in line takes the place.
 
+Rows are parsed, images opened and tables made by `Workers` (`ingest_work`). What depends on the order of the rows is done
+here, in one process: which ids repeat, whose turn it is, what the caps leave. So the result does not depend on the workers.
+
 Departures from the release (PAPER.md R2.2), which takes the first `cap` rows of a data set in file order
 and then the first `total` of those.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import sqlite3
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import astuple, dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
 
 from sifthinker import config
 from sifthinker.core import records
-from sifthinker.core.errors import BadRow
-from sifthinker.core.given import Given, given
-from sifthinker.core.images import BadImage
+from sifthinker.core.errors import BadRow, UserError
+from sifthinker.core.given import GIVEN, Given, given
 from sifthinker.core.records import Reject, Sample
+from sifthinker.core.tables import SAMPLES
 from sifthinker.data.disk_dict import Spill
+from sifthinker.data.ingest_parts import write_parts
+from sifthinker.data.ingest_rows import Rows
+from sifthinker.data.ingest_work import (
+    Batch,
+    Chunk,
+    Kept,
+    Looked,
+    Parsed,
+    Waiting,
+    open_images,
+    parse,
+    part,
+    unpack,
+)
 from sifthinker.data.sources import SOURCES, frames
-from sifthinker.data.sources.fields import Picture, Row, finish, look, placed, reject
+from sifthinker.data.sources.fields import STAGE, finish, nameless, repeated
+from sifthinker.system.cores import Workers
+
+__all__ = ["BY_CHOICE", "Tally", "ingest", "part", "write"]
 
 log = logging.getLogger(__name__)
 
+CHUNK = 500  # rows parsed together
 BATCH = 256  # images looked at together
 BY_CHOICE = ("excluded", "not-sampled")  # reasons that are no fault of the row: exclude, cap and total say so
 _REPORT_EVERY = 5_000  # rows
+_HELD = 1_000  # rejects that wait for the images of rows before them
 _TRIED = 10  # rows of a source that took their turn, from which all of them being broken tells of the source
 
 
@@ -70,8 +89,7 @@ def ingest(
 ) -> Iterator[Sample | Reject]:
     """Samples and rejects of all sources: rejects as they are found, then the samples sorted by id.
 
-    Memory does not grow with the files: ids, rows that wait for their turn, what is known of images and the samples
-    lie in temporary SQLite files, which the system removes with the process.
+    Memory does not grow with the files.
 
     Args:
         sources: the files.
@@ -82,160 +100,252 @@ def ingest(
     Raises:
         UserError: a file cannot be read, is not JSON or is cut off, or its boxes are not in the frame that is declared.
     """
-    tally = tally or Tally()
-    with closing(sqlite3.connect("")) as waiting:
-        waiting.execute("CREATE TABLE waiting (turn BLOB, row BLOB)")
-        for source in sources:
-            for row in SOURCES[source.format].read(source.path, source.images, source):
-                if isinstance(row, Reject):
-                    yield row
-                elif (wrong := _unfit(row, config)) is not None:
-                    yield reject(row, wrong)
-                else:
-                    tally.sound[row.source] += 1
-                    waiting.execute(
-                        "INSERT INTO waiting VALUES (?, ?)", (_turn(row.id, config.seed), _pack(row))
-                    )
-        in_line = (_unpack(packed) for (packed,) in waiting.execute("SELECT row FROM waiting ORDER BY turn"))
-        yield from _choose(in_line, sources, config, tally, keep_chain)
-
-
-def part(sample: Sample, shards: int) -> int:
-    """The part, 0 to shards - 1, that a sample is worked in: all samples of one image are in one part."""
-    digest = sample.image_sha256 or hashlib.sha256(f"{sample.source}\0{sample.image}".encode()).hexdigest()
-    return int(digest[:16], 16) % shards
-
-
-def _unfit(row: Row, config: config.Ingest) -> BadRow | None:
-    """What keeps a row from the sampling that can be told without its image."""
-    if row.dataset in config.exclude:
-        detail = f"{row.dataset} is in ingest.exclude = {list(config.exclude)}"
-        return BadRow("excluded", detail, "dataset")
-    try:
-        if row.width:
-            placed(row, row.width, row.height)
-    except BadRow as error:
-        return error
-    return None
-
-
-def _choose(
-    in_line: Iterable[Row],
-    sources: Sequence[config.Source],
-    config: config.Ingest,
-    tally: Tally,
-    keep_chain: Callable[[Sample, Given], None] | None,
-) -> Iterator[Sample | Reject]:
-    """Takes rows in turn under the caps; rejects at once, samples at the end by id."""
-    count: Counter[str] = Counter()  # of the kept, by data set
-    batch: list[Row] = []
-    bands: dict[str, frames.Band] = {}
-    folders = {source.name: source.images for source in sources}
-    planned: Counter[str] = Counter()  # of the kept and the batch: what the caps allow if every image is good
-
-    def full(row: Row, taken: Counter[str]) -> str:
-        if taken[row.dataset] >= config.cap:
-            return f"ingest.cap = {config.cap} rows of {row.dataset}"
-        return f"ingest.total = {config.total} rows" if taken.total() >= config.total else ""
-
-    with ThreadPoolExecutor() as pool, Spill() as kept, Spill() as known, Spill() as chains:
-        pictures = _Pictures(folders, config.max_pixels, pool, known)
-
-        def settle() -> Iterator[Reject]:
-            for row, picture in zip(batch, pictures.of(batch), strict=True):
-                result = finish(row, picture)
-                tally.tried[row.source] += 1
-                if row.chain and isinstance(picture, Picture):
-                    band = bands.setdefault(row.source, frames.Band())
-                    band.add(row.boxes, row.dataset, picture.width, picture.height)
-                if isinstance(result, Reject):
-                    yield result
-                    continue
-                kept[result.id] = result
-                if row.chain:
-                    chains[result.id] = _brought(row, picture)
-                count[row.dataset] += 1
-                tally.kept[row.source] += 1
-            batch.clear()
-            planned.clear()
-            planned.update(count)
-
-        for number, row in enumerate(in_line, 1):
-            if number % _REPORT_EVERY == 0:
-                log.info("%d rows decided, %d samples of at most %d", number, count.total(), config.total)
-            # A row that only the batch stands in the way of waits until the batch's images are known.
-            if len(batch) == BATCH or (batch and full(row, planned) and not full(row, count)):
-                yield from settle()
-            if by := full(row, count):
-                yield reject(row, BadRow("not-sampled", f"{by} are taken; raise it to take more", "id"))
-            else:
-                batch.append(row)
-                planned[row.dataset] += 1
-        yield from settle()
-        log.info("%d samples: %s", count.total(), dict(sorted(count.items())))
-        for source in sources:
-            bands.get(source.name, frames.Band()).check(source.name, source.frame)
-        for made in map(records.sample, kept.values()):
-            if keep_chain and made.id in chains:
-                keep_chain(made, given(chains[made.id]))
+    with Rows() as rows, Workers(1) as workers:
+        yield from _select(sources, config, tally or Tally(), rows, workers)
+        for kept in rows.by_id():
+            made = records.sample(orjson.loads(kept.row))
+            if keep_chain and kept.chain:
+                keep_chain(made, given(orjson.loads(kept.chain)))
             yield made
 
 
-def _brought(row: Row, picture: Picture | BadImage | None) -> Given:
-    """The chain that a row brings, with what says where its boxes are."""
-    turn = picture.orientation if isinstance(picture, Picture) else 1
-    return Given(row.id, row.chain, row.frame, turn, row.depth_image, row.file, row.number)
+def write(
+    sources: Sequence[config.Source],
+    config: config.Ingest,
+    samples: Sequence[Path],
+    chains: Sequence[Path],
+    workers: Workers,
+    tally: Tally,
+) -> Iterator[Reject | int]:
+    """The same in files, in which each part has its samples sorted by id: rejects, then how many rows were written.
+
+    Args:
+        sources: the files.
+        config: which of their rows are taken.
+        samples: a file of `SAMPLES` for each part.
+        chains: a file of `GIVEN` for each part; none: no source brings chains.
+        workers: do what can be done in several processes.
+        tally: is counted up on the way.
+
+    Raises:
+        UserError: see `ingest`.
+    """
+    assert len(samples) == config.shards
+    batch = max(200, min(1_000, 40_000 // config.shards))  # rows of a row group
+    with Rows() as rows:
+        yield from _select(sources, config, tally, rows, workers)
+        yield from write_parts(rows.samples(), SAMPLES, samples, batch, workers)
+        if chains:
+            for _ in write_parts(rows.chains(), GIVEN, chains, batch, workers):
+                pass  # their samples are counted
 
 
-class _Pictures:
-    """What is known of images; one that several rows show is read once."""
+def _select(
+    sources: Sequence[config.Source], config: config.Ingest, tally: Tally, rows: Rows, workers: Workers
+) -> Iterator[Reject]:
+    """Takes samples into `rows`, and gives the rejects."""
+    for source in sources:
+        form = SOURCES[source.format]
+        frame = form.frame(source.path, source.frame)
+        chunk = Chunk(source, frame, config, form.parser(source.path, source.images, source, frame))
+        for found in workers.map(parse, _chunks(chunk)):
+            yield from _settle_ids(found, source, rows)
+            tally.sound[source.name] += len(found.waiting)
+            rows.wait(found.waiting)
+    with Spill() as known:
+        choice = _Choice(sources, config, tally, rows, workers, known)
+        yield from choice.take(rows.in_line())
+    log.info("%d samples: %s", choice.total, dict(sorted(choice.count.items())))
+    for source in sources:
+        choice.bands.get(source.name, frames.Band()).check(source.name, source.frame)
+
+
+def _chunks(like: Chunk) -> Iterator[Chunk]:
+    """The rows of a file in chunks; a file that is cut off raises `UserError` after the rows before that."""
+    source, failed = like.source, None
+    chunk = replace(like, rows=[], broken=[])
+    rows = SOURCES[source.format].rows(source.path)
+    while failed is None:
+        try:
+            number, value = next(rows)
+        except StopIteration:
+            break
+        except UserError as error:
+            failed = error
+            break
+        if isinstance(value, BadRow):  # which no other process can be sent
+            chunk.broken.append(nameless(value, source.name, source.path.name, number))
+        else:
+            chunk.rows.append((number, value))
+        if len(chunk.rows) + len(chunk.broken) == CHUNK:
+            yield chunk
+            chunk = replace(like, rows=[], broken=[])
+    yield chunk
+    if failed:
+        raise failed
+
+
+def _settle_ids(found: Parsed, source: config.Source, rows: Rows) -> Iterator[Reject]:
+    """The rejects of a chunk, of which rows with an id that was there before are some more."""
+    again = rows.repeated(found.ids)
+    if not again:
+        yield from found.rejects
+        return
+    ids = {number: id.decode() for id, number in found.ids}
+    more = [
+        repeated(ids[number], first, source.name, source.path.name, number) for number, first in again.items()
+    ]
+    found.waiting = [row for row in found.waiting if Waiting._make(row).number not in again]
+    kept = [reject for reject in found.rejects if reject.row not in again]
+    yield from sorted([*kept, *more], key=lambda reject: reject.row)
+
+
+@dataclass
+class _Asked:
+    """A batch whose images are being looked at, and the rejects that come before those of its rows."""
+
+    before: list[Reject]
+    rows: list[Waiting]
+    looked: Future[Looked] | None  # of the rows that have an image
+
+
+class _Choice:
+    """Takes rows in turn under the caps: as if each batch of images were known before the next row is looked at."""
 
     def __init__(
-        self, folders: Mapping[str, Path | None], max_pixels: int, pool: ThreadPoolExecutor, known: Spill
+        self,
+        sources: Sequence[config.Source],
+        config: config.Ingest,
+        tally: Tally,
+        rows: Rows,
+        workers: Workers,
+        known: Spill,
     ) -> None:
-        self.folders = folders
-        self.max_pixels = max_pixels
-        self.pool = pool
-        self.known = known  # `_key` to the picture, or to reason and detail of what is wrong with it
+        self.config = config
+        self.tally = tally
+        self.rows = rows
+        self.workers = workers
+        self.known = known  # of an image: `Looked.found`
+        self.folders = {source.name: source.images for source in sources if source.images}
+        self.files = {source.name: source.path.name for source in sources}
+        self.bands: dict[str, frames.Band] = {}
+        self.count: Counter[str] = Counter()  # of the kept, by data set
+        self.total = 0  # of the kept
+        self.hoped: Counter[str] = Counter()  # the same, if every image that is not known yet is good
+        self.hoped_total = 0
+        self.batch: list[Waiting] = []
+        self.asked: deque[_Asked] = deque()
+        self.passed: list[Reject] = []  # while the batch was filled and others were asked for
 
-    def of(self, rows: Sequence[Row]) -> list[Picture | BadImage | None]:
-        """One a row; None where its source has no image folder."""
-        unknown: dict[str, tuple[Path, Row]] = {}
-        for row in rows:
-            folder = self.folders[row.source]
-            if folder is not None and (key := _key(folder, row)) not in self.known:
-                unknown.setdefault(key, (folder, row))
-        found = self.pool.map(lambda item: look(item[0], item[1], self.max_pixels), unknown.values())
-        for key, picture in zip(unknown, found, strict=True):
-            self.known[key] = (
-                [picture.reason, picture.detail] if isinstance(picture, BadImage) else astuple(picture)
+    def take(self, in_line: Iterable[Waiting]) -> Iterator[Reject]:
+        """The rejects; the samples go into `rows`."""
+        for number, row in enumerate(in_line, 1):
+            if number % _REPORT_EVERY == 0:
+                log.info("%d rows decided, %d samples of at most %d", number, self.total, self.config.total)
+            if len(self.batch) == BATCH:
+                yield from self._ask()
+            if self._stuck(row):
+                yield from self._settle(0)
+                # A row that only the batch stands in the way of waits until the batch's images are known.
+                if self.batch and self._stuck(row):
+                    yield from self._ask()
+                    yield from self._settle(0)
+            if by := self._full(row):
+                yield from self._pass(row, by)
+            else:
+                self.batch.append(row)
+                self.hoped[row.dataset] += 1
+                self.hoped_total += 1
+        yield from self._ask()
+        yield from self._settle(0)
+
+    def _full(self, row: Waiting) -> str:
+        """What leaves a row out for certain; empty: nothing yet."""
+        if self.count[row.dataset] >= self.config.cap:
+            return f"ingest.cap = {self.config.cap} rows of {row.dataset}"
+        return f"ingest.total = {self.config.total} rows" if self.total >= self.config.total else ""
+
+    def _stuck(self, row: Waiting) -> bool:
+        """Whether rows whose images are not known yet decide about a row."""
+        hoped = self.hoped[row.dataset] >= self.config.cap or self.hoped_total >= self.config.total
+        return hoped and not self._full(row)
+
+    def _pass(self, row: Waiting, by: str) -> Iterator[Reject]:
+        error = BadRow("not-sampled", f"{by} are taken; raise it to take more", "id")
+        reject = Reject(
+            STAGE,
+            *(error.reason, error.detail, row.id.decode(), row.source),
+            *(self.files[row.source], row.number, error.field),
+        )
+        if not self.asked:
+            yield reject
+            return
+        self.passed.append(reject)
+        if len(self.passed) >= _HELD:
+            yield from self._settle(0)
+
+    def _ask(self) -> Iterator[Reject]:
+        """Has the images of the batch looked at, and begins another."""
+        seen = [row for row in self.batch if row.image is not None]
+        looked = None
+        if seen:
+            keys = [row.image for row in seen if row.image is not None]
+            known = {key: found for key in set(keys) if (found := self.known.get(_text(key))) is not None}
+            looked = self.workers.submit(
+                open_images,
+                Batch(
+                    [row.row for row in seen],
+                    *(keys, known, self.folders, self.config.max_pixels, self.config.shards),
+                ),
             )
-        return [
-            None if (folder := self.folders[row.source]) is None else self._known(folder, row) for row in rows
-        ]
+        self.asked.append(_Asked(self.passed, self.batch, looked))
+        self.passed, self.batch = [], []
+        yield from self._settle(self.workers.ahead - 1)
 
-    def _known(self, folder: Path, row: Row) -> Picture | BadImage:
-        found = self.known[_key(folder, row)]
-        return BadImage(*found) if len(found) == 2 else Picture(*found)
+    def _settle(self, left: int) -> Iterator[Reject]:
+        """Takes back batches that were asked for, until so many are left."""
+        while len(self.asked) > left:
+            asked = self.asked.popleft()
+            yield from asked.before
+            looked = self.workers.result(asked.looked) if asked.looked else Looked({}, [], [])
+            for key, found in looked.found.items():
+                self.known[_text(key)] = found
+            outcomes, bands = iter(looked.outcomes), iter(looked.bands)
+            kept = []
+            for row in asked.rows:
+                made = _ready(row) if row.image is None else next(outcomes)
+                if row.image is not None:
+                    self._add_band(row, next(bands))
+                self.tally.tried[row.source] += 1
+                if isinstance(made, Reject):
+                    self.hoped[row.dataset] -= 1
+                    self.hoped_total -= 1
+                    yield made
+                    continue
+                kept.append(made)
+                self.count[row.dataset] += 1
+                self.total += 1
+                self.tally.kept[row.source] += 1
+            self.rows.keep(kept)
+        if not self.asked:
+            yield from self.passed
+            self.passed = []
+
+    def _add_band(self, row: Waiting, found: tuple[int, int]) -> None:
+        if found[0]:
+            band = self.bands.setdefault(row.source, frames.Band())
+            band.rows += found[0]
+            band.off += found[1]
 
 
-def _key(folder: Path, row: Row) -> str:
-    return "\0".join((str(folder), *row.images))
+def _ready(row: Waiting) -> Kept | Reject:
+    """What a row is whose image is not opened."""
+    if row.part is not None:
+        return Kept(row.part, row.id, row.row, row.chain)
+    made = finish(unpack(row.row), None)
+    assert isinstance(made, Reject), f"{made.id} was found to be none"
+    return made
 
 
-def _turn(id: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\0{id}".encode()).digest()
-
-
-def _pack(row: Row) -> bytes:
-    return orjson.dumps(tuple(row))
-
-
-def _unpack(packed: bytes) -> Row:
-    row = Row._make(orjson.loads(packed))
-    return row._replace(
-        images=tuple(row.images),
-        boxes=records.boxes(row.boxes),
-        canvas=row.canvas and records.boxes([row.canvas])[0],
-        depth_image=tuple(row.depth_image),
-    )
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")

@@ -11,6 +11,7 @@ import heapq
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,82 @@ import pyarrow.parquet as pq
 from sifthinker.core import depth_maps
 from sifthinker.core.errors import UserError
 from sifthinker.core.images import ImageLibrary, Photo
-from sifthinker.core.records import Annotation, DepthMap, Reject, Sample
+from sifthinker.core.records import DepthMap, Reject, Sample
+from sifthinker.core.records import sample as sample_of
 from sifthinker.core.tables import SIF
 from sifthinker.core.tables import read as read_columns
 from sifthinker.core.tables import write as write_rows
 from sifthinker.data.features import PUBLISHED
+from sifthinker.system.cores import tell
 
 logger = logging.getLogger(__name__)
 
 ROW_GROUP = 64  # rows: one row holds two pictures and a depth map, about 1 MB; a row group is held in memory
 DEPTH_BINS = 20
+_MUCH = 100_000_000  # bytes of depth maps: about 3 seconds
+_MANY = 20_000  # rows: as much, with the smallest pictures
+_OF_CHAIN = ("steps", "chain", "model", "attempts", "prompt_tokens", "completion_tokens")
 _COUNTED = ("source", "dataset", "model", "attempts")  # columns whose values are counted
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of a part, and where its rows go."""
+
+    samples: Path
+    chains: Path
+    maps: Path
+    out: Path
+    images: ImageLibrary
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a part's chains."""
+
+    read: int
+    kept: int
+    rejects: list[Reject]
+
+
+def lasts(parts: Sequence[Part]) -> bool:
+    """Whether the parts are seconds of work: what there is to decode and to encode tells, and the number of rows."""
+    size = sum(part.maps.stat().st_size for part in parts)
+    return size > _MUCH or sum(pq.read_metadata(part.chains).num_rows for part in parts) > _MANY
+
+
+def write_part(part: Part) -> Written:
+    """Joins and writes one part. It depends on its argument alone, so that any process can do it.
+
+    Raises:
+        UserError: see `rows`.
+    """
+    read = 0
+
+    def chains() -> Iterator[dict[str, Any]]:
+        nonlocal read
+        for chain in read_columns(part.chains):
+            read += 1
+            yield chain
+
+    rejects: list[Reject] = []
+
+    def kept() -> Iterator[dict[str, Any]]:
+        maps = (DepthMap(**row) for row in read_columns(part.maps))
+        for row in rows(map(sample_of, read_columns(part.samples)), chains(), maps, part.images):
+            tell(1)
+            if isinstance(row, Reject):
+                rejects.append(row)
+            else:
+                yield row
+
+    written = write_rows(part.out, PUBLISHED, kept(), batch=ROW_GROUP)
+    return Written(read, written, rejects)
 
 
 def rows(
     samples: Iterable[Sample],
-    chains: Iterable[Annotation],
+    chains: Iterable[Mapping[str, Any]],
     maps: Iterable[DepthMap],
     images: ImageLibrary,
 ) -> Iterator[dict[str, Any] | Reject]:
@@ -48,14 +109,14 @@ def rows(
 
     Args:
         samples: all samples of the part.
-        chains: the accepted chains; each ends in one row or one reject.
+        chains: rows of `CHAINS`, the accepted chains; each ends in one row or one reject.
         maps: the depth maps of the part's images.
         images: the folders and the limit of ingest.
 
     Raises:
         UserError: an image is not the one that was ingested, or its source has no image folder.
     """
-    waiting = {chain.id: chain for chain in chains}
+    waiting = {chain["id"]: chain for chain in chains}
     by_image: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.id in waiting:
@@ -196,7 +257,7 @@ def answer_type(answer: str) -> str:
 
 
 def _row(
-    sample: Sample, chain: Annotation, photo: Photo, data: bytes, picture: bytes, depth_map: bytes
+    sample: Sample, chain: Mapping[str, Any], photo: Photo, data: bytes, picture: bytes, depth_map: bytes
 ) -> dict[str, Any]:
     name = Path(sample.image)
     if photo.made is not None:  # no longer the user's file, but a PNG of its picture
@@ -214,12 +275,7 @@ def _row(
         "image": {"bytes": data, "path": name.name},
         "depth_image": {"bytes": picture, "path": f"{name.stem}_d.png"},
         "depth_map": depth_map,
-        "steps": [[{"box": r.box, "depth": r.depth} for r in step] for step in chain.steps],
-        "chain": chain.chain,
-        "model": chain.model,
-        "attempts": chain.attempts,
-        "prompt_tokens": chain.prompt_tokens,
-        "completion_tokens": chain.completion_tokens,
+        **{name: chain[name] for name in _OF_CHAIN},
     }
 
 

@@ -1,4 +1,7 @@
-"""A model of this machine that answers in place of a provider: its folder, and what its replies are remembered under."""
+"""A model of this machine that answers in place of a provider: its folder, and what its replies are remembered under.
+
+The stand-in for the annotator may see by such a model, too: the miniature, which comes with this package.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from sifthinker.config import LOCAL, Api
+from sifthinker.config import LOCAL, STANDIN, Api
 from sifthinker.core.errors import UserError
 
+# sifthinker.models.miniature.folder("policy"), which this room may not import
+_MINIATURE = Path(__file__).parents[1] / "models" / "miniature" / "policy"
 _EDGE = 2**20  # bytes at either end of a file that count: weights are many GB
 
 
@@ -28,15 +33,19 @@ def folder(api: Api) -> Path:
 
 
 def scope(api: Api) -> str:
-    """What replies of a local endpoint's model are remembered under, besides the folder's name; "" for other endpoints.
+    """What replies are remembered under besides the model's name: what of this machine decides them; "" where nothing does.
 
     Raises:
         UserError: see `folder`.
     """
-    if api.base_url != LOCAL:
-        return ""
+    if api.base_url == STANDIN and api.standin_sees != "nothing":
+        return f"sees {api.standin_sees} {_weights(_MINIATURE) if api.standin_sees == 'miniature' else ''}".strip()
+    return _weights(folder(api)) if api.base_url == LOCAL else ""
+
+
+def _weights(of: Path) -> str:
     files = sorted(
-        path for path in folder(api).iterdir() if path.is_file() and path.suffix in (".json", ".safetensors")
+        path for path in of.iterdir() if path.is_file() and path.suffix in (".json", ".safetensors")
     )
     return _fingerprint(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 

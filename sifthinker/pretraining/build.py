@@ -205,4 +205,5 @@ LOOK = "Where to look for this: {query}"
 WHAT = "What is at {query}?"
 HOW_DEEP = "How deep is {query}?"
 SAY = "Say: {query}"
-LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)
+LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)  # the tokenizer is made from these
+WHICH = "Which objects are {query}?"

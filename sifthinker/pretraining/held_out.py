@@ -38,10 +38,12 @@ STREAM = "pretrain-held-out"
 _BATCH = 24
 
 
-def scenes(count: int, seed: int = 1, width: int = 224, height: int = 168) -> list[Seen]:
-    """`count` held-out scenes."""
+def scenes(
+    count: int, seed: int = 1, width: int = 224, height: int = 168, fewest: int = 2, most: int = 5
+) -> list[Seen]:
+    """`count` held-out scenes of `fewest` to `most` things."""
     with tempfile.TemporaryDirectory() as folder:
-        held = Pool(Path(folder), seed, STREAM, width, height)
+        held = Pool(Path(folder), seed, STREAM, width, height, fewest, most)
         rendering = Rendering(held, count)
         try:
             shards = range(-(-count // scene_pool.SHARD))
@@ -188,6 +190,14 @@ def depth_scores(model: Any, processor: Any, seen: Sequence[Seen]) -> dict[str, 
     }
 
 
+def loaded(what: str, folder: Path) -> tuple[Any, Any]:
+    """A model's folder as a model that answers, and its processor."""
+    install_processors()
+    kind = AutoModelForImageTextToText if what == "policy" else AutoModelForDepthEstimation
+    model = kind.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+    return model.eval(), AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints the scores of a model's folder on held-out scenes."""
     parser = argparse.ArgumentParser(prog="python -m sifthinker.pretraining.held_out", description=__doc__)
@@ -198,14 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON that is written too")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    install_processors()
-    kind = AutoModelForImageTextToText if given.what == "policy" else AutoModelForDepthEstimation
-    model = kind.from_pretrained(
-        given.folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-    )
-    processor = AutoProcessor.from_pretrained(given.folder, trust_remote_code=False)
     score = policy_scores if given.what == "policy" else depth_scores
-    found = json.dumps(score(model.eval(), processor, scenes(given.scenes)), indent=1)
+    found = json.dumps(score(*loaded(given.what, given.folder), scenes(given.scenes)), indent=1)
     print(found)
     if given.out:
         given.out.write_text(found + "\n", encoding="utf-8")

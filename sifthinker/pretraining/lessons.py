@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from sifthinker.scenes import questions, render
 SHARES = {
     "list": 0.10,  # all things with box, depth and name
     "where": 0.24,  # a name -> its box and depth
-    "all": 0.05,  # a shape, a colour -> all such boxes
+    "all": 0.05,  # a shape, a colour -> all such boxes, nearest first
     "look": 0.12,  # a question -> the boxes of what it is about
     "what": 0.12,  # a box -> its name
     "deep": 0.07,  # a box -> its mean depth
@@ -37,6 +37,23 @@ SHARES = {
 # The same for the second training, with "then": the boxes of what a question is about, and then its answer.
 FAR = {**SHARES, "plain": 0.16, "then": 0.20, "what": 0.06, "where": 0.18, "say": 0.06}
 
+# The same for the third, with "beside": a place beside a thing -> the boxes there, nearest first. They are the single
+# steps of counting and comparing; no lesson puts two of them together.
+LISTS = {
+    "list": 0.10,
+    "all": 0.24,
+    "beside": 0.20,
+    "where": 0.11,
+    "look": 0.05,
+    "what": 0.08,
+    "deep": 0.03,
+    "plain": 0.08,
+    "then": 0.08,
+    "say": 0.03,
+}
+
+_RARE = 2.0  # how much more often lists of several are asked for than those of one, where a scene has both
+_EVERYTHING = 0.1  # share of the questions for all of a kind that ask for all objects
 _WITH_OPTIONS = 0.35  # share of the plain questions that come with options, where they allow it
 _PIECES = re.compile(r"(?=\n<text>)|(?<=</text>)(?=\n<area>)|(?<=<answer>\n)")
 
@@ -105,12 +122,63 @@ def _where(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
     return _boxes("where", form.format(query=called), seen, [index])
 
 
-def _all(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
+def classes(seen: Seen) -> list[tuple[str, list[int]]]:
+    """What the scene's things can be asked for together ("red cubes"), and which they are; at least one."""
     things = seen.facts["things"]
-    keys = [("shape",), ("color",), ("color", "shape")][rng.integers(3)]
-    values = {key: things[index][key] for key in keys}
-    same = [i for i, other in enumerate(things) if all(other[key] == values[key] for key in keys)]
-    return _boxes("all", build.WHERE_ALL.format(query=questions.phrase(**values)), seen, same)
+    found = [
+        (questions.phrase(**values), [i for i, thing in enumerate(things) if values.items() <= thing.items()])
+        for values in questions.CLASSES
+    ]
+    return [(called, same) for called, same in found if same]
+
+
+def _all(seen: Seen, index: int, rng: np.random.Generator) -> Lesson:
+    everything, *some = classes(
+        seen
+    )  # all objects are the largest number in every scene, and ask for no choice
+    called, same = everything if rng.random() < _EVERYTHING else _by_number(some, rng)
+    return _boxes("all", build.WHERE_ALL.format(query=called), seen, same)
+
+
+def _beside(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
+    if not seen.facts["beside"]:
+        return None
+    place, there = _by_number(seen.facts["beside"], rng)
+    return _boxes("beside", build.WHICH.format(query=place), seen, there)
+
+
+def lists(seen: Seen, rng: np.random.Generator) -> Iterator[tuple[str, str, list[int]]]:
+    """Lists to ask for, as kind, question and things: of each kind, one of every number of things that there is."""
+    kinds = {
+        "class": (
+            build.WHERE_ALL,
+            [(called, found) for called, found in classes(seen) if called != "object"],
+        ),
+        "everything": (
+            build.WHERE_ALL,
+            [(called, found) for called, found in classes(seen) if called == "object"],
+        ),
+        "beside": (build.WHICH, seen.facts["beside"]),
+    }
+    for kind, (form, sets) in kinds.items():
+        for number in sorted({len(found) for _, found in sets}):
+            fitting = [(called, found) for called, found in sets if len(found) == number]
+            called, found = fitting[rng.integers(len(fitting))]
+            yield kind, form.format(query=called), found
+
+
+def what(seen: Seen, rng: np.random.Generator) -> Lesson:
+    """What is at the box of one of the scene's things."""
+    return _what(seen, int(rng.integers(len(seen.facts["things"]))), rng)
+
+
+def _by_number(sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator) -> tuple[str, list[int]]:
+    """One of some named sets of things: first how many it has, then which of those."""
+    numbers = sorted({len(found) for _, found in sets})
+    weights = np.array([1.0 if number == 1 else _RARE for number in numbers])
+    number = numbers[rng.choice(len(numbers), p=weights / weights.sum())]
+    fitting = [(called, found) for called, found in sets if len(found) == number]
+    return fitting[rng.integers(len(fitting))]
 
 
 def _look(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
@@ -156,6 +224,7 @@ _KINDS: dict[str, Callable[[Seen, int, np.random.Generator], Lesson | None]] = {
     "list": _listed,
     "where": _where,
     "all": _all,
+    "beside": _beside,
     "look": _look,
     "what": _what,
     "deep": _deep,
@@ -195,10 +264,11 @@ def _balanced(seen: Seen, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _boxes(kind: str, asked: str, seen: Seen, indices: Sequence[int]) -> Lesson:
-    """A lesson whose answer is the boxes of some things."""
-    things = [seen.facts["things"][index] for index in indices]
-    regions = [Region(tuple(thing["box"]), thing["depth"]) for thing in things]
-    return Lesson(kind, asked, prompts.regions_json(regions), tuple((index,) for index in indices))
+    """A lesson whose answer is the boxes of some things, nearest first: without an order, none could be learnt."""
+    things = seen.facts["things"]
+    order = sorted(indices, key=lambda index: float(things[index]["depth"]))
+    regions = [Region(tuple(things[index]["box"]), things[index]["depth"]) for index in order]
+    return Lesson(kind, asked, prompts.regions_json(regions), tuple((index,) for index in order))
 
 
 def _called(thing: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from sifthinker.core.errors import UserError
 from sifthinker.pretraining import scene_pool
 from sifthinker.pretraining.depth_training import Depth
-from sifthinker.pretraining.policy_training import Far, Policy
+from sifthinker.pretraining.policy_training import Far, Lists, Policy
 from sifthinker.pretraining.recipe import BLOCK, FALL, PASSES, Recipe, rate_share, scenes_needed
 from sifthinker.pretraining.scene_pool import Pool, Rendering, Seen
 
@@ -28,6 +28,7 @@ LOG = 25  # steps between two lines of the history
 TRAININGS: dict[str, Callable[[Recipe], Policy | Depth]] = {
     "policy": Policy,
     "far": Far,
+    "lists": Lists,
     "depth": Depth,
 }
 

@@ -1,4 +1,4 @@
-"""The policy's two trainings: lessons about scenes, then answers that stand far from their questions."""
+"""The policy's trainings: lessons about scenes, then answers that stand far from their questions, then lists."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from sifthinker.pretraining.scene_pool import Seen
 from sifthinker.scenes import render
 
 # The weight of an answer's token by the kind of its lesson; the answers of all other kinds are short.
-_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "look": 1.0, "say": 0.3}
+_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "beside": 1.0, "look": 1.0, "say": 0.3}
 _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
 _WORDS, _NAMES, _ANSWERS = (0, 2), (1, 3), (2, 3)  # who looks: a layer, and how many of its heads
 _AFTER = 0.1  # how much looking counts once a box's first number tells which thing it is
 _THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
 _FAR, _FARTHEST = 0.7, 320  # share of the answers with positions left out before them, and how many at most
+_FOLLOWS, _WHICH = 4.0, 2.0  # more weight where it is decided whether a box follows, and which
+_OFF = 2  # hundredths by which the boxes and depths that a list goes on from are off, at most
 _ASIDES = 0.2  # share of the answers that follow pieces of chains about nothing
 _NO_DEPTH = 1 / 8  # share of the steps that show the photograph alone (model.depth_input: false)
 
@@ -102,11 +104,16 @@ class Policy:
             [words.asked(*_WORDS), names.asked(*_NAMES), answers.asked(*_ANSWERS)],
         )
         losses = functional.cross_entropy(found, batch["targets"], reduction="none")
-        targets, weights = batch["targets"], batch["weights"].clone()
-        weights[1:][torch.isin(targets[:-1], self.hundredths)] *= _THIRD
+        weights = self._weights(batch)
         text = (losses * weights).sum() / weights.sum()
         pointing = words.missed(at_words) + names.missed(at_names) + answers.missed(at_answers)
         return text, pointing
+
+    def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """How much each of the batch's targets counts."""
+        weights = batch["weights"].clone()
+        weights[1:][torch.isin(batch["targets"][:-1], self.hundredths)] *= _THIRD
+        return weights
 
     def _meanings(self, words: Mapping[str, Iterable[str]], ending: str = "") -> dict[int, dict[str, str]]:
         """What a word's token says of a thing."""
@@ -183,6 +190,8 @@ class Far(Policy):
     answers follow pieces of chains about nothing, which are not learnt, and some the boxes of what is asked about.
     """
 
+    shares: Mapping[str, float] = lessons.FAR
+
     def _begun(self) -> tuple[Any, Any]:
         _, processor = super()._begun()
         model = AutoModelForImageTextToText.from_pretrained(
@@ -202,18 +211,54 @@ class Far(Policy):
             pictures += [palette[scene.depth] for scene in seen]
         tokens = packed_attention.look(self.model, self.packer.pixels(pictures), self.packer.grid)
         by_row = tokens.view(1 + depth_input, len(seen), *tokens.shape[1:]).transpose(0, 1)
-        drawn = [lessons.draw(scene, rng, self.recipe.lessons, lessons.FAR) for scene in seen]
+        drawn = [lessons.draw(scene, rng, self.recipe.lessons, self.shares) for scene in seen]
         rows = [
             [(asked + self._aside(rng), answer, weight) for asked, answer, weight in row]
             for row in self._rows(drawn)
         ]
         gaps = (int(rng.integers(_FARTHEST)) * int(rng.random() < _FAR) for _ in itertools.count())
-        batch = self.packer.rows(rows, depth_input, gaps)
+        batch = self._given(self.packer.rows(rows, depth_input, gaps), rng)
         text, pointing = self._learnt(seen, drawn, rows, by_row, batch)
         return text + POINTING * pointing, {"text": text.item(), "pointing": pointing.item()}
+
+    def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The batch as the model is given it."""
+        return batch
 
     def _aside(self, rng: np.random.Generator) -> list[int]:
         if rng.random() >= _ASIDES:
             return []
         said = lessons.aside(rng).removesuffix("\n") + "\n"
         return list(self.packer.processor.tokenizer(said, add_special_tokens=False)["input_ids"])
+
+
+class Lists(Far):
+    """The policy's third training: all things of a kind, and all that are beside one, as boxes in a fixed order.
+
+    After the second, "Where are all cubes?" got the right number of boxes in 16 of 100 scenes with two, and in none with
+    three: such lessons were few, mostly about one thing, and in no order that could be learnt. Here they are nearest
+    first. What the model has to decide, whether another box follows and which, is two tokens of fourteen; they
+    weigh more.
+
+    What it goes on from is off by up to `_OFF`, as its own boxes are, while what it is to say stays true.
+    """
+
+    shares = lessons.LISTS
+
+    def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        ids = batch["ids"].flatten().clone()
+        said = batch["sources"] + 1  # the places of the answers' tokens; the targets are another tensor
+        numbers = {int(token): value for value, token in enumerate(self.hundredths)}
+        for place, token in zip(said.tolist(), ids[said].tolist(), strict=True):
+            if token in numbers:
+                away = numbers[token] + int(rng.integers(-_OFF, _OFF + 1))
+                ids[place] = self.hundredths[min(max(away, 0), len(self.hundredths) - 1)]
+        return {**batch, "ids": ids.view_as(batch["ids"])}
+
+    def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        weights, targets = super()._weights(batch), batch["targets"]
+        ids = self.processor.tokenizer.convert_tokens_to_ids
+        opened = torch.isin(targets, torch.tensor(sorted(self.openings)))
+        weights[opened | (targets == ids("}]"))] *= _FOLLOWS
+        weights[1:][opened[:-1]] *= _WHICH
+        return weights

@@ -161,7 +161,7 @@ def _rows(pool: Pool, shard: int) -> Iterator[dict[str, Any]]:
 
 
 def _facts(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
-    """The things with box (0..1), depth and names; `cells`; up to `_A_KIND` questions a kind and answer."""
+    """The things with box (0..1), depth and names; `cells`; what is beside what; up to `_A_KIND` questions a kind and answer."""
     view = scene.view
     size = np.array([view.width, view.height, view.width, view.height])
     asked: list[dict[str, Any]] = []
@@ -207,6 +207,7 @@ def _facts(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
             for index, thing in enumerate(scene.things)
         ],
         "questions": asked,
+        "beside": [[place, list(found)] for place, _, found in questions.beside(scene)],
         "cells": _cells(view.ids).tolist(),
     }
 

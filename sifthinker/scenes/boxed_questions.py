@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sifthinker.core import boxes, depth_maps
-from sifthinker.scenes import questions
+from sifthinker.scenes import questions, several_looks
 from sifthinker.scenes.folder import SceneFolder
 from sifthinker.scenes.layout import Scene
 from sifthinker.scenes.questions import Question
@@ -24,12 +24,14 @@ _BOX_SENTENCE = (
 
 def write_training(folder: SceneFolder) -> dict[str, int]:
     """Writes `viscot.json` and `tallyqa.json`, with the pictures and depth maps that both are about."""
+    several = several_looks.training_rows(folder)
+    rows = folder.settings.rows - len(several)
     one_object: list[dict[str, Any]] = []
     counting: list[dict[str, Any]] = []
     used: Counter[tuple[str, ...]] = Counter()
     scenes = folder.stream("train")
     for index in itertools.count():
-        missing = folder.settings.rows - len(one_object) - len(counting)
+        missing = rows - len(one_object) - len(counting)
         if not missing:
             break
         scene, rng = next(scenes)
@@ -50,9 +52,10 @@ def write_training(folder: SceneFolder) -> dict[str, int]:
                 )
         folder.save(scene, "train", f"images/{stem}.jpg")
         folder.bytes(f"depth/{stem}.png", depth_maps.encode(scene.view.depth))
-    folder.array("viscot.json", one_object)
+    folder.array("viscot.json", one_object + several)
     folder.array("tallyqa.json", counting)
-    return {"viscot": len(one_object), "tallyqa": len(counting)}
+    found = {"viscot": len(one_object + several), "tallyqa": len(counting)}
+    return found | {"several": len(several)} if several else found
 
 
 def _as_benchmarks_ask(question: Question, rng: np.random.Generator) -> Question:
@@ -68,8 +71,9 @@ def write_sif(folder: SceneFolder) -> dict[str, int]:
     """Writes `sif/`: held-out questions in VisCoT's format; the data set of a row tells how many things there are."""
     rows: list[dict[str, Any]] = []
     used: Counter[tuple[str, ...]] = Counter()
+    several = several_looks.held_out_rows(folder, "sif/")
     for index, (scene, rng) in enumerate(folder.stream("sif")):
-        missing = folder.settings.benchmark_rows - len(rows)
+        missing = folder.settings.benchmark_rows - len(several) - len(rows)
         if not missing:
             break
         asked = tuple(questions.one_object(scene))
@@ -80,8 +84,8 @@ def write_sif(folder: SceneFolder) -> dict[str, int]:
                 chosen.append(question)
                 rows.append(_viscot_row(scene, question, image, len(rows), things, "test"))
         folder.save(scene, "sif", f"sif/images/{image}")
-    folder.array("sif/viscot.json", rows)
-    return {"sif": len(rows)}
+    folder.array("sif/viscot.json", rows + several)
+    return {"sif": len(rows + several)}
 
 
 def _viscot_row(

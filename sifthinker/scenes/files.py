@@ -1,11 +1,12 @@
 """Writes scenes and questions as the files that data sets and benchmarks come in (PAPER.md F2.1, F2.3, M7.1, M7.4, M7.6).
 
-    viscot.json            one-object questions, VisCoT conversations: pixel box and box on the padded square
+    viscot.json            one-object questions, VisCoT conversations: pixel box and box on the padded square; and those
+                           that need several looks, where any are wanted, in the form of VisCoT's metadata
     tallyqa.json           counting questions, a box for every counted thing
     images/scenes/*.jpg    what those two are about
     depth/scenes/*.png     exact depth of the same pictures, 16-bit, 0 = nearest, 65535 = farthest
     sif/                   held out: viscot.json, images/scenes/*.jpg; the data set of a row names how many things
-                           its scene has, "scenes-3"
+                           its scene has, "scenes-3"; of several looks also the kind, "count-3"
     vstar/                 V*Bench: test_questions.jsonl, a folder a category
     refcoco/               RefCOCO+ testB: expressions, images/
     spatialbench/          positional, existence, counting, size: .json, images, and depth in millimetres (_d)
@@ -26,7 +27,7 @@ from pathlib import Path
 from sifthinker import config
 from sifthinker.core import errors
 from sifthinker.scenes.boxed_questions import write_sif, write_training
-from sifthinker.scenes.folder import SceneFolder
+from sifthinker.scenes.folder import SceneFolder, written
 from sifthinker.scenes.refcoco import REFCOCO_FILE, write_refcoco
 from sifthinker.scenes.spatialbench import write_spatialbench
 from sifthinker.scenes.vstar import write_vstar
@@ -97,7 +98,7 @@ def _check(out: Path, settings: config.Scenes) -> None:
         raise errors.UserError(
             f"{out}: exists and is no folder of scenes; name another or move it away"
         ) from error
-    if earlier != settings.model_dump(mode="json"):
+    if earlier != written(settings):
         raise errors.UserError(
             f"{out}: holds scenes of other settings, {earlier}; name another folder or move it away"
         )

@@ -16,7 +16,18 @@ from sifthinker import config
 from sifthinker.scenes import layout, render
 from sifthinker.scenes.layout import Scene
 
-_STREAMS = ("train", "vstar", "refcoco", "spatialbench", "pretrain", "pretrain-held-out", "sif")
+# A stream's place is part of its scenes' seeds: new ones come last.
+STREAMS = (
+    "train",
+    "vstar",
+    "refcoco",
+    "spatialbench",
+    "pretrain",
+    "pretrain-held-out",
+    "sif",
+    "several",
+    "several-held-out",
+)
 
 
 def stream(
@@ -27,16 +38,18 @@ def stream(
     start: int = 0,
     fewest: int = layout.FEWEST,
     most: int = layout.MOST,
+    visible: float = layout.VISIBLE,
+    alike: float = 0.0,
 ) -> Iterator[tuple[Scene, np.random.Generator]]:
     """Scenes without end from number `start` on, each with the random numbers for its questions.
 
     No two streams share random numbers, whatever their seeds: the name is part of every scene's own seed.
     """
     # SeedSequence takes no negative numbers.
-    entropy = (seed % 2**64, _STREAMS.index(name))
+    entropy = (seed % 2**64, STREAMS.index(name))
     for index in itertools.count(start):
         rng = np.random.default_rng((*entropy, index))
-        yield layout.draw(rng, width, height, fewest, most), rng
+        yield layout.draw(rng, width, height, fewest, most, visible, alike), rng
 
 
 class SceneFolder:
@@ -52,7 +65,7 @@ class SceneFolder:
     def stream(self, name: str) -> Iterator[tuple[Scene, np.random.Generator]]:
         """`stream` of these settings."""
         at = self.settings
-        return stream(name, at.seed, at.width, at.height, fewest=at.fewest, most=at.most)
+        return stream(name, at.seed, at.width, at.height, 0, at.fewest, at.most, at.visible, at.alike)
 
     def save(self, scene: Scene, stream: str, image: str) -> None:
         """Writes the picture of a scene to `image`, a path in the folder, and records what it shows."""
@@ -96,9 +109,14 @@ class SceneFolder:
 
     def finish(self) -> None:
         """Writes `scenes.json`: the settings, and what every scene shows."""
-        settings = self.settings.model_dump_json()
+        settings = json.dumps(written(self.settings), separators=(",", ":"))
         records = ",\n".join(json.dumps(record) for record in self.records)
         self.bytes("scenes.json", f'{{"settings": {settings},\n"scenes": [\n{records}\n]}}\n'.encode())
+
+
+def written(settings: config.Scenes) -> dict[str, Any]:
+    """The settings as they are written down: without fields that came later and have their default."""
+    return json.loads(json.dumps(config.identity(settings)))  # type: ignore[no-any-return]
 
 
 def jpeg(scene: Scene) -> bytes:

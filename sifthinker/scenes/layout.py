@@ -33,17 +33,35 @@ class Scene:
     view: render.View
 
 
-def draw(rng: np.random.Generator, width: int, height: int, fewest: int = FEWEST, most: int = MOST) -> Scene:
-    """A random scene: nothing touches, nothing leaves the picture, `VISIBLE` of every solid is seen."""
+def draw(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    fewest: int = FEWEST,
+    most: int = MOST,
+    visible: float = VISIBLE,
+    alike: float = 0.0,
+) -> Scene:
+    """A random scene: nothing touches, nothing leaves the picture, and enough of every solid is seen.
+
+    Args:
+        rng: draws it.
+        width: of the picture, pixels.
+        height: of the picture, pixels.
+        fewest: solids.
+        most: solids.
+        visible: smallest share of a solid that the others leave to be seen; less is harder.
+        alike: share of the solids that take the shape or the colour of an earlier one; more is harder.
+    """
     while True:
-        solids = _solids(rng, fewest, most)
+        solids = _solids(rng, fewest, most, alike)
         if len(solids) < fewest:
             continue
         view = render.look(solids, width, height)
         if any(_touches_border(view.alone(index)) for index in range(len(solids))):
             continue
         things = see(view)
-        if things and all(thing.visible >= VISIBLE for thing in things):
+        if things and all(thing.visible >= visible for thing in things):
             return Scene(things, view)
 
 
@@ -66,12 +84,17 @@ def _touches_border(mask: npt.NDArray[np.bool_]) -> bool:
     return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
-def _solids(rng: np.random.Generator, fewest: int, most: int) -> tuple[render.Solid, ...]:
+def _solids(rng: np.random.Generator, fewest: int, most: int, alike: float) -> tuple[render.Solid, ...]:
     solids: list[render.Solid] = []
     for _ in range(rng.integers(fewest, most + 1)):
         shape, color, size = (
             str(rng.choice(list(names))) for names in (render.SHAPES, render.COLORS, render.SIZES)
         )
+        if (
+            alike and solids and rng.random() < alike
+        ):  # no number is drawn for scenes of before there was a choice
+            like = solids[rng.integers(len(solids))]
+            shape, color = (like.shape, color) if rng.random() < 0.5 else (shape, like.color)
         scale = render.SIZES[size]
         for _ in range(_TRIES):
             z = rng.uniform(5.2 + scale, 12.5)

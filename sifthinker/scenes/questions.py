@@ -25,6 +25,13 @@ RELATIONS = {
     "in front": "in front of",
     "behind": "behind",
 }
+# What things can have in common, to be counted or found together; the first holds for everything.
+CLASSES: tuple[dict[str, str], ...] = (
+    {},
+    *({"shape": shape} for shape in SHAPES),
+    *({"color": color} for color in COLORS),
+    *({"color": color, "shape": shape} for color in COLORS for shape in SHAPES),
+)
 _OPTIONS = {
     "color": [*COLORS],
     "shape": [*SHAPES],
@@ -225,22 +232,45 @@ def existence(scene: Scene) -> Iterator[Question]:
 
 def counts(scene: Scene) -> Iterator[Question]:
     """How many there are of a shape, a colour, both, in all, or beside a thing; at least one."""
-    classes: list[dict[str, str]] = [{}]
-    classes += [{"shape": shape} for shape in SHAPES]
-    classes += [{"color": color} for color in COLORS]
-    classes += [{"color": color, "shape": shape} for color in COLORS for shape in SHAPES]
-    for values in classes:
+    for values in CLASSES:
         if found := matching(scene, **values):
             yield Question("count", f"How many {phrase(**values)}s are there?", str(len(found)), found)
+    for place, _, found in beside(scene):
+        yield Question("count", f"How many objects are {place}?", str(len(found)), found)
+
+
+def beside(scene: Scene) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Where other things are from a thing ("behind the red cube"), that thing, and all that are there; at least one."""
     for anchor in range(len(scene.things)):
         if called := name(scene, anchor):
             for relation, words in RELATIONS.items():
                 others = [i for i in range(len(scene.things)) if i != anchor]
-                beside = [related(scene, other, relation, anchor) for other in others]
-                if any(beside) and None not in beside:
-                    found = tuple(other for other, yes in zip(others, beside, strict=True) if yes)
-                    text = f"How many objects are {words} the {called}?"
-                    yield Question("count", text, str(len(found)), found)
+                found = [related(scene, other, relation, anchor) for other in others]
+                if any(found) and None not in found:
+                    there = tuple(other for other, yes in zip(others, found, strict=True) if yes)
+                    yield f"{words} the {called}", anchor, there
+
+
+def several(scene: Scene) -> Iterator[Question]:
+    """All questions that several things are to be looked at for: how many, how many beside a thing, more or fewer."""
+    for values in CLASSES:
+        if found := matching(scene, **values):
+            yield Question("count", f"How many {phrase(**values)}s are there?", str(len(found)), found)
+    for place, _, found in beside(scene):
+        yield Question("beside", f"How many objects are {place}?", str(len(found)), found)
+    yield from more_or_fewer(scene)
+
+
+def more_or_fewer(scene: Scene) -> Iterator[Question]:
+    """Whether there are more of one shape or colour than of another, or fewer; both are there. All of both are to be seen."""
+    for key, values in (("shape", SHAPES), ("color", COLORS)):
+        for one, other in permutations(values, 2):
+            these, those = matching(scene, **{key: one}), matching(scene, **{key: other})
+            if these and those:
+                a, b = phrase(**{key: one}), phrase(**{key: other})
+                for word, true in (("more", len(these) > len(those)), ("fewer", len(these) < len(those))):
+                    text = f"Are there {word} {a}s than {b}s?"
+                    yield Question("more", text, "yes" if true else "no", (*these, *those))
 
 
 def existence_pairs(scene: Scene) -> Iterator[tuple[Question, Question]]:

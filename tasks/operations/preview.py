@@ -25,7 +25,7 @@ from sifthinker.store.manifest import Ref
 from sifthinker.system.files import sync
 from tasks.runtime import links, ui_artifacts
 from tasks.runtime.decide import decide
-from tasks.runtime.endpoint import answering
+from tasks.runtime.endpoint import answering, scene_files
 from tasks.runtime.make import execute, shard_decision
 from tasks.stages.depth import depth
 
@@ -50,7 +50,7 @@ def previewed(
     api = config.annotate.api
     page.parent.mkdir(parents=True, exist_ok=True)
     with (
-        answering(api, page.parent, "preview", log) as url,
+        answering(api, page.parent, "preview", log, scene_files(config)) as url,
         Metered(api, bookkeeping.place(store.root), url) as client,
     ):
         annotator = Annotator(folders, client, config.annotate)

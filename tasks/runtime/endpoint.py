@@ -3,7 +3,7 @@
 import contextvars
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -12,10 +12,18 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
 from sifthinker.models import serving
+from tasks.runtime import events
 from tasks.runtime.stage import End, Endpoints, Job, Log, Progress, how
 
 EVERY = 5.0  # seconds
 _BEGINS = 0.5  # seconds: how soon it is seen that rows come
+SAID = {  # by what the stand-in sees
+    "nothing": "answers come from the embedded stand-in server, not from a model",
+    "miniature": "answers come from the embedded stand-in server, not from a model; in place of seeing, the miniature was "
+    "asked what is at each region",
+    "scenes": "answers come from the embedded stand-in server, not from a model; in place of seeing, the truth about the "
+    "scenes was looked up",
+}
 PICTURES = 16  # of a prompt of the annotator: one a step of a chain
 
 
@@ -36,8 +44,8 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
     def around(job: Job) -> Iterator[Endpoints]:
         section = api(job.config)
         if section.base_url == STANDIN:
-            job.notes["standin"] = "answers come from the embedded stand-in server, not from a model"
-        with answering(section, job.work, job.order.label, job.log) as url:
+            job.notes["standin"] = SAID[section.standin_sees]
+        with answering(section, job.work, job.order.label, job.log, scene_files(job.config)) as url:
             yield Endpoints(bookkeeping.place(job.store.root), (url,), _only_here(section))
 
     return around
@@ -51,7 +59,7 @@ def _only_here(api: Api) -> str:
 
 
 @contextmanager
-def answering(api: Api, work: Path, label: str, log: Log) -> Iterator[str]:
+def answering(api: Api, work: Path, label: str, log: Log, scenes: Sequence[Path] = ()) -> Iterator[str]:
     """The base URL of an endpoint, which is started where it is one of ours.
 
     Args:
@@ -59,9 +67,10 @@ def answering(api: Api, work: Path, label: str, log: Log) -> Iterator[str]:
         work: folder for the log of what is started.
         label: of the stage, for the log.
         log: takes a warning where no real model answers.
+        scenes: files with the truth about rendered scenes, for a stand-in that reads it.
 
     Raises:
-        UserError: none is named; or a local model cannot be served.
+        UserError: none is named; or a local model cannot be served; or a stand-in is to read scenes, and there are none.
     """
     for said in unnamed(label, api):
         raise UserError(said)
@@ -72,9 +81,25 @@ def answering(api: Api, work: Path, label: str, log: Log) -> Iterator[str]:
     if api.base_url != STANDIN:
         yield api.base_url
         return
-    log.warning("%s: the embedded stand-in answers, not a real model", label)
-    with standin.running(work / "standin.log") as url:
+    log.warning("%s: %s", label, SAID[api.standin_sees])
+    program = (
+        "sifthinker.models.seeing_standin" if api.standin_sees == "miniature" else "sifthinker.llm.standin"
+    )
+    if api.standin_sees != "scenes":
+        scenes = ()
+    elif not scenes:
+        raise UserError(
+            f"{label}: the stand-in is to read scenes.json (standin_sees: scenes), and no source is of rendered scenes; "
+            "set `scenes`, or standin_sees to nothing"
+        )
+    with standin.running(work / "standin.log", program=program, scenes=scenes) as url:
         yield url
+
+
+def scene_files(config: Config) -> list[Path]:
+    """The truth about the rendered scenes among a run's sources."""
+    files = (source.path.parent / "scenes.json" for source in config.sources)
+    return [path for path in dict.fromkeys(files) if path.is_file()]
 
 
 @contextmanager
@@ -105,7 +130,8 @@ def watched(
 ) -> Iterator[None]:
     """Shows rows, calls, tokens, money and the time left while the block runs, and keeps the totals as notes.
 
-    What shards on other machines have asked is in them. A bar in a terminal, else lines in the log; and a progress artifact. `line` says the counts in words.
+    What shards on other machines have asked is in them. A bar in a terminal, unless who shows the run draws one, else lines
+    in the log; and a progress artifact. `line` says the counts in words.
     """
     shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
     done = threading.Event()
@@ -126,8 +152,9 @@ def watched(
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
     thread.start()
     ended: End = "completed"
+    own = sys.stderr.isatty() and not events.heard()
     try:
-        with bar(together, job.order.label, line=line) if sys.stderr.isatty() else nullcontext():
+        with bar(together, job.order.label, line=line) if own else nullcontext():
             yield
     except BaseException as error:
         ended = how(error)

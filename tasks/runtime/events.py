@@ -35,6 +35,7 @@ class Moved:
     total: int | None
     note: str
     counted: bool = False  # the note says how far it is
+    left: float | None = None  # seconds, where they are known
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Ended:
 def tell(event: Began | Moved | Ended) -> None:
     """Says an event."""
     LOGGER.info("%s", event, extra={"event": event})
+
+
+def heard() -> bool:
+    """Whether somebody shows the events: then nothing else draws bars."""
+    return LOGGER.level == logging.INFO  # its own: the root logger may be at INFO for other reasons
 
 
 @contextmanager

@@ -209,9 +209,7 @@ def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> 
     for line in whole.splitlines()[-1:]:
         step = json.loads(line)
         job.progress.total = step["total"]
-        shown = {
-            k: v for k, v in step.items() if k in ("loss", "reward", "kl", "eta_seconds") and v is not None
-        }
+        shown = {k: v for k, v in step.items() if k in ("loss", "reward", "kl") and v is not None}
         job.progress.at(step["step"], " ".join(f"{name} {value:.3g}" for name, value in shown.items()))
         at(step["step"])
     return seen + len(whole)

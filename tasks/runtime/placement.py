@@ -252,7 +252,9 @@ def _outcome(
                     return None, 0.0
                 if waiting and now - said > MINUTE:
                     said = now
-                    log.warning("%s waits for pool %s: %s", order.label, there, _why(client, there))
+                    begins = any(s and s.is_pending() for s in states)
+                    why = "its worker starts the run" if begins else _why(client, there)
+                    log.warning("%s waits for pool %s: %s", order.label, there, why)
             except httpx.HTTPError as error:
                 away.met(error, log)
             time.sleep(EVERY)

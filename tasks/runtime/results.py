@@ -67,6 +67,7 @@ MODULES: dict[str, Module] = {
         "sifthinker.scenes.files",
         "sifthinker.scenes.folder",
         "sifthinker.scenes.boxed_questions",
+        "sifthinker.scenes.several_looks",
         "sifthinker.scenes.vstar",
         "sifthinker.scenes.refcoco",
         "sifthinker.scenes.spatialbench",
@@ -82,7 +83,12 @@ MODULES: dict[str, Module] = {
     "sources/row": _at("sifthinker.data.sources.fields"),
     "sources/tallyqa": _at("sifthinker.data.sources.tallyqa"),
     "sources/viscot": _at("sifthinker.data.sources.viscot"),
-    "ingest": _at("sifthinker.data.ingest"),
+    "ingest": _at(
+        "sifthinker.data.ingest",
+        "sifthinker.data.ingest_parts",
+        "sifthinker.data.ingest_rows",
+        "sifthinker.data.ingest_work",
+    ),
     "spill": _at("sifthinker.data.disk_dict"),
     "expand": _at("sifthinker.data.expansion"),
     "estimate": _at("sifthinker.data.depth_estimation", without=("estimator",)),
@@ -254,6 +260,7 @@ MODULES: dict[str, Module] = {
     ),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
+    "cores": _neutral("sifthinker.system.cores", _RUNS),
     "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),
@@ -281,6 +288,8 @@ MODULES: dict[str, Module] = {
         _CARRIES,
     ),
     "standin/replies": _neutral("sifthinker.llm.standin.replies", _TOYS),
+    "standin/seeing": _neutral("sifthinker.llm.standin.seeing", _TOYS),
+    "standin/eyes": _neutral("sifthinker.models.seeing_standin", _TOYS),
     "tiny": _neutral(
         "sifthinker.models.toys sifthinker.models.toys.gemma3 sifthinker.models.toys.idefics3 "
         "sifthinker.models.toys.internvl sifthinker.models.toys.llava sifthinker.models.toys.qwen "

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ from sifthinker.core.tables import REJECTS, Writer
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Draft, Ref
+from sifthinker.system import cores
 from tasks.runtime import events, store_paths, ui_artifacts
 from tasks.runtime.elsewhere import Elsewhere
 from tasks.runtime.stage_results import Results
@@ -33,6 +34,7 @@ SAME = 60.0  # seconds after which a line that says nothing new is said again: i
 PAGE = "page.md"  # of the report: in short, for the UI
 End = Literal["completed", "failed", "stopped"]  # how work has ended
 STOPPED = "its run was cancelled or told to end"
+STOPPING = "stopping with a checkpoint; once more ends it at once"
 
 
 class StageFailed(Exception):
@@ -185,45 +187,51 @@ class Job:
         given = self.inputs[name]
         return given.parts(name) if self.order.part is None else [given.part(name, self.order.part)]
 
-    def keep(
-        self,
-        table: str,
-        schema: pa.Schema,
-        records: Iterable[Any],
-        route: Callable[[Any], int] | None = None,
-        parts: int = 1,
-        batch: int = 1000,
-        part_by_part: bool = False,
-        folder: str = "",
-    ) -> None:
-        """Streams records into the table (`route` says into which part) and rejects into `rejects.parquet`.
+    @property
+    def cores(self) -> int:
+        """Processes that it may work in."""
+        return self.config.processes or cores.available()
 
-        The table lies in `folder` below the artifact's own.
+    def keep(self, table: str, schema: pa.Schema, records: Iterable[Any], batch: int = 1000) -> None:
+        """Streams records into the table and rejects into `rejects.parquet`; `batch` rows are held in memory."""
+        with Writer(self.out / f"{table}.parquet", schema, batch) as writer:
 
-        Each part holds up to `batch` rows in memory; only one does if they come `part_by_part`, each part in one go.
+            def outcomes() -> Iterator[Reject | int]:
+                for record in records:
+                    if isinstance(record, Reject):
+                        yield record
+                    else:
+                        writer.add(record)
+                        yield 1
+
+            self.count(outcomes())
+
+    def count(self, outcomes: Iterable[Reject | int], shown: bool = True) -> None:
+        """Streams rejects into `rejects.parquet`, and counts the rows that are written elsewhere.
+
+        Args:
+            outcomes: each a reject, or the number of rows that were written.
+            shown: the progress is to count them.
         """
-        names = [f"{table}-{i:05}.parquet" for i in range(parts)] if route else [f"{table}.parquet"]
-        place = self.out / folder
-        place.mkdir(exist_ok=True)
         rejected: Counter[str] = Counter()
-        kept = at = 0
-        with ExitStack() as stack:
-            writers = [stack.enter_context(Writer(place / name, schema, batch)) for name in names]
-            rejects = stack.enter_context(Writer(self.out / "rejects.parquet", REJECTS))
-            for record in records:
-                if isinstance(record, Reject):
-                    rejects.add(record)
-                    rejected[record.reason] += 1
+        kept = 0
+        with Writer(self.out / "rejects.parquet", REJECTS) as rejects:
+            for outcome in outcomes:
+                if isinstance(outcome, Reject):
+                    rejects.add(outcome)
+                    rejected[outcome.reason] += 1
                 else:
-                    part = route(record) if route else 0
-                    if part_by_part and part != at:
-                        writers[at].close()
-                    at = part
-                    writers[part].add(record)
-                    kept += 1
-                self.progress.add(1)
+                    kept += outcome
+                if shown:
+                    self.progress.add(1 if isinstance(outcome, Reject) else outcome)
         total = kept + sum(rejected.values())
         self.draft.rows = {"in": total, "kept": kept, "rejected": dict(sorted(rejected.items()))}
+
+    def parts(self, table: str, count: int, folder: str = "") -> list[Path]:
+        """The files of a table in so many parts, in `folder` below the artifact's own."""
+        place = self.out / folder
+        place.mkdir(exist_ok=True)
+        return [place / f"{table}-{part:05}.parquet" for part in range(count)]
 
     def counted(self, rows: Iterable[Any]) -> Iterator[Any]:
         """Passes the input rows on and counts them, so that none can get lost between in and out."""
@@ -276,13 +284,14 @@ class Progress:
             return
         self._shown = now
         self._still()
-        counted = self._counted
-        events.tell(events.Moved(self.label, self.part, self.done, self.total, note, counted))
+        counted, seconds = self._counted, now - self._started
+        left = seconds * (self.total - done) / done if self.total and done and not counted else None
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, note, counted, left))
         news = f"{self.done} {note}"
         if news == self._said[0] and now - self._said[1] < SAME:
             return
         self._said = (news, now)
-        line = note if counted else self._timed(done, now - self._started, note)
+        line = note if counted else self._timed(done, seconds, left, note)
         self.log.info("%s: %s", self.label, line)
         if self.total:
             self._show(100.0 * done / self.total, line)
@@ -303,17 +312,17 @@ class Progress:
         self._show(percent, f"{how} after {seconds:.0f} s, {said}{why}", last=True)
 
     def stopping(self) -> None:
-        """Says in the UI that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        """Says that the stage was told to end, where that takes a while: the process may be killed meanwhile."""
+        events.tell(events.Moved(self.label, self.part, self.done, self.total, STOPPING, True))
         if self._artifact is not None and self.total:
             self._show(
                 100.0 * self.done / self.total, f"stopping at {self.done} of {self.total}: {STOPPED}", True
             )
 
-    def _timed(self, done: float, seconds: float, note: str) -> str:
-        rate = done / seconds
+    def _timed(self, done: float, seconds: float, left: float | None, note: str) -> str:
         of = f" of {self.total}" if self.total else ""
-        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        return f"{self.done}{of}, {rate:.1f}/s{left}{f' | {note}' if note else ''}"
+        remaining = "" if left is None else f", {left:.0f} s left"
+        return f"{self.done}{of}, {done / seconds:.1f}/s{remaining}{f' | {note}' if note else ''}"
 
     def _show(self, percent: float, line: str, last: bool = False) -> None:
         said = f"Progress of {self.label}: {line}"

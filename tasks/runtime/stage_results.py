@@ -44,9 +44,19 @@ def _standin(api: Callable[[Config], Api | None]) -> Callable[[Config], Results]
 
     def given(config: Config) -> Results:
         found = api(config)
-        return Results(("standin/replies",) if found and found.base_url == STANDIN else ())
+        return _said(found) if found else Results()
 
     return given
+
+
+def _said(api: Api) -> Results:
+    if api.base_url != STANDIN:
+        return Results()
+    if api.standin_sees == "miniature":
+        return Results(("standin/replies", "standin/seeing", "standin/eyes"), ("torch", "transformers"))
+    return Results(
+        ("standin/replies",) if api.standin_sees == "nothing" else ("standin/replies", "standin/seeing")
+    )
 
 
 def _taken(config: Config) -> Results:
@@ -58,8 +68,11 @@ def _rl_file(config: Config) -> Results:
 
 
 def _passes(config: Config) -> Results:
-    again = [(each.api or config.annotate.api).base_url for each in config.retry.passes]
-    return Results(("standin/replies",) if STANDIN in again else ())
+    said = [_said(each.api or config.annotate.api) for each in config.retry.passes]
+    return Results(
+        tuple(dict.fromkeys(name for found in said for name in found.modules)),
+        tuple(dict.fromkeys(name for found in said for name in found.libraries)),
+    )
 
 
 def _toy(weights: Callable[[Config], str]) -> Callable[[Config], Results]:

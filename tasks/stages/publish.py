@@ -1,17 +1,16 @@
 """publish, subset: SIF-50K as Parquet, its statistics, and the samples for reinforcement learning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from sifthinker.config import Config
 from sifthinker.core.images import ImageLibrary
-from sifthinker.core.records import DepthMap, annotation, sample
-from sifthinker.core.tables import read
+from sifthinker.core.records import Reject
 from sifthinker.data import card, rl_file
 from sifthinker.data import publish as domain
 from sifthinker.data.features import PUBLISHED
 from sifthinker.store.manifest import DATA
+from sifthinker.system.cores import Workers
 from sifthinker.system.files import write_json
 from tasks.runtime.stage import Job, stage
 from tasks.runtime.stage_results import RESULTS
@@ -20,38 +19,30 @@ from tasks.runtime.stage_results import RESULTS
 @stage(config=lambda c: {"ingest": {"max_pixels": c.ingest.max_pixels}}, results=RESULTS["publish"])
 def publish(job: Job) -> None:
     """Joins samples, chains and depth maps, part by part, with the pictures."""
-    parts = list(zip(*(job.table(name) for name in ("samples", "chains", "maps")), strict=True))
+    given = [job.table(name) for name in ("samples", "chains", "maps")]
     library = ImageLibrary(job.folders, job.config.ingest.max_pixels)
-    part_of: dict[str, int] = {}
-
-    def rows() -> Iterator[Any]:
-        for index, (samples, chains, maps) in enumerate(parts):
-            for row in domain.rows(
-                map(sample, read(samples)),
-                map(annotation, job.counted(read(chains))),
-                (DepthMap(**row) for row in read(maps)),
-                library,
-            ):
-                if isinstance(row, dict):
-                    part_of[row["id"]] = index
-                yield row
-
-    job.keep(
-        "sif",
-        PUBLISHED,
-        rows(),
-        route=lambda row: part_of.pop(row["id"]),
-        parts=len(parts),
-        batch=domain.ROW_GROUP,
-        part_by_part=True,
-        folder=DATA,
-    )
+    files = job.parts("sif", len(given[0]), DATA)
+    parts = [
+        domain.Part(samples, chains, maps, file, library)
+        for samples, chains, maps, file in zip(*given, files, strict=True)
+    ]
+    count = min(job.cores, len(parts)) if domain.lasts(parts) else 1
+    with Workers(count, patience=0, heard=job.progress.add) as workers:
+        job.count(_outcomes(job, workers.map(domain.write_part, parts)), shown=False)
     statistics = domain.statistics(sorted(job.out.glob(card.PARTS)))
     write_json(job.out / "statistics.json", statistics)
     nodes = card.behind(job.store.manifest, (artifact.ref for artifact in job.inputs.values()))
     facts = card.Facts(job.config.model_dump(mode="json"), statistics, nodes)
     (job.out / card.FILE).write_text(card.text(facts), encoding="utf-8")
     job.draft.aside.add(card.FILE)  # other words about the data train no other model
+
+
+def _outcomes(job: Job, parts: Iterable[domain.Written]) -> Iterator[Reject | int]:
+    job.notes["read"] = 0
+    for part in parts:
+        job.notes["read"] += part.read
+        yield from part.rejects
+        yield part.kept
 
 
 def _rl_file(config: Config) -> dict[str, Path]:

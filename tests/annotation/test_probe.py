@@ -27,6 +27,7 @@ from sifthinker.llm.standin import replies
 from sifthinker.reporting.preview_page import Card, render_page
 from sifthinker.store.artifacts import Store
 from tasks.operations.revive import revive
+from tasks.runtime.elsewhere import Elsewhere
 from tasks.stages import retry as retrying
 from tests import annotation_rows as rows
 from tests import evil
@@ -277,6 +278,7 @@ def test_each_pass_of_retry_begins_with_a_row_that_it_asks_again(tmp_path, caplo
             store=store,
             work=tmp_path,
             order=SimpleNamespace(label="retry"),
+            elsewhere=Elsewhere(),
             log=logging.getLogger("retry"),
             notes={},
         )

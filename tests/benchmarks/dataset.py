@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def publishing(folder: Path, size: int) -> Work:
         samples.append(Sample(id, *about, boxes=(WHOLE,)))
         steps = depth_maps.regions([(WHOLE,)], depth_maps.decode_bytes(png))
         text = chain.render(chain.Chain((chain.Step(steps[0], "Here."),), "A cat"))
-        chains.append(Annotation(id, steps, text, "standin", 1, 100, 20, ()))
+        chains.append(asdict(Annotation(id, steps, text, "standin", 1, 100, 20, ())))
         maps.append(DepthMap(sha256, WIDTH, HEIGHT, png))
     out = folder / "sif.parquet"
 

@@ -1,8 +1,9 @@
 """The data stages at VisCoT's size: seconds, memory and rows of each, as the data set grows.
 
-    python -m tests.benchmarks.full_size [--sizes 10000 100000 400000] [--json FILE]
+    python -m tests.benchmarks.full_size [--sizes 10000 100000 400000] [--processes 1 2] [--rounds 3] [--json FILE]
 
-Every stage of every size is a process of its own, on one core, and writes what the stage writes. Ingest and expand work
+Every stage of every size is a process of its own, which starts others where it is given more than one (`expand` never does,
+its shards go to Dask), and writes what the stage writes. Numbers of processes take turns, and their files must be equal. Ingest and expand work
 on VisCoT's real benchmark rows over and over (`../shared/data` must be there); publish joins chains, maps and pictures of
 64x48, one for eight questions: what it costs beside the pictures themselves, which `sif bench` measures at 640x480.
 """
@@ -13,9 +14,10 @@ import argparse
 import io
 import json
 import multiprocessing
+import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from hashlib import sha256
 from multiprocessing.connection import Connection
@@ -29,10 +31,10 @@ from PIL import Image
 from sifthinker import config
 from sifthinker.core import chain, depth_maps, records, tables
 from sifthinker.core.images import ImageLibrary
-from sifthinker.core.records import WHOLE, Annotation, DepthMap, Sample
+from sifthinker.core.records import WHOLE, Annotation, DepthMap, Reject, Sample
 from sifthinker.data import expansion, ingest, publish
+from sifthinker.system.cores import Workers
 from tasks.runtime.stage import Job
-from tasks.stages.ingest import IN_MEMORY, MIN_BATCH
 from tests.benchmarks import ingest as viscot
 from tests.benchmarks.pair import peak
 
@@ -41,61 +43,55 @@ PART = 10_000  # rows, about
 WIDTH, HEIGHT, QUESTIONS = 64, 48, 8
 
 
-def ingesting(folder: Path, size: int) -> dict[str, int]:
+def ingesting(folder: Path, size: int, workers: Workers) -> dict[str, int]:
     source = config.Source(
         name="viscot", format="viscot", path=folder / "viscot.json", sizes=folder / "sizes.jsonl"
     )
-    settings = config.Ingest(total=size, cap=size)
-    return _written(
+    parts = _parts(size)
+    return _gathered(
         folder,
-        "samples",
-        tables.SAMPLES,
-        ingest.ingest([source], settings),
-        lambda row: ingest.part(row, _parts(size)),
-        _parts(size),
-        max(MIN_BATCH, min(1000, IN_MEMORY // _parts(size))),
+        ingest.write(
+            [source],
+            config.Ingest(total=size, cap=size, shards=parts),
+            [folder / f"samples-{part:05}.parquet" for part in range(parts)],
+            (),
+            workers,
+            ingest.Tally(),
+        ),
     )
 
 
-def expanding(folder: Path, size: int) -> dict[str, int]:
+def expanding(folder: Path, size: int, workers: Workers) -> dict[str, int]:
     rows = map(records.sample, tables.read(sorted(folder.glob("samples-*.parquet"))))
-    return _written(folder, "focus", tables.FOCUS, expansion.expand_samples(rows, config.Expand()))
-
-
-def publishing(folder: Path, size: int) -> dict[str, int]:
-    images = ImageLibrary({"photos": folder / "photos"}, 10**7)
-
-    part_of: dict[str, int] = {}
-
-    def rows() -> Any:
-        for part in range(_parts(size)):
-            of = folder / f"photos-samples-{part:05}.parquet"
-            for row in publish.rows(
-                map(records.sample, tables.read(of)),
-                map(records.annotation, tables.read(folder / f"photos-chains-{part:05}.parquet")),
-                (DepthMap(**row) for row in tables.read(folder / f"photos-maps-{part:05}.parquet")),
-                images,
-            ):
-                part_of[row["id"]] = part
-                yield row
-
-    return _written(
-        folder,
-        "sif",
-        tables.SIF,
-        rows(),
-        lambda row: part_of.pop(row["id"]),
-        _parts(size),
-        publish.ROW_GROUP,
-        part_by_part=True,
+    kept = tables.write(
+        folder / "focus.parquet", tables.FOCUS, expansion.expand_samples(rows, config.Expand())
     )
+    return {"kept": kept, "rejected": 0}
 
 
-STAGES: dict[str, Callable[[Path, int], dict[str, int]]] = {
+def publishing(folder: Path, size: int, workers: Workers) -> dict[str, int]:
+    images = ImageLibrary({"photos": folder / "photos"}, 10**7)
+    parts = [
+        publish.Part(
+            *(folder / f"photos-{name}-{part:05}.parquet" for name in ("samples", "chains", "maps")),
+            folder / f"sif-{part:05}.parquet",
+            images,
+        )
+        for part in range(_parts(size))
+    ]
+    written = list(workers.map(publish.write_part, parts))
+    return {
+        "kept": sum(part.kept for part in written),
+        "rejected": sum(len(part.rejects) for part in written),
+    }
+
+
+STAGES: dict[str, Callable[[Path, int, Workers], dict[str, int]]] = {
     "ingest": ingesting,
     "expand": expanding,
     "publish": publishing,
 }
+WRITTEN = {"ingest": "samples-*.parquet", "expand": "focus.parquet", "publish": "sif-*.parquet"}
 
 
 def prepare(folder: Path, size: int) -> dict[str, int]:
@@ -139,58 +135,99 @@ def _parts(size: int) -> int:
     return max(1, size // PART)
 
 
-def _written(folder: Path, name: str, schema: Any, rows: Any, *how: Any, **options: Any) -> dict[str, int]:
-    """As the stage writes its table: by `Job.keep`."""
+def _gathered(folder: Path, outcomes: Iterable[Reject | int]) -> dict[str, int]:
+    """As the stage counts what it writes: by `Job.count`."""
     draft: Any = SimpleNamespace(out=folder, rows=None)
     nothing: Any = None
     progress: Any = SimpleNamespace(add=lambda _: None)
-    Job(nothing, nothing, {}, draft, {}, nothing, progress).keep(name, schema, rows, *how, **options)
+    Job(nothing, nothing, {}, draft, {}, nothing, progress).count(outcomes)
     return {"kept": draft.rows["kept"], "rejected": sum(draft.rows["rejected"].values())}
 
 
-def _work(stage: str, folder: Path, size: int, pipe: Connection) -> None:
+def _work(stage: str, folder: Path, size: int, processes: int, pipe: Connection) -> None:
     began, cpu = time.perf_counter(), time.process_time()
-    rows = (prepare if stage == "prepare" else STAGES[stage])(folder, size)
+    if stage == "prepare":
+        rows, others = prepare(folder, size), 0
+    else:
+        with Workers(processes) as workers:
+            rows = STAGES[stage](folder, size, workers)
+            asked = [workers.submit(peak) for _ in range(workers.ahead)]
+            others = max(map(workers.result, asked)) if workers.ahead > 1 else 0
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    children = used.ru_utime + used.ru_stime
     pipe.send(
-        {"stage": stage, "rows": size, **rows, "seconds": seconds, "processor": cpu, "peak": peak() / 2**20}
+        {
+            "stage": stage,
+            "rows": size,
+            **rows,
+            "processes": processes,
+            "seconds": seconds,
+            "processor": cpu + children,
+            "alone": cpu,
+            "peak": peak() / 2**20,
+            "others": others / 2**20,
+        }
     )
 
 
-def measure(sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
-    """One row a stage and size; every row in comes out kept or rejected.
+def measure(
+    sizes: tuple[int, ...] = SIZES, counts: tuple[int, ...] = (1,), rounds: int = 1
+) -> list[dict[str, Any]]:
+    """One row a stage, size and number of processes; every row in comes out kept or rejected, in the same files.
 
     Raises:
-        AssertionError: rows were lost.
+        AssertionError: rows were lost, or files differ with the number of processes.
     """
     found = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as made:
-            for stage in ("prepare", *STAGES):
-                here, there = multiprocessing.Pipe()
-                process = multiprocessing.get_context("spawn").Process(
-                    target=_work, args=(stage, Path(made), size, there)
-                )
-                process.start()
-                there.close()
-                try:
-                    row = here.recv()
-                except EOFError as error:
-                    raise RuntimeError(f"{stage} of {size} rows failed; its traceback is above") from error
-                process.join()
-                assert row["kept"] + row["rejected"] == size, row
-                if stage != "prepare":
-                    found.append(row)
+            _run("prepare", Path(made), size, 1)
+            for stage in STAGES:
+                digests = set()
+                for _ in range(rounds):
+                    for processes in counts:
+                        row = _run(stage, Path(made), size, processes)
+                        assert row["kept"] + row["rejected"] == size, row
+                        found.append(row)
+                        digests.add(_digest(Path(made), stage))
+                assert len(digests) == 1, f"{stage}: other files with another number of processes"
     return found
 
 
+def _run(stage: str, folder: Path, size: int, processes: int) -> dict[str, Any]:
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(stage, folder, size, processes, there)
+    )
+    process.start()
+    there.close()
+    try:
+        row: dict[str, Any] = here.recv()
+    except EOFError as error:
+        raise RuntimeError(f"{stage} of {size} rows failed; its traceback is above") from error
+    process.join()
+    return row
+
+
+def _digest(folder: Path, stage: str) -> str:
+    """Of the files that a stage wrote."""
+    found = sha256()
+    for path in sorted(folder.glob(WRITTEN[stage])):
+        found.update(path.name.encode() + sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| stage | rows | kept | seconds | us a row | processor us a row | peak MiB |", "|---" * 7 + "|"]
+    lines = [
+        "| stage | rows | processes | seconds | us a row | processor us a row | of it in the first process | peak MiB | of another |",
+        "|---" * 9 + "|",
+    ]
     for row in rows:
         each = 1e6 / row["rows"]
         lines.append(
-            f"| {row['stage']} | {row['rows']:,} | {row['kept']:,} | {row['seconds']:.1f} | {row['seconds'] * each:.0f} "
-            f"| {row['processor'] * each:.0f} | {row['peak']:.0f} |"
+            f"| {row['stage']} | {row['rows']:,} | {row['processes']} | {row['seconds']:.1f} | {row['seconds'] * each:.0f} "
+            f"| {row['processor'] * each:.0f} | {row['alone'] * each:.0f} | {row['peak']:.0f} | {row['others']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -200,9 +237,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--processes", type=int, nargs="+", default=(1,), help="of ingest and publish")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="times that each number of processes has its turn"
+    )
     parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args()
-    rows = measure(tuple(options.sizes))
+    rows = measure(tuple(options.sizes), tuple(options.processes), options.rounds)
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

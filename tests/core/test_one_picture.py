@@ -11,6 +11,7 @@ import io
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,7 +71,7 @@ class Seen:
         maps = [DepthMap(self.digest, self.width, self.height, depth_maps.encode(slope))]
         chain = Annotation(self.sample.id, ((Region(WHOLE, 0.5),),), "<think></think>", "m", 1, 1, 1, ())
         (made,) = publish.rows(
-            [self.sample], [chain], maps, images.ImageLibrary({"test": self.folder}, LIMIT)
+            [self.sample], [asdict(chain)], maps, images.ImageLibrary({"test": self.folder}, LIMIT)
         )
         assert isinstance(made, dict)
         return made

@@ -9,7 +9,7 @@ KEYS = st.text(st.characters(), max_size=3)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["set", "setdefault"]), KEYS, st.integers(-(2**53), 2**53))))
-def test_it_is_a_dict_in_order_of_its_keys(done):
+def test_it_is_a_dict(done):
     expected: dict[str, int] = {}
     with Spill() as found:
         for what, key, value in done:
@@ -17,7 +17,5 @@ def test_it_is_a_dict_in_order_of_its_keys(done):
                 expected[key] = found[key] = value
             else:
                 assert found.setdefault(key, value) == expected.setdefault(key, value)
-        assert list(found.values()) == [expected[key] for key in sorted(expected)]
         for key in [*expected, "absent"]:
-            assert (key in found) == (key in expected)
-            assert key not in expected or found[key] == expected[key]
+            assert found.get(key) == expected.get(key)

@@ -9,8 +9,11 @@ from PIL import Image
 
 from sifthinker.core import depth_maps, tables
 from sifthinker.core.errors import UserError
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import Reject
 from sifthinker.data import publish
+from sifthinker.data.features import PUBLISHED
+from sifthinker.system.cores import Workers
 from tests.publish_helpers import BOX, part
 
 
@@ -71,6 +74,62 @@ def test_a_source_without_image_folder_is_an_error(tmp_path):
     made.images = {"other": tmp_path}
     with pytest.raises(UserError, match=r"sources\.photos\.images: .*give the image folder"):
         made.rows()
+
+
+def parts(folder: Path, count: int, out: str) -> list[publish.Part]:
+    """The tables of so many parts, in each a chain without a sample, as the stages before publish write them."""
+    made = []
+    (folder / out).mkdir(parents=True)
+    for number in range(count):
+        images = folder / "images" / str(number)
+        of = part(images, (2, 1, number + 1))
+        of.samples.pop(number)
+        tables.write(folder / f"samples-{number}.parquet", tables.SAMPLES, of.samples)
+        tables.write(folder / f"chains-{number}.parquet", tables.CHAINS, of.chains)
+        tables.write(folder / f"maps-{number}.parquet", tables.MAPS, of.maps)
+        files = [folder / f"{name}-{number}.parquet" for name in ("samples", "chains", "maps")]
+        library = ImageLibrary({"photos": images}, 1_000_000)
+        made.append(publish.Part(*files, folder / out / f"{number}.parquet", library))
+    return made
+
+
+def test_a_part_is_written_as_its_rows_are_and_counts_every_chain(tmp_path):
+    (only,) = parts(tmp_path, 1, "out")
+    found = publish.write_part(only)
+    assert (found.read, found.kept, [reject.reason for reject in found.rejects]) == (4, 3, ["sample-missing"])
+    of = part(tmp_path / "again", (2, 1, 1))
+    of.samples.pop(0)
+    rows = [row for row in of.rows() if not isinstance(row, Reject)]
+    tables.write(tmp_path / "rows.parquet", PUBLISHED, rows, batch=publish.ROW_GROUP)
+    assert only.out.read_bytes() == (tmp_path / "rows.parquet").read_bytes()
+
+
+@pytest.mark.e2e
+def test_two_processes_write_the_parts_of_one(tmp_path):
+    one = [publish.write_part(each) for each in parts(tmp_path, 4, "one")]
+    with Workers(2, patience=0) as workers:
+        two = list(workers.map(publish.write_part, parts(tmp_path, 4, "two")))
+    assert one == two
+    for number in range(4):
+        name = f"{number}.parquet"
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.e2e
+def test_a_changed_image_is_the_same_error_in_two_processes(tmp_path):
+    made = parts(tmp_path, 3, "out")
+    (tmp_path / "images" / "1" / "deep" / "gqa 2.jpg").unlink()
+    said = "deep/gqa 2.jpg of photos/gqa/2.0 changed since ingest"
+    for count in (1, 2):
+        with pytest.raises(UserError, match=said), Workers(count, patience=0) as workers:
+            list(workers.map(publish.write_part, made))
+
+
+def test_processes_are_for_what_lasts(tmp_path, monkeypatch):
+    made = parts(tmp_path, 2, "out")
+    assert not publish.lasts(made)
+    monkeypatch.setattr(publish, "_MANY", 8)
+    assert publish.lasts(made)
 
 
 def test_datasets_opens_the_file_and_shows_pictures(tmp_path, monkeypatch):

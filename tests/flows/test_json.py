@@ -126,7 +126,7 @@ def test_tables_are_printed_in_one_way() -> None:
     for file in (ROOT / "flows" / "commands").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module == "rich.table":
-                own.append(file.name)
+                own += [file.name for imported in node.names if imported.name == "Table"]
     assert own == ["tables.py"]
 
 

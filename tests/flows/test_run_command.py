@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,9 +69,10 @@ def test_a_long_stage_says_how_far_it_is_now_and_then(monkeypatch: pytest.Monkey
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     seen = Watched()
     seen.event(events.Began("evaluate", ""))
-    for done in (1, 2, 3, 4):
+    for done in (1, 2, 3):
         seen.event(events.Moved("evaluate", None, done, 64, ""))
-    assert seen.lines == ["evaluate         2 of 64", "evaluate         4 of 64"]
+    seen.event(events.Moved("evaluate", None, 4, 64, "loss 0.3", left=20.0))
+    assert seen.lines == ["evaluate         2 of 64", "evaluate         4 of 64, 20 s left, loss 0.3"]
 
 
 def test_a_stage_in_shards_counts_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +119,19 @@ def test_the_logging_is_as_before_when_the_run_has_ended() -> None:
     root = logging.getLogger()
     before = list(root.handlers), events.LOGGER.level
     with terminal.shown(verbose=False):
-        assert isinstance(root.handlers[0], Terminal) and events.LOGGER.isEnabledFor(logging.INFO)
-    assert (list(root.handlers), events.LOGGER.level) == before
+        assert isinstance(root.handlers[0], Terminal) and events.heard(), "a stage draws no second bar"
+    assert (list(root.handlers), events.LOGGER.level) == before and not events.heard()
+
+
+def test_who_interrupts_a_run_is_told_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = list(root.handlers)
+    with pytest.raises(KeyboardInterrupt), terminal.shown(verbose=False):
+        raise KeyboardInterrupt
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        said == "interrupted. What was finished is in the store: the same command goes on from there"
+    ) and root.handlers == before
 
 
 def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +145,34 @@ def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytes
     call = ["ablation", "--store", str(tmp_path / "store")]
     assert json.loads(CliRunner().invoke(main.app, [*call, "--json"]).stdout) == table
     assert "| full |" in CliRunner().invoke(main.app, call).stdout
+
+
+LONG = (
+    "12 of 1,200 rows, 3 rejected, 1,234 calls, 256 in flight, 600/min, 12.5 k tokens, 1.23 CNY, 25 min left"
+)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_in_a_terminal_a_bar_is_one_line_and_others_are_broken_between_words(width: int) -> None:
+    seen = Watched()
+    console = Console(file=seen.file, width=width, height=20, force_terminal=True, color_system=None)
+    seen.handler = Terminal(console)
+    seen.event(events.Began("annotate", ""))  # the first of a run: its bar has the number 0
+    seen.event(events.Moved("annotate", None, 12, 1200, LONG, True))
+    [drawn] = console.render_lines(seen.handler._bars.get_renderable(), pad=False)
+    bar = "".join(segment.text for segment in drawn)
+    assert len(bar) == width and bar.startswith("annotate ") and " 12 of 1,200" in bar
+    assert re.search(r" \d:\d\d:\d\d$", bar), "how long it has taken is not squeezed out"
+    seen.event(events.Ended("annotate", 312.0, False, None, f"annotate: the endpoint {'refuses ' * 12}it"))
+    seen.log(logging.WARNING, f"annotate: see https://example.org/{'long/' * 20} {'words ' * 20}")
+    lines = [line for line in seen.lines if line]
+    words = {word for line in lines for word in line.split()}
+    assert {"refuses", "words"} <= words and not words & {"ref", "wor", "fuses", "rds"}
+    assert any(f"https://example.org/{'long/' * 20}" in line for line in lines), "an address stays whole"
+    failed = lines[: lines.index(next(line for line in lines if line.startswith("warning: ")))]
+    assert failed[0].startswith("annotate         failed after 5 min 12 s: the endpoint")
+    assert len(failed) > 1 and all(line.startswith(" " * 17 + "refuses") for line in failed[1:-1])
+    assert all(len(line) <= width for line in lines if "https://" not in line)
 
 
 @pytest.mark.e2e

@@ -87,7 +87,7 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[scene_pool.Seen]) -> None
     kinds = set()
     drawn_lessons = [
         lesson
-        for shares in (lessons.SHARES, lessons.FAR)
+        for shares in (lessons.SHARES, lessons.FAR, lessons.LISTS)
         for _ in range(40)
         for lesson in lessons.draw(seen, rng, 7, shares)
     ]
@@ -98,6 +98,7 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[scene_pool.Seen]) -> None
             "list",
             "where",
             "all",
+            "beside",
             "look",
         ):  # every box is of the thing that it is said to be of
             regions = [row["bbox_2d"] for row in json.loads(lesson.answer)]
@@ -105,8 +106,16 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[scene_pool.Seen]) -> None
         if lesson.kind == "list":
             listed = json.loads(lesson.answer)
             assert [row["depth"] for row in listed] == sorted(round(thing["depth"], 3) for thing in things)
-        elif lesson.kind in ("where", "all", "look"):
-            assert all(row["bbox_2d"] in boxes for row in json.loads(lesson.answer))
+        elif lesson.kind in ("where", "all", "beside", "look"):
+            depths = [row["depth"] for row in json.loads(lesson.answer)]
+            assert depths == sorted(depths)  # nearest first
+            if lesson.kind == "all":
+                words = lesson.asked.removeprefix("Where are all ").removesuffix("s?").split()
+                fitting = [t for t in things if {*words} - {"object"} <= {t["color"], t["shape"]}]
+                assert len(depths) == len(fitting)
+            if lesson.kind == "beside":
+                place = lesson.asked.removeprefix("Which objects are ").removesuffix("?")
+                assert len(depths) == len(dict(seen.facts["beside"])[place])
         elif lesson.kind == "then":
             looked, answer = lesson.answer.split("\n")
             regions = [row["bbox_2d"] for row in json.loads(looked)]
@@ -123,8 +132,9 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[scene_pool.Seen]) -> None
             box = json.loads(lesson.asked.removeprefix("How deep is ").removesuffix("?"))
             exact = depth_maps.box_depth((1 - seen.depth / 255).astype(np.float32), box)
             assert float(lesson.answer) == round(exact, 3)
-    assert {"list", "where", "all", "look", "what", "deep", "say", "color", "then"} <= kinds
-    assert sum(lessons.FAR.values()) == pytest.approx(1)
+    assert {"list", "where", "all", "beside", "look", "what", "deep", "say", "color", "then"} <= kinds
+    for shares in (lessons.SHARES, lessons.FAR, lessons.LISTS):
+        assert sum(shares.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("depth_input", [True, False])
@@ -256,10 +266,10 @@ def test_lessons_that_name_nothing_are_learnt_too(
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("what", ["policy", "far", "depth"])
+@pytest.mark.parametrize("what", ["policy", "far", "lists", "depth"])
 def test_pretraining_learns_and_resumes_to_the_last_bit(tmp_path: Path, what: str) -> None:
     recipe = replace(SMALL, what=what)
-    if what == "far":
+    if what in ("far", "lists"):
         model, processor = build.build_policy(seed=3)
         for part in (model, processor):
             part.save_pretrained(tmp_path / "start")

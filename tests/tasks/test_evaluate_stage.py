@@ -14,6 +14,7 @@ from sifthinker.data import depth_estimation
 from sifthinker.models import loading, serving
 from sifthinker.store.digests import Digests
 from tasks.runtime import endpoint
+from tasks.runtime.elsewhere import Elsewhere
 from tasks.stages import evaluate
 from tests.evaluation.test_evaluate import CHAIN, depth_pictures, vstar
 from tests.evaluation.test_evaluate import serving as answering
@@ -49,6 +50,7 @@ def job(tmp_path: Path, model: Path, **fields) -> SimpleNamespace:
         store=SimpleNamespace(root=tmp_path, digests=Digests(tmp_path / "digests.sqlite")),
         draft=SimpleNamespace(rows=None),
         order=SimpleNamespace(label="evaluate"),
+        elsewhere=Elsewhere(),
         log=logging.getLogger("evaluate"),
         notes={},
     )

@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
-from sifthinker.core.tables import read
+from sifthinker.core.tables import read, write
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from tasks.operations import accept as accepting
@@ -32,11 +32,11 @@ NUMBERS = pa.schema([("n", pa.int64())])
 @stage(config=lambda c: {"total": c.ingest.total}, results=Results(("spill",)))
 def numbers(job: Job) -> None:
     """0..total-1 in three parts; sevens are rejected."""
-    records = [
-        Reject("numbers", "seven", "a seven") if n % 10 == 7 else {"n": n}
-        for n in range(job.config.ingest.total)
-    ]
-    job.keep("numbers", NUMBERS, records, route=lambda row: row["n"] % 3, parts=3)
+    rows = [n for n in range(job.config.ingest.total) if n % 10 != 7]
+    for part, file in enumerate(job.parts("numbers", 3)):
+        write(file, NUMBERS, ({"n": n} for n in rows if n % 3 == part))
+    sevens = [Reject("numbers", "seven", "a seven")] * (job.config.ingest.total - len(rows))
+    job.count([*sevens, len(rows)])
 
 
 @stage(config=lambda c: {"seed": c.expand.seed}, results=Results(("spill",)), parts=("numbers",))

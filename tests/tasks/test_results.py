@@ -153,11 +153,16 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "how rows are routed": (
         "tasks/stages/publish.py",
-        "part_of.pop(row",
-        "part_of.get(row",
+        "zip(*given, files",
+        "zip(*given, files[::-1]",
         {"publish", "subset"},
     ),
-    "how many rows are in memory": ("tasks/stages/ingest.py", "MIN_BATCH = 64", "MIN_BATCH = 8", {"ingest"}),
+    "how many rows are in a row group": (
+        "sifthinker/data/ingest.py",
+        "40_000 // config.shards",
+        "30_000 // config.shards",
+        {"ingest"},
+    ),
     "what vLLM is told": (
         "sifthinker/models/vllm_command.py",
         '"--seed", "0"',

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 
 from sifthinker.llm.call_counts import Counts
 from tasks.runtime import endpoint, stage, ui_artifacts
+from tasks.runtime.elsewhere import Elsewhere
 from tasks.runtime.stage import Progress
 
 
@@ -152,7 +153,7 @@ def test_a_stage_that_asks_is_shown_from_its_first_rows_to_its_last_counts(
         return counts
 
     order = SimpleNamespace(label="evaluate")
-    job: Any = SimpleNamespace(order=order, log=logging.getLogger("test"), notes={})
+    job: Any = SimpleNamespace(order=order, log=logging.getLogger("test"), notes={}, elsewhere=Elsewhere())
     with endpoint.watched(job, look, lambda now: f"{now.rows_done} rows"):
         counts = Counts(6, 2, 1, 3, 0, 0, 1, 30, 3, 0.0, "", 60.0, 3.0)
         assert looked.wait(20)

@@ -1,19 +1,23 @@
 """The annotation formats that can be ingested. A new one is a file here, an entry below, and a test.
 
-The file gives one function, `read`; from its entry follow the choices of `sources[].format` in a configuration, what
+The file gives one function, `parser`; from its entry follow the choices of `sources[].format` in a configuration, what
 `ingest` reads, and the files that the benchmark `sif` may have.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sifthinker import config
 from sifthinker.core.records import Reject, Sample
-from sifthinker.data.sources import fields, sif50k, tallyqa, viscot
-from sifthinker.data.sources.fields import Row
+from sifthinker.data.sources import fields, files, frames, sif50k, tallyqa, viscot
+from sifthinker.data.sources.fields import Parse, Row
 
-__all__ = ["SOURCES", "Format", "Row"]
+__all__ = ["SOURCES", "Format", "Parser", "Row"]
+
+
+Parser = Callable[[Path, Path | None, config.Source, str], Parse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +25,27 @@ class Format:
     """A format of annotations.
 
     Attributes:
-        read: gives the rows of a file, images unopened, and why others are none: `read(path, images, source)` of the
-            annotation file, the folder of its images (None: no image is opened) and its section of the configuration.
-            Raises `UserError` where the file cannot be read, after the good rows before that.
+        parser: gives what makes a row of a value of the file: `parser(path, images, source, frame)` of the annotation file,
+            the folder of its images (None: no image is opened), its section of the configuration and `frame(...)`.
+        frame: what the boxes of the file are, of its path and of what the configuration declares.
         chains: its rows bring their chains, which are taken and not bought.
+        rows: gives the number and the value of each row of a file: an object as JSON has it, or a `BadRow`.
     """
 
-    read: Callable[[Path, Path | None, config.Source], Iterator[Row | Reject]]
+    parser: Parser
+    frame: Callable[[Path, str], str] = lambda _, declared: declared
     chains: bool = False
+    rows: Callable[[Path], Iterator[tuple[int, Any]]] = files.rows
+
+    def read(self, path: Path, images: Path | None, source: config.Source) -> Iterator[Row | Reject]:
+        """The rows of a file, images unopened, and why others are none.
+
+        Raises:
+            UserError: the file cannot be read, is not JSON or is cut off, after the good rows before that; the frame of
+                its boxes is not certain; or see its parser.
+        """
+        parse = self.parser(path, images, source, self.frame(path, source.frame))
+        return fields.checked(self.rows(path), parse, source.name, path.name)
 
     def __call__(self, path: Path, images: Path | None, source: config.Source) -> Iterator[Sample | Reject]:
         """The samples of a file, with the image of each opened and decoded (`images` None: none is opened).
@@ -40,7 +57,7 @@ class Format:
 
 
 SOURCES: dict[str, Format] = {
-    "viscot": Format(viscot.read),
-    "tallyqa": Format(tallyqa.read),
-    "published": Format(sif50k.read, chains=True),
+    "viscot": Format(viscot.parser, frames.recognised),
+    "tallyqa": Format(tallyqa.parser, frames.recognised),
+    "published": Format(sif50k.parser, chains=True),
 }

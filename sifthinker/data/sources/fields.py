@@ -1,7 +1,7 @@
 """A row of an annotation file, checked as far as that goes without its image, and the sample made of it.
 
-Sources write `read(path, images, config) -> Iterator[Row | Reject]`; `ingest` samples the rows and opens the
-images of those it takes only; `load` (all a notebook needs) opens the image of every row.
+A source writes `parser(path, images, config, frame)`, which gives what makes a `Row` of a value of its file. `ingest` samples
+the rows and opens the images of those it takes only; `Format.__call__` (all a notebook needs) opens the image of every row.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ class Row(NamedTuple):  # of which most are never more than counted: made in a q
     depth_image: tuple[str, ...] = ()  # of the published set: where its depth picture may lie
 
 
+Parse = Callable[
+    [int, Mapping[str, Any]], Row
+]  # of a row's number and its value; raises BadRow, BadImage, UserError
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """An image file that was found, opened and decoded."""
@@ -67,33 +72,48 @@ def reject(row: Row, error: BadRow | images.BadImage) -> Reject:
     return Reject(STAGE, error.reason, error.detail, row.id, row.source, row.file, row.number, field)
 
 
-def checked(
-    rows: Iterable[tuple[int, Any]], parse: Callable[[int, Mapping[str, Any]], Row], source: str, file: str
-) -> Iterator[Row | Reject]:
+def checked(rows: Iterable[tuple[int, Any]], parse: Parse, source: str, file: str) -> Iterator[Row | Reject]:
     """The rows parsed; those that are broken or repeat the id of an earlier good one as rejects."""
     with Spill() as seen:
         for number, value in rows:
-            try:
-                if isinstance(value, BadRow):
-                    raise value
-                if not isinstance(value, dict):
-                    raise BadRow("wrong-type", f"a row is a JSON object, found {short(value)}; drop the row")
-                row = parse(number, value)
-                if (first := seen.setdefault(row.id, number)) != number:
-                    detail = (
-                        f"row {first} has id {row.id} too; make unique what ids are made of (dataset and question_id; of "
-                        "the published set dataset, image, problem and response), or drop one"
-                    )
-                    raise BadRow("duplicate-id", detail, "question_id")
-            except BadRow as error:
-                yield Reject(STAGE, error.reason, error.detail, "", source, file, number, error.field)
-            except images.BadImage as error:
-                yield Reject(STAGE, error.reason, error.detail, "", source, file, number, "image")
-            except RecursionError:  # a value nested so deeply that it parses but cannot be shown
-                detail = "a value is nested too deeply; drop the row"
-                yield Reject(STAGE, "wrong-type", detail, "", source, file, number)
-            else:
-                yield row
+            row = parsed(number, value, parse, source, file)
+            if isinstance(row, Row) and (first := seen.setdefault(row.id, number)) != number:
+                row = repeated(row.id, first, source, file, number)
+            yield row
+
+
+def nameless(error: BadRow | images.BadImage, source: str, file: str, number: int) -> Reject:
+    """The reject of a row of which no id is known."""
+    field = error.field if isinstance(error, BadRow) else "image"
+    return Reject(STAGE, error.reason, error.detail, "", source, file, number, field)
+
+
+def parsed(number: int, value: Any, parse: Parse, source: str, file: str) -> Row | Reject:
+    """The row that a value of the file is; what is wrong with it where it is none.
+
+    Raises:
+        UserError: what `parse` finds wrong with the source as a whole.
+    """
+    try:
+        if isinstance(value, BadRow):
+            return nameless(value, source, file, number)
+        if not isinstance(value, dict):
+            raise BadRow("wrong-type", f"a row is a JSON object, found {short(value)}; drop the row")
+        return parse(number, value)
+    except (BadRow, images.BadImage) as error:
+        return nameless(error, source, file, number)
+    except RecursionError:  # a value nested so deeply that it parses but cannot be shown
+        detail = "a value is nested too deeply; drop the row"
+        return Reject(STAGE, "wrong-type", detail, "", source, file, number)
+
+
+def repeated(id: str, first: int, source: str, file: str, number: int) -> Reject:
+    """The reject of a row with the id of an earlier good one, the row `first`."""
+    detail = (
+        f"row {first} has id {id} too; make unique what ids are made of (dataset and question_id; of the published set "
+        "dataset, image, problem and response), or drop one"
+    )
+    return Reject(STAGE, "duplicate-id", detail, "", source, file, number, "question_id")
 
 
 def complete(rows: Iterable[Row | Reject], root: Path | None, max_pixels: int) -> Iterator[Sample | Reject]:

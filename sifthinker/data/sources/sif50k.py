@@ -26,17 +26,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sifthinker import config
 from sifthinker.core import images
 from sifthinker.core.errors import BadRow
-from sifthinker.core.records import Reject
 from sifthinker.data.sources import fields, frames
-from sifthinker.data.sources.fields import Row
-from sifthinker.data.sources.files import rows
+from sifthinker.data.sources.fields import Parse, Row
 
 MOST_CHAIN = 50_000  # characters of a chain; the authors' have about 1,500
 SPLIT = "train"
@@ -44,17 +42,13 @@ _SOLUTION = "normalized_solution_round"
 _AWAY = re.compile(r"^(?:[A-Za-z]:)?(?:/|\.{1,2}/)*")  # a drive, a root, and ways up
 
 
-def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row | Reject]:
-    """The rows of a file, images unopened.
-
-    Raises:
-        UserError: the file is not JSON or is cut off, after the good rows before that.
-    """
+def parser(path: Path, images: Path | None, config: config.Source, frame: str) -> Parse:
+    """What makes a row of a value of the file."""
 
     def parse(number: int, value: Mapping[str, Any]) -> Row:
         return _parse(number, value, path.name, config)
 
-    return fields.checked(rows(path), parse, config.name, path.name)
+    return parse
 
 
 def identity(value: Mapping[str, Any], source: str) -> str:

@@ -16,34 +16,28 @@ data set and split ("tallyqa", "train"). `image` is relative to the image folder
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sifthinker import config
 from sifthinker.core import images
 from sifthinker.core.errors import BadRow
-from sifthinker.core.records import Box, Reject
-from sifthinker.data.sources import fields, frames
-from sifthinker.data.sources.fields import Row
-from sifthinker.data.sources.files import rows
+from sifthinker.core.records import Box
+from sifthinker.data.sources import fields
+from sifthinker.data.sources.fields import Parse, Row
 
 PUBLISHED = "hub: yfan1997/GRIT_data (tallyqa_val.jsonl), zsxm1998/GRIT-TallyQA-Relabeled"
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
-def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row | Reject]:
-    """The rows of a file, images unopened.
-
-    Raises:
-        UserError: the file is not JSON or is cut off, after the good rows before that.
-    """
-    frame = frames.recognised(path, config.frame)
+def parser(path: Path, images: Path | None, config: config.Source, frame: str) -> Parse:
+    """What makes a row of a value of the file."""
 
     def parse(number: int, value: Mapping[str, Any]) -> Row:
         return _parse(number, value, path.name, config, frame)
 
-    return fields.checked(rows(path), parse, config.name, path.name)
+    return parse
 
 
 def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Source, frame: str) -> Row:

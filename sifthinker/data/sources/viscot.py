@@ -47,7 +47,7 @@ from sifthinker.core import boxes, images
 from sifthinker.core.errors import BadRow, UserError
 from sifthinker.core.records import Box, Reject
 from sifthinker.data.sources import fields, frames
-from sifthinker.data.sources.fields import Row
+from sifthinker.data.sources.fields import Parse, Row
 from sifthinker.data.sources.files import rows
 
 BOX_SENTENCE = (
@@ -61,15 +61,14 @@ _FOLDERS = {  # other names of a data set's folder
 }
 
 
-def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row | Reject]:
-    """The rows of a file, images unopened.
+def parser(path: Path, images: Path | None, config: config.Source, frame: str) -> Parse:
+    """What makes a row of a value of the file.
 
     Raises:
-        UserError: the file is not JSON or is cut off (after the good rows before that), `config.sizes` is not a
-            benchmark_det file, or neither `images` nor `config.sizes` is there to tell the sizes of conversations.
+        UserError: `config.sizes` is not a benchmark_det file; from what is returned, neither `images` nor `config.sizes`
+            is there to tell the sizes of conversations.
     """
     sizes = _sizes(config.sizes) if config.sizes else {}
-    frame = frames.recognised(path, config.frame)
 
     def parse(number: int, value: Mapping[str, Any]) -> Row:
         if "question" in value or "bboxs" in value:
@@ -78,6 +77,16 @@ def read(path: Path, images: Path | None, config: config.Source) -> Iterator[Row
             raise UserError(f"{path}: conversations hold no image sizes; give the source `images` or `sizes`")
         return _conversation(number, value, path.name, config, sizes, images is None)
 
+    return parse
+
+
+def read(path: Path, config: config.Source) -> Iterator[Row | Reject]:
+    """The rows of a file without images.
+
+    Raises:
+        UserError: see `parser`; the file cannot be read.
+    """
+    parse = parser(path, None, config, frames.recognised(path, config.frame))
     return fields.checked(rows(path), parse, config.name, path.name)
 
 
@@ -96,7 +105,7 @@ def frame_report(path: Path, sizes: Path) -> dict[str, float]:
     kept = canvas = exact = 0.0
     overlaps: list[float] = []
     rejected = 0
-    for row in read(path, None, source):
+    for row in read(path, source):
         sample = row if isinstance(row, Reject) else fields.finish(row, None)
         if isinstance(row, Reject) or isinstance(sample, Reject) or row.canvas is None:
             rejected += 1

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from sifthinker.llm import standin
+from sifthinker.llm.standin import seeing
 from sifthinker.llm.standin.faults import FAULTS, Settings
 from sifthinker.llm.standin.server import Server
 from sifthinker.llm.standin.wire import connection
@@ -18,8 +19,10 @@ from sifthinker.llm.standin.wire import connection
 log = logging.getLogger(__name__)
 
 
-async def _serve(settings: Settings, port: int, port_file: Path | None, parent: int) -> None:
-    state = Server(settings)
+async def _serve(
+    settings: Settings, port: int, port_file: Path | None, parent: int, eyes: seeing.Eyes | None
+) -> None:
+    state = Server(settings, eyes)
     server = await asyncio.start_server(
         lambda reader, writer: connection(reader, writer, state.answer),
         "127.0.0.1",
@@ -38,8 +41,8 @@ async def _serve(settings: Settings, port: int, port_file: Path | None, parent: 
             await asyncio.sleep(0.5)
 
 
-def main() -> None:
-    """The command line."""
+def main(eyes: seeing.Eyes | None = None) -> None:
+    """The command line; `eyes` see for the chains."""
     parser = argparse.ArgumentParser(prog="python -m sifthinker.llm.standin", description=standin.__doc__)
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     parser.add_argument("--port-file", type=Path, help="written with the port when the server listens")
@@ -47,6 +50,13 @@ def main() -> None:
         "--parent", type=int, default=0, help="process id; the server ends when it is no longer ours"
     )
     parser.add_argument("--fault", action="append", default=[], metavar="KIND=RATE", help=", ".join(FAULTS))
+    parser.add_argument(
+        "--scenes",
+        action="append",
+        default=[],
+        type=Path,
+        help="a scenes.json: the texts say what it has in a region",
+    )
     plain = [field for field in dataclasses.fields(Settings) if field.name != "faults"]
     for field in plain:
         parser.add_argument(
@@ -61,8 +71,10 @@ def main() -> None:
         faults[kind] = float(rate or 1.0)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = Settings(faults, **{field.name: getattr(options, field.name) for field in plain})
+    if options.scenes:
+        eyes = seeing.truth(options.scenes)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(settings, options.port, options.port_file, options.parent))
+        asyncio.run(_serve(settings, options.port, options.port_file, options.parent, eyes))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from sifthinker.core import prompts
+from sifthinker.llm.standin import seeing
 
 MODEL = "standin-1"
 # A model's own mistakes; the other faults are the transport's.
@@ -40,11 +41,19 @@ _FENCE = re.compile(
 )
 
 
-def reply(asked: Any, name: bytes, fault: str | None = None) -> dict[str, Any]:
-    """The chat completion for the body of a request; `name` decides the wording, `fault` is one of `CONTENT`.
+def reply(
+    asked: Any, name: bytes, fault: str | None = None, eyes: seeing.Eyes | None = None
+) -> dict[str, Any]:
+    """The chat completion for the body of a request.
+
+    Args:
+        asked: the body.
+        name: decides the wording.
+        fault: one of `CONTENT`.
+        eyes: see what is in the picture; None: the texts say where they are, and nothing of what is there.
 
     Raises:
-        ValueError: it is neither the annotator's nor the judge's prompt.
+        ValueError: it is neither the annotator's nor the judge's prompt; or the eyes cannot see its picture.
     """
     try:
         texts = [_texts(message["content"]) for message in asked["messages"]]
@@ -65,7 +74,9 @@ def reply(asked: Any, name: bytes, fault: str | None = None) -> dict[str, Any]:
         answer = question["answer"]
         if fault == "duplicate":  # the reply to another request
             steps, answer = [_OTHER, _OTHER], "a red coat"
-        text = chain(steps, answer, name, fault)
+        seen = None if eyes is None or fault == "duplicate" else eyes(_first(asked), _boxes(steps))
+        said = None if seen is None else seeing.texts(seen, answer)
+        text = chain(steps, answer, name, fault, said)
         if fault == "content-filter":
             text, reason = "", "content_filter"
     if limit and len(text) // 4 + 1 > limit:
@@ -83,14 +94,16 @@ def reply(asked: Any, name: bytes, fault: str | None = None) -> dict[str, Any]:
     }
 
 
-def chain(steps: list[str], answer: str, name: bytes, fault: str | None = None) -> str:
-    """A chain through `steps`, the JSON texts of the areas; `name` decides the wording."""
+def chain(
+    steps: list[str], answer: str, name: bytes, fault: str | None = None, texts: list[str] | None = None
+) -> str:
+    """A chain through `steps`, the JSON texts of the areas; `name` decides the wording where `texts` are not given."""
     pick = random.Random(name)
     whole = json.loads(steps[0])[0]["depth"]
     lines, previous = [], whole
     for number, step in enumerate(steps):
         regions = json.loads(step)
-        text = _said(regions, number, len(steps), previous, pick)
+        text = texts[number] if texts else _said(regions, number, len(steps), previous, pick)
         previous = regions[-1]["depth"]
         if fault == "wrong-boxes" and number == len(steps) - 1:
             regions[0]["bbox_2d"] = [0.111, 0.222, 0.333, 0.444]
@@ -154,6 +167,19 @@ def _texts(content: Any) -> list[str]:
         [content]
         if isinstance(content, str)
         else [part["text"] for part in content if part["type"] == "text"]
+    )
+
+
+def _boxes(steps: list[str]) -> list[list[seeing.Box]]:
+    return [[region["bbox_2d"] for region in json.loads(step)] for step in steps]
+
+
+def _first(asked: Any) -> str:
+    """The first picture of a request: that of the whole image."""
+    return next(
+        str(part["image_url"]["url"])
+        for part in asked["messages"][1]["content"]
+        if part["type"] == "image_url"
     )
 
 

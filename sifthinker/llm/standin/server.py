@@ -15,15 +15,16 @@ from typing import Any
 from sifthinker.llm.standin import replies
 from sifthinker.llm.standin.faults import TRANSPORT, Settings
 from sifthinker.llm.standin.replies import CONTENT, MODEL
+from sifthinker.llm.standin.seeing import Eyes
 from sifthinker.llm.standin.wire import CUT, Answer, error, error_body, form_fields, json_answer
 
 
 class Server:
     """State of one stand-in; used in one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """A server that was asked nothing yet."""
-        self.settings = settings
+    def __init__(self, settings: Settings, eyes: Eyes | None = None) -> None:
+        """A server that was asked nothing yet; `eyes` see what is in the annotator's pictures."""
+        self.settings, self.eyes = settings, eyes
         self._started = time.monotonic()
         self._first: float | None = None
         self._asked: Counter[bytes] = Counter()  # tries by request
@@ -118,7 +119,7 @@ class Server:
         """Status and body of a request that meets no fault of the transport."""
         fault = self.settings.fault(CONTENT, name)
         try:
-            reply = replies.reply(json.loads(body), name, fault)
+            reply = replies.reply(json.loads(body), name, fault, self.eyes)
         except ValueError as error:
             return 400, error_body(f"no request of ours: {error}", "invalid_request")
         if fault is not None:

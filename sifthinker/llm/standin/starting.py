@@ -9,20 +9,30 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sifthinker.system import processes
 
+_START = 300.0  # seconds until it must listen; one that loads a model takes longer than the others
+
 
 @contextlib.contextmanager
-def running(log: Path, faults: Mapping[str, float] | None = None, **settings: float | str) -> Iterator[str]:
+def running(
+    log: Path,
+    faults: Mapping[str, float] | None = None,
+    program: str = "sifthinker.llm.standin",
+    scenes: Sequence[Path] = (),
+    **settings: float | str,
+) -> Iterator[str]:
     """Runs a stand-in as a child process and yields its base URL. It ends with the block, and with this process.
 
     Args:
         log: receives what the stand-in prints.
         faults: shares of requests, 0..1, by kind of fault.
+        program: the module that is run, which takes the stand-in's options.
+        scenes: files that say what is to be seen.
         settings: other fields of `Settings`.
 
     Raises:
@@ -30,11 +40,12 @@ def running(log: Path, faults: Mapping[str, float] | None = None, **settings: fl
     """
     port_file = log.with_name(f"{log.name}.{os.getpid()}.{time.monotonic_ns()}.port")
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    options += [f"--scenes={path}" for path in scenes]
     options += [f"--fault={kind}={rate}" for kind, rate in (faults or {}).items()]
     command = [
         sys.executable,
         "-m",
-        "sifthinker.llm.standin",
+        program,
         "--port=0",
         f"--port-file={port_file}",
         *options,
@@ -47,7 +58,7 @@ def running(log: Path, faults: Mapping[str, float] | None = None, **settings: fl
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + _START
         while not port_file.exists():
             if child.poll() is not None or time.monotonic() > deadline:
                 tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]

@@ -1,0 +1,126 @@
+"""Whether a pre-trained miniature can list boxes: the single steps that chains which count are made of.
+
+    python -m sifthinker.pretraining.held_out_lists FOLDER [--scenes N] [--out scores.json]
+
+Scenes are those of the stream "pretrain-held-out" with three to six things. In each, every number of things that are
+there is asked for once of each kind of list (`lessons.lists`), and "What is at BOX?" once. A list is read only if all
+of it can be read.
+
+    number: the reply has as many boxes as there are things
+    all: it has as many, and each thing has a box of its own with an IoU over 0.5
+    HIoU: as the rewards score it; an unreadable reply has 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sifthinker.core.boxes import hiou, iou
+from sifthinker.pretraining import held_out, lessons
+from sifthinker.pretraining.scene_pool import Seen
+
+FEWEST, MOST = 3, 6  # things in a scene
+GATE = 0.8  # the share of right numbers, at two and at three things, that chains of several looks need
+_LONGEST = 160  # tokens: six boxes with names are about 130
+
+
+def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> dict[str, Any]:
+    """By kind of list and number of things: how many were asked, and the shares of right replies."""
+    rng = np.random.default_rng(seed)
+    asked = [(index, *question) for index, scene in enumerate(seen) for question in lessons.lists(scene, rng)]
+    whats = [(index, lessons.what(scene, rng)) for index, scene in enumerate(seen)]
+    replies = held_out.answers(
+        model,
+        processor,
+        seen,
+        [*((index, text) for index, _, text, _ in asked), *((index, what.asked) for index, what in whats)],
+        longest=_LONGEST,
+    )
+    found: dict[str, dict[int, list[tuple[bool, bool, float]]]] = defaultdict(lambda: defaultdict(list))
+    for (index, kind, _, there), reply in zip(asked, replies, strict=False):
+        truth = [seen[index].facts["things"][thing]["box"] for thing in there]
+        found[kind][len(there)].append(judged(reply, truth))
+    named = [
+        reply.strip() == what.answer for (_, what), reply in zip(whats, replies[len(asked) :], strict=True)
+    ]
+    return {
+        "scenes": len(seen),
+        "lists": {
+            kind: {str(number): _summary(by_number[number]) for number in sorted(by_number)}
+            for kind, by_number in sorted(found.items())
+        },
+        "gate": all(
+            statistics.fmean(right for right, *_ in found["class"][number]) > GATE for number in (2, 3)
+        ),
+        "what is at a box": {"asked": len(named), "right": round(statistics.fmean(named), 3)},
+    }
+
+
+def judged(reply: str, truth: list[list[float]]) -> tuple[bool, bool, float]:
+    """Whether the number is right, whether all boxes are, and HIoU."""
+    try:
+        boxes = [tuple(float(value) for value in region["bbox_2d"]) for region in json.loads(reply)]
+        if any(len(box) != 4 for box in boxes):
+            raise ValueError("a box has four numbers")
+    except (ValueError, TypeError, KeyError):
+        return False, False, 0.0
+    number = len(boxes) == len(truth)
+    return number, number and matched(boxes, truth), hiou(boxes, truth)
+
+
+def matched(boxes: Sequence[Sequence[float]], truth: Sequence[Sequence[float]]) -> bool:
+    """Whether each true box has a box of its own with an IoU over 0.5."""
+    left = list(boxes)
+    for one in truth:
+        best = max(left, key=lambda box: iou(list(box), list(one)), default=None)
+        if best is None or iou(list(best), list(one)) <= 0.5:
+            return False
+        left.remove(best)
+    return True
+
+
+def _summary(rows: Sequence[tuple[bool, bool, float]]) -> dict[str, float]:
+    number = statistics.fmean(right for right, *_ in rows)
+    return {
+        "asked": len(rows),
+        "number": round(number, 3),
+        "standard error": round(math.sqrt(number * (1 - number) / len(rows)), 3),
+        "all": round(statistics.fmean(right for _, right, _ in rows), 3),
+        "HIoU": round(statistics.fmean(value for *_, value in rows), 3),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the scores of a policy's folder, and ends with 1 where the gate is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sifthinker.pretraining.held_out_lists", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("folder", type=Path, help="a model's folder")
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--out", type=Path, help="JSON that is written too")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    model, processor = held_out.loaded("policy", given.folder)
+    seen = held_out.scenes(given.scenes, fewest=FEWEST, most=MOST)
+    found = scores(model, processor, seen)
+    text = json.dumps(found, indent=1)
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n", encoding="utf-8")
+    return 0 if found["gate"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""ingest in several processes: the files, rejects and counts of one, however its work is spread and whenever it ends."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sifthinker.config import Config, Ingest, Source
+from sifthinker.core.errors import UserError
+from sifthinker.core.records import Reject
+from sifthinker.core.tables import REJECTS, Writer
+from sifthinker.data import ingest
+from sifthinker.system.cores import Workers
+from tests.data import mixed_sources
+
+# Of the files that ingest made of `mixed_sources` before it worked in several processes (commit 468d2a4).
+BEFORE = "3fc63034abf4c1c9e53efdb98478637b9ed5d775fda2cea10a7ccc92e9bd50fa"
+COUNTED = {
+    "sound": {"opened": 151, "closed": 150, "published": 60},
+    "tried": {"opened": 70, "closed": 72, "published": 35},
+    "kept": {"opened": 56, "closed": 65, "published": 29},
+}
+
+
+def written(
+    sources: list[Source], out: Path, workers: Workers, settings: Ingest = mixed_sources.SETTINGS
+) -> tuple[ingest.Tally, Counter[str]]:
+    """Ingests into files in `out`, as the stage does, and counts rejects by reason."""
+    out.mkdir()
+    tally, rejected = ingest.Tally(), Counter[str]()
+    samples, given = (
+        [out / f"{name}-{part:05}.parquet" for part in range(settings.shards)]
+        for name in ("samples", "given")
+    )
+    kept = 0
+    with workers, Writer(out / "rejects.parquet", REJECTS) as rejects:
+        for outcome in ingest.write(sources, settings, samples, given, workers, tally):
+            if isinstance(outcome, Reject):
+                rejects.add(outcome)
+                rejected[outcome.reason] += 1
+            else:
+                kept += outcome
+    assert kept == tally.kept.total() == sum(pq.read_metadata(file).num_rows for file in samples)
+    return tally, rejected
+
+
+class Late(Workers):
+    """Does everything in this process, but says that several pieces of work are under way, and does them late."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__(1)
+        self._ahead = ahead
+        self._asked: dict[int, Callable[[], Any]] = {}
+
+    @property
+    def ahead(self) -> int:
+        return self._ahead
+
+    def submit(self, work: Any, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._asked[id(future)] = lambda: work(*args, **kwargs)
+        return future
+
+    def result(self, future: Future[Any]) -> Any:
+        return self._asked.pop(id(future))()
+
+
+def test_the_files_are_those_from_before_there_were_several_processes(tmp_path: Path) -> None:
+    sources = mixed_sources.sources(tmp_path / "in")
+    tally, _ = written(sources, tmp_path / "out", Workers(1))
+    assert mixed_sources.contents(tmp_path / "out") == BEFORE
+    assert {name: getattr(tally, name) for name in COUNTED} == COUNTED
+
+
+@pytest.mark.parametrize(("chunk", "batch", "ahead"), [(1, 1, 1), (7, 3, 2), (50, 16, 5), (500, 8, 40)])
+def test_they_do_not_depend_on_how_the_work_is_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, batch: int, ahead: int
+) -> None:
+    sources = mixed_sources.sources(tmp_path / "in")
+    monkeypatch.setattr(ingest, "BATCH", batch)  # which decides the order of the rejects
+    first, _ = written(sources, tmp_path / "one", Workers(1))
+    monkeypatch.setattr(ingest, "CHUNK", chunk)
+    second, _ = written(sources, tmp_path / "other", Late(ahead))
+    assert mixed_sources.digests(tmp_path / "one") == mixed_sources.digests(tmp_path / "other")
+    assert first == second
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_caps_leave_the_same_rows_when_images_are_known_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    draw = random.Random(seed)
+    sources = mixed_sources.sources(tmp_path / "in")[:1]
+    for image in draw.sample(sorted((tmp_path / "in" / "images").iterdir()), draw.randrange(9)):
+        image.write_bytes(b"broken")
+    settings = Ingest(cap=draw.randint(1, 60), total=draw.randint(1, 90), seed=seed, shards=2)
+    monkeypatch.setattr(ingest, "BATCH", draw.choice([2, 5, 11]))
+    monkeypatch.setattr(ingest, "_HELD", draw.choice([1, 4, 1000]))
+    first, _ = written(sources, tmp_path / "one", Workers(1), settings)
+    second, _ = written(sources, tmp_path / "other", Late(draw.randint(2, 9)), settings)
+    assert mixed_sources.digests(tmp_path / "one") == mixed_sources.digests(tmp_path / "other")
+    assert first == second
+
+
+@pytest.mark.e2e
+def test_three_processes_write_the_files_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = mixed_sources.sources(tmp_path / "in")
+    monkeypatch.setattr(ingest, "CHUNK", 20)
+    monkeypatch.setattr(ingest, "BATCH", 16)
+    one, _ = written(sources, tmp_path / "one", Workers(1))
+    three, _ = written(sources, tmp_path / "three", Workers(3, patience=0))
+    assert mixed_sources.digests(tmp_path / "one") == mixed_sources.digests(tmp_path / "three")
+    assert one == three
+
+
+@pytest.mark.e2e
+def test_what_a_process_finds_wrong_with_a_source_is_told_as_one_tells_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[{"dataset": "gqa", "conversations": []}]')
+    source = Source(name="s", format="viscot", path=path)
+    for number, workers in enumerate((Workers(1), Workers(2, patience=0))):
+        with pytest.raises(UserError, match="conversations hold no image sizes"):
+            written([source], tmp_path / str(number), workers)
+
+
+def test_500_parts_are_500_files_and_more_are_allowed(tmp_path: Path) -> None:
+    sources = mixed_sources.sources(tmp_path / "in")[1:2]
+    config = Config(sources=tuple(sources), ingest=Ingest(shards=500))
+    _, rejected = written(sources, tmp_path / "out", Workers(1), config.ingest)
+    files = sorted((tmp_path / "out").glob("samples-*.parquet"))
+    assert len(files) == 500 and files[-1].name == "samples-00499.parquet"
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 150 - rejected.total()
+    assert Ingest(shards=2_000).shards == 2_000
