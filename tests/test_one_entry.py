@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,37 +15,44 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject, Sample
 from sifthinker.data.ingest import ingest
 from sifthinker.data.sources import SOURCES, Format, Row
+from sifthinker.data.sources.fields import Parse
 from sifthinker.evaluation import history
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, metrics
 from sifthinker.evaluation.benchmarks.question import Answer, Benchmark, Measure, Question, Result, Verdict
 from sifthinker.evaluation.benchmarks.selection import open_benchmark
 
 
-def read_captions(path: Path, images: Path | None, source: config.Source) -> Iterator[Row | Reject]:
+def caption_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Lines `image|x1 y1 x2 y2|question|answer`, boxes in pixels."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        image, box, question, answer = line.split("|")
-        x1, y1, x2, y2 = map(float, box.split())
-        yield Row(
+        yield number, dict(zip(("image", "box", "question", "answer"), line.split("|"), strict=True))
+
+
+def captions(path: Path, images: Path | None, source: config.Source, frame: str) -> Parse:
+    def parse(number: int, value: Mapping[str, Any]) -> Row:
+        x1, y1, x2, y2 = map(float, value["box"].split())
+        return Row(
             id=f"{source.name}/captions/row{number}",
             source=source.name,
             dataset="captions",
             split="train",
-            question=question,
-            answer=answer,
-            images=(image,),
+            question=value["question"],
+            answer=value["answer"],
+            images=(value["image"],),
             width=0,
             height=0,
             boxes=((x1, y1, x2, y2),),
             canvas=None,
-            frame=source.frame,
+            frame=frame,
             file=path.name,
             number=number,
         )
 
+    return parse
+
 
 def test_the_rows_of_a_third_source_are_ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SOURCES, "captions", Format(read_captions))
+    monkeypatch.setitem(SOURCES, "captions", Format(captions, rows=caption_lines))
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.png")
     (tmp_path / "captions.txt").write_text("a.png|10 5 20 15|What colour?|red\nb.png|0 0 5 5|Which?|none\n")
     values = {

@@ -48,7 +48,7 @@ from sifthinker.data.ingest_work import (
     part,
     unpack,
 )
-from sifthinker.data.sources import SOURCES, files, frames
+from sifthinker.data.sources import SOURCES, frames
 from sifthinker.data.sources.fields import STAGE, finish, nameless, repeated
 from sifthinker.system.cores import Workers
 
@@ -164,7 +164,7 @@ def _chunks(like: Chunk) -> Iterator[Chunk]:
     """The rows of a file in chunks; a file that is cut off raises `UserError` after the rows before that."""
     source, failed = like.source, None
     chunk = replace(like, rows=[], broken=[])
-    rows = files.rows(source.path)
+    rows = SOURCES[source.format].rows(source.path)
     while failed is None:
         try:
             number, value = next(rows)

@@ -22,7 +22,7 @@ from sifthinker.core.errors import BadRow
 from sifthinker.core.given import Given
 from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
-from sifthinker.data.sources import SOURCES, frames
+from sifthinker.data.sources import SOURCES, Parser, frames
 from sifthinker.data.sources.fields import Parse, Picture, Row, finish, look, parsed, place, placed, reject
 
 
@@ -62,19 +62,26 @@ class Chunk:
 
     def __reduce__(self) -> Any:
         """For another process. `marshal` is the quickest for JSON values; both ends are the same interpreter."""
-        return _chunk, (self.source, self.frame, self.settings, marshal.dumps(self.rows), self.broken)
+        parser = SOURCES[self.source.format].parser  # an entry from outside may be in this process alone
+        rows = marshal.dumps(self.rows)
+        return _chunk, (parser, self.source, self.frame, self.settings, rows, self.broken)
 
 
 def _chunk(
-    source: config.Source, frame: str, settings: config.Ingest, rows: bytes, broken: list[Reject]
+    parser: Parser,
+    source: config.Source,
+    frame: str,
+    settings: config.Ingest,
+    rows: bytes,
+    broken: list[Reject],
 ) -> Chunk:
-    return Chunk(source, frame, settings, _parser(source, frame), marshal.loads(rows), broken)
+    return Chunk(source, frame, settings, _parse(parser, source, frame), marshal.loads(rows), broken)
 
 
 @lru_cache(maxsize=1)
-def _parser(source: config.Source, frame: str) -> Parse:
+def _parse(parser: Parser, source: config.Source, frame: str) -> Parse:
     """In a process of `Workers`, which ends with the ingest that it works for: no file changes meanwhile."""
-    return SOURCES[source.format].parser(source.path, source.images, source, frame)
+    return parser(source.path, source.images, source, frame)
 
 
 @dataclass

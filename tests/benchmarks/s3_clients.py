@@ -1,33 +1,31 @@
 """Clients of S3 for a store's content: many small files and few large ones, up and down, to a local S3 server.
 
-    python -m tests.benchmarks.s3_clients --rounds 5
+    python -m tests.benchmarks.s3_clients --clients "boto3 one by one" boto3
     pip install --target build/obstore obstore; pip install --target build/s3fs s3fs
-    python -m tests.benchmarks.s3_clients --packages obstore=build/obstore s3fs=build/s3fs
+    PYTHONPATH=build/obstore:$PWD python -m tests.benchmarks.s3_clients --clients "boto3 one by one" boto3 obstore
+    PYTHONPATH=build/s3fs:$PWD python -m tests.benchmarks.s3_clients --clients "boto3 one by one" s3fs
 
-`--clients` chooses some of them. s3fs brings a botocore of its own, which excludes our boto3.
-
-A round does the same work with each client in turn, each in a process of its own; the table has the medians. The server is
-moto's, in another process, whose processor time is not counted. It is written in Python and answers about 150 small
-requests a second, so the clock says more about the server than about the client, and processor time says what a client costs.
+Each round does the same work with each client in turn, after a round that does not count; the table has the medians. The
+server is moto's, in another process, whose processor time is not counted. It is slower than the clients, so the clock says
+more about the server, and processor time says what a client costs. s3fs brings an older botocore, which excludes our boto3.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.dask_cluster import ROOT, free_port
+from tests.dask_cluster import free_port
 
 BUCKET, AT_ONCE = "sif", 8
 Work = Callable[[Path, Sequence[str]], None]  # transfers the files of a folder with these names
@@ -183,41 +181,24 @@ def _server() -> Iterator[None]:
         server.wait()
 
 
-def _round(
-    clients: Sequence[str], packages: Mapping[str, str], folder: Path
-) -> dict[str, dict[str, list[float]]]:
-    found = {}
-    for client in clients:
-        command = [sys.executable, "-m", __spec__.name, "--of", client, str(folder)]
-        path = os.pathsep.join(filter(None, (packages.get(client), str(ROOT), os.getenv("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": path}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found[client] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     """Prints a line for each client and kind of files."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--small", type=int, nargs=2, default=[500, 100_000], metavar=("FILES", "BYTES"))
     arguments.add_argument("--large", type=int, nargs=2, default=[2, 500_000_000], metavar=("FILES", "BYTES"))
-    arguments.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
-    arguments.add_argument("--packages", nargs="+", default=[], metavar="CLIENT=FOLDER")
-    arguments.add_argument("--of", nargs=2, metavar=("CLIENT", "FOLDER"), help="one measurement, as JSON")
+    arguments.add_argument("--clients", nargs="+", choices=CLIENTS, default=["boto3 one by one", "boto3"])
     given = arguments.parse_args()
-    if given.of:
-        print(json.dumps(_measured(given.of[0], Path(given.of[1]))))
-        return
-    packages = dict(text.split("=", 1) for text in given.packages)
     print("| client | files | up: s | up: s of processor | down: s | down: s of processor |")
     print("|---|---|---|---|---|---|")
     for count, size in (given.small, given.large):
         with _server(), tempfile.TemporaryDirectory() as folder:
             for number in range(count):
                 (Path(folder) / f"{number:05}").write_bytes(os.urandom(size))
-            rounds = [_round(given.clients, packages, Path(folder)) for _ in range(given.rounds)]
+            rounds = [
+                {client: _measured(client, Path(folder)) for client in given.clients}
+                for _ in range(1 + given.rounds)
+            ][1:]
         for client in given.clients:
             figures = [
                 statistics.median(one[client][way][what] for one in rounds)

@@ -42,6 +42,14 @@ def test_the_last_text_names_the_thing_and_ends_in_the_answer() -> None:
     ]
 
 
+def test_no_text_is_said_twice() -> None:
+    """Such a chain is refused ("repeated"): 6 of 48 rows of a run were."""
+    said = seeing.texts(
+        [["all"], *[["small red cube"]] * 3, *[["no object"]] * 2, ["small red cube"]], "left"
+    )
+    assert len(set(said)) == len(said) == 7
+
+
 def test_several_things_are_counted() -> None:
     said = seeing.texts([["all"], ["small red cube", "small red cube"]], "2")
     assert said[-1] == "small red cube, 1; small red cube, 2: 2."

@@ -7,13 +7,17 @@ The file gives one function, `parser`; from its entry follow the choices of `sou
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sifthinker import config
 from sifthinker.core.records import Reject, Sample
 from sifthinker.data.sources import fields, files, frames, sif50k, tallyqa, viscot
 from sifthinker.data.sources.fields import Parse, Row
 
-__all__ = ["SOURCES", "Format", "Row"]
+__all__ = ["SOURCES", "Format", "Parser", "Row"]
+
+
+Parser = Callable[[Path, Path | None, config.Source, str], Parse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,13 @@ class Format:
             the folder of its images (None: no image is opened), its section of the configuration and `frame(...)`.
         frame: what the boxes of the file are, of its path and of what the configuration declares.
         chains: its rows bring their chains, which are taken and not bought.
+        rows: gives the number and the value of each row of a file: an object as JSON has it, or a `BadRow`.
     """
 
-    parser: Callable[[Path, Path | None, config.Source, str], Parse]
+    parser: Parser
     frame: Callable[[Path, str], str] = lambda _, declared: declared
     chains: bool = False
+    rows: Callable[[Path], Iterator[tuple[int, Any]]] = files.rows
 
     def read(self, path: Path, images: Path | None, source: config.Source) -> Iterator[Row | Reject]:
         """The rows of a file, images unopened, and why others are none.
@@ -39,7 +45,7 @@ class Format:
                 its boxes is not certain; or see its parser.
         """
         parse = self.parser(path, images, source, self.frame(path, source.frame))
-        return fields.checked(files.rows(path), parse, source.name, path.name)
+        return fields.checked(self.rows(path), parse, source.name, path.name)
 
     def __call__(self, path: Path, images: Path | None, source: config.Source) -> Iterator[Sample | Reject]:
         """The samples of a file, with the image of each opened and decoded (`images` None: none is opened).

@@ -33,7 +33,10 @@ def texts(seen: Sequence[Sequence[str]], answer: str) -> list[str]:
     said = [WHOLE]
     for names in seen[1:-1]:
         here = ", ".join(dict.fromkeys(names))
-        said.append(f"{here}: look closer." if set(names) & set(final) else f"{here}: not this.")
+        text = f"{here}: look closer." if set(names) & set(final) else f"{here}: not this."
+        while text in said:  # a chain that says the same twice is refused
+            text = f"{text.removesuffix('.')} still."
+        said.append(text)
     counted = final if len(final) == 1 else [f"{name}, {number}" for number, name in enumerate(final, 1)]
     last = f"{'; '.join(counted)}: {answer}."
     return [*said, last] if len(seen) > 1 else [last]
