@@ -102,15 +102,17 @@ class Database:
         return db
 
     def identity(self) -> str:
-        """What its server and it are called by the server itself, by whatever address they are reached.
+        """What tells this ledger from all others, by whatever address it is reached: its database, and when it was made.
+
+        Managed servers may forbid the server's own identifier (`pg_control_system`), so that is not asked for.
 
         Raises:
             UserError: there is no connection.
         """
         with self.open() as db:
             row = db.execute(
-                "SELECT system_identifier::text, (SELECT oid::text FROM pg_database WHERE datname = current_database())"
-                " FROM pg_control_system()"
+                "SELECT (SELECT oid FROM pg_database WHERE datname = current_database())::text,"
+                " (SELECT extract(epoch FROM min(at)) FROM versions)::text"
             ).fetchone()
         assert row is not None, "it always has one"
         return "/".join(map(str, row))

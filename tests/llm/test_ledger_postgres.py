@@ -272,6 +272,22 @@ def test_a_password_is_in_no_message_of_a_connection_that_fails():
     assert "s3cret" not in str(error.value) + repr(error.value.__cause__) + repr(error.value.__context__)
 
 
+def test_a_database_is_known_by_whatever_address_and_whatever_user_and_another_one_is_told_apart(database):
+    first = Database(database).identity()
+    run(database, "CREATE ROLE plain LOGIN")
+    run(database, "GRANT USAGE ON SCHEMA sifthinker TO plain")
+    run(database, "GRANT SELECT ON ALL TABLES IN SCHEMA sifthinker TO plain")
+    run(database, "CREATE DATABASE other")
+    try:
+        assert Database(database.replace("127.0.0.1", "localhost")).identity() == first
+        assert Database(database.replace("postgres@", "plain@")).identity() == first
+        assert Database(database.rpartition("/")[0] + "/other").identity() != first
+    finally:
+        run(database, "DROP DATABASE other")
+        run(database, "DROP OWNED BY plain")
+        run(database, "DROP ROLE plain")
+
+
 def test_the_place_of_a_ledger_is_chosen_by_the_environment(database, tmp_path, monkeypatch):
     monkeypatch.delenv("SIF_LEDGER", raising=False)
     assert bookkeeping.place(tmp_path) == tmp_path / "calls.sqlite"
