@@ -6,7 +6,6 @@ Each function here depends on its argument alone, and gives the same in every pr
 from __future__ import annotations
 
 import hashlib
-import marshal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
@@ -61,10 +60,9 @@ class Chunk:
     broken: list[Reject] = field(default_factory=list)  # rows between them that have no value
 
     def __reduce__(self) -> Any:
-        """For another process. `marshal` is the quickest for JSON values; both ends are the same interpreter."""
+        """For another process, which makes its own `parse`."""
         parser = SOURCES[self.source.format].parser  # an entry from outside may be in this process alone
-        rows = marshal.dumps(self.rows)
-        return _chunk, (parser, self.source, self.frame, self.settings, rows, self.broken)
+        return _chunk, (parser, self.source, self.frame, self.settings, self.rows, self.broken)
 
 
 def _chunk(
@@ -72,10 +70,10 @@ def _chunk(
     source: config.Source,
     frame: str,
     settings: config.Ingest,
-    rows: bytes,
+    rows: list[tuple[int, Any]],
     broken: list[Reject],
 ) -> Chunk:
-    return Chunk(source, frame, settings, _parse(parser, source, frame), marshal.loads(rows), broken)
+    return Chunk(source, frame, settings, _parse(parser, source, frame), rows, broken)
 
 
 @lru_cache(maxsize=1)
@@ -91,15 +89,6 @@ class Parsed:
     ids: list[tuple[bytes, int]] = field(default_factory=list)  # of all that have one, with the row's number
     waiting: list[tuple[Any, ...]] = field(default_factory=list)  # each a `Waiting`
     rejects: list[Reject] = field(default_factory=list)
-
-    def __reduce__(self) -> Any:
-        """For another process: see `Chunk`."""
-        return _parsed, (marshal.dumps((self.ids, self.waiting), 2), self.rejects)
-
-
-def _parsed(rows: bytes, rejects: list[Reject]) -> Parsed:
-    ids, waiting = marshal.loads(rows)
-    return Parsed(ids, waiting, rejects)
 
 
 def parse(chunk: Chunk) -> Parsed:

@@ -271,7 +271,9 @@ def test_each_pass_of_retry_begins_with_a_row_that_it_asks_again(tmp_path, caplo
         passes = (Again(model="other"), Again(model="third", reasons=("depths",)))
         job = SimpleNamespace(
             config=SimpleNamespace(
-                annotate=CONFIG.model_copy(update={"api": api}), retry=SimpleNamespace(passes=passes)
+                annotate=CONFIG.model_copy(update={"api": api}),
+                retry=SimpleNamespace(passes=passes),
+                sources=(),
             ),
             inputs=parts,
             folders={"test": tmp_path},
