@@ -27,18 +27,19 @@ os.environ["SIF_API_KEYS"] = (
 )
 
 pytest_plugins = ("tests.s3_server",)
+SERVERS = {"prefect_server", "postgres_server", "bucket"}  # fixtures that start one
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What trains, serves a model or needs the Prefect server takes minutes in all: it is `e2e`, not quick."""
+    """What trains, serves a model or needs a server takes minutes in all: it is `e2e`, not quick."""
     for item in items:
         trains = {Path(__file__).with_name(name) for name in ("training", "pretraining")} & set(
             item.path.parents
         )
         serves = item.path.parent.name == "models"
-        if trains or serves or "prefect_server" in getattr(item, "fixturenames", ()):
+        if trains or serves or SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("e2e")
 
 

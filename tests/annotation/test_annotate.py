@@ -21,6 +21,8 @@ from sifthinker.llm import standin
 from sifthinker.llm.bookkeeping import SHARED, Place
 from tests import annotation_rows as rows
 
+pytestmark = pytest.mark.e2e  # the stand-in is a program
+
 slow = pytest.mark.slow
 MIXED = {kind: 0.3 / len(standin.FAULTS) for kind in standin.FAULTS}
 PROGRAM = [sys.executable, str(Path(rows.__file__))]

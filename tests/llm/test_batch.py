@@ -13,6 +13,7 @@ from sifthinker.llm import batch, judge, standin
 from sifthinker.llm.http import Transient
 from sifthinker.llm.ledger_sqlite import SqliteLedger
 
+pytestmark = pytest.mark.e2e  # the stand-in is a program
 API = Api(
     mode="batch", timeout=10.0, retries=3, prices=Prices(prompt=10.0, completion=10.0, batch_discount=0.5)
 )

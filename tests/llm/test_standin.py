@@ -11,6 +11,8 @@ from sifthinker.core import prompts
 from sifthinker.core.records import Region, Sample
 from sifthinker.llm import judge, standin
 
+pytestmark = pytest.mark.e2e  # the stand-in is a program
+
 ROW = Sample(
     "a/b/0", "a", "b", "train", "What?", "a red coat", "x.png", "0", 100, 100, ((0.2, 0.2, 0.4, 0.4),)
 )
