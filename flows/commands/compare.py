@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows import server
+from flows.commands import terminal
 from flows.commands.options import StoreConfigOption, StoreOption, existing
 from flows.commands.tables import JsonOption, Printed
 
@@ -41,4 +42,5 @@ def compare(
     if server.answers(os.environ["PREFECT_API_URL"]):  # a run of its own shows it in the UI
         from flows.compare import compare as shown
 
-        shown(names, opened.root, return_state=True)
+        with terminal.shown(verbose=False, as_json=json_):
+            shown(names, opened.root, return_state=True)
