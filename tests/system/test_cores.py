@@ -141,7 +141,9 @@ def test_no_process_is_left_when_the_one_that_asked_ends(tmp_path: Path, how: si
         text=True,
         env={**os.environ, "PYTHONPATH": root},
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs ignore it
     )
     assert started.stdout and started.stderr
     workers = [psutil.Process(int(id)) for id in started.stdout.readline().split()]
