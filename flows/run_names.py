@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from importlib import resources
 from typing import Any
 
 import coolname.data
@@ -16,8 +17,8 @@ from tasks.runtime.pipeline import Partial
 
 SHOWN = 2  # settings in a name; of more, how many
 LONGEST = 60  # characters of a setting
-# What Prefect's forms put into the field of the name before anybody types: "mu815-antede-boundary" in the present one,
-# "Awesome-Frog" in the new one. Nothing else tells a name that was typed.
+# What Prefect's forms put into the field of the name before anybody types: "mu815-antede-boundary" or
+# "tau-chinaha" in the present one, "Awesome-Frog" in the new one. Nothing else tells a name that was typed.
 _STARS = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi "
     "omega"
@@ -51,7 +52,10 @@ def call(what: str) -> str:
 def generated(name: str) -> bool:
     """Whether nobody typed this name: Prefect's server made it, or put it into its form."""
     words = name.split("-")
-    return bool(len(words) == 2 and _words().issuperset(words)) or _FORMS.fullmatch(name) is not None
+    if len(words) == 2 and _words().issuperset(words):
+        return True
+    letter, _, star = name.partition("-")
+    return (letter in _STARS.split() and star in _named_stars()) or _FORMS.fullmatch(name) is not None
 
 
 def of_part(config: Config, lines: Sequence[str], partial: Partial) -> str:
@@ -80,3 +84,9 @@ def _words() -> frozenset[str]:
     entries: Iterable[Any] = coolname.data.config.values()
     lists = (entry.get("words", ()) for entry in entries)
     return frozenset(word for words in lists for word in words)
+
+
+@cache
+def _named_stars() -> frozenset[str]:
+    """The stars of which Prefect's form makes names, such as "tau-chinaha", where it adds no third part."""
+    return frozenset((resources.files("flows") / "form_stars.txt").read_text(encoding="utf-8").split())

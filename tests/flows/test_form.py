@@ -148,7 +148,14 @@ def test_a_run_is_called_after_what_it_is(settings: str, part: Partial, name: st
 
 def test_names_that_prefect_makes_are_told_from_names_that_people_type() -> None:
     made = [coolname.generate_slug(2) for _ in range(500)]
-    made += ["mu815-antede-boundary", "mu2-ursae-majoris", "omega-rigel-h", "Awesome-Frog"]
+    made += [
+        "mu815-antede-boundary",
+        "mu2-ursae-majoris",
+        "omega-rigel-h",
+        "tau-chinaha",
+        "mu-canis-majoris",
+        "Awesome-Frog",
+    ]
     assert [name for name in made if not run_names.generated(name)] == []
     typed = [
         "lr-3e-5-try",
