@@ -107,4 +107,6 @@ def lookup(store: Store, order: Order) -> Decision:
     if last is None:
         return Decision(order, None, ("never made",), None)
     reasons = identity.differences(last["identity"], order.identity)
+    if reasons and last["name"] != order.config.name:  # else they read as if somebody had changed something
+        reasons = [f"never made for {order.config.name}; compared with that of {last['name']}:", *reasons]
     return Decision(order, None, tuple(reasons) or ("its output is gone from the store",), estimate)
