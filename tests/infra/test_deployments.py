@@ -128,6 +128,10 @@ def test_deploying_again_leaves_schedules_that_people_added_and_mends_its_own(
             one = found[added[name]]
             assert (one["schedule"], one["active"], one["parameters"]) == (noon, False, parameters)
             assert f"{name}: the schedule 0 12 * * * Europe/Berlin, which somebody added, stays" in said
+        assert (
+            "deployment nightly/nightly is registered, pool cpu\n" in said and "make worker POOL=cpu" in said
+        )
+        assert "prefect worker start" not in said  # Prefect's advice: that worker does not wait for its runs
         night = {one["slug"]: one for one in client.get(paths["nightly"]).json()}
         assert night["every-night"]["schedule"]["cron"] == "0 1 * * 1-6"
         assert (
