@@ -13,7 +13,7 @@ from pathlib import Path
 from sifthinker.core.errors import UserError
 from sifthinker.system import loopback
 
-START = 180.0  # seconds; a first start on a busy machine takes about 20
+START = 600.0  # seconds; a first start takes about 20 on a busy machine, and minutes on an overloaded one
 
 
 def settings(store: Path) -> None:

@@ -211,9 +211,13 @@ def test_the_form_explains_every_field(entrypoint: str) -> None:
     ]
     assert not unexplained
     described = [
-        field.get("description", "") for of in sections.values() for field in of.get("properties", {}).values()
+        field.get("description", "")
+        for of in sections.values()
+        for field in of.get("properties", {}).values()
     ]
-    assert not [text for text in described if "<" in text], "the form takes it for HTML, and shows nothing of it"
+    assert not [text for text in described if "<" in text], (
+        "the form takes it for HTML, and shows nothing of it"
+    )
     undefined = [
         f"{section}.{name}"
         for section, definition in sections.items()
