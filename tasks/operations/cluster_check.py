@@ -13,6 +13,7 @@ from typing import Any
 from sifthinker.config import Config, Dask
 from sifthinker.core.errors import UserError
 from sifthinker.llm import bookkeeping
+from sifthinker.llm.ledger import VARIABLE
 from sifthinker.store.s3 import Remote
 from sifthinker.upkeep.findings import Finding
 from tasks.runtime import cluster, dask_worker, identity
@@ -43,7 +44,7 @@ def workers(config: Config) -> Iterator[Finding]:
         yield Finding(CHECK, "error", f"no scheduler answers at {dask.address}: {error}", todo)
         return
     with client:
-        there = client.scheduler_info(n_workers=-1)["workers"]  # type: ignore[no-untyped-call]
+        there = client.scheduler_info(n_workers=-1)["workers"]
         yield from _resources(dask, there)
         yield from _each(config, client, there)
 
@@ -70,7 +71,7 @@ def _each(config: Config, client: Any, there: Mapping[str, Any]) -> Iterator[Fin
     found: dict[str, list[str]] = defaultdict(list)
     probe.touch()
     try:
-        shared = bookkeeping.identity() if os.environ.get(bookkeeping.VARIABLE, "").strip() else ""
+        shared = bookkeeping.identity() if os.environ.get(VARIABLE, "").strip() else ""
         stages = (*ALWAYS, *(ASKING if shared else ()))
         means = {stage: _means(stage, config) for stage in stages}
         for address, worker in there.items():

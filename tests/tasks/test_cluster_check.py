@@ -10,7 +10,7 @@ import pytest
 
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
-from sifthinker.llm import bookkeeping
+from sifthinker.llm.ledger import VARIABLE
 from sifthinker.upkeep.findings import Finding
 from tasks.operations import cluster_check
 from tasks.runtime import dask_worker
@@ -115,7 +115,7 @@ def test_a_folder_of_images_that_a_worker_lacks_is_named(tmp_path: Path, two_wor
 def test_another_ledger_than_the_flows_is_an_error(
     tmp_path: Path, two_workers: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(bookkeeping.VARIABLE, database)
+    monkeypatch.setenv(VARIABLE, database)
     config = configured(tmp_path, two_workers)
     dask_worker._ledger.cache_clear()
     [_, right] = cluster_check.workers(config)
