@@ -83,7 +83,7 @@ def test_a_stage_of_500_shards_leaves_a_complete_record(environment: dict[str, s
     more = ("scenes.height=64", f"ingest.shards={SHARDS}")
     fields = [x for field in (*settings, *more) for x in ("--set", field)]
     sif(environment, "--config", "smoke", *fields, "--stop-after", "expand")
-    stages = ("scenes", "depth-weights", "policy-weights", "ingest", "expand")
+    stages = ("scenes", "ingest", "expand")
     files = list((tmp_path / "ingest").glob("*/samples-*.parquet"))
     filled = sum(pq.read_metadata(file).num_rows > 0 for file in files)
     assert len(files) == SHARDS and filled > SHARDS / 2
