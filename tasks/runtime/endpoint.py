@@ -143,10 +143,10 @@ def watched(
         nonlocal shown
         while not done.wait(EVERY if shown.total else min(EVERY, _BEGINS)):
             counts = together()
-            if (
-                counts.rows_total and shown.total is None
-            ):  # the clock starts with the rows, not with the server
-                shown = Progress(job.order.label, counts.rows_total, job.log, EVERY, counted=True)
+            if counts.rows_total:
+                if shown.total is None:  # the clock starts with the rows, not with the server
+                    shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
+                shown.total = counts.rows_total  # shards that begin later add theirs
             shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
