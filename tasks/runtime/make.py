@@ -267,9 +267,10 @@ def _fan_out(job: Job) -> None:
     first = order.stage.parts[0]
     most = order.stage.shares(order.config, list(map(shards.length, job.inputs[first].parts(first))))
     made = _round(job, digests, dict(enumerate(most)), 1)
-    number = 1
+    number, before = 1, None
     while more := order.stage.further(order.config, [_rows_of(job, made[part]) for part in range(count)]):
-        number += 1
+        assert more != before, "a part that goes on keeps more rows, or has none left"
+        number, before = number + 1, more
         job.log.info(
             "%s: %s; round %d goes on in %d of %d parts",
             order.label,

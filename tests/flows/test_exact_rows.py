@@ -293,7 +293,7 @@ def test_a_run_that_is_killed_in_a_further_round_goes_on_there(
     started = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert last.wait(300), "the last row, which a further round asks, is in flight"
-        assert shards_made(root) == SHARDS
+        assert shards_made(root) >= SHARDS, "the first round was made"
     finally:
         started.send_signal(signal.SIGKILL)
         started.wait(60)
