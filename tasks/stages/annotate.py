@@ -37,7 +37,7 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
             annotator = domain.Annotator(job.folders, client, job.config.annotate)
             tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
             if rows := first_rows.of_parts(zip(*tables, strict=True), ROWS, without=job.config.taken):
-                job.log.info("%s: %s", job.order.label, probe(rows, annotator))
+                probe(rows, annotator).log(job.log, job.order.label)
         yield endpoints
     _say_how_many(job)
 
