@@ -292,7 +292,7 @@ def test_a_run_that_is_killed_in_a_further_round_goes_on_there(
     endpoint.hold = lambda number: last.set() or time.sleep(600) if number == calls else None  # type: ignore[func-returns-value]
     started = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert last.wait(300), "the last row, which a further round asks, is in flight"
+        assert last.wait(600), "the last row, which a further round asks, is in flight"
         assert shards_made(root) >= SHARDS, "the first round was made"
     finally:
         started.send_signal(signal.SIGKILL)
@@ -306,6 +306,7 @@ def test_a_run_that_is_killed_in_a_further_round_goes_on_there(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_shards_of_a_further_round_go_to_the_dask_cluster_and_are_those_of_one_process(
     tmp_path: Path,
     photographs: Path,
