@@ -14,6 +14,7 @@ from prefect.server.events.ordering import memory
 
 WAIT = timedelta(seconds=20)
 
-assert memory.PRECEDING_EVENT_LOOKBACK, "Prefect's own wait, which this one takes the place of"
-memory.PRECEDING_EVENT_LOOKBACK = WAIT  # the class below reads it whenever an event is early
+_ITS_OWN = "PRECEDING_EVENT_LOOKBACK"  # Prefect's wait; the class below reads it whenever an event is early
+assert hasattr(memory, _ITS_OWN), f"Prefect has changed: {memory.__name__} has no {_ITS_OWN}"
+setattr(memory, _ITS_OWN, WAIT)
 CausalOrdering = memory.CausalOrdering
