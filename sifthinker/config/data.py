@@ -107,8 +107,10 @@ class Ingest(Section):
 class Expand(Section):
     """The boxes that a chain narrows down from."""
 
-    variant: Literal["release", "progressive"] = Field(
-        "release", description="release: the only complete definition; progressive: our reading of Fig. 1b"
+    variant: Literal["release", "progressive", "each"] = Field(
+        "release",
+        description="release: the only complete definition; progressive: our reading of Fig. 1b; each: ours, no "
+        "expansion: from the whole image to each box by itself, in the order of the source, and then to all of them",
     )
     distractor_share: float = Field(
         0.5, ge=0, le=1, description="chains given a distractor (release, produce.py)"

@@ -19,7 +19,7 @@ from sifthinker.pretraining.scene_pool import Seen
 from sifthinker.scenes import render
 
 # The weight of an answer's token by the kind of its lesson; the answers of all other kinds are short.
-_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "beside": 1.0, "look": 1.0, "say": 0.3}
+_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "beside": 1.0, "look": 1.0, "next": 1.0, "say": 0.3}
 _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
 _WORDS, _NAMES, _ANSWERS = (0, 2), (1, 3), (2, 3)  # who looks: a layer, and how many of its heads
@@ -50,6 +50,7 @@ class Policy:
         self.adjectives = self._meanings({"color": render.COLORS, "size": render.SIZES})
         self.nouns = self._meanings({"shape": render.SHAPES}) | self._meanings({"shape": render.SHAPES}, "s")
         self.nouns |= {int(token): {} for token in word_ids(self.processor.tokenizer, ["object", "objects"])}
+        self.no_more = self.processor.tokenizer(build.NO_MORE)["input_ids"][0]
         self.hundredths = torch.tensor(ids([f"0.{number:02}" for number in range(100)]))
         torch.manual_seed(recipe.seed)
         self.extra = Cells(self.model, self.processor.tokenizer)
@@ -213,13 +214,22 @@ class Far(Policy):
         by_row = tokens.view(1 + depth_input, len(seen), *tokens.shape[1:]).transpose(0, 1)
         drawn = [lessons.draw(scene, rng, self.recipe.lessons, self.shares) for scene in seen]
         rows = [
-            [(asked + self._aside(rng), answer, weight) for asked, answer, weight in row]
-            for row in self._rows(drawn)
+            [
+                (asked + (self._aside(rng) if lesson.kind != "next" else []), answer, weight)
+                for lesson, (asked, answer, weight) in zip(lesson_row, row, strict=True)
+            ]
+            for lesson_row, row in zip(drawn, self._rows(drawn), strict=True)
         ]
-        gaps = (int(rng.integers(_FARTHEST)) * int(rng.random() < _FAR) for _ in itertools.count())
-        batch = self._given(self.packer.rows(rows, depth_input, gaps), rng)
+        away = [self._away(lesson.kind, rng) for lesson_row in drawn for lesson in lesson_row]
+        gaps, ahead = zip(*away, strict=True)
+        batch = self._given(self.packer.rows(rows, depth_input, iter(gaps), iter(ahead)), rng)
         text, pointing = self._learnt(seen, drawn, rows, by_row, batch)
         return text + POINTING * pointing, {"text": text.item(), "pointing": pointing.item()}
+
+    def _away(self, kind: str, rng: np.random.Generator) -> tuple[int, int]:
+        """Positions left out before an answer, and before its question, which only a chain's single step stands next to."""
+        gap = int(rng.integers(_FARTHEST)) * int(rng.random() < _FAR)
+        return (0, gap) if kind == "next" else (gap, 0)
 
     def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The batch as the model is given it."""
@@ -261,4 +271,20 @@ class Lists(Far):
         opened = torch.isin(targets, torch.tensor(sorted(self.openings)))
         weights[opened | (targets == ids("}]"))] *= _FOLLOWS
         weights[1:][opened[:-1]] *= _WHICH
+        return weights
+
+
+class Next(Lists):
+    """The policy's fourth training: the next thing of a kind to the right of one, the single step of looking in turn.
+
+    After the third, the model knew whether a list goes on, and not with what: the second box of a kind began on a thing
+    of another kind in 26 of 100 lists, since the kind is said once, before all boxes. Here the kind and the box to go on
+    from stand right before each look.
+    """
+
+    shares = lessons.NEXT
+
+    def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        weights = super()._weights(batch)
+        weights[batch["targets"] == self.no_more] *= _FOLLOWS
         return weights

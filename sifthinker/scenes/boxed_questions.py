@@ -45,6 +45,8 @@ def write_training(folder: SceneFolder) -> dict[str, int]:
             if rng.random() < _OFFERING:
                 question = _as_benchmarks_ask(question, rng)
             if question.kind == "count":
+                if several:  # counted things are looked at in the same order everywhere
+                    question = replace(question, things=questions.in_turn(scene, question.things))
                 counting.append(_tallyqa_row(scene, question, f"{stem}.jpg", len(counting)))
             else:
                 one_object.append(
