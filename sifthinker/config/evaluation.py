@@ -248,6 +248,11 @@ class Ablation(Section):
         (0,), min_length=1, description="of SFT and GRPO; every trained row is made once a seed"
     )
 
+    pairs: tuple[tuple[str, str], ...] = operational(
+        (("vqa-sft", "cot-sft"), ("cot-sft", "full")),
+        description="rows whose answers are compared by kind where rows are kept (--keep), the second with the first",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         names = [variant.name for variant in self.variants]

@@ -48,11 +48,18 @@ def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> d
         [*((index, text) for index, _, text, _ in asked), *((index, what.asked) for index, what in whats)],
         longest=_LONGEST,
     )
-    turns = [(index, called, there) for index, scene in enumerate(seen) for called, there in lessons.turns(scene, rng)]
+    turns = [
+        (index, called, there)
+        for index, scene in enumerate(seen)
+        for called, there in lessons.turns(scene, rng)
+    ]
     looked = in_turn(model, processor, seen, [(index, called) for index, called, _ in turns])
     found: dict[str, dict[int, list[tuple[bool, bool, float]]]] = defaultdict(lambda: defaultdict(list))
     for kind, (index, there), reply in [
-        *((kind, (index, there), reply) for (index, kind, _, there), reply in zip(asked, replies, strict=False)),
+        *(
+            (kind, (index, there), reply)
+            for (index, kind, _, there), reply in zip(asked, replies, strict=False)
+        ),
         *((IN_TURN, (index, there), reply) for (index, _, there), reply in zip(turns, looked, strict=True)),
     ]:
         truth = [seen[index].facts["things"][thing]["box"] for thing in there]

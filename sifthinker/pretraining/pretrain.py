@@ -65,7 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, help="another value than the recipe's")
     for name in ("rate", "alike"):
         parser.add_argument(f"--{name}", type=float, help="another value than the recipe's")
-    parser.add_argument("--start", help="folder of the model that `far`, `lists` or `next` starts from", default="")
+    parser.add_argument(
+        "--start", help="folder of the model that `far`, `lists` or `next` starts from", default=""
+    )
     parser.add_argument("--keep", type=Path, help="folder for the trained model, in 16 bits")
     parser.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more than one a core is slower")

@@ -104,7 +104,11 @@ class Rendering:
 
 def _claim(pool: Pool) -> None:
     """Writes down what the folder's scenes are, once."""
-    told = {key: value for key, value in asdict(pool).items() if key != "folder" and (key, value) != ("alike", 0.0)}
+    told = {
+        key: value
+        for key, value in asdict(pool).items()
+        if key != "folder" and (key, value) != ("alike", 0.0)
+    }
     path = pool.folder / "pool.json"
     if not path.exists():
         temporary = path.with_suffix(f".{os.getpid()}")

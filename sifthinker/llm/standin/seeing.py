@@ -33,9 +33,9 @@ def texts(
     The first step is the whole picture. The last text counts the things where there are several, and ends in the answer.
     Where a chain looks at each of the things that it counts by itself, its texts say which comes next (`_in_turn`).
     """
-    if counted := _in_turn(seen, answer, question, steps):
-        return counted
-    final = seen[-1]
+    if in_turn := _in_turn(seen, answer, question, steps):
+        return in_turn
+    final: Sequence[str] = seen[-1]
     said = [WHOLE]
     for names in seen[1:-1]:
         here = ", ".join(dict.fromkeys(names))
@@ -76,9 +76,8 @@ def _in_turn(
 
 def _counted(question: str) -> list[str]:
     """What a question counts, one of it ("cube", "object behind the red cone"): two things where it compares."""
-    if found := re.search(r"How many objects are (.+?)\?", question):
-        if found[1] != "there":
-            return [f"object {found[1]}"]
+    if (found := re.search(r"How many objects are (.+?)\?", question)) and found[1] != "there":
+        return [f"object {found[1]}"]
     if found := re.search(r"How many (.+?)s are there\?", question):
         return [found[1]]
     found = re.search(r"Are there (?:more|fewer) (.+?)s than (.+?)s\?", question)
