@@ -18,6 +18,7 @@ Eyes = Callable[[str, list[list[Box]]], list[list[str]]]
 
 NOTHING, WHOLE = "no object", "The whole scene first."
 _TRAINING = ("train", "several")  # streams of scenes; no others are annotated
+_EXACT = 0.3  # pixels: three decimals of a picture's width
 _PIXEL = 1.5  # a final box is that of a thing within so many pixels: expansion works on whole ones
 
 
@@ -115,6 +116,8 @@ def truth(scenes: Sequence[Path]) -> Eyes:
 
     def look(picture: str, steps: list[list[Box]]) -> list[list[str]]:
         fitting = [scene for scene in known if all(_thing(scene, box) is not None for box in steps[-1])]
+        if len(fitting) > 1:  # of many scenes, some have a thing nearly where another has one
+            fitting = [scene for scene in fitting if all(_thing(scene, box, _EXACT) for box in steps[-1])]
         if len(fitting) != 1:
             raise Unseen(
                 f"{len(fitting)} scenes have things at {steps[-1]}; scenes.json knows its own scenes only"
@@ -124,11 +127,13 @@ def truth(scenes: Sequence[Path]) -> Eyes:
     return look
 
 
-def _thing(scene: tuple[int, int, list[dict[str, Any]]], box: Box) -> dict[str, Any] | None:
+def _thing(
+    scene: tuple[int, int, list[dict[str, Any]]], box: Box, within: float = _PIXEL
+) -> dict[str, Any] | None:
     width, height, things = scene
     size = (width, height, width, height)
     for thing in things:
-        if all(abs(a * s - b) <= _PIXEL for a, b, s in zip(box, thing["box"], size, strict=True)):
+        if all(abs(a * s - b) <= within for a, b, s in zip(box, thing["box"], size, strict=True)):
             return thing
     return None
 
