@@ -69,6 +69,7 @@ NEXT = {
 }
 
 _RARE = 2.0  # how much more often lists of several are asked for than those of one, where a scene has both
+_RARE_NEXT = 4.0  # the same for the next of several
 _EVERYTHING = 0.1  # share of the questions for all of a kind that ask for all objects
 _PLACES = 0.2  # share of the questions for the next that ask for things beside another
 _APART = 0.03  # smallest distance of two middles, in 0..1 of the width, by which one is called the next
@@ -182,7 +183,7 @@ def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
     sets = [(f"object {place}", found) for place, found in seen.facts["beside"]]
     if not sets or rng.random() >= _PLACES:
         sets = [(called, found) for called, found in classes(seen) if called != "object"]
-    called, same = _by_number(sets, rng)
+    called, same = _by_number(sets, rng, _RARE_NEXT)
     order = in_turn(things, same)
     place = int(rng.integers(len(order) + 1))
     middles = [middle(things[index]["box"]) for index in order]
@@ -239,10 +240,12 @@ def what(seen: Seen, rng: np.random.Generator) -> Lesson:
     return _what(seen, int(rng.integers(len(seen.facts["things"]))), rng)
 
 
-def _by_number(sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator) -> tuple[str, list[int]]:
+def _by_number(
+    sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator, rare: float = _RARE
+) -> tuple[str, list[int]]:
     """One of some named sets of things: first how many it has, then which of those."""
     numbers = sorted({len(found) for _, found in sets})
-    weights = np.array([1.0 if number == 1 else _RARE for number in numbers])
+    weights = np.array([1.0 if number == 1 else rare for number in numbers])
     number = numbers[rng.choice(len(numbers), p=weights / weights.sum())]
     fitting = [(called, found) for called, found in sets if len(found) == number]
     return fitting[rng.integers(len(fitting))]

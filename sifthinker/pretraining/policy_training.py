@@ -30,6 +30,8 @@ _OFF = 2  # hundredths by which the boxes and depths that a list goes on from ar
 _ASIDES = 0.2  # share of the answers that follow pieces of chains about nothing
 _NO_DEPTH = 1 / 8  # share of the steps that show the photograph alone (model.depth_input: false)
 
+_FIRST = build.FIRST.partition("{")[0]
+
 Drawn = list[list[lessons.Lesson]]  # by scene
 Rows = list[
     list[tuple[list[int], list[int], float]]
@@ -145,7 +147,8 @@ class Policy:
             for lesson, (asked, answer, _) in zip(lesson_row, row, strict=True):
                 source = next(sources)
                 named: dict[frozenset[int], int] = {}  # things: the noun's place in the row
-                for at, described, things in self._phrases(asked, scene.facts["things"]):
+                for at, described, all_named in self._phrases(asked, scene.facts["things"]):
+                    things = self._meant(lesson, all_named)
                     noun = source - (len(asked) - 1) + at
                     words.add(noun, [(noun - back) % length for back in range(1, described + 1)], 1.0)
                     names.add(noun, image[np.isin(cells, list(things))].tolist(), 1.0)
@@ -161,6 +164,10 @@ class Policy:
                         there.append(named[frozenset(about)])
                     answers.add(source, there, 1.0 if since < 2 else _AFTER)
         return words, names, answers
+
+    def _meant(self, lesson: lessons.Lesson, named: frozenset[int]) -> frozenset[int]:
+        """Which of the things that a noun names it is to look at."""
+        return named
 
     def _phrases(
         self, asked: list[int], things: list[dict[str, Any]]
@@ -191,6 +198,7 @@ class Far(Policy):
     """
 
     shares: Mapping[str, float] = lessons.FAR
+    pointing = POINTING  # weight of where is looked
 
     def _begun(self) -> tuple[Any, Any]:
         _, processor = super()._begun()
@@ -223,7 +231,7 @@ class Far(Policy):
         gaps, ahead = zip(*away, strict=True)
         batch = self._given(self.packer.rows(rows, depth_input, iter(gaps), iter(ahead)), rng)
         text, pointing = self._learnt(seen, drawn, rows, by_row, batch)
-        return text + POINTING * pointing, {"text": text.item(), "pointing": pointing.item()}
+        return text + self.pointing * pointing, {"text": text.item(), "pointing": pointing.item()}
 
     def _away(self, kind: str, rng: np.random.Generator) -> tuple[int, int]:
         """Positions left out before an answer, and before its question, which only a chain's single step stands next to."""
@@ -282,6 +290,16 @@ class Next(Lists):
     """
 
     shares = lessons.NEXT
+    pointing = 1.0  # which of several is decided by where is looked
+
+    def _meant(self, lesson: lessons.Lesson, named: frozenset[int]) -> frozenset[int]:
+        """Of the first of several, that one alone.
+
+        Where a name fits one thing, an answer takes its box from the noun that has found it. A noun that looks at all of several
+        things gives a box between them: after 1,175 steps without this, 53 of 100 first boxes of two were on the first.
+        """
+        first = frozenset(index for about in lesson.about for index in about)
+        return first if lesson.kind == "next" and lesson.asked.startswith(_FIRST) and first < named else named
 
     def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = super()._weights(batch)
