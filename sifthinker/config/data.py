@@ -33,6 +33,10 @@ class Scenes(Section):
         description="share of the questions, to train on and held out (sif), that need several looks: how many, how many "
         "beside a thing, more or fewer",
     )
+    held_out: Literal["report", "tuning"] = added(
+        "report",
+        description="which held-out scenes the benchmark sif asks about: those of reports, or others, to choose settings by",
+    )
     visible: float = added(
         0.5, gt=0, le=1, description="smallest share of a solid that others leave to be seen; less is harder"
     )

@@ -211,6 +211,9 @@ class Variant(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="unique; the row in the table")
     trained: Literal["no", "sft", "grpo"] = Field("grpo", description="how far the row is trained")
     fields: dict[str, Any] = Field({}, description="what differs from the configuration, by dotted name")
+    seeds: tuple[int, ...] | None = added(
+        None, description="other seeds than those of the ablation; none: the same"
+    )
 
 
 def _table_5() -> tuple[Variant, ...]:

@@ -33,7 +33,8 @@ NOTICES = {  # by model.weights
 
 def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
     """The seeds that a row is made with: one, where nothing is trained."""
-    return config.ablation.seeds[:1] if variant.trained == "no" else config.ablation.seeds
+    found = config.ablation.seeds if variant.seeds is None else variant.seeds
+    return found[:1] if variant.trained == "no" else found
 
 
 def configured(config: Config, variant: Variant, seed: int) -> Config:

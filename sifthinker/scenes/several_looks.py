@@ -19,7 +19,8 @@ from sifthinker.scenes.folder import SceneFolder
 from sifthinker.scenes.layout import Scene
 from sifthinker.scenes.questions import Question
 
-TRAIN, HELD_OUT = "several", "several-held-out"  # streams
+TRAIN = "several"  # stream
+HELD_OUT = {"report": "several-held-out", "tuning": "several-tuning"}  # by config.Scenes.held_out
 _PER_SCENE = 3  # questions about one picture
 
 
@@ -30,7 +31,13 @@ def training_rows(folder: SceneFolder) -> list[dict[str, Any]]:
 
 def held_out_rows(folder: SceneFolder, below: str) -> list[dict[str, Any]]:
     """Those held out, with their pictures written into the folder `below`."""
-    return _written(folder, HELD_OUT, count(folder.settings, folder.settings.benchmark_rows), below, "test")
+    return _written(
+        folder,
+        HELD_OUT[folder.settings.held_out],
+        count(folder.settings, folder.settings.benchmark_rows),
+        below,
+        "test",
+    )
 
 
 def count(settings: config.Scenes, rows: int) -> int:

@@ -113,8 +113,25 @@ def test_the_source_and_the_benchmark_read_them(written: Path) -> None:
     assert {"count", "beside", "more", "scenes"} == {question.group.split("-")[0] for question in asked}
 
 
+def test_settings_are_chosen_on_other_scenes_than_those_of_reports(tmp_path: Path, written: Path) -> None:
+    tuning = tmp_path / "tuning"
+    scenes.write(tuning, SETTINGS.model_copy(update={"held_out": "tuning"}))
+    for file in ("viscot.json", "tallyqa.json"):  # what is trained on is the same
+        assert (tuning / file).read_bytes() == (written / file).read_bytes()
+    found = [
+        {
+            json.dumps(scene["objects"])
+            for scene in json.loads((folder_ / "scenes.json").read_text())["scenes"]
+            if scene["image"].startswith("sif/")
+        }
+        for folder_ in (tuning, written)
+    ]
+    assert found[0] and not found[0] & found[1]
+    assert len(json.loads((tuning / "sif" / "viscot.json").read_text())) == SETTINGS.benchmark_rows
+
+
 def test_no_scene_is_in_two_streams() -> None:
-    """Pre-training, SIF data and report share no scene, whatever their seeds."""
+    """Pre-training, SIF data, tuning and report share no scene, whatever their seeds."""
     found: dict[Any, str] = {}
     for name in folder.STREAMS:
         for seed in (0, 1, 4):
