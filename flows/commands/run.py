@@ -112,6 +112,9 @@ def ablation(
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
     row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
+    seed: Annotated[
+        list[int], typer.Option(help="with this seed alone, whatever a row has; may be repeated")
+    ] = [],  # noqa: B006
     refresh: Refresh = [],  # noqa: B006
     limit: LimitOption = None,
     keep: Annotated[
@@ -126,6 +129,10 @@ def ablation(
 ) -> None:
     """Trains and evaluates the rows of the paper's Table 5; prints the table."""
     resolved = load(config, set_, limit, store)
+    if seed:
+        from sifthinker.evaluation.ablation import only
+
+        resolved = only(resolved, seed)
     if not verbose:
         terminal.quiet()
     server.settings(resolved.store)

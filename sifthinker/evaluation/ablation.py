@@ -37,6 +37,13 @@ def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
     return found[:1] if variant.trained == "no" else found
 
 
+def only(config: Config, wanted: Sequence[int]) -> Config:
+    """The configuration with these seeds alone, for all rows."""
+    variants = tuple(variant.model_copy(update={"seeds": None}) for variant in config.ablation.variants)
+    ablation = config.ablation.model_copy(update={"seeds": tuple(wanted), "variants": variants})
+    return config.model_copy(update={"ablation": ablation})
+
+
 def configured(config: Config, variant: Variant, seed: int) -> Config:
     """The configuration of a row, trained with a seed.
 

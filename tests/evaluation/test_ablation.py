@@ -107,6 +107,11 @@ def test_every_trained_row_is_made_once_a_seed() -> None:
         "cot-sft.7",
         "full.3",
     ]
+    assert [*made_with(one := ablation.only(own, [5]), one.ablation.variants)] == [
+        "base.5",
+        "cot-sft.5",
+        "full.5",
+    ]
     with pytest.raises(ValueError, match="seeds must be unique"):
         Config.model_validate({"scenes": {}, "ablation": {"seeds": [1, 1]}})
 
