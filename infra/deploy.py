@@ -1,14 +1,19 @@
 """Registers the work pools and deployments of prefect.yaml with the server of PREFECT_API_URL.
 
-May be repeated: deployments are updated; pools that are there, and what is paused, stay as people have set them.
+May be repeated: deployments and their schedules are updated. Pools that are there, what is paused, and schedules that people
+added in the UI stay as people have set them.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from prefect.client.orchestration import get_client
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.exceptions import ObjectNotFound
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path("infra") / "prefect.yaml"
@@ -22,6 +27,8 @@ def main() -> None:
     if status := subprocess.call([sys.executable, "-m", "infra.pools"], cwd=ROOT):
         sys.exit(status)
     with get_client(sync_client=True) as client:
+        for line in keep(client):
+            print(line)
         paused = [deployment.id for deployment in client.read_deployments() if deployment.paused]
         # -m: this folder is then on the import path, for the steps
         command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
@@ -30,6 +37,40 @@ def main() -> None:
             client.pause_deployment(identifier)
     status = status or subprocess.call([sys.executable, "-m", "infra.automations"], cwd=ROOT)
     sys.exit(status)
+
+
+def keep(client: SyncPrefectClient) -> Iterator[str]:
+    """Names the schedules that have no name, so that registering leaves them; says what becomes of people's schedules.
+
+    Registering updates schedules by their names (slugs). Where one of a deployment has none, as those that the UI makes,
+    Prefect removes all of them and makes those of prefect.yaml anew, pauses forgotten.
+    """
+    for entry in yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))["deployments"]:
+        flow = entry["entrypoint"].rpartition(":")[2]
+        try:
+            found = client.read_deployment_by_name(f"{flow}/{entry['name']}")
+        except ObjectNotFound:  # the first time
+            continue
+        ours = {schedule["slug"]: schedule for schedule in entry.get("schedules", ())}
+        for schedule in found.schedules:
+            what = f"{entry['name']}: the schedule {schedule.slug or _times(schedule)}"
+            if schedule.slug is None:
+                name = f"added-{str(schedule.id)[:8]}"
+                # Parameters, too: Prefect would empty them.
+                client.update_deployment_schedule(
+                    found.id, schedule.id, slug=name, parameters=schedule.parameters
+                )
+                yield f"{what}, which somebody added, stays; it is called {name} now"
+            elif schedule.slug not in ours:
+                yield f"{what} ({_times(schedule)}), which is not in prefect.yaml, stays"
+            elif (before := _times(schedule)) != (now := "{cron} {timezone}".format(**ours[schedule.slug])):
+                yield f"{what} is as in prefect.yaml again: {now}, not {before}"
+
+
+def _times(schedule: DeploymentSchedule) -> str:
+    of = schedule.schedule.model_dump(mode="json")
+    times = of.get("cron") or of.get("rrule") or f"every {of.get('interval')} s"
+    return f"{times} {of.get('timezone') or 'UTC'}"
 
 
 if __name__ == "__main__":

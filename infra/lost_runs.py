@@ -23,7 +23,8 @@ from tasks.runtime.liveness import SILENT, UNBEGUN
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE = timedelta(seconds=90)  # three heartbeats; the server looks every five seconds
-# From Pending to Running a process worker prepares the run and imports its flow: about ten seconds, more on a busy machine.
+# From Pending to Running a process worker prepares the run and imports its flow: about ten seconds. On a busy machine it is
+# minutes, and the worker sends heartbeats in the run's place (beginning.py).
 START = timedelta(seconds=100)
 # States that end the waiting. A name that is missing here does no harm: nothing leaves a final state this way.
 ENDS = (

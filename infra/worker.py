@@ -19,19 +19,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from uuid import UUID
 
 import psutil
+
+from infra import beginning
 
 logger = logging.getLogger(__name__)
 SUBREAPER = (
     36  # PR_SET_CHILD_SUBREAPER of Linux's prctl(2): orphans among our descendants become our children
 )
 SAID = 10.0  # seconds between two lines about what is waited for
-RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of a run's processes
 
 
 def main() -> None:
@@ -39,7 +40,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     # A pool is made by infra/deploy.py, with its limit and queues, and not by the worker that comes first.
     options = ["--no-create-pool-if-not-found", *sys.argv[1:]]
+    stop = threading.Event()
+    threading.Thread(target=beginning.watch, args=(stop,), name="beginning", daemon=True).start()
     code, runs = supervise([sys.executable, "-m", "prefect", "worker", "start", *options])
+    stop.set()
     close(runs)
     sys.exit(code)
 
@@ -56,7 +60,7 @@ def supervise(command: Sequence[str]) -> tuple[int, set[str]]:
         told.append(number)
         if len(told) == 1:
             if worker:
-                runs.update(_runs())
+                runs.update(beginning.runs())
                 worker.send_signal(number)
             return
         for process in psutil.Process().children(recursive=True):
@@ -70,7 +74,7 @@ def supervise(command: Sequence[str]) -> tuple[int, set[str]]:
     if told:
         worker.send_signal(told[0])
     code = worker.wait()
-    runs.update(_runs())
+    runs.update(beginning.runs())
     _outlast()
     return code, runs
 
@@ -96,15 +100,6 @@ def close(runs: Iterable[str]) -> None:
             logger.error("run %s: whether it is closed is not known: %s", run, error)
         else:
             logger.info("run %s: %s", run, f"{state}: {why}" if state else "has ended")
-
-
-def _runs() -> set[str]:
-    """The flow runs that our descendants make."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            found.add(process.environ().get(RUN, ""))
-    return found - {""}
 
 
 def _outlast() -> None:

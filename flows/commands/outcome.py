@@ -137,12 +137,12 @@ STAGES = (
 SCORES = (
     Column("scores", "stage"),
     Column("benchmark", "benchmark"),
-    Column("metric", lambda row: f"not run: {row['missing']}" if row["missing"] else row["metric"]),
-    Column("official", lambda row: _number(row, "official")),
+    Column("metric", lambda row: "not run" if row["missing"] else row["metric"]),
+    Column("official", lambda row: _number(row, "official"), spare=1),
     Column("strict", lambda row: _number(row, "strict")),
     Column("95 %", lambda row: "" if row["missing"] else f"{_number(row, 'low')} to {_number(row, 'high')}"),
-    Column("questions", lambda row: "" if row["missing"] else _questions(row)),
-    Column("unparsable", lambda row: "" if row["missing"] else f"{row['unparsable_rate']:.1f} %"),
+    Column("questions", lambda row: "" if row["missing"] else _questions(row), spare=2),
+    Column("unparsable", lambda row: "" if row["missing"] else f"{row['unparsable_rate']:.1f} %", spare=3),
 )
 
 
@@ -154,6 +154,9 @@ def show(printed: Printed, store: Store, run_id: str) -> None:
     if evaluated:
         printed.say()
     printed.table("scores", SCORES, map(_scores, evaluated))
+    for one in evaluated:
+        if why := one.score["missing"]:  # a sentence, which would make the table too wide
+            printed.say(f"{one.label} {one.benchmark} not run: {why}")
     if made:
         printed.say()
         printed.say(f"{'took':9} {took(made)}")

@@ -37,7 +37,7 @@ from sifthinker.store.artifacts import Store
 if TYPE_CHECKING:  # they import Prefect
     from sifthinker.training.memory import Shape
     from sifthinker.upkeep.forecast import Calibration, Line
-    from tasks.runtime.pipeline import Planned
+    from tasks.runtime.planned import Planned
 
 GB = 1e9
 STAGES = (

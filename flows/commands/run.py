@@ -60,7 +60,7 @@ def run(
     if not verbose:
         terminal.quiet()
     server.settings(resolved.store)
-    from tasks.runtime.pipeline import refuse
+    from tasks.runtime.planned import refuse
 
     # A user's mistake, and what is missing, shows before anything starts.
     refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))

@@ -30,11 +30,11 @@ STAGES = (
     Column("rows in", "rows_in"),
     Column("kept", "kept"),
     Column("rejected", "rejected_most"),
-    Column("made", lambda row: "gone" if row["made"] is None else _when(row["made"])),
+    Column("made", lambda row: "gone" if row["made"] is None else _when(row["made"]), spare=2),
     Column("time", lambda row: "" if row["seconds"] is None else outcome.duration(row["seconds"])),
     Column("cost", "cost"),
     Column("", lambda row: "cached" if row["cached"] else ""),
-    Column("artifact", "artifact"),
+    Column("artifact", "artifact", spare=1),
     Column("changed since the run before", lambda row: _changed(row["changed"])),
 )
 

@@ -21,6 +21,7 @@ from flows.commands.options import console, plain
 
 JsonOption = Annotated[bool, typer.Option("--json", help="as JSON, for programs")]
 Row = Mapping[str, Any]
+MOST = 10_000  # columns: wider than any table
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Column:
         head: its heading.
         of: the name of the value, or what makes the cell's text of the row.
         colours: of the cell, by its text.
+        spare: where the terminal is too narrow for the table, the columns of the highest number are left out first; 0: never.
     """
 
     head: str
     of: str | Callable[[Row], str]
     colours: Mapping[str, str] = field(default_factory=dict)
+    spare: int = 0
 
     def cell(self, row: Row) -> Text:
         """What people see of a row."""
@@ -92,10 +95,15 @@ class Printed:
             return
         if title:
             self.say(title)
-        shown = Table(*(column.head for column in columns), box=None, pad_edge=False)
-        for row in given:
-            shown.add_row(*(column.cell(row) for column in columns))
+        kept, shown = list(columns), _laid_out(columns, given)
+        while (spare := max(column.spare for column in kept)) and _width(shown) > console.width:
+            kept = [column for column in kept if column.spare != spare]
+            shown = _laid_out(kept, given)
         console.print(shown)
+        if left_out := [column.head for column in columns if column not in kept]:
+            self.say(
+                f"The terminal is too narrow for: {', '.join(left_out)}. A wider one shows them, and so does --json."
+            )
 
     def lines(self, heads: Sequence[str], rows: Iterable[Sequence[str | Text]], title: str = "") -> None:
         """Prints a table that only people read: programs have its values elsewhere in the JSON."""
@@ -116,6 +124,18 @@ class Printed:
         """Prints a line for people."""
         if not self.as_json:
             console.print(plain(text), style=style, highlight=False, soft_wrap=True)
+
+
+def _laid_out(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+    shown = Table(*(column.head for column in columns), box=None, pad_edge=False)
+    for row in rows:
+        shown.add_row(*(column.cell(row) for column in columns))
+    return shown
+
+
+def _width(table: Table) -> int:
+    """How many columns of a terminal the table needs if no cell of it is wrapped."""
+    return console.measure(table, options=console.options.update(width=MOST)).maximum
 
 
 def as_plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
 from sifthinker.training import memory
 from sifthinker.training.memory import Shape
-from tasks.runtime.pipeline import Planned
+from tasks.runtime.planned import Planned
 
 
 def find(

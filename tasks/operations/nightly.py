@@ -95,7 +95,8 @@ def compare(
 ) -> Outcome:
     """Gate, report and history; the table and where the report is as an artifact of the run."""
     outcome = domain.hold(store, night, made, failed, baseline)
-    text = f"{outcome.message}\n\n{outcome.table}\n\n{links.shown(store.root, outcome.report, 'Open the report')}"
+    # The message is not there: the table begins with it, a finding a line.
+    text = f"{outcome.table}\n\n{links.shown(store.root, outcome.report, 'Open the report')}"
     ui_artifacts.markdown(text, "night", f"The night: {outcome.outcome}")
     level = logging.INFO if outcome.outcome == history.PASSED else logging.WARNING
     get_run_logger().log(level, "%s: %s; report: %s", outcome.outcome, outcome.message, outcome.report)

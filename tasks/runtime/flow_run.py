@@ -20,7 +20,8 @@ from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import end_states, links, placement, ui_artifacts
 from tasks.runtime.liveness import RunCancelled, alive
-from tasks.runtime.pipeline import Partial, Pipeline, Planned, carry_out, plan, refuse
+from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan
+from tasks.runtime.planned import Planned, refuse
 from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import PAGE, StageFailed
 

@@ -6,7 +6,7 @@ Partial reruns are decided here, before anything runs: `start_at`, `stop_after`,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -23,6 +23,7 @@ from sifthinker.store.manifest import Damaged, Ref
 from tasks.runtime import events, placement, server_away
 from tasks.runtime.decide import Decision, FilesMissing, decide, lacks, latest
 from tasks.runtime.make import execute
+from tasks.runtime.planned import Planned, cannot_start
 from tasks.runtime.stage import Stage
 
 Pipeline = Callable[["Run"], None]
@@ -40,41 +41,6 @@ class Partial:
     reuse_run: str | None = (
         None  # the stages before `start_at` are this earlier run's, whatever the configuration
     )
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One line of a plan."""
-
-    label: str
-    verdict: str  # "cached", "pinned" or "runs"
-    reasons: tuple[str, ...] = ()
-    seconds: float | None = None  # that it took the last time
-    rows: int | None = None
-    expects: str = ""  # what it will take: calls, tokens, money, steps
-    pool: str | None = None  # where it would run; none: in the flow's process
-    key: str | None = None  # none: an input of it is not there yet
-    lacks: tuple[str, ...] = ()  # what is not there for it; a run is refused
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs: a stage whose inputs are not there yet has no key."""
-        return {
-            "stage": self.label,
-            "key": self.key,
-            "cached": self.verdict != "runs",
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "expected_seconds": self.seconds if self.verdict == "runs" else 0.0,
-            "rows": self.rows,
-            "where": self.where,
-            "expects": self.expects,
-            "lacks": list(self.lacks),
-        }
-
-    @property
-    def where(self) -> str:
-        """Where it would run, in words; "" where it would not."""
-        return "" if self.verdict != "runs" else f"pool {self.pool}" if self.pool else "here"
 
 
 @dataclass(frozen=True)
@@ -122,6 +88,7 @@ class Run:
         self.needs: dict[str, set[str]] = {}  # the stages that each one is made from, by label
         self._labels: dict[Ref | Pending, str] = {}
         self._provided: set[str] = set()  # the stages that made the configuration's own files
+        self._awaited: Pending | None = None  # of those, in a plan, the one that has not
         self.fetched: set[str] = set()  # the stages that bring what exists elsewhere
         self._only, self._looks = only, looks
         self._act, self._record = act, record
@@ -160,7 +127,12 @@ class Run:
         elif pending:  # only ever in a plan
             reason = f"after {', '.join(dict.fromkeys(pending))}"
             self.plan.append(self._unmade(stage, label, config, reason, self._expects(stage, config, given)))
-        elif decision := self._decide(stage, label, config, given):
+        elif (decision := self._decide(stage, label, config, given)) and self._awaited and not stage.fetches:
+            # Its own reasons would be that the files are not there, one by one.
+            looked = _planned(label, decision, self._expects(stage, config, given))
+            reason = f"after {self._awaited.label}"
+            self.plan.append(replace(looked, verdict="runs", reasons=(reason,), rows=None, key=None))
+        elif decision:
             self.decisions[label] = decision
             self.plan.append(
                 _planned(label, decision, "" if decision.cached else self._expects(stage, config, given))
@@ -218,6 +190,7 @@ class Run:
     def provide(self, rendered: Ref | Pending) -> None:
         """Adds the files of rendered scenes to the configuration, as if the user had given them."""
         self._provided |= {self._labels[rendered]}
+        self._awaited = rendered if isinstance(rendered, Pending) else None
         if isinstance(rendered, Ref):
             folder = self.store.open(rendered).path / "data"
             rendered_ones = [b.model_copy(update={"rendered": True}) for b in scenes.benchmarks(folder)]
@@ -265,16 +238,10 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
     if partial.start_at:
         before = looking.plan[: labels.index(partial.start_at)]
         missing = [
-            f"  {p.label}: {'; '.join(p.reasons)}"
-            for p in before
-            if p.verdict == "runs" and p.label not in looking.fetched and p.label in wanted
+            p for p in before if p.verdict == "runs" and p.label not in looking.fetched and p.label in wanted
         ]
         if missing:
-            raise UserError(
-                f"start_at: {partial.start_at} cannot start, its earlier stages are not in the store as configured:\n"
-                + "\n".join(missing)
-                + "\nRun without start_at, or pin the artifacts of an earlier run with reuse_run."
-            )
+            raise UserError(cannot_start(partial.start_at, missing))
     return [planned for planned in looking.plan if planned.label in wanted]
 
 
@@ -343,22 +310,6 @@ def carry_out(
             # The stage's own error says more; where this run stopped is seen by its record from before.
             get_run_logger().warning("%s cannot be written: %s", path, error)
     return acting.made
-
-
-def refuse(planned: Sequence[Planned]) -> None:
-    """Refuses a run that would come to a stage for which something is not there, before its first stage.
-
-    Raises:
-        UserError: names all of it.
-    """
-    lacking = [f"  {p.label}: {what}" for p in planned for what in p.lacks]
-    if lacking:
-        raise UserError(
-            "nothing ran, because a later stage lacks files or settings:\n"
-            + "\n".join(lacking)
-            + "\nPut the files there, "
-            "correct the paths, or run without them (evaluate.missing: leave_out, or --stop-after an earlier stage)."
-        )
 
 
 def _pinned(store: Store, partial: Partial) -> dict[str, Ref]:

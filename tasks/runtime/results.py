@@ -303,7 +303,9 @@ MODULES: dict[str, Module] = {
     ),
     "runtime/events": _neutral("tasks.runtime.events tasks.runtime.stage_log", "shows and logs what happens"),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
-    "runtime/run": _neutral("tasks.runtime.pipeline", "plans stages, and carries them out"),
+    "runtime/run": _neutral(
+        "tasks.runtime.pipeline tasks.runtime.planned", "plans stages, and carries them out"
+    ),
     "runtime/endpoint": _neutral("tasks.runtime.endpoint", _CARRIES),
     "runtime/rehearsal": _neutral("tasks.runtime.rehearsal", "refuses a training, and changes none"),
     "runtime/process": _neutral("tasks.runtime.programs tasks.runtime.following tasks.runtime.nodes", _RUNS),

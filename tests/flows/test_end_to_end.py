@@ -194,6 +194,10 @@ def sif_compare(store: Path, *names: str) -> str:
             "grpo.learning_rat: there is no such field; did you mean 'learning_rate'?",
         ),
         (["--start-at", "grpo", "--set", "expand.seed=77"], "start_at: grpo cannot start"),
+        (
+            ["--start-at", "grpo", "--set", "scenes.seed=77"],
+            "as configured:\n  scenes: config scenes.seed: 0 -> 77\n  and what is made from that: ingest, expand, ",
+        ),
     ],
 )
 def test_a_mistake_is_explained_and_ends_with_2(store: Path, arguments: list[str], message: str) -> None:

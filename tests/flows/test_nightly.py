@@ -112,7 +112,9 @@ def test_a_regression_fails_the_run_by_name_with_a_table(tmp_path: Path) -> None
             artifact_filter=ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["night"]))
         )
     # Two benchmarks; the last good night and the baseline are one evaluation.
-    assert str(artifact.data).count("**regressed**") == 2
+    shown = str(artifact.data)
+    assert shown.count("**regressed**") == 2
+    assert shown.count("vstar fell from 60.0 to 40.0 against the last good night and the baseline") == 1
 
 
 def command(config: Config, tmp_path: Path, *options: str) -> tuple[int, str]:

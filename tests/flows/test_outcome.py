@@ -42,15 +42,19 @@ def evaluation(store: Store) -> dict[str, str]:
     return found.ref.model_dump()
 
 
-def shown(store: Store, run_id: str) -> str:
-    tables.console, before = Console(width=200, file=io.StringIO(), highlight=False), tables.console
+def printed(store: Store, run_id: str, width: int) -> str:
+    tables.console, before = Console(width=width, file=io.StringIO(), highlight=False), tables.console
     try:
-        with tables.Printed(False, "stages", "scores") as printed:
-            outcome.show(printed, store, run_id)
+        with tables.Printed(False, "stages", "scores") as to:
+            outcome.show(to, store, run_id)
         file: Any = tables.console.file
     finally:
         tables.console = before
-    return " ".join(file.getvalue().split())
+    return str(file.getvalue())
+
+
+def shown(store: Store, run_id: str) -> str:
+    return " ".join(printed(store, run_id, 200).split())
 
 
 def record(store: Store, name: str, started: float, stages: dict[str, Any]) -> None:
@@ -75,7 +79,28 @@ def test_the_closing_table_has_rows_rejects_scores_time_and_money(tmp_path: Path
     assert "annotate 5 2 3: most for boxes (2)" in text
     assert "3 stages made), 1.50 CNY" in text
     assert "evaluate vstar overall 50.0 45.0 40.0 to 60.0 200 (a sample) 5.0 %" in text
-    assert "not run: no such file" in text and "relative_position" not in text
+    assert "evaluate sat not run: no such file" in text and "relative_position" not in text
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (200, ""),
+        (79, "unparsable"),
+        (66, "questions, unparsable"),
+        (50, "official, questions, unparsable"),
+    ],
+)
+def test_a_narrow_terminal_wraps_no_score(tmp_path: Path, width: int, left_out: str) -> None:
+    store = Store(tmp_path)
+    record(store, "one", time.time() - 1, {"evaluate": evaluation(store)})
+    lines = printed(store, "one", width).splitlines()
+    head = next(place for place, line in enumerate(lines) if line.startswith("scores"))
+    of_vstar, of_sat = lines[head + 1 : head + 3]
+    assert of_vstar.split()[:3] == ["evaluate", "vstar", "overall"] and "40.0 to 60.0" in of_vstar
+    assert of_sat.split() == ["evaluate", "sat", "not", "run"]
+    said = f"too narrow for: {left_out}." if left_out else "200 (a sample)"
+    assert said in "\n".join(lines)
 
 
 def test_what_an_earlier_run_made_is_cached_and_costs_nothing_now(tmp_path: Path) -> None:

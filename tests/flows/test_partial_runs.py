@@ -10,7 +10,7 @@ import pytest
 from flows.commands.plan import planned
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
-from tasks.runtime.pipeline import Planned, refuse
+from tasks.runtime.planned import Planned, refuse
 
 REAL = {"sources": [{"name": "mine", "format": "viscot", "path": "gone.json", "images": "gone"}]}
 BENCHMARK = {
@@ -77,3 +77,19 @@ def test_a_plan_on_an_empty_machine_names_all_files_that_are_not_there(tmp_path:
     with pytest.raises(UserError, match=r"ingest: mine.path: gone.json does not exist") as told:
         refuse(list(found.values()))
     assert "vstar" in str(told.value)
+
+
+def test_a_start_that_is_refused_names_the_cause_alone_and_what_follows_in_one_line(tmp_path: Path) -> None:
+    """Without the scenes nobody knows the files of the stages after them: their absence is no cause."""
+    config: Config = parse({"store": str(tmp_path), "scenes": {}, **REAL}, "test")
+    with pytest.raises(UserError) as told:
+        planned(config, "publish", None, [], None)
+    first, *causes, following, advice = str(told.value).splitlines()
+    assert first.startswith("start_at: publish cannot start")
+    assert [cause.strip() for cause in causes[:1]] == ["scenes: never made"]
+    assert [cause.partition(":")[0].strip() for cause in causes[1:]] == [
+        "ingest",
+        "annotate",
+    ]  # lack files and settings
+    assert following == "  and what is made from that: expand, depth"
+    assert "reuse_run" in advice

@@ -66,6 +66,13 @@ def deployed(composed: Composed) -> dict[str, dict[str, Any]]:
 
 
 def deploy(composed: Composed) -> dict[str, dict[str, Any]]:
+    registered(composed)
+    with composed.client() as client:
+        return {d["name"]: d for d in client.post("deployments/filter", json={}).raise_for_status().json()}
+
+
+def registered(composed: Composed) -> str:
+    """What the command says."""
     ended = subprocess.run(
         [sys.executable, "infra/deploy.py"],
         cwd=ROOT,
@@ -75,8 +82,7 @@ def deploy(composed: Composed) -> dict[str, dict[str, Any]]:
         timeout=240,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    with composed.client() as client:
-        return {d["name"]: d for d in client.post("deployments/filter", json={}).raise_for_status().json()}
+    return ended.stdout
 
 
 @pytest.mark.e2e
@@ -98,6 +104,38 @@ def test_deploying_again_updates_and_leaves_what_people_set(
         active = {slug: schedule["active"] for slug, schedule in scheduled(again["nightly"]).items()}
         assert active == {"every-night": True, "every-week": False}
         assert [name for name, d in again.items() if d["paused"]] == ["training"]
+
+
+@pytest.mark.e2e
+def test_deploying_again_leaves_schedules_that_people_added_and_mends_its_own(
+    composed: Composed, deployed: dict[str, dict[str, Any]]
+) -> None:
+    noon = {"cron": "0 12 * * *", "timezone": "Europe/Berlin", "day_or": True}
+    given = {"nightly": {"tier": "quick"}, "reproduce": {}}  # with schedules in the file, and without
+    with composed.client() as client:
+        paths = {name: f"deployments/{deployed[name]['id']}/schedules" for name in given}
+        added = {}
+        for name, parameters in given.items():  # as the UI does: without a slug
+            body = [{"schedule": noon, "active": False, "parameters": parameters}]
+            [made] = client.post(paths[name], json=body).raise_for_status().json()
+            added[name] = made["id"]
+        changed = f"{paths['nightly']}/{scheduled(deployed['nightly'])['every-night']['id']}"
+        client.patch(changed, json={"schedule": noon}).raise_for_status()
+        said = registered(composed)
+        for name, parameters in given.items():
+            found = {one["id"]: one for one in client.get(paths[name]).json()}
+            assert len(found) == len(deployed[name]["schedules"]) + 1
+            one = found[added[name]]
+            assert (one["schedule"], one["active"], one["parameters"]) == (noon, False, parameters)
+            assert f"{name}: the schedule 0 12 * * * Europe/Berlin, which somebody added, stays" in said
+        night = {one["slug"]: one for one in client.get(paths["nightly"]).json()}
+        assert night["every-night"]["schedule"]["cron"] == "0 1 * * 1-6"
+        assert (
+            "every-night is as in prefect.yaml again: 0 1 * * 1-6 Etc/UTC, not 0 12 * * * Europe/Berlin"
+            in said
+        )
+        for name, schedule in added.items():
+            client.delete(f"{paths[name]}/{schedule}").raise_for_status()
 
 
 @pytest.mark.e2e

@@ -233,6 +233,24 @@ def test_a_run_that_stood_still_is_running_again_when_it_goes_on(
     assert one.worker.wait(60) == 0
 
 
+def test_a_run_that_needs_long_to_begin_is_not_taken_for_dead(prefect: PrefectServer, tmp_path: Path) -> None:
+    """Its process is there, and its worker says so: on an overloaded machine it may need minutes to load its code."""
+    slow = [{"prefect.deployments.steps.run_shell_script": {"script": "sleep 200"}}]
+    one = row(prefect, tmp_path, "overloaded", slow)
+    (one.folder / "store").mkdir()
+    (one.folder / "store" / "go").touch()
+    cover(prefect, [one.deployment])
+    time.sleep(8)  # the server looks for new automations
+    one.run = again(prefect, one.deployment)
+    until(lambda: state(prefect, one.run)["type"] == "PENDING", "it is prepared", 600)
+    until(lambda: state(prefect, one.run)["type"] not in ("PENDING", "RUNNING"), "it ends", 600)
+    said = state(prefect, one.run)
+    states = [found["type"] for found in prefect.ask(f"flow_run_states/?flow_run_id={one.run}")]
+    assert said["type"] == "COMPLETED" and "CRASHED" not in states, (said, states)
+    one.worker.send_signal(signal.SIGTERM)
+    assert one.worker.wait(60) == 0
+
+
 def test_every_deployment_is_watched(prefect: PrefectServer) -> None:
     """By `make deploy`, of which this is the end: the deployments here are made by their names alone."""
     flows = {name: prefect.ask("flows/", {"name": name})["id"] for name in FLOWS}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra import beginning, lost_runs
 from sifthinker.config import Grpo, Sft
 from tasks.runtime.following import MARGIN
 from tests.infra.conftest import ROOT
@@ -64,6 +65,30 @@ def test_a_worker_heeds_sigint_even_where_a_shell_has_it_ignored() -> None:
     command = [sys.executable, "-c", shell, sys.executable, "-c", asks]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
     assert done.returncode == 0
+
+
+def test_a_worker_speaks_for_runs_that_should_have_begun_and_for_none_that_hangs() -> None:
+    ages = {"just started": 5.0, "slow": 40.0, "slower": 800.0, "hanging": 1000.0}
+    now = time.time()
+    found = beginning.due([(run, now - age) for run, age in ages.items()], now)
+    assert [run for run, _ in found] == ["slow", "slower"]
+    assert lost_runs.SILENCE.total_seconds() >= 3 * beginning.LOOK
+    assert lost_runs.START.total_seconds() > beginning.AFTER + beginning.LOOK
+
+
+def test_the_runs_of_a_workers_processes_are_known_with_their_start() -> None:
+    begun = time.time()
+    asks = "import time; time.sleep(60)"
+    run = subprocess.Popen([sys.executable, "-c", asks], env={**os.environ, beginning.RUN: "one"})
+    try:
+        deadline = time.monotonic() + 30
+        while not (found := beginning.runs()):  # the child has its environment once it is another program
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        run.kill()
+        run.wait()
+    assert list(found) == ["one"] and abs(found["one"] - begun) < 30
 
 
 def containers_grace() -> dict[str, float]:

@@ -89,7 +89,9 @@ def test_a_stop_makes_what_its_stage_is_made_from_and_no_weights(go: Any) -> Non
 
 
 def test_weights_may_be_fetched_after_the_start_and_rows_may_not(go: Any) -> None:
-    with pytest.raises(UserError, match=r"trained cannot start.*\n  rows: never made\n  more: after rows\n"):
+    with pytest.raises(
+        UserError, match=r"trained cannot start.*\n  rows: never made\n  and what is made from that: more\n"
+    ):
         go(start_at="trained")
     go(stop_after="more")
     assert go(start_at="trained") == (["weights", "rows", "more", "trained"], ["weights", "trained"])

@@ -15,7 +15,7 @@ from sifthinker.models import miniature
 from sifthinker.training import memory
 from sifthinker.upkeep import forecast
 from sifthinker.upkeep.forecast import calibration
-from tasks.runtime.pipeline import Planned
+from tasks.runtime.planned import Planned
 
 CONFIGS = Path(__file__).resolve().parents[2] / "flows" / "configs"
 SEVEN = memory.PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]

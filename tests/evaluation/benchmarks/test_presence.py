@@ -7,7 +7,7 @@ import pytest
 from sifthinker import config
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation.benchmarks import BENCHMARKS, presence
-from tasks.runtime.pipeline import Planned, refuse
+from tasks.runtime.planned import Planned, refuse
 from tasks.stages import evaluate
 from tests.evaluation.benchmarks.test_all_benchmarks import written
 
