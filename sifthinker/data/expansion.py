@@ -67,8 +67,7 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
     their hull ("merge"), and a step that overlaps the last one kept by more than `PROGRESSIVE_SAME` is left out
     ("select").
 
-    `each` is ours and no expansion: the boxes, then each of them by itself, the last one first, and the whole image. A
-    chain then looks at one thing after another, and at all of them in the end.
+    `each` is ours and no expansion: the boxes, each of them by itself, the last one first, and the whole image.
 
     Our one departure in `release`: a box that the release's truncation to whole pixels or the rounding to 3
     decimals would leave without area is rounded outwards instead.
@@ -90,8 +89,10 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
             raise ValueError(f"box {list(box)} is not 0 <= x1 < x2 <= 1, 0 <= y1 < y2 <= 1")
     if not boxes:
         raise ValueError("expand needs at least one box")
+    truth = [_on_pixels(box, width, height) for box in boxes]
+    if variant == "each":
+        return _each(truth)
     if variant == "release":
-        truth = [_on_pixels(box, width, height) for box in boxes]
         grown = [_on_pixels(box, width, height) for box in merge(_grow(boxes, width, height))]
         steps = [truth, merge([*grown, *truth])]  # the truth again: a box rounded outwards may stand out
         if len(steps[-1]) > 1:
@@ -111,10 +112,11 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
         if len(steps) > 1 and union_iou(steps[-1], [WHOLE]) > PROGRESSIVE_SAME:
             steps.pop()
         return steps if steps == [[WHOLE]] else [*steps, [WHOLE]]
-    if variant == "each":
-        truth = [_on_pixels(box, width, height) for box in boxes]
-        return [truth, *([box] for box in reversed(truth)), [WHOLE]]
     raise ValueError(f"unknown expansion variant {variant!r}; known: release, progressive, each")
+
+
+def _each(truth: list[Box]) -> list[list[Box]]:
+    return [truth, *([box] for box in reversed(truth)), [WHOLE]]
 
 
 def focus(

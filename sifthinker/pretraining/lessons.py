@@ -87,6 +87,8 @@ class Lesson:
     answer: str
     about: tuple[tuple[int, ...], ...] = ()
     """Of each of the answer's boxes, or of the whole answer if it has none: the things to look at."""
+    among: tuple[int, ...] = ()
+    """All things that the answer is one of."""
 
 
 def draw(
@@ -193,8 +195,8 @@ def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
     if place:
         asked = build.NEXT.format(query=called, region=_about(things[order[place - 1]], rng))
     if place == len(order):
-        return Lesson("next", asked, build.NO_MORE)
-    return _boxes("next", asked, seen, [order[place]])
+        return Lesson("next", asked, build.NO_MORE, among=tuple(order))
+    return replace(_boxes("next", asked, seen, [order[place]]), among=tuple(order))
 
 
 def _about(thing: Mapping[str, Any], rng: np.random.Generator) -> str:
