@@ -55,8 +55,7 @@ def expand_samples(samples: Iterable[Sample], settings: config.Expand) -> Iterat
 def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> list[list[Box]]:
     """Reverse expansion: the boxes grow outwards, merging where they meet, up to the whole image.
 
-    Step 0 is the ground truth, the last step `[WHOLE]`; every box of a step lies inside one of the next step
-    (not in `each`).
+    Step 0 is the ground truth, the last `[WHOLE]`; except in `each`, a step's boxes lie inside those of the next step.
 
     `release`: ground truth, one expansion, the hull of that where it is several boxes, the whole image (the
     release plans five expansions and uses the first, PAPER.md R3.4, with the step of R3.2). One expansion
