@@ -76,6 +76,7 @@ clean: stop
 # torch is named on the line itself: any other torch drags in several GB of CUDA packages.
 # Made under its final name last, so that an interrupted installation is done again.
 $(VENV)/ready: pyproject.toml $(CONSTRAINTS)
+	@echo "Installing into $(VENV): 2 GB, a few minutes. pip says nothing meanwhile."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel ninja torch==$(TORCH) -c $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[train,view,dev]' -c $(CONSTRAINTS)

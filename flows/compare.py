@@ -19,7 +19,7 @@ def compare(names: list[str], store: Path = Path("artifacts")) -> State[str]:
     """Compares evaluations with the first of them: scores, paired tests, what was made otherwise, changed replies.
 
     Args:
-        names: two or more: evaluated runs (name or id), checkpoints (alias, 'latest', <stage>/<key>), nights (id or date)
+        names: two or more: evaluated runs (name or id), checkpoints (alias, 'latest', STAGE/KEY of an artifact), nights (id or date)
         store: folder of the artifacts
     """
     return final_state(lambda: _compare(names, store))

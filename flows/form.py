@@ -29,7 +29,8 @@ First = Literal["the beginning", Label]
 Last = Literal["the end", Label]
 # The server checks these before it makes a run, and shows them to whoever it refuses. They are no `pattern` of pydantic's: what
 # else is wrong, `configuration` explains. A setting that is named like a secret is refused: parameters can be read in the UI.
-_LINES = r"^([\w.-]+ *=.*(\n|$)|\s)*$"
+# The server's refusal quotes the pattern, which is why it begins with words.
+_LINES = r"^(FIELD=VALUE, one a line|([\w.-]+ *=.*(\n|$)|\s)*)$"
 _SECRET = r"([Ss]ecret|SECRET|[Pp]assword|PASSWORD|[Aa]uthorization|(api|API)_?(key|KEY)) *="
 ConfigText = Annotated[str, Field(min_length=1)]
 Settings = Annotated[str, Field(json_schema_extra={"pattern": _LINES, "not": {"pattern": _SECRET}})]

@@ -89,7 +89,7 @@ def nightly(
         config: the name of a configuration (nightly, ...), or YAML; its `nightly` says what is evaluated and what fails
         set: settings on top of it, one a line: nightly.margin=0.02
         tier: begin with this one of nightly.tiers (quick, nightly, weekly); another may follow where it leaves a question open
-        models: instead of the configured ones: aliases, 'latest', runs, <stage>/<key>, or folders
+        models: instead of the configured ones: aliases, 'latest', runs, STAGE/KEY of an artifact, or folders
         benchmarks: only these, by name
         fresh: ask every question again, whatever was answered before
     """

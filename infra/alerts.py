@@ -71,7 +71,8 @@ def told(
     """
     url = os.environ.get(URL)
     if not url:
-        yield f"alerts: {URL} is not set: nobody is told of a run that goes wrong by this command"
+        advice = "set it to the address of a webhook, and run this again"
+        yield f"alerts: {URL} is not set, so nobody is told of runs that go wrong; {advice}"
         return
     shape = form(url, os.environ.get(FORMAT, ""))
     webhook = Webhook(url=url, headers={"Content-Type": "application/json"})

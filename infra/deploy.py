@@ -7,8 +7,9 @@ added in the UI stay as people have set them.
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -30,13 +31,39 @@ def main() -> None:
         for line in keep(client):
             print(line)
         paused = [deployment.id for deployment in client.read_deployments() if deployment.paused]
+        print("registering the deployments; a minute", flush=True)
         # -m: this folder is then on the import path, for the steps
         command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
-        status = subprocess.call([sys.executable, *command], cwd=ROOT)
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         for identifier in paused:  # registering resumes them
             client.pause_deployment(identifier)
-    status = status or subprocess.call([sys.executable, "-m", "infra.automations"], cwd=ROOT)
-    sys.exit(status)
+        if done.returncode:
+            print(done.stdout, done.stderr, file=sys.stderr, sep="\n")
+            sys.exit(done.returncode)
+        # In the place of Prefect's dozen lines on each, which name a worker that does not wait for its runs.
+        for line in registered(client):
+            print(line)
+    sys.exit(subprocess.call([sys.executable, "-m", "infra.automations"], cwd=ROOT))
+
+
+def registered(client: SyncPrefectClient) -> Iterator[str]:
+    """Our deployments on the server with their pools, and what carries their runs out."""
+    entries = _entries()
+    for entry in entries:
+        found = client.read_deployment_by_name(_name(entry))
+        paused = " (paused)" if found.paused else ""
+        yield f"deployment {_name(entry)} is registered, pool {entry['work_pool']['name']}{paused}"
+    pools = dict.fromkeys(entry["work_pool"]["name"] for entry in entries)
+    yield f"Their runs wait for a worker: make worker POOL={next(iter(pools))} (pools: {', '.join(pools)})"
+
+
+def _entries() -> list[dict[str, Any]]:
+    return list(yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))["deployments"])
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    """As Prefect's command knows it: the flow's name and its own."""
+    return f"{entry['entrypoint'].rpartition(':')[2]}/{entry['name']}"
 
 
 def keep(client: SyncPrefectClient) -> Iterator[str]:
@@ -45,10 +72,9 @@ def keep(client: SyncPrefectClient) -> Iterator[str]:
     Registering updates schedules by their names (slugs). Where one of a deployment has none, as those that the UI makes,
     Prefect removes all of them and makes those of prefect.yaml anew, pauses forgotten.
     """
-    for entry in yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))["deployments"]:
-        flow = entry["entrypoint"].rpartition(":")[2]
+    for entry in _entries():
         try:
-            found = client.read_deployment_by_name(f"{flow}/{entry['name']}")
+            found = client.read_deployment_by_name(_name(entry))
         except ObjectNotFound:  # the first time
             continue
         ours = {schedule["slug"]: schedule for schedule in entry.get("schedules", ())}

@@ -78,15 +78,18 @@ def _list(printed: Printed, listed: Sequence[Input], chosen: bool) -> None:
             _places(item)
     configured = [item for item in listed if item.state.verdict != "not configured"]
     wanting = [item for item in configured if item.state.verdict != "there"]
+    published = [item for item in wanting if item.publication]
+    own = [item.name for item in wanting if not item.publication]
     parts = {
         (part.where, part.files): part.size or 0.0
-        for item in wanting
+        for item in published
         if item.publication
         for part in item.publication.default.of(item.split).parts
     }
     size = f"; what is not takes {shown(sum(parts.values()))} where sizes are known, by the ways that --get takes"
+    mend = f"Put {', '.join(own)} where the configuration says, or correct the paths in it. " if own else ""
     console.print(
-        f"\n{len(configured) - len(wanting)} of {len(configured)} are there{size if wanting else ''}. `sif data NAME` says where "
+        f"\n{len(configured) - len(wanting)} of {len(configured)} are there{size if published else ''}. {mend}`sif data NAME` says where "
         f"one is published, and `sif data --get NAME` fetches what the hub has. Relative paths start at {Path.cwd()}.",
         highlight=False,
         soft_wrap=True,

@@ -15,6 +15,7 @@ from sifthinker.core.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[1] / "starts"
 # What `--like` takes, and what it is for. The text is the file of that name in flows/starts.
+TO_EDIT = {"cpu": "data/mine.jsonl and data/images"}  # made-up paths of a start
 STARTS = {
     "cpu": "pictures and annotations of your own on a CPU, with the miniature and the stand-in",
     "demo": "rendered scenes, as `make demo`",
@@ -53,6 +54,8 @@ def init(
     except FileNotFoundError as error:
         raise UserError(f"init: {file.parent} is no folder; make it first") from error
     console.print(f"{plain(str(file))}: like {like}: {STARTS[like]}", highlight=False, soft_wrap=True)
+    if like in TO_EDIT:
+        console.print(f"Put your rows and pictures at {TO_EDIT[like]}, or change these paths in it. Then:")
     for command in ("data", "plan", "run"):
         console.print(f"  sif {command} --config {plain(str(file))}", highlight=False, soft_wrap=True)
 

@@ -160,6 +160,10 @@ def show(printed: Printed, store: Store, run_id: str) -> None:
     if made:
         printed.say()
         printed.say(f"{'took':9} {took(made)}")
+    if any(row.rejected for row in made):
+        printed.say(
+            f"{'rejects':9} `sif view --store {store.root}` shows each with its file, row, field and reason"
+        )
 
 
 def as_row(row: Row) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 
 PORT = 4201  # beside Prefect's 4200
-START = 60.0  # seconds; a busy machine
+START = 180.0  # seconds; a busy machine
 
 
 def pages(
@@ -36,6 +37,15 @@ def pages(
     )
 
 
+def _port() -> int:
+    """Ours, or any other where it is taken: by the pages of another store, for example."""
+    try:
+        with socket.create_server(("127.0.0.1", PORT)):
+            return PORT
+    except OSError:
+        return 0
+
+
 def ensure(store: Path) -> str:
     """The address of a server of a store's pages; starts one, in a session of its own, where none runs on this machine.
 
@@ -50,7 +60,7 @@ def ensure(store: Path) -> str:
     Store(store).root.mkdir(parents=True, exist_ok=True)
     log = home / "pages.log"
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "flows", "pages", "--store", str(store)]
+        command = [sys.executable, "-m", "flows", "pages", "--store", str(store), "--port", str(_port())]
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     deadline = time.monotonic() + START
     while not (address := links.server(store)):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -40,11 +40,12 @@ if TYPE_CHECKING:  # they import Prefect
     from tasks.runtime.planned import Planned
 
 GB = 1e9
+REASONS = 6  # of a stage that people see; a new configuration may differ from the last one in dozens
 STAGES = (
     Column("stage", "stage"),
     Column("", "verdict", {"runs": "yellow", "cached": "green", "pinned": "green"}),
     Column("where", "where"),
-    Column("why", lambda row: "\n".join([*row["reasons"], *(f"lacks {what}" for what in row["lacks"])])),
+    Column("why", lambda row: _why(row)),
     Column("rows", lambda row: str(row["rows"] or "")),
     Column("last time", lambda row: "" if row["last_seconds"] is None else f"{row['last_seconds']:.0f} s"),
     Column("expected", "expects"),
@@ -98,6 +99,13 @@ def plan(
             _show(printed, lines, measured)
         for said in requests.lines(resolved, {p.label for p in found if p.verdict == "runs"}):
             printed.say(said)
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    """The reasons of a stage for people: the first ones, and everything that it lacks."""
+    reasons = row["reasons"]
+    more = [f"and {len(reasons) - REASONS} more; --json has them"] if len(reasons) > REASONS else []
+    return "\n".join([*reasons[:REASONS], *more, *(f"lacks {what}" for what in row["lacks"])])
 
 
 def _as_yaml(config: Config) -> str:

@@ -45,9 +45,11 @@ def line(rows: Mapping[str, Any]) -> str:
 
 
 def top(rejected: Mapping[str, int]) -> str:
-    """The reason of most of some rejects, and how many it has where there are others."""
+    """The reasons of some rejects in a few words: one, all of three at most, or that of most."""
     (reason, count), *others = _by_count(rejected)
-    return f"most for {reason} ({count:,})" if others else reason
+    if len(others) > 2:
+        return f"most for {reason} ({count:,})"
+    return counted(rejected) if others else reason
 
 
 def example(rejects: Iterable[Mapping[str, Any]], rejected: Mapping[str, int]) -> str:

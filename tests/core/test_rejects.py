@@ -40,10 +40,11 @@ def test_a_stage_that_keeps_nothing_or_too_little_is_told(found, most, wrong):
     [
         (rows(1200), "1,200 of 1,200 rows kept"),
         (rows(3, judge=2), "3 of 5 rows kept, 2 rejected: judge"),
-        (rows(3, boxes=1, judge=1_000), "3 of 1,004 rows kept, 1,001 rejected: most for judge (1,000)"),
+        (rows(3, boxes=1, judge=1_000), "3 of 1,004 rows kept, 1,001 rejected: judge 1,000, boxes 1"),
+        (rows(3, a=1, b=1, c=1, d=7), "3 of 13 rows kept, 10 rejected: most for d (7)"),
     ],
 )
-def test_the_line_of_a_stage_names_the_reason_of_most(found, line):
+def test_the_line_of_a_stage_names_its_reasons_or_that_of_most(found, line):
     assert rejects.line(found) == line
 
 

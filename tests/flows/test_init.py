@@ -31,6 +31,9 @@ def test_what_is_written_is_valid_as_it_is(here: Path, like: str) -> None:
     found = load(here / "my run.yaml")
     assert found.name == "my-run"
     text = (here / "my run.yaml").read_text()
+    assert ("Put your rows and pictures at data/mine.jsonl and data/images" in made.output) == (
+        "data/mine.jsonl" in text and "data/images" in text
+    )
     assert "NAME" not in text and "THIS" not in text and text.count("#") > 4
 
 
@@ -45,14 +48,20 @@ def test_its_plan_works_and_names_the_files_that_are_not_there(here: Path, like:
 
 def test_own_rows_on_a_cpu_need_their_files_and_nothing_else(here: Path) -> None:
     CliRunner().invoke(app, ["init", "mine.yaml"])
+    looked = CliRunner().invoke(app, ["data", "--config", "mine.yaml"])
+    assert looked.exit_code == 1
+    assert (
+        "2 of 3 are there. Put mine where the configuration says, or correct the paths in it."
+        in looked.output
+    )
     scenes.write(here / "made", Scenes(rows=8, benchmark_rows=2, benchmarks=("vstar",)))
     (here / "data").mkdir()
     shutil.copy(here / "made" / "viscot.json", here / "data" / "mine.jsonl")
     shutil.copytree(here / "made" / "images", here / "data" / "images")
+    looked = CliRunner().invoke(app, ["data", "--config", "mine.yaml"])
+    assert looked.exit_code == 0 and "Put mine where" not in looked.output
     planned = CliRunner().invoke(app, ["plan", "--config", "mine.yaml", "--stop-after", "subset"])
     assert planned.exit_code == 0 and "lacks" not in planned.output
-    looked = CliRunner().invoke(app, ["data", "--config", "mine.yaml"])
-    assert looked.exit_code == 0, looked.output
 
 
 def test_a_file_that_is_there_is_never_replaced(here: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from flows import pages
+from flows.commands import pages as pages_command
 from sifthinker.core.errors import UserError
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
@@ -152,8 +155,6 @@ def test_a_link_is_the_outside_address_or_that_of_a_server_that_runs(
 
 
 def test_a_port_that_is_taken_is_named(store: Store) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -178,3 +179,22 @@ def test_the_command_serves_until_it_is_told_to_end(store: Store) -> None:
         assert links.server(store.root) is None
     finally:
         end(process.pid)
+
+
+@pytest.mark.e2e
+def test_a_run_whose_pages_find_the_port_taken_serves_them_at_another(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.delenv(links.URL, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(pages_command, "PORT", port)
+        address = pages_command.ensure(store.root)
+        said = json.loads((store.root / "prefect" / "pages.json").read_text())
+        try:
+            assert address == links.server(store.root) != f"http://127.0.0.1:{port}"
+            assert httpx.get(f"{address}/healthz", timeout=60).text == "ok"
+        finally:
+            end(said["process"]["pid"])
+    assert pages_command._port() == port  # free again

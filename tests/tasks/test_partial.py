@@ -107,6 +107,22 @@ def test_a_run_without_weights_can_be_reused(go: Any) -> None:
         go(seed=6, start_at="more")
 
 
+def test_the_first_run_of_another_configuration_says_with_whose_it_is_compared(
+    go: Any, tmp_path: Path
+) -> None:
+    go()
+
+    def reasons(**fields: Any) -> tuple[str, ...]:
+        values = {"scenes": {}, "expand": {"seed": 3}, "store": str(tmp_path / "store"), **fields}
+        config = Config.model_validate(values)
+        return next(p.reasons for p in plan(small, config, Partial(), Store.of(config)) if p.label == "rows")
+
+    changed = "config seed: 0 -> 3"
+    assert reasons() == (changed,)
+    before = Config.model_validate({"scenes": {}}).name
+    assert reasons(name="mine") == (f"never made for mine; compared with that of {before}:", changed)
+
+
 def test_a_name_of_runs_whose_stages_differ_before_the_start_is_refused_with_their_ids(
     go: Any, tmp_path: Path
 ) -> None:
