@@ -91,7 +91,7 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
         found = {
             name: ref
             for name, (variant, made) in made_with(config, config.ablation.variants).items()
-            if (ref := table.evaluation(partial(row, trained=variant.trained), made, store))
+            if (ref := evaluated(variant, made, store))
         }
         if not found:
             return end_states.together(failed, "no row could be made: ")
@@ -104,6 +104,11 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
     if failed:
         return end_states.together(failed)
     return Completed(message=f"{len(found)} rows", data=str(folder))
+
+
+def evaluated(variant: Variant, made: Config, store: Store) -> Ref | None:
+    """The evaluation of a row with its configuration, if it is in the store."""
+    return table.evaluation(partial(row, trained=variant.trained), made, store)
 
 
 def made_with(config: Config, variants: Sequence[Variant]) -> dict[str, tuple[Variant, Config]]:

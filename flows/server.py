@@ -102,6 +102,7 @@ def _guarded(api: str) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_UI_URL": ui,  # in the links of alerts, which the server makes
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.runtime.event_order",  # alerts come within seconds
     }
     return {**guards, **os.environ}
 

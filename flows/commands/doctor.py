@@ -48,7 +48,9 @@ def doctor(
     resolved = load(config, set_, store=store)
     with looking(resolved):
         checks = domain.machine(resolved, not no_calls, _stages(resolved, stop_after))
-        findings = examine({**checks, "server": lambda: _server(resolved)})
+        findings = examine(
+            {**checks, "Dask": lambda: _cluster(resolved), "server": lambda: _server(resolved)}
+        )
     with Printed(json_, "findings") as printed:
         printed.table("findings", COLUMNS, map(asdict, findings))
     if any(finding.verdict == "error" for finding in findings):
@@ -70,6 +72,15 @@ def _prefect(config: Config) -> None:
         server.settings(config.store)
     except UserError:  # is a finding already: of the store
         os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="sif-doctor-")
+
+
+def _cluster(config: Config) -> list[Any]:
+    if config.dask is None:
+        return []
+    _prefect(config)
+    from tasks.operations import cluster_check
+
+    return list(cluster_check.workers(config))
 
 
 def _server(config: Config) -> list[Any]:

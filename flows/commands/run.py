@@ -30,7 +30,9 @@ from flows.commands.plan import planned
 from flows.commands.tables import JsonOption, Printed
 from flows.commands.terminal import VerboseOption
 from sifthinker.config import Config
+from sifthinker.store import lineage
 from sifthinker.store.artifacts import Store
+from sifthinker.system import machine
 
 
 def run(
@@ -110,13 +112,27 @@ def ablation(
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,
     row: Annotated[list[str], typer.Option(help="only this row; may be repeated")] = [],  # noqa: B006
+    seed: Annotated[
+        list[int], typer.Option(help="with this seed alone, whatever a row has; may be repeated")
+    ] = [],  # noqa: B006
     refresh: Refresh = [],  # noqa: B006
     limit: LimitOption = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="keep the rows' scores in a small folder, and draw what all kept rows say together",
+        ),
+    ] = None,
     verbose: VerboseOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Trains and evaluates the rows of the paper's Table 5; prints the table."""
     resolved = load(config, set_, limit, store)
+    if seed:
+        from sifthinker.evaluation.ablation import only
+
+        resolved = only(resolved, seed)
     if not verbose:
         terminal.quiet()
     server.settings(resolved.store)
@@ -126,6 +142,8 @@ def ablation(
 
     given = form.text(resolved), form.settings(set_, limit)
     state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True), verbose, json_)
+    if keep:
+        _keep(keep, resolved, row)
     if not state.is_completed():
         console.print(
             f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
@@ -136,6 +154,26 @@ def ablation(
         printed.value("table", json.loads((folder / "table.json").read_text(encoding="utf-8")))
         printed.say((folder / "table.md").read_text(encoding="utf-8"))
         printed.say(f"table     {folder}\nUI        {ui}")
+
+
+def _keep(folder: Path, config: Config, names: list[str]) -> None:
+    """Keeps the scores of these rows, as far as they are made, and draws the tables of all that are kept."""
+    from flows.ablation import chosen, evaluated, made_with
+    from sifthinker.evaluation import gathered
+
+    store = Store.of(config)
+    root = Path(__file__).parents[2]
+    by = f"`sif ablation --config {config.name} --row ROW`, commit {machine.commit(root)[:10] or 'unknown'}"
+    for name, (variant, made) in made_with(config, chosen(config, names)).items():
+        if ref := evaluated(variant, made, store):
+            found = lineage.trace(store.manifest, ref)
+            seed = int(name.rpartition(".")[2])
+            gathered.keep(
+                folder, variant.name, seed, store.open(ref).path, found, by.replace("ROW", variant.name)
+            )
+    order = [variant.name for variant in config.ablation.variants]
+    gathered.draw(folder, order, config.ablation.pairs, config.model.weights)
+    console.print(f"kept      {folder / 'results.md'}", highlight=False, soft_wrap=True)
 
 
 def _places(config: Config, made: dict[str, str]) -> dict[str, str]:

@@ -6,8 +6,11 @@ The call is the stage's first one, and goes through its ledger: it is paid once.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sifthinker.annotation.acceptance import Refused, check
 from sifthinker.annotation.annotate import Annotator, messages
@@ -17,13 +20,26 @@ from sifthinker.core.images import BadImage
 from sifthinker.llm import Failure, Reply, Request
 from sifthinker.system.waiting import outcome
 
+Log = logging.Logger | logging.LoggerAdapter[Any]
 ROWS = 3  # that fail before the stage is given up: one alone may be the row's fault
 _SHOWN = 300  # characters of a reply
 _OF_THE_ROW = ("bad-request", "content-filter")  # what a row may be refused for by every endpoint
 
 
-def probe(rows: Sequence[FirstRow], annotator: Annotator, before: Mapping[str, str] | None = None) -> str:
-    """Asks the first attempt of one row, and of up to two more where that fails; what came of it, for a person.
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What came of a probe."""
+
+    said: str  # for a person
+    sound: bool = True  # whether the reply is what the stage wants
+
+    def log(self, log: Log, label: str) -> None:
+        """Says it; as a warning where many replies like this one would be paid for nothing."""
+        log.log(logging.INFO if self.sound else logging.WARNING, "%s: %s", label, self.said)
+
+
+def probe(rows: Sequence[FirstRow], annotator: Annotator, before: Mapping[str, str] | None = None) -> Probed:
+    """Asks the first attempt of one row, and of up to two more where that fails.
 
     Args:
         rows: the first ones that can be asked.
@@ -56,8 +72,11 @@ def probe(rows: Sequence[FirstRow], annotator: Annotator, before: Mapping[str, s
         )
     if as_before:
         last = as_before[-1]
-        return f"probe: {len(as_before)} rows are refused as they were before: {last.kind}: {last.detail}"
-    return "no probe: none of the first rows can be asked"
+        return Probed(
+            f"probe: {len(as_before)} rows are refused as they were before: {last.kind}: {last.detail}",
+            sound=False,
+        )
+    return Probed("no probe: none of the first rows can be asked")
 
 
 async def _reply(annotator: Annotator, row: FirstRow) -> Reply | Failure | None:
@@ -71,8 +90,9 @@ async def _reply(annotator: Annotator, row: FirstRow) -> Reply | Failure | None:
     return await annotator.client.reply(Request(talk, config.temperature, config.max_tokens, config.seed))
 
 
-def _told(row: FirstRow, reply: Reply) -> str:
+def _told(row: FirstRow, reply: Reply) -> Probed:
     verdict = check(reply.text, row.steps, row.sample)
+    sound = reply.finish_reason != "length" and not isinstance(verdict, Refused)
     if reply.finish_reason == "length":
         said = "was cut off: raise annotate.max_tokens"
     elif isinstance(verdict, Refused):
@@ -81,4 +101,6 @@ def _told(row: FirstRow, reply: Reply) -> str:
         said = "is a chain"
     source = "the ledger" if reply.cached else f"{reply.model} in {reply.seconds:.1f} s"
     tokens = f"{reply.prompt_tokens:,} + {reply.completion_tokens:,} tokens"
-    return f"probe: row {row.sample.id}, {tokens}, by {source}: the reply {said}: {reply.text[:_SHOWN]!r}"
+    return Probed(
+        f"probe: row {row.sample.id}, {tokens}, by {source}: the reply {said}: {reply.text[:_SHOWN]!r}", sound
+    )

@@ -33,6 +33,10 @@ class Scenes(Section):
         description="share of the questions, to train on and held out (sif), that need several looks: how many, how many "
         "beside a thing, more or fewer",
     )
+    held_out: Literal["report", "tuning"] = added(
+        "report",
+        description="which held-out scenes the benchmark sif asks about: those of reports, or others, to choose settings by",
+    )
     visible: float = added(
         0.5, gt=0, le=1, description="smallest share of a solid that others leave to be seen; less is harder"
     )
@@ -107,8 +111,10 @@ class Ingest(Section):
 class Expand(Section):
     """The boxes that a chain narrows down from."""
 
-    variant: Literal["release", "progressive"] = Field(
-        "release", description="release: the only complete definition; progressive: our reading of Fig. 1b"
+    variant: Literal["release", "progressive", "each"] = Field(
+        "release",
+        description="release: the only complete definition; progressive: our reading of Fig. 1b; each: ours, no "
+        "expansion: from the whole image to each box by itself, in the order of the source, and then to all of them",
     )
     distractor_share: float = Field(
         0.5, ge=0, le=1, description="chains given a distractor (release, produce.py)"

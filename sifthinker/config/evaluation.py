@@ -211,6 +211,9 @@ class Variant(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="unique; the row in the table")
     trained: Literal["no", "sft", "grpo"] = Field("grpo", description="how far the row is trained")
     fields: dict[str, Any] = Field({}, description="what differs from the configuration, by dotted name")
+    seeds: tuple[int, ...] | None = added(
+        None, description="other seeds than those of the ablation; none: the same"
+    )
 
 
 def _table_5() -> tuple[Variant, ...]:
@@ -246,6 +249,11 @@ class Ablation(Section):
     )
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of SFT and GRPO; every trained row is made once a seed"
+    )
+
+    pairs: tuple[tuple[str, str], ...] = operational(
+        (("vqa-sft", "cot-sft"), ("cot-sft", "full")),
+        description="rows whose answers are compared by kind where rows are kept (--keep), the second with the first",
     )
 
     @model_validator(mode="after")

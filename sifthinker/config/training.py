@@ -134,6 +134,19 @@ class Rewards(Section):
     max_absent: float = Field(
         0.5, ge=0, le=1, description="share of absent judge scores in a step that stops the run"
     )
+    repeats: float = added(
+        0.0,
+        ge=0,
+        description="taken off r_bbox, times the share of the last area's boxes that repeat an earlier one: HIoU does not see "
+        "a box that is there twice (ours; 0 = the paper's r_bbox)",
+    )
+    least_format: float = added(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of chains in the completions of the last four steps under which the run stops: what is trained "
+        "then loses its form (ours; 0: never)",
+    )
 
     @model_validator(mode="before")
     @classmethod

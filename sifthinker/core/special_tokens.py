@@ -73,6 +73,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 def find(text: str) -> str | None:
     """The first special token or control character of a text, as a message can show it; None where there is none."""
+    # Nearly every text, and soon told: all tokens begin with one of the two, and no control character is printable.
+    if "<" not in text and "[" not in text and text.isprintable():
+        return None
     if token := _TOKEN.search(text):
         return ascii(token[0])
     if control := _CONTROL.search(text):

@@ -55,7 +55,7 @@ def expand_samples(samples: Iterable[Sample], settings: config.Expand) -> Iterat
 def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> list[list[Box]]:
     """Reverse expansion: the boxes grow outwards, merging where they meet, up to the whole image.
 
-    Step 0 is the ground truth, the last step `[WHOLE]`; every box of a step lies inside one of the next step.
+    Step 0 is the ground truth, the last `[WHOLE]`; except in `each`, a step's boxes lie inside those of the next step.
 
     `release`: ground truth, one expansion, the hull of that where it is several boxes, the whole image (the
     release plans five expansions and uses the first, PAPER.md R3.4, with the step of R3.2). One expansion
@@ -66,6 +66,8 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
     their hull ("merge"), and a step that overlaps the last one kept by more than `PROGRESSIVE_SAME` is left out
     ("select").
 
+    `each` is ours and no expansion: the boxes, each of them by itself, the last one first, and the whole image.
+
     Our one departure in `release`: a box that the release's truncation to whole pixels or the rounding to 3
     decimals would leave without area is rounded outwards instead.
 
@@ -73,7 +75,7 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
         boxes: at least one, valid, in 0..1 of the image.
         width: of the image in pixels; the release's grid and shortest step are one pixel.
         height: of the image in pixels.
-        variant: "release" or "progressive".
+        variant: "release", "progressive" or "each".
 
     Returns:
         Steps of boxes in 0..1, 3 decimals.
@@ -86,8 +88,10 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
             raise ValueError(f"box {list(box)} is not 0 <= x1 < x2 <= 1, 0 <= y1 < y2 <= 1")
     if not boxes:
         raise ValueError("expand needs at least one box")
+    truth = [_on_pixels(box, width, height) for box in boxes]
+    if variant == "each":
+        return _each(truth)
     if variant == "release":
-        truth = [_on_pixels(box, width, height) for box in boxes]
         grown = [_on_pixels(box, width, height) for box in merge(_grow(boxes, width, height))]
         steps = [truth, merge([*grown, *truth])]  # the truth again: a box rounded outwards may stand out
         if len(steps[-1]) > 1:
@@ -107,7 +111,11 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
         if len(steps) > 1 and union_iou(steps[-1], [WHOLE]) > PROGRESSIVE_SAME:
             steps.pop()
         return steps if steps == [[WHOLE]] else [*steps, [WHOLE]]
-    raise ValueError(f"unknown expansion variant {variant!r}; known: release, progressive")
+    raise ValueError(f"unknown expansion variant {variant!r}; known: release, progressive, each")
+
+
+def _each(truth: list[Box]) -> list[list[Box]]:
+    return [truth, *([box] for box in reversed(truth)), [WHOLE]]
 
 
 def focus(
@@ -146,7 +154,8 @@ def focus(
     digest = hashlib.sha256(f"{seed}\0{sample_id}".encode()).digest()
     draw = random.Random(int.from_bytes(digest, "big"))
     if draw.random() < distractor_share:
-        distractor = _distractor(hull(outwards[min(1, len(outwards) - 1)]), draw)
+        nearest = 0 if variant == "each" else min(1, len(outwards) - 1)
+        distractor = _distractor(hull(outwards[nearest]), draw)
         if distractor is not None:
             return [steps[0], [distractor], *steps[1:]], 1
     return steps, -1

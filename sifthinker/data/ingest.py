@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -48,7 +49,7 @@ from sifthinker.data.ingest_work import (
     part,
     unpack,
 )
-from sifthinker.data.sources import SOURCES, frames
+from sifthinker.data.sources import SOURCES, files, frames
 from sifthinker.data.sources.fields import STAGE, finish, nameless, repeated
 from sifthinker.system.cores import Workers
 
@@ -56,7 +57,7 @@ __all__ = ["BY_CHOICE", "Tally", "ingest", "part", "write"]
 
 log = logging.getLogger(__name__)
 
-CHUNK = 500  # rows parsed together
+CHUNK = 500  # rows parsed together, where they are not decoded by the stretch
 BATCH = 256  # images looked at together
 BY_CHOICE = ("excluded", "not-sampled")  # reasons that are no fault of the row: exclude, cap and total say so
 _REPORT_EVERY = 5_000  # rows
@@ -148,7 +149,7 @@ def _select(
         form = SOURCES[source.format]
         frame = form.frame(source.path, source.frame)
         chunk = Chunk(source, frame, config, form.parser(source.path, source.images, source, frame))
-        for found in workers.map(parse, _chunks(chunk)):
+        for found in _parsed(chunk, workers):
             yield from _settle_ids(found, source, rows)
             tally.sound[source.name] += len(found.waiting)
             rows.wait(found.waiting)
@@ -160,11 +161,33 @@ def _select(
         choice.bands.get(source.name, frames.Band()).check(source.name, source.frame)
 
 
-def _chunks(like: Chunk) -> Iterator[Chunk]:
-    """The rows of a file in chunks; a file that is cut off raises `UserError` after the rows before that."""
+def _parsed(like: Chunk, workers: Workers) -> Iterator[Parsed]:
+    """The rows of a file, parsed; a file that is cut off raises `UserError` after the rows before that."""
+    path, rows = like.source.path, SOURCES[like.source.format].rows
+    if rows is not files.rows:  # the source's own
+        yield from workers.map(parse, _chunks(like, rows(path)))
+        return
+    # Decoding takes longer than all else that one process has to do, so each process decodes its own stretches.
+    sent: deque[files.Stretch] = deque()
+    for found in workers.map(parse, _undecoded(like, sent)):
+        stretch = sent.popleft()
+        if found.undecoded:
+            break  # what was asked for behind it may begin in the middle of a row
+        yield found
+    yield from workers.map(parse, _chunks(like, files.rest(stretch)))
+
+
+def _undecoded(like: Chunk, sent: deque[files.Stretch]) -> Iterator[Chunk]:
+    """The stretches of a file, of which the last cannot be decoded; they are noted in `sent`."""
+    for stretch in files.stretches(like.source.path):
+        sent.append(stretch)
+        yield replace(like, rows=[], broken=[], stretch=stretch)
+
+
+def _chunks(like: Chunk, rows: Iterator[tuple[int, Any]]) -> Iterator[Chunk]:
+    """Rows in chunks; what `rows` raises comes after the rows before it."""
     source, failed = like.source, None
     chunk = replace(like, rows=[], broken=[])
-    rows = SOURCES[source.format].rows(source.path)
     while failed is None:
         try:
             number, value = next(rows)

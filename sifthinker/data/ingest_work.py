@@ -21,7 +21,7 @@ from sifthinker.core.errors import BadRow
 from sifthinker.core.given import Given
 from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
-from sifthinker.data.sources import SOURCES, Parser, frames
+from sifthinker.data.sources import SOURCES, Parser, files, frames
 from sifthinker.data.sources.fields import Parse, Picture, Row, finish, look, parsed, place, placed, reject
 
 
@@ -50,7 +50,7 @@ class Kept(NamedTuple):
 
 @dataclass
 class Chunk:
-    """Rows of a file, one after another."""
+    """Rows of a file, one after another: a stretch that is still to be decoded, or values."""
 
     source: config.Source
     frame: str  # of the file: `Format.frame`
@@ -58,11 +58,12 @@ class Chunk:
     parse: Parse | None = None  # for this process alone; another one makes its own
     rows: list[tuple[int, Any]] = field(default_factory=list)  # number and JSON value
     broken: list[Reject] = field(default_factory=list)  # rows between them that have no value
+    stretch: files.Stretch | None = None
 
     def __reduce__(self) -> Any:
         """For another process, which makes its own `parse`."""
         parser = SOURCES[self.source.format].parser  # an entry from outside may be in this process alone
-        return _chunk, (parser, self.source, self.frame, self.settings, self.rows, self.broken)
+        return _chunk, (parser, self.source, self.frame, self.settings, self.rows, self.broken, self.stretch)
 
 
 def _chunk(
@@ -72,8 +73,9 @@ def _chunk(
     settings: config.Ingest,
     rows: list[tuple[int, Any]],
     broken: list[Reject],
+    stretch: files.Stretch | None,
 ) -> Chunk:
-    return Chunk(source, frame, settings, _parse(parser, source, frame), rows, broken)
+    return Chunk(source, frame, settings, _parse(parser, source, frame), rows, broken, stretch)
 
 
 @lru_cache(maxsize=1)
@@ -89,18 +91,22 @@ class Parsed:
     ids: list[tuple[bytes, int]] = field(default_factory=list)  # of all that have one, with the row's number
     waiting: list[tuple[Any, ...]] = field(default_factory=list)  # each a `Waiting`
     rejects: list[Reject] = field(default_factory=list)
+    undecoded: bool = False  # the chunk's stretch is one that only `files.rest` can read; nothing else is set
 
 
 def parse(chunk: Chunk) -> Parsed:
-    """Parses and checks rows as far as that goes without their images.
+    """Parses and checks rows as far as that goes without their images; decodes them, where that is still to be done.
 
     Raises:
         UserError: what the parser finds wrong with the source as a whole.
     """
     assert chunk.parse
     source, settings = chunk.source, chunk.settings
+    rows = chunk.rows if chunk.stretch is None else files.decode(chunk.stretch)
+    if rows is None:
+        return Parsed(undecoded=True)
     out = Parsed(rejects=chunk.broken)
-    for number, value in chunk.rows:
+    for number, value in rows:
         row = parsed(number, value, chunk.parse, source.name, source.path.name)
         if isinstance(row, Reject):
             out.rejects.append(row)

@@ -33,7 +33,15 @@ NOTICES = {  # by model.weights
 
 def seeds(config: Config, variant: Variant) -> tuple[int, ...]:
     """The seeds that a row is made with: one, where nothing is trained."""
-    return config.ablation.seeds[:1] if variant.trained == "no" else config.ablation.seeds
+    found = config.ablation.seeds if variant.seeds is None else variant.seeds
+    return found[:1] if variant.trained == "no" else found
+
+
+def only(config: Config, wanted: Sequence[int]) -> Config:
+    """The configuration with these seeds alone, for all rows."""
+    variants = tuple(variant.model_copy(update={"seeds": None}) for variant in config.ablation.variants)
+    ablation = config.ablation.model_copy(update={"seeds": tuple(wanted), "variants": variants})
+    return config.model_copy(update={"ablation": ablation})
 
 
 def configured(config: Config, variant: Variant, seed: int) -> Config:

@@ -35,7 +35,7 @@ class Eyes:
     @torch.inference_mode()
     def look(self, url: str, steps: list[list[Box]]) -> list[list[str]]:
         """What is at each box of each step; the first is the whole picture, which is not asked about."""
-        boxes = [list(box) for step in steps[1:] for box in step]
+        boxes = [list(box) for box in dict.fromkeys(tuple(box) for step in steps[1:] for box in step)]
         if not boxes:
             return [["the whole"]]
         photo = picture({"type": "image", "url": url})["image"]
@@ -52,8 +52,8 @@ class Eyes:
         replies = self.processor.batch_decode(
             made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
-        said = iter(" ".join(reply.split()) for reply in replies)
-        return [["the whole"], *([next(said) for _ in step] for step in steps[1:])]
+        said = {tuple(box): " ".join(reply.split()) for box, reply in zip(boxes, replies, strict=True)}
+        return [["the whole"], *([said[tuple(box)] for box in step] for step in steps[1:])]
 
 
 def main() -> None:

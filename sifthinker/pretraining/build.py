@@ -207,3 +207,6 @@ HOW_DEEP = "How deep is {query}?"
 SAY = "Say: {query}"
 LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)  # the tokenizer is made from these
 WHICH = "Which objects are {query}?"
+FIRST = "First {query}:"  # as the text of a chain that looks at one thing after another (llm.standin.seeing)
+NEXT = "{region}. Next {query}:"
+NO_MORE = "no more"

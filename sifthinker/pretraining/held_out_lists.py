@@ -27,10 +27,11 @@ import numpy as np
 import torch
 
 from sifthinker.core.boxes import hiou, iou
-from sifthinker.pretraining import held_out, lessons
+from sifthinker.pretraining import build, held_out, lessons
 from sifthinker.pretraining.scene_pool import Seen
 
 FEWEST, MOST = 3, 6  # things in a scene
+IN_TURN = "class, in turn"  # the same things as "class" has, each asked for with the one before
 GATE = 0.8  # the share of right numbers, at two and at three things, that chains of several looks need
 _LONGEST = 160  # tokens: six boxes with names are about 130
 
@@ -47,8 +48,20 @@ def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> d
         [*((index, text) for index, _, text, _ in asked), *((index, what.asked) for index, what in whats)],
         longest=_LONGEST,
     )
+    turns = [
+        (index, called, there)
+        for index, scene in enumerate(seen)
+        for called, there in lessons.turns(scene, rng)
+    ]
+    looked = in_turn(model, processor, seen, [(index, called) for index, called, _ in turns])
     found: dict[str, dict[int, list[tuple[bool, bool, float]]]] = defaultdict(lambda: defaultdict(list))
-    for (index, kind, _, there), reply in zip(asked, replies, strict=False):
+    for kind, (index, there), reply in [
+        *(
+            (kind, (index, there), reply)
+            for (index, kind, _, there), reply in zip(asked, replies, strict=False)
+        ),
+        *((IN_TURN, (index, there), reply) for (index, _, there), reply in zip(turns, looked, strict=True)),
+    ]:
         truth = [seen[index].facts["things"][thing]["box"] for thing in there]
         found[kind][len(there)].append(judged(reply, truth))
     named = [
@@ -60,11 +73,57 @@ def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> d
             kind: {str(number): _summary(by_number[number]) for number in sorted(by_number)}
             for kind, by_number in sorted(found.items())
         },
-        "gate": all(
-            statistics.fmean(right for right, *_ in found["class"][number]) > GATE for number in (2, 3)
-        ),
+        "gate": {
+            kind: all(
+                statistics.fmean(right for right, *_ in found[kind][number]) > GATE for number in (2, 3)
+            )
+            for kind in ("class", IN_TURN)
+        },
         "what is at a box": {"asked": len(named), "right": round(statistics.fmean(named), 3)},
     }
+
+
+def in_turn(model: Any, processor: Any, seen: Sequence[Seen], asked: Sequence[tuple[int, str]]) -> list[str]:
+    """The boxes of some things (scene's index, what they are called), asked for one after another, as one list each.
+
+    Each question is about the box that was the reply to the one before. An unreadable box ends a list, which is then
+    unreadable too; so does one box more than a scene has things, and the list stays as long as it is.
+    """
+    regions: list[list[Any]] = [[] for _ in asked]
+    going = dict.fromkeys(range(len(asked)), "")  # by number: the reply before
+    unreadable: set[int] = set()
+    while going:
+        texts = [
+            (
+                asked[number][0],
+                build.NEXT.format(query=asked[number][1], region=before)
+                if before
+                else build.FIRST.format(query=asked[number][1]),
+            )
+            for number, before in going.items()
+        ]
+        replies = held_out.answers(model, processor, seen, texts)
+        for number, reply in zip([*going], replies, strict=True):
+            region = _region(reply)
+            if region is None:
+                del going[number]
+                if reply.strip() != build.NO_MORE:
+                    unreadable.add(number)
+                continue
+            regions[number].append(region)
+            going[number] = reply
+            if len(regions[number]) > MOST:
+                del going[number]
+    return ["" if number in unreadable else json.dumps(found) for number, found in enumerate(regions)]
+
+
+def _region(reply: str) -> Any:
+    """The one region of a reply, or None."""
+    try:
+        (region,) = json.loads(reply)
+        return region if len(region["bbox_2d"]) == 4 else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def judged(reply: str, truth: list[list[float]]) -> tuple[bool, bool, float]:
@@ -119,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     if given.out:
         given.out.write_text(text + "\n", encoding="utf-8")
-    return 0 if found["gate"] else 1
+    return 0 if any(found["gate"].values()) else 1
 
 
 if __name__ == "__main__":

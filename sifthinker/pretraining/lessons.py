@@ -6,6 +6,7 @@ the request for a chain. Boxes and depths are written as chains write them (`pro
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,8 +53,27 @@ LISTS = {
     "say": 0.03,
 }
 
+# The same for the fourth, with "next": a thing of a kind -> the next of them to its right, or that there is none. Lists
+# need the kind far from where it was said; here it is said right before each look, as in a chain.
+NEXT = {
+    "next": 0.62,
+    "all": 0.04,
+    "beside": 0.02,
+    "where": 0.08,
+    "look": 0.04,
+    "what": 0.05,
+    "deep": 0.02,
+    "plain": 0.06,
+    "then": 0.04,
+    "say": 0.03,
+}
+
 _RARE = 2.0  # how much more often lists of several are asked for than those of one, where a scene has both
+_RARE_NEXT = 4.0  # the same for the next of several
 _EVERYTHING = 0.1  # share of the questions for all of a kind that ask for all objects
+_PLACES = 0.2  # share of the questions for the next that ask for things beside another
+_APART = 0.03  # smallest distance of two middles, in 0..1 of the width, by which one is called the next
+_NOT_EXACT = 0.01, 0.02  # how far the box and the depth to go on from are off, at most
 _WITH_OPTIONS = 0.35  # share of the plain questions that come with options, where they allow it
 _PIECES = re.compile(r"(?=\n<text>)|(?<=</text>)(?=\n<area>)|(?<=<answer>\n)")
 
@@ -67,6 +87,8 @@ class Lesson:
     answer: str
     about: tuple[tuple[int, ...], ...] = ()
     """Of each of the answer's boxes, or of the whole answer if it has none: the things to look at."""
+    among: tuple[int, ...] = ()
+    """All things that the answer is one of."""
 
 
 def draw(
@@ -147,6 +169,46 @@ def _beside(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
     return _boxes("beside", build.WHICH.format(query=place), seen, there)
 
 
+def in_turn(things: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[int]:
+    """Things in the order in which a chain looks at them: from left to right by the middles of their boxes."""
+    return sorted(indices, key=lambda index: middle(things[index]["box"]))
+
+
+def middle(box: Sequence[float]) -> float:
+    """Where the middle of a box is from left to right."""
+    return (box[0] + box[2]) / 2
+
+
+def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
+    """The first of some things from the left, or the next behind one of them, or that there are no more."""
+    things = seen.facts["things"]
+    sets = [(f"object {place}", found) for place, found in seen.facts["beside"]]
+    if not sets or rng.random() >= _PLACES:
+        sets = [(called, found) for called, found in classes(seen) if called != "object"]
+    called, same = _by_number(sets, rng, _RARE_NEXT)
+    order = in_turn(things, same)
+    place = int(rng.integers(len(order) + 1))
+    middles = [middle(things[index]["box"]) for index in order]
+    if any(b - a < _APART for a, b in itertools.pairwise(middles[max(place - 1, 0) : place + 2])):
+        return None  # nobody could say which is the next
+    asked = build.FIRST.format(query=called)
+    if place:
+        asked = build.NEXT.format(query=called, region=_about(things[order[place - 1]], rng))
+    if place == len(order):
+        return Lesson("next", asked, build.NO_MORE, among=tuple(order))
+    return replace(_boxes("next", asked, seen, [order[place]]), among=tuple(order))
+
+
+def _about(thing: Mapping[str, Any], rng: np.random.Generator) -> str:
+    """A thing's region as a model would have written it: not quite exact."""
+    box, deep = (np.array(values) for values in (thing["box"], [thing["depth"]]))
+    box, deep = (
+        np.clip(exact + rng.uniform(-off, off, exact.shape), 0, 1).round(3).tolist()
+        for exact, off in zip((box, deep), _NOT_EXACT, strict=True)
+    )
+    return prompts.regions_json([Region(tuple(box), deep[0])])
+
+
 def lists(seen: Seen, rng: np.random.Generator) -> Iterator[tuple[str, str, list[int]]]:
     """Lists to ask for, as kind, question and things: of each kind, one of every number of things that there is."""
     kinds = {
@@ -167,15 +229,25 @@ def lists(seen: Seen, rng: np.random.Generator) -> Iterator[tuple[str, str, list
             yield kind, form.format(query=called), found
 
 
+def turns(seen: Seen, rng: np.random.Generator) -> Iterator[tuple[str, list[int]]]:
+    """Things to be looked at in turn, as name and things: of every number of things that there is, one kind."""
+    sets = [(called, found) for called, found in classes(seen) if called != "object"]
+    for number in sorted({len(found) for _, found in sets}):
+        fitting = [(called, found) for called, found in sets if len(found) == number]
+        yield fitting[rng.integers(len(fitting))]
+
+
 def what(seen: Seen, rng: np.random.Generator) -> Lesson:
     """What is at the box of one of the scene's things."""
     return _what(seen, int(rng.integers(len(seen.facts["things"]))), rng)
 
 
-def _by_number(sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator) -> tuple[str, list[int]]:
+def _by_number(
+    sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator, rare: float = _RARE
+) -> tuple[str, list[int]]:
     """One of some named sets of things: first how many it has, then which of those."""
     numbers = sorted({len(found) for _, found in sets})
-    weights = np.array([1.0 if number == 1 else _RARE for number in numbers])
+    weights = np.array([1.0 if number == 1 else rare for number in numbers])
     number = numbers[rng.choice(len(numbers), p=weights / weights.sum())]
     fitting = [(called, found) for called, found in sets if len(found) == number]
     return fitting[rng.integers(len(fitting))]
@@ -225,6 +297,7 @@ _KINDS: dict[str, Callable[[Seen, int, np.random.Generator], Lesson | None]] = {
     "where": _where,
     "all": _all,
     "beside": _beside,
+    "next": _next,
     "look": _look,
     "what": _what,
     "deep": _deep,

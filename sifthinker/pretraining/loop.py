@@ -17,7 +17,7 @@ from torch import nn
 from sifthinker.core.errors import UserError
 from sifthinker.pretraining import scene_pool
 from sifthinker.pretraining.depth_training import Depth
-from sifthinker.pretraining.policy_training import Far, Lists, Policy
+from sifthinker.pretraining.policy_training import Far, Lists, Next, Policy
 from sifthinker.pretraining.recipe import BLOCK, FALL, PASSES, Recipe, rate_share, scenes_needed
 from sifthinker.pretraining.scene_pool import Pool, Rendering, Seen
 
@@ -29,6 +29,7 @@ TRAININGS: dict[str, Callable[[Recipe], Policy | Depth]] = {
     "policy": Policy,
     "far": Far,
     "lists": Lists,
+    "next": Next,
     "depth": Depth,
 }
 
@@ -58,6 +59,7 @@ def train(work: Path, recipe: Recipe, save_minutes: float = 3.0, stop_after: int
         height=recipe.height,
         fewest=recipe.fewest,
         most=recipe.most,
+        alike=recipe.alike,
     )
     rendering = Rendering(scenes, scenes_needed(recipe))
     try:
@@ -127,7 +129,7 @@ def _resume(work: Path, recipe: Recipe, modules: nn.Module, optimiser: torch.opt
         (work / "history.jsonl").unlink(missing_ok=True)
         return 0
     state = torch.load(path, weights_only=True)
-    earlier, now = state["recipe"], asdict(recipe)
+    earlier, now = asdict(Recipe(**state["recipe"])), asdict(recipe)  # a checkpoint may be older than a field
     changed = [key for key in now if now[key] != earlier.get(key)]
     falling = state["step"] > earlier["steps"] * (1 - FALL)
     if changed and (changed != ["steps"] or falling or state["step"] > recipe.steps):

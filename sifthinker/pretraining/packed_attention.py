@@ -68,12 +68,14 @@ class Packer:
         conversations: Sequence[Sequence[tuple[list[int], list[int], float]]],
         depth_input: bool,
         gaps: Iterator[int] | None = None,
+        ahead: Iterator[int] | None = None,
     ) -> dict[str, torch.Tensor]:
         """A batch: ids and positions of each row, what each token may see, and the targets with their weights.
 
-        `gaps` gives how many positions each answer stands farther from its question than it would.
+        `gaps` gives how many positions each answer stands farther from its question than it would, `ahead` how
+        many each question stands farther from the pictures.
         """
-        gaps = gaps or itertools.repeat(0)
+        gaps, ahead = gaps or itertools.repeat(0), ahead or itertools.repeat(0)
         prefix, prefix_positions, start = self.prefixes[depth_input]
         length = len(prefix) + max(sum(len(a) + len(b) for a, b, _ in row) for row in conversations)
         count = len(conversations)
@@ -89,7 +91,7 @@ class Packer:
             for number, (asked, answer, weight) in enumerate(row, 1):
                 end = at + len(asked) + len(answer)
                 ids[index, at:end] = torch.tensor(asked + answer)
-                positions[:, index, at:end] = start + torch.arange(end - at)
+                positions[:, index, at:end] = start + next(ahead) + torch.arange(end - at)
                 positions[:, index, at + len(asked) : end] += next(gaps)
                 part[index, at:end] = number
                 sources.append(index * length + torch.arange(at + len(asked) - 1, end - 1))

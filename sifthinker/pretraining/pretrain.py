@@ -4,6 +4,7 @@
                                                          [--keep FOLDER]
     python -m sifthinker.pretraining.pretrain far    WORK --start FOLDER [--steps N] ...   (from a policy's weights)
     python -m sifthinker.pretraining.pretrain lists  WORK --start FOLDER [--steps N] ...   (from those of `far`)
+    python -m sifthinker.pretraining.pretrain next   WORK --start FOLDER [--steps N] ...   (from those of `far`)
     python -m sifthinker.pretraining.pretrain depth  WORK [--steps N] ...
 
 An interrupted training resumes from WORK/checkpoint.pt with losses that are equal to the last bit, because the scenes
@@ -62,15 +63,18 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for name in ("steps", "batch", "lessons", "seed", "looking", "fewest", "most"):
         parser.add_argument(f"--{name}", type=int, help="another value than the recipe's")
-    parser.add_argument("--rate", type=float, help="another value than the recipe's")
-    parser.add_argument("--start", help="folder of the model that `far` or `lists` starts from", default="")
+    for name in ("rate", "alike"):
+        parser.add_argument(f"--{name}", type=float, help="another value than the recipe's")
+    parser.add_argument(
+        "--start", help="folder of the model that `far`, `lists` or `next` starts from", default=""
+    )
     parser.add_argument("--keep", type=Path, help="folder for the trained model, in 16 bits")
     parser.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more than one a core is slower")
     given = parser.parse_args(arguments)
-    if bool(given.start) != (given.what in ("far", "lists")):
+    if bool(given.start) != (given.what in ("far", "lists", "next")):
         parser.error(
-            "--start is for `far` and `lists`, which need it: the folder of the earlier training's model"
+            "--start is for `far`, `lists` and `next`, which need it: the folder of the earlier training's model"
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)

@@ -26,13 +26,15 @@ class Recipe:
     height: int = 168
     fewest: int = 2  # solids in a scene
     most: int = 5
-    start: str = ""  # a model's folder (far, lists)
+    alike: float = 0.0  # share of the solids that are like an earlier one
+    start: str = ""  # a model's folder (far, lists, next)
 
 
 RECIPES = {
     "policy": Recipe("policy", steps=10_000, batch=3, lessons=7, rate=1e-3, seed=1, looking=4000),
     "far": Recipe("far", steps=1_400, batch=3, lessons=7, rate=5e-4, seed=2),
     "lists": Recipe("lists", steps=5_000, batch=3, lessons=8, rate=5e-4, seed=4, fewest=3, most=6),
+    "next": Recipe("next", steps=1_500, batch=3, lessons=14, rate=5e-4, seed=6, fewest=3, most=6, alike=0.5),
     "depth": Recipe("depth", steps=3_000, batch=8, lessons=0, rate=1e-3, seed=1),
 }
 

@@ -60,6 +60,7 @@ class Pool:
     height: int = 168
     fewest: int = 2  # solids in a scene
     most: int = 5
+    alike: float = 0.0  # share of the solids that are like an earlier one
 
     def path(self, shard: int) -> Path:
         """The file of a shard."""
@@ -103,7 +104,11 @@ class Rendering:
 
 def _claim(pool: Pool) -> None:
     """Writes down what the folder's scenes are, once."""
-    told = {key: value for key, value in asdict(pool).items() if key != "folder"}
+    told = {
+        key: value
+        for key, value in asdict(pool).items()
+        if key != "folder" and (key, value) != ("alike", 0.0)
+    }
     path = pool.folder / "pool.json"
     if not path.exists():
         temporary = path.with_suffix(f".{os.getpid()}")
@@ -150,7 +155,14 @@ def _render(task: tuple[Pool, int]) -> None:
 
 def _rows(pool: Pool, shard: int) -> Iterator[dict[str, Any]]:
     drawn = scenes.stream(
-        pool.stream, pool.seed, pool.width, pool.height, shard * SHARD, pool.fewest, pool.most
+        pool.stream,
+        pool.seed,
+        pool.width,
+        pool.height,
+        shard * SHARD,
+        pool.fewest,
+        pool.most,
+        alike=pool.alike,
     )
     for _, (scene, rng) in zip(range(SHARD), drawn, strict=False):
         depth = np.rint((1 - scene.view.depth) * 255).astype(np.uint8)

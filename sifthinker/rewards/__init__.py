@@ -6,7 +6,7 @@ and gets 0 for format, grounding and depth. Each module states its formula, its 
 
     format(completions, variant)                              1 where the completion is a chain
     answer(scores, previous_means, variant, progress)         s + (s - mean of the last epoch)
-    grounding(completions, truths, variant)                   s_end + (s_end - s_init), s = HIoU
+    grounding(completions, truths, variant, repeats)          s_end + (s_end - s_init), s = HIoU
     depth(completions, maps, variant, tolerance)              1 where every stated depth is right
 
 A new reward is a file here, an entry below, and a test. From the entry follow its weight in `grpo.rewards` of a
@@ -36,7 +36,7 @@ REWARDS: dict[str, Reward] = {
     ),
     "grounding": Reward(
         grounding.reward,
-        ("texts", "truths", "settings.variant"),
+        ("texts", "truths", "settings.variant", "settings.repeats"),
         "the boxes",
         columns=(
             Column("first_hiou", mean="grounding/first_hiou"),

@@ -12,6 +12,9 @@ the last area. `paper`: signed. `release`: the progress is clipped, s_end + max(
    s_init shows in the logs.
 4. Spam boxes: pair IoU counts matched pairs only (the paper's 1/|M|, R5.6), so they do not lower that half of
    HIoU; they do lower union IoU, the other half.
+5. HIoU does not see a box that is there twice: it is 1 for the true boxes with one of them repeated, so r_bbox cannot teach
+   how many there are. `repeats` (ours, 0 unless it is set) is taken off times the share of the last area's boxes that
+   repeat an earlier one of it. It is not in the progress, so that what is repeated costs the same in every chain.
 """
 
 from __future__ import annotations
@@ -22,9 +25,14 @@ from sifthinker.core import boxes, chain
 from sifthinker.core.records import WHOLE, Box, Region
 from sifthinker.rewards.variant import Variant
 
+REPEATED = 0.5  # IoU with an earlier box of the area from which a box repeats it
+
 
 def reward(
-    completions: Sequence[str], truths: Sequence[Sequence[Box]], variant: Variant = "paper"
+    completions: Sequence[str],
+    truths: Sequence[Sequence[Box]],
+    variant: Variant = "paper",
+    repeats: float = 0.0,
 ) -> list[float]:
     """r_bbox of each completion.
 
@@ -32,6 +40,7 @@ def reward(
         completions: texts of the model.
         truths: ground-truth boxes of each one's sample, 0..1 of the image.
         variant: "paper" (-1..2) or "release" (0..2).
+        repeats: what an area of nothing but repeated boxes would cost.
 
     Returns:
         One reward per completion, in order; 0.0 for one that cannot be read.
@@ -47,14 +56,33 @@ def reward(
             continue
         first, last = parts
         progress = last - first
-        rewards.append(last + (max(0.0, progress) if variant == "release" else progress))
+        cost = repeats * repeated(completion, variant) if repeats else 0.0
+        rewards.append(last + (max(0.0, progress) if variant == "release" else progress) - cost)
     return rewards
 
 
+def repeated(completion: str, variant: Variant = "paper") -> float:
+    """The share of the last area's boxes that repeat an earlier one of it, 0..1; 0 of a completion without an area."""
+    looks = _looks(completion, variant)
+    if not looks or not looks[-1]:
+        return 0.0
+    last = looks[-1]
+    again = [
+        any(boxes.iou(box, earlier) > REPEATED for earlier in last[:place]) for place, box in enumerate(last)
+    ]
+    return sum(again) / len(last)
+
+
 def details(
-    completions: Sequence[str], truths: Sequence[Sequence[Box]], variant: Variant = "paper"
+    completions: Sequence[str],
+    truths: Sequence[Sequence[Box]],
+    variant: Variant = "paper",
+    repeats: float = 0.0,
 ) -> tuple[list[float | None], list[float | None]]:
-    """The two parts of every completion's r_bbox, for the logs: all s_init, and all s_end; see `scores`."""
+    """The two parts of every completion's r_bbox, for the logs: all s_init, and all s_end; see `scores`.
+
+    They are without what repeated boxes cost.
+    """
     parts = [scores(text, truth, variant) for text, truth in zip(completions, truths, strict=True)]
     return [part and part[0] for part in parts], [part and part[1] for part in parts]
 

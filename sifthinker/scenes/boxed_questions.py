@@ -22,6 +22,9 @@ _BOX_SENTENCE = (
 )
 
 
+_HELD_OUT = {"report": "sif", "tuning": "tuning"}  # streams by config.Scenes.held_out
+
+
 def write_training(folder: SceneFolder) -> dict[str, int]:
     """Writes `viscot.json` and `tallyqa.json`, with the pictures and depth maps that both are about."""
     several = several_looks.training_rows(folder)
@@ -45,6 +48,8 @@ def write_training(folder: SceneFolder) -> dict[str, int]:
             if rng.random() < _OFFERING:
                 question = _as_benchmarks_ask(question, rng)
             if question.kind == "count":
+                if several:  # counted things are looked at in the same order everywhere
+                    question = replace(question, things=questions.in_turn(scene, question.things))
                 counting.append(_tallyqa_row(scene, question, f"{stem}.jpg", len(counting)))
             else:
                 one_object.append(
@@ -72,7 +77,8 @@ def write_sif(folder: SceneFolder) -> dict[str, int]:
     rows: list[dict[str, Any]] = []
     used: Counter[tuple[str, ...]] = Counter()
     several = several_looks.held_out_rows(folder, "sif/")
-    for index, (scene, rng) in enumerate(folder.stream("sif")):
+    stream = _HELD_OUT[folder.settings.held_out]
+    for index, (scene, rng) in enumerate(folder.stream(stream)):
         missing = folder.settings.benchmark_rows - len(several) - len(rows)
         if not missing:
             break
@@ -83,7 +89,7 @@ def write_sif(folder: SceneFolder) -> dict[str, int]:
             if question := questions.pick([q for q in asked if q not in chosen], used, rng):
                 chosen.append(question)
                 rows.append(_viscot_row(scene, question, image, len(rows), things, "test"))
-        folder.save(scene, "sif", f"sif/images/{image}")
+        folder.save(scene, stream, f"sif/images/{image}")
     folder.array("sif/viscot.json", rows + several)
     return {"sif": len(rows + several)}
 

@@ -27,6 +27,8 @@ STREAMS = (
     "sif",
     "several",
     "several-held-out",
+    "tuning",
+    "several-tuning",
 )
 
 

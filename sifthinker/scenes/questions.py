@@ -254,18 +254,24 @@ def beside(scene: Scene) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 def several(scene: Scene) -> Iterator[Question]:
     """All questions that several things are to be looked at for: how many, how many beside a thing, more or fewer."""
     for values in CLASSES:
-        if found := matching(scene, **values):
+        if found := in_turn(scene, matching(scene, **values)):
             yield Question("count", f"How many {phrase(**values)}s are there?", str(len(found)), found)
-    for place, _, found in beside(scene):
+    for place, _, there in beside(scene):
+        found = in_turn(scene, there)
         yield Question("beside", f"How many objects are {place}?", str(len(found)), found)
     yield from more_or_fewer(scene)
+
+
+def in_turn(scene: Scene, things: Sequence[int]) -> tuple[int, ...]:
+    """Things in the order in which a chain looks at them: from left to right, by the middles of their boxes."""
+    return tuple(sorted(things, key=lambda index: scene.things[index].box[0] + scene.things[index].box[2]))
 
 
 def more_or_fewer(scene: Scene) -> Iterator[Question]:
     """Whether there are more of one shape or colour than of another, or fewer; both are there. All of both are to be seen."""
     for key, values in (("shape", SHAPES), ("color", COLORS)):
         for one, other in permutations(values, 2):
-            these, those = matching(scene, **{key: one}), matching(scene, **{key: other})
+            these, those = (in_turn(scene, matching(scene, **{key: value})) for value in (one, other))
             if these and those:
                 a, b = phrase(**{key: one}), phrase(**{key: other})
                 for word, true in (("more", len(these) > len(those)), ("fewer", len(these) < len(those))):

@@ -1,6 +1,7 @@
 """Questions that one look does not answer: how many, how many beside a thing, more or fewer (VisCoT's metadata form).
 
-A row's boxes are all that the answer rests on, nearest first, since a list of boxes has to have an order to be learnt. Its
+A row's boxes are all that the answer rests on, from left to right, since a list of boxes has to have an order to be learnt;
+where two kinds are compared, first those of the one that is named first. Its
 data set names the kind and how many things the scene has ("count-5"), so that tables of scores show both. What else makes
 scenes harder is set for all of them (`config.Scenes`): how many things, how alike they are, how much of a thing
 others may hide, the size of the picture.
@@ -18,7 +19,8 @@ from sifthinker.scenes.folder import SceneFolder
 from sifthinker.scenes.layout import Scene
 from sifthinker.scenes.questions import Question
 
-TRAIN, HELD_OUT = "several", "several-held-out"  # streams
+TRAIN = "several"  # stream
+HELD_OUT = {"report": "several-held-out", "tuning": "several-tuning"}  # by config.Scenes.held_out
 _PER_SCENE = 3  # questions about one picture
 
 
@@ -29,7 +31,13 @@ def training_rows(folder: SceneFolder) -> list[dict[str, Any]]:
 
 def held_out_rows(folder: SceneFolder, below: str) -> list[dict[str, Any]]:
     """Those held out, with their pictures written into the folder `below`."""
-    return _written(folder, HELD_OUT, count(folder.settings, folder.settings.benchmark_rows), below, "test")
+    return _written(
+        folder,
+        HELD_OUT[folder.settings.held_out],
+        count(folder.settings, folder.settings.benchmark_rows),
+        below,
+        "test",
+    )
 
 
 def count(settings: config.Scenes, rows: int) -> int:
@@ -56,14 +64,13 @@ def _written(folder: SceneFolder, stream: str, count: int, below: str, split: st
 
 
 def _row(scene: Scene, question: Question, image: str, split: str) -> dict[str, Any]:
-    nearest_first = sorted(question.things, key=lambda index: scene.things[index].depth)
     return {
         "question": question.text,
         "answer": question.answer,
         "image": image,
         "width": scene.view.width,
         "height": scene.view.height,
-        "bboxs": [list(scene.things[index].box) for index in nearest_first],
+        "bboxs": [list(scene.things[index].box) for index in question.things],
         "dataset": f"{question.kind}-{len(scene.things)}",
         "split": split,
     }

@@ -2,6 +2,7 @@
 
     <root>/<stage>/<key>/            data files and manifest.json; the folder's existence means "done"
     <root>/<stage>/<key>.work/       what a resumable stage keeps between tries (checkpoints, logs)
+    <root>/<stage>/<key>.part-...    of an artifact on the remote, the files that one shard needs
     <root>/<stage>/<key>.pending     the artifact is still to be uploaded to the remote
     <root>/accepted/<stage>/<key>    an older artifact that stands for this key (`sif accept`)
     <root>/runs/<id>.json            which artifact every stage of a run made or took
@@ -29,7 +30,7 @@ from filelock import Timeout
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.downloads import fetch
+from sifthinker.store.downloads import OfPart, fetch, of_part
 from sifthinker.store.lock import Lock
 from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
 from sifthinker.store.s3 import Remote
@@ -190,7 +191,13 @@ class Store:
         manifest, damage = self.remote.manifest(f"{stage}/{key}")
         if damage:
             raise Damaged(damage)
-        return self._artifact(folder, manifest, part, partial(self._fetch, folder)) if manifest else None
+        if manifest is None:
+            return None
+        if part is None or manifest["shards"]:
+            return self._artifact(folder, manifest, part, partial(self._fetch, folder))
+        check = partial(_claim, manifest=manifest, part=part)
+        mine = OfPart(self.remote, folder, manifest, part, lambda at: self._verifier.check([check(at)]))
+        return self._artifact(mine.folder, manifest, part, mine.fetch)
 
     def _is_stale(self, ref: Ref) -> bool:
         """Whether this machine's copy of an artifact is from before another machine made it again; it then goes."""
@@ -203,7 +210,7 @@ class Store:
     def _fetch(self, folder: Path) -> None:
         assert self.remote
         name = f"{folder.parent.name}/{folder.name}"
-        fetch(self.remote, folder, lambda downloaded: self._open(downloaded, name=name))
+        fetch(self.remote, name, folder, lambda downloaded: self._open(downloaded, name=name))
 
     def discard(self, stage: str, key: str) -> None:
         """Removes an artifact: out of its name first, so that no half of it is ever taken for whole."""
@@ -388,5 +395,4 @@ def _shards(manifest: Manifest, part: int | None) -> dict[int, Ref]:
 
 def _claim(folder: Path, manifest: Manifest, part: int | None) -> Claim:
     """What is to be verified of an artifact's own files: all, or those of a part."""
-    end = "" if part is None else f"-{part:05}.parquet"
-    return Claim(folder, manifest, [name for name in manifest["files"] if name.endswith(end)])
+    return Claim(folder, manifest, list(manifest["files"]) if part is None else of_part(manifest, part))

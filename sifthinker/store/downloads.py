@@ -1,27 +1,85 @@
-"""Downloading an artifact from a store's remote."""
+"""Downloading an artifact, or what one shard needs of it, from a store's remote."""
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from filelock import FileLock
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.manifest import MANIFEST, Damaged
+from sifthinker.store.manifest import MANIFEST, Damaged, Manifest
 from sifthinker.store.s3 import Remote, together
 from sifthinker.system.files import write_json
 
+logger = logging.getLogger(__name__)
 
-def fetch(remote: Remote, folder: Path, check: Callable[[Path], object]) -> None:
+
+def of_part(manifest: Manifest, part: int) -> list[str]:
+    """The files of an artifact that are of one part of its tables."""
+    return [name for name in manifest["files"] if name.endswith(f"-{part:05}.parquet")]
+
+
+class OfPart:
+    """What one shard needs of an artifact that is on the remote alone: the files of its part, in a folder of their own.
+
+    Attributes:
+        folder: where they are, or will be.
+    """
+
+    def __init__(
+        self, remote: Remote, whole: Path, manifest: Manifest, part: int, check: Callable[[Path], None]
+    ) -> None:
+        """Downloads nothing yet. Files that are here and damaged are removed.
+
+        Args:
+            remote: of the store.
+            whole: where the whole artifact would be.
+            manifest: of the artifact.
+            part: which one.
+            check: holds the files of the part in a folder against the manifest; raises `Damaged`.
+        """
+        self._remote, self._check = remote, check
+        self._place = f"{manifest['stage']}/{manifest['key']}"
+        self._names = of_part(manifest, part)
+        # The digest is that of the files: an artifact that was made again with others has another folder.
+        self.folder = whole.with_name(f"{whole.name}.part-{part:05}-{manifest['digest'][:20]}")
+        if not self.folder.exists():
+            return
+        try:
+            check(self.folder)
+            os.utime(self.folder)  # in use: `sif prune` lets it be
+        except Damaged as damage:
+            logger.warning("downloaded again: %s", damage)
+            shutil.rmtree(self.folder)
+
+    def fetch(self) -> None:
+        """Downloads them.
+
+        Raises: see `fetch`.
+        """
+        fetch(self._remote, self._place, self.folder, self._check, self._names)
+
+
+def fetch(
+    remote: Remote,
+    place: str,
+    folder: Path,
+    check: Callable[[Path], object],
+    wanted: Collection[str] | None = None,
+) -> None:
     """Downloads an artifact, once for all processes of this machine that want it now.
 
     Args:
         remote: of its store.
-        folder: <stage>/<key> of the store, where it is to be.
+        place: <stage>/<key> of the artifact.
+        folder: where it is to be.
         check: holds a folder with its files against its manifest; raises `Damaged`.
+        wanted: the files that are, of those in its manifest; None: all.
 
     Raises:
         Damaged: it is gone, or its listing is not what its manifest says.
@@ -30,12 +88,17 @@ def fetch(remote: Remote, folder: Path, check: Callable[[Path], object]) -> None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.fetching")):
         if not folder.exists():
-            _download(remote, folder, check)
+            _download(remote, place, folder, check, wanted)
 
 
-def _download(remote: Remote, folder: Path, check: Callable[[Path], object]) -> None:
+def _download(
+    remote: Remote,
+    place: str,
+    folder: Path,
+    check: Callable[[Path], object],
+    wanted: Collection[str] | None,
+) -> None:
     """Downloads an artifact under a temporary name, holds it to its manifest, and gives it its name."""
-    place = f"{folder.parent.name}/{folder.name}"
     temporary = folder.with_name(f"{folder.name}.fetch-{uuid.uuid4().hex}")
     try:
         manifest, damage = remote.manifest(place)
@@ -47,7 +110,8 @@ def _download(remote: Remote, folder: Path, check: Callable[[Path], object]) -> 
             remote.download(f"{place}/{name}", temporary / name, files[name]["size"])
             (temporary / name).chmod(0o444)
 
-        together(download, files)
+        temporary.mkdir()
+        together(download, files if wanted is None else wanted)
         write_json(temporary / MANIFEST, manifest)
         check(temporary)
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from sifthinker.training import json_files, ranks
 logger = logging.getLogger(__name__)
 
 BOOK = "book.json"
+_STEPS = 4  # whose completions are looked at for their form (rewards.least_format)
 # Columns of `completions.parquet` before the rewards and what is kept beside them: see `completions_schema`.
 _OF_COMPLETION = [
     ("step", pa.int64()),  # optimiser step, from 1
@@ -111,6 +112,7 @@ class Scorer:
         self.book = answer.Book()
         self.subject = lru_cache(maxsize=256)(self._subject)  # depth tables and data URLs, made once
         self.scored: dict[str, list[float | None]] = {}  # the rewards of the batch under way
+        self.formats: deque[float] = deque(maxlen=_STEPS)  # mean r_format of the last steps
 
     def __enter__(self) -> Self:
         """Starts the judge's client."""
@@ -162,7 +164,8 @@ class Scorer:
             log: takes the name and the value of a metric.
 
         Raises:
-            UserError: the judge left more than `rewards.max_absent` of the step's completions without a score.
+            UserError: the judge left more than `rewards.max_absent` of the step's completions without a score, or
+                less than `rewards.least_format` of the last completions are chains.
         """
         subjects = [self.subject(id) for id in ids]
         batch = Batch(
@@ -190,6 +193,7 @@ class Scorer:
         ]
         everyone: list[dict[str, Any]] = gather_object(local)
         self._check_absent(everyone, step)
+        self._check_format(everyone, step)
         self._remember(everyone, epoch)
         for name, value in _metrics(everyone).items():
             log(name, value)
@@ -242,6 +246,16 @@ class Scorer:
             raise UserError(
                 f"step {step}: the judge gave no score for {absent} of {len(everyone)} completions, more than "
                 f"rewards.max_absent = {limit}. See the warnings above; start again to go on from the last checkpoint"
+            )
+
+    def _check_format(self, everyone: list[dict[str, Any]], step: int) -> None:
+        self.formats.append(statistics.fmean(entry["format"] for entry in everyone))
+        limit, found = self.settings.rewards.least_format, statistics.fmean(self.formats)
+        if len(self.formats) == _STEPS and found < limit:
+            raise UserError(
+                f"step {step}: {found:.2f} of the completions of the last {_STEPS} steps are chains, less than "
+                f"rewards.least_format = {limit}. Lower grpo.learning_rate or raise grpo.beta; a start with the same "
+                "settings would go on from the last checkpoint and end here again"
             )
 
     def _remember(self, everyone: list[dict[str, Any]], epoch: int) -> None:

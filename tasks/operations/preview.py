@@ -23,10 +23,10 @@ from sifthinker.reporting.preview_page import Card, render_page
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.system.files import sync
-from tasks.runtime import links, ui_artifacts
+from tasks.runtime import links, shards, ui_artifacts
 from tasks.runtime.decide import decide
 from tasks.runtime.endpoint import answering, scene_files
-from tasks.runtime.make import execute, shard_decision
+from tasks.runtime.make import execute
 from tasks.stages.depth import depth
 
 
@@ -89,7 +89,7 @@ def _rows(config: Config, store: Store, made: Mapping[str, Ref], count: int) -> 
             if decision.artifact is not None:
                 yield part, steps, decision.artifact.part("maps", index)
             else:
-                made_now = execute(shard_decision(decision.order, store, digests, index), store)
+                made_now = execute(shards.decision(decision.order, store, digests, index), store)
                 yield part, steps, store.open(made_now).path / "maps.parquet"
 
     return of_parts(parts(), count, without=config.taken)

@@ -34,21 +34,39 @@ def received(order: Order) -> tuple[Order, Store]:
     """
     assert order.sent
     check(order)
-    given = os.environ.get(VARIABLE, "").strip()
-    root = Path(given or order.sent.root)
+    root = store_root(Path(order.sent.root))
     if order.sent.remote is None:
-        _check_shared(root, Path(order.sent.root))
+        check_shared(root, Path(order.sent.root))
     store = Store(root, order.sent.remote)
-    if order.sent.ledger and order.sent.ledger != _ledger():
-        raise UserError(
-            f"its SIF_LEDGER is {bookkeeping.database().name}, another database than the flow's, so what is paid would "
-            "be paid again; give all hosts the same ledger"
-        )
+    check_ledger(order.sent.ledger)
     store.push_pending()  # what a worker that was killed here had made
     return replace(order, config=order.config.model_copy(update={"store": store.root})), store
 
 
-def _check_shared(root: Path, of_flow: Path) -> None:
+def store_root(of_flow: Path) -> Path:
+    """The folder of this worker's store."""
+    return Path(os.environ.get(VARIABLE, "").strip() or of_flow)
+
+
+def check_ledger(of_flow: str) -> None:
+    """Compares the database of this worker's ledger with the flow's; "": the flow needs none here.
+
+    Raises:
+        UserError: it is another one, or cannot be opened.
+    """
+    if of_flow and of_flow != _ledger():
+        raise UserError(
+            f"its SIF_LEDGER is {bookkeeping.database().name}, another database than the flow's, so what is paid would "
+            "be paid again; give all hosts the same ledger"
+        )
+
+
+def check_shared(root: Path, of_flow: Path) -> None:
+    """Whether this worker's store can be the flow's, where they share no remote.
+
+    Raises:
+        UserError: it is another folder, or is not there.
+    """
     if root.resolve() != of_flow.resolve():
         raise UserError(
             f"{VARIABLE} is {root}, the flow's store is {of_flow}, and they share no `remote`: set `remote` to an S3 "

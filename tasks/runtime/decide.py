@@ -101,12 +101,24 @@ def lookup(store: Store, order: Order) -> Decision:
         found = store.find(order.place, order.key)
     except Damaged as damage:
         return Decision(order, None, (f"damaged: {damage}",), estimate)
-    if found:  # by now `max_rejected` may be stricter than when it was made
-        wrong = refusal.too_many(order, found.manifest["rows"])
-        return Decision(order, None if wrong else found, (wrong,) if wrong else (), estimate)
+    if found:
+        reason = wrong(order, found)
+        return Decision(order, None if reason else found, (reason,) if reason else (), estimate)
     if last is None:
         return Decision(order, None, ("never made",), None)
     reasons = identity.differences(last["identity"], order.identity)
     if reasons and last["name"] != order.config.name:  # else they read as if somebody had changed something
         reasons = [f"never made for {order.config.name}; compared with that of {last['name']}:", *reasons]
     return Decision(order, None, tuple(reasons) or ("its output is gone from the store",), estimate)
+
+
+def wrong(order: Order, found: Artifact) -> str:
+    """Why an artifact of the right key is none that the order can take; empty where it is.
+
+    By now `max_rejected` may be stricter than when it was made. And earlier versions of this program left rows unasked although
+    chains were missing.
+    """
+    if reason := refusal.too_many(order, found.manifest["rows"]):
+        return reason
+    more = order.stage.further(order.config, [part.manifest["rows"] for part in found.shards.values()])
+    return more.said if more else ""

@@ -1,8 +1,12 @@
-"""What shards on other machines have asked of an endpoint: each notes it in its manifest, and its stage adds it up."""
+"""What shards on other machines have asked of an endpoint: each notes it in its manifest, and its stage adds it up.
+
+Rows of shards that a further round makes again are counted once.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,14 +31,30 @@ class Elsewhere:
     Attributes:
         rows: of all of them together.
         made: the manifests of those that are made.
+        counted: keys of the shards whose rows are counted, wherever they were made.
     """
 
     rows: int = 0
     made: list[Manifest] = field(default_factory=list)
+    counted: set[str] = field(default_factory=set)
+    _again: Counter[str] = field(default_factory=Counter)
     _began: float = field(default_factory=time.monotonic)
+
+    def again(self, key: str, rows: Mapping[str, Any]) -> None:
+        """A shard is made again, with more of its rows: what is counted of it is taken back."""
+        if key in self.counted:
+            self._again.update({name: rows[name] for name in ("in", "kept")})
 
     def added(self, here: Counts) -> Counts:
         """Their counts and those of this process."""
+        again = self._again
+        if again["in"]:
+            here = replace(
+                here,
+                rows_total=here.rows_total - again["in"],
+                rows_kept=here.rows_kept - again["kept"],
+                rows_rejected=here.rows_rejected - (again["in"] - again["kept"]),
+            )
         if not self.rows:
             return here
         kept = sum(shard["rows"]["kept"] for shard in self.made)

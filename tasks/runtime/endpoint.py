@@ -4,7 +4,7 @@ import contextvars
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Config
@@ -75,7 +75,7 @@ def answering(api: Api, work: Path, label: str, log: Log, scenes: Sequence[Path]
     for said in unnamed(label, api):
         raise UserError(said)
     if api.base_url == LOCAL:
-        with _local(api, work / "local.log") as url:
+        with _local(api, work / "local.log", label, log) as url:
             yield url
         return
     if api.base_url != STANDIN:
@@ -103,19 +103,42 @@ def scene_files(config: Config) -> list[Path]:
 
 
 @contextmanager
-def _local(api: Api, log: Path) -> Iterator[str]:
-    """A server of a model of this machine, for as long as the stage needs it.
+def _local(api: Api, file: Path, label: str, log: Log) -> Iterator[str]:
+    """A server of a model of this machine, for as long as the stage needs it; `file` takes what the server says.
 
     Raises:
         UserError: there is no such model; or the server has ended, with the end of its log.
     """
     folder = local_models.folder(api)
-    wanted = serving.Wanted(folder, api.local_server, log, api.model, gpus=api.local_gpus, images=PICTURES)
+    wanted = serving.Wanted(folder, api.local_server, file, api.model, gpus=api.local_gpus, images=PICTURES)
     try:
-        with serving.several([wanted]) as (url,):
+        with ExitStack() as stack:
+            with _awaited(
+                Progress(label, None, log, counted=True),
+                f"{api.local_server} loads {folder}; its log: {file}",
+            ):
+                (url,) = stack.enter_context(serving.several([wanted]))
             yield url
     except (Unreachable, serving.ServerFailed) as error:
-        raise UserError(f"{error}\nThe server's log: {log}") from error
+        raise UserError(f"{error}\nThe server's log: {file}") from error
+
+
+@contextmanager
+def _awaited(shown: Progress, what: str) -> Iterator[None]:
+    """Says what is waited for while the block runs: a server may take minutes to load its model."""
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(EVERY):
+            shown.at(0, what)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def weights(api: Api | None) -> dict[str, str]:
@@ -143,10 +166,10 @@ def watched(
         nonlocal shown
         while not done.wait(EVERY if shown.total else min(EVERY, _BEGINS)):
             counts = together()
-            if (
-                counts.rows_total and shown.total is None
-            ):  # the clock starts with the rows, not with the server
-                shown = Progress(job.order.label, counts.rows_total, job.log, EVERY, counted=True)
+            if counts.rows_total:
+                if shown.total is None:  # the clock starts with the rows, not with the server
+                    shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
+                shown.total = counts.rows_total  # shards that begin later add theirs
             shown.at(counts.rows_done, line(counts))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)

@@ -32,13 +32,13 @@ from tasks.runtime import (
     dask_worker,
     elsewhere,
     end_states,
-    identity,
     placement,
     refusal,
+    shards,
     stage_log,
     ui_artifacts,
 )
-from tasks.runtime.decide import Decision, lookup, uninstalled
+from tasks.runtime.decide import Decision, uninstalled, wrong
 from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import End, Job, Log, Order, Progress, StageFailed, how
 
@@ -88,11 +88,18 @@ def _named(order: Order) -> Any:
     placed = placement.pool(order.config, order.stage.name) is not None
     return make.with_options(
         name=order.label,
-        task_run_name=order.label if order.part is None else f"{order.label} part {order.part + 1}",
+        task_run_name=_run_name(order),
         # A stage that explains its end is not tried again, a lost machine's is: see `_again`.
         retries=max(order.stage.retries, placement.RETRIES) if placed else order.stage.retries,
         retry_delay_seconds=10,
     )
+
+
+def _run_name(order: Order) -> str:
+    if order.part is None:
+        return order.label
+    again = f" round {order.round}" if order.round > 1 else ""
+    return f"{order.label} part {order.part + 1}{again}"
 
 
 def _again(_: Any, __: TaskRun, state: State[Any]) -> bool:
@@ -176,7 +183,7 @@ def _made_meanwhile(store: Store, order: Order) -> Ref | None:
     except Damaged as damage:
         get_run_logger().warning("%s is made again: %s", order.label, damage)
         return None
-    return found.ref if found and not refusal.too_many(order, found.manifest["rows"]) else None
+    return found.ref if found and not wrong(order, found) else None
 
 
 def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None] = lambda: None) -> None:
@@ -253,26 +260,57 @@ def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
 
 def _fan_out(job: Job) -> None:
     """Makes the shards, each a cached task of its own, and adds up their rows."""
-    order, store = job.order, job.store
+    order = job.order
     digests = {name: job.inputs[name].part_digests(name) for name in order.parts}
     count = len(next(iter(digests.values())))
     assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
-    job.progress.total = count
     first = order.stage.parts[0]
-    shares = order.stage.shares(order.config, list(map(_length, job.inputs[first].parts(first))))
-    decisions = [
-        shard_decision(replace(order, endpoints=job.endpoints, most=most), store, digests, index)
-        for index, most in enumerate(shares)
-    ]
-    twins = Counter(
-        decision.order.key for decision in decisions
-    )  # equal parts, such as empty ones, are one shard
-    once = list({decision.order.key: decision for decision in decisions}.values())
+    most = order.stage.shares(order.config, list(map(shards.length, job.inputs[first].parts(first))))
+    made = _round(job, digests, dict(enumerate(most)), 1)
+    number, before = 1, None
+    while more := order.stage.further(order.config, [_rows_of(job, made[part]) for part in range(count)]):
+        assert more != before, "a part that goes on keeps more rows, or has none left"
+        number, before = number + 1, more
+        job.log.info(
+            "%s: %s; round %d goes on in %d of %d parts",
+            order.label,
+            more.said,
+            number,
+            len(more.most),
+            count,
+        )
+        for part in more.most:
+            job.replaced.append(made[part])
+            job.elsewhere.again(made[part].key, _rows_of(job, made[part]))
+        made |= _round(job, digests, more.most, number)
+    shards.add_up(job, [made[part] for part in range(count)])
+
+
+def _rows_of(job: Job, shard: Ref) -> Mapping[str, Any]:
+    rows: Mapping[str, Any] = job.store.open(shard).manifest["rows"]
+    return rows
+
+
+def _round(
+    job: Job, digests: Mapping[str, Sequence[str]], most: Mapping[int, int | None], number: int
+) -> dict[int, Ref]:
+    """Makes some shards, by their number, each of which shall keep at most so many rows."""
+    of = replace(job.order, endpoints=job.endpoints, round=number)
+    decisions = {
+        part: shards.decision(replace(of, most=count), job.store, digests, part)
+        for part, count in most.items()
+    }
+    job.progress.total = (job.progress.total or 0) + len(decisions)
+    # Equal parts, such as empty ones, are one shard.
+    twins = Counter(decision.order.key for decision in decisions.values())
+    once = list({decision.order.key: decision for decision in decisions.values()}.values())
     made: dict[str, Ref] = {}
     for decision, ref in _made(job, once):
         made[decision.order.key] = ref
+        if not decision.cached:
+            job.elsewhere.counted.add(ref.key)
         job.progress.add(twins[decision.order.key])
-    _add_up(job, [made[decision.order.key] for decision in decisions])
+    return {part: made[decision.order.key] for part, decision in decisions.items()}
 
 
 def _made(job: Job, decisions: Sequence[Decision]) -> Iterator[tuple[Decision, Ref]]:
@@ -309,7 +347,7 @@ def _made_elsewhere(job: Job, decisions: Sequence[Decision]) -> Iterator[tuple[D
             for decision in missing
             if decision.order.part is not None
         ]
-        job.elsewhere.rows = sum(map(_length, parts))
+        job.elsewhere.rows += sum(map(shards.length, parts))
     with cluster.connected(order, store, job.log) as there:
         sent = {
             there.submit(_task_elsewhere(decision.order), decision.order): decision for decision in missing
@@ -330,53 +368,12 @@ def _made_elsewhere(job: Job, decisions: Sequence[Decision]) -> Iterator[tuple[D
             yield decision, made
 
 
-def _add_up(job: Job, shards: Sequence[Ref]) -> None:
-    """What a stage consists of, with the sums of its rows and notes."""
-    job.draft.shards = list(shards)
-    totals: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    for shard in shards:
-        manifest = job.store.open(shard).manifest
-        totals.update({name: manifest["rows"][name] for name in ("in", "kept")})
-        rejected.update(manifest["rows"]["rejected"])
-        for name, value in manifest["notes"].items():
-            if isinstance(value, (int, float)):
-                job.notes[name] = job.notes.get(name, 0) + value
-            elif name != elsewhere.BOUGHT:
-                job.notes[name] = value
-    job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
-
-
-def shard_decision(order: Order, store: Store, digests: Mapping[str, Sequence[str]], index: int) -> Decision:
-    """The decision of one shard of a stage's order.
-
-    Args:
-        order: the whole stage's, with what this shard shall keep at most.
-        store: of the artifacts.
-        digests: of the parts of its input tables.
-        index: of the shard, from 0.
-    """
-    of = {
-        **order.identity,
-        "inputs": {**order.identity["inputs"], **{name: parts[index] for name, parts in digests.items()}},
-        "stage": f"{order.stage.name}.parts",
-        **({} if order.most is None else {"most": order.most}),
-    }
-    return lookup(store, replace(order, identity=of, key=identity.key(of), part=index))
-
-
 def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
     """How many rows will come in, where that is known before: the first part-wise input's."""
     if order.part is None or not order.stage.parts:
         return None
     first = order.stage.parts[0]
-    return _length(inputs[first].part(first, order.part))
-
-
-def _length(table: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(table).num_rows)
+    return shards.length(inputs[first].part(first, order.part))
 
 
 def _installed() -> list[str]:

@@ -62,7 +62,7 @@ def refuse(
         lines.append(f"For example {shown}")
     lines.append(f"All rejects: {kept}")
     lines.append(_advice(job.draft.rows["kept"], source))
-    for shard in job.draft.shards:
+    for shard in (*job.draft.shards, *job.replaced):
         if job.store.open(shard).manifest["rows"]["rejected"]:
             job.store.discard(shard.stage, shard.key)
     raise UserError("\n".join(lines))

@@ -100,6 +100,10 @@ MODULES: dict[str, Module] = {
     "agreement": _at("sifthinker.annotation.acceptance"),
     "taken": _neutral("sifthinker.annotation.taken", "counts where a source brings its chains (`given`)"),
     "wanted": _at("sifthinker.annotation.wanted"),
+    "rounds": _neutral(
+        "sifthinker.annotation.rounds",
+        "what a shard shall keep is in its key; it only asks on where chains are missing",
+    ),
     "reasoning": _at("sifthinker.core.reasoning"),
     "judge": _at("sifthinker.llm.judge"),
     "retry": _at("sifthinker.annotation.retry"),
@@ -206,7 +210,7 @@ MODULES: dict[str, Module] = {
         for name in _names("ablation depth expand grpo ingest merge publish report scenes sft weights")
     },
     "stages/annotate": _at(
-        "tasks.stages.annotate", without=_names("_annotating _expects _identity _say_how_many")
+        "tasks.stages.annotate", without=_names("_annotating _expects _identity _say_how_many _further")
     ),
     "stages/evaluate": _at(
         "tasks.stages.evaluate", without=_names("_files _served _free_the_gpu _lacks _expects _probing")
@@ -298,7 +302,7 @@ MODULES: dict[str, Module] = {
     ),
     "miniature": _neutral("sifthinker.models.miniature", "names a folder, whose files count as inputs"),
     "runtime/stage": _neutral(
-        "tasks.runtime.stage tasks.runtime.decide tasks.runtime.make tasks.runtime.elsewhere tasks.runtime.store_paths",
+        "tasks.runtime.stage tasks.runtime.decide tasks.runtime.make tasks.runtime.shards tasks.runtime.elsewhere tasks.runtime.store_paths",
         _KEEPS,
     ),
     "runtime/events": _neutral("tasks.runtime.events tasks.runtime.stage_log", "shows and logs what happens"),

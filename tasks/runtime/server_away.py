@@ -20,7 +20,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import SettingsContext, get_settings_context
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, Settings
 
 WAIT = 100.0  # seconds
 EVERY = 2.0  # seconds between two looks
@@ -31,6 +31,7 @@ BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker 
 
 _given_up = ContextVar("given up", default=False)
 _missed = threading.Event()
+_known: tuple[Settings, Settings] | None = None  # settings, and the same without retries
 
 
 class ServerAway(Exception):
@@ -40,8 +41,21 @@ class ServerAway(Exception):
 @contextmanager
 def at_once() -> Iterator[None]:
     """Within it a call to a server that is away fails at once. Prefect's client would try again and again."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+    context = get_settings_context()
+    with SettingsContext(profile=context.profile, settings=_without_retries(context.settings)):
         yield
+
+
+def _without_retries(settings: Settings) -> Settings:
+    """The same settings for calls that are not tried again.
+
+    They are kept: Prefect makes settings by reading its files and the environment anew, which takes longer than the call. Each
+    shard says every few seconds how far it is; making them each time was most of the processor time of `annotate`.
+    """
+    global _known
+    if _known is None or _known[0] is not settings:
+        _known = (settings, settings.copy_with_update(updates={PREFECT_CLIENT_MAX_RETRIES: 0}))
+    return _known[1]
 
 
 def wait() -> None:
@@ -129,8 +143,7 @@ def give_up() -> None:
         return
     _given_up.set(True)
     context = get_settings_context()
-    settings = context.settings.copy_with_update(updates={PREFECT_CLIENT_MAX_RETRIES: 0})
-    SettingsContext(profile=context.profile, settings=settings).__enter__()
+    SettingsContext(profile=context.profile, settings=_without_retries(context.settings)).__enter__()
     if BY_WORKER in os.environ:
         timer = threading.Timer(LEAVE, leave)
         timer.daemon = True

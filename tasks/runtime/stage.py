@@ -70,6 +70,14 @@ class Sent:
 
 
 @dataclass(frozen=True)
+class Further:
+    """A further round of a stage's shards: those that are made again, to keep more of their rows."""
+
+    most: Mapping[int, int]  # rows that each shall keep then, by the number of the shard
+    said: str  # why, for a person
+
+
+@dataclass(frozen=True)
 class Stage:
     """What one step of the reproduction is made of."""
 
@@ -94,6 +102,9 @@ class Stage:
     shares: Callable[
         [Config, list[int]], list[int | None]
     ]  # of the rows of its parts: how many each shall keep
+    further: Callable[
+        [Config, Sequence[Mapping[str, Any]]], Further | None
+    ]  # of what its parts kept and rejected: which ones go on
     fetches: bool  # it brings what exists elsewhere, so it also runs before `start_at`
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
@@ -119,6 +130,7 @@ class Order:
     part: int | None = None
     endpoints: Endpoints = Endpoints()  # of a shard: those of its stage
     most: int | None = None  # of a shard: rows that it shall keep; none = all
+    round: int = 1  # of a shard: how often its stage shared out by now
     sent: Sent | None = None  # of a shard that another machine makes
 
     @property
@@ -144,6 +156,7 @@ class Job:
     log: Log
     progress: Progress
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    replaced: list[Ref] = field(default_factory=list)  # shards of earlier rounds
 
     @property
     def config(self) -> Config:
@@ -356,6 +369,7 @@ def stage(
     most: Callable[[Config], float] = lambda config: config.max_rejected,
     by_choice: tuple[str, ...] = (),
     shares: Callable[[Config, list[int]], list[int | None]] = lambda config, rows: [None] * len(rows),
+    further: Callable[[Config, Sequence[Mapping[str, Any]]], Further | None] = lambda config, parts: None,
     fetches: bool = False,
 ) -> Callable[[Callable[[Job], None]], Stage]:
     """Makes a stage of a function, named after it."""
@@ -377,6 +391,7 @@ def stage(
             most,
             by_choice,
             shares,
+            further,
             fetches,
         )
 

@@ -1,12 +1,13 @@
 """annotate: a chain of thought for every sample, written by a vision-language model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 from sifthinker import llm
 from sifthinker.annotation import annotate as domain
-from sifthinker.annotation import first_rows, taken
+from sifthinker.annotation import first_rows, rounds, taken
 from sifthinker.annotation.probe import ROWS, probe
 from sifthinker.annotation.projection import project
 from sifthinker.annotation.wanted import shares
@@ -16,7 +17,7 @@ from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample,
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
-from tasks.runtime.stage import Endpoints, Job, stage
+from tasks.runtime.stage import Endpoints, Further, Job, stage
 from tasks.runtime.stage_results import RESULTS
 
 
@@ -36,7 +37,7 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
             annotator = domain.Annotator(job.folders, client, job.config.annotate)
             tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
             if rows := first_rows.of_parts(zip(*tables, strict=True), ROWS, without=job.config.taken):
-                job.log.info("%s: %s", job.order.label, probe(rows, annotator))
+                probe(rows, annotator).log(job.log, job.order.label)
         yield endpoints
     _say_how_many(job)
 
@@ -52,11 +53,23 @@ def _say_how_many(job: Job) -> None:
         job.log.info("%s: %s", job.order.label, said)
     else:
         said = (
-            f"publish.rows: {rows['kept']:,} of {wanted:,} chains: the draw of {rows['in']:,} rows is used up in "
-            f"{'some' if spared else 'all'} of its parts; set ingest.total higher to draw more"
+            f"publish.rows: {rows['kept']:,} of {wanted:,} chains: all {rows['in']:,} rows of the draw are used up; set "
+            "ingest.total higher to draw more"
         )
         job.log.warning("%s: %s", job.order.label, said)
     job.notes["rows_wanted"] = said
+
+
+def _further(config: Config, parts: Sequence[Mapping[str, Any]]) -> Further | None:
+    """The parts that go on where chains are missing although rows are left."""
+    most = rounds.further(config.publish.rows, parts)
+    if not most:
+        return None
+    kept, rest = sum(rows["kept"] for rows in parts), sum(rounds.left(parts))
+    return Further(
+        most,
+        f"publish.rows: {kept:,} of {config.publish.rows:,} chains are accepted, and {rest:,} rows of the draw are left",
+    )
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
@@ -98,6 +111,7 @@ def _identity(config: Config) -> dict[str, object]:
     ),  # retry mends some, and is judged by what is left
     by_choice=(domain.NOT_NEEDED,),
     shares=lambda c, rows: shares(c.publish.rows, rows),
+    further=_further,
 )
 def annotate(job: Job) -> None:
     """Asks for each chain, checks it against what was asked, and asks again with the reason; takes those that are given."""

@@ -48,8 +48,8 @@ def _probe(job: Job, again: Again, client: llm.Client) -> None:
     before = {row.id: row.reason for row in domain.asked_again(letters, again.reasons)}
     tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
     if before and (rows := of_parts(zip(*tables, strict=True), ROWS, before)):
-        said = probe(rows, Annotator(job.folders, client, config), before)
-        job.log.info("%s with %s: %s", job.order.label, config.api.model, said)
+        found = probe(rows, Annotator(job.folders, client, config), before)
+        found.log(job.log, f"{job.order.label} with {config.api.model}")
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:

@@ -82,7 +82,9 @@ def test_the_first_rows_are_those_that_can_be_asked_in_order(tmp_path):
 def test_the_probe_is_the_stages_own_first_request_and_its_words_are_shown(tmp_path):
     with evil.serving(writing()) as server:
         with annotator(tmp_path, server.url) as (asks, _):
-            said = probe(first(tmp_path), asks)
+            found = probe(first(tmp_path), asks)
+            said = found.said
+        assert found.sound
         assert "row test/made/0" in said
         assert "the reply is a chain: '```" in said
         assert len(server.asked) == 1
@@ -90,7 +92,7 @@ def test_the_probe_is_the_stages_own_first_request_and_its_words_are_shown(tmp_p
         assert all(isinstance(row, Annotation) for row in results)
         assert len(server.asked) == ROWS
         with annotator(tmp_path, server.url) as (asks, _):
-            assert "by the ledger" in probe(first(tmp_path), asks)
+            assert "by the ledger" in probe(first(tmp_path), asks).said
 
 
 @pytest.mark.parametrize(
@@ -100,9 +102,15 @@ def test_the_probe_is_the_stages_own_first_request_and_its_words_are_shown(tmp_p
         ((200, {}, evil.chat("```\n<think>", reason="length")), "was cut off: raise annotate.max_tokens"),
     ],
 )
-def test_a_reply_that_is_no_chain_is_shown_and_the_stage_decides(tmp_path, answer, said):
+def test_a_reply_that_is_no_chain_is_shown_and_the_stage_decides(tmp_path, answer, said, caplog):
     with evil.serving(lambda *_: answer) as server, annotator(tmp_path, server.url) as (asks, _):
-        assert said in probe(first(tmp_path), asks)
+        found = probe(first(tmp_path), asks)
+    assert said in found.said and not found.sound
+    found.log(logging.getLogger("annotate"), "annotate")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and record.message == f"annotate: {found.said}", (
+        "a person sees it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,15 +134,15 @@ def test_three_rows_that_fail_stop_the_stage_and_one_does_not(tmp_path, answer, 
         annotator(tmp_path / "b", server.url) as (asks, _),
     ):
         again = Annotator({"test": tmp_path}, asks.client, CONFIG)
-        assert "the reply is a chain" in probe(first(tmp_path), again)
+        assert "the reply is a chain" in probe(first(tmp_path), again).said
 
 
 def test_a_row_whose_picture_is_gone_is_no_reason_to_stop(tmp_path):
     chosen = first(tmp_path)
     (tmp_path / "0.png").unlink()
     with evil.serving(writing()) as server, annotator(tmp_path, server.url) as (asks, _):
-        assert "row test/made/1" in probe(chosen, asks)
-        assert "none of the first rows" in probe(chosen[:1], asks)
+        assert "row test/made/1" in probe(chosen, asks).said
+        assert "none of the first rows" in probe(chosen[:1], asks).said
         assert len(server.asked) == 2
 
 
@@ -234,7 +242,7 @@ def test_a_pass_of_retry_is_not_stopped_by_rows_that_every_endpoint_refuses(tmp_
             with pytest.raises(Hopeless, match="failed for 3 rows: bad-request"):
                 probe(chosen, asks, reasons)
         else:
-            assert "3 rows are refused as they were before: bad-request" in probe(chosen, asks, reasons)
+            assert "3 rows are refused as they were before: bad-request" in probe(chosen, asks, reasons).said
         assert len(server.asked) == 3
 
 

@@ -155,3 +155,16 @@ def test_a_token_is_shown_in_ascii_and_a_control_character_by_its_number():
     assert special_tokens.find("a\x00b") == "the control character U+0000"
     assert special_tokens.find("a <|im_end|> \x1f") == "'<|im_end|>'"
     assert special_tokens.find("1 < 2\n\t") is None
+
+
+@given(st.text(st.one_of(st.sampled_from("<>[]|｜/INST_0\n\t\x00\x9d\u200b "), st.characters()), max_size=12))
+def test_texts_that_are_soon_told_hold_nothing(text: str) -> None:
+    found = special_tokens._TOKEN.search(text) or special_tokens._CONTROL.search(text)
+    assert (special_tokens.find(text) is None) == (found is None)
+
+
+def test_every_token_and_control_character_is_found_within_a_text() -> None:
+    controls = [chr(code) for code in range(0x110000) if special_tokens._CONTROL.match(chr(code))]
+    assert len(controls) == 62
+    for token in (*special_tokens._TOKENS, *controls):
+        assert special_tokens.find(f"a {token} b")

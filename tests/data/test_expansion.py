@@ -86,7 +86,7 @@ def test_expansion_refuses_what_is_no_box(found: list[Box], message: str) -> Non
 
 
 def test_an_unknown_expansion_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="known: release, progressive"):
+    with pytest.raises(ValueError, match="known: release, progressive, each"):
         expansion.expand([WHOLE], 100, 100, "authors")
 
 
@@ -181,3 +181,13 @@ def test_a_sample_with_an_impossible_box_is_a_reject_with_the_reason() -> None:
     assert isinstance(reject, Reject)
     assert (reject.id, reject.reason) == ("s/d/1", "box-invalid")
     assert "0.4" in reject.detail
+
+
+def test_each_looks_at_one_box_after_another_and_then_at_all_of_them() -> None:
+    truth = ((0.1, 0.1, 0.2, 0.2), (0.6, 0.6, 0.7, 0.8), (0.3, 0.2, 0.4, 0.5))
+    of_several, of_one = expansion.expand_samples(
+        [row(0, *truth), row(1, truth[0])], config.Expand(variant="each", distractor_share=0)
+    )
+    assert isinstance(of_several, Focus) and isinstance(of_one, Focus)
+    assert of_several.steps == ((WHOLE,), *((box,) for box in truth), truth)
+    assert of_one.steps == ((WHOLE,), (truth[0],))

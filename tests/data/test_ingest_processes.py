@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import REJECTS, Writer
 from sifthinker.data import ingest
+from sifthinker.data.sources import files
 from sifthinker.system.cores import Workers
 from tests.data import mixed_sources
 
@@ -79,14 +81,18 @@ def test_the_files_are_those_from_before_there_were_several_processes(tmp_path: 
     assert {name: getattr(tally, name) for name in COUNTED} == COUNTED
 
 
-@pytest.mark.parametrize(("chunk", "batch", "ahead"), [(1, 1, 1), (7, 3, 2), (50, 16, 5), (500, 8, 40)])
+@pytest.mark.parametrize(
+    ("chunk", "stretch", "batch", "ahead"),
+    [(1, 400, 1, 1), (7, 1_000, 3, 2), (50, 2**20, 16, 5), (500, 5_000, 8, 40)],
+)
 def test_they_do_not_depend_on_how_the_work_is_spread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, batch: int, ahead: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, stretch: int, batch: int, ahead: int
 ) -> None:
     sources = mixed_sources.sources(tmp_path / "in")
     monkeypatch.setattr(ingest, "BATCH", batch)  # which decides the order of the rejects
     first, _ = written(sources, tmp_path / "one", Workers(1))
     monkeypatch.setattr(ingest, "CHUNK", chunk)
+    monkeypatch.setattr(files, "CHUNK", stretch)
     second, _ = written(sources, tmp_path / "other", Late(ahead))
     assert mixed_sources.digests(tmp_path / "one") == mixed_sources.digests(tmp_path / "other")
     assert first == second
@@ -113,6 +119,7 @@ def test_the_caps_leave_the_same_rows_when_images_are_known_late(
 def test_three_processes_write_the_files_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = mixed_sources.sources(tmp_path / "in")
     monkeypatch.setattr(ingest, "CHUNK", 20)
+    monkeypatch.setattr(files, "CHUNK", 2_000)
     monkeypatch.setattr(ingest, "BATCH", 16)
     one, _ = written(sources, tmp_path / "one", Workers(1))
     three, _ = written(sources, tmp_path / "three", Workers(3, patience=0))
@@ -128,6 +135,60 @@ def test_what_a_process_finds_wrong_with_a_source_is_told_as_one_tells_it(tmp_pa
     for number, workers in enumerate((Workers(1), Workers(2, patience=0))):
         with pytest.raises(UserError, match="conversations hold no image sizes"):
             written([source], tmp_path / str(number), workers)
+
+
+def conversation(number: int, **more: Any) -> dict[str, Any]:
+    turns = ["What is it?", "[0.1, 0.3, 0.5, 0.6]", "<image>", "A cat"]
+    return {
+        "dataset": "gqa",
+        "split": "train",
+        "question_id": number,
+        "image": ["cot/gqa/1.jpg", "cot/gqa/1.jpg###[10, 5, 50, 35]"],
+        "conversations": [
+            {"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(turns)
+        ],
+        **more,
+    }
+
+
+DAMAGE: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "cut off": lambda text: text[: len(text) // 2],
+    "no JSON": lambda text: text.replace('"question_id": 60,', '"question_id": 60'),
+    "an array that ends early": lambda text: text.replace(', {"dataset": "gqa", "split": "b"', "]", 1),
+    "not cut where rows begin": lambda text: text.replace('"split": "b"', '"split": [{"dataset": 1}]'),
+    "rows that begin in another way": lambda text: text.replace(
+        '{"dataset": "gqa", "split": "b", ', '{"split": "b", "dataset": "gqa", '
+    ),
+    "bad and repeated rows": lambda text: text.replace('"question_id": 61', '"question_id": 3').replace(
+        '"question_id": 70', '"question_id": null'
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_large_array_is_ingested_as_if_it_were_read_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    path, sizes = tmp_path / "rows.json", tmp_path / "sizes.jsonl"
+    rows = [conversation(number, **({"split": "b"} if 55 <= number < 58 else {})) for number in range(100)]
+    text = json.dumps(rows)
+    path.write_text(DAMAGE[damage](text))
+    assert damage == "none" or path.read_text() != text
+    sizes.write_text(json.dumps({"img_path": "cot/gqa/1.jpg", "width": 100, "height": 60}))
+    source = Source(name="s", format="viscot", path=path, sizes=sizes)
+    told = []
+    monkeypatch.setattr(ingest, "CHUNK", 9)
+    for number, (stretch, ahead) in enumerate([(2**24, 1), (3_000, 1), (3_000, 4), (1_000, 9)]):
+        monkeypatch.setattr(files, "CHUNK", stretch)
+        ended = ""
+        try:
+            written([source], tmp_path / str(number), Late(ahead), Ingest(shards=3, cap=50))
+        except UserError as error:
+            ended = str(error)
+        told.append((ended, mixed_sources.digests(tmp_path / str(number))))
+    assert [one for one in told if one != told[0]] == []
+    assert bool(told[0][0]) == (damage in ("cut off", "no JSON", "an array that ends early"))
 
 
 def test_500_parts_are_500_files_and_more_are_allowed(tmp_path: Path) -> None:

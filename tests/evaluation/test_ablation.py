@@ -97,6 +97,21 @@ def test_every_trained_row_is_made_once_a_seed() -> None:
     assert [name for name in made if name.startswith(("base", "full"))] == ["base.3", "full.3", "full.5"]
     assert (made["full.5"][1].sft.seed, made["full.5"][1].grpo.seed) == (5, 5)
     assert made["full.5"][1].name == "table.full.5"
+    more = {"name": "cot-sft", "trained": "sft", "seeds": [3, 5, 7]}
+    variants = [{"name": "base", "trained": "no", "seeds": [4, 6]}, more, {"name": "full"}]
+    own = Config.model_validate({"scenes": {}, "ablation": {"seeds": [3], "variants": variants}})
+    assert [*made_with(own, own.ablation.variants)] == [
+        "base.4",
+        "cot-sft.3",
+        "cot-sft.5",
+        "cot-sft.7",
+        "full.3",
+    ]
+    assert [*made_with(one := ablation.only(own, [5]), one.ablation.variants)] == [
+        "base.5",
+        "cot-sft.5",
+        "full.5",
+    ]
     with pytest.raises(ValueError, match="seeds must be unique"):
         Config.model_validate({"scenes": {}, "ablation": {"seeds": [1, 1]}})
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ def asking(store: Path, url: str, **more: Any) -> Config:
     return config(store, annotate={"api": api}, **more)
 
 
-def digests(root: Path, remote: str | None = None) -> dict[str, list[str]]:
+def digests(root: Path, remote: str | None = None, stages: Sequence[str] = STAGES) -> dict[str, list[str]]:
     """What each stage's latest artifact and its shards are, by stage."""
     found = {}
     store = Store(root, remote)
-    for stage in STAGES:
+    for stage in stages:
         [manifest] = store.manifests(stage)
         found[stage] = [manifest["digest"], *(shard["digest"] for shard in manifest["shards"])]
     return found
@@ -117,3 +117,42 @@ def test_a_worker_is_lost_in_the_middle_and_the_digests_are_those_of_one_process
         assert len([name for name in stored if name.endswith("manifest.json")]) == SHARDS
     assert list((tmp_path / left / "store" / "annotate.parts").glob("*/manifest.json"))
     assert not list((tmp_path / left / "store").glob("calls.sqlite*"))
+
+
+def test_dead_letters_are_asked_again_on_other_machines_as_in_one_process(
+    machines: DaskCluster, bucket: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sif annotate --retry`: the stage `retry`. Half of the rows are dead letters; the passes draw their faults anew."""
+    faults = {"wrong-depths": 0.5}
+    stages = (*STAGES, "retry")
+
+    def lossy(store: Path, url: str, **more: Any) -> Config:
+        api = {"base_url": url, "model": "standin-annotator", "concurrency": CONCURRENCY}
+        passes = [{"model": "other"}, {"model": "third", "reasons": ["depths"]}]
+        annotate = {"api": api, "attempts": 1}
+        return config(store, annotate=annotate, retry={"passes": passes}, max_rejected=1.0, **more)
+
+    with standin.running(tmp_path / "standin.log", faults) as url:
+        there = lossy(tmp_path / "flow", url, remote=bucket, dask={"address": machines.address})
+        state = run(there, stop_after="retry")
+        assert state.is_completed(), (state.message, machines.log("one"), machines.log("two"))
+        counts = standin.counts(url)
+    monkeypatch.delenv("SIF_LEDGER")
+    with standin.running(tmp_path / "alone.log", faults) as url:
+        state = run(lossy(tmp_path / "alone", url), stop_after="retry")
+        assert state.is_completed(), state.message
+        alone = standin.counts(url)
+    assert digests(tmp_path / "flow", bucket, stages) == digests(tmp_path / "alone", None, stages)
+    assert counts["distinct"] == counts["answered"] == alone["distinct"], "each request is paid once"
+    [first], [second] = (Store(tmp_path / "alone").manifests(stage) for stage in ("annotate", "retry"))
+    assert first["rows"]["rejected"]["depths"] > 0 and second["rows"]["kept"] > first["rows"]["kept"]
+    made = {
+        name: len(list((tmp_path / name / "store" / "retry.parts").glob("*/manifest.json")))
+        for name in ("one", "two")
+    }
+    assert sum(made.values()) == SHARDS, f"the machines made them, not the flow: {made}"
+    # Of ingest, each machine has the parts of its shards alone.
+    for name in ("one", "two"):
+        store = tmp_path / name / "store"
+        assert list(store.glob("ingest/*.part-*"))
+        assert not [path for path in store.glob("ingest/*") if path.is_dir() and "." not in path.name]

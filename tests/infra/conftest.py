@@ -1,4 +1,4 @@
-"""A Prefect server with the security settings of the composed one."""
+"""A Prefect server with the settings of the composed one."""
 
 import base64
 import os
@@ -20,10 +20,11 @@ from flows import server
 from sifthinker.system.processes import end
 
 ROOT = Path(__file__).resolve().parents[2]
-SECURITY = (
+COMPOSED = (
     "PREFECT_SERVER_API_AUTH_STRING",
     "PREFECT_SERVER_CSRF_PROTECTION_ENABLED",
     "PREFECT_SERVER_CORS_ALLOWED_ORIGINS",
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING",
 )
 
 
@@ -49,14 +50,14 @@ class Composed:
 
 @pytest.fixture(scope="session")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """Started with what compose.yaml says of authentication, CSRF and origins; SQLite instead of PostgreSQL."""
+    """Started with what compose.yaml says of authentication, CSRF, origins and the order of events; SQLite instead of PostgreSQL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("composed")
     settings = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]["server"]["environment"]
     credentials = "tester:not-a-real-password"
-    filled = {name: settings[name] for name in SECURITY} | {"PREFECT_SERVER_API_AUTH_STRING": credentials}
+    filled = {name: settings[name] for name in COMPOSED} | {"PREFECT_SERVER_API_AUTH_STRING": credentials}
     api = f"http://127.0.0.1:{port}/api"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import yaml
 
-from flows import nightly
+from flows import nightly, server
 from infra import alerts
 from infra.automations import RETIRED
 from sifthinker.core.errors import UserError
@@ -26,6 +26,7 @@ from tests.infra.conftest import ROOT, Composed
 
 SECRET = "/services/not-a-real-address"
 UI = "https://prefect.example.org"  # as browsers reach it
+ORDER = "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING"
 FELL = 'vstar <"fell"> from 60.0 to 40.0 & no wonder'
 DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 WHOLE = sorted(d["name"] for d in DEPLOYMENTS if not d["entrypoint"].endswith(":stage"))
@@ -194,6 +195,43 @@ def test_a_scheduled_run_that_no_worker_takes_is_told_of_and_one_that_somebody_s
         assert post(client, "flow_runs/filter", {"flow_runs": {"id": {"any_": [by_hand]}}})[0][
             "state_name"
         ] in ("Late", "Scheduled")
+
+
+@pytest.mark.e2e
+def test_a_run_that_a_schedule_has_just_made_is_told_of_within_a_minute(
+    composed: Composed, received: Receiver, deployed: dict[str, str]
+) -> None:
+    """Prefect sends no event of the state that a schedule gives a run, and by itself waits for it for 15 minutes."""
+    made = {
+        "deployments": {"name": {"any_": ["prune"]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    with composed.client() as client:
+        deadline = time.monotonic() + 120
+        while not (found := [r for r in post(client, "flow_runs/filter", made) if r["auto_scheduled"]]):
+            assert time.monotonic() < deadline, "the schedule made no run"
+            time.sleep(1)
+        scheduled = found[0]
+        age = datetime.now(UTC) - datetime.fromisoformat(scheduled["state"]["timestamp"])
+        assert age < timedelta(minutes=5), "else its first event names none before it"
+        for kind, name in (("PENDING", "Pending"), ("RUNNING", "Running"), ("FAILED", "Failed")):
+            state = {"type": kind, "name": name, "message": FELL}
+            post(client, f"flow_runs/{scheduled['id']}/set_state", {"state": state, "force": True})
+        [told] = received.take(1, 60)
+    assert told["run"] == scheduled["id"] and told["outcome"] == "Failed"
+
+
+def test_every_server_that_we_start_keeps_no_event_back_for_long() -> None:
+    module = "tasks.runtime.event_order"
+    composed = yaml.safe_load((ROOT / "infra/compose.yaml").read_text(encoding="utf-8"))
+    assert composed["services"]["server"]["environment"][ORDER] == module
+    assert server._guarded("http://127.0.0.1:4200/api")[ORDER] == module
+    kubernetes = (ROOT / "infra/kubernetes/base/server.yaml").read_text(encoding="utf-8")
+    assert f"{{name: {ORDER}, value: {module}}}" in kubernetes
+    # In a process of its own: the module changes Prefect's.
+    line = f"from prefect.server.events.ordering import memory; import {module} as ours; print(memory.PRECEDING_EVENT_LOOKBACK == ours.WAIT)"
+    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.e2e

@@ -126,16 +126,27 @@ def test_the_gate_is_passed_by_the_truth_and_by_nothing_less(
         return [reply(seen, index, text) for index, text in asked]
 
     def reply(seen: list[scene_pool.Seen], index: int, text: str) -> str:
+        if "First" in text or "Next" in text:
+            return next_one(seen[index].facts, text)
         if (there := known.get((index, text))) is None:
             return "?"
         return said(*(seen[index].facts["things"][thing]["box"] for thing in there[: None if right else 1]))
 
+    def next_one(facts: dict, text: str) -> str:
+        before, _, called = text.rpartition(". Next ")
+        places = dict(lessons.classes(scene_pool.Seen(None, None, facts)))
+        there = [facts["things"][i]["box"] for i in places[called.removeprefix("First ").removesuffix(":")]]
+        there.sort(key=lambda box: box[0] + box[2])
+        at = there.index(json.loads(before)[0]["bbox_2d"]) + 1 if before else 0
+        return said(there[at]) if at < (len(there) if right else 1) else build.NO_MORE
+
     monkeypatch.setattr(held_out, "answers", answers)
     found = held_out_lists.scores(None, None, drawn)
-    assert found["gate"] is right
+    assert found["gate"] == {"class": right, held_out_lists.IN_TURN: right}
+    assert found["lists"][held_out_lists.IN_TURN]["3"]["all"] == (1.0 if right else 0.0)
     assert found["lists"]["class"]["2"]["number"] == (1.0 if right else 0.0)
     assert found["lists"]["class"]["1"]["all"] == 1.0
-    assert {"class", "everything", "beside"} == set(found["lists"])
+    assert {"class", "everything", "beside", held_out_lists.IN_TURN} == set(found["lists"])
 
 
 def test_held_out_scenes_have_as_many_things_as_are_asked_for(tmp_path: Path) -> None:
@@ -147,3 +158,68 @@ def test_hiou_does_not_see_a_box_that_is_there_twice() -> None:
     """So that the reward for boxes cannot teach how many there are (the miniature's README)."""
     twice = held_out_lists.judged(said(*BOXES, BOXES[1]), BOXES)
     assert twice == (False, False, pytest.approx(1.0))
+
+
+def test_the_next_thing_is_the_next_to_the_right_and_no_more_comes_after_the_last(
+    drawn: list[scene_pool.Seen],
+) -> None:
+    rng = np.random.default_rng(0)
+    ends = Counter[str]()
+    for turn in range(400):
+        scene = drawn[turn % 64]
+        things = scene.facts["things"]
+        lesson = lessons._KINDS["next"](scene, 0, rng)
+        if lesson is None:  # two of them stand above one another
+            continue
+        before, _, called = lesson.asked.rpartition(". Next ")
+        called = called.removeprefix("First ").removesuffix(":")
+        sets = dict(lessons.classes(scene)) | {
+            f"object {place}": there for place, there in scene.facts["beside"]
+        }
+        middles = {index: lessons.middle(things[index]["box"]) for index in sets[called]}
+        start = (
+            lessons.middle(json.loads(before)[0]["bbox_2d"]) + 0.011 if before else 0.0
+        )  # what is not exact
+        later = sorted((middle, index) for index, middle in middles.items() if middle > start)
+        ends[lesson.answer == build.NO_MORE, bool(before)] += 1
+        if lesson.answer == build.NO_MORE:
+            assert not later and lesson.about == ()
+        else:
+            assert lesson.about == ((later[0][1],),)
+            (region,) = json.loads(lesson.answer)
+            assert region["bbox_2d"] == pytest.approx(things[later[0][1]]["box"], abs=1e-3)
+    assert ends[True, False] == 0  # what is asked for is there
+    assert min(ends[True, True], ends[False, True], ends[False, False]) > 60
+
+
+def test_what_is_said_right_before_a_look_stays_next_to_it(
+    training: policy_training.Lists, drawn: list[scene_pool.Seen]
+) -> None:
+    """The single step of a chain stands far from the pictures as a whole; other answers stand far from their questions."""
+    rng = np.random.default_rng(0)
+    assert {training._away("next", rng)[0] for _ in range(20)} == {0}
+    assert {training._away("all", rng)[1] for _ in range(20)} == {0}
+    row = [(*training.packer.conversation("First cube:", build.NO_MORE), 1.0)]
+    near, far = (training.packer.rows([row], True, None, iter([gap])) for gap in (0, 7))
+    moved = (far["positions"] - near["positions"])[:, 0]
+    length = len(row[0][0]) + len(row[0][1])
+    assert (moved[:, -length:] == 7).all() and (moved[:, :-length] == 0).all()
+
+
+def test_scenes_of_a_recipe_are_as_alike_as_it_says(tmp_path: Path) -> None:
+    """And a pool that was made before there was a choice is still one of things that are not."""
+    pools = [
+        scene_pool.Pool(tmp_path / str(alike), 2, fewest=5, most=5, alike=alike, **SIZE)
+        for alike in (0.0, 0.9)
+    ]
+    shapes = []
+    for pool in pools:
+        pool.folder.mkdir()
+        scene_pool._claim(pool)
+        scene_pool._render((pool, 0))
+        shapes.append(
+            np.mean([len({t["shape"] for t in seen.facts["things"]}) for seen in scene_pool.read(pool, 0)])
+        )
+    assert shapes[1] < shapes[0] - 0.3
+    told = [json.loads((pool.folder / "pool.json").read_text()) for pool in pools]
+    assert "alike" not in told[0] and told[1]["alike"] == 0.9

@@ -9,7 +9,7 @@ from sifthinker.core import boxes
 from sifthinker.core.chain import Chain, Step, render
 from sifthinker.core.records import WHOLE, Box, Region
 from sifthinker.rewards import REWARDS
-from sifthinker.rewards.grounding import scores
+from sifthinker.rewards.grounding import repeated, scores
 
 reward = REWARDS["grounding"]
 TRUTH = [(0.2, 0.2, 0.6, 0.6)]
@@ -55,6 +55,28 @@ def test_progress_by_hand(looks: list[list[Box]], paper: float, release: float) 
 def test_a_sabotaged_first_box_shows_in_the_parts() -> None:
     assert scores(says([FAR], TRUTH), TRUTH) == (0.0, pytest.approx(1.0))
     assert scores(says([HALF], TRUTH), TRUTH) == (pytest.approx(0.5), pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("last", "cost"),
+    [
+        ([*TRUTH], 0.0),
+        ([*TRUTH, *TRUTH], 0.5),  # HIoU is 1 all the same
+        ([*TRUTH, FAR, *TRUTH, *TRUTH], 0.5),  # two of four
+        ([*TRUTH, (0.2, 0.2, 0.38, 0.6)], 0.0),  # an IoU of 0.45: another box
+        ([FAR, FAR, FAR], 2 / 3),
+    ],
+)
+def test_a_box_that_is_there_twice_costs_what_is_set_and_nothing_by_default(
+    last: list[Box], cost: float
+) -> None:
+    text = says([WHOLE], last)
+    (plain,), (charged,) = reward([text], [TRUTH]), reward([text], [TRUTH], "paper", 0.4)
+    assert plain - charged == pytest.approx(0.4 * cost)
+    assert repeated(text) == pytest.approx(cost)
+    if last == [*TRUTH, *TRUTH]:
+        assert plain == pytest.approx(1.0)
+    assert repeated("no chain") == 0.0 and reward(["no chain"], [TRUTH], "paper", 0.4) == [0.0]
 
 
 def test_spam_boxes_cost_more_than_they_bring() -> None:

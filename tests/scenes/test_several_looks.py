@@ -60,15 +60,20 @@ def truth(things: list[dict[str, Any]], text: str) -> tuple[str, list[list[int]]
     """The answer to a question and the boxes that it rests on, from the objects alone."""
     if found := re.fullmatch(r"How many (.*) are there\?", text):
         there = named(things, found[1])
-        return str(len(there)), [t["box"] for t in there]
+        return str(len(there)), in_turn(there)
     if found := re.fullmatch(r"Are there (more|fewer) (.*) than (.*)\?", text):
         one, other = named(things, found[2]), named(things, found[3])
         true = len(one) > len(other) if found[1] == "more" else len(one) < len(other)
-        return "yes" if true else "no", [t["box"] for t in one + other]
+        return "yes" if true else "no", in_turn(one) + in_turn(other)
     found = re.fullmatch(r"How many objects are (.*) the (\w+ \w+(?: \w+)?)\?", text)
     (anchor,) = named(things, found[2])
     there = [t for t in things if t is not anchor and beside(t, found[1], anchor)]
-    return str(len(there)), [t["box"] for t in there]
+    return str(len(there)), in_turn(there)
+
+
+def in_turn(things: list[dict[str, Any]]) -> list[list[int]]:
+    """The boxes of things from left to right."""
+    return sorted((t["box"] for t in things), key=lambda box: (box[0] + box[2]) / 2)
 
 
 def beside(thing: dict[str, Any], words: str, anchor: dict[str, Any]) -> bool:
@@ -91,9 +96,7 @@ def test_every_answer_and_every_box_is_that_of_the_objects(
         things = known[below + row["image"]]
         answer, boxes = truth(things, row["question"])
         assert row["answer"] == answer, row
-        assert sorted(row["bboxs"]) == sorted(boxes), row
-        depths = {tuple(t["box"]): t["depth"] for t in things}
-        assert [depths[tuple(box)] for box in row["bboxs"]] == sorted(depths[tuple(box)] for box in boxes)
+        assert row["bboxs"] == boxes, row
         assert row["dataset"] in {f"{kind}-{len(things)}" for kind in ("count", "beside", "more")}
     kinds = Counter(row["dataset"].split("-")[0] for row in found)
     assert min(kinds.values()) >= len(found) // 3 - 3 and len(kinds) == 3
@@ -110,8 +113,25 @@ def test_the_source_and_the_benchmark_read_them(written: Path) -> None:
     assert {"count", "beside", "more", "scenes"} == {question.group.split("-")[0] for question in asked}
 
 
+def test_settings_are_chosen_on_other_scenes_than_those_of_reports(tmp_path: Path, written: Path) -> None:
+    tuning = tmp_path / "tuning"
+    scenes.write(tuning, SETTINGS.model_copy(update={"held_out": "tuning"}))
+    for file in ("viscot.json", "tallyqa.json"):  # what is trained on is the same
+        assert (tuning / file).read_bytes() == (written / file).read_bytes()
+    found = [
+        {
+            json.dumps(scene["objects"])
+            for scene in json.loads((folder_ / "scenes.json").read_text())["scenes"]
+            if scene["image"].startswith("sif/")
+        }
+        for folder_ in (tuning, written)
+    ]
+    assert found[0] and not found[0] & found[1]
+    assert len(json.loads((tuning / "sif" / "viscot.json").read_text())) == SETTINGS.benchmark_rows
+
+
 def test_no_scene_is_in_two_streams() -> None:
-    """Pre-training, SIF data and report share no scene, whatever their seeds."""
+    """Pre-training, SIF data, tuning and report share no scene, whatever their seeds."""
     found: dict[Any, str] = {}
     for name in folder.STREAMS:
         for seed in (0, 1, 4):

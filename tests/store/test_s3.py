@@ -49,6 +49,54 @@ def test_another_machine_finds_an_artifact_and_downloads_it_when_it_is_read(url:
     assert Store(tmp_path / "b").find("s", "k2"), "and what came is whole by its digests"
 
 
+def parts(store: Store, key: str = "k", word: str = "") -> Ref:
+    """An artifact of two tables in 30 parts, and of a file of all."""
+    tables = {f"{t}-{n:05}.parquet": f"{t} {n} {word}" for t in ("samples", "given") for n in range(30)}
+    return put(store, key, **tables, **{"rejects.parquet": "all"})
+
+
+def test_a_shard_on_another_machine_downloads_its_own_part_and_no_other(url: str, tmp_path: Path) -> None:
+    ref = parts(Store(tmp_path / "a", url))
+    root = tmp_path / "b"
+    there = Store(root, url)
+    found = there.open(ref, 7)
+    assert not list(root.rglob("*.parquet")), "a lookup downloads nothing"
+    assert found.part("samples", 7).read_text() == "samples 7 "
+    assert found.part("given", 7).read_text() == "given 7 "
+    here = sorted(path.name for path in root.rglob("*.parquet"))
+    assert here == ["given-00007.parquet", "samples-00007.parquet"]
+    assert found.ref == ref == there.open(ref, 8).ref
+    assert not (root / "s" / "k").exists() and there.manifests("s") == [], "a part is not taken for the whole"
+
+    found.part("samples", 7).chmod(0o644)
+    found.part("samples", 7).write_text("samples 7!")
+    assert Store(root).open(ref, 7).part("samples", 7).read_text() == "samples 7 ", "damage is seen"
+    whole = there.open(ref)
+    assert len([path for path in whole.parts("samples") if path.exists()]) == 30
+    assert there.open(ref, 7).part("samples", 7).parent == root / "s" / "k"
+
+
+def test_parts_of_an_artifact_that_was_made_again_are_not_those_of_before(url: str, tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "a", url), Store(tmp_path / "b", url)
+    old = parts(here)
+    assert there.open(old, 3).part("samples", 3).read_text() == "samples 3 "
+    here.discard("s", "k")
+    new = parts(here, word="again")
+    assert there.open(new, 3).part("samples", 3).read_text() == "samples 3 again"
+    with pytest.raises(Damaged, match="another content"):
+        there.open(old, 3)
+
+
+def test_a_part_that_is_damaged_on_the_remote_is_an_error_that_names_it(url: str, tmp_path: Path) -> None:
+    ref = parts(Store(tmp_path / "a", url))
+    there = Store(tmp_path / "b", url)
+    found = there.open(ref, 7)
+    s3.Remote(url).write("s/k/samples-00007.parquet", b"samples 8 ")
+    with pytest.raises(UserError, match=r"samples-00007\.parquet"):
+        found.part("samples", 7)
+    assert not list((tmp_path / "b").rglob("*.parquet"))
+
+
 def test_records_reach_another_machine(url: str, tmp_path: Path) -> None:
     here = Store(tmp_path / "a", url)
     ref = put(here, a="1")

@@ -38,3 +38,21 @@ def test_a_stage_without_shards_elsewhere_shows_its_own_counts():
 def test_what_came_since_a_count_is_the_difference():
     later = replace(NONE, calls=7, money=2.0, in_flight=3)
     assert later.since(replace(NONE, calls=5, money=0.5)) == replace(later, calls=2, money=1.5)
+
+
+def test_rows_of_a_shard_that_is_made_again_are_counted_once():
+    found = Elsewhere(counted={"a", "b"})
+    here = replace(NONE, rows_total=10, rows_kept=4, rows_rejected=6, calls=7)
+    assert found.added(here) is here
+    found.again("not counted", {"in": 9, "kept": 9})  # it was in the store before this run
+    assert found.added(here) is here
+    found.again("a", {"in": 5, "kept": 2})
+    assert found.added(here) == replace(here, rows_total=5, rows_kept=2, rows_rejected=3)
+
+    there = Elsewhere(rows=8, counted={"a"})
+    there.made += [shard(2, 2), shard(1, 3)]
+    there.again("a", {"in": 4, "kept": 2})
+    there.rows += 4
+    there.made.append(shard(3, 1))
+    sums = there.added(NONE)
+    assert (sums.rows_total, sums.rows_kept, sums.rows_rejected) == (8, 4, 4)

@@ -1,9 +1,12 @@
-"""The endpoint of annotate where the stand-in sees: what is started, what is said of it, and what is in the key."""
+"""Endpoints of annotate that the stage starts: what is started, what is said of it, and what is in the key."""
 
 from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -13,6 +16,8 @@ from sifthinker.annotation.annotate import messages
 from sifthinker.config import Config, Source, identity
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import WHOLE, Region, Sample
+from sifthinker.models import serving
+from tasks.runtime import endpoint
 from tasks.runtime.endpoint import SAID, answering, scene_files, weights
 from tasks.runtime.stage_results import RESULTS
 
@@ -68,3 +73,33 @@ def test_the_truth_of_the_runs_scenes_is_found_and_told(
         text = client.chat.completions.create(model="any", messages=talk).choices[0].message.content
     assert "<text>small red cube: left.</text>" in text
     assert "in place of seeing, the truth about the scenes was looked up" in caplog.text
+
+
+def test_a_local_server_that_loads_its_model_is_waited_for_in_so_many_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(endpoint, "EVERY", 0.01)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    api = Config.model_validate(
+        {"scenes": {}, "annotate": {"api": {"base_url": "local", "model": str(model)}}}
+    ).annotate.api
+    said = f"annotate: {api.local_server} loads {model}; its log: {tmp_path / 'local.log'}"
+
+    @contextmanager
+    def several(wanted: list[serving.Wanted]) -> Iterator[tuple[str, ...]]:
+        deadline = time.monotonic() + 20
+        while said not in caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert said in caplog.messages, "before it answers"
+        yield ("http://127.0.0.1:1/v1",)
+
+    monkeypatch.setattr(endpoint.serving, "several", several)
+    with answering(api, tmp_path, "annotate", LOG) as url:
+        assert url == "http://127.0.0.1:1/v1"
+        lines = len(caplog.messages)
+        time.sleep(0.1)
+        assert len(caplog.messages) == lines, "nothing is said once it answers"
+    assert caplog.messages.count(said) == 1, "the same words are said once a minute"

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, Settings, temporary_settings
 
 from tasks.runtime import server_away
 
@@ -97,3 +97,28 @@ def test_a_port_where_nothing_listens_is_found_out_at_once(monkeypatch: pytest.M
 )
 def test_errors_of_the_connection_are_told_from_mistakes_of_ours(error: Exception, away: bool) -> None:
     assert server_away.is_away(error) == away
+
+
+def test_settings_without_retries_are_made_once_and_hold_as_long_as_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prefect reads its files for each copy of its settings, and shards show their progress every few seconds."""
+    made = []
+    copy = Settings.copy_with_update
+
+    def counted(self: Settings, *args: Any, **kwargs: Any) -> Settings:
+        made.append(self)
+        return copy(self, *args, **kwargs)
+
+    monkeypatch.setattr(server_away, "_known", None)
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 7, PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        monkeypatch.setattr(Settings, "copy_with_update", counted)
+        for _ in range(3):
+            with server_away.at_once():
+                assert PREFECT_CLIENT_MAX_RETRIES.value() == 0
+                assert PREFECT_API_URL.value() == "http://127.0.0.1:1/api"
+            assert PREFECT_CLIENT_MAX_RETRIES.value() == 7
+        assert len(made) == 1
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:2/api"}), server_away.at_once():
+        assert PREFECT_API_URL.value() == "http://127.0.0.1:2/api", "other settings have a copy of their own"
+        assert PREFECT_CLIENT_MAX_RETRIES.value() == 0

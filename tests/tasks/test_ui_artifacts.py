@@ -147,19 +147,27 @@ def test_a_stage_that_asks_is_shown_from_its_first_rows_to_its_last_counts(
     counts = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "", 0.0, None)
     looked = threading.Event()
 
+    def said_percent() -> float:
+        return artifacts["artifact 0"][-1][0] if artifacts else 0.0
+
     def look() -> Counts:
-        if counts.rows_done == 3 and artifacts:
+        if counts.rows_done == 3 and said_percent() == 100 * counts.rows_done / counts.rows_total:
             looked.set()
         return counts
 
     order = SimpleNamespace(label="evaluate")
     job: Any = SimpleNamespace(order=order, log=logging.getLogger("test"), notes={}, elsewhere=Elsewhere())
-    with endpoint.watched(job, look, lambda now: f"{now.rows_done} rows"):
+    with endpoint.watched(job, look, lambda now: f"{now.rows_done}/{now.rows_total} rows"):
+        counts = Counts(4, 2, 1, 3, 0, 0, 1, 30, 3, 0.0, "", 60.0, 3.0)
+        assert looked.wait(20)
+        looked.clear()
+        # A shard that begins later adds its rows.
         counts = Counts(6, 2, 1, 3, 0, 0, 1, 30, 3, 0.0, "", 60.0, 3.0)
         assert looked.wait(20)
         counts = Counts(6, 5, 1, 6, 0, 0, 0, 60, 6, 0.0, "", 60.0, 0.0)
     said = artifacts["artifact 0"]
-    assert said[0] == (50, "Progress of evaluate: 3 rows"), "no second clock beside the engine's"
+    assert said[0] == (75, "Progress of evaluate: 3/4 rows"), "no second clock beside the engine's"
+    assert (50, "Progress of evaluate: 3/6 rows") in said
     assert said[-1][0] == 100 and "evaluate: completed after" in said[-1][1]
-    assert said[-1][1].endswith(" s, 6 rows")
+    assert said[-1][1].endswith(" s, 6/6 rows")
     assert job.notes["calls"] == 6

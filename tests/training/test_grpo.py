@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from sifthinker import rewards
+from sifthinker import config, rewards
 from sifthinker.config import Grpo, identity
 from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
@@ -196,6 +196,15 @@ def test_a_judge_without_scores_stops_the_run_before_it_poisons_the_policy(grpo_
         UserError, match=r"step 1: the judge gave no score for \d of 8 completions, more than"
     ):
         grpo.main(grpo_file("broken", {"rewards": {"max_absent": 0.1}}))
+
+
+def test_a_policy_that_loses_its_form_stops_the_run_and_by_default_nothing_does(grpo_file, monkeypatch):
+    """Canned completions: three of five are chains, a share that no four steps of 8 can hold above 0.99 for long."""
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
+    settings = {"epochs": 2, "learning_rate": 1e-6}
+    with pytest.raises(UserError, match=r"step 4: 0\.\d\d of the completions of the last 4 steps are chains"):
+        grpo.main(grpo_file("formless", {**settings, "rewards": {"least_format": 0.99}}))
+    assert config.Rewards().least_format == 0.0
 
 
 def test_an_absent_score_is_neutral_in_its_group():

@@ -74,8 +74,9 @@ def reply(
         answer = question["answer"]
         if fault == "duplicate":  # the reply to another request
             steps, answer = [_OTHER, _OTHER], "a red coat"
-        seen = None if eyes is None or fault == "duplicate" else eyes(_first(asked), _boxes(steps))
-        said = None if seen is None else seeing.texts(seen, answer)
+        boxes = _boxes(steps)
+        seen = None if eyes is None or fault == "duplicate" else eyes(_first(asked), boxes)
+        said = None if seen is None else seeing.texts(seen, answer, question["question"], boxes)
         text = chain(steps, answer, name, fault, said)
         if fault == "content-filter":
             text, reason = "", "content_filter"

@@ -7,6 +7,7 @@ them is whether a chain that names what it sees answers better than one that doe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ Eyes = Callable[[str, list[list[Box]]], list[list[str]]]
 
 NOTHING, WHOLE = "no object", "The whole scene first."
 _TRAINING = ("train", "several")  # streams of scenes; no others are annotated
+_EXACT = 0.3  # pixels: three decimals of a picture's width
 _PIXEL = 1.5  # a final box is that of a thing within so many pixels: expansion works on whole ones
 
 
@@ -24,12 +26,17 @@ class Unseen(ValueError):
     """It cannot be told what is in a picture; the message says why."""
 
 
-def texts(seen: Sequence[Sequence[str]], answer: str) -> list[str]:
+def texts(
+    seen: Sequence[Sequence[str]], answer: str, question: str = "", steps: Sequence[Sequence[Box]] = ()
+) -> list[str]:
     """A text for each step, from what was seen in its boxes; the last step's are what the question is about.
 
     The first step is the whole picture. The last text counts the things where there are several, and ends in the answer.
+    Where a chain looks at each of the things that it counts by itself, its texts say which comes next (`_in_turn`).
     """
-    final = seen[-1]
+    if in_turn := _in_turn(seen, answer, question, steps):
+        return in_turn
+    final: Sequence[str] = seen[-1]
     said = [WHOLE]
     for names in seen[1:-1]:
         here = ", ".join(dict.fromkeys(names))
@@ -40,6 +47,54 @@ def texts(seen: Sequence[Sequence[str]], answer: str) -> list[str]:
     counted = final if len(final) == 1 else [f"{name}, {number}" for number, name in enumerate(final, 1)]
     last = f"{'; '.join(counted)}: {answer}."
     return [*said, last] if len(seen) > 1 else [last]
+
+
+def _in_turn(
+    seen: Sequence[Sequence[str]], answer: str, question: str, steps: Sequence[Sequence[Box]]
+) -> list[str]:
+    """The texts of a chain that looks at things one after another to count them; none of any other chain.
+
+    What is counted is the question's. It is said right before each look, and the count right after it.
+    """
+    looks = [step[0] for step in steps[1:] if len(step) == 1]
+    last = [*steps[-1]] if len(looks) < len(steps) - 1 else looks
+    groups = _counted(question)
+    if not groups or not looks or last != looks or len(steps) != 1 + len(looks) + (len(looks) > 1):
+        return []
+    names = [seen[number][0] for number in range(1, len(looks) + 1)]
+    first = _split(names, groups) if len(groups) == 2 else len(names)
+    said, totals = [f"First {groups[0]}:"], []
+    for group, of in zip(groups, (names[:first], names[first:]), strict=False):
+        for number, name in enumerate(of, 1):
+            said.append(f"{name}, {number}. Next {group}:")
+        said[-1] = said[-1].replace(f"Next {group}:", f"No more: {len(of)}.")
+        totals.append(str(len(of)))
+        if group != groups[-1]:
+            said[-1] += f" First {groups[1]}:"
+    verdict = f"{' to '.join(totals)}: {answer}."
+    return [*said, verdict] if len(looks) > 1 else [said[0], f"{said[1]} {verdict}"]
+
+
+def _counted(question: str) -> list[str]:
+    """What a question counts, one of it ("cube", "object behind the red cone"): two things where it compares."""
+    if (found := re.search(r"How many objects are (.+?)\?", question)) and found[1] != "there":
+        return [f"object {found[1]}"]
+    if found := re.search(r"How many (.+?)s are there\?", question):
+        return [found[1]]
+    found = re.search(r"Are there (?:more|fewer) (.+?)s than (.+?)s\?", question)
+    return [found[1], found[2]] if found else []
+
+
+def _split(names: Sequence[str], groups: Sequence[str]) -> int:
+    """How many of the names belong to the first of two groups: those of the first come first, at least one of each."""
+
+    def fitting(first: int) -> int:
+        wanted = [groups[0]] * first + [groups[1]] * (len(names) - first)
+        return sum(
+            word.removesuffix(" object") in name.split() for word, name in zip(wanted, names, strict=True)
+        )
+
+    return max(range(1, len(names)), key=fitting)
 
 
 def truth(scenes: Sequence[Path]) -> Eyes:
@@ -61,6 +116,8 @@ def truth(scenes: Sequence[Path]) -> Eyes:
 
     def look(picture: str, steps: list[list[Box]]) -> list[list[str]]:
         fitting = [scene for scene in known if all(_thing(scene, box) is not None for box in steps[-1])]
+        if len(fitting) > 1:  # of many scenes, some have a thing nearly where another has one
+            fitting = [scene for scene in fitting if all(_thing(scene, box, _EXACT) for box in steps[-1])]
         if len(fitting) != 1:
             raise Unseen(
                 f"{len(fitting)} scenes have things at {steps[-1]}; scenes.json knows its own scenes only"
@@ -70,11 +127,13 @@ def truth(scenes: Sequence[Path]) -> Eyes:
     return look
 
 
-def _thing(scene: tuple[int, int, list[dict[str, Any]]], box: Box) -> dict[str, Any] | None:
+def _thing(
+    scene: tuple[int, int, list[dict[str, Any]]], box: Box, within: float = _PIXEL
+) -> dict[str, Any] | None:
     width, height, things = scene
     size = (width, height, width, height)
     for thing in things:
-        if all(abs(a * s - b) <= _PIXEL for a, b, s in zip(box, thing["box"], size, strict=True)):
+        if all(abs(a * s - b) <= within for a, b, s in zip(box, thing["box"], size, strict=True)):
             return thing
     return None
 

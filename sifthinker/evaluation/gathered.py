@@ -1,0 +1,374 @@
+"""Rows of an ablation that are made over days, each by itself: what is kept of them, and what they say together.
+
+A folder holds `<row>.<seed>/` with the scored questions (`predictions.parquet`, without the replies), the scores of the
+benchmarks as a whole, and `made.json`: what it was made from and with. It is small enough to be committed. Tables are drawn
+of it at any time. Rows that were asked other questions, or begin at other weights, are never in one table, and a stage
+that was made with other code than in another row is named below it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics as means
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sifthinker.core import tables
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation import ablation, gate
+from sifthinker.reporting import plots
+from sifthinker.store.digests import sha256
+from sifthinker.store.lineage import SHORT, Node
+
+PREDICTIONS, SCORES, MADE = "predictions.parquet", "scores.json", "made.json"
+_KEPT = [*gate.COLUMNS, "parts"]
+_BEGINNING = "policy-weights"
+Reply = Mapping[str, Any]  # a row of the kept predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of one seed, as it was kept."""
+
+    folder: Path
+    made: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the row, without the seed."""
+        return str(self.made["row"])
+
+
+def keep(folder: Path, row: str, seed: int, evaluation: Path, lineage: Mapping[str, Node], run: str) -> bool:
+    """Keeps what a row of one seed scored; whether it is new.
+
+    Args:
+        folder: of all kept rows.
+        row: its name.
+        seed: that it was trained with.
+        evaluation: the folder of its evaluation.
+        lineage: what that was made from (`lineage.trace`).
+        run: what it was made by: a command and the commit of the code.
+
+    Raises:
+        UserError: another result of this row and seed is kept. Nothing is ever replaced or dropped in silence.
+    """
+    stages: dict[str, dict[str, Any]] = {
+        node.label: {
+            "key": node.key,
+            "code": sha256(node.manifest["identity"]["code"])[:SHORT],
+            "digest": node.digest[:SHORT],
+            "seconds": round(float(node.manifest["seconds"]), 1),
+        }
+        for node in lineage.values()
+        if node.manifest
+    }
+    replies = [{name: found[name] for name in _KEPT} for found in tables.read(evaluation / PREDICTIONS)]
+    questions = sorted([str(found[name]) for name in gate.COLUMNS[:-1]] for found in replies)
+    made: dict[str, Any] = {
+        "row": row,
+        "seed": seed,
+        "run": run,
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(_last(lineage))),
+        "seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
+        "questions": sha256(questions)[:SHORT],
+        "stages": stages,
+    }
+    place = folder / f"{row}.{seed}"
+    if place.exists():
+        earlier = _made(place)
+        if earlier["stages"]["evaluate"]["digest"] == made["stages"]["evaluate"]["digest"]:
+            return False
+        raise UserError(
+            f"{place}: holds another result of this row and seed, made {earlier['made']} by {earlier['run']}; "
+            "keep this one in another folder, or remove that one yourself"
+        )
+    _write(place, made, replies, evaluation)
+    return True
+
+
+def _last(lineage: Mapping[str, Node]) -> float:
+    return max(float(node.manifest["made"]) for node in lineage.values() if node.manifest)
+
+
+def _write(place: Path, made: Mapping[str, Any], replies: Sequence[Reply], evaluation: Path) -> None:
+    """All of a row at once: the folder appears under its name when it is whole."""
+    scores = json.loads((evaluation / SCORES).read_text(encoding="utf-8"))
+    scores["scores"] = [score for score in scores["scores"] if "/" not in score["metric"]]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary.mkdir()
+    schema = pa.schema([pq.read_schema(evaluation / PREDICTIONS).field(name) for name in _KEPT])
+    pq.write_table(
+        pa.Table.from_pylist([dict(reply) for reply in replies], schema),
+        temporary / PREDICTIONS,
+        compression="zstd",
+    )
+    for name, value in ((SCORES, scores), (MADE, made)):
+        (temporary / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(place)
+
+
+def _made(place: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((place / MADE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{place / MADE}: cannot be read ({error}); `sif ablation --keep` writes it"
+        ) from error
+    return found
+
+
+def rows(folder: Path) -> list[Row]:
+    """The rows that a folder holds, by name and seed.
+
+    Raises:
+        UserError: one of them has no readable `made.json`.
+    """
+    found = [Row(place, _made(place)) for place in sorted(folder.glob("*.*")) if place.is_dir()]
+    return sorted(found, key=lambda row: (row.name, row.made["seed"]))
+
+
+def comparable(found: Sequence[Row]) -> list[list[Row]]:
+    """The rows in sets that were asked the same questions and begin at the same weights, the largest set first."""
+    sets: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in found:
+        begun = row.made["stages"].get(_BEGINNING, {}).get("digest", "")
+        sets[row.made["questions"], begun].append(row)
+    return sorted(sets.values(), key=len, reverse=True)
+
+
+def draw(folder: Path, order: Sequence[str], pairs: Sequence[tuple[str, str]], weights: str) -> str:
+    """Writes `results.md`, and of the largest set of rows `table.png` and `by-number.png`; returns the Markdown.
+
+    Args:
+        folder: of the kept rows.
+        order: the names of the rows as they are to be shown; others come last.
+        pairs: rows that are compared, the second with the first as its reference.
+        weights: `model.weights`, of which a table says what they are.
+    """
+    sets = comparable(rows(folder))
+    if not sets:
+        raise UserError(
+            f"{folder}: holds no row yet; `sif ablation --row NAME --keep {folder}` makes and keeps one"
+        )
+    known = {name: place for place, name in enumerate(order)}
+    parts = []
+    for number, alike in enumerate(sets):
+        by_name: dict[str, list[Row]] = defaultdict(list)
+        for row in sorted(alike, key=lambda row: known.get(row.name, len(known))):
+            by_name[row.name].append(row)
+        parts.append(_section(folder, by_name, pairs, weights, main=not number))
+    text = "\n\n".join(parts) + "\n"
+    temporary = folder / f".results.{os.getpid()}"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / "results.md")
+    return text
+
+
+def _section(
+    folder: Path,
+    by_name: Mapping[str, Sequence[Row]],
+    pairs: Sequence[tuple[str, str]],
+    weights: str,
+    main: bool,
+) -> str:
+    """The tables of rows that can be compared."""
+    replies = {name: [_replies(row) for row in of] for name, of in by_name.items()}
+    first = next(iter(by_name.values()))[0].made
+    begun = first["stages"].get(_BEGINNING, {}).get("digest", "unknown")
+    lines = [f"Questions {first['questions']}, weights {begun}.", "", *_by_kind(replies)]
+    lines += ["", *_compared(replies, pairs), "", *_provenance(by_name)]
+    if main:
+        paths = {name: [row.folder for row in of] for name, of in by_name.items()}
+        reference = next(iter(by_name))
+        drawn = folder / f".drawn.{os.getpid()}"
+        drawn.mkdir()
+        try:
+            ablation.write(drawn, paths, reference, weights)
+            if (drawn / "table.png").exists():
+                (drawn / "table.png").replace(folder / "table.png")
+        finally:
+            for path in drawn.iterdir():
+                path.unlink()
+            drawn.rmdir()
+        _replace(folder / "by-number.png", _picture(replies))
+    return "\n".join(lines)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _replies(row: Row) -> list[Reply]:
+    return [reply for reply in tables.read(row.folder / PREDICTIONS) if reply["strict"] is not None]
+
+
+def _parts(reply: Reply) -> dict[str, float]:
+    """What a reply is scored for: its answer, boxes, depths and form, or its one score as the answer."""
+    return dict(reply["parts"] or ()) or {"answer": float(reply["strict"])}
+
+
+def _kind(reply: Reply) -> tuple[str, str]:
+    """The kind of question, and how many things its scene has: "count-4"."""
+    kind, _, number = str(reply["group"]).rpartition("-")
+    return kind, number
+
+
+def _mean(
+    seeds: Sequence[Sequence[Reply]], part: str, kind: str = "", number: str = ""
+) -> tuple[float, float, int]:
+    """Mean of 100 over the seeds, its standard error (questions and seeds), and questions a seed; NaN of none."""
+    by_seed = [
+        [
+            parts[part]
+            for reply in of
+            if (not kind or _kind(reply)[0] == kind)
+            and (not number or _kind(reply)[1] == number)
+            and part in (parts := _parts(reply))
+        ]
+        for of in seeds
+    ]
+    if not all(by_seed):
+        return math.nan, math.nan, 0
+    averages = [means.fmean(values) for values in by_seed]
+    pooled = [value for values in by_seed for value in values]
+    count = len(by_seed[0])
+    error = means.pstdev(pooled) / math.sqrt(count)  # the seeds share their questions
+    if len(averages) > 1:
+        error = math.hypot(error, means.stdev(averages) / math.sqrt(len(averages)))
+    return 100 * means.fmean(averages), 100 * error, count
+
+
+def _by_kind(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> list[str]:
+    """A table of the answers by kind, and of what else is scored."""
+    every = [reply for of in replies.values() for seed in of for reply in seed]
+    kinds = sorted({_kind(reply)[0] for reply in every})
+    others = sorted({part for reply in every for part in _parts(reply)} - {"answer"})
+    heads = ["answer", *(f"answer, {kind}" for kind in kinds), *others]
+    lines = [f"| row | seeds | {' | '.join(heads)} |", f"|---|---:|{'---:|' * len(heads)}"]
+    for name, of in replies.items():
+        cells = [_mean(of, "answer"), *(_mean(of, "answer", kind) for kind in kinds)]
+        cells += [_mean(of, part) for part in others]
+        shown = [f"{mean:.0f} ± {error:.0f}" if count else "–" for mean, error, count in cells]
+        lines.append(f"| {name} | {len(of)} | {' | '.join(shown)} |")
+    counts = ", ".join(
+        f"{sum(_kind(r)[0] == kind for r in next(iter(replies.values()))[0])} {kind}" for kind in kinds
+    )
+    return [
+        *lines,
+        "",
+        f"Means of 100 ± standard errors over questions and seeds; questions a seed: {counts}.",
+    ]
+
+
+def _compared(
+    replies: Mapping[str, Sequence[Sequence[Reply]]], pairs: Sequence[tuple[str, str]]
+) -> list[str]:
+    """The pairs, all questions and each kind: paired tests of the answers, two-sided, Holm over all of them."""
+    tests: list[tuple[str, str, gate.Comparison]] = []
+    for before, after in pairs:
+        if before not in replies or after not in replies:
+            continue
+        old, new = (_by_question(replies[name]) for name in (before, after))
+        kinds = sorted({reply.question[1].rpartition("-")[0] for reply in new})
+        for kind in ["all", *kinds]:
+            one, other = (
+                [r for r in of if kind == "all" or r.question[1].rpartition("-")[0] == kind]
+                for of in (old, new)
+            )
+            fell, rose = (
+                gate.compare(kind, before, one, other, 0.0),
+                gate.compare(kind, after, other, one, 0.0),
+            )
+            if fell and rose:
+                tests.append(
+                    (f"{after} against {before}", kind, replace(fell, p=min(1.0, 2 * min(fell.p, rose.p))))
+                )
+    if not tests:
+        return ["No two rows that are to be compared are there yet."]
+    judged = gate.judge([test for *_, test in tests], level=0.05)
+    lines = [
+        "| answers, paired by question | kind | questions | difference | 95 % interval | p, Holm |",
+        "|---|---|---:|---:|---|---:|",
+    ]
+    for (what, kind, _), test in zip(tests, judged, strict=True):
+        lines.append(
+            f"| {what} | {kind} | {test.n} | {100 * test.difference:+.1f} | {100 * test.low:+.1f} to {100 * test.high:+.1f} "
+            f"| {test.adjusted:.2g} |"
+        )
+    return [*lines, "", f"p is two-sided, corrected over the {len(tests)} tests of this table."]
+
+
+def _by_question(seeds: Sequence[Sequence[Reply]]) -> list[gate.ScoredReply]:
+    """Each question's mean answer over the seeds, of the questions that all of them have."""
+    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for of in seeds:
+        for reply in of:
+            found[tuple(reply[name] for name in gate.COLUMNS[1:-1])].append(_parts(reply)["answer"])
+    return [
+        gate.ScoredReply(question, question[-1], means.fmean(values))
+        for question, values in found.items()
+        if len(values) == len(seeds)
+    ]
+
+
+def _provenance(by_name: Mapping[str, Sequence[Row]]) -> list[str]:
+    """When and with what each row was made, and which stages were not all made with the same code."""
+    lines = ["| row | seed | made | stages, minutes | by |", "|---|---:|---|---:|---|"]
+    codes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for of in by_name.values():
+        for row in of:
+            made = row.made
+            lines.append(
+                f"| {row.name} | {made['seed']} | {made['made']} | {made['seconds'] / 60:.0f} | {made['run']} |"
+            )
+            for label, stage in made["stages"].items():
+                codes[label][stage["code"]].append(f"{row.name}.{made['seed']}")
+    apart = [
+        f"* {label}: " + "; ".join(f"{code} in {', '.join(names)}" for code, names in sorted(of.items()))
+        for label, of in sorted(codes.items())
+        if len(of) > 1
+    ]
+    said = ["", "Stages that were not made with the same code in all rows:", "", *apart] if apart else []
+    return [*lines, *said]
+
+
+def _picture(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> bytes:
+    """A panel a kind: right answers over the number of things in the scene, a line a row."""
+    every = [reply for of in replies.values() for seed in of for reply in seed]
+    kinds = sorted({_kind(reply)[0] for reply in every})
+    figure, panels = plots.panels(len(kinds), 3.0, 2.4)
+    for axes, kind in zip(panels, kinds, strict=True):
+        numbers = sorted(
+            {_kind(reply)[1] for reply in every if _kind(reply)[0] == kind}, key=lambda n: (len(n), n)
+        )
+        for place, (name, of) in enumerate(replies.items()):
+            values = [_mean(of, "answer", kind, number) for number in numbers]
+            axes.errorbar(
+                [index + 0.04 * place for index in range(len(numbers))],
+                [mean for mean, *_ in values],
+                [error for _, error, _ in values],
+                label=name,
+                marker="o",
+                markersize=3,
+                linewidth=1,
+                color=f"C{place}",
+            )
+        axes.set_xticks(range(len(numbers)), numbers)
+        axes.set_ylim(0, 102)
+        plots.style(axes, f"{kind or 'all'}: right answers of 100, by things in the scene", "y", ink="black")
+        axes.title.set_fontsize(7)
+    panels[0].legend(fontsize=6)
+    return plots.png(figure, ground="white")

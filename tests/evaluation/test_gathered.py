@@ -1,0 +1,150 @@
+"""Rows of an ablation that are kept over days: what is kept, what may be compared, and what the tables say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sifthinker.core import tables
+from sifthinker.core.errors import UserError
+from sifthinker.evaluation import gathered, scoring
+from sifthinker.store.lineage import Node
+
+PAIRS = (("vqa-sft", "cot-sft"), ("cot-sft", "full"))
+
+
+def evaluation(folder: Path, right: dict[str, list[float]], asked: str = "?") -> Path:
+    """An evaluation with these answers, 1 or 0 a question, by group ("count-4")."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "benchmark": "sif", "id": f"{group}/{i}", "group": group, "question": asked, "reference": "x",
+            "image_sha256": f"{group}{i}", "reply": "long " * 99, "strict": value, "official": value,
+            "parts": {"answer": value, "boxes": 0.5},
+        }
+        for group, values in right.items()
+        for i, value in enumerate(values)
+    ]  # fmt: skip
+    tables.write(folder / "predictions.parquet", scoring.PREDICTIONS, rows)
+    entry = {
+        "benchmark": "sif",
+        "n": len(rows),
+        "unparsable": 0,
+        "unit": "share",
+        "limit": None,
+        "missing": None,
+    }
+    scores = [
+        {**entry, "metric": metric, "strict": 0.5, "official": 0.5, "low": 0.4, "high": 0.6}
+        for metric in ("answer", "answer/count-4")
+    ]
+    (folder / "scores.json").write_text(json.dumps({"scores": scores, "rules": 2}))
+    return folder
+
+
+def lineage(digest: str, weights: str = "w" * 64, code: str = "a", made: float = 0.0) -> dict[str, Node]:
+    def node(label: str, digest: str, seconds: float) -> Node:
+        manifest: dict[str, Any] = {
+            "label": label, "identity": {"code": {"module": code}}, "seconds": seconds, "made": made,
+        }  # fmt: skip
+        return Node(f"{label}/0123456789abcdef", digest, manifest, ())
+
+    nodes = [node("policy-weights", weights, 1.0), node("sft", digest, 300.0), node("evaluate", digest, 59.0)]
+    return {node.name: node for node in nodes}
+
+
+def keep(folder: Path, row: str, seed: int, right: dict[str, list[float]], **of: Any) -> bool:
+    asked = of.pop("asked", "?")
+    made = evaluation(folder.parent / f"{row}.{seed}.{len(list(folder.parent.iterdir()))}", right, asked)
+    return gathered.keep(
+        folder, row, seed, made, lineage(of.pop("digest", row * 9), **of), f"sif {row}, commit abc"
+    )
+
+
+def test_what_is_kept_is_small_and_says_what_it_was_made_from(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    assert keep(folder, "cot-sft", 3, {"count-4": [1.0, 0.0]}, made=86_400.0)
+    place = folder / "cot-sft.3"
+    assert {path.name for path in place.iterdir()} == {"made.json", "predictions.parquet", "scores.json"}
+    made = json.loads((place / "made.json").read_text())
+    assert (made["row"], made["seed"], made["seconds"]) == ("cot-sft", 3, 360.0)
+    assert (made["made"], made["run"]) == ("1970-01-02 00:00 UTC", "sif cot-sft, commit abc")
+    assert set(made["stages"]) == {"policy-weights", "sft", "evaluate"}
+    (one, _) = tables.read(place / "predictions.parquet")
+    assert "reply" not in one and dict(one["parts"]) == {"answer": 1.0, "boxes": 0.5}
+    scores = json.loads((place / "scores.json").read_text())["scores"]
+    assert [score["metric"] for score in scores] == ["answer"]  # by kind: from the questions themselves
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_same_result_is_kept_once_and_another_one_never_replaces_it(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    assert keep(folder, "full", 0, {"count-4": [1.0]}, digest="one")
+    assert not keep(folder, "full", 0, {"count-4": [1.0]}, digest="one")
+    with pytest.raises(UserError, match=r"full\.0: holds another result .* keep this one in another folder"):
+        keep(folder, "full", 0, {"count-4": [0.0]}, digest="two")
+    assert keep(folder, "full", 1, {"count-4": [0.0]}, digest="two")
+    assert [(row.name, row.made["seed"]) for row in gathered.rows(folder)] == [("full", 0), ("full", 1)]
+
+
+def test_rows_with_other_questions_or_weights_are_never_in_one_table(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    right = {"count-4": [1.0, 0.0]}
+    keep(folder, "vqa-sft", 0, right)
+    keep(folder, "cot-sft", 0, right)
+    keep(folder, "full", 0, right, asked="another question?")
+    keep(folder, "base", 0, right, weights="v" * 64)
+    sets = [{row.name for row in alike} for alike in gathered.comparable(gathered.rows(folder))]
+    assert sets[0] == {"vqa-sft", "cot-sft"} and sorted(map(sorted, sets[1:])) == [["base"], ["full"]]
+    text = gathered.draw(folder, ["base", "vqa-sft", "cot-sft", "full"], PAIRS, "miniature")
+    assert text.count("Questions ") == 3
+    assert "cot-sft against vqa-sft" in text and "full against cot-sft" not in text
+
+
+def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_path: Path) -> None:
+    """Of 40 counts, one seed of cot-sft has 30 right and the other 32; vqa-sft 10. Single looks are alike."""
+    folder = tmp_path / "kept"
+    looks = {"scenes-4": [1.0] * 10}
+    keep(folder, "vqa-sft", 0, {"count-4": [1.0] * 10 + [0.0] * 30, **looks})
+    for seed, many in ((0, 30), (1, 32)):
+        keep(
+            folder,
+            "cot-sft",
+            seed,
+            {"count-4": [1.0] * many + [0.0] * (40 - many), **looks},
+            digest=str(seed),
+        )
+    text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
+    assert "| row | seeds | answer | answer, count | answer, scenes | boxes |" in text
+    assert "| vqa-sft | 1 | 40 ± 7 | 25 ± 7 | 100 ± 0 | 50 ± 0 |" in text
+    assert "| cot-sft | 2 | 82 " in text
+    rows = {line.split("|")[2].strip(): line for line in text.splitlines() if "cot-sft against" in line}
+    assert set(rows) == {"all", "count", "scenes"}
+    assert "| 40 | +52.5 |" in rows["count"] and "| 10 | +0.0 |" in rows["scenes"]
+    assert float(rows["count"].split("|")[6]) < 0.001 and float(rows["scenes"].split("|")[6]) == 1.0
+    assert "corrected over the 3 tests" in text
+    assert (folder / "results.md").read_text() == text
+    for picture in ("table.png", "by-number.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stage_made_with_other_code_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    keep(folder, "vqa-sft", 0, {"count-4": [1.0]})
+    keep(folder, "cot-sft", 0, {"count-4": [1.0]})
+    assert "not made with the same code" not in gathered.draw(folder, [], PAIRS, "miniature")
+    keep(folder, "cot-sft", 1, {"count-4": [1.0]}, digest="x", code="b")
+    text = gathered.draw(folder, [], PAIRS, "miniature")
+    assert "not made with the same code" in text and "in cot-sft.0, vqa-sft.0" in text
+    assert "| cot-sft | 1 | 1970-01-01 00:00 UTC | 6 | sif cot-sft, commit abc |" in text
+
+
+def test_an_empty_folder_and_a_broken_row_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no row yet; `sif ablation --row NAME --keep"):
+        gathered.draw(tmp_path, [], PAIRS, "miniature")
+    (tmp_path / "full.0").mkdir()
+    with pytest.raises(UserError, match=r"full\.0.made\.json: cannot be read"):
+        gathered.rows(tmp_path)
