@@ -38,6 +38,7 @@ SAID = 10.0  # seconds between two lines about what is waited for
 def main() -> None:
     """Runs the worker, and ends with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each request
     # A pool is made by infra/deploy.py, with its limit and queues, and not by the worker that comes first.
     options = ["--no-create-pool-if-not-found", *sys.argv[1:]]
     stop = threading.Event()

@@ -195,7 +195,11 @@ def environment(work: Path, grace: float) -> dict[str, str]:
         **program_files.environment(work, grace),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{grace + MARGIN:.0f}",  # torchrun kills its ranks then
     }
-    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, **own}
+    # Steps go where the run's scores go (sifthinker/reporting/trackers.py), and outlast the work folder.
+    root = work.parent.parent
+    trackers = {"MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.sqlite'}", "WANDB_DIR": str(root)}
+    unset = {name: value for name, value in trackers.items() if not os.environ.get(name)}
+    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, **unset, **own}
 
 
 def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> int:

@@ -91,6 +91,10 @@ STAGES: dict[str, Callable[[Path, int, Workers], dict[str, int]]] = {
     "expand": expanding,
     "publish": publishing,
 }
+HEAD = (
+    "| stage | rows | processes | seconds | us a row | processor us a row | of it in the first process | peak MiB | of another |"
+    f"\n{'|---' * 9}|"
+)
 WRITTEN = {"ingest": "samples-*.parquet", "expand": "focus.parquet", "publish": "sif-*.parquet"}
 
 
@@ -172,9 +176,18 @@ def _work(stage: str, folder: Path, size: int, processes: int, pipe: Connection)
 
 
 def measure(
-    sizes: tuple[int, ...] = SIZES, counts: tuple[int, ...] = (1,), rounds: int = 1
+    sizes: tuple[int, ...] = SIZES,
+    counts: tuple[int, ...] = (1,),
+    rounds: int = 1,
+    tell: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """One row a stage, size and number of processes; every row in comes out kept or rejected, in the same files.
+
+    Args:
+        sizes: rows.
+        counts: numbers of processes, which take turns.
+        rounds: turns of each.
+        tell: is told each row as soon as it is there; five million take an hour.
 
     Raises:
         AssertionError: rows were lost, or files differ with the number of processes.
@@ -190,6 +203,7 @@ def measure(
                         row = _run(stage, Path(made), size, processes)
                         assert row["kept"] + row["rejected"] == size, row
                         found.append(row)
+                        tell(row)
                         digests.add(_digest(Path(made), stage))
                 assert len(digests) == 1, f"{stage}: other files with another number of processes"
     return found
@@ -219,17 +233,15 @@ def _digest(folder: Path, stage: str) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| stage | rows | processes | seconds | us a row | processor us a row | of it in the first process | peak MiB | of another |",
-        "|---" * 9 + "|",
-    ]
-    for row in rows:
-        each = 1e6 / row["rows"]
-        lines.append(
-            f"| {row['stage']} | {row['rows']:,} | {row['processes']} | {row['seconds']:.1f} | {row['seconds'] * each:.0f} "
-            f"| {row['processor'] * each:.0f} | {row['alone'] * each:.0f} | {row['peak']:.0f} | {row['others']:.0f} |"
-        )
-    return "\n".join(lines)
+    return "\n".join([HEAD, *map(line, rows)])
+
+
+def line(row: dict[str, Any]) -> str:
+    each = 1e6 / row["rows"]
+    return (
+        f"| {row['stage']} | {row['rows']:,} | {row['processes']} | {row['seconds']:.1f} | {row['seconds'] * each:.0f} "
+        f"| {row['processor'] * each:.0f} | {row['alone'] * each:.0f} | {row['peak']:.0f} | {row['others']:.0f} |"
+    )
 
 
 def main() -> None:
@@ -243,8 +255,13 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args()
-    rows = measure(tuple(options.sizes), tuple(options.processes), options.rounds)
-    print(table(rows))
+    print(HEAD, flush=True)
+    rows = measure(
+        tuple(options.sizes),
+        tuple(options.processes),
+        options.rounds,
+        lambda row: print(line(row), flush=True),
+    )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

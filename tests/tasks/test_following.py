@@ -219,3 +219,19 @@ def test_a_program_runs_in_the_environment_that_is_named(tmp_path: Path) -> None
     assert programs.interpreter(other, "grpo") == str(other)
     path = following.environment(tmp_path, 5.0)["PYTHONPATH"].split(os.pathsep)
     assert path[0] == str(Path(following.__file__).parents[2]), "it finds the same code there"
+
+
+def test_a_trainings_steps_go_to_the_trackers_files_of_the_store_unless_the_environment_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the run's scores go at its end, not into the work folder, which does not last."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # an .env file leaves it empty
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    found = following.environment(tmp_path / "sft" / "abc.work", 5.0)
+    assert found["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path / 'mlflow.sqlite'}"
+    assert found["WANDB_DIR"] == str(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
+    assert (
+        following.environment(tmp_path / "sft" / "abc.work", 5.0)["MLFLOW_TRACKING_URI"]
+        == "http://mlflow.example.org"
+    )
