@@ -4,7 +4,8 @@
 
 Scenes are those of the stream "pretrain-held-out" with three to six things. In each, every number of things that are
 there is asked for once of each kind of list (`lessons.lists`), and "What is at BOX?" once. A list is read only if all
-of it can be read.
+of it can be read. Lists "in turn" are made of single answers: the first thing of a kind, then the next to the right of that
+answer, until there is no more.
 
     number: the reply has as many boxes as there are things
     all: it has as many, and each thing has a box of its own with an IoU over 0.5

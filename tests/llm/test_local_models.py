@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_a_local_model_is_served_on_the_gpus_that_are_named(
 
     monkeypatch.setattr(serving, "several", several)
     judge = local(model, local_server="vllm", local_gpus="6,7")
-    with endpoint._local(judge, tmp_path / "log") as url:
+    with endpoint._local(judge, tmp_path / "log", "grpo", logging.getLogger("test")) as url:
         assert url == "http://127.0.0.1:9/v1"
     (one,) = asked
     assert (one.folder, one.server, one.gpus, one.name) == (model, "vllm", "6,7", str(model))

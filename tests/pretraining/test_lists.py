@@ -223,3 +223,25 @@ def test_scenes_of_a_recipe_are_as_alike_as_it_says(tmp_path: Path) -> None:
     assert shapes[1] < shapes[0] - 0.3
     told = [json.loads((pool.folder / "pool.json").read_text()) for pool in pools]
     assert "alike" not in told[0] and told[1]["alike"] == 0.9
+
+
+def test_a_noun_looks_at_the_one_of_its_things_that_is_asked_for(
+    drawn: list[scene_pool.Seen], tmp_path: Path
+) -> None:
+    for part in build.build_policy(seed=3):
+        part.save_pretrained(tmp_path)
+    training = policy_training.Next(replace(recipe.RECIPES["next"], start=str(tmp_path), **SIZE))
+    things = [{"color": color, "shape": shape, "size": "small"} for color, shape in (
+        ("red", "cube"), ("blue", "cube"), ("red", "cone"),
+    )]  # fmt: skip
+
+    def looked(lesson: lessons.Lesson) -> list[set[int]]:
+        asked = training.packer.conversation(lesson.asked, "")[0]
+        return [set(training._meant(lesson, named)) for _, _, named in training._phrases(asked, things)]
+
+    among = {"among": (0, 1)}
+    assert looked(lessons.Lesson("next", "First cube:", "[]", ((1,),), **among)) == [{1}]
+    assert looked(lessons.Lesson("next", "[]. Next cube:", "no more", **among)) == [set()]
+    assert looked(lessons.Lesson("all", "Where are all cubes?", "[]", ((0,), (1,)))) == [{0, 1}]
+    behind = lessons.Lesson("next", "First object behind the red cone:", "[]", ((1,),), among=(0, 1))
+    assert looked(behind) == [{2}]  # what the place is beside
