@@ -42,7 +42,7 @@ COPY . .
 RUN pip install --no-deps --no-build-isolation --editable .
 USER 10001:10001
 # The worker's own health page: whether it still polls the server.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=5s --start-period=5m --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=4)"]
 CMD ["python", "-m", "infra.worker", "--pool", "gpu-8", "--type", "process", "--limit", "1", "--with-healthcheck"]
 ARG COMMIT=unknown

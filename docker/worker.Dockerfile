@@ -31,7 +31,7 @@ COPY . .
 RUN pip install --no-deps --no-build-isolation --editable .
 USER 10001:10001
 EXPOSE 4200
-HEALTHCHECK --interval=10s --timeout=5s --start-period=90s --retries=6 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5m --retries=6 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:4200/api/ready', timeout=4)"]
 CMD ["prefect", "server", "start", "--host", "0.0.0.0"]
 ARG COMMIT=unknown
@@ -47,7 +47,7 @@ COPY . .
 RUN pip install --no-deps --no-build-isolation --editable .
 USER 10001:10001
 # The worker's own health page: whether it still polls the server.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=5s --start-period=5m --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=4)"]
 CMD ["python", "-m", "infra.worker", "--pool", "cpu", "--type", "process", "--with-healthcheck"]
 ARG COMMIT=unknown

@@ -146,10 +146,12 @@ def test_only_listed_paths_reach_the_builder() -> None:
             assert [*ROOT.glob(rule[1:])], f"{rule} is nowhere"
 
 
-def test_the_serve_image_serves_by_the_stages_own_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_serve_image_serves_by_the_stages_own_command(target: str, tmp_path: Path) -> None:
     """Its entry point runs a copy of that one file, in an environment without this package."""
     words = instructions(ROOT / "docker/serve.Dockerfile")
-    entry = json.loads(next(text for word, text in words if word == "ENTRYPOINT"))
+    begin = words.index(("FROM", f"base AS {target}"))
+    entry = json.loads(next(text for word, text in words[begin:] if word == "ENTRYPOINT"))
     source = next(text for word, text in words if word == "COPY" and entry[1] in text).split()[0]
     shutil.copy(ROOT / source, tmp_path)
     vllm = tmp_path / "vllm"
@@ -158,10 +160,11 @@ def test_the_serve_image_serves_by_the_stages_own_command(tmp_path: Path) -> Non
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"dtype": "bfloat16"}')
-    line = [sys.executable, "-I", *entry[1:2], str(model), *entry[3:]]
+    line = [sys.executable, "-I", *(str(model) if word == "/model" else word for word in entry[1:])]
     told = subprocess.run(
         line, cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
     )
-    expected = vllm_command.command(model, 8000, serving.MODEL_NAME, host="0.0.0.0")
+    options = vllm_command.Options(cpu=target == "cpu")
+    expected = vllm_command.command(model, 8000, serving.MODEL_NAME, options, host="0.0.0.0")
     assert told.stdout.splitlines() == expected[1:], told.stderr
     assert expected[expected.index("--dtype") + 1] == "bfloat16"
