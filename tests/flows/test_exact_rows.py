@@ -302,7 +302,8 @@ def test_a_run_that_is_killed_in_a_further_round_goes_on_there(
     assert done.returncode == 0, done.stdout + done.stderr
     assert latest(root, "annotate").ref.digest == latest(undisturbed, "annotate").ref.digest
     assert len(endpoint.asked) == calls
-    assert endpoint.asked.total() == calls + 1, "what was in flight at the kill, and no more"
+    # Two parts go on. One's request was in flight; the other's may have been answered that moment, and not yet be recorded.
+    assert calls < endpoint.asked.total() <= calls + 2, "what was in flight at the kill, and no more"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -92,7 +93,12 @@ def shown(run: UUID) -> dict[str, str]:
 
 def begun(folder: Path, how: str) -> tuple[subprocess.Popen[bytes], UUID]:
     (folder / "work").mkdir()
-    process = subprocess.Popen([sys.executable, "-c", FLOW, str(folder), how], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", FLOW, str(folder), how],
+        start_new_session=True,
+        # Jobs in the background of a script ignore SIGINT, and so do the programs that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until(lambda: any((folder / "alive").glob("*.json")) or process.poll() is not None)
     [file] = (folder / "alive").glob("*.json")
     return process, UUID(file.stem)
