@@ -49,7 +49,8 @@ def automations(deployments: Sequence[str], processes: Sequence[str]) -> Iterato
     """
     ends = {f"prefect.flow-run.{state}" for state in ENDS}
     began = {HEARTBEAT, "prefect.flow-run.Running"}
-    yield _lost("a run fell silent", {HEARTBEAT}, {HEARTBEAT, *ends}, SILENCE, SILENT, deployments)
+    # After Running, too: a run may die in the seconds between that and its first heartbeat.
+    yield _lost("a run fell silent", began, {HEARTBEAT, *ends}, SILENCE, SILENT, deployments)
     if processes:
         pending = {"prefect.flow-run.Pending"}
         yield _lost("a run never began", pending, began | ends, START, UNBEGUN, processes)

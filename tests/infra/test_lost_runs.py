@@ -251,6 +251,23 @@ def test_a_run_that_needs_long_to_begin_is_not_taken_for_dead(prefect: PrefectSe
     assert one.worker.wait(60) == 0
 
 
+def test_a_run_that_dies_between_its_beginning_and_its_first_heartbeat_is_closed(
+    prefect: PrefectServer,
+) -> None:
+    """As when its machine is lost in these seconds: the server has heard that it runs, and nothing after."""
+    flow = prefect.ask("flows/", {"name": "probe"})["id"]
+    deployment = str(prefect.ask("deployments/", {"name": "unheard", "flow_id": flow})["id"])
+    cover(prefect, [deployment])
+    time.sleep(5)  # the server looks for new automations
+    run = again(prefect, deployment)
+    for kind in ("PENDING", "RUNNING"):
+        body = {"state": {"type": kind, "name": kind.title()}, "force": True}
+        prefect.ask(f"flow_runs/{run}/set_state", body)
+    until(lambda: state(prefect, run)["type"] != "RUNNING", "it is closed", 300)
+    lost = state(prefect, run)
+    assert (lost["type"], lost["message"]) == ("CRASHED", SILENT)
+
+
 def test_every_deployment_is_watched(prefect: PrefectServer) -> None:
     """By `make deploy`, of which this is the end: the deployments here are made by their names alone."""
     flows = {name: prefect.ask("flows/", {"name": name})["id"] for name in FLOWS}
