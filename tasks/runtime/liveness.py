@@ -146,21 +146,42 @@ def _beat(run: UUID, path: Path, signs: _Signs) -> None:
 
 def sweep(store: Store) -> list[str]:
     """Closes the runs of this store whose process is gone, and ends what they left running; what was done, in words."""
-    done = []
+    done: list[str] = []
     programs = (file for name in ("pid", "node-*") for file in store.root.glob(f"*/*.work/{name}.json"))
     for file in programs:
         with suppress(FileNotFoundError):  # ended by itself meanwhile, or swept by another run
-            left = json.loads(file.read_text(encoding="utf-8"))
-            if runs_here(left) and not runs_here(left.get("owner", {})):
+            left = _record(file, (), done)
+            if left and runs_here(left) and not runs_here(left.get("owner", {})):
                 reap(file)
                 done.append(f"{file.parent.name}: the training processes of a killed run are ended")
     for file in sorted((store.root / "alive").glob("*.json")):
         with suppress(FileNotFoundError):
-            said = json.loads(file.read_text(encoding="utf-8"))
-            if not _lives(file, said["process"]):
+            said = _record(file, ("id", "name", "process"), done)
+            if said and not _lives(file, said["process"]):
                 done.append(_bury(store, said))
                 file.unlink()
     return [line for line in done if line]
+
+
+def _record(file: Path, fields: tuple[str, ...], done: list[str]) -> dict[str, Any]:
+    """What a process wrote about itself; empty, and a line more in `done`, where that cannot be read.
+
+    Such a file stops no run: nobody knows whose it is, so it is left, and every run says so.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        said, wrong = {}, str(error)
+    else:
+        wrong = "" if isinstance(said, dict) else "it is no mapping"
+        wrong = wrong or ", ".join(f"it has no {field}" for field in fields if field not in said)
+    if wrong:
+        done.append(f"{file} cannot be read: {wrong}; delete it when no run of this store is under way")
+        return {}
+    return dict(said)
 
 
 def _lives(file: Path, process: dict[str, Any]) -> bool:

@@ -127,6 +127,24 @@ def test_a_run_of_another_host_lives_as_long_as_it_beats(tmp_path: Path) -> None
     assert not said.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{broken", "Expecting property name"),
+        ("[1]", "it is no mapping"),
+        ('{"id": "x", "name": "n"}', "it has no process"),
+    ],
+)
+def test_a_damaged_sign_of_life_stops_no_run_and_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "alive").mkdir()
+    (tmp_path / "alive" / "broken.json").write_text(text)
+    dead = {"id": str(UUID(int=1)), "name": "dead", "process": {**here(os.getpid()), "started": 1.0}}
+    write_json(tmp_path / "alive" / "dead.json", dead)
+    [line] = liveness.sweep(Store(tmp_path))
+    assert line.startswith(f"{tmp_path}/alive/broken.json cannot be read: {said}")
+    assert [file.name for file in (tmp_path / "alive").iterdir()] == ["broken.json"], "the dead run is closed"
+
+
 def test_training_processes_of_a_killed_run_are_ended_and_those_of_a_living_one_are_not(
     tmp_path: Path,
 ) -> None:
