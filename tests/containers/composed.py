@@ -23,6 +23,8 @@ PROJECT = "sifthinker-test"
 POOLS = ("cpu", "gpu-1", "gpu-8")
 GPUS = ("worker-gpu-1", "worker-gpu-8")
 IMAGES = ("server", "worker", "train")
+SERVED = "http://vllm:8000/v1"  # in the network of the services
+TOLD = 180  # seconds in which an alert must come on busy cores; one that is held back takes 15 minutes
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # A webhook's receiver: keeps the bodies that it is sent, and shows them.
 RECEIVER = """
@@ -119,6 +121,18 @@ def step(name: str) -> Iterator[Callable[[str], None]]:
     print(f"\n{name} ({time.monotonic() - began:.0f} s): {'; '.join(found) or 'done'}", flush=True)
 
 
+def inside(stack: Stack, name: str) -> list[str]:
+    """Looks at an image: its user, commit and size, which are printed. The torch distributions that it has."""
+    [one] = json.loads(docker("image", "inspect", stack.image(name)))
+    assert one["Config"]["User"] == "10001:10001"
+    commit = one["Config"]["Labels"]["org.opencontainers.image.revision"]
+    assert commit != "unknown"
+    look = "import glob; print(*(f for at in ('/usr/local', '/opt/*') for f in glob.glob(at + '/lib/*/*/torch-*.dist-info')))"
+    found = docker("run", "--rm", "--entrypoint", "python", stack.image(name), "-c", look).split()
+    print(f"{name}: {one['Size'] / 1e9:.2f} GB, torch {found}, commit {commit[:12]}")
+    return found
+
+
 @dataclass
 class Stack:
     """The composed services."""
@@ -128,6 +142,7 @@ class Stack:
     pages: int = field(default_factory=port)
     metrics: int = field(default_factory=port)
     hook: int = field(default_factory=port)
+    serve: int = field(default_factory=port)
     credentials: str = field(default_factory=lambda: f"tester:{secrets.token_urlsafe(12)}+/=@:%")
 
     @classmethod
@@ -153,6 +168,13 @@ class Stack:
             "pages": {"ports": self.at(self.pages, 4201), "image": self.image("worker")},
             "metrics": {"ports": self.at(self.metrics, 9464), "image": self.image("worker")},
             **{name: {**without_gpu, "build": {**build, "args": cpu}} for name in GPUS},
+            "vllm": {
+                "deploy": Reset(),
+                "shm_size": "1g",
+                "image": self.image("serve"),
+                "ports": self.at(self.serve, 8000),
+                "build": {**build, "target": "cpu", "args": self.arguments("serve")},
+            },
             "alerts": {
                 "image": self.image("server"),
                 "command": ["python", "-c", RECEIVER],
@@ -181,10 +203,11 @@ class Stack:
         given = {variable: os.environ.get(variable, "") for variable in ("PYTHON_IMAGE", "TORCH_INDEX_URL")}
         return given | ({"VLLM": "no"} if name == "train" else {})
 
-    def compose(self, *arguments: str, check: bool = True) -> str:
-        """What `docker compose ARGUMENTS` says."""
+    def compose(self, *arguments: str, check: bool = True, model: str = "") -> str:
+        """What `docker compose ARGUMENTS` says; with a model, a folder of the store, also to the service that serves it."""
         files = ["-f", str(ROOT / "infra/compose.yaml"), "-f", str(self.folder / "override.yaml")]
-        profiles = [word for name in ("gpu-1", "gpu-8", "metrics") for word in ("--profile", name)]
+        names = ("gpu-1", "gpu-8", "metrics", *(("serve",) if model else ()))
+        profiles = [word for name in names for word in ("--profile", name)]
         commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
         environment = {
             "PREFECT_SERVER_API_AUTH_STRING": self.credentials,
@@ -194,6 +217,7 @@ class Stack:
             "SIF_ALERT_URL": "http://alerts:8080/",
             "SIF_DATA": str(self.folder / "data"),
             "SIF_COMMIT": commit.stdout.strip() or "unknown",
+            "SIF_MODEL": model,
         }
         command = ("compose", "--project-name", PROJECT, *files, *profiles, *arguments)
         return docker(*command, check=check, environment=environment)
@@ -208,15 +232,20 @@ class Stack:
         return docker("exec", f"{PROJECT}-{service}-1", *command, check=check)
 
     def ask(self, path: str, body: Any = None, method: str = "") -> Any:
-        """The server's answer; asked again while it is busy."""
+        """The server's answer; asked again while it is busy, and where nothing is changed after an error of its own, too."""
+        busy = (
+            (503,) if body is not None or method else (500, 503)
+        )  # 500: its database did not answer in time
         name, _, password = self.credentials.partition(":")
         with httpx.Client(base_url=f"{self.origin}/api/", auth=(name, password), timeout=60) as client:
             me = secrets.token_hex(8)  # a token is one client's, and a second one takes its place
-            token = client.get("csrf-token", params={"client": me}).raise_for_status().json()
-            client.headers.update({"Prefect-Csrf-Token": token["token"], "Prefect-Csrf-Client": me})
+            while (token := client.get("csrf-token", params={"client": me})).status_code in (500, 503):
+                time.sleep(1)
+            given = token.raise_for_status().json()["token"]
+            client.headers.update({"Prefect-Csrf-Token": given, "Prefect-Csrf-Client": me})
             while True:
                 answer = client.request(method or ("GET" if body is None else "POST"), path, json=body)
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                if answer.status_code not in busy:
                     return answer.raise_for_status().json() if answer.content else None
                 time.sleep(1)
 
@@ -264,6 +293,16 @@ class Stack:
         """What the receiver was told of a run; all of it for ""."""
         got = httpx.get(f"http://127.0.0.1:{self.hook}/", timeout=30).raise_for_status().json()
         return [alert for alert in got if run in ("", alert["run"])]
+
+    def told(self, run: str, outcome: str) -> dict[str, Any]:
+        """The one alert of an outcome of a run; it must come within seconds, and lead to the run's page."""
+        got = until(
+            lambda: [alert for alert in self.alerts(run) if alert["outcome"].partition(":")[0] == outcome],
+            f"the alert {outcome} of {run}; there are {self.alerts('')}",
+            TOLD,
+        )
+        assert len(got) == 1 and got[0]["url"] == f"{self.origin}/runs/flow-run/{run}", got
+        return dict(got[0])
 
     def read(self, file: str) -> Any:
         """A JSON file of the store; None while it is not there."""

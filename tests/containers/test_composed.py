@@ -1,21 +1,16 @@
 """infra/compose.yaml, built and run with Docker to its end: `make test-containers`. The tests are one story, in order.
 
-The GPU pools have workers of the training image, with torch for processors and without vLLM. Variables: PYTHON_IMAGE and
-POSTGRES_IMAGE, other base images; TORCH_INDEX_URL, an index with torch's CPU wheels; SIF_CONTAINERS, a folder for the override
-file, logs and data, whose stack is left running, and is used again by the next try (`-k reproduction`). Needs about 10 GB of disk. What was done is printed, with its seconds.
+The GPU pools have workers of the training image, with torch for processors and without vLLM. README.md has the variables.
+What was done is printed, with its seconds.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -28,47 +23,16 @@ from tests.containers.composed import (
     ROOT,
     Stack,
     docker,
+    inside,
     step,
     until,
-    without_docker,
 )
+from tests.containers.nights import NIGHT, SMOKE, schedule, scheduled, settings, unscheduled
 from tests.infra import image
 
 pytestmark = [pytest.mark.slow, pytest.mark.containers, pytest.mark.timeout(3600)]
-# The smoke configuration, with the miniature in place of a random policy, asked as a base model is: six steps teach it no
-# chains. So a night has something to lose, and can end as Completed.
-ASKED = (
-    "evaluate.think=false",
-    "evaluate.box_frame=family",
-    "evaluate.max_tokens=160",
-    "evaluate.concurrency=16",
-)
-SCENES = ("scenes.rows=24", "scenes.benchmark_rows=48", "scenes.fewest=2", "scenes.most=5", "depth.size=168")
-SMOKE = (*SCENES, *ASKED, "placement=pools", "model.weights=miniature")
 LONG = ("sft.max_steps=60", "sft.save_steps=5")  # enough to be stopped in
 CLOSED = 120  # seconds within which a run whose worker is gone is closed
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The composed services, removed at the end with their volumes."""
-    if why := without_docker():
-        pytest.skip(f"needs Docker with Compose 2.24: {why}")
-    kept = os.environ.get("SIF_CONTAINERS")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("containers")
-    folder.mkdir(parents=True, exist_ok=True)
-    made = Stack.at_folder(folder.resolve())
-    try:
-        yield made
-    finally:
-        said = made.compose("logs", "--no-color", "--timestamps", check=False)
-        (folder / "compose.log").write_text(said, encoding="utf-8")
-        if not kept:
-            made.compose("down", "--volumes", "--timeout", "20", check=False)
-
-
-def settings(*lines: str) -> str:
-    return "\n".join(lines)
 
 
 def test_the_images_are_built_and_a_comment_rebuilds_no_dependency(stack: Stack) -> None:
@@ -78,15 +42,8 @@ def test_the_images_are_built_and_a_comment_rebuilds_no_dependency(stack: Stack)
             stack.compose("build", service)
             found(f"{service} in {time.monotonic() - began:.0f} s")
     for name in IMAGES:
-        [one] = json.loads(docker("image", "inspect", stack.image(name)))
-        assert one["Config"]["User"] == "10001:10001"
-        assert one["Config"]["Labels"]["org.opencontainers.image.revision"] != "unknown"
-        found = docker("run", "--rm", stack.image(name), "pip", "list", "--format", "json")
-        torch = [p["version"] for p in json.loads(found[: found.rindex("]") + 1]) if p["name"] == "torch"]
+        torch = inside(stack, name)
         assert len(torch) == (name != "server"), torch
-        print(
-            f"{name}: {one['Size'] / 1e9:.2f} GB, torch {torch}, commit {one['Config']['Labels']['org.opencontainers.image.revision'][:12]}"
-        )
 
 
 def steps(said: str) -> dict[str, bool]:
@@ -213,32 +170,11 @@ def looked_at(stack: Stack) -> None:
     print(f"sif logs sft: {len(log.splitlines())} lines; {len(names)} metrics: {', '.join(sorted(names))}")
 
 
-def schedule(stack: Stack, seconds: float, begin: datetime, **parameters: Any) -> str:
-    """Adds a schedule to the deployment nightly; its id."""
-    made = stack.deployment("nightly")
-    every = {"interval": seconds, "anchor_date": begin.isoformat()}
-    body = [{"schedule": every, "active": True, "parameters": {**made["parameters"], **parameters}}]
-    [added] = stack.ask(f"deployments/{made['id']}/schedules", body)
-    return str(added["id"])
-
-
-def unscheduled(stack: Stack, identifier: str) -> None:
-    stack.ask(f"deployments/{stack.deployment('nightly')['id']}/schedules/{identifier}", method="DELETE")
-
-
-def scheduled(stack: Stack, since: datetime, states: Sequence[str] = FINAL) -> list[dict[str, Any]]:
-    """The nights that a schedule started since then, in one of these states, the first first."""
-    found = stack.runs("nightly", state={"type": {"any_": list(states)}})
-    mine = [run for run in found if datetime.fromisoformat(run["expected_start_time"]) >= since]
-    return [run for run in mine[::-1] if run["auto_scheduled"]]
-
-
 def test_a_night_that_the_schedule_starts_completes(stack: Stack) -> None:
     with step("a scheduled night") as found:
         stack.inside("worker-cpu", "sif", "promote", "latest", "--as", "baseline", "--why", "the first one")
         now = datetime.now(UTC)
-        night = settings(*SCENES, *ASKED)
-        made = schedule(stack, 60, now, set=night, fresh=True)
+        made = schedule(stack, 60, now, set=NIGHT, fresh=True)
         until(lambda: scheduled(stack, now, ["RUNNING", *FINAL]), "a night has begun", 400)
         unscheduled(stack, made)  # with the runs that it has made ahead
         [run, *_] = until(lambda: scheduled(stack, now), "a scheduled night has ended", 1200)
@@ -301,18 +237,3 @@ def test_a_training_whose_container_ends_goes_on_where_it_was(stack: Stack, how:
         resumed = str(summary["notes"]["resumed_from"])
         found(f"resumed from {resumed}")
         assert int(resumed.removeprefix("checkpoint-")) >= 5
-
-
-def test_a_night_that_could_not_be_made_is_told_of(stack: Stack) -> None:
-    """Seven minutes ahead, and in under two Prefect makes the run: its alert is not held back ("Alerts" in infra/README.md)."""
-    with step("a night without a checkpoint") as found:
-        now = datetime.now(UTC)
-        made = schedule(stack, 86400, now + timedelta(seconds=420), models=["no-such-checkpoint"])
-        [run] = until(lambda: scheduled(stack, now), "the scheduled night has ended", 1200)
-        unscheduled(stack, made)
-        assert run["state_name"] == "NotRun", run["state"]["message"]
-        [alert] = until(lambda: stack.alerts(run["id"]), "its alert", 60)
-        assert alert["outcome"] == "NotRun" and alert["url"].startswith(stack.origin)
-        late = alert["at"] - datetime.fromisoformat(run["end_time"]).timestamp()
-        found(f"{alert['text']}; alert {late:.1f} s after its end")
-    print(f"alerts: {[(alert['deployment'], alert['outcome']) for alert in stack.alerts('')]}")
