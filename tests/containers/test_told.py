@@ -48,13 +48,13 @@ def seconds(alert: dict[str, Any], run: dict[str, Any]) -> str:
 
 @contextmanager
 def broken(stack: Stack) -> Iterator[None]:
-    """A file of the store that nothing of ours would write, for as long as the block runs: an error that nobody expects."""
-    file = "artifacts/alive/broken.json"
-    stack.inside("worker-cpu", "sh", "-c", f"mkdir -p artifacts/alive && echo '{{' > {file}")
+    """A folder of the store where a file is expected, for as long as the block runs: an error that nobody expects."""
+    folder = "artifacts/alive/broken.json"
+    stack.inside("worker-cpu", "mkdir", "-p", folder)
     try:
         yield
     finally:
-        stack.inside("worker-cpu", "rm", file)
+        stack.inside("worker-cpu", "rmdir", folder)
 
 
 def night(stack: Stack, **parameters: Any) -> dict[str, Any]:
