@@ -118,7 +118,7 @@ def test_a_quick_look_at_a_model_that_answers_nothing_is_inconclusive_with_warni
         )
     assert "4 of 4 comparisons could not have failed, whatever was answered" in look.message
     assert "none worse" not in look.message
-    assert look.table.count("| none | fell, could not have failed |") == 4
+    assert look.table.count("| fell, could not have failed |") == look.table.count("| none |") == 4
     page = look.report.read_text()
     assert "Inconclusive" in page and '<b class="bad">0</b><span>of 4 comparisons could have failed' in page
     # The next full night is held against the good night, not against the quick look.
