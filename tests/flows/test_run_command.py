@@ -175,6 +175,39 @@ def test_in_a_terminal_a_bar_is_one_line_and_others_are_broken_between_words(wid
     assert all(len(line) <= width for line in lines if "https://" not in line)
 
 
+# A shell with a terminal, which starts a program in the background (`sif run &`) or in the foreground.
+SHELL = """
+import os, pty, signal, sys, time
+shell, screen = pty.fork()
+if shell:
+    os.waitpid(shell, 0)
+    print(os.read(screen, 1000).decode())
+    sys.exit()
+signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+job = os.fork()
+if not job:
+    if sys.argv[1] == "background":
+        os.setpgid(0, 0)
+    from flows.commands import terminal
+    with terminal.shown(verbose=False):
+        pass
+    os._exit(7)
+_, status = os.waitpid(job, os.WUNTRACED)
+print("stopped" if os.WIFSTOPPED(status) else os.WEXITSTATUS(status))
+if os.WIFSTOPPED(status):
+    os.kill(job, signal.SIGKILL)
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("where", ["background", "foreground"])
+def test_a_run_in_the_background_of_a_terminal_is_not_stopped(where: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL, where], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split()[-1:] == ["7"], (done.stdout, done.stderr)  # behind the codes of the bars
+
+
 @pytest.mark.e2e
 def test_a_run_prints_a_line_a_stage_and_its_json_alone(prefect_server: str, tmp_path: Path) -> None:
     call = ["run", "--config", "smoke", "--stop-after", "expand", "--store", str(tmp_path / "store")]

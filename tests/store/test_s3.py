@@ -396,7 +396,7 @@ def test_a_small_file_whose_connection_breaks_is_read_again(
     monkeypatch.setattr(there.remote.client, "get_object", breaking)
     assert (there.open(ref).folder / "file").read_text() == "1"
     broken["file"] = 99
-    with pytest.raises(UserError, match="cannot read: .*Connection broken"):
+    with pytest.raises(UserError, match=r"cannot read: .*Connection broken"):
         there.remote.download(f"s/{ref.key}/file", tmp_path / "again", size=1)
 
 
