@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect.states import Failed
 from rich.console import Console
 from typer.testing import CliRunner
 
 import flows.ablation
 from flows import server
 from flows.commands import main, terminal
+from flows.commands import run as run_command
 from flows.commands.terminal import Terminal
 from tasks.runtime import events
 
@@ -145,6 +147,14 @@ def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytes
     call = ["ablation", "--store", str(tmp_path / "store")]
     assert json.loads(CliRunner().invoke(main.app, [*call, "--json"]).stdout) == table
     assert "| full |" in CliRunner().invoke(main.app, call).stdout
+
+    monkeypatch.setattr(run_command, "_keep", lambda *_: None)
+    kept = CliRunner().invoke(main.app, [*call, "--keep", str(tmp_path / "kept"), "--json"])
+    assert json.loads(kept.stdout) == table
+    monkeypatch.setattr(flows.ablation, "ablation", lambda *_, **__: Failed(message="sft: no room"))
+    failed = CliRunner().invoke(main.app, [*call, "--json"])
+    assert json.loads(failed.stdout) == [] and failed.exit_code == 1
+    assert "failed: sft: no room" in failed.stderr
 
 
 LONG = (
