@@ -13,6 +13,7 @@ import math
 import os
 import statistics as means
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def _write(place: Path, made: Mapping[str, Any], replies: Sequence[Reply], evalu
     scores = json.loads((evaluation / SCORES).read_text(encoding="utf-8"))
     scores["scores"] = [score for score in scores["scores"] if "/" not in score["metric"]]
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     temporary.mkdir()
     schema = pa.schema([pq.read_schema(evaluation / PREDICTIONS).field(name) for name in _KEPT])
     pq.write_table(
@@ -134,7 +135,9 @@ def rows(folder: Path) -> list[Row]:
     Raises:
         UserError: one of them has no readable `made.json`.
     """
-    found = [Row(place, _made(place)) for place in sorted(folder.glob("*.*")) if place.is_dir()]
+    # Hidden folders are being written, or are left of a process that was killed.
+    places = [path for path in sorted(folder.glob("*.*")) if path.is_dir() and not path.name.startswith(".")]
+    found = [Row(place, _made(place)) for place in places]
     return sorted(found, key=lambda row: (row.name, row.made["seed"]))
 
 
@@ -191,7 +194,7 @@ def _section(
     if main:
         paths = {name: [row.folder for row in of] for name, of in by_name.items()}
         reference = next(iter(by_name))
-        drawn = folder / f".drawn.{os.getpid()}"
+        drawn = folder / f".drawn.{uuid.uuid4().hex}"
         drawn.mkdir()
         try:
             ablation.write(drawn, paths, reference, weights)

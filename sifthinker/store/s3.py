@@ -38,6 +38,7 @@ BEAT = 20.0
 POLL = 5.0
 SMALL = 8 << 20  # bytes up to which a file is one request; boto3 divides a larger one
 AT_ONCE = 8  # files of an artifact under way
+TRIES = 4  # of a small object whose connection breaks; boto3 itself tries only until the first byte has come
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,22 @@ class Remote:
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object; None where there is none."""
+        from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
         with self._explained("read"):
-            try:
-                body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)[
-                    "Body"
-                ].read()
-                return body
-            except self.client.exceptions.NoSuchKey:
-                return None
+            for left in reversed(range(TRIES)):
+                try:
+                    body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)[
+                        "Body"
+                    ].read()
+                    return body
+                except self.client.exceptions.NoSuchKey:
+                    return None
+                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
+                    if not left:
+                        raise
+                    logger.warning("%s is read again: %s", name, error)
+        raise AssertionError("the last try returns or raises")
 
     def write(self, name: str, body: bytes, **condition: str) -> str:
         """Puts a small object; returns its ETag."""

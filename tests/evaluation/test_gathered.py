@@ -80,6 +80,15 @@ def test_what_is_kept_is_small_and_says_what_it_was_made_from(tmp_path: Path) ->
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_what_a_killed_process_left_behind_is_no_row(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    (folder / ".drawn.77").mkdir(parents=True)  # killed as it drew the tables
+    (folder / ".full.3.77").mkdir()  # as it kept a row
+    (folder / ".full.3.77" / "made.json").write_text('{"row": "full", "seed": 3}')
+    assert keep(folder, "cot-sft", 3, {"count-4": [1.0, 0.0]})
+    assert [row.folder.name for row in gathered.rows(folder)] == ["cot-sft.3"]
+
+
 def test_the_same_result_is_kept_once_and_another_one_never_replaces_it(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     assert keep(folder, "full", 0, {"count-4": [1.0]}, digest="one")
