@@ -16,6 +16,8 @@ API ?= http://127.0.0.1:4200/api
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
 	$(BIN)/sif run --config demo --set store=$(STORE) --pages
 
+# Where an environment forbids compiled files, each of the hundreds of programs that tests start would compile the project anew.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/ready ## quick tests, then the end-to-end ones
 	$(BIN)/python -m pytest -q -n 3 -m "not slow and not e2e"
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "e2e and not slow"
