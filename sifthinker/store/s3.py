@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store.manifest import MANIFEST, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
+_dropped: ContextVar[threading.Event | None] = ContextVar("dropped", default=None)
 EXPIRY = 120.0  # seconds without a beat after which a lock's holder is dead
 BEAT = 20.0
 POLL = 5.0
@@ -142,7 +144,9 @@ class Remote:
         to.parent.mkdir(parents=True, exist_ok=True)
         if size is None or size > SMALL:
             with self._explained("download"):
-                self.client.download_file(self.bucket, self.prefix + name, str(to))
+                self.client.download_file(
+                    self.bucket, self.prefix + name, str(to), Callback=_unless_dropped()
+                )
             return
         body = self.read(name)
         if body is None:
@@ -153,7 +157,9 @@ class Remote:
         """Puts a file under a name."""
         with self._explained("upload"):
             if file.stat().st_size > SMALL:
-                self.client.upload_file(str(file), self.bucket, self.prefix + name)
+                self.client.upload_file(
+                    str(file), self.bucket, self.prefix + name, Callback=_unless_dropped()
+                )
             else:
                 self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=file.read_bytes())
 
@@ -225,13 +231,38 @@ class Remote:
 
 
 def together(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Does the same with several names at once.
+    """Does the same with several names at once. Where one fails, or this process is told to end, the others are dropped.
 
     Raises: what the first failing one raises.
     """
+    dropped = threading.Event()
+
+    def one(name: str) -> None:
+        _dropped.set(dropped)  # of this thread
+        work(name)
+
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="s3") as threads:
-        for _ in threads.map(work, names):
-            pass
+        try:
+            for _ in threads.map(one, names):
+                pass
+        except BaseException:
+            dropped.set()  # else leaving the block waits for gigabytes that nobody wants
+            raise
+
+
+def _unless_dropped() -> Callable[[int], None]:
+    """What boto3 calls, in threads of its own, with each piece of a large file: it ends the transfer by an exception."""
+    dropped = _dropped.get()
+
+    def check(_: int) -> None:
+        if dropped is not None and dropped.is_set():
+            raise _Dropped("another file failed, or the process was told to end")
+
+    return check
+
+
+class _Dropped(Exception):
+    """The transfer is not wanted any more."""
 
 
 class RemoteLock:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -419,3 +420,31 @@ def test_a_damaged_part_is_removed_by_one_and_downloaded_once_for_all_that_find_
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda _: Store(tmp_path / "b", url).open(ref, 3).folder, range(2)))
     assert found == [folder, folder] and damaged.read_text() == "given 3 "
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+def test_large_files_under_way_are_dropped_where_one_fails_or_the_process_is_told_to_end(
+    error: type[BaseException], url: str, tmp_path: Path
+) -> None:
+    remote, under_way, whole = s3.Remote(url), Barrier(3), list[str]()
+
+    def pieces(*of: str, Callback: Any = lambda _: None) -> None:
+        under_way.wait(30)
+        if of[1].endswith("fails"):
+            raise error
+        for _ in range(100):
+            Callback(1)
+            time.sleep(0.1)
+        whole.append(of[1])
+
+    remote.client = SimpleNamespace(
+        download_file=pieces, upload_file=lambda file, *of, **more: pieces(*of, **more)
+    )
+    with pytest.raises(error):
+        s3.together(lambda name: remote.download(name, tmp_path / name, s3.SMALL + 1), ["fails", "b", "c"])
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(s3.SMALL + 1)
+    with pytest.raises(error):
+        s3.together(lambda name: remote.upload(large, name), ["fails", "b", "c"])
+    assert not whole
