@@ -69,7 +69,9 @@ NEXT = {
 }
 
 _RARE = 2.0  # how much more often lists of several are asked for than those of one, where a scene has both
-_RARE_NEXT = 4.0  # the same for the next of several
+_RARE_NEXT = 2.5  # the same for the next of two, and its square of three and more
+_CHOICE = 2.5  # how much more often the next is asked for where several are left behind one, and the nearest is meant
+_ANY = 0.25  # share of the questions for the next that ask for any object: there, only the place decides
 _EVERYTHING = 0.1  # share of the questions for all of a kind that ask for all objects
 _PLACES = 0.2  # share of the questions for the next that ask for things beside another
 _APART = 0.03  # smallest distance of two left edges, in 0..1 of the width, by which one is called the next
@@ -185,10 +187,13 @@ def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
     things = seen.facts["things"]
     sets = [(f"object {place}", found) for place, found in seen.facts["beside"]]
     if not sets or rng.random() >= _PLACES:
-        sets = [(called, found) for called, found in classes(seen) if called != "object"]
-    called, same = _by_number(sets, rng, _RARE_NEXT)
+        everything, *some = classes(seen)
+        sets = [everything] if rng.random() < _ANY else some
+    called, same = _by_number(sets, rng, _RARE_NEXT, 3)
     order = in_turn(things, same)
-    place = int(rng.integers(len(order) + 1))
+    weights = np.ones(len(order) + 1)
+    weights[1 : max(len(order) - 1, 1)] = _CHOICE
+    place = int(rng.choice(len(weights), p=weights / weights.sum()))
     edges = [things[index]["box"][0] for index in order]
     if any(b - a < _APART for a, b in itertools.pairwise(edges[max(place - 1, 0) : place + 2])):
         return None  # nobody could say which is the next
@@ -244,11 +249,14 @@ def what(seen: Seen, rng: np.random.Generator) -> Lesson:
 
 
 def _by_number(
-    sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator, rare: float = _RARE
+    sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator, rare: float = _RARE, most: int = 2
 ) -> tuple[str, list[int]]:
-    """One of some named sets of things: first how many it has, then which of those."""
+    """One of some named sets of things: first how many it has, then which of those.
+
+    Each thing more, up to `most`, makes a number `rare` times as likely.
+    """
     numbers = sorted({len(found) for _, found in sets})
-    weights = np.array([1.0 if number == 1 else rare for number in numbers])
+    weights = np.array([rare ** (min(number, most) - 1) for number in numbers])
     number = numbers[rng.choice(len(numbers), p=weights / weights.sum())]
     fitting = [(called, found) for called, found in sets if len(found) == number]
     return fitting[rng.integers(len(fitting))]

@@ -23,6 +23,7 @@ _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
 _WORDS, _NAMES, _ANSWERS = (0, 2), (1, 3), (2, 3)  # who looks: a layer, and how many of its heads
 _AFTER = 0.1  # how much looking counts once a box's first number tells which thing it is
+_SAID_BEFORE = 3  # tokens from a noun to the edge: " from", " " and the edge
 _SEEKS = 2.0  # how much the look for one of several counts
 _THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
 _FAR, _FARTHEST = 0.7, 320  # share of the answers with positions left out before them, and how many at most
@@ -312,14 +313,20 @@ class Next(Lists):
         before it, it would have to find the one that is a left edge, and numbers learn in the same layer what they are.
         The last number is the edge itself, and gathers noun and adjectives in the layer before.
         """
-        meant = frozenset(lesson.among)
-        for at, said, named in super()._seeking(lesson, asked, things):
-            if lesson.kind != "next" or named != meant:
-                yield at, said, named
-                continue
-            yield at, said, None
-            edge = max(place for place, token in enumerate(asked) if token in self.numbers)
-            yield edge, [*said, at], frozenset(index for about in lesson.about for index in about)
+        found = list(super()._seeking(lesson, asked, things))
+        if lesson.kind != "next":
+            yield from found
+            return
+        meant, edge = (
+            frozenset(lesson.among),
+            max(at for at, token in enumerate(asked) if token in self.numbers),
+        )
+        if len(meant) == len(things) and meant not in [named for *_, named in found]:  # any object
+            found.append((edge - _SAID_BEFORE, [], meant))
+        for at, said, named in found:
+            yield at, said, named if named != meant else None
+            if named == meant:
+                yield edge, [*said, at], frozenset(index for about in lesson.about for index in about)
 
     def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = super()._weights(batch)

@@ -260,10 +260,14 @@ def test_the_edge_looks_for_the_one_thing_that_is_asked_for_and_at_itself_where_
     assert looked(first) == [("cube", ["small"], None), ("0.00", ["small", "cube"], {1})]
     last = lessons.Lesson("next", '[{"bbox_2d": [0.345, 0.1]}]. Next cube from 0.34:', "no more", **among)
     assert looked(last) == [("cube", [], None), ("0.34", ["cube"], set())]
-    assert looked(lessons.Lesson("all", "Where are all cubes?", "[]", ((0,), (1,)))) == [("cubes", [], {0, 1})]
-    place = lessons.Lesson(
-        "next", "First object behind the red cone from 0.00:", "[]", ((1,),), among=(0, 1)
-    )
+    assert looked(lessons.Lesson("all", "Where are all cubes?", "[]", ((0,), (1,)))) == [
+        ("cubes", [], {0, 1})
+    ]
+    any_of_all = lessons.Lesson("next", "First object from 0.00:", "[]", ((2,),), among=(2, 0, 1))
+    assert looked(any_of_all) == [("object", [], None), ("0.00", ["object"], {2})]
+    all_small = lessons.Lesson("next", "First small object from 0.00:", "[]", ((2,),), among=(2, 0, 1))
+    assert looked(all_small)[-1] == ("0.00", ["small", "object"], {2}) and len(looked(all_small)) == 2
+    place = lessons.Lesson("next", "First object behind the red cone from 0.00:", "[]", ((1,),), among=(0, 1))
     assert looked(place) == [("cone", ["red"], {2})]  # what the place is beside: the edge is left free
     assert len(answered(first)) == 2  # the thing, and the edge that has found it
     assert len(answered(last)) == 1  # the edge that has found nothing
