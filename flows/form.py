@@ -17,8 +17,10 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field
 
+from flows import run_names
 from flows.labels import Label
 from sifthinker.config import Config, as_yaml, assignments, load_text, parse
+from sifthinker.core.errors import UserError
 from tasks.runtime.pipeline import Partial
 
 KEPT = "configuration"  # of the run, on the server; and the artifact that shows it
@@ -57,7 +59,11 @@ def configuration(config: str, given: str) -> Config:
                 raise
         else:
             return parse(json.loads(kept), "the configuration of the run's first attempt")
-        resolved = load_text(config, assignments(lines(given), "set"), "config")
+        try:
+            resolved = load_text(config, assignments(lines(given), "set"), "config")
+        except UserError:
+            run_names.call(run_names.refused(config, lines(given)))
+            raise
         client.create_flow_run_input(run, KEPT, resolved.model_dump_json())
     source = "YAML that was given" if "\n" in config.strip() else f"`{config.strip()}`"
     said = "".join(f"* `{line}`\n" for line in lines(given))

@@ -67,6 +67,12 @@ def of_part(config: Config, lines: Sequence[str], partial: Partial) -> str:
     return " ".join(parts)
 
 
+def refused(given: str, lines: Sequence[str]) -> str:
+    """What a run is whose form has a mistake: "refused: demo grpo.lerning_rate=1". `given` is its configuration's name, or YAML."""
+    name = given.strip()
+    return " ".join(["refused:", "pasted YAML" if "\n" in name else name[:LONGEST], *settings(lines)])
+
+
 def settings(lines: Sequence[str]) -> list[str]:
     """The settings that a name shows: without those that change no result."""
     given = [line.partition("=") for line in lines]

@@ -34,9 +34,11 @@ def main() -> None:
         print("registering the deployments; a minute", flush=True)
         # -m: this folder is then on the import path, for the steps
         command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-        for identifier in paused:  # registering resumes them
-            client.pause_deployment(identifier)
+        try:
+            done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        finally:  # also where somebody interrupts this
+            for identifier in paused:  # registering resumes them
+                client.pause_deployment(identifier)
         if done.returncode:
             print(done.stdout, done.stderr, file=sys.stderr, sep="\n")
             sys.exit(done.returncode)

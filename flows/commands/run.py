@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from flows import server
 from flows.commands import outcome, pages, terminal
@@ -142,15 +143,16 @@ def ablation(
 
     given = form.text(resolved), form.settings(set_, limit)
     state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True), verbose, json_)
-    if keep:
-        _keep(keep, resolved, row)
-    if not state.is_completed():
-        console.print(
-            f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}", highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(exit_code(state))
-    folder = Path(state.result())
     with Printed(json_, "table") as printed:
+        if keep:
+            _keep(keep, resolved, row)
+            printed.say(f"kept      {keep / 'results.md'}")
+        if not state.is_completed():
+            shown = Console(stderr=True) if json_ else console
+            said = f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}"
+            shown.print(said, highlight=False, soft_wrap=True)
+            raise typer.Exit(exit_code(state))
+        folder = Path(state.result())
         printed.value("table", json.loads((folder / "table.json").read_text(encoding="utf-8")))
         printed.say((folder / "table.md").read_text(encoding="utf-8"))
         printed.say(f"table     {folder}\nUI        {ui}")
@@ -173,7 +175,6 @@ def _keep(folder: Path, config: Config, names: list[str]) -> None:
             )
     order = [variant.name for variant in config.ablation.variants]
     gathered.draw(folder, order, config.ablation.pairs, config.model.weights)
-    console.print(f"kept      {folder / 'results.md'}", highlight=False, soft_wrap=True)
 
 
 def _places(config: Config, made: dict[str, str]) -> dict[str, str]:

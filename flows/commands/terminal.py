@@ -74,7 +74,7 @@ def shown(verbose: bool, as_json: bool = False) -> Iterator[None]:
 @contextmanager
 def _without_echo() -> Iterator[None]:
     """A terminal that does not write ^C into a bar, which would leave the bar's line behind."""
-    if not sys.stdin.isatty():
+    if not _in_foreground():
         yield
         return
     before = termios.tcgetattr(sys.stdin)
@@ -84,7 +84,18 @@ def _without_echo() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        if _in_foreground():  # else the shell has its terminal back, as it was
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def _in_foreground() -> bool:
+    """Whether there is a terminal, and it is ours: the system stops a process in the background (`&`) that changes one."""
+    if sys.stdin is None or not sys.stdin.isatty():  # None: it is closed
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # the terminal of another session
+        return False
 
 
 class Terminal(logging.Handler):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sifthinker.config.choices import Named
 from sifthinker.config.section import Section, added, operational
@@ -46,6 +46,15 @@ class Scenes(Section):
         le=1,
         description="share of the solids that take the shape or colour of an earlier one; more is harder",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.fewest > self.most:
+            raise ValueError(
+                f"scenes.fewest = {self.fewest} is more than scenes.most = {self.most}: set most to at least {self.fewest}, "
+                "or fewest lower"
+            )
+        return self
 
 
 class Source(Section):

@@ -139,8 +139,8 @@ class Nightly(Section):
 
     models: tuple[str, ...] = Field(
         ("promoted",),
-        description="checkpoints: an alias (`sif promote`), 'latest', the name or id of a run, <stage>/<key> of the "
-        "store, or a folder",
+        description="checkpoints: an alias (`sif promote`), the name or id of a run, <stage>/<key> of the store, a folder, "
+        "or 'latest', the model of the store's latest whole reproduction, of whatever configuration",
     )
     benchmarks: tuple[str, ...] = Field((), description="names of evaluate.benchmarks; none = all of them")
     baseline: str = Field(

@@ -24,6 +24,9 @@ from sifthinker.core.records import Reject, Sample
 from sifthinker.data.sources import SOURCES, Parser, files, frames
 from sifthinker.data.sources.fields import Parse, Picture, Row, finish, look, parsed, place, placed, reject
 
+# Images that one process has decoded in memory at a time, each of up to `max_pixels`. There is a process for each core.
+AT_ONCE = 4
+
 
 class Waiting(NamedTuple):
     """A good row that waits for its turn, as it lies in SQLite."""
@@ -168,7 +171,7 @@ def open_images(batch: Batch) -> Looked:
     unknown = {key: row for key, row in zip(batch.images, rows, strict=True) if key not in batch.known}
     found: dict[bytes, list[Any]] = {}
     if unknown:
-        with ThreadPoolExecutor() as pool:  # reading waits for the disk, and decoding lets others work
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # reading waits for the disk, and decoding lets others work
             pictures = pool.map(
                 lambda row: look(batch.folders[row.source], row, batch.max_pixels), unknown.values()
             )

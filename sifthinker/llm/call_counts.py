@@ -63,6 +63,12 @@ class Counts:
         return ", ".join(parts)
 
 
+def amounts(cost: str) -> dict[str, float]:
+    """The money of a stage's note `cost` by currency: "1.5000 CNY, 0.2000 USD"."""
+    parts = (part.partition(" ") for part in cost.split(", ") if part)
+    return {currency: float(amount) for amount, _, currency in parts}
+
+
 @contextlib.contextmanager
 def bar(
     progress: Callable[[], Counts],

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,17 +135,26 @@ def _json(file: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Becomes `vllm serve`."""
-    parser = argparse.ArgumentParser(prog="python -m sifthinker.models.vllm_command", description=__doc__)
+    own = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    more = [
+        word for word in sys.argv[1 + len(own) :] if word != "--"
+    ]  # a second one: of who starts the image for processors
+    parser = argparse.ArgumentParser(
+        prog="python -m sifthinker.models.vllm_command",
+        usage="%(prog)s [options] FOLDER [-- options of vllm serve]",
+        description=__doc__.partition("\n")[0],
+    )
     parser.add_argument("folder", type=Path, help="merged model with its processor")
-    parser.add_argument("--host", default=HOST)
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--model-name", default="policy", help="of the model in requests")
-    parser.add_argument("more", nargs="*", help="after --: further options of vllm serve")
-    given = parser.parse_args()
+    parser.add_argument("--host", default=HOST, help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument(
+        "--model-name", default="policy", help="of the model in requests (default: %(default)s)"
+    )
+    given = parser.parse_args(own)
     if not (given.folder / "config.json").is_file():
         parser.error(f"{given.folder}: there is no config.json: not a model folder")
     line = command(given.folder, given.port, given.model_name, host=given.host)
-    os.execvpe(line[0], [*line, *given.more], environment(os.environ))
+    os.execvpe(line[0], [*line, *more], environment(os.environ))
 
 
 if __name__ == "__main__":

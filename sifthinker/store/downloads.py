@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -48,14 +49,27 @@ class OfPart:
         self._names = of_part(manifest, part)
         # The digest is that of the files: an artifact that was made again with others has another folder.
         self.folder = whole.with_name(f"{whole.name}.part-{part:05}-{manifest['digest'][:20]}")
-        if not self.folder.exists():
+        if self._is_whole():
             return
+        # Another process may find the same damage, and may have mended it by now.
+        with _alone(self.folder):
+            if not self._is_whole() and self.folder.exists():
+                trash = self.folder.with_name(f"{self.folder.name}.discarded-{uuid.uuid4().hex}")
+                self.folder.rename(trash)  # at once: nobody reads half of it
+                shutil.rmtree(trash)
+
+    def _is_whole(self) -> bool:
+        """Whether the files are here, as the manifest says; they then count as in use."""
+        if not self.folder.exists():
+            return False
         try:
-            check(self.folder)
-            os.utime(self.folder)  # in use: `sif prune` lets it be
+            self._check(self.folder)
         except Damaged as damage:
             logger.warning("downloaded again: %s", damage)
-            shutil.rmtree(self.folder)
+            return False
+        with suppress(FileNotFoundError):  # damaged a moment later, in another process's eyes
+            os.utime(self.folder)  # `sif prune` lets it be
+        return True
 
     def fetch(self) -> None:
         """Downloads them.
@@ -86,9 +100,14 @@ def fetch(
         UserError: what came is not what its manifest says.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.fetching")):
+    with _alone(folder):
         if not folder.exists():
             _download(remote, place, folder, check, wanted)
+
+
+def _alone(folder: Path) -> FileLock:
+    """Held while a folder is downloaded or its damaged files are removed."""
+    return FileLock(folder.with_name(f"{folder.name}.fetching"))
 
 
 def _download(

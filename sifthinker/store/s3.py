@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,11 +34,13 @@ from sifthinker.core.errors import UserError
 from sifthinker.store.manifest import MANIFEST, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
+_dropped: ContextVar[threading.Event | None] = ContextVar("dropped", default=None)
 EXPIRY = 120.0  # seconds without a beat after which a lock's holder is dead
 BEAT = 20.0
 POLL = 5.0
 SMALL = 8 << 20  # bytes up to which a file is one request; boto3 divides a larger one
 AT_ONCE = 8  # files of an artifact under way
+TRIES = 4  # of a small object whose connection breaks; boto3 itself tries only until the first byte has come
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,22 @@ class Remote:
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object; None where there is none."""
+        from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
         with self._explained("read"):
-            try:
-                body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)[
-                    "Body"
-                ].read()
-                return body
-            except self.client.exceptions.NoSuchKey:
-                return None
+            for left in reversed(range(TRIES)):
+                try:
+                    body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)[
+                        "Body"
+                    ].read()
+                    return body
+                except self.client.exceptions.NoSuchKey:
+                    return None
+                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
+                    if not left:
+                        raise
+                    logger.warning("%s is read again: %s", name, error)
+        raise AssertionError("the last try returns or raises")
 
     def write(self, name: str, body: bytes, **condition: str) -> str:
         """Puts a small object; returns its ETag."""
@@ -133,7 +144,9 @@ class Remote:
         to.parent.mkdir(parents=True, exist_ok=True)
         if size is None or size > SMALL:
             with self._explained("download"):
-                self.client.download_file(self.bucket, self.prefix + name, str(to))
+                self.client.download_file(
+                    self.bucket, self.prefix + name, str(to), Callback=_unless_dropped()
+                )
             return
         body = self.read(name)
         if body is None:
@@ -144,7 +157,9 @@ class Remote:
         """Puts a file under a name."""
         with self._explained("upload"):
             if file.stat().st_size > SMALL:
-                self.client.upload_file(str(file), self.bucket, self.prefix + name)
+                self.client.upload_file(
+                    str(file), self.bucket, self.prefix + name, Callback=_unless_dropped()
+                )
             else:
                 self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=file.read_bytes())
 
@@ -216,13 +231,38 @@ class Remote:
 
 
 def together(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Does the same with several names at once.
+    """Does the same with several names at once. Where one fails, or this process is told to end, the others are dropped.
 
     Raises: what the first failing one raises.
     """
+    dropped = threading.Event()
+
+    def one(name: str) -> None:
+        _dropped.set(dropped)  # of this thread
+        work(name)
+
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="s3") as threads:
-        for _ in threads.map(work, names):
-            pass
+        try:
+            for _ in threads.map(one, names):
+                pass
+        except BaseException:
+            dropped.set()  # else leaving the block waits for gigabytes that nobody wants
+            raise
+
+
+def _unless_dropped() -> Callable[[int], None]:
+    """What boto3 calls, in threads of its own, with each piece of a large file: it ends the transfer by an exception."""
+    dropped = _dropped.get()
+
+    def check(_: int) -> None:
+        if dropped is not None and dropped.is_set():
+            raise _Dropped("another file failed, or the process was told to end")
+
+    return check
+
+
+class _Dropped(Exception):
+    """The transfer is not wanted any more."""
 
 
 class RemoteLock:

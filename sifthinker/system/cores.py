@@ -90,6 +90,7 @@ class Workers:
         """Asks for a piece of work; `result` gives what comes of it.
 
         Raises: what the work raises, where this process does it at once.
+            UserError: a process of the work was killed.
         """
         if self._pool is None and (self.count == 1 or self._spent < self._patience):
             began = time.perf_counter()
@@ -103,7 +104,8 @@ class Workers:
             return done
         if self._pool is None:
             self._pool = _Pool(self.count)
-        return self._pool.submit(work, *args, **kwargs)
+        with self._explained():
+            return self._pool.submit(work, *args, **kwargs)
 
     def result(self, future: Future[T]) -> T:
         """What comes of a piece of work; waits for it.
@@ -115,13 +117,8 @@ class Workers:
             wait([future], LOOK)
             self._listen()
         self._listen()
-        try:
+        with self._explained():
             return future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"one of {self.count} processes was killed from outside, for lack of memory perhaps: run again, with a lower "
-                "`processes` in the configuration if it was that"
-            ) from error
 
     def map(self, work: Callable[[I], T], items: Iterable[I]) -> Iterator[T]:
         """What comes of a piece of work for each item, in order; no more items are taken than are worth it.
@@ -135,6 +132,17 @@ class Workers:
                 yield self.result(asked.popleft())
         while asked:
             yield self.result(asked.popleft())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says what it means that the processes are gone, which is seen as work is asked for, or as it is waited for."""
+        try:
+            yield
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of {self.count} processes was killed from outside, for lack of memory perhaps: run again, with a lower "
+                "`processes` in the configuration if it was that"
+            ) from error
 
     def _listen(self) -> None:
         if self._pool and (told := self._pool.told()):

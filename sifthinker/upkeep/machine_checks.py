@@ -168,7 +168,7 @@ def disk(
     for name, (folder, want) in wanted.items():
         there = _existing(folder)
         total, _, free = usage(there)
-        found = f"{folder}: {free / GB:.1f} of {total / GB:.0f} GB free"
+        found = f"{folder}: {free / GB:.1f} of {total / GB:.1f} GB free"
         todo = "make room (`sif prune` says what the store can do without), or set `store` to another disk"
         if name == "temporary":
             todo = "make room, or set TMPDIR to a folder on another disk"

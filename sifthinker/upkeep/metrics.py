@@ -31,7 +31,7 @@ from prometheus_client.registry import Collector
 from sifthinker.core import scores
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
-from sifthinker.llm import bookkeeping
+from sifthinker.llm import bookkeeping, call_counts
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Manifest
@@ -198,9 +198,8 @@ def _stage(manifest: Manifest, stage: tuple[str, str]) -> Iterator[Found]:
         yield "sif_stage_rejected_rows", (*stage, reason), count
     yield "sif_stage_duration_seconds", stage, manifest["seconds"]
     yield "sif_stage_made_timestamp_seconds", stage, manifest["made"]
-    amount, _, currency = str(manifest["notes"].get("cost", "")).partition(" ")
-    if amount:
-        yield "sif_stage_cost", (*stage, currency), float(amount)
+    for currency, amount in call_counts.amounts(str(manifest["notes"].get("cost", ""))).items():
+        yield "sif_stage_cost", (*stage, currency), amount
 
 
 def _training(work: Path, stage: tuple[str, str]) -> Iterator[Found]:

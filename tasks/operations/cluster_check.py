@@ -7,6 +7,7 @@ import os
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,8 @@ def _resources(dask: Dask, there: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _each(config: Config, client: Any, there: Mapping[str, Any]) -> Iterator[Finding]:
     """What the workers find wrong with themselves; those that find the same are one finding."""
-    config.store.mkdir(parents=True, exist_ok=True)
-    probe = config.store.resolve() / f".doctor-{uuid.uuid4().hex}"
     found: dict[str, list[str]] = defaultdict(list)
-    probe.touch()
-    try:
+    with _probe(config.store.resolve()) as probe:
         shared = bookkeeping.identity() if os.environ.get(VARIABLE, "").strip() else ""
         stages = (*ALWAYS, *(ASKING if shared else ()))
         means = {stage: _means(stage, config) for stage in stages}
@@ -84,8 +82,6 @@ def _each(config: Config, client: Any, there: Mapping[str, Any]) -> Iterator[Fin
                 ]
             for problem in said:
                 found[problem].append(name)
-    finally:
-        probe.unlink()
     for problem, names in found.items():
         yield Finding(CHECK, "error", f"{problem}: {len(names)} of {len(there)} workers: {', '.join(names)}")
     if not found:
@@ -93,6 +89,22 @@ def _each(config: Config, client: Any, there: Mapping[str, Any]) -> Iterator[Fin
         yield Finding(
             CHECK, "ok", f"all workers have the code and libraries of {', '.join(stages)}, and {where}"
         )
+
+
+@contextmanager
+def _probe(store: Path) -> Iterator[Path]:
+    """A file in the flow's store, for the workers to look for. A store that was not there goes again."""
+    made = [folder for folder in (store, *store.parents) if not folder.exists()]
+    store.mkdir(parents=True, exist_ok=True)
+    probe = store / f".doctor-{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        yield probe
+    finally:
+        probe.unlink()
+        for folder in made:
+            if not any(folder.iterdir()):  # else a run has begun there meanwhile
+                folder.rmdir()
 
 
 def _means(stage: str, config: Config) -> identity.Identity:

@@ -32,11 +32,13 @@ class Elsewhere:
         rows: of all of them together.
         made: the manifests of those that are made.
         counted: keys of the shards whose rows are counted, wherever they were made.
+        noted: what they asked is in the notes of the stage.
     """
 
     rows: int = 0
     made: list[Manifest] = field(default_factory=list)
     counted: set[str] = field(default_factory=set)
+    noted: bool = False
     _again: Counter[str] = field(default_factory=Counter)
     _began: float = field(default_factory=time.monotonic)
 

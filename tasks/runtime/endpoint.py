@@ -10,7 +10,7 @@ from pathlib import Path
 from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Config
 from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
-from sifthinker.llm.call_counts import Counts, bar
+from sifthinker.llm.call_counts import Counts, amounts, bar
 from sifthinker.models import serving
 from tasks.runtime import events
 from tasks.runtime.stage import End, Endpoints, Job, Log, Progress, how
@@ -188,13 +188,25 @@ def watched(
         counts = together()
         shown.done = counts.rows_done
         shown.end(ended, line(counts))
-        job.notes.update(
-            calls=counts.calls,
-            answered_by_the_ledger=counts.cached,
-            prompt_tokens_bought=counts.prompt_tokens,
-            completion_tokens_bought=counts.completion_tokens,
-        )
-        if counts.estimated_tokens:  # of those bought; the server did not report them
-            job.notes["tokens_estimated"] = counts.estimated_tokens
-        if counts.money:
-            job.notes["cost"] = f"{counts.money:.4f} {counts.currency}"
+        _note(
+            job, progress() if job.elsewhere.noted else counts
+        )  # several endpoints: what is elsewhere counts once
+        job.elsewhere.noted = True
+
+
+def _note(job: Job, counts: Counts) -> None:
+    """Adds to the notes of a stage what one of its endpoints was asked."""
+    asked = {
+        "calls": counts.calls,
+        "answered_by_the_ledger": counts.cached,
+        "prompt_tokens_bought": counts.prompt_tokens,
+        "completion_tokens_bought": counts.completion_tokens,
+    }
+    if counts.estimated_tokens:  # of those bought; the server did not report them
+        asked["tokens_estimated"] = counts.estimated_tokens
+    for name, count in asked.items():
+        job.notes[name] = job.notes.get(name, 0) + count
+    if counts.money:
+        money = amounts(job.notes.get("cost", ""))
+        money[counts.currency] = money.get(counts.currency, 0.0) + counts.money
+        job.notes["cost"] = ", ".join(f"{amount:.4f} {currency}" for currency, amount in money.items())

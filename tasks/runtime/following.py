@@ -15,7 +15,7 @@ from typing import Any
 from sifthinker.core.errors import UserError
 from sifthinker.system import commands, processes, program_files
 from sifthinker.system.files import write_json
-from tasks.runtime.stage import Job
+from tasks.runtime.stage import Job, Order
 
 EVERY = 0.5  # seconds between two looks at a program
 TWICE = 2.0  # seconds between two signals that are two
@@ -57,7 +57,7 @@ def follow(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(job.work, grace),
+            env=environment(job.work, grace, job.order),
             start_new_session=True,
         )
     told: Callable[[], None] | None = None
@@ -181,12 +181,13 @@ def _wait_for_other_host(work: Path, left: Mapping[str, Any]) -> None:
             )
 
 
-def environment(work: Path, grace: float) -> dict[str, str]:
+def environment(work: Path, grace: float, order: Order | None = None) -> dict[str, str]:
     """Ours, with one thread a rank on the CPU, and what a program has to know of its starter.
 
     Args:
         work: the folder of its status and error files.
         grace: seconds between the signal to end and its end.
+        order: what it makes; None where nothing is told to trackers.
     """
     own = {
         "PYTHONUNBUFFERED": "1",
@@ -198,8 +199,20 @@ def environment(work: Path, grace: float) -> dict[str, str]:
     # Steps go where the run's scores go (sifthinker/reporting/trackers.py), and outlast the work folder.
     root = work.parent.parent
     trackers = {"MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.sqlite'}", "WANDB_DIR": str(root)}
+    trackers |= _named(order) if order else {}
     unset = {name: value for name, value in trackers.items() if not os.environ.get(name)}
     return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, **unset, **own}
+
+
+def _named(order: Order) -> dict[str, str]:
+    """How W&B and MLflow call a training's steps: in the project of its run's scores, and not by a name of their own choice."""
+    name = f"{order.config.name} {order.label} {order.key[:8]}"
+    return {
+        "WANDB_PROJECT": order.config.name,
+        "WANDB_NAME": name,
+        "MLFLOW_EXPERIMENT_NAME": order.config.name,
+        "MLFLOW_RUN_CONTEXT": json.dumps({"mlflow.runName": name}),  # tags, and that is the name's
+    }
 
 
 def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> int:

@@ -254,8 +254,11 @@ def _end_tasks(client: SyncPrefectClient, run: UUID, final: Callable[[], State[A
 def _close_record(path: Path) -> None:
     """Marks the store's record of a run as crashed, unless the run has ended."""
     with suppress(FileNotFoundError):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["state"] == "running":
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):  # whoever reads the records names it (`runs.records`)
+            return
+        if isinstance(record, dict) and record.get("state") == "running":
             write_json(path, {**record, "state": "crashed"})
 
 

@@ -24,17 +24,20 @@ def _api(job: Job, again: Again) -> Api:
 
 @contextmanager
 def _retrying(job: Job) -> Iterator[Endpoints]:
-    """An engine a pass for all shards, as in annotate; the counts shown are the last pass's."""
+    """An engine a pass for all shards, as in annotate; the counts shown are the last pass's, and noted are all."""
     annotate, passes = job.config.annotate, job.config.retry.passes
     domain.check([(again.reasons, domain.over(again, annotate)) for again in passes], annotate)
     together = Endpoints()
+    engines: list[object] = []
     with ExitStack() as stack:
         for again in passes:
             api = _api(job, again)
             found = stack.enter_context(endpoint(lambda _, api=api: api)(job))  # type: ignore[misc]
             together = Endpoints(found.ledger, (*together.urls, found.url), together.here or found.here)
             client = stack.enter_context(llm.Client(api, found.ledger, found.url))
-            stack.enter_context(watched(job, client.progress))
+            if client.engine not in engines:  # passes with one endpoint and model share theirs
+                stack.enter_context(watched(job, client.progress))
+            engines.append(client.engine)
             _probe(job, again, client)
         yield together
 

@@ -1,11 +1,13 @@
 """The data stages at VisCoT's size: seconds, memory and rows of each, as the data set grows.
 
-    python -m tests.benchmarks.full_size [--sizes 10000 100000 400000] [--processes 1 2] [--rounds 3] [--json FILE]
+    python -m tests.benchmarks.full_size [--sizes 10000 100000 400000] [--stages ingest expand publish] [--processes 1 2]
+        [--rounds 3] [--json FILE]
 
 Every stage of every size is a process of its own, which starts others where it is given more than one (`expand` never does,
 its shards go to Dask), and writes what the stage writes. Numbers of processes take turns, and their files must be equal. Ingest and expand work
 on VisCoT's real benchmark rows over and over (`../shared/data` must be there); publish joins chains, maps and pictures of
-64x48, one for eight questions: what it costs beside the pictures themselves, which `sif bench` measures at 640x480.
+64x48, one for eight questions: what it costs beside the pictures themselves, which `sif bench` measures at 640x480. The stage
+`pictures` is ingest where each of VisCoT's benchmark rows has its picture, as large as the real one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
 from multiprocessing.connection import Connection
@@ -61,6 +63,15 @@ def ingesting(folder: Path, size: int, workers: Workers) -> dict[str, int]:
     )
 
 
+def pictured(folder: Path, size: int, workers: Workers) -> dict[str, int]:
+    source = config.Source(
+        name="viscot", format="viscot", path=folder / "pictured.json", images=folder / "pictures"
+    )
+    parts = [folder / f"pictured-{part:05}.parquet" for part in range(_parts(size))]
+    settings = config.Ingest(total=size, cap=size, shards=len(parts))
+    return _gathered(folder, ingest.write([source], settings, parts, (), workers, ingest.Tally()))
+
+
 def expanding(folder: Path, size: int, workers: Workers) -> dict[str, int]:
     rows = map(records.sample, tables.read(sorted(folder.glob("samples-*.parquet"))))
     kept = tables.write(
@@ -90,16 +101,55 @@ STAGES: dict[str, Callable[[Path, int, Workers], dict[str, int]]] = {
     "ingest": ingesting,
     "expand": expanding,
     "publish": publishing,
+    "pictures": pictured,
 }
+ROWS = ("ingest", "expand", "publish")  # the stages that are measured unless others are named
 HEAD = (
     "| stage | rows | processes | seconds | us a row | processor us a row | of it in the first process | peak MiB | of another |"
     f"\n{'|---' * 9}|"
 )
-WRITTEN = {"ingest": "samples-*.parquet", "expand": "focus.parquet", "publish": "sif-*.parquet"}
+WRITTEN = {
+    "ingest": "samples-*.parquet",
+    "expand": "focus.parquet",
+    "publish": "sif-*.parquet",
+    "pictures": "pictured-*.parquet",
+}
+
+
+def prepare_pictures(folder: Path, size: int) -> dict[str, int]:
+    """VisCoT's benchmark rows over and over, each time with pictures of their own: one file a size, under many names."""
+    lines = [line for name in viscot.NAMES for line in (viscot.VISCOT / f"benchmark_det_{name}.jsonl").open()]
+    sizes = {row["img_path"]: (row["width"], row["height"]) for row in map(json.loads, lines)}
+    real = [
+        row
+        for name in viscot.NAMES
+        for row in json.loads((viscot.VISCOT / f"benchmark_{name}.json").read_text())
+        if row["image"][0] in sizes
+    ]
+    drawn = np.random.default_rng(0)
+    with (folder / "pictured.json").open("w") as file:
+        for number in range(size):
+            row, time_round = real[number % len(real)], number // len(real)
+            path, width, height = row["image"][0], *sizes[row["image"][0]]
+            photo = folder / f"photo-{width}x{height}.jpg"
+            if not photo.exists():
+                coarse = drawn.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+                Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+                    photo, "JPEG", quality=90
+                )
+            name = folder / "pictures" / f"{time_round}" / path
+            if not name.exists():
+                name.parent.mkdir(parents=True, exist_ok=True)
+                name.hardlink_to(photo)
+            images = [f"{time_round}/{image}" for image in row["image"]]
+            text = json.dumps({**row, "question_id": number, "image": images}, indent=4)
+            file.write(("[\n" if number == 0 else ",\n") + text)
+        file.write("\n]\n")
+    return {"kept": size, "rejected": 0}
 
 
 def prepare(folder: Path, size: int) -> dict[str, int]:
-    """What the stages read."""
+    """What the stages of `ROWS` read."""
     viscot.prepare(folder, size)
     (folder / "photos").mkdir()
     buffer = io.BytesIO()
@@ -135,6 +185,9 @@ def prepare(folder: Path, size: int) -> dict[str, int]:
     return {"kept": size, "rejected": 0}
 
 
+PREPARE = {"prepare": prepare, "prepare pictures": prepare_pictures}
+
+
 def _parts(size: int) -> int:
     return max(1, size // PART)
 
@@ -150,8 +203,8 @@ def _gathered(folder: Path, outcomes: Iterable[Reject | int]) -> dict[str, int]:
 
 def _work(stage: str, folder: Path, size: int, processes: int, pipe: Connection) -> None:
     began, cpu = time.perf_counter(), time.process_time()
-    if stage == "prepare":
-        rows, others = prepare(folder, size), 0
+    if stage in PREPARE:
+        rows, others = PREPARE[stage](folder, size), 0
     else:
         with Workers(processes) as workers:
             rows = STAGES[stage](folder, size, workers)
@@ -180,6 +233,7 @@ def measure(
     counts: tuple[int, ...] = (1,),
     rounds: int = 1,
     tell: Callable[[dict[str, Any]], None] = lambda row: None,
+    stages: Sequence[str] = ROWS,
 ) -> list[dict[str, Any]]:
     """One row a stage, size and number of processes; every row in comes out kept or rejected, in the same files.
 
@@ -188,6 +242,7 @@ def measure(
         counts: numbers of processes, which take turns.
         rounds: turns of each.
         tell: is told each row as soon as it is there; five million take an hour.
+        stages: that are measured; of `ROWS` each needs those before it.
 
     Raises:
         AssertionError: rows were lost, or files differ with the number of processes.
@@ -195,8 +250,11 @@ def measure(
     found = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as made:
-            _run("prepare", Path(made), size, 1)
-            for stage in STAGES:
+            if set(stages) & set(ROWS):
+                _run("prepare", Path(made), size, 1)
+            if "pictures" in stages:
+                _run("prepare pictures", Path(made), size, 1)
+            for stage in stages:
                 digests = set()
                 for _ in range(rounds):
                     for processes in counts:
@@ -249,6 +307,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=ROWS)
     parser.add_argument("--processes", type=int, nargs="+", default=(1,), help="of ingest and publish")
     parser.add_argument(
         "--rounds", type=int, default=1, help="times that each number of processes has its turn"
@@ -261,6 +320,7 @@ def main() -> None:
         tuple(options.processes),
         options.rounds,
         lambda row: print(line(row), flush=True),
+        options.stages,
     )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -88,6 +88,7 @@ SOURCE = "{name: mine, format: viscot, path: x}"
         ("scenes: {rows: true}", {}, "scenes.rows: must be a number, found true"),
         ("scenes: {rows: 1.5}", {}, "scenes.rows: must be a whole number, found 1.5"),
         ("scenes: {rows: 0}", {}, "scenes.rows: must be at least 1, found 0"),
+        ("scenes: {fewest: 7}", {}, "scenes.fewest = 7 is more than scenes.most = 6: set most to at least 7"),
         ("scenes: {}\nablation: {seeds: [true]}", {}, "ablation.seeds: must be a number, found true"),
         (
             "scenes: {}\nsft: {learning_rate: .inf}",

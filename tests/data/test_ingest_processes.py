@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -17,7 +20,7 @@ from sifthinker.config import Config, Ingest, Source
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import REJECTS, Writer
-from sifthinker.data import ingest
+from sifthinker.data import ingest, ingest_work
 from sifthinker.data.sources import files
 from sifthinker.system.cores import Workers
 from tests.data import mixed_sources
@@ -113,6 +116,27 @@ def test_the_caps_leave_the_same_rows_when_images_are_known_late(
     second, _ = written(sources, tmp_path / "other", Late(draw.randint(2, 9)), settings)
     assert mixed_sources.digests(tmp_path / "one") == mixed_sources.digests(tmp_path / "other")
     assert first == second
+
+
+def test_a_process_has_few_images_in_memory_however_many_cores_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, lock, now, most = ingest_work.look, threading.Lock(), Counter[str](), Counter[str]()
+
+    def counted(*given: Any) -> Any:
+        with lock:
+            now["open"] += 1
+            most["open"] = max(most["open"], now["open"])
+        time.sleep(0.02)
+        found = look(*given)
+        with lock:
+            now["open"] -= 1
+        return found
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(ingest_work, "look", counted)
+    written(mixed_sources.sources(tmp_path / "in"), tmp_path / "out", Workers(1))
+    assert 1 < most["open"] <= 4
 
 
 @pytest.mark.e2e

@@ -80,6 +80,15 @@ def test_what_is_kept_is_small_and_says_what_it_was_made_from(tmp_path: Path) ->
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_what_a_killed_process_left_behind_is_no_row(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    (folder / ".drawn.77").mkdir(parents=True)  # killed as it drew the tables
+    (folder / ".full.3.77").mkdir()  # as it kept a row
+    (folder / ".full.3.77" / "made.json").write_text('{"row": "full", "seed": 3}')
+    assert keep(folder, "cot-sft", 3, {"count-4": [1.0, 0.0]})
+    assert [row.folder.name for row in gathered.rows(folder)] == ["cot-sft.3"]
+
+
 def test_the_same_result_is_kept_once_and_another_one_never_replaces_it(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     assert keep(folder, "full", 0, {"count-4": [1.0]}, digest="one")
@@ -102,6 +111,19 @@ def test_rows_with_other_questions_or_weights_are_never_in_one_table(tmp_path: P
     text = gathered.draw(folder, ["base", "vqa-sft", "cot-sft", "full"], PAIRS, "miniature")
     assert text.count("Questions ") == 3
     assert "cot-sft against vqa-sft" in text and "full against cot-sft" not in text
+
+
+def test_rows_scored_by_other_rules_are_never_in_one_table(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    for row in ("vqa-sft", "cot-sft"):
+        keep(folder, row, 0, {"count-4": [1.0, 0.0]})
+    assert "Scored by" not in gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
+    file = folder / "cot-sft.0" / "scores.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rules": 3}))
+    assert [len(alike) for alike in gathered.comparable(gathered.rows(folder))] == [1, 1]
+    text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
+    assert "Scored by the rules 2." in text and "Scored by the rules 3." in text
+    assert "cot-sft against vqa-sft" not in text
 
 
 def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_path: Path) -> None:

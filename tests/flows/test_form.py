@@ -216,18 +216,28 @@ def test_a_retry_takes_the_configuration_of_the_first_attempt(
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "message", "name"),
     [
-        ({"config": "dem"}, "config: there is no configuration named 'dem'; did you mean 'demo'?"),
+        (
+            {"config": "dem"},
+            "config: there is no configuration named 'dem'; did you mean 'demo'?",
+            "refused: dem",
+        ),
+        (
+            {"config": "extends: smoke\ngrpo: {{learning_rte: 1}}\n"},
+            "grpo.learning_rte: there is no such field",
+            "refused: pasted YAML",
+        ),
         (
             {"config": "smoke", "set": "grpo.learning_rte=1"},
             "--set grpo.learning_rte: there is no such field",
+            "refused: smoke grpo.learning_rte=1",
         ),
-        ({"config": "smoke", "set": "store={store}", "reuse_run": "x"}, "reuse_run: needs start_at"),
+        ({"config": "smoke", "set": "store={store}", "reuse_run": "x"}, "reuse_run: needs start_at", "smoke"),
     ],
 )
 def test_a_mistake_in_a_form_is_the_runs_final_state_without_a_traceback(
-    prefect_server: str, tmp_path: Path, parameters: dict[str, str], message: str
+    prefect_server: str, tmp_path: Path, parameters: dict[str, str], message: str, name: str
 ) -> None:
     given = {name: value.format(store=tmp_path) for name, value in parameters.items()}
     state = reproduce(**given, return_state=True)
@@ -237,6 +247,7 @@ def test_a_mistake_in_a_form_is_the_runs_final_state_without_a_traceback(
         of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
         logged = "\n".join(line.message for line in client.read_logs(of_run))
     assert run.run_count == 1 and "Traceback" not in logged
+    assert run.name == name
 
 
 def test_a_typed_name_stays_and_another_one_says_what_the_run_is(prefect_server: str, tmp_path: Path) -> None:

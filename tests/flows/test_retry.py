@@ -76,6 +76,10 @@ def test_two_passes_over_the_dead_letters_are_published_and_the_key_is_nowhere(s
     assert made["publish"]["rows"]["in"] >= rows["kept"]
     rejected = sum(first["rejected"].values())
     assert rejected <= sif.asked() - before <= 2 * rejected  # nothing of the rows that were accepted
+    notes = made["retry"]["notes"]
+    assert notes["calls"] == sif.asked() - before, "the calls of both passes"
+    price = (2.0 * notes["prompt_tokens_bought"] + 8.0 * notes["completion_tokens_bought"]) / 1e6
+    assert notes["cost"] == f"{price:.4f} USD"
     published = {row["id"] for row in read(sorted(store.glob("publish/*/data/sif-*.parquet")), ["id"])}
     assert len(published) == made["publish"]["rows"]["kept"]
 

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect.states import Failed
 from rich.console import Console
 from typer.testing import CliRunner
 
 import flows.ablation
 from flows import server
 from flows.commands import main, terminal
+from flows.commands import run as run_command
 from flows.commands.terminal import Terminal
 from tasks.runtime import events
 
@@ -146,6 +148,14 @@ def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytes
     assert json.loads(CliRunner().invoke(main.app, [*call, "--json"]).stdout) == table
     assert "| full |" in CliRunner().invoke(main.app, call).stdout
 
+    monkeypatch.setattr(run_command, "_keep", lambda *_: None)
+    kept = CliRunner().invoke(main.app, [*call, "--keep", str(tmp_path / "kept"), "--json"])
+    assert json.loads(kept.stdout) == table
+    monkeypatch.setattr(flows.ablation, "ablation", lambda *_, **__: Failed(message="sft: no room"))
+    failed = CliRunner().invoke(main.app, [*call, "--json"])
+    assert json.loads(failed.stdout) == [] and failed.exit_code == 1
+    assert "failed: sft: no room" in failed.stderr
+
 
 LONG = (
     "12 of 1,200 rows, 3 rejected, 1,234 calls, 256 in flight, 600/min, 12.5 k tokens, 1.23 CNY, 25 min left"
@@ -173,6 +183,39 @@ def test_in_a_terminal_a_bar_is_one_line_and_others_are_broken_between_words(wid
     assert failed[0].startswith("annotate         failed after 5 min 12 s: the endpoint")
     assert len(failed) > 1 and all(line.startswith(" " * 17 + "refuses") for line in failed[1:-1])
     assert all(len(line) <= width for line in lines if "https://" not in line)
+
+
+# A shell with a terminal, which starts a program in the background (`sif run &`) or in the foreground.
+SHELL = """
+import os, pty, signal, sys, time
+shell, screen = pty.fork()
+if shell:
+    os.waitpid(shell, 0)
+    print(os.read(screen, 1000).decode())
+    sys.exit()
+signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+job = os.fork()
+if not job:
+    if sys.argv[1] == "background":
+        os.setpgid(0, 0)
+    from flows.commands import terminal
+    with terminal.shown(verbose=False):
+        pass
+    os._exit(7)
+_, status = os.waitpid(job, os.WUNTRACED)
+print("stopped" if os.WIFSTOPPED(status) else os.WEXITSTATUS(status))
+if os.WIFSTOPPED(status):
+    os.kill(job, signal.SIGKILL)
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("where", ["background", "foreground"])
+def test_a_run_in_the_background_of_a_terminal_is_not_stopped(where: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL, where], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split()[-1:] == ["7"], (done.stdout, done.stderr)  # behind the codes of the bars
 
 
 @pytest.mark.e2e

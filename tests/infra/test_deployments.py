@@ -5,8 +5,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,6 +21,7 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.form import BEGINNING, END
 from flows.labels import LABELS
+from infra import deploy as deploy_program
 from sifthinker.config import load_text
 from tests.infra.conftest import ROOT, Composed
 
@@ -105,6 +108,24 @@ def test_deploying_again_updates_and_leaves_what_people_set(
         active = {slug: schedule["active"] for slug, schedule in scheduled(again["nightly"]).items()}
         assert active == {"every-night": True, "every-week": False}
         assert [name for name, d in again.items() if d["paused"]] == ["training"]
+
+
+def test_what_is_paused_stays_paused_though_deploying_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[str] = []
+    there = [SimpleNamespace(id="training", paused=True), SimpleNamespace(id="nightly", paused=False)]
+    client = SimpleNamespace(read_deployments=lambda: there, pause_deployment=paused.append)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(deploy_program, "get_client", lambda **_: nullcontext(client))
+    monkeypatch.setattr(deploy_program, "keep", lambda _: [])
+    monkeypatch.setattr(deploy_program.subprocess, "call", lambda *_, **__: 0)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt  # by now the command may have registered, and so resumed, some
+
+    monkeypatch.setattr(deploy_program.subprocess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        deploy_program.main()
+    assert paused == ["training"]
 
 
 @pytest.mark.timeout(1200)  # two or three times `make deploy`, which takes minutes on an overloaded machine

@@ -278,6 +278,40 @@ def test_vllm_s_build_for_processors_is_told_apart_by_its_version(tmp_path: Path
     assert "--no-enable-chunked-prefill" in command and "--gpu-memory-utilization" not in command
 
 
+@pytest.mark.parametrize(
+    ("words", "port", "more"),
+    [
+        (["FOLDER"], "8000", []),
+        (["FOLDER", "--port", "8001", "--", "--max-model-len", "99"], "8001", ["--max-model-len", "99"]),
+        (["--port", "8001", "FOLDER", "--", "--port-of-vllm", "1"], "8001", ["--port-of-vllm", "1"]),
+        # as the image for processors is started with options of its user's
+        (
+            ["FOLDER", "--", "--one", "--", "--max-model-len", "99"],
+            "8000",
+            ["--one", "--max-model-len", "99"],
+        ),
+    ],
+)
+def test_by_hand_options_after_two_dashes_are_those_of_vllm(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], port: str, more: list[str]
+) -> None:
+    ran = list[str]()
+    monkeypatch.setattr("os.execvpe", lambda _, line, __: ran.extend(line))
+    monkeypatch.setattr("sys.argv", ["vllm_command", *(w.replace("FOLDER", str(folder)) for w in words)])
+    vllm_command.main()
+    assert ran[: len(ran) - len(more)] == vllm_command.command(folder, int(port), "policy")
+    assert ran[len(ran) - len(more) :] == more
+
+
+def test_by_hand_an_option_that_is_not_known_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["vllm_command", str(folder), "--max-model-len", "99"])
+    with pytest.raises(SystemExit):
+        vllm_command.main()
+    assert "[-- options of vllm serve]" in capsys.readouterr().err
+
+
 FAKE_VLLM = """#!{python}
 import os, signal, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from botocore.exceptions import ResponseStreamingError
 from filelock import Timeout
 
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
-from sifthinker.store import aliases, s3
+from sifthinker.store import aliases, downloads, s3
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.upkeep import data_checks, findings
@@ -353,8 +360,6 @@ def test_an_artifact_that_is_gone_from_the_remote_is_uploaded_again(url: str, tm
 def test_an_artifact_is_downloaded_once_for_all_that_want_it(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     ref = put(Store(tmp_path / "a", url), **{f"file-{n}": str(n) for n in range(5)})
     fetched: list[str] = []
     download = s3.Remote.download
@@ -367,3 +372,79 @@ def test_an_artifact_is_downloaded_once_for_all_that_want_it(
     with ThreadPoolExecutor(4) as threads:
         folders = list(threads.map(lambda _: Store(tmp_path / "b", url).open(ref).folder, range(4)))
     assert len(set(folders)) == 1 and len(fetched) == 5
+
+
+class Breaks:
+    """A body whose connection breaks after its first bytes."""
+
+    def read(self) -> bytes:
+        raise ResponseStreamingError(error="Connection broken: IncompleteRead(5000 bytes read, 95000 more)")
+
+
+def test_a_small_file_whose_connection_breaks_is_read_again(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = put(Store(tmp_path / "a", url), file="1")
+    there = Store(tmp_path / "b", url)
+    assert there.remote
+    get, broken = there.remote.client.get_object, dict.fromkeys(("manifest.json", "file"), 3)
+
+    def breaking(**of: str) -> Any:
+        name = of["Key"].rpartition("/")[2]
+        broken[name] -= 1
+        return {"Body": Breaks()} if broken[name] >= 0 else get(**of)
+
+    monkeypatch.setattr(there.remote.client, "get_object", breaking)
+    assert (there.open(ref).folder / "file").read_text() == "1"
+    broken["file"] = 99
+    with pytest.raises(UserError, match=r"cannot read: .*Connection broken"):
+        there.remote.download(f"s/{ref.key}/file", tmp_path / "again", size=1)
+
+
+def test_a_damaged_part_is_removed_by_one_and_downloaded_once_for_all_that_find_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = parts(Store(tmp_path / "a", url))
+    folder = Store(tmp_path / "b", url).open(ref, 3).folder
+    damaged = folder / "given-00003.parquet"
+    damaged.chmod(0o644)
+    damaged.write_text("damaged")
+    at_once, removed = Barrier(2, timeout=30), shutil.rmtree
+
+    def waits(path: Path, *of: Any, **more: Any) -> None:
+        with suppress(BrokenBarrierError):  # whoever comes second finds it mended
+            at_once.wait(2)
+        removed(path, *of, **more)
+
+    monkeypatch.setattr(downloads.shutil, "rmtree", waits)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: Store(tmp_path / "b", url).open(ref, 3).folder, range(2)))
+    assert found == [folder, folder] and damaged.read_text() == "given 3 "
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+def test_large_files_under_way_are_dropped_where_one_fails_or_the_process_is_told_to_end(
+    error: type[BaseException], url: str, tmp_path: Path
+) -> None:
+    remote, under_way, whole = s3.Remote(url), Barrier(3), list[str]()
+
+    def pieces(*of: str, Callback: Any = lambda _: None) -> None:
+        under_way.wait(30)
+        if of[1].endswith("fails"):
+            raise error
+        for _ in range(100):
+            Callback(1)
+            time.sleep(0.1)
+        whole.append(of[1])
+
+    remote.client = SimpleNamespace(
+        download_file=pieces, upload_file=lambda file, *of, **more: pieces(*of, **more)
+    )
+    with pytest.raises(error):
+        s3.together(lambda name: remote.download(name, tmp_path / name, s3.SMALL + 1), ["fails", "b", "c"])
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(s3.SMALL + 1)
+    with pytest.raises(error):
+        s3.together(lambda name: remote.upload(large, name), ["fails", "b", "c"])
+    assert not whole

@@ -115,6 +115,17 @@ def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
         list(workers.map(die, range(4)))
 
 
+@pytest.mark.e2e
+def test_a_process_that_was_killed_while_nobody_waited_is_the_same_error() -> None:
+    with (
+        pytest.raises(UserError, match=r"killed from outside.*lower `processes`"),
+        Workers(2, patience=0) as workers,
+    ):
+        os.kill(workers.result(workers.submit(process)), signal.SIGKILL)
+        time.sleep(2.0)  # as ingest, which writes rows down; the pool finds out meanwhile
+        workers.submit(process)
+
+
 # A script without `if __name__ == "__main__"`, with threads, as a notebook and Prefect have: its processes must not run it again.
 SCRIPT = """
 import sys, threading, time

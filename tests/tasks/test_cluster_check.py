@@ -50,7 +50,10 @@ def test_a_cluster_that_shares_the_flows_store_and_code_is_right(tmp_path: Path,
     assert [finding.verdict for finding in found] == ["ok", "ok"]
     assert f"{two_workers}: 2 workers on 1 hosts" in found[0].found
     assert "expand, depth" in found[1].found and str(tmp_path / "store") in found[1].found
-    assert not list((tmp_path / "store").iterdir()), "nothing is left in the store"
+    assert not list(tmp_path.iterdir()), "a store that was not there is none afterwards"
+    config.store.mkdir()
+    assert all(finding.verdict == "ok" for finding in cluster_check.workers(config))
+    assert not list(config.store.iterdir()), "nothing is left in a store that was there"
 
 
 def test_no_dask_is_no_line(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """What shards on other machines have asked is added to what this process has."""
 
+import logging
+from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
-from sifthinker.llm.call_counts import Counts
+from sifthinker.llm.call_counts import Counts, amounts
 from tasks.runtime import elsewhere
 from tasks.runtime.elsewhere import Elsewhere
+from tasks.runtime.endpoint import watched
 
 NONE = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "CNY", 0.0, None)
 
@@ -56,3 +60,27 @@ def test_rows_of_a_shard_that_is_made_again_are_counted_once():
     there.made.append(shard(3, 1))
     sums = there.added(NONE)
     assert (sums.rows_total, sums.rows_kept, sums.rows_rejected) == (8, 4, 4)
+
+
+def test_the_notes_of_a_stage_are_of_all_its_endpoints_and_of_the_shards_elsewhere_once() -> None:
+    notes: dict[str, Any] = {}
+    job: Any = SimpleNamespace(
+        order=SimpleNamespace(label="retry"),
+        log=logging.getLogger(),
+        notes=notes,
+        elsewhere=Elsewhere(rows=4),
+    )
+    asked = {"calls": 5, "cached": 1, "prompt_tokens": 50, "completion_tokens": 10}
+    passes = [
+        replace(NONE, **asked, money=0.5),
+        replace(NONE, **asked, money=0.25, currency="USD", estimated_tokens=7),
+        replace(NONE, **asked, money=0.25),
+    ]
+    with ExitStack() as stack:
+        for found in passes:
+            stack.enter_context(watched(job, lambda found=found: found))  # type: ignore[misc]
+        job.elsewhere.made.append(shard(3, 1, replace(NONE, **asked, money=1.0)))
+    assert (notes["calls"], notes["answered_by_the_ledger"]) == (20, 4)
+    assert (notes["prompt_tokens_bought"], notes["completion_tokens_bought"]) == (200, 40)
+    assert notes["tokens_estimated"] == 7
+    assert amounts(notes["cost"]) == {"CNY": 1.75, "USD": 0.25}

@@ -38,9 +38,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 def job(work: Path) -> Any:
     seen: list[tuple[float, str]] = []
     progress = SimpleNamespace(total=None, at=lambda done, note: seen.append((done, note)), seen=seen)
-    return SimpleNamespace(
-        work=work, log=logging.getLogger("test"), order=SimpleNamespace(label="sft"), progress=progress
-    )
+    order = SimpleNamespace(label="sft", key="0123456789abcdef", config=SimpleNamespace(name="demo"))
+    return SimpleNamespace(work=work, log=logging.getLogger("test"), order=order, progress=progress)
 
 
 def running(pid: int) -> bool:
@@ -235,3 +234,40 @@ def test_a_trainings_steps_go_to_the_trackers_files_of_the_store_unless_the_envi
         following.environment(tmp_path / "sft" / "abc.work", 5.0)["MLFLOW_TRACKING_URI"]
         == "http://mlflow.example.org"
     )
+
+
+NAMING = ("WANDB_PROJECT", "WANDB_NAME", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT")
+
+
+def test_trackers_call_a_trainings_steps_by_its_configuration_stage_and_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a name MLflow draws one, such as "dapper-shrew-12", in an experiment "Default"."""
+    for name in NAMING:
+        monkeypatch.delenv(name, raising=False)
+    program = f"import os, json; print(json.dumps([os.environ[n] for n in {NAMING!r}]))"
+    following.follow(job(tmp_path), [sys.executable, "-c", program], tmp_path / "progress.jsonl", None)
+    project, name, experiment, context = json.loads((tmp_path / "log.txt").read_text())
+    assert project == experiment == "demo"
+    assert name == json.loads(context)["mlflow.runName"] == "demo sft 01234567"
+    monkeypatch.setenv("WANDB_NAME", "mine")
+    found = following.environment(tmp_path, 5.0, job(tmp_path).order)
+    assert found["WANDB_NAME"] == "mine"
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+def test_mlflow_takes_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the Trainer starts a run: without a name of its own."""
+    mlflow = pytest.importorskip("mlflow", reason="pip install -e '.[trackers]'")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    work = tmp_path / "sft" / "abc.work"
+    work.mkdir(parents=True)
+    program = (
+        "import mlflow; mlflow.start_run(run_name=None); mlflow.log_metric('loss', 1.5, 1); mlflow.end_run()"
+    )
+    following.follow(job(work), [sys.executable, "-c", program], work / "progress.jsonl", None)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.sqlite'}")
+    experiment = client.get_experiment_by_name("demo")
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.data.metrics["loss"]) == ("demo sft 01234567", 1.5)

@@ -145,6 +145,17 @@ def test_a_damaged_sign_of_life_stops_no_run_and_is_named(tmp_path: Path, text: 
     assert [file.name for file in (tmp_path / "alive").iterdir()] == ["broken.json"], "the dead run is closed"
 
 
+@pytest.mark.parametrize("text", ["{broken", "[1]", '{"id": "x"}'])
+def test_a_dead_run_is_closed_though_its_record_is_damaged(tmp_path: Path, text: str) -> None:
+    said = {"id": str(UUID(int=1)), "name": "dead", "process": {**here(os.getpid()), "started": 1.0}}
+    write_json(tmp_path / "alive" / "dead.json", said)
+    record = tmp_path / "runs" / f"{UUID(int=1)}.json"
+    record.parent.mkdir()
+    record.write_text(text)
+    assert not liveness.sweep(Store(tmp_path)), "a run that this server does not know"
+    assert not list((tmp_path / "alive").iterdir()) and record.read_text() == text
+
+
 def test_training_processes_of_a_killed_run_are_ended_and_those_of_a_living_one_are_not(
     tmp_path: Path,
 ) -> None:

@@ -45,7 +45,7 @@ def filled(root: Path) -> Store:
     store = Store(root)
     stages = {}
     for name, rows, cost in (
-        ("annotate", {"in": 5, "kept": 3, "rejected": {"boxes": 2}}, "1.5000 CNY"),
+        ("annotate", {"in": 5, "kept": 3, "rejected": {"boxes": 2}}, "1.5000 CNY, 0.2500 USD"),
         ("evaluate", {"in": 200, "kept": 200, "rejected": {}}, ""),
     ):
         with store.making(name, "0" * 20, {}) as draft:
@@ -101,6 +101,7 @@ def test_rows_money_calls_training_scores_and_nights_are_served(tmp_path: Path) 
     assert value(found, "sif_stage_rows", **of, stage="annotate", outcome="kept") == 3
     assert value(found, "sif_stage_rejected_rows", **of, stage="annotate", reason="boxes") == 2
     assert value(found, "sif_stage_cost", **of, stage="annotate", currency="CNY") == 1.5
+    assert value(found, "sif_stage_cost", **of, stage="annotate", currency="USD") == 0.25
     assert value(found, "sif_runs", state="running") == value(found, "sif_runs", state="failed") == 1
     assert value(found, "sif_run_started_timestamp_seconds", **of, state="running") == 10
     assert value(found, "sif_stage_under_way_timestamp_seconds", **of, stage="grpo") == 50
