@@ -157,6 +157,7 @@ WAYS = (
     Way("no such image", changed("image", "../data/none.jpg"), "image-missing"),
     Way("a path that leaves the folder", changed("image", "a/../../x.jpg"), "path-outside"),
     Way("a broken image", changed("image", "broken.jpg"), "image-broken"),
+    Way("half a character in the depth picture's path", changed("depth_image", "depth/\ud800.png"), "not-utf8"),
     Way("an answer of a wrong type", changed("response", ["red"]), "wrong-type"),
     Way("a special token in the question", changed("problem", "What is <image>?"), "special-token"),
     Way("the chain is cut off", rewritten(lambda chain: chain[: len(chain) * 2 // 3]), "malformed"),

@@ -12,6 +12,7 @@ from typing import Any
 from flows.commands.tables import Column, Printed
 from sifthinker.core import rejects, scores
 from sifthinker.core.errors import UserError
+from sifthinker.llm.call_counts import amounts
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Manifest, Ref
@@ -194,9 +195,8 @@ def took(made: Iterable[Row]) -> str:
     fresh = [row for row in made if not row.cached and row.seconds is not None]
     money: dict[str, float] = defaultdict(float)
     for row in fresh:
-        if row.cost:
-            amount, _, currency = row.cost.partition(" ")
-            money[currency] += float(amount)
+        for currency, amount in amounts(row.cost).items():
+            money[currency] += amount
     spent = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items()) or "no cost recorded"
     stages = f"{len(fresh)} stage{'' if len(fresh) == 1 else 's'} made"
     return f"{duration(sum(row.seconds or 0.0 for row in fresh))} ({stages}), {spent}"

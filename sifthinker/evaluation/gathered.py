@@ -2,8 +2,8 @@
 
 A folder holds `<row>.<seed>/` with the scored questions (`predictions.parquet`, without the replies), the scores of the
 benchmarks as a whole, and `made.json`: what it was made from and with. It is small enough to be committed. Tables are drawn
-of it at any time. Rows that were asked other questions, or begin at other weights, are never in one table, and a stage
-that was made with other code than in another row is named below it.
+of it at any time. Rows that were asked other questions, begin at other weights, or were scored by other rules are never in one
+table, and a stage that was made with other code than in another row is named below it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
+from sifthinker.core.scores import rules as read_rules
 from sifthinker.evaluation import ablation, gate
 from sifthinker.reporting import plots
 from sifthinker.store.digests import sha256
@@ -142,12 +143,17 @@ def rows(folder: Path) -> list[Row]:
 
 
 def comparable(found: Sequence[Row]) -> list[list[Row]]:
-    """The rows in sets that were asked the same questions and begin at the same weights, the largest set first."""
-    sets: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    """The rows in sets with the same questions, weights to begin at, and rules of scoring; the largest set first."""
+    sets: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in found:
         begun = row.made["stages"].get(_BEGINNING, {}).get("digest", "")
-        sets[row.made["questions"], begun].append(row)
+        sets[row.made["questions"], begun, _rules(row)].append(row)
     return sorted(sets.values(), key=len, reverse=True)
+
+
+def _rules(row: Row) -> str:
+    """By which rules a row was scored: scores by other ones would differ for the rules."""
+    return str(read_rules(row.folder))
 
 
 def draw(folder: Path, order: Sequence[str], pairs: Sequence[tuple[str, str]], weights: str) -> str:
@@ -166,11 +172,13 @@ def draw(folder: Path, order: Sequence[str], pairs: Sequence[tuple[str, str]], w
         )
     known = {name: place for place, name in enumerate(order)}
     parts = []
+    rules = {_rules(alike[0]) for alike in sets}
     for number, alike in enumerate(sets):
         by_name: dict[str, list[Row]] = defaultdict(list)
         for row in sorted(alike, key=lambda row: known.get(row.name, len(known))):
             by_name[row.name].append(row)
-        parts.append(_section(folder, by_name, pairs, weights, main=not number))
+        section = _section(folder, by_name, pairs, weights, main=not number)
+        parts.append(f"Scored by the rules {_rules(alike[0])}.\n\n{section}" if len(rules) > 1 else section)
     text = "\n\n".join(parts) + "\n"
     temporary = folder / f".results.{os.getpid()}"
     temporary.write_text(text, encoding="utf-8")

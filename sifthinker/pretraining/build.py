@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from sifthinker.core import prompts
-from sifthinker.llm.standin import replies
+from sifthinker.llm.standin import replies, seeing
 from sifthinker.models.processors import install_processors
 from sifthinker.models.toys import depth_anything, generation, random_model
 from sifthinker.models.toys.qwen import QWEN_SPECIAL, qwen_tokens, qwen_video
@@ -207,6 +207,5 @@ HOW_DEEP = "How deep is {query}?"
 SAY = "Say: {query}"
 LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)  # the tokenizer is made from these
 WHICH = "Which objects are {query}?"
-FIRST = "First {query}:"  # as the text of a chain that looks at one thing after another (llm.standin.seeing)
-NEXT = "{region}. Next {query}:"
-NO_MORE = "no more"
+# As the texts of a chain that looks at one thing after another.
+FIRST, NEXT, NO_MORE = seeing.FIRST, "{region}. " + seeing.NEXT, seeing.NO_MORE

@@ -97,7 +97,7 @@ def in_turn(model: Any, processor: Any, seen: Sequence[Seen], asked: Sequence[tu
         texts = [
             (
                 asked[number][0],
-                build.NEXT.format(query=asked[number][1], region=before)
+                lessons.after(asked[number][1], before)
                 if before
                 else build.FIRST.format(query=asked[number][1]),
             )

@@ -18,7 +18,7 @@ import numpy as np
 from sifthinker.core import prompts
 from sifthinker.core.depth_maps import box_depth
 from sifthinker.core.records import Region
-from sifthinker.llm.standin import replies
+from sifthinker.llm.standin import replies, seeing
 from sifthinker.pretraining import build
 from sifthinker.pretraining.scene_pool import Seen
 from sifthinker.scenes import questions, render
@@ -56,23 +56,25 @@ LISTS = {
 # The same for the fourth, with "next": a thing of a kind -> the next of them to its right, or that there is none. Lists
 # need the kind far from where it was said; here it is said right before each look, as in a chain.
 NEXT = {
-    "next": 0.62,
-    "all": 0.04,
+    "next": 0.74,
+    "all": 0.02,
     "beside": 0.02,
-    "where": 0.08,
-    "look": 0.04,
-    "what": 0.05,
-    "deep": 0.02,
-    "plain": 0.06,
-    "then": 0.04,
-    "say": 0.03,
+    "where": 0.06,
+    "look": 0.03,
+    "what": 0.04,
+    "deep": 0.01,
+    "plain": 0.04,
+    "then": 0.03,
+    "say": 0.01,
 }
 
 _RARE = 2.0  # how much more often lists of several are asked for than those of one, where a scene has both
-_RARE_NEXT = 4.0  # the same for the next of several
+_RARE_NEXT = 2.5  # the same for the next of two, and its square of three and more
+_CHOICE = 2.5  # how much more often the next is asked for where several are left behind one, and the nearest is meant
+_ANY = 0.25  # share of the questions for the next that ask for any object: there, only the place decides
 _EVERYTHING = 0.1  # share of the questions for all of a kind that ask for all objects
 _PLACES = 0.2  # share of the questions for the next that ask for things beside another
-_APART = 0.03  # smallest distance of two middles, in 0..1 of the width, by which one is called the next
+_APART = 0.03  # smallest distance of two left edges, in 0..1 of the width, by which one is called the next
 _NOT_EXACT = 0.01, 0.02  # how far the box and the depth to go on from are off, at most
 _WITH_OPTIONS = 0.35  # share of the plain questions that come with options, where they allow it
 _PIECES = re.compile(r"(?=\n<text>)|(?<=</text>)(?=\n<area>)|(?<=<answer>\n)")
@@ -170,13 +172,14 @@ def _beside(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
 
 
 def in_turn(things: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[int]:
-    """Things in the order in which a chain looks at them: from left to right by the middles of their boxes."""
-    return sorted(indices, key=lambda index: middle(things[index]["box"]))
+    """Things in the order in which a chain looks at them: from left to right by the left edges of their boxes."""
+    return sorted(indices, key=lambda index: float(things[index]["box"][0]))
 
 
-def middle(box: Sequence[float]) -> float:
-    """Where the middle of a box is from left to right."""
-    return (box[0] + box[2]) / 2
+def after(called: str, before: str) -> str:
+    """The question for the next of some things to the right of a region, as a model wrote it."""
+    (region,) = json.loads(before)
+    return build.NEXT.format(query=called, region=before, edge=seeing.edge(region["bbox_2d"]))
 
 
 def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
@@ -184,16 +187,19 @@ def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
     things = seen.facts["things"]
     sets = [(f"object {place}", found) for place, found in seen.facts["beside"]]
     if not sets or rng.random() >= _PLACES:
-        sets = [(called, found) for called, found in classes(seen) if called != "object"]
-    called, same = _by_number(sets, rng, _RARE_NEXT)
+        everything, *some = classes(seen)
+        sets = [everything] if rng.random() < _ANY else some
+    called, same = _by_number(sets, rng, _RARE_NEXT, 3)
     order = in_turn(things, same)
-    place = int(rng.integers(len(order) + 1))
-    middles = [middle(things[index]["box"]) for index in order]
-    if any(b - a < _APART for a, b in itertools.pairwise(middles[max(place - 1, 0) : place + 2])):
+    weights = np.ones(len(order) + 1)
+    weights[1 : max(len(order) - 1, 1)] = _CHOICE
+    place = int(rng.choice(len(weights), p=weights / weights.sum()))
+    edges = [things[index]["box"][0] for index in order]
+    if any(b - a < _APART for a, b in itertools.pairwise(edges[max(place - 1, 0) : place + 2])):
         return None  # nobody could say which is the next
     asked = build.FIRST.format(query=called)
     if place:
-        asked = build.NEXT.format(query=called, region=_about(things[order[place - 1]], rng))
+        asked = after(called, _about(things[order[place - 1]], rng))
     if place == len(order):
         return Lesson("next", asked, build.NO_MORE, among=tuple(order))
     return replace(_boxes("next", asked, seen, [order[place]]), among=tuple(order))
@@ -243,11 +249,14 @@ def what(seen: Seen, rng: np.random.Generator) -> Lesson:
 
 
 def _by_number(
-    sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator, rare: float = _RARE
+    sets: Sequence[tuple[str, list[int]]], rng: np.random.Generator, rare: float = _RARE, most: int = 2
 ) -> tuple[str, list[int]]:
-    """One of some named sets of things: first how many it has, then which of those."""
+    """One of some named sets of things: first how many it has, then which of those.
+
+    Each thing more, up to `most`, makes a number `rare` times as likely.
+    """
     numbers = sorted({len(found) for _, found in sets})
-    weights = np.array([1.0 if number == 1 else rare for number in numbers])
+    weights = np.array([rare ** (min(number, most) - 1) for number in numbers])
     number = numbers[rng.choice(len(numbers), p=weights / weights.sum())]
     fitting = [(called, found) for called, found in sets if len(found) == number]
     return fitting[rng.integers(len(fitting))]

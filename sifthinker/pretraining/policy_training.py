@@ -23,8 +23,11 @@ _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
 _WORDS, _NAMES, _ANSWERS = (0, 2), (1, 3), (2, 3)  # who looks: a layer, and how many of its heads
 _AFTER = 0.1  # how much looking counts once a box's first number tells which thing it is
+_SAID_BEFORE = 3  # tokens from a noun to the edge: " from", " " and the edge
+_SEEKS = 2.0  # how much the look for one of several counts
 _THIRD = 0.2  # weight of a number's third decimal, which is finer than a token of the vision tower
 _FAR, _FARTHEST = 0.7, 320  # share of the answers with positions left out before them, and how many at most
+_FARTHEST_LOOK = 200  # the same before a single look's question: five looks and what is said between them
 _FOLLOWS, _WHICH = 4.0, 2.0  # more weight where it is decided whether a box follows, and which
 _OFF = 2  # hundredths by which the boxes and depths that a list goes on from are off, at most
 _ASIDES = 0.2  # share of the answers that follow pieces of chains about nothing
@@ -51,6 +54,7 @@ class Policy:
         self.nouns |= {int(token): {} for token in word_ids(self.processor.tokenizer, ["object", "objects"])}
         self.no_more = self.processor.tokenizer(build.NO_MORE)["input_ids"][0]
         self.hundredths = torch.tensor(ids([f"0.{number:02}" for number in range(100)]))
+        self.numbers = set(self.hundredths.tolist())
         torch.manual_seed(recipe.seed)
         self.extra = Cells(self.model, self.processor.tokenizer)
         self.model.train()
@@ -145,12 +149,15 @@ class Policy:
             for lesson, (asked, answer, _) in zip(lesson_row, row, strict=True):
                 source = next(sources)
                 named: dict[frozenset[int], int] = {}  # things: the noun's place in the row
-                for at, described, all_named in self._phrases(asked, scene.facts["things"]):
-                    things = self._meant(lesson, all_named)
-                    noun = source - (len(asked) - 1) + at
-                    words.add(noun, [(noun - back) % length for back in range(1, described + 1)], 1.0)
-                    names.add(noun, image[np.isin(cells, list(things))].tolist(), 1.0)
-                    named[things] = noun % length
+                start = source - (len(asked) - 1)
+                for at, said, things in self._seeking(lesson, asked, scene.facts["things"]):
+                    place = (start + at) % length
+                    words.add(start + at, [(start + word) % length for word in said], 1.0)
+                    if things is None:
+                        continue
+                    there = image[np.isin(cells, list(things))].tolist() if things else [place]
+                    names.add(start + at, there, 1.0 if lesson.kind != "next" else _SEEKS)
+                    named[things] = place
                 box, since = -1, 0
                 for number, token in enumerate(answer):
                     source = next(sources) if number else source
@@ -158,14 +165,20 @@ class Policy:
                     box, since = box + opens, 0 if opens else since + 1
                     about = lesson.about[max(box, 0)] if lesson.about else ()
                     there = image[np.isin(cells, about)].tolist()
-                    if there and frozenset(about) in named:
+                    if (there or not about) and frozenset(about) in named:
                         there.append(named[frozenset(about)])
                     answers.add(source, there, 1.0 if since < 2 else _AFTER)
         return words, names, answers
 
-    def _meant(self, lesson: lessons.Lesson, named: frozenset[int]) -> frozenset[int]:
-        """Which of the things that a noun names it is to look at."""
-        return named
+    def _seeking(
+        self, lesson: lessons.Lesson, asked: list[int], things: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, list[int], frozenset[int] | None]]:
+        """The words that look for things: the word's place, the words that it does so by, and the things.
+
+        Without things it finds that there are none, and looks at itself; None leaves it free.
+        """
+        for at, described, named in self._phrases(asked, things):
+            yield at, [at - back for back in range(1, described + 1)], named
 
     def _phrases(
         self, asked: list[int], things: list[dict[str, Any]]
@@ -233,7 +246,8 @@ class Far(Policy):
 
     def _away(self, kind: str, rng: np.random.Generator) -> tuple[int, int]:
         """Positions left out before an answer, and before its question, which only a chain's single step stands next to."""
-        gap = int(rng.integers(_FARTHEST)) * int(rng.random() < _FAR)
+        farthest = _FARTHEST_LOOK if kind == "next" else _FARTHEST
+        gap = int(rng.integers(farthest)) * int(rng.random() < _FAR)
         return (0, gap) if kind == "next" else (gap, 0)
 
     def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -290,16 +304,29 @@ class Next(Lists):
     shares = lessons.NEXT
     pointing = 1.0  # which of several is decided by where is looked
 
-    def _meant(self, lesson: lessons.Lesson, named: frozenset[int]) -> frozenset[int]:
-        """Of several things, the one that is asked for alone; none where there is no more.
+    def _seeking(
+        self, lesson: lessons.Lesson, asked: list[int], things: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, list[int], frozenset[int] | None]]:
+        """The last number looks for the one thing that is asked for, or finds none; the noun before it is left free.
 
-        Where a name fits one thing, an answer takes its box from the noun that has found it. A noun that looks at all of several
-        things gives a box between them: after 1,175 steps of that, 53 of 100 first boxes of two were on the first, and
-        after 490 more in which the noun looked at the first alone, 91.
+        Which is the next depends on where the one before is. A noun cannot know that when it looks: of all the numbers
+        before it, it would have to find the one that is a left edge, and numbers learn in the same layer what they are.
+        The last number is the edge itself, and gathers noun and adjectives in the layer before.
         """
-        if lesson.kind != "next" or named != frozenset(lesson.among):
-            return named
-        return frozenset(index for about in lesson.about for index in about)
+        found = list(super()._seeking(lesson, asked, things))
+        if lesson.kind != "next":
+            yield from found
+            return
+        meant, edge = (
+            frozenset(lesson.among),
+            max(at for at, token in enumerate(asked) if token in self.numbers),
+        )
+        if len(meant) == len(things) and meant not in [named for *_, named in found]:  # any object
+            found.append((edge - _SAID_BEFORE, [], meant))
+        for at, said, named in found:
+            yield at, said, named if named != meant else None
+            if named == meant:
+                yield edge, [*said, at], frozenset(index for about in lesson.about for index in about)
 
     def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = super()._weights(batch)

@@ -26,6 +26,7 @@ from sifthinker.core.records import Box, Region, boxes
 from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
+from sifthinker.llm.call_counts import amounts
 from sifthinker.reporting import outcome, pages, paper_results, paper_tables, plots
 from sifthinker.reporting.markdown import inline
 from sifthinker.reporting.score_gaps import apart
@@ -131,9 +132,8 @@ def _cost(stages: Iterable[Mapping[str, Any]]) -> str:
         calls += notes["calls"]
         tokens += notes.get("prompt_tokens_bought", 0) + notes.get("completion_tokens_bought", 0)
         unreal = unreal or bool(notes.get("standin"))
-        if cost := notes.get("cost"):
-            amount, _, currency = cost.partition(" ")
-            money[currency] += float(amount)
+        for currency, amount in amounts(notes.get("cost", "")).items():
+            money[currency] += amount
     if not calls:
         return "no paid calls"
     sums = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items())

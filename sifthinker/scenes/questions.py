@@ -263,8 +263,8 @@ def several(scene: Scene) -> Iterator[Question]:
 
 
 def in_turn(scene: Scene, things: Sequence[int]) -> tuple[int, ...]:
-    """Things in the order in which a chain looks at them: from left to right, by the middles of their boxes."""
-    return tuple(sorted(things, key=lambda index: scene.things[index].box[0] + scene.things[index].box[2]))
+    """Things in the order in which a chain looks at them: from left to right, by the left edges of their boxes."""
+    return tuple(sorted(things, key=lambda index: scene.things[index].box[0]))
 
 
 def more_or_fewer(scene: Scene) -> Iterator[Question]:

@@ -36,7 +36,12 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
         if job.config.annotate.probe and api.mode != "batch":  # a batch may take a day
             annotator = domain.Annotator(job.folders, client, job.config.annotate)
             tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
-            if rows := first_rows.of_parts(zip(*tables, strict=True), ROWS, without=job.config.taken):
+            wanted = job.config.publish.rows
+            rows_of = [sum(1 for _ in read([part], ["id"])) for part in tables[0]] if wanted else []
+            of = dict(enumerate(shares(wanted, rows_of)))
+            # A part that has to give no chain may not be asked at all.
+            parts = [part for number, part in enumerate(zip(*tables, strict=True)) if of.get(number) != 0]
+            if rows := first_rows.of_parts(parts, ROWS, without=job.config.taken):
                 probe(rows, annotator).log(job.log, job.order.label)
         yield endpoints
     _say_how_many(job)

@@ -113,6 +113,19 @@ def test_rows_with_other_questions_or_weights_are_never_in_one_table(tmp_path: P
     assert "cot-sft against vqa-sft" in text and "full against cot-sft" not in text
 
 
+def test_rows_scored_by_other_rules_are_never_in_one_table(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    for row in ("vqa-sft", "cot-sft"):
+        keep(folder, row, 0, {"count-4": [1.0, 0.0]})
+    assert "Scored by" not in gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
+    file = folder / "cot-sft.0" / "scores.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rules": 3}))
+    assert [len(alike) for alike in gathered.comparable(gathered.rows(folder))] == [1, 1]
+    text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
+    assert "Scored by the rules 2." in text and "Scored by the rules 3." in text
+    assert "cot-sft against vqa-sft" not in text
+
+
 def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_path: Path) -> None:
     """Of 40 counts, one seed of cot-sft has 30 right and the other 32; vqa-sft 10. Single looks are alike."""
     folder = tmp_path / "kept"

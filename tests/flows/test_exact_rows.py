@@ -188,6 +188,17 @@ def test_a_shard_that_rejects_everything_leaves_its_share_to_the_others(
     assert not endpoint.asked
 
 
+def test_the_probe_asks_no_row_that_is_not_needed(
+    tmp_path: Path, photographs: Path, endpoint: Endpoint, drawn: list[list[str]]
+) -> None:
+    settings = config(tmp_path / "first", photographs, endpoint.url, 1)
+    annotate = settings.annotate.model_copy(update={"probe": True})
+    assert run(settings.model_copy(update={"annotate": annotate})).is_completed()
+    of = [len(part) for part in parts(tmp_path / "first")]
+    assert of[0] < max(of), "the first part has no share of one chain"
+    assert endpoint.asked.total() == 1 == latest(tmp_path / "first", "annotate").manifest["rows"]["kept"]
+
+
 def test_a_number_that_all_rows_do_not_have_ends_with_what_there_is(
     tmp_path: Path,
     photographs: Path,

@@ -67,18 +67,21 @@ def test_the_closing_table_has_rows_rejects_scores_time_and_money(tmp_path: Path
     stages = {
         "ingest": made(store, "ingest", {"in": 5, "kept": 5, "rejected": {}}),
         "annotate": made(
-            store, "annotate", {"in": 5, "kept": 2, "rejected": {"boxes": 2, "answer": 1}}, cost="1.5000 CNY"
+            store,
+            "annotate",
+            {"in": 5, "kept": 2, "rejected": {"boxes": 2, "answer": 1}},
+            cost="1.5000 CNY, 0.2500 USD",
         ),
         "evaluate": evaluation(store),
     }
     record(store, "one", began - 1, stages)
     ingest, annotate, _ = outcome.rows(store, "one")
     assert (ingest.rows_in, ingest.kept, ingest.why, ingest.cached) == (5, 5, "", False)
-    assert (annotate.why, annotate.cost) == ("3: boxes 2, answer 1", "1.5000 CNY")
+    assert (annotate.why, annotate.cost) == ("3: boxes 2, answer 1", "1.5000 CNY, 0.2500 USD")
     text = shown(store, "one")
     assert "annotate 5 2 3: boxes 2, answer 1" in text
     assert f"`sif view --store {tmp_path}` shows each" in text
-    assert "3 stages made), 1.50 CNY" in text
+    assert "3 stages made), 1.50 CNY, 0.25 USD" in text
     assert "evaluate vstar overall 50.0 45.0 40.0 to 60.0 200 (a sample) 5.0 %" in text
     assert "evaluate sat not run: no such file" in text and "relative_position" not in text
 

@@ -66,23 +66,31 @@ TWO = [["all"], ["red cube"], ["blue cube"], ["red cube", "blue cube"]]
             "How many cubes are there?",
             TWO,
             [[WHOLE], A, B, A + B],
-            ["First cube:", "red cube, 1. Next cube:", "blue cube, 2. No more: 2.", "2: ANSWER."],
+            [
+                "First cube from 0.00:",
+                "red cube, 1. Next cube from 0.10:",
+                "blue cube, 2. Next cube from 0.30: no more, 2.",
+                "2: ANSWER.",
+            ],
         ),
         (  # one thing: the last text is both
             "How many objects are behind the red cone? Answer with a number.",
             [["all"], ["red cube"]],
             [[WHOLE], A],
-            ["First object behind the red cone:", "red cube, 1. No more: 1. 1: ANSWER."],
+            [
+                "First object behind the red cone from 0.00:",
+                "red cube, 1. Next object behind the red cone from 0.10: no more, 1. 1: ANSWER.",
+            ],
         ),
         (
             "Are there more red objects than blue objects?",
             [["all"], ["red cube"], ["blue cube"], ["blue cone"], ["all of them"] * 3],
             [[WHOLE], A, B, C, A + B + C],
             [
-                "First red object:",
-                "red cube, 1. No more: 1. First blue object:",
-                "blue cube, 1. Next blue object:",
-                "blue cone, 2. No more: 2.",
+                "First red object from 0.00:",
+                "red cube, 1. Next red object from 0.10: no more, 1. First blue object from 0.00:",
+                "blue cube, 1. Next blue object from 0.30:",
+                "blue cone, 2. Next blue object from 0.50: no more, 2.",
                 "1 to 2: ANSWER.",
             ],
         ),
@@ -91,9 +99,9 @@ TWO = [["all"], ["red cube"], ["blue cube"], ["red cube", "blue cube"]]
             [["all"], ["red cube"], ["blue cube"], ["red cube", "blue cube"]],
             [[WHOLE], A, B, A + B],
             [
-                "First cube:",
-                "red cube, 1. No more: 1. First cone:",
-                "blue cube, 1. No more: 1.",
+                "First cube from 0.00:",
+                "red cube, 1. Next cube from 0.10: no more, 1. First cone from 0.00:",
+                "blue cube, 1. Next cone from 0.30: no more, 1.",
                 "1 to 1: ANSWER.",
             ],
         ),
@@ -115,6 +123,14 @@ def test_a_chain_that_looks_at_one_thing_after_another_says_which_comes_next(
     question: str, seen: list[list[str]], steps: list, said: list[str]
 ) -> None:
     assert seeing.texts(seen, "ANSWER", question, steps) == said
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [(0.345, "0.34"), (0.29, "0.29"), (0.3, "0.30"), (0.0, "0.00"), (1.0, "0.99")],  # 0.29 * 100 is 28.99...
+)
+def test_a_left_edge_is_said_in_the_digits_that_its_box_begins_with(left: float, said: str) -> None:
+    assert seeing.edge((left, 0.0, 1.0, 1.0)) == said
 
 
 def test_the_truth_names_a_thing_by_its_box_and_others_by_what_is_inside(scenes: Path) -> None:

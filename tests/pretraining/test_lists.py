@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sifthinker.llm.standin import seeing
 from sifthinker.pretraining import (
     build,
     held_out,
@@ -134,9 +135,11 @@ def test_the_gate_is_passed_by_the_truth_and_by_nothing_less(
 
     def next_one(facts: dict, text: str) -> str:
         before, _, called = text.rpartition(". Next ")
+        called, _, edge = called.removeprefix("First ").removesuffix(":").partition(" from ")
         places = dict(lessons.classes(scene_pool.Seen(None, None, facts)))
-        there = [facts["things"][i]["box"] for i in places[called.removeprefix("First ").removesuffix(":")]]
-        there.sort(key=lambda box: box[0] + box[2])
+        there = [facts["things"][i]["box"] for i in places[called]]
+        there.sort(key=lambda box: box[0])
+        assert edge == (seeing.edge(json.loads(before)[0]["bbox_2d"]) if before else "0.00")
         at = there.index(json.loads(before)[0]["bbox_2d"]) + 1 if before else 0
         return said(there[at]) if at < (len(there) if right else 1) else build.NO_MORE
 
@@ -172,15 +175,14 @@ def test_the_next_thing_is_the_next_to_the_right_and_no_more_comes_after_the_las
         if lesson is None:  # two of them stand above one another
             continue
         before, _, called = lesson.asked.rpartition(". Next ")
-        called = called.removeprefix("First ").removesuffix(":")
+        called, _, edge = called.removeprefix("First ").removesuffix(":").partition(" from ")
         sets = dict(lessons.classes(scene)) | {
             f"object {place}": there for place, there in scene.facts["beside"]
         }
-        middles = {index: lessons.middle(things[index]["box"]) for index in sets[called]}
-        start = (
-            lessons.middle(json.loads(before)[0]["bbox_2d"]) + 0.011 if before else 0.0
-        )  # what is not exact
-        later = sorted((middle, index) for index, middle in middles.items() if middle > start)
+        edges = {index: things[index]["box"][0] for index in sets[called]}
+        assert edge == (seeing.edge(json.loads(before)[0]["bbox_2d"]) if before else "0.00")
+        start = json.loads(before)[0]["bbox_2d"][0] + 0.011 if before else -1.0  # what is not exact
+        later = sorted((left, index) for index, left in edges.items() if left > start)
         ends[lesson.answer == build.NO_MORE, bool(before)] += 1
         if lesson.answer == build.NO_MORE:
             assert not later and lesson.about == ()
@@ -199,7 +201,7 @@ def test_what_is_said_right_before_a_look_stays_next_to_it(
     rng = np.random.default_rng(0)
     assert {training._away("next", rng)[0] for _ in range(20)} == {0}
     assert {training._away("all", rng)[1] for _ in range(20)} == {0}
-    row = [(*training.packer.conversation("First cube:", build.NO_MORE), 1.0)]
+    row = [(*training.packer.conversation("First cube from 0.00:", build.NO_MORE), 1.0)]
     near, far = (training.packer.rows([row], True, None, iter([gap])) for gap in (0, 7))
     moved = (far["positions"] - near["positions"])[:, 0]
     length = len(row[0][0]) + len(row[0][1])
@@ -225,7 +227,7 @@ def test_scenes_of_a_recipe_are_as_alike_as_it_says(tmp_path: Path) -> None:
     assert "alike" not in told[0] and told[1]["alike"] == 0.9
 
 
-def test_a_noun_looks_at_the_one_of_its_things_that_is_asked_for(
+def test_the_edge_looks_for_the_one_thing_that_is_asked_for_and_at_itself_where_there_is_none(
     drawn: list[scene_pool.Seen], tmp_path: Path
 ) -> None:
     for part in build.build_policy(seed=3):
@@ -234,14 +236,39 @@ def test_a_noun_looks_at_the_one_of_its_things_that_is_asked_for(
     things = [{"color": color, "shape": shape, "size": "small"} for color, shape in (
         ("red", "cube"), ("blue", "cube"), ("red", "cone"),
     )]  # fmt: skip
+    scene = scene_pool.Seen(None, None, {"things": things, "cells": [[0, 1, 2, *[-1] * 9]]})
 
-    def looked(lesson: lessons.Lesson) -> list[set[int]]:
+    def looked(lesson: lessons.Lesson) -> list[tuple[str, list[str], set[int] | str | None]]:
+        """Each word that looks, the words that it does so by, and the things it is to look at."""
         asked = training.packer.conversation(lesson.asked, "")[0]
-        return [set(training._meant(lesson, named)) for _, _, named in training._phrases(asked, things)]
+        words = [training.processor.tokenizer.decode([token]).strip() for token in asked]
+        found = training._seeking(lesson, asked, things)
+        return [
+            (words[at], [words[place] for place in sorted(said)], None if meant is None else set(meant))
+            for at, said, meant in found
+        ]
+
+    def answered(lesson: lessons.Lesson) -> list[int]:
+        """Where the answer's first word is to look, in a row whose pictures are its first places."""
+        row = [(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]
+        batch = training.packer.rows([row], False)
+        *_, answers = training._looks([scene], [[lesson]], [row], 1, batch)
+        return answers.places[0] if answers.places else []
 
     among = {"among": (0, 1)}
-    assert looked(lessons.Lesson("next", "First cube:", "[]", ((1,),), **among)) == [{1}]
-    assert looked(lessons.Lesson("next", "[]. Next cube:", "no more", **among)) == [set()]
-    assert looked(lessons.Lesson("all", "Where are all cubes?", "[]", ((0,), (1,)))) == [{0, 1}]
-    behind = lessons.Lesson("next", "First object behind the red cone:", "[]", ((1,),), among=(0, 1))
-    assert looked(behind) == [{2}]  # what the place is beside
+    first = lessons.Lesson("next", "First small cube from 0.00:", "[]", ((1,),), **among)
+    assert looked(first) == [("cube", ["small"], None), ("0.00", ["small", "cube"], {1})]
+    last = lessons.Lesson("next", '[{"bbox_2d": [0.345, 0.1]}]. Next cube from 0.34:', "no more", **among)
+    assert looked(last) == [("cube", [], None), ("0.34", ["cube"], set())]
+    assert looked(lessons.Lesson("all", "Where are all cubes?", "[]", ((0,), (1,)))) == [
+        ("cubes", [], {0, 1})
+    ]
+    any_of_all = lessons.Lesson("next", "First object from 0.00:", "[]", ((2,),), among=(2, 0, 1))
+    assert looked(any_of_all) == [("object", [], None), ("0.00", ["object"], {2})]
+    all_small = lessons.Lesson("next", "First small object from 0.00:", "[]", ((2,),), among=(2, 0, 1))
+    assert looked(all_small)[-1] == ("0.00", ["small", "object"], {2}) and len(looked(all_small)) == 2
+    place = lessons.Lesson("next", "First object behind the red cone from 0.00:", "[]", ((1,),), among=(0, 1))
+    assert looked(place) == [("cone", ["red"], {2})]  # what the place is beside: the edge is left free
+    assert len(answered(first)) == 2  # the thing, and the edge that has found it
+    assert len(answered(last)) == 1  # the edge that has found nothing
+    assert answered(replace(last, kind="say")) == []

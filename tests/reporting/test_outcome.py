@@ -150,7 +150,12 @@ def test_the_report_begins_with_them_and_says_when_where_and_at_what_cost(tmp_pa
     file = shown(tmp_path / "shown.parquet", {"vstar": {"right": 1, "wrong": 1}})
     rows = {"in": 1, "kept": 1, "rejected": {}}
     stage = {"stage": "annotate", "key": "k", "digest": "d", "seconds": 90.0, "rows": rows, "made": 0.0}
-    paid = {"calls": 1200, "prompt_tokens_bought": 10, "completion_tokens_bought": 5, "cost": "1.5 CNY"}
+    paid = {
+        "calls": 1200,
+        "prompt_tokens_bought": 10,
+        "completion_tokens_bought": 5,
+        "cost": "1.5 CNY, 0.25 USD",
+    }
     facts = report.Facts(
         stages=[
             stage | {"notes": paid},
@@ -168,7 +173,7 @@ def test_the_report_begins_with_them_and_says_when_where_and_at_what_cost(tmp_pa
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html.split("</style>")[1]))
     for expected in (
         "1970-01-01 00:01 UTC",
-        "3.00 CNY (2,400 calls, 30 tokens)",
+        "3.00 CNY, 0.50 USD (2,400 calls, 30 tokens)",
         "0123456789ab with changes",
         "a machine",
         "Base GRPO Paper",

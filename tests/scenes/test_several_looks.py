@@ -72,8 +72,8 @@ def truth(things: list[dict[str, Any]], text: str) -> tuple[str, list[list[int]]
 
 
 def in_turn(things: list[dict[str, Any]]) -> list[list[int]]:
-    """The boxes of things from left to right."""
-    return sorted((t["box"] for t in things), key=lambda box: (box[0] + box[2]) / 2)
+    """The boxes of things from left to right, by their left edges."""
+    return sorted((t["box"] for t in things), key=lambda box: box[0])
 
 
 def beside(thing: dict[str, Any], words: str, anchor: dict[str, Any]) -> bool:

@@ -75,7 +75,6 @@ def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Sour
     frame = frame_of(source.frame, dataset)
     question = fields.question(fields.member(value, "problem"))
     image = fields.text(fields.member(value, "image"), "image")
-    depth = value.get("depth_image")
     return Row(
         id=identity(value, source.name),
         source=source.name,
@@ -92,8 +91,20 @@ def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Sour
         file=file,
         number=number,
         chain=_chain(fields.member(value, "messages"), question),
-        depth_image=_places(depth) if isinstance(depth, str) and depth.strip() else (),
+        depth_image=_depth_image(value.get("depth_image")),
     )
+
+
+def _depth_image(found: Any) -> tuple[str, ...]:
+    """Where a row's depth picture may lie; none where it has none.
+
+    Raises:
+        BadRow: "not-utf8".
+    """
+    if not isinstance(found, str) or not found.strip():
+        return ()
+    fields.encodable(found, "depth_image")
+    return _places(found)
 
 
 def frame_of(declared: str, dataset: str) -> str:

@@ -89,7 +89,7 @@ _REJECTED_BEFORE = re.compile(
     + _L
     + r")|(?<!if )\b(?:not|never|nor|neither|rather than|instead of|unlike|except(?: for)?|"
     r"as opposed to|other than|(?:anything|everything|all|any(?: (?:answer|option|choice))?) but|not (?:think|believe|suppose)|"
-    r"(?<!no )(?<!without )(?<!a )(?<!any )(?<!not )doubt|(?:(?:wrong|incorrect)(?: (?:answers?|options?|choices?))?|"
+    r"(?<!no )(?<!without )(?<!a )(?<!any )(?<!not )(?<!little )(?<!beyond )(?<!reasonable )doubt|(?:(?:wrong|incorrect)(?: (?:answers?|options?|choices?))?|"
     r"distractors?)(?: (?:is|are)|(?=:)))"
     r"[\s(:]+" + _WORDS_TO + r"[(\[]*"
     rf"|\bno (?:\w+ )?(?={_T})|\bnone of (?:options? )?[(\[]?"

@@ -17,6 +17,9 @@ Box = Sequence[float]  # in 0..1 of the picture, 3 decimals
 Eyes = Callable[[str, list[list[Box]]], list[list[str]]]
 
 NOTHING, WHOLE = "no object", "The whole scene first."
+# What is said before each of several looks, from left to right by the left edges. The edge of the thing before stands
+# last, so that one word has both what is looked for and from where on.
+FIRST, NEXT, NO_MORE = "First {query} from 0.00:", "Next {query} from {edge}:", "no more"
 _TRAINING = ("train", "several")  # streams of scenes; no others are annotated
 _EXACT = 0.3  # pixels: three decimals of a picture's width
 _PIXEL = 1.5  # a final box is that of a thing within so many pixels: expansion works on whole ones
@@ -54,7 +57,8 @@ def _in_turn(
 ) -> list[str]:
     """The texts of a chain that looks at things one after another to count them; none of any other chain.
 
-    What is counted is the question's. It is said right before each look, and the count right after it.
+    What is counted is the question's. It is said right before each look, and the count right after it. That there are no
+    more is the answer to the same words as a look is.
     """
     looks = [step[0] for step in steps[1:] if len(step) == 1]
     last = [*steps[-1]] if len(looks) < len(steps) - 1 else looks
@@ -63,16 +67,21 @@ def _in_turn(
         return []
     names = [seen[number][0] for number in range(1, len(looks) + 1)]
     first = _split(names, groups) if len(groups) == 2 else len(names)
-    said, totals = [f"First {groups[0]}:"], []
+    said, totals, edges = [FIRST.format(query=groups[0])], [], iter(edge(look) for look in looks)
     for group, of in zip(groups, (names[:first], names[first:]), strict=False):
         for number, name in enumerate(of, 1):
-            said.append(f"{name}, {number}. Next {group}:")
-        said[-1] = said[-1].replace(f"Next {group}:", f"No more: {len(of)}.")
+            said.append(f"{name}, {number}. {NEXT.format(query=group, edge=next(edges))}")
+        said[-1] += f" {NO_MORE}, {len(of)}."
         totals.append(str(len(of)))
         if group != groups[-1]:
-            said[-1] += f" First {groups[1]}:"
+            said[-1] += f" {FIRST.format(query=groups[1])}"
     verdict = f"{' to '.join(totals)}: {answer}."
     return [*said, verdict] if len(looks) > 1 else [said[0], f"{said[1]} {verdict}"]
+
+
+def edge(box: Box) -> str:
+    """A box's left edge in whole hundredths, cut as a number's first digits are ("0.34" of 0.345)."""
+    return f"{min(round(box[0] * 1000) // 10, 99) / 100:.2f}"
 
 
 def _counted(question: str) -> list[str]:

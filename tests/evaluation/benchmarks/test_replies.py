@@ -418,7 +418,17 @@ def test_an_option_that_is_only_rejected_is_no_answer(wording):
         assert replies.choice(wording.format(a=letter, text=text), COLOUR).value == "", letter
 
 
-@pytest.mark.parametrize("wording", ["No doubt it is {a}", "Without a doubt, {a}", "I don't think so. {a}"])
+@pytest.mark.parametrize(
+    "wording",
+    [
+        "No doubt it is {a}",
+        "Without a doubt, {a}",
+        "I have little doubt that it is {a}",
+        "It is beyond doubt {a}",
+        "Beyond reasonable doubt {a}",
+        "I don't think so. {a}",
+    ],
+)
 def test_what_only_sounds_like_a_rejection_is_none(wording):
     for index, (letter, _) in enumerate(COLOUR):
         assert replies.choice(wording.format(a=letter), COLOUR).value == str(index)
