@@ -53,7 +53,8 @@ if how == "goes on":
 def train(work, how):
     log = logging.getLogger("train")
     progress = Progress("sft", 9, log, every=0)
-    job = SimpleNamespace(work=work, log=log, order=SimpleNamespace(label="sft"), progress=progress)
+    order = SimpleNamespace(label="sft", key="0123456789", config=SimpleNamespace(name="test"))
+    job = SimpleNamespace(work=work, log=log, order=order, progress=progress)
     state = "completed"
     try:
         with programs.Page(job, [], steps=1) as page:
