@@ -9,14 +9,14 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Locator, Page, Playwright, TimeoutError, sync_playwright
 
 from sifthinker import config
 from sifthinker.config import layers
@@ -202,14 +202,20 @@ def wait_for(look: Any, seconds: float) -> Any:
     return found
 
 
+_playwright: list[Playwright] = []  # the one of this process
+
+
 @contextmanager
 def browsing() -> Iterator[Page]:
     """A page of a browser with a profile of its own."""
     if CHROMIUM is None:
         missing = "no chromium here: apt-get install chromium"
         pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with ExitStack() as stack:
+        if not _playwright:  # a second one in a thread is refused, and `site` has one until its worker ends
+            _playwright.append(stack.enter_context(sync_playwright()))
+            stack.callback(_playwright.clear)
+        browser = _playwright[0].chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(PATIENCE)
         yield page
