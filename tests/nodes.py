@@ -11,7 +11,7 @@ def job(store: Path, name: str = "key") -> Any:
     work.mkdir(parents=True, exist_ok=True)
     progress = SimpleNamespace(total=None, at=lambda done, note: None)
     config = SimpleNamespace(pools=SimpleNamespace(wait=0.1))
-    order = SimpleNamespace(label="sft")
+    order = SimpleNamespace(label="sft", key="0123456789", config=SimpleNamespace(name="test"))
     here = SimpleNamespace(root=store)
     log = logging.getLogger("test")
     return SimpleNamespace(
