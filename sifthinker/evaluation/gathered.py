@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.scores import rules as read_rules
-from sifthinker.evaluation import ablation, gate
+from sifthinker.evaluation import ablation, gate, over_seeds
 from sifthinker.reporting import plots
 from sifthinker.store.digests import sha256
 from sifthinker.store.lineage import SHORT, Node
@@ -34,6 +34,7 @@ from sifthinker.store.lineage import SHORT, Node
 PREDICTIONS, SCORES, MADE = "predictions.parquet", "scores.json", "made.json"
 _KEPT = [*gate.COLUMNS, "parts"]
 _BEGINNING = "policy-weights"
+_TRAINED = {"sft", "grpo"}  # stages
 Reply = Mapping[str, Any]  # a row of the kept predictions
 
 
@@ -198,7 +199,7 @@ def _section(
     first = next(iter(by_name.values()))[0].made
     begun = first["stages"].get(_BEGINNING, {}).get("digest", "unknown")
     lines = [f"Questions {first['questions']}, weights {begun}.", "", *_by_kind(replies)]
-    lines += ["", *_compared(replies, pairs), "", *_provenance(by_name)]
+    lines += ["", *_compared(by_name, pairs), "", *_provenance(by_name)]
     if main:
         paths = {name: [row.folder for row in of] for name, of in by_name.items()}
         reference = next(iter(by_name))
@@ -284,55 +285,62 @@ def _by_kind(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> list[str]:
     ]
 
 
-def _compared(
-    replies: Mapping[str, Sequence[Sequence[Reply]]], pairs: Sequence[tuple[str, str]]
-) -> list[str]:
-    """The pairs, all questions and each kind: paired tests of the answers, two-sided, Holm over all of them."""
-    tests: list[tuple[str, str, gate.Comparison]] = []
+def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The pairs by answers, of all questions and of each kind, and by what else is scored; Holm over all of them."""
+    tests: list[tuple[str, str, over_seeds.Difference]] = []
     for before, after in pairs:
-        if before not in replies or after not in replies:
+        if before not in by_name or after not in by_name:
             continue
-        old, new = (_by_question(replies[name]) for name in (before, after))
-        kinds = sorted({reply.question[1].rpartition("-")[0] for reply in new})
-        for kind in ["all", *kinds]:
-            one, other = (
-                [r for r in of if kind == "all" or r.question[1].rpartition("-")[0] == kind]
-                for of in (old, new)
-            )
-            fell, rose = (
-                gate.compare(kind, before, one, other, 0.0),
-                gate.compare(kind, after, other, one, 0.0),
-            )
-            if fell and rose:
-                tests.append(
-                    (f"{after} against {before}", kind, replace(fell, p=min(1.0, 2 * min(fell.p, rose.p))))
-                )
+        old, new = ({row.made["seed"]: _replies(row) for row in by_name[name]} for name in (before, after))
+        every = [reply for of in new.values() for reply in of]
+        kinds = sorted({_kind(reply)[0] for reply in every})
+        others = sorted({part for reply in every for part in _parts(reply)} - {"answer"})
+        for said, part, kind in [
+            ("answer", "answer", ""),
+            *((f"answer, {kind}", "answer", kind) for kind in kinds),
+            *((part, part, "") for part in others),
+        ]:
+            found = over_seeds.compare(_scored(old, part, kind), _scored(new, part, kind))
+            if found:
+                tests.append((f"{after} against {before}", said, found))
     if not tests:
         return ["No two rows that are to be compared are there yet."]
-    judged = gate.judge([test for *_, test in tests], level=0.05)
     lines = [
-        "| answers, paired by question | kind | questions | difference | 95 % interval | p, Holm |",
+        "| paired by question | score | questions | difference | 95 % interval | p, Holm |",
         "|---|---|---:|---:|---|---:|",
     ]
-    for (what, kind, _), test in zip(tests, judged, strict=True):
+    for (what, said, one), p in zip(tests, over_seeds.judge([one for *_, one in tests]), strict=True):
         lines.append(
-            f"| {what} | {kind} | {test.n} | {100 * test.difference:+.1f} | {100 * test.low:+.1f} to {100 * test.high:+.1f} "
-            f"| {test.adjusted:.2g} |"
+            f"| {what} | {said} | {one.questions} | {100 * one.mean:+.1f} | {100 * one.low:+.1f} to {100 * one.high:+.1f} "
+            f"| {p:.2g} |"
         )
-    return [*lines, "", f"p is two-sided, corrected over the {len(tests)} tests of this table."]
-
-
-def _by_question(seeds: Sequence[Sequence[Reply]]) -> list[gate.ScoredReply]:
-    """Each question's mean answer over the seeds, of the questions that all of them have."""
-    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
-    for of in seeds:
-        for reply in of:
-            found[tuple(reply[name] for name in gate.COLUMNS[1:-1])].append(_parts(reply)["answer"])
     return [
-        gate.ScoredReply(question, question[-1], means.fmean(values))
-        for question, values in found.items()
-        if len(values) == len(seeds)
+        *lines,
+        "",
+        f"p is two-sided, corrected over the {len(tests)} tests of this table.{_of_one(by_name)}",
     ]
+
+
+def _of_one(by_name: Mapping[str, Sequence[Row]]) -> str:
+    """What the intervals of rows leave out that were trained with one seed."""
+    alone = [name for name, of in by_name.items() if len(of) == 1 and _TRAINED & of[0].made["stages"].keys()]
+    if not alone:
+        return ""
+    return f" How far other seeds would be apart is not known of {', '.join(alone)}, which have one."
+
+
+def _scored(row: Mapping[int, Sequence[Reply]], part: str, kind: str) -> dict[int, list[gate.ScoredReply]]:
+    """One score of a row's replies, by seed; `kind` chooses the questions, where it is given."""
+    return {
+        seed: [
+            gate.ScoredReply(
+                tuple(reply[name] for name in gate.COLUMNS[1:-1]), reply["image_sha256"], _parts(reply)[part]
+            )
+            for reply in of
+            if part in _parts(reply) and kind in ("", _kind(reply)[0])
+        ]
+        for seed, of in row.items()
+    }
 
 
 def _provenance(by_name: Mapping[str, Sequence[Row]]) -> list[str]:

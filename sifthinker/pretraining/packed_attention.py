@@ -16,11 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
+from transformers import AttentionInterface
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     apply_rotary_pos_emb,
     apply_rotary_pos_emb_vision,
 )
 from transformers.vision_utils import get_vision_position_ids
+
+_BLOCKS = "blocks of conversations"  # name of an attention in transformers' table
+_BLOCK = 160  # tokens: conversations that are attended to together
 
 
 class Packer:
@@ -105,6 +109,7 @@ class Packer:
             "ids": ids,
             "positions": positions,
             "seen": seen[:, None],
+            "part": part,
             "sources": torch.cat(sources),
             "targets": torch.cat(targets),
             "weights": torch.cat(weights),
@@ -178,12 +183,16 @@ def logits(
     embedded = text.embed_tokens(batch["ids"])
     places = (batch["ids"] == model.config.image_token_id)[..., None]
     embedded = embedded.masked_scatter(places, pictures)
-    hidden = text(
-        inputs_embeds=embedded,
-        position_ids=batch["positions"],
-        attention_mask={"full_attention": batch["seen"]},
-        use_cache=False,
-    ).last_hidden_state
+    usual, text.config._attn_implementation = text.config._attn_implementation, _BLOCKS
+    try:
+        hidden = text(
+            inputs_embeds=embedded,
+            position_ids=batch["positions"],
+            attention_mask={"full_attention": (batch["seen"], blocks(batch["part"]))},
+            use_cache=False,
+        ).last_hidden_state
+    finally:
+        text.config._attn_implementation = usual
     found: torch.Tensor = model.lm_head(hidden.flatten(0, 1)[batch["sources"]])
     for hook in hooks:
         hook.remove()
@@ -191,6 +200,60 @@ def logits(
         _attention(text.layers[wanted.layer].self_attn, wanted, caught[number], batch)
         for number, wanted in enumerate(looks)
     ]
+
+
+def blocks(part: torch.Tensor) -> tuple[int, list[list[tuple[int, int]]]]:
+    """The length of the pictures' part of a batch's rows, and of each row blocks (start, end) of whole conversations.
+
+    A conversation sees the pictures and itself alone, so that most of a row is nothing to it.
+    """
+    prefix = int((part[0] == 0).sum())
+    rows = []
+    for row in part[:, prefix:].tolist():
+        found: list[tuple[int, int]] = []
+        at = 0
+        for _, tokens in itertools.groupby(row):
+            at, start = at + len([*tokens]), at
+            if found and at - found[-1][0] <= _BLOCK:
+                start = found.pop()[0]
+            found.append((start, at))
+        rows.append([(prefix + start, prefix + end) for start, end in found])
+    return prefix, rows
+
+
+def _in_blocks(
+    module: Any,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attention_mask: Any,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers asks for it, over (rows, heads, places, values), without the pairs that see nothing."""
+    seen, (prefix, rows) = attention_mask
+    pictures = functional.scaled_dot_product_attention(
+        queries[:, :, :prefix], keys[:, :, :prefix], values[:, :, :prefix], is_causal=True, scale=scaling
+    )
+    mixed = []
+    for row, found in enumerate(rows):
+        parts = [pictures[row]]
+        for start, end in found:
+            visible = torch.cat([torch.arange(prefix), torch.arange(start, end)])
+            parts.append(
+                functional.scaled_dot_product_attention(
+                    queries[row, :, start:end],
+                    keys[row, :, visible],
+                    values[row, :, visible],
+                    attn_mask=seen[row, :, start:end, visible],
+                    scale=scaling,
+                )
+            )
+        mixed.append(torch.cat(parts, dim=1))
+    return torch.stack(mixed).transpose(1, 2), None
+
+
+AttentionInterface.register(_BLOCKS, _in_blocks)
 
 
 def _attention(

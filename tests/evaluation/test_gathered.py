@@ -144,10 +144,12 @@ def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_pat
     assert "| vqa-sft | 1 | 40 ± 7 | 25 ± 7 | 100 ± 0 | 50 ± 0 |" in text
     assert "| cot-sft | 2 | 82 " in text
     rows = {line.split("|")[2].strip(): line for line in text.splitlines() if "cot-sft against" in line}
-    assert set(rows) == {"all", "count", "scenes"}
-    assert "| 40 | +52.5 |" in rows["count"] and "| 10 | +0.0 |" in rows["scenes"]
-    assert float(rows["count"].split("|")[6]) < 0.001 and float(rows["scenes"].split("|")[6]) == 1.0
-    assert "corrected over the 3 tests" in text
+    assert set(rows) == {"answer", "answer, count", "answer, scenes", "boxes"}
+    assert "| 40 | +52.5 |" in rows["answer, count"] and "| 10 | +0.0 |" in rows["answer, scenes"]
+    assert float(rows["answer, count"].split("|")[6]) < 0.001
+    assert float(rows["answer, scenes"].split("|")[6]) == 1.0
+    assert "corrected over the 4 tests" in text
+    assert "other seeds would be apart is not known of vqa-sft, which have one" in text
     assert (folder / "results.md").read_text() == text
     for picture in ("table.png", "by-number.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")

@@ -137,10 +137,12 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[scene_pool.Seen]) -> None
         assert sum(shares.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("depth_input", [True, False])
+@pytest.mark.parametrize(("depth_input", "block"), [(True, 70), (False, 70), (True, 1)])
 def test_packed_conversations_cost_what_the_plain_model_says(
-    drawn: list[scene_pool.Seen], depth_input: bool
+    drawn: list[scene_pool.Seen], depth_input: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Blocks of several conversations, and of one each."""
+    monkeypatch.setattr(packed_attention, "_BLOCK", block)
     model, processor = build.build_policy(seed=0)
     packer = packed_attention.Packer(model.eval(), processor, **SIZE)
     seen, rng = drawn[0], np.random.default_rng(1)
@@ -148,6 +150,8 @@ def test_packed_conversations_cost_what_the_plain_model_says(
     pictures = [seen.image, depth_maps.palette()[seen.depth]][: 1 + depth_input]
     processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1000}
     batch = packer.rows([[(*packer.conversation(x.asked, x.answer), 1.0) for x in asked]], depth_input)
+    _, (found_blocks,) = packed_attention.blocks(batch["part"])
+    assert len(found_blocks) == len(asked) if block == 1 else 1 < len(found_blocks) < len(asked)
     with torch.no_grad():
         tokens = packed_attention.look(model, packer.pixels(pictures), packer.grid).flatten(0, 1)[None]
         looks = [

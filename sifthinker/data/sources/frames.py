@@ -35,6 +35,7 @@ MARGIN = 0.1  # of the padded square: images with less on a side are nearly squa
 TALLYQA = "tallyqa"  # the data set whose boxes are of the image in the authors' file too
 OFF = 0.05  # share of rows that cannot be corners in pixels, from which they are not slips of the pen
 SLIP = 1.0  # pixels by which a box may leave its image
+_LARGEST = 1e12  # of a number that says anything about a box or an image
 THIN = 1.0  # pixels; what is narrower or lower shows nothing
 _LOOKED_AT = (
     100  # rows at the beginning of a file, of which none has `bboxs`: conversations, which need no look
@@ -223,11 +224,16 @@ def _boxed(path: Path) -> Iterator[tuple[list[list[float]], tuple[float, float]]
             found = value.get("bboxs") if isinstance(value, dict) else None
             good = isinstance(found, list) and bool(found) and all(map(_is_box, found))
             size = (value.get("width"), value.get("height")) if good else (0, 0)
-            known = all(type(side) in (int, float) for side in size)
+            known = all(map(_is_number, size))
             yield (found if good else []), (size if known else (0, 0))  # type: ignore[misc]
     except UserError:
         return
 
 
 def _is_box(found: Any) -> bool:
-    return isinstance(found, list) and len(found) == 4 and all(type(n) in (int, float) for n in found)
+    return isinstance(found, list) and len(found) == 4 and all(map(_is_number, found))
+
+
+def _is_number(found: Any) -> bool:
+    """Whether it is one that can be calculated with: JSON has integers of any length."""
+    return type(found) in (int, float) and abs(found) < _LARGEST

@@ -151,6 +151,21 @@ def test_a_box_that_is_none_has_its_reason_and_what_it_may_be(
     assert said in found.detail
 
 
+@pytest.mark.parametrize("field", ["width", "height", "bboxs"])
+def test_a_number_of_400_digits_rejects_its_own_row(field: str, tmp_path: Path) -> None:
+    """JSON allows it, and it is no float. The look at the whole file was a traceback."""
+    rows = [
+        {"question": f"Is it {n}?", "answer": "Yes", "image": "a.jpg", "bboxs": [list(BOXES[0])], "width": WIDTH, "height": HEIGHT}
+        for n in range(30)
+    ]  # fmt: skip
+    rows[3] |= {field: [[1, 2, 10**400, 4]] if field == "bboxs" else 10**400}
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    found = list(SOURCES["tallyqa"](path, None, Source(name="t", format="tallyqa", path=path)))
+    (wrong,) = [one for one in found if isinstance(one, Reject)]
+    assert (wrong.reason, wrong.field) == ("wrong-type", field) and len(found) == 30
+
+
 BOXES: list[Box] = [(10.0 + 8 * n, 20.0, 60.0 + 8 * n, 200.0) for n in range(24)]
 
 
