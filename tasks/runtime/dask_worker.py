@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import bookkeeping
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Damaged
+from sifthinker.store.manifest import Artifact, Damaged
 from tasks.runtime import identity
 from tasks.runtime.stage import Order, StageFailed
 
 VARIABLE = "SIF_STORE"
 # Reasons of rejects that say that a picture is not what ingest read. On a worker that is a folder that is not the flow's.
 OTHER_PICTURES = ("image-missing", "image-unreadable", "image-changed", "image-broken", "image-format")
+_PASSES_ON = "retry"  # the stage that asks for annotate's rejects, and keeps what is rejected again
 
 
 def received(order: Order) -> tuple[Order, Store]:
@@ -98,16 +101,22 @@ def check(order: Order) -> None:
         )
 
 
-def check_pictures(order: Order, rejected: Mapping[str, int]) -> None:
+def check_pictures(order: Order, rejected: Mapping[str, int], inputs: Mapping[str, Artifact]) -> None:
     """Refuses a shard whose rows were rejected because this worker has other pictures than ingest saw.
+
+    What `annotate` had rejected says nothing about this worker: `retry` passes it on.
 
     Raises:
         UserError: it has.
     """
-    if order.sent and (found := [reason for reason in OTHER_PICTURES if reason in rejected]):
+    if order.sent is None or order.part is None:
+        return
+    letters = inputs["chains"].shards[order.part].rejects() if order.stage.name == _PASSES_ON else []
+    earlier = Counter(row["reason"] for row in tables.read(letters, ["reason"]))
+    if found := [reason for reason in OTHER_PICTURES if rejected.get(reason, 0) > earlier[reason]]:
         folders = [f"{source.name}: {source.images}" for source in order.config.sources if source.images]
         raise UserError(
-            f"{sum(rejected[reason] for reason in found)} rows need pictures that are not those that ingest read "
+            f"{sum(rejected[reason] - earlier[reason] for reason in found)} rows need pictures that are not those that ingest read "
             f"({', '.join(found)}); give this host the same image folders ({'; '.join(folders)})"
         )
 

@@ -230,7 +230,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
             read = draft.notes.pop("read", rows["in"])
             lost = read - rows["kept"] - sum(rows["rejected"].values())
             assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
-            dask_worker.check_pictures(order, rows["rejected"])
+            dask_worker.check_pictures(order, rows["rejected"], inputs)
             refusal.check(job)
         except BaseException as error:
             ended = how(error)

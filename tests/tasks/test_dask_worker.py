@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sifthinker.config import Source
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.core.tables import read
@@ -175,6 +177,24 @@ def test_pictures_that_a_worker_lacks_are_an_error_and_no_reject(
     assert "1 rows need pictures that are not those that ingest read (image-missing)" in str(state.message)
     (folder / "picture.png").touch()
     assert make._sent(sent(folder), LOG).is_completed()
+
+
+@pytest.mark.parametrize(
+    ("name", "now", "refused"),
+    [("retry", 2, False), ("retry", 3, True), ("annotate", 2, True)],
+)
+def test_pictures_that_annotate_did_not_find_elsewhere_say_nothing_about_this_worker(
+    name: str, now: int, refused: bool, tmp_path: Path
+) -> None:
+    """`retry` passes on what `annotate` rejected; a picture more is this worker's."""
+    letters = [Reject(f"s{i}", "image-changed", "", "", "s") for i in range(2)]
+    tables.write(tmp_path / "rejects.parquet", tables.REJECTS, map(asdict, letters))
+    shard = SimpleNamespace(rejects=lambda: [tmp_path / "rejects.parquet"])
+    given: Any = {"chains": SimpleNamespace(shards={1: shard})}
+    sent: Any = replace(order({}, 1, tmp_path), sent=Sent(str(tmp_path), None, ""))
+    sent = replace(sent, stage=replace(sums, name=name))
+    with pytest.raises(UserError, match="rows need pictures") if refused else nullcontext():
+        dask_worker.check_pictures(sent, {"image-changed": now}, given)
 
 
 def test_pictures_in_the_store_come_with_their_artifact(bucket: str, tmp_path: Path) -> None:
