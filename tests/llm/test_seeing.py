@@ -141,15 +141,24 @@ def test_the_truth_names_a_thing_by_its_box_and_others_by_what_is_inside(scenes:
     assert seen[0] == ["large blue cone, small red cube"]  # nearest first
 
 
-def test_scenes_with_a_thing_nearly_at_the_same_place_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(200, 100), (1003, 907)])
+def test_scenes_with_a_thing_nearly_at_the_same_place_are_told_apart(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
     """Of 1,213 scenes, 2 had a thing within a pixel of the same box: its row could not be annotated."""
     path = tmp_path / "scenes.json"
-    scenes = [{"stream": "train", "objects": OBJECTS}]
-    scenes += [{"stream": "train", "objects": [{**OBJECTS[0], "box": [21, 20, 60, 40], "color": "green"}]}]
-    path.write_text(json.dumps({"settings": {"width": 200, "height": 100}, "scenes": scenes}))
+    boxes = [[20, 20, 105, 40], [21.4, 20, 105, 40]]
+    scenes = [
+        {"stream": "train", "objects": [{**OBJECTS[0], "box": box, "color": color}]}
+        for box, color in zip(boxes, ("red", "green"), strict=True)
+    ]
+    path.write_text(
+        json.dumps({"settings": dict(zip(("width", "height"), size, strict=True)), "scenes": scenes})
+    )
     look = seeing.truth([path])
-    assert look("", [[WHOLE], [CUBE]])[1:] == [["small red cube"]]
-    assert look("", [[WHOLE], [(0.105, 0.2, 0.3, 0.4)]])[1:] == [["small green cube"]]
+    for box, color in zip(boxes, ("red", "green"), strict=True):
+        written = tuple(round(value / side, 3) for value, side in zip(box, (*size, *size), strict=True))
+        assert look("", [[WHOLE], [written]])[1:] == [[f"small {color} cube"]]
 
 
 @pytest.mark.parametrize("box", [(0.8, 0.8, 0.9, 0.9), (0.1, 0.2, 0.32, 0.4)])

@@ -21,7 +21,7 @@ NOTHING, WHOLE = "no object", "The whole scene first."
 # last, so that one word has both what is looked for and from where on.
 FIRST, NEXT, NO_MORE = "First {query} from 0.00:", "Next {query} from {edge}:", "no more"
 _TRAINING = ("train", "several")  # streams of scenes; no others are annotated
-_EXACT = 0.3  # pixels: three decimals of a picture's width
+_EXACT = 0.0006  # of the picture's side: what three decimals are off at most, and a little
 _PIXEL = 1.5  # a final box is that of a thing within so many pixels: expansion works on whole ones
 
 
@@ -126,7 +126,7 @@ def truth(scenes: Sequence[Path]) -> Eyes:
     def look(picture: str, steps: list[list[Box]]) -> list[list[str]]:
         fitting = [scene for scene in known if all(_thing(scene, box) is not None for box in steps[-1])]
         if len(fitting) > 1:  # of many scenes, some have a thing nearly where another has one
-            fitting = [scene for scene in fitting if all(_thing(scene, box, _EXACT) for box in steps[-1])]
+            fitting = [scene for scene in fitting if all(_thing(scene, box, 0, _EXACT) for box in steps[-1])]
         if len(fitting) != 1:
             raise Unseen(
                 f"{len(fitting)} scenes have things at {steps[-1]}; scenes.json knows its own scenes only"
@@ -137,12 +137,13 @@ def truth(scenes: Sequence[Path]) -> Eyes:
 
 
 def _thing(
-    scene: tuple[int, int, list[dict[str, Any]]], box: Box, within: float = _PIXEL
+    scene: tuple[int, int, list[dict[str, Any]]], box: Box, pixels: float = _PIXEL, share: float = 0.0
 ) -> dict[str, Any] | None:
+    """The thing whose box this is, within so many pixels and such a share of the picture's side."""
     width, height, things = scene
     size = (width, height, width, height)
     for thing in things:
-        if all(abs(a * s - b) <= within for a, b, s in zip(box, thing["box"], size, strict=True)):
+        if all(abs(a * s - b) <= pixels + share * s for a, b, s in zip(box, thing["box"], size, strict=True)):
             return thing
     return None
 
