@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,7 +146,7 @@ def ablation(
     state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True), verbose, json_)
     with Printed(json_, "table") as printed:
         if keep:
-            _keep(keep, resolved, row)
+            _keep(keep, resolved, row, set_)
             printed.say(f"kept      {keep / 'results.md'}")
         if not state.is_completed():
             shown = Console(stderr=True) if json_ else console
@@ -158,21 +159,21 @@ def ablation(
         printed.say(f"table     {folder}\nUI        {ui}")
 
 
-def _keep(folder: Path, config: Config, names: list[str]) -> None:
+def _keep(folder: Path, config: Config, names: list[str], fields: list[str]) -> None:
     """Keeps the scores of these rows, as far as they are made, and draws the tables of all that are kept."""
     from flows.ablation import chosen, evaluated, made_with
     from sifthinker.evaluation import gathered
 
     store = Store.of(config)
     root = Path(__file__).parents[2]
-    by = f"`sif ablation --config {config.name} --row ROW`, commit {machine.commit(root)[:10] or 'unknown'}"
+    changed = "".join(f" --set {shlex.quote(field)}" for field in fields)
+    commit = machine.commit(root)[:10] or "unknown"
     for name, (variant, made) in made_with(config, chosen(config, names)).items():
         if ref := evaluated(variant, made, store):
             found = lineage.trace(store.manifest, ref)
             seed = int(name.rpartition(".")[2])
-            gathered.keep(
-                folder, variant.name, seed, store.open(ref).path, found, by.replace("ROW", variant.name)
-            )
+            by = f"`sif ablation --config {config.name}{changed} --row {variant.name}`, commit {commit}"
+            gathered.keep(folder, variant.name, seed, store.open(ref).path, found, by)
     order = [variant.name for variant in config.ablation.variants]
     gathered.draw(folder, order, config.ablation.pairs, config.model.weights)
 

@@ -23,6 +23,8 @@ from flows import server
 from flows.commands import main, terminal
 from flows.commands import run as run_command
 from flows.commands.terminal import Terminal
+from sifthinker.config import Config, Scenes
+from sifthinker.evaluation import gathered
 from tasks.runtime import events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +157,23 @@ def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytes
     failed = CliRunner().invoke(main.app, [*call, "--json"])
     assert json.loads(failed.stdout) == [] and failed.exit_code == 1
     assert "failed: sft: no room" in failed.stderr
+
+
+def test_a_kept_row_says_which_fields_were_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of one name that were made with other fields could not be told apart."""
+    said: list[str] = []
+    variant, found = SimpleNamespace(name="full"), SimpleNamespace(path=tmp_path)
+    monkeypatch.setattr(flows.ablation, "made_with", lambda *_: {"full.3": (variant, {})})
+    monkeypatch.setattr(flows.ablation, "evaluated", lambda *_: "ref")
+    monkeypatch.setattr(run_command.lineage, "trace", lambda *_: {})
+    monkeypatch.setattr(run_command.Store, "open", lambda *_: found)
+    monkeypatch.setattr(gathered, "keep", lambda *given: said.append(given[-1]))
+    monkeypatch.setattr(gathered, "draw", lambda *_: "")
+    config = Config(name="looks", store=tmp_path, scenes=Scenes())
+    run_command._keep(tmp_path, config, [], ["grpo.epochs=3", "name=a b"])
+    assert said[0].startswith(
+        "`sif ablation --config looks --set grpo.epochs=3 --set 'name=a b' --row full`, commit "
+    )
 
 
 LONG = (
