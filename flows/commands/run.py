@@ -162,7 +162,7 @@ def ablation(
 def _keep(folder: Path, config: Config, names: list[str], fields: list[str]) -> None:
     """Keeps the scores of these rows, as far as they are made, and draws the tables of all that are kept."""
     from flows.ablation import chosen, evaluated, made_with
-    from sifthinker.evaluation import gathered
+    from sifthinker.evaluation import gathered, kept_rows
 
     store = Store.of(config)
     root = Path(__file__).parents[2]
@@ -173,7 +173,12 @@ def _keep(folder: Path, config: Config, names: list[str], fields: list[str]) -> 
             found = lineage.trace(store.manifest, ref)
             seed = int(name.rpartition(".")[2])
             by = f"`sif ablation --config {config.name}{changed} --row {variant.name}`, commit {commit}"
-            gathered.keep(folder, variant.name, seed, store.open(ref).path, found, by)
+            histories = {
+                node.label: path
+                for node in found.values()
+                if (path := store.root / node.name / "history.jsonl").exists()
+            }
+            kept_rows.keep(folder, variant.name, seed, store.open(ref).path, found, by, histories)
     order = [variant.name for variant in config.ablation.variants]
     gathered.draw(folder, order, config.ablation.pairs, config.model.weights)
 

@@ -10,7 +10,7 @@ import pytest
 
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import gathered, scoring
+from sifthinker.evaluation import gathered, kept_rows, scoring
 from sifthinker.store.lineage import Node
 
 PAIRS = (("vqa-sft", "cot-sft"), ("cot-sft", "full"))
@@ -59,7 +59,7 @@ def lineage(digest: str, weights: str = "w" * 64, code: str = "a", made: float =
 def keep(folder: Path, row: str, seed: int, right: dict[str, list[float]], **of: Any) -> bool:
     asked = of.pop("asked", "?")
     made = evaluation(folder.parent / f"{row}.{seed}.{len(list(folder.parent.iterdir()))}", right, asked)
-    return gathered.keep(
+    return kept_rows.keep(
         folder, row, seed, made, lineage(of.pop("digest", row * 9), **of), f"sif {row}, commit abc"
     )
 
@@ -68,7 +68,8 @@ def test_what_is_kept_is_small_and_says_what_it_was_made_from(tmp_path: Path) ->
     folder = tmp_path / "kept"
     assert keep(folder, "cot-sft", 3, {"count-4": [1.0, 0.0]}, made=86_400.0)
     place = folder / "cot-sft.3"
-    assert {path.name for path in place.iterdir()} == {"made.json", "predictions.parquet", "scores.json"}
+    files = {"made.json", "predictions.parquet", "scores.json", "curves.json"}
+    assert {path.name for path in place.iterdir()} == files
     made = json.loads((place / "made.json").read_text())
     assert (made["row"], made["seed"], made["seconds"]) == ("cot-sft", 3, 360.0)
     assert (made["made"], made["run"]) == ("1970-01-02 00:00 UTC", "sif cot-sft, commit abc")
@@ -86,7 +87,7 @@ def test_what_a_killed_process_left_behind_is_no_row(tmp_path: Path) -> None:
     (folder / ".full.3.77").mkdir()  # as it kept a row
     (folder / ".full.3.77" / "made.json").write_text('{"row": "full", "seed": 3}')
     assert keep(folder, "cot-sft", 3, {"count-4": [1.0, 0.0]})
-    assert [row.folder.name for row in gathered.rows(folder)] == ["cot-sft.3"]
+    assert [row.folder.name for row in kept_rows.rows(folder)] == ["cot-sft.3"]
 
 
 def test_the_same_result_is_kept_once_and_another_one_never_replaces_it(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_the_same_result_is_kept_once_and_another_one_never_replaces_it(tmp_path
     with pytest.raises(UserError, match=r"full\.0: holds another result .* keep this one in another folder"):
         keep(folder, "full", 0, {"count-4": [0.0]}, digest="two")
     assert keep(folder, "full", 1, {"count-4": [0.0]}, digest="two")
-    assert [(row.name, row.made["seed"]) for row in gathered.rows(folder)] == [("full", 0), ("full", 1)]
+    assert [(row.name, row.made["seed"]) for row in kept_rows.rows(folder)] == [("full", 0), ("full", 1)]
 
 
 def test_rows_with_other_questions_or_weights_are_never_in_one_table(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_rows_with_other_questions_or_weights_are_never_in_one_table(tmp_path: P
     keep(folder, "cot-sft", 0, right)
     keep(folder, "full", 0, right, asked="another question?")
     keep(folder, "base", 0, right, weights="v" * 64)
-    sets = [{row.name for row in alike} for alike in gathered.comparable(gathered.rows(folder))]
+    sets = [{row.name for row in alike} for alike in gathered.comparable(kept_rows.rows(folder))]
     assert sets[0] == {"vqa-sft", "cot-sft"} and sorted(map(sorted, sets[1:])) == [["base"], ["full"]]
     text = gathered.draw(folder, ["base", "vqa-sft", "cot-sft", "full"], PAIRS, "miniature")
     assert text.count("Questions ") == 3
@@ -120,7 +121,7 @@ def test_rows_scored_by_other_rules_are_never_in_one_table(tmp_path: Path) -> No
     assert "Scored by" not in gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
     file = folder / "cot-sft.0" / "scores.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "rules": 3}))
-    assert [len(alike) for alike in gathered.comparable(gathered.rows(folder))] == [1, 1]
+    assert [len(alike) for alike in gathered.comparable(kept_rows.rows(folder))] == [1, 1]
     text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
     assert "Scored by the rules 2." in text and "Scored by the rules 3." in text
     assert "cot-sft against vqa-sft" not in text
@@ -171,4 +172,4 @@ def test_an_empty_folder_and_a_broken_row_are_said(tmp_path: Path) -> None:
         gathered.draw(tmp_path, [], PAIRS, "miniature")
     (tmp_path / "full.0").mkdir()
     with pytest.raises(UserError, match=r"full\.0.made\.json: cannot be read"):
-        gathered.rows(tmp_path)
+        kept_rows.rows(tmp_path)

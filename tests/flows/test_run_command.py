@@ -24,7 +24,7 @@ from flows.commands import main, terminal
 from flows.commands import run as run_command
 from flows.commands.terminal import Terminal
 from sifthinker.config import Config, Scenes
-from sifthinker.evaluation import gathered
+from sifthinker.evaluation import gathered, kept_rows
 from tasks.runtime import events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,7 +167,7 @@ def test_a_kept_row_says_which_fields_were_set(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(flows.ablation, "evaluated", lambda *_: "ref")
     monkeypatch.setattr(run_command.lineage, "trace", lambda *_: {})
     monkeypatch.setattr(run_command.Store, "open", lambda *_: found)
-    monkeypatch.setattr(gathered, "keep", lambda *given: said.append(given[-1]))
+    monkeypatch.setattr(kept_rows, "keep", lambda *given: said.append(given[-2]))
     monkeypatch.setattr(gathered, "draw", lambda *_: "")
     config = Config(name="looks", store=tmp_path, scenes=Scenes())
     run_command._keep(tmp_path, config, [], ["grpo.epochs=3", "name=a b"])

@@ -1,0 +1,112 @@
+"""How the trainings of an ablation's rows went: what is kept of their histories, and the picture over all rows.
+
+Of each training up to `POINTS` points are kept: means over as many equal stretches of its steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sifthinker.reporting import plots
+
+FILE = "curves.json"  # of a kept row: by stage, by metric: [step, mean] each
+POINTS = 24
+SFT, GRPO = "sft", "grpo"  # stages
+# What is drawn, by stage: the metric of the history, and what it is called.
+_DRAWN = {
+    SFT: {"loss": "SFT: loss"},
+    GRPO: {
+        "reward": "GRPO: reward",
+        "rewards/format/mean": "GRPO: chains of the right form",
+        "rewards/answer/mean": "GRPO: answers",
+        "rewards/grounding/mean": "GRPO: r_bbox",
+        "rewards/depth/mean": "GRPO: depths right",
+        "kl": "GRPO: KL from SFT",
+    },
+}
+Curves = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
+
+
+def kept(histories: Mapping[str, Path]) -> dict[str, dict[str, list[list[float]]]]:
+    """The curves of trainings, from their histories by stage; those of other stages are left out."""
+    return {
+        stage: {
+            metric: points
+            for metric in _DRAWN[stage]
+            if (points := _thinned(plots.read_history(path), metric))
+        }
+        for stage, path in histories.items()
+        if stage in _DRAWN
+    }
+
+
+def _thinned(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[float]]:
+    found = [
+        (float(row["step"]), float(row[metric]))
+        for row in rows
+        if isinstance(row.get(metric), (int, float)) and math.isfinite(row[metric])
+    ]
+    count = min(POINTS, len(found))
+    bounds = [round(number * len(found) / count) for number in range(count + 1)] if count else []
+    return [
+        [round(statistics.fmean(values), 5) for values in zip(*found[start:end], strict=True)]
+        for start, end in itertools.pairwise(bounds)
+    ]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The curves of a kept row; none where it was kept without them."""
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def picture(rows: Mapping[str, Sequence[Curves]]) -> bytes | None:
+    """A panel a metric, a line a row: the means over its seeds; None where no row has a curve.
+
+    The loss of SFT is drawn for rows that end with it; those with GRPO begin from the same models.
+    """
+    shown = {
+        (stage, metric): series
+        for stage, metrics in _DRAWN.items()
+        for metric in metrics
+        if (series := _series(rows, stage, metric))
+    }
+    if not shown:
+        return None
+    figure, panels = plots.panels(len(shown), 3.2, 2.2)
+    names = [*rows]
+    for axes, ((stage, metric), series) in zip(panels, shown.items(), strict=True):
+        for name, points in series.items():
+            axes.plot(
+                *zip(*points, strict=True), label=name, linewidth=1.2, color=f"C{names.index(name) % 10}"
+            )
+        axes.locator_params("x", integer=True, nbins=6)
+        plots.style(axes, _DRAWN[stage][metric], "y", ink="black")
+        axes.legend(fontsize=5, frameon=False)
+    figure.supxlabel("optimiser steps; means over the seeds", fontsize=8)
+    return plots.png(figure, ground="white")
+
+
+def _series(
+    rows: Mapping[str, Sequence[Curves]], stage: str, metric: str
+) -> dict[str, list[tuple[float, float]]]:
+    """By row: (step, value), means over the seeds as far as all of them go."""
+    found = {}
+    for name, seeds in rows.items():
+        if not seeds or any(metric not in of.get(stage, {}) or (stage == SFT and GRPO in of) for of in seeds):
+            continue
+        together = zip(*(of[stage][metric] for of in seeds), strict=False)
+        found[name] = [
+            (statistics.fmean(step for step, _ in points), statistics.fmean(value for _, value in points))
+            for points in together
+        ]
+    return found
