@@ -74,7 +74,11 @@ _CHOICE = 2.5  # how much more often the next is asked for where several are lef
 _ANY = 0.25  # share of the questions for the next that ask for any object: there, only the place decides
 _EVERYTHING = 0.1  # share of the questions for all of a kind that ask for all objects
 _PLACES = 0.2  # share of the questions for the next that ask for things beside another
-_APART = 0.03  # smallest distance of two left edges, in 0..1 of the width, by which one is called the next
+_CLOSE = 0.1  # distance under which the next is hard to tell
+_DRAWS, _EASY = (
+    3,
+    0.4,
+)  # how often such a lesson is looked for, and the share of others that are kept meanwhile
 _NOT_EXACT = 0.01, 0.02  # how far the box and the depth to go on from are off, at most
 _WITH_OPTIONS = 0.35  # share of the plain questions that come with options, where they allow it
 _PIECES = re.compile(r"(?=\n<text>)|(?<=</text>)(?=\n<area>)|(?<=<answer>\n)")
@@ -183,19 +187,24 @@ def after(called: str, before: str) -> str:
 
 
 def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
-    """The first of some things from the left, or the next behind one of them, or that there are no more."""
+    """The first of some things from the left, or the next behind one of them, or that there are no more.
+
+    Where edges are close to each other, the next is hard to tell. Such lessons are drawn more often than there are.
+    """
     things = seen.facts["things"]
     sets = [(f"object {place}", found) for place, found in seen.facts["beside"]]
     if not sets or rng.random() >= _PLACES:
         everything, *some = classes(seen)
         sets = [everything] if rng.random() < _ANY else some
-    called, same = _by_number(sets, rng, _RARE_NEXT, 3)
-    order = in_turn(things, same)
-    weights = np.ones(len(order) + 1)
-    weights[1 : max(len(order) - 1, 1)] = _CHOICE
-    place = int(rng.choice(len(weights), p=weights / weights.sum()))
-    edges = [things[index]["box"][0] for index in order]
-    if any(b - a < _APART for a, b in itertools.pairwise(edges[max(place - 1, 0) : place + 2])):
+    for _ in range(_DRAWS):
+        called, same = _by_number(sets, rng, _RARE_NEXT, 3)
+        order = in_turn(things, same)
+        edges = [float(things[index]["box"][0]) for index in order]
+        place = _place(edges, rng)
+        gap = _gap(edges, place)
+        if gap < _CLOSE or rng.random() < _EASY:
+            break
+    if gap < questions.APART:
         return None  # nobody could say which is the next
     asked = build.FIRST.format(query=called)
     if place:
@@ -203,6 +212,20 @@ def _next(seen: Seen, index: int, rng: np.random.Generator) -> Lesson | None:
     if place == len(order):
         return Lesson("next", asked, build.NO_MORE, among=tuple(order))
     return replace(_boxes("next", asked, seen, [order[place]]), among=tuple(order))
+
+
+def _place(edges: Sequence[float], rng: np.random.Generator) -> int:
+    """Which of the things is asked for, from 0; one more than there are: that there are no more."""
+    weights = np.ones(len(edges) + 1)
+    weights[1 : max(len(edges) - 1, 1)] = _CHOICE
+    weights[[_gap(edges, place) < _CLOSE for place in range(len(weights))]] *= _CHOICE
+    return int(rng.choice(len(weights), p=weights / weights.sum()))
+
+
+def _gap(edges: Sequence[float], place: int) -> float:
+    """The smallest distance of left edges that decides which thing is meant: from the one before to the one after it."""
+    about = edges[max(place - 1, 0) : place + 2] if place < len(edges) else edges[-2:]
+    return min((b - a for a, b in itertools.pairwise(about)), default=1.0)
 
 
 def _about(thing: Mapping[str, Any], rng: np.random.Generator) -> str:
@@ -236,11 +259,24 @@ def lists(seen: Seen, rng: np.random.Generator) -> Iterator[tuple[str, str, list
 
 
 def turns(seen: Seen, rng: np.random.Generator) -> Iterator[tuple[str, list[int]]]:
-    """Things to be looked at in turn, as name and things: of every number of things that there is, one kind."""
-    sets = [(called, found) for called, found in classes(seen) if called != "object"]
+    """Things to be looked at in turn, as name and things: of every number of things that there is, one kind.
+
+    Only where it is clear which comes next (`questions.APART`).
+    """
+    things = seen.facts["things"]
+    sets = [
+        (called, found)
+        for called, found in classes(seen)
+        if called != "object" and _clear([things[index]["box"][0] for index in in_turn(things, found)])
+    ]
     for number in sorted({len(found) for _, found in sets}):
         fitting = [(called, found) for called, found in sets if len(found) == number]
         yield fitting[rng.integers(len(fitting))]
+
+
+def _clear(edges: Sequence[float]) -> bool:
+    """Whether it can be said which of the left edges comes next, for each of them."""
+    return all(b - a >= questions.APART for a, b in itertools.pairwise(edges))
 
 
 def what(seen: Seen, rng: np.random.Generator) -> Lesson:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from sifthinker.scenes.layout import Scene
 from sifthinker.scenes.render import COLORS, SHAPES, SIZES
 
 DEEPER = 0.1  # smallest difference of mean depth, 0..1, that is called in front or behind
+APART = 0.03  # smallest distance of two left edges, in 0..1 of the width, by which one is called the next
 LARGER = 1.2  # smallest ratio of box heights that is called larger
 LETTER = "Answer with the option's letter from the given choices directly."
 RELATIONS = {
@@ -252,19 +253,24 @@ def beside(scene: Scene) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 
 def several(scene: Scene) -> Iterator[Question]:
-    """All questions that several things are to be looked at for: how many, how many beside a thing, more or fewer."""
+    """All questions that several things are to be looked at for: how many, how many beside a thing, more or fewer.
+
+    Where nobody could say which thing comes next (`APART`), looking at them in turn is not asked for.
+    """
     for values in CLASSES:
         if found := in_turn(scene, matching(scene, **values)):
             yield Question("count", f"How many {phrase(**values)}s are there?", str(len(found)), found)
     for place, _, there in beside(scene):
-        found = in_turn(scene, there)
-        yield Question("beside", f"How many objects are {place}?", str(len(found)), found)
+        if found := in_turn(scene, there):
+            yield Question("beside", f"How many objects are {place}?", str(len(found)), found)
     yield from more_or_fewer(scene)
 
 
 def in_turn(scene: Scene, things: Sequence[int]) -> tuple[int, ...]:
-    """Things in the order in which a chain looks at them: from left to right, by the left edges of their boxes."""
-    return tuple(sorted(things, key=lambda index: scene.things[index].box[0]))
+    """Things in the order in which a chain looks at them, by the left edges of their boxes; none where that is not clear."""
+    found = tuple(sorted(things, key=lambda index: scene.things[index].box[0]))
+    edges = [scene.things[index].box[0] / scene.view.width for index in found]
+    return found if all(b - a >= APART for a, b in pairwise(edges)) else ()
 
 
 def more_or_fewer(scene: Scene) -> Iterator[Question]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import replace
@@ -21,6 +22,7 @@ from sifthinker.pretraining import (
     recipe,
     scene_pool,
 )
+from sifthinker.scenes import questions
 
 SIZE = {"width": 112, "height": 84}
 BOXES = [[0.1, 0.1, 0.3, 0.3], [0.6, 0.6, 0.9, 0.9]]
@@ -192,6 +194,48 @@ def test_the_next_thing_is_the_next_to_the_right_and_no_more_comes_after_the_las
             assert region["bbox_2d"] == pytest.approx(things[later[0][1]]["box"], abs=1e-3)
     assert ends[True, False] == 0  # what is asked for is there
     assert min(ends[True, True], ends[False, True], ends[False, False]) > 60
+
+
+@pytest.mark.parametrize(
+    ("place", "gap"),
+    [(0, 0.04), (1, 0.04), (2, 0.05), (3, 0.3), (4, 0.3)],  # the place after the last: there are no more
+)
+def test_the_gap_that_decides_a_look_is_that_about_it(place: int, gap: float) -> None:
+    assert lessons._gap([0.1, 0.14, 0.19, 0.49], place) == pytest.approx(gap)
+
+
+def test_looks_that_are_hard_to_tell_are_asked_for_more_often(
+    drawn: list[scene_pool.Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hard(seed: int) -> float:
+        rng, gaps = np.random.default_rng(seed), []
+        for turn in range(600):
+            scene = drawn[turn % 64]
+            lesson = lessons._KINDS["next"](scene, 0, rng)
+            if lesson and len(lesson.among) > 1:
+                edges = sorted(scene.facts["things"][index]["box"][0] for index in lesson.among)
+                place = len(edges)
+                if lesson.about:
+                    place = edges.index(scene.facts["things"][lesson.about[0][0]]["box"][0])
+                gaps.append(lessons._gap(edges, place))
+        assert min(gaps) >= questions.APART
+        return sum(gap < 0.1 for gap in gaps) / len(gaps)
+
+    more = hard(0)
+    monkeypatch.setattr(lessons, "_CLOSE", 0.0)
+    assert more > 1.5 * hard(0)
+
+
+def test_lists_in_turn_are_asked_for_only_where_the_order_is_clear(drawn: list[scene_pool.Seen]) -> None:
+    unclear = 0
+    for scene in drawn:
+        asked = dict(lessons.turns(scene, np.random.default_rng(0)))
+        for things in asked.values():
+            edges = sorted(scene.facts["things"][index]["box"][0] for index in things)
+            assert all(b - a >= questions.APART for a, b in itertools.pairwise(edges))
+        numbers = {len(found) for called, found in lessons.classes(scene) if called != "object"}
+        unclear += len(numbers) - len(asked)
+    assert unclear  # some scenes have none of a number
 
 
 def test_what_is_said_right_before_a_look_stays_next_to_it(
