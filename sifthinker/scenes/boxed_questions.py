@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -32,13 +33,14 @@ def write_training(folder: SceneFolder) -> dict[str, int]:
     one_object: list[dict[str, Any]] = []
     counting: list[dict[str, Any]] = []
     used: Counter[tuple[str, ...]] = Counter()
+    counted = _in_turn if several else questions.counts
     scenes = folder.stream("train")
     for index in itertools.count():
         missing = rows - len(one_object) - len(counting)
         if not missing:
             break
         scene, rng = next(scenes)
-        asked = [tuple(questions.one_object(scene))] * (_PER_SCENE - 1) + [tuple(questions.counts(scene))]
+        asked = [tuple(questions.one_object(scene))] * (_PER_SCENE - 1) + [tuple(counted(scene))]
         chosen: list[Question] = []
         for candidates in asked[:missing]:
             if question := questions.pick([q for q in candidates if q not in chosen], used, rng):
@@ -48,8 +50,6 @@ def write_training(folder: SceneFolder) -> dict[str, int]:
             if rng.random() < _OFFERING:
                 question = _as_benchmarks_ask(question, rng)
             if question.kind == "count":
-                if several:  # counted things are looked at in the same order everywhere
-                    question = replace(question, things=questions.in_turn(scene, question.things))
                 counting.append(_tallyqa_row(scene, question, f"{stem}.jpg", len(counting)))
             else:
                 one_object.append(
@@ -61,6 +61,13 @@ def write_training(folder: SceneFolder) -> dict[str, int]:
     folder.array("tallyqa.json", counting)
     found = {"viscot": len(one_object + several), "tallyqa": len(counting)}
     return found | {"several": len(several)} if several else found
+
+
+def _in_turn(scene: Scene) -> Iterator[Question]:
+    """Questions how many, where questions of several looks are asked too: things are counted in the same order everywhere."""
+    for question in questions.counts(scene):
+        if things := questions.in_turn(scene, question.things):
+            yield replace(question, things=things)
 
 
 def _as_benchmarks_ask(question: Question, rng: np.random.Generator) -> Question:

@@ -117,6 +117,16 @@ def test_the_source_and_the_benchmark_read_them(written: Path) -> None:
     assert {"count", "beside", "more", "scenes"} == {question.group.split("-")[0] for question in asked}
 
 
+def test_counted_things_have_boxes_in_a_clear_order_too(written: Path) -> None:
+    """The questions how many in TallyQA's form, which are trained on beside those of several looks."""
+    _, tallyqa = scenes.sources(written)
+    read = list(SOURCES["tallyqa"](tallyqa.path, tallyqa.images, tallyqa))
+    assert read and all(isinstance(row, Sample) for row in read), read
+    for row in rows(written / "tallyqa.json"):
+        lefts = [left / SETTINGS.width for left, *_ in row["bboxs"]]
+        assert lefts and all(b - a >= questions.APART for a, b in pairwise(lefts))
+
+
 def test_settings_are_chosen_on_other_scenes_than_those_of_reports(tmp_path: Path, written: Path) -> None:
     tuning = tmp_path / "tuning"
     scenes.write(tuning, SETTINGS.model_copy(update={"held_out": "tuning"}))
