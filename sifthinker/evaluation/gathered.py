@@ -177,6 +177,7 @@ def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, s
         if before not in by_name or after not in by_name:
             continue
         old, new = ({row.made["seed"]: _replies(row) for row in by_name[name]} for name in (before, after))
+        trained = _is_trained(by_name[before]), _is_trained(by_name[after])
         every = [reply for of in new.values() for reply in of]
         kinds = sorted({_kind(reply)[0] for reply in every})
         others = sorted({part for reply in every for part in _parts(reply)} - {"answer"})
@@ -185,18 +186,18 @@ def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, s
             *((f"answer, {kind}", "answer", kind) for kind in kinds),
             *((part, part, "") for part in others),
         ]:
-            found = over_seeds.compare(_scored(old, part, kind), _scored(new, part, kind))
+            found = over_seeds.compare(_scored(old, part, kind), _scored(new, part, kind), trained)
             if found:
                 tests.append((f"{after} against {before}", said, found))
     if not tests:
         return ["No two rows that are to be compared are there yet."]
     lines = [
-        "| paired by question | score | questions | difference | 95 % interval | p, Holm |",
-        "|---|---|---:|---:|---|---:|",
+        "| paired by question | score | questions | seeds | difference | 95 % interval | p, Holm |",
+        "|---|---|---:|---:|---:|---|---:|",
     ]
     for (what, said, one), p in zip(tests, over_seeds.judge([one for *_, one in tests]), strict=True):
         lines.append(
-            f"| {what} | {said} | {one.questions} | {100 * one.mean:+.1f} | {100 * one.low:+.1f} to {100 * one.high:+.1f} "
+            f"| {what} | {said} | {one.questions} | {_counts(one.seeds)} | {100 * one.mean:+.1f} | {100 * one.low:+.1f} to {100 * one.high:+.1f} "
             f"| {p:.2g} |"
         )
     return [
@@ -208,10 +209,21 @@ def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, s
 
 def _of_one(by_name: Mapping[str, Sequence[Row]]) -> str:
     """What the intervals of rows leave out that were trained with one seed."""
-    alone = [name for name, of in by_name.items() if len(of) == 1 and _TRAINED & of[0].made["stages"].keys()]
+    alone = [name for name, of in by_name.items() if len(of) == 1 and _is_trained(of)]
     if not alone:
         return ""
     return f" How far other seeds would be apart is not known of {', '.join(alone)}, which have one."
+
+
+def _is_trained(of: Sequence[Row]) -> bool:
+    """Whether a row depends on its seed."""
+    return bool(_TRAINED & of[0].made["stages"].keys())
+
+
+def _counts(seeds: tuple[int, int]) -> str:
+    """Of how many seeds the earlier and the later row are."""
+    old, new = seeds
+    return str(old) if old == new else f"{old} and {new}"
 
 
 def _scored(row: Mapping[int, Sequence[Reply]], part: str, kind: str) -> dict[int, list[gate.ScoredReply]]:

@@ -1,19 +1,19 @@
 """Rows of an ablation compared two by two, where each was trained with several seeds and asked the same questions.
 
 A difference can be due to the questions that were asked, and to the seeds that were trained with. Its standard error has
-both parts: that of the questions' mean differences, by image, and that of the seeds' mean differences. Rows with
-the same seeds are compared seed by seed, since the later row often begins where the earlier one ended. p is that of a t-test
-whose degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). The spread of the seeds' means holds a
-part of the questions' noise again, so p errs towards "not shown", except where three seeds are far apart: with a standard
-deviation of 7 points between them, p is under 0.05 in 8 of 100 tables of nothing (tests/evaluation/test_over_seeds.py).
+both parts: that of the questions' mean differences, by image, and that of the seeds' mean differences. Rows that share
+two seeds and more are compared seed by seed on these alone, since the later row often begins where the earlier one ended. A
+trained row of one seed is taken to vary with the seed as the other row does. p is that of a t-test whose degrees of
+freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). The spread of the seeds' means holds a part of the questions'
+noise again, so p errs towards "not shown", except where few seeds are far apart: with a standard deviation of 7 points
+between them, p is under 0.05 in 8 of 100 tables of nothing with three seeds, and in 11 with two (the test measures it).
 
-Rows of one seed each have the exact paired tests of `gate`, which know nothing about other seeds.
+Two rows of one seed each have the exact paired tests of `gate`, which know nothing about other seeds.
 """
 
 from __future__ import annotations
 
 import math
-import statistics as means
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +30,7 @@ class Difference:
     """A row against an earlier one, by one score."""
 
     questions: int
+    seeds: tuple[int, int]  # of the earlier and the later row that were compared
     mean: float  # later less earlier, of 1
     low: float  # 95 % interval
     high: float
@@ -44,26 +45,29 @@ class _Part:
     freedom: int
 
 
-def compare(before: Seeds, after: Seeds) -> Difference | None:
-    """Compares two rows on the questions that all of their seeds have; None where there is none."""
+def compare(before: Seeds, after: Seeds, trained: tuple[bool, bool] = (True, True)) -> Difference | None:
+    """Compares two rows on the questions that all of the seeds have; None where there is none.
+
+    Args:
+        before: the earlier row.
+        after: the later one.
+        trained: whether the earlier and the later row depend on a seed.
+    """
+    if len(shared := [seed for seed in after if seed in before]) > 1:
+        before, after = ({seed: row[seed] for seed in shared} for row in (before, after))
     asked = [{reply.question: reply for reply in of} for row in (before, after) for of in row.values()]
-    shared = [question for question in asked[0] if all(question in of for of in asked)]
-    if not shared:
+    questions = [question for question in asked[0] if all(question in of for of in asked)]
+    if not questions:
         return None
-    old, new = (
-        np.array([[of[question].strict for question in shared] for of in asked[start:end]])
-        for start, end in ((0, len(before)), (len(before), len(asked)))
-    )
-    images = [asked[0][question].image for question in shared]
-    if len(old) == len(new) == 1:
-        return _of_one_seed(old[0], new[0], images)
+    strict = np.array([[of[question].strict for question in questions] for of in asked])
+    old, new = strict[: len(before)], strict[len(before) :]
+    images = [asked[0][question].image for question in questions]
+    seeds = _seeds_part(old, new, trained, paired=list(before) == list(after))
     changes = new.mean(axis=0) - old.mean(axis=0)
-    parts = [_by_questions(changes, images)]
-    if list(before) == list(after):
-        parts.append(_by_seeds((new - old).mean(axis=1)))
-    else:
-        parts += [_by_seeds(row.mean(axis=1)) for row in (old, new) if len(row) > 1]
-    return _tested(len(shared), float(changes.mean()), parts)
+    if seeds is None or (not seeds.variance and len(set(changes.tolist())) == 1):  # nothing varies
+        return _exact(old.mean(axis=0), new.mean(axis=0), images, (len(old), len(new)))
+    parts = [_by_questions(changes, images), *([seeds] if seeds.variance else [])]
+    return _tested(len(questions), (len(old), len(new)), float(changes.mean()), parts)
 
 
 def judge(found: Sequence[Difference]) -> list[float]:
@@ -71,11 +75,12 @@ def judge(found: Sequence[Difference]) -> list[float]:
     return [*statistics.holm({str(number): one.p for number, one in enumerate(found)}).values()]
 
 
-def _of_one_seed(old: Numbers, new: Numbers, images: Sequence[str]) -> Difference:
-    """The exact paired test: one-sided in both directions, doubled."""
+def _exact(old: Numbers, new: Numbers, images: Sequence[str], seeds: tuple[int, int]) -> Difference:
+    """The exact paired test of the questions' means: one-sided in both directions, doubled."""
     pairs = gate.Paired(old, new, tuple(images)), gate.Paired(new, old, tuple(images))
     fell, rose = (gate.compare_pairs("", "", pair, 0, 0.0) for pair in pairs)
-    return Difference(fell.n, fell.difference, fell.low, fell.high, min(1.0, 2 * min(fell.p, rose.p)))
+    p = min(1.0, 2 * min(fell.p, rose.p))
+    return Difference(fell.n, seeds, fell.difference, fell.low, fell.high, p)
 
 
 def _by_questions(changes: Numbers, images: Sequence[str]) -> _Part:
@@ -88,20 +93,31 @@ def _by_questions(changes: Numbers, images: Sequence[str]) -> _Part:
     return _Part(float((away**2).sum()) / len(changes) ** 2 * groups / (groups - 1), groups - 1)
 
 
-def _by_seeds(values: Numbers) -> _Part:
-    """Of a mean over seeds."""
-    return _Part(means.variance(values.tolist()) / len(values), len(values) - 1)
+def _seeds_part(old: Numbers, new: Numbers, trained: tuple[bool, bool], paired: bool) -> _Part | None:
+    """What the seeds add, from the rows' scores (seeds, questions); None where nothing is known of it."""
+    if paired and len(old) > 1:
+        return _Part(_variance(new - old) / len(old), len(old) - 1)
+    vary = [row for row, depends in zip((old, new), trained, strict=True) if depends]
+    known = [row for row in vary if len(row) > 1]
+    if not known:
+        return None
+    freedom = sum(len(row) - 1 for row in known)
+    spread = sum(_variance(row) * (len(row) - 1) for row in known) / freedom
+    return _Part(sum(spread / len(row) for row in vary), freedom)
 
 
-def _tested(questions: int, mean: float, parts: Sequence[_Part]) -> Difference:
+def _variance(scores: Numbers) -> float:
+    """Between the seeds' means."""
+    return float(np.var(scores.mean(axis=1), ddof=1))
+
+
+def _tested(questions: int, seeds: tuple[int, int], mean: float, parts: Sequence[_Part]) -> Difference:
     from scipy import stats  # a second to import, and every command imports this module
 
     error = math.sqrt(sum(part.variance for part in parts))
-    if error == 0 or math.isinf(error):
-        sure = error == 0 and mean != 0  # the same for all questions and seeds
-        low, high = (mean, mean) if error == 0 else (-1.0, 1.0)
-        return Difference(questions, mean, low, high, 0.0 if sure else 1.0)
+    if math.isinf(error):
+        return Difference(questions, seeds, mean, -1.0, 1.0, 1.0)
     freedom = error**4 / sum(part.variance**2 / part.freedom for part in parts)
     half = float(stats.t.ppf(0.975, freedom)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
-    return Difference(questions, mean, max(mean - half, -1.0), min(mean + half, 1.0), p)
+    return Difference(questions, seeds, mean, max(mean - half, -1.0), min(mean + half, 1.0), p)

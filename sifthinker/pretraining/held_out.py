@@ -150,7 +150,7 @@ def _located(reply: str, thing: dict[str, Any]) -> tuple[float | None, float | N
         box = [float(value) for value in region["bbox_2d"]]
         overlap = iou(box, thing["box"])
         deep = float(region["depth"])
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError):
         return None, None
     return overlap, abs(deep - thing["depth"])
 

@@ -5,7 +5,7 @@
 Scenes are those of the stream "pretrain-held-out" with three to six things. In each, every number of things that are
 there is asked for once of each kind of list (`lessons.lists`), and "What is at BOX?" once. A list is read only if all
 of it can be read. Lists "in turn" are made of single answers: the first thing of a kind, then the next to the right of that
-answer, until there is no more.
+answer, until there is no more. They are asked for only where left edges tell which thing is the next (`questions.APART`).
 
     number: the reply has as many boxes as there are things
     all: it has as many, and each thing has a box of its own with an IoU over 0.5
@@ -32,7 +32,7 @@ from sifthinker.pretraining import build, held_out, lessons
 from sifthinker.pretraining.scene_pool import Seen
 
 FEWEST, MOST = 3, 6  # things in a scene
-IN_TURN = "class, in turn"  # the same things as "class" has, each asked for with the one before
+IN_TURN = "class, in turn"  # things of a kind, each asked for with the one before
 GATE = 0.8  # the share of right numbers, at two and at three things, that chains of several looks need
 _LONGEST = 160  # tokens: six boxes with names are about 130
 
@@ -76,7 +76,8 @@ def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> d
         },
         "gate": {
             kind: all(
-                statistics.fmean(right for right, *_ in found[kind][number]) > GATE for number in (2, 3)
+                found[kind][number] and statistics.fmean(right for right, *_ in found[kind][number]) > GATE
+                for number in (2, 3)
             )
             for kind in ("class", IN_TURN)
         },
@@ -122,8 +123,12 @@ def _region(reply: str) -> Any:
     """The one region of a reply, or None."""
     try:
         (region,) = json.loads(reply)
-        return region if len(region["bbox_2d"]) == 4 else None
-    except (ValueError, TypeError, KeyError):
+        return (
+            region
+            if all(0 <= value <= 1 for value in region["bbox_2d"]) and len(region["bbox_2d"]) == 4
+            else None
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
@@ -133,7 +138,7 @@ def judged(reply: str, truth: list[list[float]]) -> tuple[bool, bool, float]:
         boxes = [tuple(float(value) for value in region["bbox_2d"]) for region in json.loads(reply)]
         if any(len(box) != 4 for box in boxes):
             raise ValueError("a box has four numbers")
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return False, False, 0.0
     number = len(boxes) == len(truth)
     return number, number and matched(boxes, truth), hiou(boxes, truth)

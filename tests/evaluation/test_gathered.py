@@ -146,9 +146,12 @@ def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_pat
     assert "| cot-sft | 2 | 82 " in text
     rows = {line.split("|")[2].strip(): line for line in text.splitlines() if "cot-sft against" in line}
     assert set(rows) == {"answer", "answer, count", "answer, scenes", "boxes"}
-    assert "| 40 | +52.5 |" in rows["answer, count"] and "| 10 | +0.0 |" in rows["answer, scenes"]
-    assert float(rows["answer, count"].split("|")[6]) < 0.001
-    assert float(rows["answer, scenes"].split("|")[6]) == 1.0
+    assert (
+        "| 40 | 1 and 2 | +52.5 |" in rows["answer, count"]
+        and "| 10 | 1 and 2 | +0.0 |" in rows["answer, scenes"]
+    )
+    assert float(rows["answer, count"].split("|")[7]) < 0.001
+    assert float(rows["answer, scenes"].split("|")[7]) == 1.0
     assert "corrected over the 4 tests" in text
     assert "other seeds would be apart is not known of vqa-sft, which have one" in text
     assert (folder / "results.md").read_text() == text

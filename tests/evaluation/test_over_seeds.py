@@ -68,31 +68,62 @@ def test_only_questions_that_all_seeds_have_count() -> None:
     assert over_seeds.compare({0: []}, {0: replies([1.0])}) is None
 
 
-def test_a_difference_without_any_spread_is_found() -> None:
-    rows = [{seed: replies([value] * 9) for seed in (0, 1)} for value in (0.0, 1.0)]
+def test_only_the_seeds_that_both_rows_have_are_compared() -> None:
+    """Seeds 3 and 4 of the earlier row are worse; nobody has made the later row with them."""
+    rng = np.random.default_rng(1)
+    same = {seed: replies([*rng.integers(0, 2, 40).astype(float)]) for seed in range(3)}
+    worse = {seed: replies([0.0] * 40) for seed in (3, 4)}
+    found = over_seeds.compare({**same, **worse}, same)
+    assert found and (found.mean, found.seeds, found.p) == (0.0, (3, 3), 1.0)
+
+
+@pytest.mark.parametrize(("questions", "p"), [(2, 0.5), (5, 2 * 0.5**5), (9, 2 * 0.5**9)])
+def test_where_nothing_varies_the_questions_are_counted(questions: int, p: float) -> None:
+    rows = [{seed: replies([value] * questions) for seed in (0, 1)} for value in (0.0, 1.0)]
     found = over_seeds.compare(*rows)
-    assert found and (found.mean, found.p) == (1.0, 0.0)
+    assert found and (found.mean, found.p) == (1.0, pytest.approx(p))
     same = over_seeds.compare(rows[0], rows[0])
     assert same and (same.mean, same.p) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(("spread", "most"), [(0.0, 0.05), (0.03, 0.06), (0.08, 0.09)])
-def test_nothing_is_found_more_often_than_promised_where_seeds_differ(spread: float, most: float) -> None:
-    """600 pairs of rows that differ by their seeds and questions alone, three seeds of 150 questions each."""
+def test_a_row_that_depends_on_no_seed_adds_no_spread() -> None:
+    before = {0: replies([0, 0, 1, 0, 1, 1])}
+    after = {seed: replies([1, seed == 0, 1, 0, 1, seed == 2]) for seed in range(3)}
+    base, trained = (over_seeds.compare(before, after, (depends, True)) for depends in (False, True))
+    assert base and trained and base.mean == trained.mean and base.p < trained.p
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "most"),
+    [
+        ((3, 3), 0.0, 0.05),
+        ((3, 3), 0.03, 0.06),
+        ((3, 3), 0.08, 0.09),
+        ((2, 2), 0.08, 0.12),
+        ((1, 3), 0.03, 0.06),
+        ((1, 3), 0.08, 0.12),
+        ((5, 1), 0.08, 0.09),
+    ],
+)
+def test_nothing_is_found_more_often_than_promised_where_seeds_differ(
+    seeds: tuple[int, int], spread: float, most: float
+) -> None:
+    """300 pairs of rows that differ by their seeds and questions alone, with 150 questions."""
     rng = np.random.default_rng(5)
     found = 0
-    for _ in range(600):
+    for _ in range(300):
         hard = rng.normal(0, 1, 150)
 
-        def row(hard: np.ndarray = hard) -> over_seeds.Seeds:
-            shares = stats.norm.cdf(hard + rng.normal(0, spread * 3, (3, 1)))
-            return dict(enumerate(replies([*(rng.random(150) < share).astype(float)]) for share in shares))
+        def row(count: int, first: int, hard: np.ndarray = hard) -> over_seeds.Seeds:
+            shares = stats.norm.cdf(hard + rng.normal(0, spread * 3, (count, 1)))
+            drawn = (replies([*(rng.random(150) < share).astype(float)]) for share in shares)
+            return dict(enumerate(drawn, first))
 
-        one = over_seeds.compare(row(), row())
+        one = over_seeds.compare(row(seeds[0], 0), row(seeds[1], 0 if seeds[0] == seeds[1] else 9))
         found += bool(one and one.p < 0.05)
-    assert found / 600 <= most
+    assert found / 300 <= most
 
 
 def test_judge_corrects_by_holm() -> None:
-    some = [over_seeds.Difference(1, 0.1, 0.0, 0.2, p) for p in (0.01, 0.04, 0.5)]
+    some = [over_seeds.Difference(1, (1, 1), 0.1, 0.0, 0.2, p) for p in (0.01, 0.04, 0.5)]
     assert over_seeds.judge(some) == pytest.approx([0.03, 0.08, 0.5])

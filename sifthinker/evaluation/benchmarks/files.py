@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from sifthinker import config
 from sifthinker.core import errors, images
 from sifthinker.core.errors import BadRow
-from sifthinker.core.records import Reject
+from sifthinker.core.records import Box, Reject
 from sifthinker.evaluation.benchmarks.question import Missing
 
 MAX_PIXELS = config.Ingest().max_pixels  # an image beyond is rejected unopened, as in ingest
+_DIGITS, _LARGEST = 18, 1e9  # of a whole number; of a number of a box
 
 
 def find(source: config.Benchmark, name: str, published: str) -> Path:
@@ -50,7 +51,7 @@ def jsonl(path: Path, benchmark: str) -> Iterator[tuple[int, dict[str, Any] | Re
                 continue
             try:
                 row = json.loads(line)  # bytes: UnicodeDecodeError and JSONDecodeError are both ValueErrors
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # digits by the thousand, brackets by the thousand
                 yield number, reject(benchmark, path, number, BadRow("not-json", str(error)))
                 continue
             yield number, row if isinstance(row, dict) else _no_object(benchmark, path, number, row)
@@ -83,6 +84,8 @@ def json_document(path: Path) -> Any:
         ) from error
     except UnicodeDecodeError as error:
         raise errors.UserError(f"{path}: not UTF-8 at byte {error.start}; fetch it again") from error
+    except (ValueError, RecursionError) as error:  # digits by the thousand, brackets by the thousand
+        raise errors.UserError(f"{path}: cannot be read as JSON: {error}; fetch it again") from error
 
 
 def parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -223,11 +226,28 @@ def integer(row: dict[str, Any], field: str) -> int:
         BadRow: it is neither.
     """
     value = row.get(field)
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+    if isinstance(value, str) and len(value) < _DIGITS and value.strip().lstrip("-").isdecimal():
         return int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 10**_DIGITS:
         raise BadRow("bad-field", f"{field}: wanted a whole number, found {value!r:.80}", field)
     return value
+
+
+def box(row: dict[str, Any], field: str) -> Box:
+    """A field of four numbers, whatever they mean.
+
+    Raises:
+        BadRow: it is none; JSON has integers of any length, and Python's reads infinities.
+    """
+    value = row.get(field)
+    if not (isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))):
+        raise BadRow("bad-box", f"{field}: wanted four numbers, found {value!r:.80}", field)
+    x1, y1, x2, y2 = map(float, value)
+    return x1, y1, x2, y2
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def reject(benchmark: str, path: Path, row: int, error: BadRow) -> Reject:

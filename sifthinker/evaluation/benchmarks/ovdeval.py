@@ -69,10 +69,15 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
         document = files.json_document(path)
         if not isinstance(document, dict) or not {"images", "annotations", "categories"} <= set(document):
             raise errors.UserError(f"{path}: wanted an object with images, annotations and categories")
-        categories = {entry["id"]: entry["name"] for entry in document["categories"]}
-        objects = defaultdict(list)
-        for entry in document["annotations"]:
-            objects[entry["image_id"]].append(entry)
+        objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        try:
+            categories: dict[int, str] = {entry["id"]: entry["name"] for entry in document["categories"]}
+            for entry in document["annotations"]:
+                objects[entry["image_id"]].append(entry)
+        except (TypeError, KeyError) as error:
+            raise errors.UserError(
+                f"{path}: categories need id and name, and annotations need image_id, as COCO has them: {error!r}"
+            ) from error
         folder = f"{name}/" if (source.images / name).is_dir() else ""
         for index, row in enumerate(document["images"]):
             try:
@@ -137,10 +142,11 @@ def _question(
     width, height = files.integer(row, "width"), files.integer(row, "height")
     truth = []
     for entry in objects:
-        _, _, w, h = entry["bbox"]
-        if entry["category_id"] not in categories or w <= 0 or h <= 0:
+        _, _, w, h = files.box(entry, "bbox")
+        category = entry.get("category_id")
+        if category not in categories or w <= 0 or h <= 0:
             raise BadRow("bad-box", f"annotation {entry.get('id')}: {entry!r:.120}", "annotations")
-        truth.append([categories[entry["category_id"]], entry["bbox"], entry.get("iscrowd", 0)])
+        truth.append([categories[category], entry["bbox"], entry.get("iscrowd", 0)])
     return Question(
         id=f"{name}/{files.integer(row, 'id')}",
         group=name,
@@ -194,7 +200,7 @@ def _listed_json(text: str) -> list[Detection]:
     try:
         items = json.loads(fenced.group(1)) if fenced else []
         return [(str(item["label"]), _box(item["bbox_2d"])) for item in items]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return []
 
 

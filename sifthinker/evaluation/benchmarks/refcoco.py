@@ -199,7 +199,7 @@ def _expressions(row: dict[str, Any], split: str, place: int) -> list[Question]:
         raise BadRow("bad-field", f"answer: wanted expressions, found {expressions!r:.80}", "answer")
     image = files.picture(row, "image")
     width, height = files.pixels(image)
-    x, y, w, h = _numbers(row)
+    x, y, w, h = files.box(row, "bbox")
     reference = _reference((x, y, x + w, y + h), width, height)
     return [
         Question(
@@ -215,18 +215,6 @@ def _expressions(row: dict[str, Any], split: str, place: int) -> list[Question]:
     ]
 
 
-def _numbers(row: dict[str, Any]) -> Box:
-    box = row.get("bbox")
-    if not (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
-    ):
-        raise BadRow("bad-box", f"bbox: wanted four numbers, found {box!r:.80}", "bbox")
-    a, b, c, d = map(float, box)
-    return a, b, c, d
-
-
 def _reference(box: Box, width: int, height: int) -> str:
     """A pixel box (xyxy) as questions have it: 0..1 of the image."""
     x1, y1, x2, y2 = box
@@ -237,7 +225,7 @@ def _reference(box: Box, width: int, height: int) -> str:
 
 def _question(row: dict[str, Any], split: str) -> Question:
     width, height = files.integer(row, "width"), files.integer(row, "height")
-    reference = _reference(_numbers(row), width, height)
+    reference = _reference(files.box(row, "bbox"), width, height)
     # "jxu124/refcocoplus" + "testB" -> "refcoco+_testB"
     dataset = files.text(row, "dataset_name").rsplit("/", 1)[-1].replace("plus", "+")
     group = split or f"{dataset}_{files.text(row, 'split')}"

@@ -63,9 +63,10 @@ def official(question: Question, answer: Answer) -> Verdict:
         return Verdict(float(question.reference in answer.text), answer.text)
     try:
         counted = int(answer.text)
-    except ValueError:
+        points = 1 - abs(counted - int(question.reference)) / int(question.reference)
+    except (ValueError, OverflowError):  # hundreds of digits: their script ends there
         return Verdict(0.0, unparsable="not-an-integer")
-    return Verdict(1 - abs(counted - int(question.reference)) / int(question.reference), str(counted))
+    return Verdict(points, str(counted))
 
 
 def strict(question: Question, answer: Answer) -> Verdict:

@@ -221,7 +221,7 @@ def _object(written: str, finals: list[str]) -> str:
     """Takes the answer out of a JSON (or Python) object; what is no such object stays in the text."""
     try:
         value = json.loads(written)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(written)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
