@@ -146,7 +146,7 @@ def ablation(
     state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True), verbose, json_)
     with Printed(json_, "table") as printed:
         if keep:
-            _keep(keep, resolved, row, set_)
+            _keep(keep, resolved, row, config, set_)
             printed.say(f"kept      {keep / 'results.md'}")
         if not state.is_completed():
             shown = Console(stderr=True) if json_ else console
@@ -159,20 +159,23 @@ def ablation(
         printed.say(f"table     {folder}\nUI        {ui}")
 
 
-def _keep(folder: Path, config: Config, names: list[str], fields: list[str]) -> None:
+def _keep(folder: Path, config: Config, names: list[str], given: list[str], fields: list[str]) -> None:
     """Keeps the scores of these rows, as far as they are made, and draws the tables of all that are kept."""
     from flows.ablation import chosen, evaluated, made_with
     from sifthinker.evaluation import gathered, kept_rows
 
     store = Store.of(config)
     root = Path(__file__).parents[2]
-    changed = "".join(f" --set {shlex.quote(field)}" for field in fields)
+    command = shlex.join(
+        ["sif", "ablation", *(word for name in given for word in ("--config", name))]
+        + [word for field in fields for word in ("--set", field)]
+    )
     commit = machine.commit(root)[:10] or "unknown"
     for name, (variant, made) in made_with(config, chosen(config, names)).items():
         if ref := evaluated(variant, made, store):
             found = lineage.trace(store.manifest, ref)
             seed = int(name.rpartition(".")[2])
-            by = f"`sif ablation --config {config.name}{changed} --row {variant.name}`, commit {commit}"
+            by = f"`{command} --row {shlex.quote(variant.name)} --seed {seed}`, commit {commit}"
             histories = {
                 node.label: path
                 for node in found.values()

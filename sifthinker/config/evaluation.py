@@ -240,6 +240,9 @@ def _table_5() -> tuple[Variant, ...]:
     )
 
 
+_PAIRS = (("vqa-sft", "cot-sft"), ("cot-sft", "full"))
+
+
 class Ablation(Section):
     """The rows of the paper's Table 5, and what it leaves out."""
 
@@ -252,8 +255,9 @@ class Ablation(Section):
     )
 
     pairs: tuple[tuple[str, str], ...] = operational(
-        (("vqa-sft", "cot-sft"), ("cot-sft", "full")),
-        description="rows whose answers are compared by kind where rows are kept (--keep), the second with the first",
+        _PAIRS,
+        description="rows that are compared where rows are kept (--keep), the second with the first: answers, also by kind, and "
+        "what else is scored",
     )
 
     @model_validator(mode="after")
@@ -265,4 +269,7 @@ class Ablation(Section):
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"ablation: seeds must be unique: {list(self.seeds)}")
+        for name in dict.fromkeys(name for pair in self.pairs for name in pair):
+            if self.pairs != _PAIRS and name not in names:
+                raise ValueError(f"ablation.pairs: there is no row {name!r}{suggestion(name, tuple(names))}")
         return self

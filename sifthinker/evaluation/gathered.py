@@ -99,6 +99,8 @@ def _section(
         curves = {name: [learning_curves.read(path) for path in of] for name, of in paths.items()}
         if drawn_curves := learning_curves.picture(curves):
             _replace(folder / "curves.png", drawn_curves)
+        else:
+            (folder / "curves.png").unlink(missing_ok=True)
     return "\n".join(lines)
 
 
@@ -246,9 +248,9 @@ def _provenance(by_name: Mapping[str, Sequence[Row]]) -> list[str]:
     codes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for of in by_name.values():
         for row in of:
-            made = row.made
+            made, run = row.made, str(row.made["run"]).replace("|", r"\|")
             lines.append(
-                f"| {row.name} | {made['seed']} | {made['made']} | {made['seconds'] / 60:.0f} | {made['run']} |"
+                f"| {row.name} | {made['seed']} | {made['made']} | {made['seconds'] / 60:.0f} | {run} |"
             )
             for label, stage in made["stages"].items():
                 codes[label][stage["code"]].append(f"{row.name}.{made['seed']}")

@@ -90,6 +90,8 @@ def keep(
     if place.exists():
         earlier = _made(place)
         if earlier["stages"]["evaluate"]["digest"] == made["stages"]["evaluate"]["digest"]:
+            if not (place / learning_curves.FILE).exists():  # kept before curves were
+                _write_json(place / learning_curves.FILE, learning_curves.kept(histories))
             return False
         raise UserError(
             f"{place}: holds another result of this row and seed, made {earlier['made']} by {earlier['run']}; "
@@ -125,6 +127,12 @@ def _write(
     for name, value in ((SCORES, scores), (MADE, made), (learning_curves.FILE, curves)):
         (temporary / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     temporary.rename(place)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _made(place: Path) -> dict[str, Any]:

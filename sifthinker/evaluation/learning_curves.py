@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sifthinker.core.errors import UserError
 from sifthinker.reporting import plots
 
 FILE = "curves.json"  # of a kept row: by stage, by metric: [step, mean] each
@@ -61,11 +64,18 @@ def _thinned(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[float]
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The curves of a kept row; none where it was kept without them."""
+    """The curves of a kept row; none where it was kept without them.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / FILE
     if not path.exists():
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); `sif ablation --keep` writes it") from error
     return found
 
 
@@ -83,7 +93,7 @@ def picture(rows: Mapping[str, Sequence[Curves]]) -> bytes | None:
     if not shown:
         return None
     figure, panels = plots.panels(len(shown), 3.2, 2.2)
-    names = [*rows]
+    names = [*dict.fromkeys(name for series in shown.values() for name in series)]
     for axes, ((stage, metric), series) in zip(panels, shown.items(), strict=True):
         for name, points in series.items():
             axes.plot(
@@ -99,14 +109,17 @@ def picture(rows: Mapping[str, Sequence[Curves]]) -> bytes | None:
 def _series(
     rows: Mapping[str, Sequence[Curves]], stage: str, metric: str
 ) -> dict[str, list[tuple[float, float]]]:
-    """By row: (step, value), means over the seeds as far as all of them go."""
+    """By row, with the number of seeds that have the curve: (step, value), means over them as far as all of them go."""
     found = {}
     for name, seeds in rows.items():
-        if not seeds or any(metric not in of.get(stage, {}) or (stage == SFT and GRPO in of) for of in seeds):
+        drawn = [of[stage][metric] for of in seeds if of.get(stage, {}).get(metric)]
+        if not drawn or (stage == SFT and any(GRPO in of for of in seeds)):
             continue
-        together = zip(*(of[stage][metric] for of in seeds), strict=False)
-        found[name] = [
-            (statistics.fmean(step for step, _ in points), statistics.fmean(value for _, value in points))
-            for points in together
-        ]
+        label = name if len(drawn) == len(seeds) else f"{name} ({len(drawn)} of {len(seeds)} seeds)"
+        last = min(points[-1][0] for points in drawn)
+        steps = [step for step, _ in drawn[0] if step <= last] or [last]
+        # Seeds that were stopped, or trained for longer, have their points at other steps.
+        each = [np.array(points).T for points in drawn]
+        values = np.mean([np.interp(steps, own, value) for own, value in each], axis=0)
+        found[label] = [*zip(steps, values.tolist(), strict=True)]
     return found

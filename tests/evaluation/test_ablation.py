@@ -67,6 +67,8 @@ def test_a_row_of_an_unknown_field_is_refused() -> None:
         ablation.configured(CONFIG, Variant(name="x", fields={"grpo.rewards.colour": 0}), 0)
     with pytest.raises(ValueError, match="hold the reference 'full'"):
         Config.model_validate({"scenes": {}, "ablation": {"variants": [{"name": "base"}]}})
+    with pytest.raises(ValueError, match=r"ablation\.pairs: there is no row 'ful'.*full"):
+        Config.model_validate({"scenes": {}, "ablation": {"pairs": [["cot-sft", "ful"]]}})
 
 
 def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_nothing(tmp_path: Path) -> None:

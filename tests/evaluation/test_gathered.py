@@ -93,7 +93,9 @@ def test_what_a_killed_process_left_behind_is_no_row(tmp_path: Path) -> None:
 def test_the_same_result_is_kept_once_and_another_one_never_replaces_it(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     assert keep(folder, "full", 0, {"count-4": [1.0]}, digest="one")
+    (folder / "full.0" / "curves.json").unlink()  # as one that was kept before curves were
     assert not keep(folder, "full", 0, {"count-4": [1.0]}, digest="one")
+    assert json.loads((folder / "full.0" / "curves.json").read_text()) == {}
     with pytest.raises(UserError, match=r"full\.0: holds another result .* keep this one in another folder"):
         keep(folder, "full", 0, {"count-4": [0.0]}, digest="two")
     assert keep(folder, "full", 1, {"count-4": [0.0]}, digest="two")

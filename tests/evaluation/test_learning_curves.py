@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sifthinker.core.errors import UserError
 from sifthinker.evaluation import learning_curves
 
 
@@ -44,6 +45,20 @@ def test_a_line_is_the_mean_over_the_seeds_and_sft_is_drawn_of_rows_that_end_wit
     assert learning_curves._series(rows, "grpo", "reward") == {"full": [(1.0, 2.5)]}
     drawn = learning_curves.picture(rows)
     assert drawn and drawn.startswith(b"\x89PNG")
+
+
+def test_seeds_with_other_steps_are_read_at_the_same_ones() -> None:
+    """The second was stopped, and so has its points at other steps; the third was kept without curves."""
+    line = {"grpo": {"reward": [[1.0, 0.0], [11.0, 10.0], [21.0, 20.0]]}}
+    stopped = {"grpo": {"reward": [[2.0, 2.0], [7.0, 7.0], [12.0, 12.0]]}}
+    found = learning_curves._series({"full": [line, stopped, {}]}, "grpo", "reward")
+    assert found == {"full (2 of 3 seeds)": [(1.0, pytest.approx(1.0)), (11.0, pytest.approx(10.5))]}
+
+
+def test_damaged_curves_are_named(tmp_path: Path) -> None:
+    (tmp_path / "curves.json").write_text("{")
+    with pytest.raises(UserError, match=r"curves\.json: cannot be read .*; `sif ablation --keep` writes it"):
+        learning_curves.read(tmp_path)
 
 
 def test_rows_without_curves_draw_nothing(tmp_path: Path) -> None:

@@ -170,10 +170,9 @@ def test_a_kept_row_says_which_fields_were_set(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(kept_rows, "keep", lambda *given: said.append(given[-2]))
     monkeypatch.setattr(gathered, "draw", lambda *_: "")
     config = Config(name="looks", store=tmp_path, scenes=Scenes())
-    run_command._keep(tmp_path, config, [], ["grpo.epochs=3", "name=a b"])
-    assert said[0].startswith(
-        "`sif ablation --config looks --set grpo.epochs=3 --set 'name=a b' --row full`, commit "
-    )
+    run_command._keep(tmp_path, config, [], ["demo", "my looks.yaml"], ["grpo.epochs=3", "name=a b"])
+    command = "sif ablation --config demo --config 'my looks.yaml' --set grpo.epochs=3 --set 'name=a b' --row full --seed 3"
+    assert said[0].startswith(f"`{command}`, commit ")
 
 
 LONG = (
