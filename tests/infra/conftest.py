@@ -28,6 +28,19 @@ COMPOSED = (
 )
 
 
+class Patient(httpx.HTTPTransport):
+    """Asks again while a busy server says 503, as Prefect's own client does."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(60):
+            answer = super().handle_request(request)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            answer.close()
+            time.sleep(1)
+        return answer
+
+
 @dataclass(frozen=True)
 class Composed:
     """A running server: its API, its credentials, and an environment for programs that use it."""
@@ -42,7 +55,9 @@ class Composed:
         name = uuid.uuid4().hex
         basic = base64.b64encode(self.credentials.encode()).decode()
         headers = {"Authorization": f"Basic {basic}"}
-        with httpx.Client(base_url=f"{self.api}/", headers=headers, timeout=60) as client:
+        with httpx.Client(
+            base_url=f"{self.api}/", headers=headers, timeout=60, transport=Patient()
+        ) as client:
             token = client.get("csrf-token", params={"client": name}).raise_for_status().json()["token"]
             client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": name})
             yield client

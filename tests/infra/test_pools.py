@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from infra.pools import NIGHT
 from tasks.runtime import placement
 from tasks.runtime.server_away import BY_WORKER
 from tests.faults.conftest import ROOT, PrefectServer, started
+from tests.infra.conftest import Patient
 
 POOLS = work_pools.read()
 DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
@@ -47,19 +47,6 @@ def program(prefect: PrefectServer, *arguments: str) -> subprocess.CompletedProc
     environment = {**prefect.environment, "PYTHONPATH": code}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-
-
-class Patient(httpx.HTTPTransport):
-    """Asks again while a busy server says 503, as Prefect's own client does."""
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        for _ in range(60):
-            answer = super().handle_request(request)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            answer.close()
-            time.sleep(1)
-        return answer
 
 
 @pytest.fixture
