@@ -209,3 +209,6 @@ LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)  # the tokenizer i
 WHICH = "Which objects are {query}?"
 # As the texts of a chain that looks at one thing after another.
 FIRST, NEXT, NO_MORE = seeing.FIRST, "{region}. " + seeing.NEXT, seeing.NO_MORE
+SEEN = "{before}</text>\n<area>{region}</area>\n<text>"  # what is said, and then looked at
+# What a question looks for, and what for then.
+BEGIN = ("Where to look first for this: {query}", "Where to look then for this: {query}")

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from sifthinker.core.boxes import hiou, iou
-from sifthinker.pretraining import build, held_out, lessons
+from sifthinker.pretraining import build, held_out, lessons, steps
 from sifthinker.pretraining.scene_pool import Seen
 
 FEWEST, MOST = 3, 6  # things in a scene
@@ -52,7 +52,7 @@ def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> d
     turns = [
         (index, called, there)
         for index, scene in enumerate(seen)
-        for called, there in lessons.turns(scene, rng)
+        for called, there in steps.turns(scene, rng)
     ]
     looked = in_turn(model, processor, seen, [(index, called) for index, called, _ in turns])
     found: dict[str, dict[int, list[tuple[bool, bool, float]]]] = defaultdict(lambda: defaultdict(list))
@@ -98,7 +98,7 @@ def in_turn(model: Any, processor: Any, seen: Sequence[Seen], asked: Sequence[tu
         texts = [
             (
                 asked[number][0],
-                lessons.after(asked[number][1], before)
+                steps.after(asked[number][1], before)
                 if before
                 else build.FIRST.format(query=asked[number][1]),
             )

@@ -11,14 +11,18 @@ from torch.nn import functional
 from transformers import AutoModelForImageTextToText
 
 from sifthinker.core import depth_maps
-from sifthinker.pretraining import build, lessons, packed_attention
+from sifthinker.pretraining import build, drawing, lessons, packed_attention
 from sifthinker.pretraining.losses import Cells, Looks, word_ids
 from sifthinker.pretraining.recipe import Recipe
 from sifthinker.pretraining.scene_pool import Seen
 from sifthinker.scenes import render
 
 # The weight of an answer's token by the kind of its lesson; the answers of all other kinds are short.
-_LONG = {"list": 1.0, "where": 1.0, "all": 1.0, "beside": 1.0, "look": 1.0, "next": 1.0, "say": 0.3}
+_LONG = dict.fromkeys(("list", "where", "all", "beside", "look", "next", "said", "begun"), 1.0) | {"say": 0.3}
+_STEPS = (
+    "next",
+    "said",
+)  # kinds of lessons that stand right after what they go on from, and both far from the rest
 _SHORT = 3.0
 CELLS, POINTING = 0.3, 0.3  # weights of the losses
 _WORDS, _NAMES, _ANSWERS = (0, 2), (1, 3), (2, 3)  # who looks: a layer, and how many of its heads
@@ -78,7 +82,7 @@ class Policy:
         tokens = packed_attention.look(self.model, self.packer.pixels(pictures), self.packer.grid)
         cells = self.extra.loss(tokens[: len(seen)], seen)
         by_row = tokens.view(1 + depth_input, len(seen), *tokens.shape[1:]).transpose(0, 1)
-        drawn = [lessons.draw(scene, rng, self.recipe.lessons) for scene in seen]
+        drawn = [drawing.draw(scene, rng, self.recipe.lessons) for scene in seen]
         rows = self._rows(drawn)
         batch = self.packer.rows(rows, depth_input)
         text, pointing = self._learnt(seen, drawn, rows, by_row, batch)
@@ -208,7 +212,7 @@ class Far(Policy):
     answers follow pieces of chains about nothing, which are not learnt, and some the boxes of what is asked about.
     """
 
-    shares: Mapping[str, float] = lessons.FAR
+    shares: Mapping[str, float] = drawing.FAR
     pointing = POINTING  # weight of where is looked
 
     def _begun(self) -> tuple[Any, Any]:
@@ -230,10 +234,10 @@ class Far(Policy):
             pictures += [palette[scene.depth] for scene in seen]
         tokens = packed_attention.look(self.model, self.packer.pixels(pictures), self.packer.grid)
         by_row = tokens.view(1 + depth_input, len(seen), *tokens.shape[1:]).transpose(0, 1)
-        drawn = [lessons.draw(scene, rng, self.recipe.lessons, self.shares) for scene in seen]
+        drawn = [drawing.draw(scene, rng, self.recipe.lessons, self.shares) for scene in seen]
         rows = [
             [
-                (asked + (self._aside(rng) if lesson.kind != "next" else []), answer, weight)
+                (asked + (self._aside(rng) if lesson.kind not in _STEPS else []), answer, weight)
                 for lesson, (asked, answer, weight) in zip(lesson_row, row, strict=True)
             ]
             for lesson_row, row in zip(drawn, self._rows(drawn), strict=True)
@@ -246,9 +250,9 @@ class Far(Policy):
 
     def _away(self, kind: str, rng: np.random.Generator) -> tuple[int, int]:
         """Positions left out before an answer, and before its question, which only a chain's single step stands next to."""
-        farthest = _FARTHEST_LOOK if kind == "next" else _FARTHEST
+        farthest = _FARTHEST_LOOK if kind in _STEPS else _FARTHEST
         gap = int(rng.integers(farthest)) * int(rng.random() < _FAR)
-        return (0, gap) if kind == "next" else (gap, 0)
+        return (0, gap) if kind in _STEPS else (gap, 0)
 
     def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The batch as the model is given it."""
@@ -272,7 +276,7 @@ class Lists(Far):
     What it goes on from is off by up to `_OFF`, as its own boxes are, while what it is to say stays true.
     """
 
-    shares = lessons.LISTS
+    shares = drawing.LISTS
 
     def _given(self, batch: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         ids = batch["ids"].flatten().clone()
@@ -301,7 +305,7 @@ class Next(Lists):
     from stand right before each look.
     """
 
-    shares = lessons.NEXT
+    shares = drawing.NEXT
     pointing = 1.0  # which of several is decided by where is looked
 
     def _seeking(
@@ -314,6 +318,9 @@ class Next(Lists):
         The last number is the edge itself, and gathers noun and adjectives in the layer before.
         """
         found = list(super()._seeking(lesson, asked, things))
+        if lesson.kind == "said":  # its words were looked for before
+            yield from ((at, said, None) for at, said, _ in found)
+            return
         if lesson.kind != "next":
             yield from found
             return

@@ -26,6 +26,7 @@ RELATIONS = {
     "in front": "in front of",
     "behind": "behind",
 }
+MORE = "Are there {word} {one}s than {other}s?"
 # What things can have in common, to be counted or found together; the first holds for everything.
 CLASSES: tuple[dict[str, str], ...] = (
     {},
@@ -231,13 +232,19 @@ def existence(scene: Scene) -> Iterator[Question]:
                     )
 
 
+def how_many(called: str) -> str:
+    """How many there are of a kind ("red cube"), or of objects in a place ("object behind the red cube")."""
+    kind, _, place = called.partition("object ")
+    return f"How many objects are {place}?" if place and not kind else f"How many {called}s are there?"
+
+
 def counts(scene: Scene) -> Iterator[Question]:
     """How many there are of a shape, a colour, both, in all, or beside a thing; at least one."""
     for values in CLASSES:
         if found := matching(scene, **values):
-            yield Question("count", f"How many {phrase(**values)}s are there?", str(len(found)), found)
+            yield Question("count", how_many(phrase(**values)), str(len(found)), found)
     for place, _, found in beside(scene):
-        yield Question("count", f"How many objects are {place}?", str(len(found)), found)
+        yield Question("count", how_many(f"object {place}"), str(len(found)), found)
 
 
 def beside(scene: Scene) -> Iterator[tuple[str, int, tuple[int, ...]]]:
@@ -259,10 +266,10 @@ def several(scene: Scene) -> Iterator[Question]:
     """
     for values in CLASSES:
         if found := in_turn(scene, matching(scene, **values)):
-            yield Question("count", f"How many {phrase(**values)}s are there?", str(len(found)), found)
+            yield Question("count", how_many(phrase(**values)), str(len(found)), found)
     for place, _, there in beside(scene):
         if found := in_turn(scene, there):
-            yield Question("beside", f"How many objects are {place}?", str(len(found)), found)
+            yield Question("beside", how_many(f"object {place}"), str(len(found)), found)
     yield from more_or_fewer(scene)
 
 
@@ -281,7 +288,7 @@ def more_or_fewer(scene: Scene) -> Iterator[Question]:
             if these and those:
                 a, b = phrase(**{key: one}), phrase(**{key: other})
                 for word, true in (("more", len(these) > len(those)), ("fewer", len(these) < len(those))):
-                    text = f"Are there {word} {a}s than {b}s?"
+                    text = MORE.format(word=word, one=a, other=b)
                     yield Question("more", text, "yes" if true else "no", (*these, *those))
 
 

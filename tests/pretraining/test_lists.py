@@ -15,12 +15,14 @@ import torch
 from sifthinker.llm.standin import seeing
 from sifthinker.pretraining import (
     build,
+    drawing,
     held_out,
     held_out_lists,
     lessons,
     policy_training,
     recipe,
     scene_pool,
+    steps,
 )
 from sifthinker.scenes import questions
 
@@ -74,7 +76,7 @@ def test_questions_for_several_things_come_more_often_than_scenes_have_them(
     drawn: list[scene_pool.Seen],
 ) -> None:
     rng = np.random.default_rng(0)
-    asked = [lessons._KINDS["all"](drawn[i % 64], 0, rng) for i in range(600)]
+    asked = [drawing.KINDS["all"](drawn[i % 64], 0, rng) for i in range(600)]
     numbers = Counter(len(lesson.about) for lesson in asked if "all objects" not in lesson.asked)
     assert numbers[2] > 0.35 * sum(numbers.values())
     everything = sum("all objects" in lesson.asked for lesson in asked)
@@ -84,7 +86,7 @@ def test_questions_for_several_things_come_more_often_than_scenes_have_them(
 def test_the_boxes_gone_on_from_are_off_and_those_to_say_are_true(
     training: policy_training.Lists, drawn: list[scene_pool.Seen]
 ) -> None:
-    lesson = lessons._boxes("all", "Where are all objects?", drawn[0], range(len(drawn[0].facts["things"])))
+    lesson = lessons.boxes("all", "Where are all objects?", drawn[0], range(len(drawn[0].facts["things"])))
     row = [(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]
     exact = training.packer.rows([row], True)
     given = training._given(exact, np.random.default_rng(0))
@@ -103,7 +105,7 @@ def test_the_boxes_gone_on_from_are_off_and_those_to_say_are_true(
 def test_what_is_decided_between_boxes_weighs_more(
     training: policy_training.Lists, drawn: list[scene_pool.Seen]
 ) -> None:
-    lesson = lessons._boxes("all", "Where are all objects?", drawn[0], [0, 1])
+    lesson = lessons.boxes("all", "Where are all objects?", drawn[0], [0, 1])
     row = [(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]
     batch = training.packer.rows([row], True)
     weights = training._weights(batch)
@@ -173,7 +175,7 @@ def test_the_next_thing_is_the_next_to_the_right_and_no_more_comes_after_the_las
     for turn in range(400):
         scene = drawn[turn % 64]
         things = scene.facts["things"]
-        lesson = lessons._KINDS["next"](scene, 0, rng)
+        lesson = drawing.KINDS["next"](scene, 0, rng)
         if lesson is None:  # two of them stand above one another
             continue
         before, _, called = lesson.asked.rpartition(". Next ")
@@ -201,7 +203,7 @@ def test_the_next_thing_is_the_next_to_the_right_and_no_more_comes_after_the_las
     [(0, 0.04), (1, 0.04), (2, 0.05), (3, 0.3), (4, 0.3)],  # the place after the last: there are no more
 )
 def test_the_gap_that_decides_a_look_is_that_about_it(place: int, gap: float) -> None:
-    assert lessons._gap([0.1, 0.14, 0.19, 0.49], place) == pytest.approx(gap)
+    assert steps._gap([0.1, 0.14, 0.19, 0.49], place) == pytest.approx(gap)
 
 
 def test_looks_that_are_hard_to_tell_are_asked_for_more_often(
@@ -211,25 +213,25 @@ def test_looks_that_are_hard_to_tell_are_asked_for_more_often(
         rng, gaps = np.random.default_rng(seed), []
         for turn in range(600):
             scene = drawn[turn % 64]
-            lesson = lessons._KINDS["next"](scene, 0, rng)
+            lesson = drawing.KINDS["next"](scene, 0, rng)
             if lesson and len(lesson.among) > 1:
                 edges = sorted(scene.facts["things"][index]["box"][0] for index in lesson.among)
                 place = len(edges)
                 if lesson.about:
                     place = edges.index(scene.facts["things"][lesson.about[0][0]]["box"][0])
-                gaps.append(lessons._gap(edges, place))
+                gaps.append(steps._gap(edges, place))
         assert min(gaps) >= questions.APART
         return sum(gap < 0.1 for gap in gaps) / len(gaps)
 
     more = hard(0)
-    monkeypatch.setattr(lessons, "_CLOSE", 0.0)
+    monkeypatch.setattr(steps, "_CLOSE", 0.0)
     assert more > 1.5 * hard(0)
 
 
 def test_lists_in_turn_are_asked_for_only_where_the_order_is_clear(drawn: list[scene_pool.Seen]) -> None:
     unclear = 0
     for scene in drawn:
-        asked = dict(lessons.turns(scene, np.random.default_rng(0)))
+        asked = dict(steps.turns(scene, np.random.default_rng(0)))
         for things in asked.values():
             edges = sorted(scene.facts["things"][index]["box"][0] for index in things)
             assert all(b - a >= questions.APART for a, b in itertools.pairwise(edges))

@@ -20,6 +20,7 @@ from sifthinker.llm.standin.replies import chain
 from sifthinker.models.processors import encode, load_processor
 from sifthinker.pretraining import (
     build,
+    drawing,
     held_out,
     lessons,
     loop,
@@ -87,9 +88,9 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[scene_pool.Seen]) -> None
     kinds = set()
     drawn_lessons = [
         lesson
-        for shares in (lessons.SHARES, lessons.FAR, lessons.LISTS)
+        for shares in (drawing.SHARES, drawing.FAR, drawing.LISTS)
         for _ in range(40)
-        for lesson in lessons.draw(seen, rng, 7, shares)
+        for lesson in drawing.draw(seen, rng, 7, shares)
     ]
     for lesson in drawn_lessons:
         kinds.add(lesson.kind)
@@ -133,7 +134,7 @@ def test_every_lesson_is_true_of_its_scene(drawn: list[scene_pool.Seen]) -> None
             exact = depth_maps.box_depth((1 - seen.depth / 255).astype(np.float32), box)
             assert float(lesson.answer) == round(exact, 3)
     assert {"list", "where", "all", "beside", "look", "what", "deep", "say", "color", "then"} <= kinds
-    for shares in (lessons.SHARES, lessons.FAR, lessons.LISTS):
+    for shares in (drawing.SHARES, drawing.FAR, drawing.LISTS):
         assert sum(shares.values()) == pytest.approx(1)
 
 
@@ -146,7 +147,7 @@ def test_packed_conversations_cost_what_the_plain_model_says(
     model, processor = build.build_policy(seed=0)
     packer = packed_attention.Packer(model.eval(), processor, **SIZE)
     seen, rng = drawn[0], np.random.default_rng(1)
-    asked = lessons.draw(seen, rng, 5)
+    asked = drawing.draw(seen, rng, 5)
     pictures = [seen.image, depth_maps.palette()[seen.depth]][: 1 + depth_input]
     processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1000}
     batch = packer.rows([[(*packer.conversation(x.asked, x.answer), 1.0) for x in asked]], depth_input)
@@ -221,7 +222,7 @@ def test_a_noun_its_adjectives_and_the_answer_are_to_look_at_its_thing(drawn: li
     things = seen.facts["things"]
     thing = things[1]
     called = f"{thing['size']} {thing['color']} {thing['shape']}"
-    lesson = lessons._boxes("where", f"Where is the {called}?", seen, [1])
+    lesson = lessons.boxes("where", f"Where is the {called}?", seen, [1])
     batch, words, names, answers = _looks(training, seen, lesson)
     (noun,) = names.tokens
     assert training.processor.tokenizer.decode(batch["ids"][0, noun - 2 : noun + 1]) == f" {called}"
@@ -264,7 +265,7 @@ def test_attention_where_it_should_be_costs_nothing() -> None:
 def test_lessons_that_name_nothing_are_learnt_too(
     drawn: list[scene_pool.Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lessons, "draw", lambda *_: [lessons.Lesson("say", "Say: red", "red")])
+    monkeypatch.setattr(drawing, "draw", lambda *_: [lessons.Lesson("say", "Say: red", "red")])
     loss, parts = policy_training.Policy(SMALL).loss(drawn[:1], np.random.default_rng(0), SMALL.looking)
     assert parts["pointing"] == 0 and torch.isfinite(loss)
 

@@ -62,7 +62,7 @@ def _in_turn(
     """
     looks = [step[0] for step in steps[1:] if len(step) == 1]
     last = [*steps[-1]] if len(looks) < len(steps) - 1 else looks
-    groups = _counted(question)
+    groups = counted(question)
     if not groups or not looks or last != looks or len(steps) != 1 + len(looks) + (len(looks) > 1):
         return []
     names = [seen[number][0] for number in range(1, len(looks) + 1)]
@@ -84,7 +84,7 @@ def edge(box: Box) -> str:
     return f"{min(round(box[0] * 1000) // 10, 99) / 100:.2f}"
 
 
-def _counted(question: str) -> list[str]:
+def counted(question: str) -> list[str]:
     """What a question counts, one of it ("cube", "object behind the red cone"): two things where it compares."""
     if (found := re.search(r"How many objects are (.+?)\?", question)) and found[1] != "there":
         return [f"object {found[1]}"]
