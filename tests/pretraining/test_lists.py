@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -245,7 +246,8 @@ def test_what_is_said_right_before_a_look_stays_next_to_it(
 ) -> None:
     """The single step of a chain stands far from the pictures as a whole; other answers stand far from their questions."""
     rng = np.random.default_rng(0)
-    assert {training._away("next", rng)[0] for _ in range(20)} == {0}
+    for kind in ("next", "said"):
+        assert {training._away(kind, rng)[0] for _ in range(20)} == {0}
     assert {training._away("all", rng)[1] for _ in range(20)} == {0}
     row = [(*training.packer.conversation("First cube from 0.00:", build.NO_MORE), 1.0)]
     near, far = (training.packer.rows([row], True, None, iter([gap])) for gap in (0, 7))
@@ -318,3 +320,53 @@ def test_the_edge_looks_for_the_one_thing_that_is_asked_for_and_at_itself_where_
     assert len(answered(first)) == 2  # the thing, and the edge that has found it
     assert len(answered(last)) == 1  # the edge that has found nothing
     assert answered(replace(last, kind="say")) == []
+
+
+def test_after_a_look_its_name_number_and_edge_are_said(drawn: list[scene_pool.Seen]) -> None:
+    """Word for word what a chain says there, about the thing that was looked at."""
+    rng, firsts = np.random.default_rng(0), 0
+    for turn in range(200):
+        scene = drawn[turn % 64]
+        lesson = drawing.KINDS["said"](scene, 0, rng)
+        before, region = lesson.asked.removesuffix("</area>\n<text>").split("</text>\n<area>")
+        (box,) = json.loads(region)
+        ((index,),) = lesson.about
+        thing = scene.facts["things"][index]
+        assert box["bbox_2d"] == pytest.approx(thing["box"], abs=0.011)
+        name, number, called, edge = re.fullmatch(
+            r"(.+), (\d)\. Next (.+) from (0\.\d\d):", lesson.answer
+        ).groups()
+        assert name == f"{thing['size']} {thing['color']} {thing['shape']}"
+        assert edge == f"{int(box['bbox_2d'][0] * 1000) // 10 / 100:.2f}"
+        if before.startswith("First "):
+            firsts += 1
+            assert (number, before) == ("1", f"First {called} from 0.00:")
+        else:
+            assert re.fullmatch(rf".+, {int(number) - 1}\. Next {called} from 0\.\d\d:", before)
+    assert 20 < firsts < 180
+
+
+def test_what_a_question_looks_for_is_what_chains_about_it_begin_with(drawn: list[scene_pool.Seen]) -> None:
+    rng, forms = np.random.default_rng(0), Counter[str]()
+    for turn in range(200):
+        lesson = drawing.KINDS["begun"](drawn[turn % 64], 0, rng)
+        (which, form), *_ = [(n, f) for n, f in enumerate(build.BEGIN) if lesson.asked.startswith(f[:20])]
+        question = lesson.asked.removeprefix(form.removesuffix("{query}"))
+        assert (
+            question.endswith("?") and lesson.answer == f"First {seeing.counted(question)[which]} from 0.00:"
+        )
+        forms[question.split()[0], which] += 1
+    assert set(forms) == {("How", 0), ("Are", 0), ("Are", 1)}
+
+
+def test_two_counts_answer_a_question_that_compares_them(drawn: list[scene_pool.Seen]) -> None:
+    rng = np.random.default_rng(0)
+    for turn in range(100):
+        lesson = drawing.KINDS["tally"](drawn[turn % 64], 0, rng)
+        word, a, b = re.fullmatch(r"Are there (more|fewer) .+ than .+\? (\d) to (\d):", lesson.asked).groups()
+        assert lesson.answer == ("yes" if (a > b if word == "more" else a < b) else "no")
+
+
+def test_the_shares_of_every_training_are_whole() -> None:
+    for shares in (drawing.SHARES, drawing.FAR, drawing.LISTS, drawing.NEXT):
+        assert sum(shares.values()) == pytest.approx(1.0) and set(shares) <= set(drawing.KINDS)
