@@ -10,7 +10,7 @@ import math
 import os
 import statistics as means
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.scores import rules as read_rules
 from sifthinker.evaluation import ablation, gate, learning_curves, over_seeds
+from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.evaluation.kept_rows import PREDICTIONS, Reply, Row, rows
 from sifthinker.reporting import plots
 
@@ -116,7 +117,10 @@ def _replies(row: Row) -> list[Reply]:
 
 def _parts(reply: Reply) -> dict[str, float]:
     """What a reply is scored for: its answer, boxes, depths and form, or its one score as the answer."""
-    return dict(reply["parts"] or ()) or {"answer": float(reply["strict"])}
+    parts = dict(reply["parts"] or ()) or {"answer": float(reply["strict"])}
+    if str(reply["benchmark"]).endswith(SAMPLED):
+        return {f"{part},{SAMPLED}": score for part, score in parts.items()}
+    return parts
 
 
 def _kind(reply: Reply) -> tuple[str, str]:
@@ -151,7 +155,7 @@ def _mean(
 
 
 def _by_kind(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> list[str]:
-    """A table of the answers by kind, and of what else is scored."""
+    """A table of the answers by kind, and of what else is scored; of sampled replies without the kinds."""
     every = [reply for of in replies.values() for seed in of for reply in seed]
     kinds = sorted({_kind(reply)[0] for reply in every})
     others = sorted({part for reply in every for part in _parts(reply)} - {"answer"})
@@ -162,9 +166,8 @@ def _by_kind(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> list[str]:
         cells += [_mean(of, part) for part in others]
         shown = [f"{mean:.0f} ± {error:.0f}" if count else "–" for mean, error, count in cells]
         lines.append(f"| {name} | {len(of)} | {' | '.join(shown)} |")
-    counts = ", ".join(
-        f"{sum(_kind(r)[0] == kind for r in next(iter(replies.values()))[0])} {kind}" for kind in kinds
-    )
+    asked = Counter(_kind(reply)[0] for reply in next(iter(replies.values()))[0] if "answer" in _parts(reply))
+    counts = ", ".join(f"{asked[kind]} {kind}" for kind in kinds)
     return [
         *lines,
         "",

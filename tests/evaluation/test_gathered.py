@@ -178,3 +178,29 @@ def test_an_empty_folder_and_a_broken_row_are_said(tmp_path: Path) -> None:
     (tmp_path / "full.0").mkdir()
     with pytest.raises(UserError, match=r"full\.0.made\.json: cannot be read"):
         kept_rows.rows(tmp_path)
+
+
+def test_sampled_replies_have_columns_and_comparisons_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    for seed in (0, 1):
+        for row, greedy, sampled in (("cot-sft", [1.0, 0.0], [0.0, 0.0]), ("full", [1.0, 0.0], [1.0, 1.0])):
+            place = evaluation(tmp_path / f"{row}.{seed}", {"count-4": greedy})
+            warm = evaluation(tmp_path / f"{row}.{seed} sampled", {"count-4": sampled})
+            rows = list(tables.read(place / "predictions.parquet"))
+            rows += [
+                {**found, "benchmark": f"{found['benchmark']} sampled"}
+                for found in tables.read(warm / "predictions.parquet")
+            ]
+            tables.write(place / "predictions.parquet", scoring.PREDICTIONS, rows)
+            kept_rows.keep(folder, row, seed, place, lineage(f"{row}{seed}" * 9), "sif, commit abc")
+    said = gathered.draw(folder, ["cot-sft", "full"], [("cot-sft", "full")], "miniature")
+    head, cot, full = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in said.splitlines()
+        if line.startswith(("| row | seeds | answer", "| cot-sft | 2", "| full | 2"))
+    )
+    means = [dict(zip(head, (cell.split(" ±")[0] for cell in row), strict=True)) for row in (cot, full)]
+    assert [(one["answer"], one["answer, sampled"]) for one in means] == [("50", "0"), ("50", "100")]
+    assert "questions a seed: 2 count." in said  # each counts once
+    assert "| full against cot-sft | answer, sampled | 2 | 2 | +100.0 |" in said
+    assert "| full against cot-sft | answer | 2 | 2 | +0.0 |" in said
