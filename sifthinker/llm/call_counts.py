@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
+
+from sifthinker.system.repeating import repeated
 
 # What counts of several engines are added up by.
 SUMMED = ("calls", "cached", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens", "money")
@@ -77,7 +78,6 @@ def bar(
     line: Callable[[Counts], str] = Counts.line,
 ) -> Iterator[None]:
     """A bar in the terminal while the block runs, redrawn from `progress()`; `every` in seconds, `line` in words."""
-    done = threading.Event()
     name = TextColumn(label, table_column=Column(min_width=len(label)))
     figures = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=False))
     with Progress(name, BarColumn(20), figures, expand=True) as display:
@@ -89,15 +89,8 @@ def bar(
                 task, description=line(counts), completed=counts.rows_done, total=counts.rows_total or None
             )
 
-        def redraw() -> None:
-            while not done.wait(every):
-                draw()
-
-        thread = threading.Thread(target=redraw, name="progress", daemon=True)
-        thread.start()
         try:
-            yield
+            with repeated(draw, lambda: every):
+                yield
         finally:
-            done.set()
-            thread.join()
             draw()

@@ -1,8 +1,6 @@
 """The endpoint of an API stage: the one that is configured, or the embedded stand-in while the stage runs."""
 
-import contextvars
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +10,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
 from sifthinker.llm.call_counts import Counts, amounts, bar
 from sifthinker.models import serving
+from sifthinker.system.repeating import repeated
 from tasks.runtime import events
 from tasks.runtime.stage import End, Endpoints, Job, Log, Progress, how
 
@@ -113,32 +112,13 @@ def _local(api: Api, file: Path, label: str, log: Log) -> Iterator[str]:
     wanted = serving.Wanted(folder, api.local_server, file, api.model, gpus=api.local_gpus, images=PICTURES)
     try:
         with ExitStack() as stack:
-            with _awaited(
-                Progress(label, None, log, counted=True),
-                f"{api.local_server} loads {folder}; its log: {file}",
-            ):
+            shown = Progress(label, None, log, counted=True)
+            what = f"{api.local_server} loads {folder}; its log: {file}"  # that may take minutes
+            with repeated(lambda: shown.at(0, what), lambda: EVERY):
                 (url,) = stack.enter_context(serving.several([wanted]))
             yield url
     except (Unreachable, serving.ServerFailed) as error:
         raise UserError(f"{error}\nThe server's log: {file}") from error
-
-
-@contextmanager
-def _awaited(shown: Progress, what: str) -> Iterator[None]:
-    """Says what is waited for while the block runs: a server may take minutes to load its model."""
-    done = threading.Event()
-
-    def show() -> None:
-        while not done.wait(EVERY):
-            shown.at(0, what)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def weights(api: Api | None) -> dict[str, str]:
@@ -157,34 +137,31 @@ def watched(
     in the log; and a progress artifact. `line` says the counts in words.
     """
     shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
-    done = threading.Event()
 
     def together() -> Counts:
         return job.elsewhere.added(progress())
 
     def show() -> None:
         nonlocal shown
-        while not done.wait(EVERY if shown.total else min(EVERY, _BEGINS)):
-            counts = together()
-            if counts.rows_total:
-                if shown.total is None:  # the clock starts with the rows, not with the server
-                    shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
-                shown.total = counts.rows_total  # shards that begin later add theirs
-            shown.at(counts.rows_done, line(counts))
+        counts = together()
+        if counts.rows_total:
+            if shown.total is None:  # the clock starts with the rows, not with the server
+                shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
+            shown.total = counts.rows_total  # shards that begin later add theirs
+        shown.at(counts.rows_done, line(counts))
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(show,), daemon=True)
-    thread.start()
     ended: End = "completed"
     own = sys.stderr.isatty() and not events.heard()
     try:
-        with bar(together, job.order.label, line=line) if own else nullcontext():
+        with (
+            repeated(show, lambda: EVERY if shown.total else min(EVERY, _BEGINS)),
+            bar(together, job.order.label, line=line) if own else nullcontext(),
+        ):
             yield
     except BaseException as error:
         ended = how(error)
         raise
     finally:
-        done.set()
-        thread.join()
         counts = together()
         shown.done = counts.rows_done
         shown.end(ended, line(counts))
