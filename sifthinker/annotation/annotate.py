@@ -24,6 +24,7 @@ from typing import Any
 
 from sifthinker.annotation import early_stop
 from sifthinker.annotation.acceptance import Refused, check
+from sifthinker.annotation.matching import same_boxes
 from sifthinker.annotation.wanted import Wanted
 from sifthinker.config import Annotate
 from sifthinker.core import depth_maps, drawing, images, prompts
@@ -158,7 +159,7 @@ class Annotator:
         except images.BadImage as error:
             return _reject(row, error.reason, error.detail)
         talk = messages(row, asked, pictures, config.prompt)
-        attempts: list[dict[str, str]] = []
+        attempts: list[dict[str, Any]] = []
         prompt_tokens = completion_tokens = 0
         kind = ""
         for number in range(1, config.attempts + 1):
@@ -189,7 +190,8 @@ class Annotator:
                     verdict.repairs,
                 )
             kind = verdict.kind
-            attempts.append({"text": reply.text, "reason": verdict.reason})
+            paid = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+            attempts.append({"text": reply.text, "reason": verdict.reason, **paid})
             if kind == "judge":  # out of order itself: nothing that the annotator could mend
                 break
             talk = [
@@ -252,15 +254,11 @@ def messages(row: Sample, asked: Steps, pictures: Iterable[str], system: str = "
 
 def _off_target(row: Sample, asked: Steps) -> str:
     """Where the last step is not the ground truth: to a pixel, since expansion works on whole pixels."""
-    last = sorted(region.box for region in asked[-1])
-    truth = sorted(row.boxes)
+    last = [region.box for region in asked[-1]]
     margins = (1 / row.width + 0.001, 1 / row.height + 0.001) * 2
-    near = len(last) == len(truth) and all(
-        abs(a - b) <= margin
-        for x, y in zip(last, truth, strict=True)
-        for a, b, margin in zip(x, y, margins, strict=True)
-    )
-    return "" if near else f"the last step looks at {last}, the ground truth is {truth}; run expand again"
+    if same_boxes(last, row.boxes, margins):
+        return ""
+    return f"the last step looks at {last}, the ground truth is {list(row.boxes)}; run expand again"
 
 
 def _reject(row: Sample, reason: str, detail: str) -> Reject:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sifthinker.annotation.annotate import annotate
 from sifthinker.config import Again, Annotate
@@ -76,7 +77,7 @@ def retry(
             before = attempts(left[result.id].detail)
             if isinstance(result, Annotation):
                 del left[result.id]
-                mended[result.id] = dataclasses.replace(result, attempts=len(before) + result.attempts)
+                mended[result.id] = _after(result, before)
             else:
                 tried = attempts(result.detail)
                 detail = json.dumps([*before, *tried], ensure_ascii=False) if tried else result.detail
@@ -94,6 +95,16 @@ def retry(
             )
             yield chain
     assert next(accepted, None) is None, "chains and samples are of one part"
+
+
+def _after(chain: Annotation, before: Sequence[Mapping[str, Any]]) -> Annotation:
+    """A chain with the attempts of earlier passes, and what those cost, added to its own."""
+    return dataclasses.replace(
+        chain,
+        attempts=len(before) + chain.attempts,
+        prompt_tokens=chain.prompt_tokens + sum(one.get("prompt_tokens", 0) for one in before),
+        completion_tokens=chain.completion_tokens + sum(one.get("completion_tokens", 0) for one in before),
+    )
 
 
 def asked_again(rejects: Iterable[Reject], reasons: Collection[str]) -> list[Reject]:

@@ -26,6 +26,7 @@ import numpy as np
 from sifthinker import config
 from sifthinker.annotation.acceptance import Refused, agrees, plain, unfit
 from sifthinker.annotation.annotate import NOT_NEEDED
+from sifthinker.annotation.matching import same_boxes
 from sifthinker.core import chain, depth_maps, images, prompts, reasoning
 from sifthinker.core.chain import Chain, Step
 from sifthinker.core.errors import UserError
@@ -214,22 +215,9 @@ def _moved(parsed: Chain, one: Given, row: Sample) -> Chain:
     if one.frame == frames.CANVAS:  # whose whole pixels are of the longer side
         side = max(row.width, row.height)
         pixel = (pixel[0] * side / row.width, pixel[1] * side / row.height)
-    if not _equal(last, row.boxes, pixel * 2):
+    if not same_boxes(last, row.boxes, pixel * 2):
         raise _Refusal("boxes", f"the last area is {_shown(last)}, the row's boxes are {_shown(row.boxes)}")
     return replace(parsed, steps=steps)
-
-
-def _equal(found: Iterable[Box], truth: Sequence[Box], margins: Sequence[float]) -> bool:
-    """Whether the boxes are those of `truth`, each once, every edge to within its margin."""
-    left = list(truth)
-    for box in found:
-        same = next(
-            (t for t in left if all(abs(a - b) <= m for a, b, m in zip(box, t, margins, strict=True))), None
-        )
-        if same is None:
-            return False
-        left.remove(same)
-    return not left
 
 
 def _on_image(box: Box, one: Given, row: Sample, number: int) -> Box:

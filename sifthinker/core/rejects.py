@@ -74,8 +74,11 @@ def described(row: Mapping[str, Any]) -> str:
     return f"{where or 'a row'}: {what}{said}"
 
 
-def attempts(detail: str) -> list[dict[str, str]]:
-    """Text and reason of every attempt of the annotator, from a reject's detail; empty where nothing was asked."""
+def attempts(detail: str) -> list[dict[str, Any]]:
+    """Every attempt of the annotator with its text, reason and tokens, from a reject's detail; empty where nothing was asked.
+
+    Older ones, and those without an answer, have no tokens.
+    """
     try:
         value = json.loads(detail)
     except ValueError:

@@ -130,7 +130,7 @@ def pooled(seeds: Sequence[Sequence[Score]]) -> list[PooledScore]:
 def _widened(score: PooledScore, bounds: Sequence[float | None], sign: int) -> float | None:
     """One end of a pooled score's interval: `bounds` are that end of each seed's, `sign` is -1 for low and 1 for high."""
     halves = [
-        bound and abs(bound - strict)
+        None if bound is None else abs(bound - strict)
         for bound, strict in zip(bounds, score["by_seed"], strict=True)
         if strict is not None
     ]

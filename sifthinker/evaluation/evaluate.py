@@ -59,6 +59,9 @@ class _Opened:
     jobs: list[Selection] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)  # entries of `scores.json`
     rejects: list[Reject] = field(default_factory=list)
+    bad: dict[str, int] = field(
+        default_factory=dict
+    )  # of them, those that no question could be made of, by benchmark
     shown: Shown = field(default_factory=Shown)  # replies for people to look at
 
 
@@ -162,6 +165,7 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
         found.rejects.extend(bad)
+        found.bad[source.name] = len(bad)
     return found
 
 
@@ -239,6 +243,7 @@ def _benchmark(
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
         found.scores.append(scoring.missing(name, why, limit, job.source.rendered))
     if results or not hidden:
-        found.scores.extend(scoring.scores(job, name, results, len(lost), limit))
+        rejected = found.bad[job.source.name] + len(lost)
+        found.scores.extend(scoring.scores(job, name, results, rejected, limit))
     found.rejects.extend(lost)
     progress.lost(len(lost))

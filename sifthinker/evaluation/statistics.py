@@ -1,7 +1,7 @@
 """Intervals and tests for scores.
 
-Accuracies get Wilson intervals; every other score a bootstrap that draws whole clusters (images), because the
-questions about one image are not independent.
+Accuracies get Wilson intervals; every other score, and accuracies of several questions about one image, a bootstrap that
+draws whole clusters (images), because the questions about one image are not independent.
 """
 
 from __future__ import annotations

@@ -46,6 +46,10 @@ def test_dead_letters_are_asked_again_alone_and_nothing_is_lost(tmp_path):
     assert models and models < {row.id for row in depths} | {"-"}
     assert all(kept[row.id] == row for row in chains)
     assert all(kept[id].attempts == 2 for id in models)
+    for id in models:  # the tokens of both passes
+        (first,) = attempts(next(row.detail for row in depths if row.id == id))
+        assert first["prompt_tokens"] > 0 and kept[id].prompt_tokens > first["prompt_tokens"]
+        assert kept[id].completion_tokens > first["completion_tokens"] > 0
     left = [row for row in after if isinstance(row, Reject)]
     assert [row for row in left if row.reason == "content-filter" and row in rejects] == [
         row for row in rejects if row.reason == "content-filter"

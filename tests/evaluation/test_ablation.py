@@ -178,6 +178,13 @@ def test_the_interval_of_a_share_ends_at_one() -> None:
     assert found["low"] == pytest.approx(0.875 - (0.2**2 + (1.96 * 0.125) ** 2) ** 0.5)
 
 
+def test_a_bound_of_zero_is_as_far_from_the_score_as_it_says() -> None:
+    score = {"benchmark": "vstar", "metric": "overall", "n": 40, "unit": "share", "unparsable": 0}
+    one, other = ({**score, "strict": 0.05, "official": 0.05, "low": 0.0, "high": 0.12} for _ in range(2))
+    (found,) = ablation.pooled([[one], [other]])
+    assert found["low"] == 0.0 and found["high"] == pytest.approx(0.12)
+
+
 def test_seeds_that_answered_other_questions_are_not_pooled(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     folders = [nights.evaluated(store, str(n), {"vstar": [1.0] * n}).folder for n in (2, 3)]

@@ -339,6 +339,20 @@ def test_questions_without_a_usable_image_or_depth_map_are_rejected_by_name(tmp_
     assert len(requests) == 2
 
 
+def test_rows_that_no_question_could_be_made_of_are_counted_with_the_rejected(tmp_path):
+    source = vstar(tmp_path / "data", rows=6)
+    file = next((tmp_path / "data").rglob("*.jsonl"))
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(["{}", *lines]) + "\n")
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, _):
+        summary = run([source], url, tmp_path / "out", sampled=0.5)
+    rejected = len(list(tables.read(tmp_path / "out" / "rejects.parquet")))
+    assert rejected == 1
+    assert {
+        (score["n"], score["rejected"]) for score in summary["scores"] if score["metric"] == "overall"
+    } == {(len(lines), 1)}
+
+
 def test_a_limit_asks_so_many_and_is_marked(tmp_path):
     with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
         summary = run([vstar(tmp_path / "data", rows=20)], url, tmp_path / "out", limit=6)

@@ -380,12 +380,13 @@ def _numeric(options: Options) -> bool:
 
 
 def _fold(text: str, numbers: bool) -> str:
-    """Lower-case words without articles and clause marks; number words become digits on request."""
+    """Lower-case words without articles and clause marks ("sample a" keeps its name); number words as digits on request."""
     text = re.sub(r"[.,;:!?。](?=\s|$)", " ", text.lower())
     words = re.sub(r"[^\w'.%-]+", " ", text).split()
     if numbers:
         words = [str(counts.WORDS[word]) if word in counts.WORDS else word for word in words]
-    return " ".join(word for word in words if word not in ("the", "a", "an"))
+    named = words[-1:] if len(words) > 1 and words[-1] == "a" else []
+    return " ".join([*(word for word in words if word not in ("the", "a", "an")), *named])
 
 
 def _index(mark: str) -> int:

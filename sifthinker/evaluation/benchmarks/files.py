@@ -101,8 +101,10 @@ def parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     yield index, row
                     index += 1
-    except pa.ArrowInvalid as error:
-        raise errors.UserError(f"{path}: not a Parquet file: {error}; fetch it again") from error
+    except (pa.ArrowInvalid, OSError) as error:  # a damaged page is an OSError
+        raise errors.UserError(
+            f"{path}: cannot be read as Parquet: {str(error).strip()}; if it is damaged, fetch it again"
+        ) from error
 
 
 def column(path: Path, name: str) -> list[Any]:
@@ -113,7 +115,7 @@ def column(path: Path, name: str) -> list[Any]:
     """
     try:
         values: list[Any] = pq.read_table(path, columns=[name]).column(name).to_pylist()
-    except (pa.ArrowInvalid, KeyError) as error:
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise errors.UserError(
             f"{path}: no Parquet file with a column {name}: {error}; fetch it again"
         ) from error

@@ -33,10 +33,17 @@ def refused(results: Sequence[Result]) -> int:
 
 
 def accuracy(metric: str, results: Sequence[Result]) -> Measure:
-    """Share of right answers with its Wilson interval."""
+    """Share of right answers with its Wilson interval.
+
+    Where several are about one image, it is at least as wide as a bootstrap over images: Wilson's takes them for
+    independent. The bootstrap alone would be too narrow for few images.
+    """
     right = sum(verdict.score for _, verdict in results)
     n = len(results)
     low, high = statistics.wilson(right, n)
+    if len({cluster(result) for result in results}) < n:
+        of_images = clustered(metric, results, share(results), "share")
+        low, high = min(low, of_images.low), max(high, of_images.high)
     return Measure(
         metric, right / n if n else 0.0, n, unparsable(results), refused(results), low, high, "share"
     )

@@ -93,8 +93,9 @@ def official(question: Question, answer: Answer) -> Verdict:
 
 def strict(question: Question, answer: Answer) -> Verdict:
     """The detections whose boxes are inside the image."""
-    listed = _listed_json(answer.text)
-    bad = not all(replies.is_box(box) for _, box in listed) if listed else answer.area and not answer.boxes
+    bad = answer.area and not answer.boxes
+    if (listed := _listed_json(answer.text, question)) is not None:
+        bad = not all(replies.is_box(box) for _, box in listed)
     plain = "<area>" not in answer.area
     if bad and not _says_none(answer.text):
         return Verdict(0.0, "[]", "pixel-box" if plain and replies.in_pixels(answer.text) else "bad-box")
@@ -174,8 +175,7 @@ def _labelled(
     """The detections of a reply, and why there are none if that is not what it says."""
     if _says_none(answer.text):
         return [], ""
-    listed = _listed_json(answer.text)
-    if listed:
+    if (listed := _listed_json(answer.text, question)) is not None:
         return listed, ""
     if not found:
         return [], answer.absent or "no-box"
@@ -195,13 +195,17 @@ def _says_none(text: str) -> bool:
     return re.fullmatch(r"\W*none\W*", text, re.I) is not None
 
 
-def _listed_json(text: str) -> list[Detection]:
+def _listed_json(text: str, question: Question) -> list[Detection] | None:
+    """The boxes of a JSON list with their labels, which may be in other case than the targets; None of any other text."""
     fenced = re.fullmatch(r"\s*(?:```(?:json)?)?\s*(\[.*\])\s*(?:```)?\s*", text, re.S)
+    if not fenced:
+        return None
+    targets = {target.casefold(): target for _, target in question.options}
     try:
-        items = json.loads(fenced.group(1)) if fenced else []
-        return [(str(item["label"]), _box(item["bbox_2d"])) for item in items]
+        said = [(str(item["label"]).strip(), _box(item["bbox_2d"])) for item in json.loads(fenced.group(1))]
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return []
+        return None
+    return [(targets.get(label.casefold(), label), box) for label, box in said]
 
 
 def _box(values: Sequence[float]) -> Box:

@@ -78,7 +78,8 @@ class Measure:
 #   2: refusals are told apart, affirmations mirror denials, rejected options are never chosen, boxes have a frame,
 #      SAT's choices are shuffled.
 #   3: more rejections ("A is the wrong answer", "anything but A") and more replies without a picture ("I see no image").
-RULES = 3
+#   4: an option may end in "A" ("sample A"); OVDEval's labels may be in other case, and an empty list says "None".
+RULES = 4
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 
 Result = tuple[Question, Verdict]

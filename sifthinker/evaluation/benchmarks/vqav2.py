@@ -248,9 +248,14 @@ def _normalised(text: str) -> str:
 def _answers(path: Path) -> dict[int, tuple[str, list[str]]]:
     """Type of answer and the people's answers by question."""
     found = {}
-    for row in _items(path, "annotations"):
-        answers = [str(answer["answer"]) for answer in row["answers"]]
-        found[int(row["question_id"])] = (str(row.get("answer_type", "other")), answers)
+    for index, row in enumerate(_items(path, "annotations")):
+        try:
+            answers = [str(answer["answer"]) for answer in row["answers"]]
+            found[int(row["question_id"])] = (str(row.get("answer_type", "other")), answers)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise errors.UserError(
+                f"{path}: annotation {index} has no question_id and answers ({type(error).__name__}: {error}); fetch it again"
+            ) from error
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sifthinker.core import errors
 from sifthinker.core.records import Reject
-from sifthinker.evaluation.benchmarks import cvbench
+from sifthinker.evaluation.benchmarks import choices, cvbench, wording
 from sifthinker.evaluation.benchmarks.question import Answer, Missing, Question
 
 CHOICES = ["left", "3", "dark red"]
@@ -63,7 +63,7 @@ def test_bad_rows_missing_and_broken_files_are_named(place):
     assert [r.field for r in rejects] == ["answer", "choices"]
     with pytest.raises(Missing, match=r"test_3d\.parquet.*nyu-visionx/CV-Bench"):
         list(cvbench.load(place("cvbench", {}, split="3d")))
-    with pytest.raises(errors.UserError, match="not a Parquet file"):
+    with pytest.raises(errors.UserError, match="cannot be read as Parquet"):
         list(cvbench.load(place("cvbench", {"test_3d.parquet": b"PAR?"}, split="3d")))
 
 
@@ -100,3 +100,25 @@ def test_the_averages_are_of_sources_and_dimensions_not_of_questions():
     )
     assert measures["average"].n == 8
     assert measures["average"].low <= 0.625 <= measures["average"].high
+
+
+SAMPLES = [("A", "neither; the samples have the same temperature"), ("B", "sample A"), ("C", "sample B")]
+
+
+@pytest.mark.parametrize(
+    ("reply", "chosen"),
+    [
+        ("B", "1"),
+        ("B. sample A", "1"),
+        ("(B) sample A", "1"),
+        ("The correct answer is **B. sample A**.", "1"),
+        ("sample A", "1"),
+        ("The answer is sample A.", "1"),
+        ("C. sample B", "2"),
+        ("sample B", "2"),
+        ("A. neither; the samples have the same temperature", "0"),
+    ],
+)
+def test_the_letter_that_an_option_ends_in_is_no_article(reply, chosen):
+    """ScienceQA asks which of two samples is warmer, with these options."""
+    assert choices.choice(reply, SAMPLES) == wording.Reading(chosen)

@@ -52,6 +52,15 @@ def test_an_accuracy_is_a_share_with_wilsons_interval():
     assert metrics.accuracy("acc", []) == Measure("acc", 0.0, 0, 0, 0, 0.0, 1.0, "share")
 
 
+def test_an_accuracy_of_questions_that_share_pictures_has_the_bootstraps_interval():
+    rows = scored(*[0, 0, 1, 1, 0, 0, 1, 1] * 5)  # the same for both questions about an image
+    found, images = metrics.accuracy("acc", rows), [metrics.cluster(row) for row in rows]
+    assert found.value == 0.5
+    assert (found.low, found.high) == statistics.bootstrap(metrics.share(rows), images)
+    low, high = statistics.wilson(20, 40)
+    assert found.high - found.low > 1.25 * (high - low)  # half as many pictures: by the root of 2
+
+
 def test_a_combination_is_the_sum_of_its_parts_times_their_factors():
     many, few = of_group("a", 1, 0, 1, 1, 0, 1), of_group("b", 0, 1, unparsable="doubt")
     parts = [(many, metrics.share(many), 30.0), (few, metrics.share(few), 70.0)]

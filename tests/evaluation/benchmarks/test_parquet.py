@@ -4,6 +4,7 @@ import base64
 import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -324,3 +325,22 @@ def test_two_whole_uploads_are_refused_because_neither_is_known_to_be_newer(tmp_
         errors.UserError, match=r"data holds two uploads of the same questions .*remove the older one"
     ):
         files.shards(source)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a page's head", "a page"])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, damage):
+    path = tmp_path / "test-00000-of-00001.parquet"
+    noise = np.random.default_rng(0).bytes
+    pq.write_table(pa.table({"image": [noise(5000) for _ in range(50)], "question": ["?"] * 50}), path)
+    whole = bytearray(path.read_bytes())
+    if damage == "cut off":
+        del whole[len(whole) // 2 :]
+    elif damage == "a page's head":
+        whole[4:40] = bytes(36)
+    else:
+        whole[len(whole) // 2 : len(whole) // 2 + 20_000] = bytes(20_000)
+    path.write_bytes(whole)
+    with pytest.raises(errors.UserError, match=r"(?s)00001\.parquet: .*fetch it again"):
+        list(files.parquet(path))
+    with pytest.raises(errors.UserError, match=r"(?s)00001\.parquet: .*fetch it again"):
+        files.column(path, "image")

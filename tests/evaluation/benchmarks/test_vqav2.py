@@ -90,6 +90,13 @@ def test_broken_files_are_errors_that_name_them(place):
             r"questions\.json: not JSON at character",
         ),
         ({questions: {"questions": []}, annotations: []}, r"annotations\.json: wanted an object with a list"),
+        *(
+            ({questions: {"questions": [question(1)]}, annotations: {"annotations": [row]}}, wrong)
+            for row, wrong in (
+                ({"question_id": 1}, r"annotations\.json: annotation 0 has no .*KeyError: 'answers'"),
+                (1, r"annotations\.json: annotation 0 has no question_id and answers \(TypeError"),
+            )
+        ),
     ):
         with pytest.raises(errors.UserError, match=wrong):
             list(vqav2.load(place("vqav2", files)))
