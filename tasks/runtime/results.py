@@ -98,6 +98,7 @@ MODULES: dict[str, Module] = {
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
     "agreement": _at("sifthinker.annotation.acceptance"),
+    "matching": _at("sifthinker.annotation.matching"),
     "taken": _neutral("sifthinker.annotation.taken", "counts where a source brings its chains (`given`)"),
     "wanted": _at("sifthinker.annotation.wanted"),
     "rounds": _neutral(
