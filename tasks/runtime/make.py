@@ -37,6 +37,7 @@ from tasks.runtime import (
     shards,
     stage_log,
     ui_artifacts,
+    work_folder,
 )
 from tasks.runtime.decide import Decision, uninstalled, wrong
 from tasks.runtime.server_away import ServerAway
@@ -206,6 +207,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
         "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed()}},
     }
+    work_folder.begin(order, store, log)
     # A shard in this process writes into the log of its stage.
     log_kept = stage_log.kept(store.work(order.place, order.key), order.label)
     with (
@@ -237,6 +239,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
             raise
         finally:
             progress.end(ended)
+    work_folder.end(order, store)
 
 
 def _run(job: Job) -> None:
