@@ -73,6 +73,8 @@ def _stage(
         several = placement.nodes(config, stage.name) > 1
         if several:  # the flow starts all nodes again: a retry in here would wait for nodes that have gone
             stage = replace(stage, retries=0)
+        if not node:
+            store.push_pending()  # else what this machine made, and could not upload, is taken for done
         decision = decide(store, stage, label, placement.received(config, store), inputs, refresh)
         if decision.order.key != key(identity):
             reasons = "; ".join(differences(identity, decision.order.identity))

@@ -35,6 +35,7 @@ from sifthinker.store.lock import Lock
 from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
 from sifthinker.store.s3 import Remote
 from sifthinker.store.sealing import seal
+from sifthinker.store.uploads import Uploads
 from sifthinker.store.verification import Claim, verifier
 from sifthinker.system.files import sync, write_json
 
@@ -69,6 +70,7 @@ class Store:
         self._verifier = verifier(self.root)
         self.digests = self._verifier.digests
         self.remote = self._remote(remote)
+        self._uploads = Uploads(self.root, self.remote)
 
     @classmethod
     def existing(cls, root: Path) -> Store:
@@ -159,7 +161,7 @@ class Store:
             Damaged: there is one, but a file is missing or is not what the manifest says.
         """
         accepted = self.root / "accepted" / stage / key
-        if not self.folder(stage, key).exists() and accepted.exists():
+        if accepted.exists() and not self.folder(stage, key).exists() and not self._uploads.there(stage, key):
             key = json.loads(accepted.read_text(encoding="utf-8"))["key"]
         return self._look(stage, key)
 
@@ -201,10 +203,11 @@ class Store:
 
     def _is_stale(self, ref: Ref) -> bool:
         """Whether this machine's copy of an artifact is from before another machine made it again; it then goes."""
-        there = self.remote and self.remote.manifest(f"{ref.stage}/{ref.key}")[0]
-        if not there or there["digest"] != ref.digest:
+        if self._uploads.there(ref.stage, ref.key) != ref.digest:
             return False
-        self._discard_here(ref.stage, ref.key)
+        if self._uploads.replaces(ref.stage, ref.key, ref.digest):
+            return False  # ours is the later one, and still to be uploaded
+        self.let_go(ref.stage, ref.key)
         return True
 
     def _fetch(self, folder: Path) -> None:
@@ -214,11 +217,13 @@ class Store:
 
     def discard(self, stage: str, key: str) -> None:
         """Removes an artifact: out of its name first, so that no half of it is ever taken for whole."""
-        self._discard_here(stage, key)
+        self.let_go(stage, key)
         if self.remote:
             self.remote.remove(f"{stage}/{key}")
 
-    def _discard_here(self, stage: str, key: str) -> None:
+    def let_go(self, stage: str, key: str) -> None:
+        """Removes this machine's copy of an artifact, uploaded or not."""
+        self._uploads.forget(stage, key)
         folder = self.folder(stage, key)
         if folder.exists():
             trash = folder.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
@@ -242,7 +247,7 @@ class Store:
         Raises:
             UserError: the upload failed. The artifact is in the store; `push_pending` tries again.
         """
-        started = time.time()
+        started, replaces = time.time(), self._uploads.there(stage, key)
         parent = self.root / stage
         parent.mkdir(parents=True, exist_ok=True)
         for stale in parent.glob(f"{key}.tmp-*"):  # a killed run's; the lock says nobody writes there now
@@ -253,8 +258,9 @@ class Store:
         draft.out.mkdir()
         try:
             yield draft
-            seal(draft, self.digests, started, self._inputs(draft))
+            digest = seal(draft, self.digests, started, self._inputs(draft))
             still()
+            self._uploads.note(stage, key, digest, replaces)  # first: for a run that is killed from here on
             self._publish(draft.out, stage, key)
         finally:
             shutil.rmtree(draft.out, ignore_errors=True)
@@ -268,8 +274,6 @@ class Store:
     def _publish(self, made: Path, stage: str, key: str) -> None:
         """Gives a sealed folder its name, uploads it, and then removes what had the name before."""
         folder = self.folder(stage, key)
-        if self.remote:  # first: a run that is killed from here on leaves word that the upload is due
-            write_json(self._pending(stage, key), {"since": time.time()})
         before = folder.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
         if folder.exists():
             folder.rename(before)
@@ -280,14 +284,8 @@ class Store:
                 before.rename(folder)
             raise
         sync(folder.parent)
-        self._push(stage, key)
+        self._uploads.push(stage, key)
         shutil.rmtree(before, ignore_errors=True)
-
-    def _push(self, stage: str, key: str) -> None:
-        """Uploads an artifact, if there is where to, and notes that this is done."""
-        if self.remote:
-            self.remote.push(self.folder(stage, key), f"{stage}/{key}")
-            self._pending(stage, key).unlink(missing_ok=True)
 
     def upload(self, ref: Ref) -> None:
         """Sees that the remote has an artifact of this machine: it may be gone there, or was never uploaded.
@@ -295,15 +293,9 @@ class Store:
         Raises:
             UserError: the remote does not take it.
         """
-        if self.remote is None:
-            return
-        there, _ = self.remote.manifest(f"{ref.stage}/{ref.key}")
-        if there is None or there["digest"] != ref.digest:
+        if self.remote and self._uploads.there(ref.stage, ref.key) != ref.digest:
             with self.lock(ref.stage, ref.key):
-                self._push(ref.stage, ref.key)
-
-    def _pending(self, stage: str, key: str) -> Path:
-        return self.root / stage / f"{key}.pending"
+                self._uploads.push(ref.stage, ref.key)
 
     def push_pending(self) -> list[str]:
         """Uploads the artifacts whose upload failed or was cut short in an earlier run; their names.
@@ -312,20 +304,29 @@ class Store:
             UserError: the remote still does not take them.
         """
         done = []
-        for marker in sorted(self.root.glob("*/*.pending")) if self.remote else ():
-            stage, key = marker.parent.name, marker.stem
+        for stage, key in self._uploads.noted():
             try:
                 with self.lock(stage, key).at_once():
-                    there = self.remote and self.remote.manifest(f"{stage}/{key}")[0]
-                    if self.folder(stage, key).exists() and not there:
-                        self._push(stage, key)
+                    folder = self.folder(stage, key)
+                    if folder.exists() and self._uploads.is_due(stage, key, self.whole(folder)):
+                        self._uploads.push(stage, key)
                         done.append(f"{stage}/{key}")
-                    marker.unlink(missing_ok=True)  # another machine has made it, or it was pruned here
-                    for before in marker.parent.glob(f"{key}.discarded-*"):
+                    self._uploads.forget(stage, key)  # another machine has made it, or it was pruned here
+                    for before in folder.parent.glob(f"{key}.discarded-*"):
                         shutil.rmtree(before, ignore_errors=True)
             except Timeout:  # another run makes or uploads it now
                 continue
         return done
+
+    def whole(self, folder: Path) -> str:
+        """The digest of an artifact on this machine; "" where its manifest or a file of its own is damaged."""
+        try:
+            manifest = self._verifier.manifest(folder)
+            self._verifier.check([_claim(folder, manifest, None)])
+        except Damaged as damage:
+            logger.warning("%s", damage)
+            return ""
+        return manifest["digest"]
 
     def manifests(self, stage: str) -> list[Manifest]:
         """The whole manifests of a stage's artifacts, latest first. One that is damaged is named in the log."""

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from sifthinker.store.s3 import RemoteLock
+from sifthinker.store.remote_lock import RemoteLock
 
 
 class Lock:

@@ -19,9 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
-import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,12 +30,10 @@ from typing import Any
 
 from sifthinker.core.errors import UserError
 from sifthinker.store.manifest import MANIFEST, Manifest, read_manifest
+from sifthinker.store.remote_lock import RemoteLock
 
 logger = logging.getLogger(__name__)
 _dropped: ContextVar[threading.Event | None] = ContextVar("dropped", default=None)
-EXPIRY = 120.0  # seconds without a beat after which a lock's holder is dead
-BEAT = 20.0
-POLL = 5.0
 SMALL = 8 << 20  # bytes up to which a file is one request; boto3 divides a larger one
 AT_ONCE = 8  # files of an artifact under way
 TRIES = 4  # of a small object whose connection breaks; boto3 itself tries only until the first byte has come
@@ -102,15 +98,18 @@ class Remote:
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object; None where there is none."""
+        found = self.look(name)
+        return found[0] if found else None
+
+    def look(self, name: str) -> tuple[bytes, str] | None:
+        """The same, with its ETag."""
         from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
         with self._explained("read"):
             for left in reversed(range(TRIES)):
                 try:
-                    body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)[
-                        "Body"
-                    ].read()
-                    return body
+                    got = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)
+                    return got["Body"].read(), str(got["ETag"]).strip('"')
                 except self.client.exceptions.NoSuchKey:
                     return None
                 except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
@@ -263,131 +262,3 @@ def _unless_dropped() -> Callable[[int], None]:
 
 class _Dropped(Exception):
     """The transfer is not wanted any more."""
-
-
-class RemoteLock:
-    """A lock on an object: made by a conditional put, kept alive by a thread, taken over when its holder died."""
-
-    def __init__(self, remote: Remote, name: str, by: str = "") -> None:
-        """Takes nothing yet."""
-        self.remote, self.name, self.by = remote, name, by
-        self._etag = ""
-        self._kept = 0.0  # when the server last took a beat, by the monotonic clock
-        self._released = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def take(self) -> bool:
-        """Whether it is ours now."""
-        from botocore.exceptions import ClientError
-
-        try:
-            condition = {"IfNoneMatch": "*"}
-            if stale := self._stale():
-                condition = {"IfMatch": stale}
-            self._etag = self.remote.write(self.name, self._body(), **condition)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "NotImplemented":
-                return False
-            logger.warning(
-                "%s has no conditional writes: machines may make the same artifact twice", self.remote.url
-            )
-            return True
-        self._kept = time.monotonic()
-        self._released.clear()
-        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
-        self._thread.start()
-        return True
-
-    def wait(self) -> None:
-        """Takes the lock as soon as nobody else has it."""
-        while not self.take():
-            time.sleep(POLL)
-
-    def check(self) -> None:
-        """Whether it is still ours, where it was taken.
-
-        Raises:
-            UserError: another machine has taken it over, or may have, because the server took no beat for too long.
-        """
-        if self._thread is None or (self._etag and time.monotonic() - self._kept < EXPIRY):
-            return
-        raise UserError(
-            f"{self.remote.url}/{self.name}: this run lost its lock, and another machine may be making the same: the "
-            f"server took no beat for {EXPIRY:.0f} s. Nothing was published; run again, and what is there is taken"
-        )
-
-    def release(self) -> None:
-        """Gives the lock back, unless another machine has taken it over."""
-        self._released.set()
-        if self._thread is None:
-            return
-        self._thread.join()
-        self._thread = None
-        if self._etag and self._here() == self._etag:  # asked first: not every server obeys If-Match here
-            self._remove(self._etag)
-
-    def free(self, dead: Collection[str]) -> bool:
-        """Removes it where one of those holds it who are known to be dead. One that lives after all has lost it.
-
-        Returns:
-            Whether it was removed.
-        """
-        etag, body = self._here(), self.remote.read(self.name)
-        if not etag or not body or json.loads(body).get("by") not in dead:
-            return False
-        return self._remove(etag)
-
-    def _remove(self, etag: str) -> bool:
-        from botocore.exceptions import ClientError
-
-        try:
-            self.remote.delete(self.name, IfMatch=etag)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "NotImplemented":
-                return False  # it was taken over, or beat, in between
-            self.remote.delete(self.name)
-        return True
-
-    def _here(self) -> str:
-        """The ETag of the lock on the server; "" where there is none."""
-        head = self._head()
-        return str(head["ETag"]).strip('"') if head else ""
-
-    def _head(self) -> Any:
-        from botocore.exceptions import ClientError
-
-        try:
-            return self.remote.client.head_object(
-                Bucket=self.remote.bucket, Key=self.remote.prefix + self.name
-            )
-        except ClientError:
-            return None
-
-    def _stale(self) -> str:
-        """The ETag of a lock whose holder has not beaten for long, by the server's own clock."""
-        from email.utils import parsedate_to_datetime
-
-        if (head := self._head()) is None:
-            return ""
-        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
-        dead = (now - head["LastModified"]).total_seconds() > EXPIRY
-        return str(head["ETag"]).strip('"') if dead else ""
-
-    def _body(self) -> bytes:
-        import socket
-
-        return json.dumps({"host": socket.gethostname(), "by": self.by, "id": uuid.uuid4().hex}).encode()
-
-    def _beat(self) -> None:
-        from botocore.exceptions import ClientError
-
-        while not self._released.wait(BEAT):
-            try:
-                self._etag = self.remote.write(self.name, self._body(), IfMatch=self._etag)
-                self._kept = time.monotonic()
-            except ClientError:  # taken over: another machine thought us dead
-                logger.warning("%s/%s was taken over by another run", self.remote.url, self.name)
-                self._etag = ""
-                return
-            except UserError as error:
-                logger.warning("%s", error)

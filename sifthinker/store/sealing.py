@@ -19,8 +19,8 @@ from sifthinker.system.files import sync, write_json
 LARGE = 1 << 20  # bytes from which a file that an input has too is kept once
 
 
-def seal(draft: Draft, digests: Digests, started: float, inputs: Iterable[Path]) -> None:
-    """Makes a draft's folder an artifact but for its name.
+def seal(draft: Draft, digests: Digests, started: float, inputs: Iterable[Path]) -> str:
+    """Makes a draft's folder an artifact but for its name; returns its digest.
 
     A large file that an input has too becomes a hard link to it, where the file system has such: a merged model's
     unchanged weights, the rows of a subset that is the whole.
@@ -62,6 +62,7 @@ def seal(draft: Draft, digests: Digests, started: float, inputs: Iterable[Path])
         "seconds": round(time.time() - started, 3),
     }
     write_json(draft.out / MANIFEST, sealed(fields))
+    return digest
 
 
 def _files(folder: Path, digests: Digests) -> dict[str, File]:

@@ -24,6 +24,7 @@ from prefect.states import Completed
 
 from sifthinker.core.errors import UserError
 from sifthinker.llm.client import tallied
+from sifthinker.store import copies
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Ref
 from sifthinker.system.disk_errors import explained
@@ -37,6 +38,7 @@ from tasks.runtime import (
     shards,
     stage_log,
     ui_artifacts,
+    work_folder,
 )
 from tasks.runtime.decide import Decision, uninstalled, wrong
 from tasks.runtime.server_away import ServerAway
@@ -119,7 +121,11 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
     state = placement.elsewhere(order, there, store, log) if there else _here(order, store, log)
     if not state.is_completed():
         return state
+    if there:
+        copies.settle(store, order.place, order.key)
     artifact = store.find(order.place, order.key)
+    if there and artifact is None:
+        return end_states.failed(UserError(_not_here(order, store, f"pool {there}", "it is not there")))
     assert artifact, "the artifact was just made"
     if state.name == "Cached":
         return Completed(name="Cached", message=state.message, data=artifact.ref)
@@ -206,6 +212,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
         "inputs": {name: ref.model_dump() for name, ref in order.inputs.items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed()}},
     }
+    work_folder.begin(order, store, log)
     # A shard in this process writes into the log of its stage.
     log_kept = stage_log.kept(store.work(order.place, order.key), order.label)
     with (
@@ -237,6 +244,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
             raise
         finally:
             progress.end(ended)
+    work_folder.end(order, store)
 
 
 def _run(job: Job) -> None:
@@ -355,17 +363,22 @@ def _made_elsewhere(job: Job, decisions: Sequence[Decision]) -> Iterator[tuple[D
         for future, state in there.finished():
             decision = sent[future]
             made = _result(decision, state)
+            copies.settle_shard(store, made)
             try:
                 manifest = store.open(made).manifest
             except Damaged as damage:
-                where = store.remote.url if store.remote else store.root
-                raise StageFailed(
-                    f"{order.label}: a Dask worker made {made.stage}/{made.key}, but in {where} {damage}; see that all "
-                    "hosts have one `remote`, or one folder"
-                ) from damage
+                raise StageFailed(_not_here(decision.order, store, "a Dask worker", str(damage))) from damage
             if state.name != "Cached":
                 job.elsewhere.made.append(manifest)
             yield decision, made
+
+
+def _not_here(order: Order, store: Store, who: str, damage: str) -> str:
+    where = store.remote.url if store.remote else store.root
+    return (
+        f"{order.label}: {who} has made {order.place}/{order.key}, but in {where}: {damage}; see that all hosts have one "
+        "`remote`, or one folder"
+    )
 
 
 def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:

@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 from flows import stage as flow
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
+from sifthinker.store.artifacts import Store
 from tasks.runtime import end_states
 from tasks.runtime.following import ProgramFailed
 from tasks.stages.sft import sft
@@ -78,3 +79,14 @@ def test_a_users_mistake_is_not_started_again_on_any_node(run: Any) -> None:
     assert not end_states.is_mistake(run.body(2, 0, Failed(message="sft: rank 1 failed")))
     with pytest.raises(UserError, match="no such colour"):  # the flow's final state tells it then
         run.body(2, 1, Completed(), join=UserError("no such colour"))
+
+
+def test_what_this_machine_made_and_could_not_upload_is_uploaded_before_it_is_taken_for_done(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads: list[Store] = []
+    monkeypatch.setattr(Store, "push_pending", lambda store: uploads.append(store))
+    run.body(1, 0, Completed())
+    assert len(uploads) == 1
+    run.body(2, 1, Completed())
+    assert len(uploads) == 1, "a node that joins makes nothing"

@@ -22,7 +22,7 @@ from filelock import Timeout
 
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
-from sifthinker.store import aliases, downloads, s3
+from sifthinker.store import aliases, downloads, remote_lock, s3
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.upkeep import data_checks, findings
@@ -225,7 +225,7 @@ def test_the_lock_of_a_dead_machine_is_taken_over(
     lock = Store(tmp_path, url).lock("s", "k")
     with pytest.raises(Timeout):
         lock.acquire(timeout=0)
-    monkeypatch.setattr(s3, "EXPIRY", -60.0)
+    monkeypatch.setattr(remote_lock, "EXPIRY", -60.0)
     lock.acquire(timeout=0)
     lock.release()
 
@@ -234,11 +234,11 @@ def test_a_lock_that_was_taken_over_ends_the_making_and_stays_its_new_holders(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = Store(tmp_path / "a", url), Store(tmp_path / "b", url)
-    monkeypatch.setattr(s3, "BEAT", 1000.0)  # as of a machine that is cut off
+    monkeypatch.setattr(remote_lock, "BEAT", 1000.0)  # as of a machine that is cut off
     lock = here.lock("s", "k")
     lock.acquire()
     lock.check()
-    monkeypatch.setattr(s3, "EXPIRY", -60.0)
+    monkeypatch.setattr(remote_lock, "EXPIRY", -60.0)
     other = there.lock("s", "k")
     other.acquire(timeout=0)
     with pytest.raises(UserError, match=r"s/k.lock: this run lost its lock"):  # noqa: SIM117
@@ -254,7 +254,7 @@ def test_a_lock_that_was_taken_over_ends_the_making_and_stays_its_new_holders(
 def test_a_beat_that_finds_another_holder_marks_the_lock_as_lost(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "BEAT", 0.05)
+    monkeypatch.setattr(remote_lock, "BEAT", 0.05)
     lock = Store(tmp_path, url).lock("s", "k")
     lock.acquire()
     s3.Remote(url).write("s/k.lock", b"another's")
@@ -268,7 +268,7 @@ def test_a_beat_that_finds_another_holder_marks_the_lock_as_lost(
 
 
 def test_a_heartbeat_keeps_a_lock_young(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "BEAT", 0.05)
+    monkeypatch.setattr(remote_lock, "BEAT", 0.05)
     with Store(tmp_path, url).lock("s", "k"):
         before = s3.Remote(url).list("s")["k.lock"].etag
         deadline = time.monotonic() + 30

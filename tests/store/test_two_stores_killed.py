@@ -23,9 +23,9 @@ import sys, time
 from pathlib import Path
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged
-from sifthinker.store import s3
+from sifthinker.store import remote_lock
 
-s3.POLL, s3.BEAT, s3.EXPIRY = 0.2, 0.3, 2.0
+remote_lock.POLL, remote_lock.BEAT, remote_lock.EXPIRY = 0.2, 0.3, 2.0
 store = Store(Path(sys.argv[1]), sys.argv[2])
 store.push_pending()
 for number in range(int(sys.argv[3])):

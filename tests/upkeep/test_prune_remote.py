@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.store import aliases, runs, s3
+from sifthinker.store import aliases, remote_lock, runs, s3
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.upkeep import prune, prune_remote
@@ -98,7 +98,7 @@ def test_half_an_upload_and_a_dead_lock_go_and_a_living_lock_stays(
         assert "b9/part" not in remote.list("b")
         time.sleep(0)
     remote.write("b/b8.lock", b"{}")
-    monkeypatch.setattr(s3, "EXPIRY", -60.0)
+    monkeypatch.setattr(remote_lock, "EXPIRY", -60.0)
     prune.remove(store, LATER, prune.survey(store, LATER))
     assert not [name for name in remote.list("b") if name.endswith(".lock")]
 

@@ -1,0 +1,86 @@
+"""The work folder of a training: what a try goes on from, and what stays once its artifact is there.
+
+A retried training resumes from its checkpoints. Those of a training that has ended are no beginning of another one: a refresh
+would find all its steps done, and publish the old weights again. So the folder says whose checkpoints it holds
+(`training.json`): of a refresh, which artifact it replaces; of a training that is published, that it is.
+
+Logs stay, for `sif logs`. Of a published training all stays that pages and metrics read, and only the checkpoints go: of 7B
+parameters they are tens of gigabytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from sifthinker.store.artifacts import Store
+from sifthinker.system.files import write_json
+from tasks.runtime import following, rehearsal
+from tasks.runtime.stage import Log, Order
+
+MARKER = "training.json"
+LOGS = ("*.log", "log.txt", "log-*.txt")  # of several tries, in one file each; `sif logs` shows them
+
+
+def begin(order: Order, store: Store, log: Log) -> None:
+    """Empties the folder where a training has to start anew; whoever makes the artifact calls it first.
+
+    It starts anew after a published one, and where a refresh is asked for, except that a refresh which was killed goes on from
+    its own checkpoints.
+    """
+    if not _is_training(order):
+        return
+    work = store.work(order.place, order.key)
+    said = _said(work)
+    replaces = _there(store, order) if order.refresh else None
+    own = not order.refresh or ("replaces" in said and said["replaces"] == replaces)
+    if said.get("published") or not own:
+        following.reap(work / "pid.json")  # a killed run's program would write on
+        if any(work.glob("checkpoint-*")):
+            log.info("%s: starts anew, and not from the checkpoints of an earlier training", order.label)
+        _empty(work)
+    if order.refresh:
+        write_json(work / MARKER, {"replaces": replaces})
+
+
+def end(order: Order, store: Store) -> None:
+    """Removes the checkpoints of a training whose artifact is published."""
+    if not _is_training(order):
+        return
+    work = store.work(order.place, order.key)
+    write_json(
+        work / MARKER, {"published": True}
+    )  # first: what a kill leaves below is then removed at the next start
+    for folder in work.glob("checkpoint-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_training(order: Order) -> bool:
+    return order.part is None and order.stage.name in rehearsal.TRAINED
+
+
+def _said(work: Path) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = json.loads((work / MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return said
+
+
+def _there(store: Store, order: Order) -> list[Any] | None:
+    """What tells the artifact of today from one that was made again: equal contents have equal digests."""
+    found = store.manifest(order.place, order.key)
+    return [found["digest"], found["made"]] if found else None
+
+
+def _empty(work: Path) -> None:
+    for path in work.iterdir():
+        if any(fnmatchcase(path.name, name) for name in LOGS):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,201 @@
+"""What a training goes on from: a killed one from its own checkpoints, a refresh from nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sifthinker.config import Config
+from sifthinker.core import tables
+from sifthinker.models import loading
+from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Draft, Manifest, Ref
+from sifthinker.system import processes
+from sifthinker.system.files import write_json
+from tasks.runtime import ui_artifacts
+from tasks.runtime.decide import decide
+from tasks.runtime.make import make_artifact
+from tasks.runtime.stage import Job, Stage, stage
+from tasks.runtime.stage_results import Results
+from tasks.stages.sft import sft
+from tests.training.conftest import row
+
+LOG = logging.getLogger("test")
+STEPS = 4
+
+
+class Killed(BaseException):
+    """As by SIGKILL."""
+
+
+class Training:
+    """A stage `sft` that keeps a checkpoint of every step, and whose weights differ each time it starts anew."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        self.dies_after = STEPS + 1  # steps
+        self.started_at: list[int] = []  # the step that each try went on from
+
+    def made(self, refresh: bool = False) -> str:
+        """Makes it, and returns its weights."""
+        decision = decide(self.store, self.stage, "sft", Config.model_validate({"scenes": {}}), {}, refresh)
+        make_artifact(decision.order, self.store, LOG)
+        found = self.store.find("sft", decision.order.key)
+        assert found
+        return (found.folder / "weights").read_text()
+
+    @property
+    def work(self) -> Path:
+        """Its work folder."""
+        (work,) = (self.store.root / "sft").glob("*.work")
+        return work
+
+    @property
+    def stage(self) -> Stage:
+        """The stage, whose key never changes."""
+
+        def sft(job: Job) -> None:
+            before = {int(folder.name.rpartition("-")[2]): folder for folder in job.work.glob("checkpoint-*")}
+            first = max(before, default=0)
+            self.started_at.append(first)
+            weights = (before[first] / "weights").read_text() if before else uuid.uuid4().hex
+            for step in range(first + 1, STEPS + 1):
+                if step > self.dies_after:
+                    raise Killed
+                with (job.work / "progress.jsonl").open("a") as file:
+                    file.write(json.dumps({"step": step}) + "\n")
+                (job.work / f"checkpoint-{step}").mkdir()
+                (job.work / f"checkpoint-{step}" / "weights").write_text(weights)
+            (job.work / "log.txt").open("a").write("trained\n")
+            (job.out / "weights").write_text(weights)
+            job.draft.rows = {"in": 1, "kept": 1, "rejected": {}}
+
+        return stage(config=lambda c: {}, results=Results(("expand",)))(sft)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(tmp_path / "store")
+
+
+def steps(work: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (work / "progress.jsonl").read_text().splitlines()]
+
+
+def test_a_refresh_trains_from_the_first_step(training: Training) -> None:
+    old, new = training.made(), training.made(refresh=True)
+    assert training.started_at == [0, 0] and old != new
+    assert steps(training.work) == [1, 2, 3, 4], "the curves are those of this training alone"
+    assert (training.work / "log.txt").read_text() == "trained\n" * 2, "the log is that of all tries"
+
+
+def test_a_refresh_after_a_training_of_an_earlier_version_starts_anew(training: Training) -> None:
+    training.made()
+    (training.work / "training.json").unlink()
+    (training.work / "checkpoint-4").mkdir()
+    (training.work / "checkpoint-4" / "weights").write_text("old")
+    assert training.made(refresh=True) != "old" and training.started_at == [0, 0]
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_killed_refresh_goes_on_from_its_own_checkpoints(training: Training, published: bool) -> None:
+    if published:
+        training.made()
+    for after in (2, 3):
+        training.dies_after = after
+        with pytest.raises(Killed):
+            training.made(refresh=True)
+    training.dies_after = STEPS + 1
+    training.made(refresh=True)
+    assert training.started_at[-3:] == [0, 2, 3] and steps(training.work) == [1, 2, 3, 4]
+    training.made(refresh=True)
+    assert training.started_at[-1] == 0, "and the next one is another"
+
+
+def test_a_refresh_does_not_go_on_from_what_another_making_left(training: Training) -> None:
+    training.dies_after = 2
+    with pytest.raises(Killed):
+        training.made()
+    training.dies_after = STEPS + 1
+    training.made(refresh=True)
+    assert training.started_at == [0, 0]
+
+
+def test_a_killed_training_goes_on_without_a_refresh(training: Training) -> None:
+    training.dies_after = 2
+    with pytest.raises(Killed):
+        training.made()
+    training.dies_after = STEPS + 1
+    training.made()
+    assert training.started_at == [0, 2]
+
+
+def test_a_published_training_keeps_what_pages_and_logs_read_but_no_checkpoints(training: Training) -> None:
+    training.made()
+    left = {path.name for path in training.work.iterdir()}
+    assert left == {"progress.jsonl", "log.txt", "run.log", "training.json"}
+    shutil.rmtree(training.store.root / "sft" / training.work.stem)
+    training.made()
+    assert training.started_at == [0, 0] and steps(training.work) == [1, 2, 3, 4]
+
+
+def test_a_program_that_a_killed_run_left_is_ended_before_its_folder_is_emptied(training: Training) -> None:
+    training.made()
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    try:
+        left = {**processes.here(program.pid), "owner": processes.here(os.getpid()), "grace": 0}
+        write_json(training.work / "pid.json", left)
+        training.made(refresh=True)
+        assert program.wait(10) < 0
+    finally:
+        program.kill()
+        program.wait()
+
+
+@pytest.mark.e2e
+def test_sft_itself_is_trained_again_by_a_refresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_artifacts, "page", lambda *_: None)  # no server
+    store = Store(tmp_path / "store")
+
+    def put(name: str, fill: Any) -> Ref:
+        with store.making(name, "aa", {"label": name}) as draft:
+            fill(draft)
+        found = store.find(name, "aa")
+        assert found
+        return found.ref
+
+    def data(draft: Draft) -> None:
+        (draft.out / "data").mkdir()
+        rows = (row(index) for index in range(8))
+        tables.write(draft.out / "data" / "sif-00000.parquet", tables.SIF, rows)
+        draft.rows = {"in": 8, "kept": 8, "rejected": {}}
+
+    inputs = {
+        "base": put("policy_weights", lambda draft: loading.build_tiny("qwen2_5_vl", 0, draft.out)),
+        "sif": put("publish", data),
+    }
+    alone = {"ranks": 1, "deepspeed": "none", "precision": "fp32", "gradient_checkpointing": False}
+    settings = {**alone, "batch": 2, "accumulation": 1, "epochs": 1, "save_steps": 2, "rehearse": "never"}
+    config = Config.model_validate(
+        {"scenes": {}, "model": {"weights": "tiny", "max_pixels": 3136}, "sft": settings}
+    )
+
+    def trained(refresh: bool) -> Manifest:
+        order = decide(store, sft, "sft", config, inputs, refresh).order
+        make_artifact(order, store, LOG)
+        found = store.find("sft", order.key)
+        assert found and not list(store.work("sft", order.key).glob("checkpoint-*"))
+        assert steps(store.work("sft", order.key)) == [1, 2, 3, 4]
+        return found.manifest
+
+    first, again = trained(False), trained(True)
+    assert again["made"] > first["made"] and again["notes"]["resumed_from"] is None
