@@ -77,7 +77,7 @@ def train(task: SftRun) -> None:
     arguments = SFTConfig(
         **harness.arguments(settings, task.work),
         max_length=None,
-        dataloader_num_workers=workers(),
+        dataloader_num_workers=4 if torch.cuda.is_available() else 0,  # they decode and resize the pictures
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         eval_strategy="epoch" if settings.held_out else "no",
@@ -104,11 +104,6 @@ def train(task: SftRun) -> None:
                 "notes": {**progress.notes(trainer, history, resumed, started), "held_out": held_out},
             },
         )
-
-
-def workers() -> int:
-    """Processes of a rank that decode and resize its pictures while the GPU computes; 0: the rank does it itself."""
-    return 4 if torch.cuda.is_available() else 0
 
 
 def build(task: SftRun, arguments: Any, processor: Any, dataset: Dataset) -> tuple[Any, int]:
