@@ -11,6 +11,7 @@ from peft import get_peft_model
 
 from sifthinker import config
 from sifthinker.config import Api, Grpo, Lora, Model, Sft
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.models.families import FAMILIES
@@ -70,6 +71,24 @@ def test_a_training_that_fits_is_estimated(base, sif, tmp_path, judge):
     sizes = memory.read_shape(base)
     assert 1e6 < sizes.parameters < 2e6
     assert (sizes.layers, sizes.hidden, sizes.context) == (4, 128, 8192)
+
+
+def test_what_samples_has_to_hold_the_longest_of_all_rows_and_pictures_of_the_whole_budget(
+    base, sif, tmp_path, judge
+):
+    settings = Grpo(**SMALL, batch=8)
+    alone = preflight.check(base, [sif], tmp_path / "work", POLICY, settings, url(judge))
+    patches = 2 * 16  # of 14 pixels a side in 3,136
+    assert alone["context"] == alone["longest_tokens"] + patches
+    wordy = next(iter(tables.read([sif])))
+    wordy["question"] += " Look again." * 20
+    tables.write(tmp_path / "held_out.parquet", tables.SIF, [wordy])
+    found = preflight.check(
+        base, [sif], tmp_path / "work", POLICY, settings, url(judge), tmp_path / "held_out.parquet"
+    )
+    assert found["context"] >= alone["context"] + 20
+    assert found["longest_id"] == alone["longest_id"], "the rehearsal's sample is one of the training's"
+    assert preflight.sampled(8190, memory.read_shape(base), POLICY) == 8192, "no more than the model takes"
 
 
 def test_the_adapter_of_the_estimate_is_the_adapter_that_is_trained(base, config_file, tmp_path):
