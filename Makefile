@@ -13,8 +13,9 @@ POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
 .PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm test-containers lint format deploy worker audit stop clean
+# On processors wherever it runs: its settings are for two of them, and not for GPUs.
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
-	$(BIN)/sif run --config demo --set store=$(STORE) --pages
+	CUDA_VISIBLE_DEVICES= $(BIN)/sif run --config demo --set store=$(STORE) --pages
 
 # Where an environment forbids compiled files, each of the hundreds of programs that tests start would compile the project anew.
 test test-slow: export PYTHONDONTWRITEBYTECODE =

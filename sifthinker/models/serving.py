@@ -62,6 +62,7 @@ class Wanted:
         memory: Share of a GPU's memory that vLLM takes; None: vLLM's own.
         gpus: CUDA_VISIBLE_DEVICES of the server; None: this process's own.
         images: Most pictures of a prompt; only vLLM has to know.
+        context: Most tokens of a prompt with its reply that vLLM keeps room for; None: all that the model takes.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Wanted:
     memory: float | None = None
     gpus: str | None = None
     images: int = vllm_command.IMAGES
+    context: int | None = None
 
 
 @contextlib.contextmanager
@@ -163,6 +165,7 @@ def _command(of: Wanted, port: int) -> list[str]:
         command += ["--vllm", vllm(of.python), "--lora-rank", str(of.lora_rank)]
         command += [] if of.memory is None else ["--memory", str(of.memory)]
         command += ["--images", str(of.images)]
+        command += [] if of.context is None else ["--context", str(of.context)]
     return command
 
 
@@ -285,6 +288,7 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=int, default=0, help="of adapters that vLLM loads at run time")
     parser.add_argument("--memory", type=float, help="share of a GPU's memory that vLLM takes")
     parser.add_argument("--images", type=int, default=vllm_command.IMAGES, help="most pictures of a prompt")
+    parser.add_argument("--context", type=int, help="most tokens of a prompt with its reply, for vLLM")
     arguments = parser.parse_args()
     if arguments.parent:
         processes.end_with(arguments.parent)
@@ -296,7 +300,12 @@ def _serve(arguments: argparse.Namespace) -> None:
     if arguments.server == "vllm":
         cpu = "cpu" in commands.version(arguments.vllm, "vllm")
         options = vllm_command.Options(
-            arguments.vllm, cpu, arguments.lora_rank, arguments.memory, images=arguments.images
+            arguments.vllm,
+            cpu,
+            arguments.lora_rank,
+            arguments.memory,
+            images=arguments.images,
+            context=arguments.context,
         )
         command = vllm_command.command(arguments.folder, arguments.port, arguments.model_name, options)
         sys.exit(run_vllm(command, vllm_command.environment(os.environ, options)))

@@ -41,6 +41,8 @@ class Options:
         memory: Share of a GPU's memory that the server takes; None: vLLM's own, 0.9.
         seats: Most requests that it works on at once; None: vLLM's own.
         images: Most pictures of a prompt.
+        context: Most tokens of a prompt, its pictures and its reply; None: all that the model takes, for which vLLM wants
+            memory at once (6.8 GiB for the 128,000 of Qwen2.5-VL 7B).
     """
 
     vllm: str = "vllm"
@@ -49,6 +51,7 @@ class Options:
     memory: float | None = None
     seats: int | None = None
     images: int = IMAGES
+    context: int | None = None
 
 
 def command(
@@ -70,6 +73,8 @@ def command(
         line += ["--gpu-memory-utilization", str(of.memory)]
     if of.seats is not None:
         line += ["--max-num-seqs", str(of.seats)]
+    if of.context is not None:
+        line += ["--max-model-len", str(of.context)]
     if of.lora_rank:
         # Two in memory: a new adapter is loaded before the old one is forgotten. The log-probabilities are those of
         # what was sampled from: after the temperature and the suppressed tokens.

@@ -17,7 +17,8 @@ Departures from TRL's defaults:
 
 1. `loss_type="grpo"`: the mean over the tokens of each completion, then over completions (the paper's 1/N sum 1/|o|);
    TRL's default is a mean over all tokens of the batch. Advantage = (r - mean) / (std + 1e-4), one iteration, clip
-   0.2: TRL's defaults already, written out here. `config.Grpo` has other variants by field.
+   0.2: TRL's defaults already, written out here. `config.Grpo` has other variants by field. `OBJECTIVE` holds what has
+   none: TRL's defaults of it may be others tomorrow.
 2. `beta` 0.04 (paper; TRL 0): the reference is the same model with its adapter off, so no second copy is loaded.
 3. Dropout of the LoRA layers is off while completions are sampled, and on in the loss. TRL and the release sample
    with dropout (PAPER.md R6.7).
@@ -26,12 +27,15 @@ Departures from TRL's defaults:
    TRL would sum it as 0 (PAPER.md R5.3). A share above `rewards.max_absent` in a step stops the run.
 6. The order of samples is a function of seed and epoch alone; TRL's sampler starts again with the first epoch's order
    when a run is resumed.
-7. With vLLM, TRL compares the sampler's log-probabilities with the trainer's under dropout, and takes the ratio of the
+7. The KL term is exp(d) - d - 1, and so is its gradient (paper, release). TRL multiplies it by the ratio of new and old
+   policy (`use_bias_correction_kl`), which is 1 but not its gradient.
+8. With vLLM, TRL weighs each completion by what the probabilities of the sampler and of the trainer differ in, and leaves
+   it out above 3. Here each token is weighed, by 3 at most (`token_truncate`): over hundreds of tokens rounding adds up.
+9. With vLLM, TRL compares the sampler's log-probabilities with the trainer's under dropout, and takes the ratio of the
    clipped objective against those. Here they are compared without dropout, and the ratio is 1, as with transformers.
 
-What samples is an entry of `sifthinker.training.samplers` (`generation`). With vLLM, TRL weighs tokens by what vLLM's and the
-trainer's probabilities differ in (its importance sampling correction), and a difference that no rounding explains ends the
-training (`samplers.agreement`).
+What samples is an entry of `sifthinker.training.samplers` (`generation`). A difference between its probabilities and the
+trainer's that no rounding explains ends the training (`samplers.agreement`).
 
 Departures from the release: RGB and depth picture are both shown, in the SFT's prompt (R1.2); 20 epochs; the rewards
 (see sifthinker.rewards).
@@ -64,6 +68,29 @@ from sifthinker.training.scoring import Scorer, epoch_of
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
+
+OBJECTIVE: dict[str, Any] = {  # arguments of `GRPOConfig` that decide what is learnt, and that no field sets
+    "use_bias_correction_kl": False,
+    "vllm_importance_sampling_correction": True,
+    "vllm_importance_sampling_mode": "token_truncate",
+    "vllm_importance_sampling_clip_max": 3.0,
+    "vllm_importance_sampling_clip_min": None,
+    "multi_objective_aggregation": "sum_then_normalize",
+    "delta": None,
+    "top_entropy_quantile": 1.0,
+    "off_policy_mask_threshold": None,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "router_aux_loss_coef": 0.0,
+    "sync_ref_model": False,
+    "disable_dropout": False,
+    "cast_lm_head_to_fp32": False,
+    "use_liger_kernel": False,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+}
 
 
 class Settings(Section):
@@ -197,10 +224,12 @@ def grpo_arguments(settings: Grpo) -> dict[str, Any]:
         "scale_rewards": settings.scale_rewards,
         "importance_sampling_level": settings.importance,
         "num_iterations": settings.iterations,
+        "steps_per_generation": settings.accumulation,
         "epsilon": settings.epsilon,
         "epsilon_high": settings.epsilon_high,
         "mask_truncated_completions": settings.mask_truncated,
         "reward_weights": settings.rewards.weights(),
+        **OBJECTIVE,
         **samplers.of(settings).arguments(settings),
     }
 
@@ -265,7 +294,7 @@ class EpochSampler(RepeatSampler):
 
 
 class Trainer(GRPOTrainer):
-    """TRL's trainer with departures 3, 6 and 7; a prompt that cannot be processed is named.
+    """TRL's trainer with departures 3, 6 and 9; a prompt that cannot be processed is named.
 
     Attributes:
         source: What samples in the place of TRL: `sample(conversations, prompts)`; None: TRL does.

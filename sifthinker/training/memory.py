@@ -24,6 +24,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -277,9 +278,20 @@ def _advice(settings: Sft | Grpo, needed: dict[str, float]) -> str:
 
 def visible_gpus() -> list[str]:
     """The GPUs that the ranks will see, in their order, as CUDA_VISIBLE_DEVICES names them; empty without one."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = len(free_gpus())
-    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+    named, count = _named(), len(free_gpus())
+    return [str(number) for number in range(count)] if named is None else named[:count]
+
+
+def _named() -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES lets a program see, as CUDA reads it; None where it is not set.
+
+    Set to nothing it hides all GPUs. What stands behind an invalid entry is hidden, and -1 is the usual one.
+    """
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return None
+    entries = (entry.strip() for entry in value.split(","))
+    return list(takewhile(lambda entry: entry and not entry.startswith("-"), entries))
 
 
 def free_gpus() -> list[tuple[float, float]]:
@@ -288,8 +300,11 @@ def free_gpus() -> list[tuple[float, float]]:
     Asks nvidia-smi, because a CUDA context of ours would stay on the first GPU for as long as we run.
     """
     command = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        command.append(f"--id={visible}")
+    named = _named()
+    if named == []:
+        return []
+    if named:
+        command.append(f"--id={','.join(named)}")
     try:
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):

@@ -55,8 +55,18 @@ def check(
     policy: Model,
     settings: Sft | Grpo,
     judge_base_url: str | None = None,
+    held_out: Path | None = None,
 ) -> dict[str, Any]:
     """Everything; returns what was estimated.
+
+    Args:
+        model: the folder of the model that the training starts from.
+        dataset: SIF Parquet files of what it trains on.
+        work: its work folder.
+        policy: the section of the model.
+        settings: the section of the training.
+        judge_base_url: the judge's endpoint, where its section does not name it.
+        held_out: SIF Parquet of the rows that GRPO's policy is evaluated on.
 
     Raises:
         UserError: see the checks.
@@ -77,12 +87,25 @@ def check(
     needed = memory.check(settings, shape, longest, policy)
     whole = sum(needed.values())
     logger.info("%d steps, longest sample %d tokens, about %.1f GB a rank", planned, longest, whole / GB)
-    return {
+    found = {
         "steps": planned,
         "longest_tokens": longest,
         "longest_id": which,
         "memory_bytes_a_rank": round(whole),
     }
+    if isinstance(settings, Grpo):
+        also, _ = check_longest(model, [held_out], policy, settings, shape) if held_out else (0, "")
+        found["context"] = sampled(max(longest, also), shape, policy)
+    return found
+
+
+def sampled(longest: int, shape: Shape, policy: Model) -> int:
+    """Tokens that a server which samples has to keep room for: the longest sample, and pictures of the whole budget.
+
+    A server tries itself with the largest pictures when it starts, whatever the samples' own are. No picture has more
+    tokens than patches.
+    """
+    return min(longest + memory.patches(shape, policy), shape.context)
 
 
 def ask_judge(api: Api, base_url: str | None) -> None:

@@ -34,12 +34,19 @@ def check_world(settings: Train) -> None:
     """Refuses a number of processes that is not the configured one, since it would change the batch unnoticed.
 
     Raises:
-        UserError: the two differ.
+        UserError: the two differ; or one process without a launcher sees several GPUs, over which the trainer would cut its
+            batch up.
     """
     if world() != settings.ranks:
         raise UserError(
             f"ranks: {settings.ranks} are configured and {world()} started; start the program with "
             f"`torchrun --nproc_per_node={settings.ranks}` (plain python for 1) or change `ranks`"
+        )
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and settings.deepspeed == "none" and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            f"ranks: 1 process is started and sees {gpus} GPUs; it trains on one: set CUDA_VISIBLE_DEVICES=0 (or another), "
+            f"or start it with `torchrun --nproc_per_node=1`"
         )
 
 

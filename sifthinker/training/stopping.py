@@ -11,6 +11,10 @@ waits for a rank that is gone. It ends the process
 * after `SIF_GRACE` seconds where the checkpoint is not there by then;
 * `processes.GRACE` seconds after another rank has failed (`error.json`, or a rank of this launcher is missing).
 
+A signal to end goes to a rank's whole process group. The workers of its data loader are not to end with it, or the rank
+has no batch for the step under way and fails before its checkpoint. So whatever a rank forks gets a group of its own, and
+ends with the rank.
+
 transformers has `enable_jit_checkpoint`. It is not used: its ranks do not agree on the step, it saves in the middle of
 one, and it leaves out what other callbacks add to a checkpoint (the book of scores, `complete.json`).
 """
@@ -31,9 +35,10 @@ import torch
 from sifthinker.system import processes, program_files
 from sifthinker.training import ranks
 
+STOPS = (signal.SIGTERM, signal.SIGINT)  # that tell a training to stop
 BEAT = 5.0  # seconds between two signs of life
 ENDED = 128 + signal.SIGTERM  # exit code of a program that was started by hand and ends without a checkpoint
-TWICE = 1.0  # seconds between two SIGINT that are two: the workers of a data loader pass on the same one
+TWICE = 1.0  # seconds between two SIGINT that are two: whoever started the program may pass on the terminal's
 
 
 class Watch:
@@ -49,14 +54,16 @@ class Watch:
         self._began = self._deadline = float("inf")
         self._beaten = 0.0
         self._read, self._write = socket.socketpair()
+        self._forks = 0  # id of the process that forks
 
     def start(self) -> None:
         """Takes the signals and starts the thread. It has to be called by the main thread."""
         self._write.setblocking(False)
         self._read.settimeout(processes.EVERY)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPS:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        os.register_at_fork(before=self._fork, after_in_child=self._forked)
         threading.Thread(target=self._watch, daemon=True, name="stopping").start()
 
     def _watch(self) -> None:
@@ -72,7 +79,20 @@ class Watch:
             if time.monotonic() > self._deadline:
                 _end()
 
+    def _fork(self) -> None:
+        self._forks = os.getpid()
+
+    def _forked(self) -> None:
+        """In a new process, before anything else of it runs: no signal is missed, and none is taken for the rank's."""
+        signal.set_wakeup_fd(-1)
+        os.setpgid(0, 0)
+        processes.end_with(self._forks)
+
     def _signalled(self, number: int) -> None:
+        if (
+            number not in STOPS
+        ):  # a signal comes here if anybody has a handler for it: torch has one for SIGCHLD
+            return
         if number == signal.SIGINT and time.monotonic() - self._began > TWICE:
             _end()
         self._stop()

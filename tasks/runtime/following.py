@@ -36,11 +36,13 @@ def follow(
     grace: float = processes.GRACE,
     look: Callable[[], None] = lambda: None,
     stopping: Callable[[], None] = lambda: None,
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     """Runs a command to its end, passing on what it appends to its progress file; `at` is told each step seen.
 
     Where this process is told to end, the program is told too, and has `grace` seconds for its checkpoint. `stopping` is
     called then. Telling this process once more ends it at once. `look` is called while it runs, and ends it by an exception.
+    `variables` are added to its environment.
 
     Raises:
         UserError: it ended with the explanation of a user's mistake, on whichever rank.
@@ -57,7 +59,7 @@ def follow(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(job.work, grace, job.order),
+            env={**environment(job.work, grace, job.order), **(variables or {})},
             start_new_session=True,
         )
     told: Callable[[], None] | None = None

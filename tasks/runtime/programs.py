@@ -15,7 +15,7 @@ import yaml
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import SHARED
-from sifthinker.training import progress_page
+from sifthinker.training import memory, progress_page
 from sifthinker.training.progress_page import whole_lines
 from tasks.runtime import nodes, rehearsal, ui_artifacts
 from tasks.runtime.following import follow
@@ -61,7 +61,15 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
             run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
             follow(job, [python, *run, *program], *more, stopping=page.stopping)
         else:
-            follow(job, [python, *program], *more, stopping=page.stopping)
+            follow(job, [python, *program], *more, stopping=page.stopping, variables=one_gpu())
+
+
+def one_gpu() -> dict[str, str]:
+    """The variable that shows a program the first GPU alone; empty on a machine without.
+
+    A single process that sees several would cut each batch up over them, which the trainers refuse.
+    """
+    return {"CUDA_VISIBLE_DEVICES": gpus[0]} if (gpus := memory.visible_gpus()) else {}
 
 
 def interpreter(named: Path | None, module: str) -> str:

@@ -52,8 +52,9 @@ def grpo(job: Job) -> None:
     }
     base, options = job.inputs["base"].path, job.config.grpo
     job.notes["preflight"] = preflight.check(
-        base, dataset, job.work, job.config.model, options, job.endpoints.url
+        base, dataset, job.work, job.config.model, options, job.endpoints.url, held_out
     )
-    with samplers.of(options).serving(base, options, job.work, memory.visible_gpus()) as servers:
+    gpus, context = memory.visible_gpus(), job.notes["preflight"]["context"]
+    with samplers.of(options).serving(base, options, job.work, gpus, context) as servers:
         train(job, "grpo", {**settings, "servers": list(servers)}, options)
     training_outcome(job)

@@ -236,6 +236,7 @@ def test_vllm_is_given_name_images_data_type_and_the_pixel_budget_of_the_folder(
     assert options["--served-model-name"] == "policy"
     assert json.loads(options["--limit-mm-per-prompt"]) == {"image": 2, "video": 0}
     assert json.loads(options["--mm-processor-kwargs"])["size"]["longest_edge"] == MAX_PIXELS
+    assert "--max-model-len" not in command, "what is asked is not known"
 
 
 @pytest.mark.parametrize(
@@ -257,12 +258,13 @@ def test_the_data_type_is_that_of_the_folder(tmp_path: Path, config: dict[str, A
 def test_vllm_with_adapters_gets_a_rank_that_it_has_and_gives_the_log_probabilities_of_what_was_sampled(
     tmp_path: Path,
 ) -> None:
-    options = vllm_command.Options(lora_rank=48, memory=0.3)
+    options = vllm_command.Options(lora_rank=48, memory=0.3, context=5476)
     command = vllm_command.command(tmp_path, 8001, "policy", options)
     for name, value in (
         ("--max-lora-rank", "64"),
         ("--logprobs-mode", "processed_logprobs"),
         ("--gpu-memory-utilization", "0.3"),
+        ("--max-model-len", "5476"),
     ):
         assert command[command.index(name) + 1] == value
     assert "--enable-lora" in command and "--no-enable-chunked-prefill" not in command

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sifthinker.config import Sft
 from sifthinker.core.errors import UserError
 from sifthinker.system import processes, program_files
 from tasks.runtime import following, programs
@@ -218,6 +219,40 @@ def test_a_program_runs_in_the_environment_that_is_named(tmp_path: Path) -> None
     assert programs.interpreter(other, "grpo") == str(other)
     path = following.environment(tmp_path, 5.0)["PYTHONPATH"].split(os.pathsep)
     assert path[0] == str(Path(following.__file__).parents[2]), "it finds the same code there"
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "seen"),
+    [
+        ({"ranks": 1, "deepspeed": "none"}, ["3", "5"], {"CUDA_VISIBLE_DEVICES": "3"}),
+        ({"ranks": 1, "deepspeed": "none"}, [], {}),
+        ({"ranks": 2, "deepspeed": "none"}, ["3", "5"], None),  # torchrun's ranks take one each
+    ],
+)
+def test_a_training_of_one_rank_sees_one_gpu(
+    settings: dict[str, Any],
+    gpus: list[str],
+    seen: dict[str, str] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that sees several cuts its batch up over them, and the trainers refuse it."""
+    started: list[Any] = []
+    monkeypatch.setattr(programs.memory, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(programs, "follow", lambda *_, variables=None, **__: started.append(variables))
+    made = job(tmp_path)
+    made.out = tmp_path / "out"
+    programs.train(made, "sft", {"dataset": []}, Sft(rehearse="never", **settings))
+    assert started == [seen]
+
+
+def test_what_a_program_is_shown_is_in_its_environment(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "seen")]
+    following.follow(job(tmp_path), command, tmp_path / "p", None, variables={"CUDA_VISIBLE_DEVICES": "3"})
+    assert (tmp_path / "seen").read_text() == "3"
 
 
 def test_a_trainings_steps_go_to_the_trackers_files_of_the_store_unless_the_environment_says_otherwise(

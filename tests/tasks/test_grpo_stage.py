@@ -1,5 +1,6 @@
 """The stage grpo: the rows that its policy is evaluated on."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,31 @@ def test_held_out_rows_are_written_for_the_program_and_are_none_of_the_subset(tm
     found = [each["id"] for each in tables.read([grpo._held_out(job, [tmp_path / "rl.parquet"])])]
     assert len(found) == len(set(found)) == 6
     assert not set(found) & {row(index)["id"] for index in range(4)}
+
+
+def test_its_servers_keep_room_for_what_preflight_has_found(tmp_path, monkeypatch):
+    asked = {}
+
+    @contextmanager
+    def serving(folder, settings, work, gpus, context):
+        asked["context"] = context
+        yield ()
+
+    monkeypatch.setattr(grpo.preflight, "check", lambda *_: {"context": 2345})
+    monkeypatch.setattr(grpo.memory, "visible_gpus", list)
+    monkeypatch.setattr(grpo.samplers, "of", lambda _: SimpleNamespace(serving=serving))
+    monkeypatch.setattr(grpo, "train", lambda *_: None)
+    monkeypatch.setattr(grpo, "training_outcome", lambda _: None)
+    place = SimpleNamespace(path=tmp_path)
+    job = SimpleNamespace(
+        config=config.Config(scenes=config.Scenes()),
+        inputs={"base": place, "subset": place},
+        endpoints=SimpleNamespace(ledger=tmp_path, url=None),
+        notes={},
+        work=tmp_path,
+    )
+    grpo.grpo.run(job)
+    assert asked == {"context": 2345}
 
 
 @pytest.mark.parametrize(("steps", "names"), [(0, {"base", "subset"}), (10, {"base", "subset", "sif"})])

@@ -1,6 +1,7 @@
 """What is refused before ranks are started, and how many steps are promised."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +9,16 @@ import psutil
 import pytest
 from peft import get_peft_model
 
+from sifthinker import config
 from sifthinker.config import Api, Grpo, Lora, Model, Sft
+from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.models.families import FAMILIES
 from sifthinker.training import adapters, grpo, memory, preflight, sft
 from tests.training.fake_judge import Judge
 
+ROOT = Path(__file__).parents[2]
 POLICY = Model(weights="tiny", max_pixels=3136)
 SMALL = {"ranks": 1, "deepspeed": "none", "precision": "fp32", "gradient_checkpointing": False}
 
@@ -67,6 +71,24 @@ def test_a_training_that_fits_is_estimated(base, sif, tmp_path, judge):
     sizes = memory.read_shape(base)
     assert 1e6 < sizes.parameters < 2e6
     assert (sizes.layers, sizes.hidden, sizes.context) == (4, 128, 8192)
+
+
+def test_what_samples_has_to_hold_the_longest_of_all_rows_and_pictures_of_the_whole_budget(
+    base, sif, tmp_path, judge
+):
+    settings = Grpo(**SMALL, batch=8)
+    alone = preflight.check(base, [sif], tmp_path / "work", POLICY, settings, url(judge))
+    patches = 2 * 16  # of 14 pixels a side in 3,136
+    assert alone["context"] == alone["longest_tokens"] + patches
+    wordy = next(iter(tables.read([sif])))
+    wordy["question"] += " Look again." * 20
+    tables.write(tmp_path / "held_out.parquet", tables.SIF, [wordy])
+    found = preflight.check(
+        base, [sif], tmp_path / "work", POLICY, settings, url(judge), tmp_path / "held_out.parquet"
+    )
+    assert found["context"] >= alone["context"] + 20
+    assert found["longest_id"] == alone["longest_id"], "the rehearsal's sample is one of the training's"
+    assert preflight.sampled(8190, memory.read_shape(base), POLICY) == 8192, "no more than the model takes"
 
 
 def test_the_adapter_of_the_estimate_is_the_adapter_that_is_trained(base, config_file, tmp_path):
@@ -216,6 +238,54 @@ def test_the_gpus_are_those_that_the_ranks_will_see(tmp_path: Path, monkeypatch)
     assert memory.free_gpus() == [(1000 * 2**20, 2000 * 2**20), (500 * 2**20, 2000 * 2**20)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert len(memory.free_gpus()) == 1
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A made-up one with so many GPUs, which refuses an id that it does not know."""
+    ids = ",".join(map(str, range(count)))
+    fake = folder / "nvidia-smi"
+    fake.write_text(
+        f'#!/bin/sh\nids={ids}\nfor word in "$@"; do case "$word" in --id=*) ids=${{word#--id=}};; esac; done\n'
+        f'for id in $(echo "$ids" | tr , " "); do case ",{ids}," in *,$id,*) echo "9000, 9000";; *) exit 6;; esac; done\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        (None, ["0", "1"]),
+        ("1,0", ["1", "0"]),
+        ("", []),  # the usual ways to hide all of them
+        ("-1", []),
+        ("1,-1,0", ["1"]),  # what stands behind an invalid one is hidden
+        ("NoDevFiles", []),  # a batch system's
+    ],
+)
+def test_hidden_gpus_are_none(value: str | None, seen: list[str], tmp_path: Path, monkeypatch):
+    nvidia_smi(tmp_path, monkeypatch, 2)
+    if value is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert memory.visible_gpus() == seen
+    assert len(memory.free_gpus()) == len(seen)
+
+
+def test_the_demo_is_for_processors_on_a_machine_with_one_gpu_too(base, tmp_path: Path, monkeypatch):
+    """Its two ranks are for two cores. `make demo` hides the GPU."""
+    nvidia_smi(tmp_path, monkeypatch, 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    demo, shape = config.load(ROOT / "flows/configs/demo.yaml"), memory.read_shape(base)
+    with pytest.raises(UserError, match="ranks: 2 are configured for this machine and there are 1 GPUs"):
+        memory.check(demo.sft, shape, 400, demo.model)
+    (hidden,) = re.findall(
+        r"^\t(\w+)=(\S*) \$\(BIN\)/sif run --config demo", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    monkeypatch.setenv(*hidden)
+    for settings in (demo.sft, demo.grpo):
+        assert memory.check(settings, shape, 400, demo.model)["process"] == memory.PROCESS["cpu"]
 
 
 def test_grpo_counts_its_steps_the_same_way(base, sif, judge, config_file, tmp_path):

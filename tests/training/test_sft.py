@@ -114,6 +114,13 @@ def test_a_wrong_configuration_is_one_line_and_code_2(config_file, settings, mes
     assert error.count("\n") == 1
 
 
+def test_a_process_that_would_cut_its_batch_up_over_several_gpus_is_refused(config_file, monkeypatch):
+    """TRL refuses it too, with advice that does not fit here."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"1 process is started and sees 2 GPUs.*set CUDA_VISIBLE_DEVICES=0"):
+        sft.main(config_file("sft", "two", SMALL))
+
+
 def test_a_data_set_that_is_not_there_is_named(config_file):
     path = config_file("sft", "absent", SMALL, dataset=["nowhere.parquet"])
     with pytest.raises(UserError, match=r"nowhere\.parquet: not a readable Parquet file"):

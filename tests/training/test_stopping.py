@@ -135,6 +135,14 @@ def test_before_the_first_step_a_signal_ends_a_training_at_once(watch: stopping.
         watch._signalled(signal.SIGTERM)
 
 
+def test_a_worker_of_the_data_loader_that_ends_is_no_signal_to_stop(watch: stopping.Watch) -> None:
+    """torch has a handler for SIGCHLD in Python where its data loader has workers, and they end with each epoch."""
+    for made_a_step in (True, False):
+        (watch.can_save.set if made_a_step else watch.can_save.clear)()
+        watch._signalled(signal.SIGCHLD)
+    assert not watch.requested.is_set() and watch._deadline == float("inf")
+
+
 def test_a_signal_asks_for_a_checkpoint_and_starts_the_grace_once(watch: stopping.Watch) -> None:
     watch._signalled(signal.SIGTERM)
     deadline = watch._deadline

@@ -297,6 +297,23 @@ def test_servers_stand_beside_the_ranks_or_on_gpus_of_their_own(
     assert vllm_lora.places(settings, gpus) == expected
 
 
+def test_a_server_keeps_room_for_the_longest_sample_and_not_for_the_whole_context(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through our program that starts vLLM, to a made-up `vllm` that says how it was started and ends."""
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    (bin / "vllm").write_text('#!/bin/sh\necho "told: $*"\n')
+    (bin / "vllm").chmod(0o755)
+    settings = Grpo(ranks=1, generation="vllm_lora", vllm={"python": str(bin / "python")})
+    monkeypatch.setenv("PYTHONPATH", str(Path(vllm_lora.__file__).parents[3]))
+    with (
+        pytest.raises(serving.ServerFailed, match=r"told: serve .*--max-model-len 2345 "),
+        samplers.of(settings).serving(base, settings, tmp_path, [], 2345),
+    ):
+        pass
+
+
 def test_what_vllm_lora_lacks_is_said_before_anything_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

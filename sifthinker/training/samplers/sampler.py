@@ -61,7 +61,7 @@ class Sampler:
         return 0.0
 
     def serving(
-        self, folder: Path, settings: Grpo, work: Path, gpus: Sequence[str]
+        self, folder: Path, settings: Grpo, work: Path, gpus: Sequence[str], context: int | None = None
     ) -> AbstractContextManager[tuple[str, ...]]:
         """The base URLs of the servers that the training needs, for as long as it runs.
 
@@ -70,6 +70,7 @@ class Sampler:
             settings: of the training.
             work: folder of the servers' logs.
             gpus: the GPUs that the stage sees, as CUDA_VISIBLE_DEVICES names them; none: it computes on processors.
+            context: most tokens of a prompt, its pictures and its completion; None: not known.
         """
         return contextlib.nullcontext(())
 

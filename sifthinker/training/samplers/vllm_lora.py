@@ -60,7 +60,7 @@ class VllmLora(Sampler):
 
     @contextmanager
     def serving(
-        self, folder: Path, settings: Grpo, work: Path, gpus: Sequence[str]
+        self, folder: Path, settings: Grpo, work: Path, gpus: Sequence[str], context: int | None = None
     ) -> Iterator[tuple[str, ...]]:
         """The servers, started together."""
         wanted = [
@@ -72,6 +72,7 @@ class VllmLora(Sampler):
                 lora_rank=settings.lora.r,
                 memory=_memory(settings),
                 gpus=gpu,
+                context=context,
             )
             for number, gpu in enumerate(places(settings, gpus))
         ]
