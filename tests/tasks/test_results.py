@@ -273,7 +273,8 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
 # Imported by a module of a stage for something that the stage does not do.
 IDLE = {
     "pyarrow": ALL - {"publish", "subset"},  # only the published data set is Parquet that others read
-    "scipy": {"scenes", "ingest", "expand", "report"},  # boxes: matches boxes in the reward
+    # boxes: matches boxes in the reward; matching: whether there is a match, which no version decides
+    "scipy": {"scenes", "ingest", "expand", "report", "annotate", "retry"},
     "torch": {"policy_weights", "depth_weights"},  # models: a download computes nothing
     "transformers": {"policy_weights", "depth_weights"},
     "pillow": {"policy_weights", "depth_weights", "subset"},
