@@ -11,6 +11,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry, Crashed, Failed, Pending, Running, Scheduled
 from typer.testing import CliRunner
 
 import tasks.operations.nightly
@@ -258,6 +260,40 @@ def test_a_night_that_starts_too_late_is_given_up(tmp_path: Path, monkeypatch: p
     state = run(settings(Store(tmp_path)))
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert not (tmp_path / "history").exists()
+
+
+RETRY = AwaitingRetry()  # what the UI's button proposes, and a worker whose machine is drained
+
+
+@pytest.mark.parametrize(
+    ("states", "name"),
+    [
+        ([Pending()], "Skipped"),
+        ([Pending(), Scheduled(name="AwaitingConcurrencySlot"), Pending()], "Skipped"),
+        ([Pending(), Running(), Failed(name="NotRun"), RETRY, Pending()], "Completed"),
+        ([Pending(), Running(), RETRY, Pending()], "Completed"),
+        ([Pending(), Crashed(message="It did not begin within 100 s"), RETRY, Pending()], "Completed"),
+    ],
+)
+def test_a_night_that_is_tried_again_is_evaluated_however_late(
+    tmp_path: Path, states: list[State[Any]], name: str
+) -> None:
+    store = Store(tmp_path)
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    due = datetime.now(UTC) - timedelta(hours=13)
+    parameters = {"config": form.text(settings(store))}
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(
+            client.create_flow(flow.nightly), "nightly", parameters=parameters
+        )
+        made = client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=due))
+        for state in states:
+            client.set_flow_run_state(made.id, state)
+        begun = client.read_flow_run(made.id)
+    assert begun.expected_start_time == due, "a Retry keeps it"
+    ended = run_flow(flow.nightly, begun, parameters=parameters, return_type="state")
+    assert ended.name == name, ended.message
+    assert (tmp_path / "history").exists() == (name == "Completed")
 
 
 def test_a_checkpoint_is_found_by_alias_run_reference_and_folder(tmp_path: Path) -> None:
