@@ -49,12 +49,12 @@ def evening(run: Run, night: str, started: datetime) -> Outcome:
         run.config = of_tier(configured, tier)
         choose(run)
         identifier = f"{night}-{tier}" if looked else night
-        baseline = pinned(run, estimator, f"-{tier}" if looked else "")
+        baseline, lost = pinned(run, estimator, f"-{tier}" if looked else "")
         if run.config.nightly.fresh:  # not the baseline: its replies are remembered
             again(run, identifier)
         made, failed = each(run, run.config.nightly.models, estimator, f"-{tier}" if looked else "")
         held = Night(identifier, started, run.config)
-        looked.append(compare(run.store, held, made, failed, baseline))
+        looked.append(compare(run.store, held, made, failed, baseline, lost))
         if looked[-1].outcome not in OPEN:
             break
     return followed(looked, configured.nightly.chain)
