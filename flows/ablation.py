@@ -8,7 +8,7 @@ from functools import partial
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import form, run_names
@@ -24,8 +24,15 @@ from tasks.runtime import end_states, links, ui_artifacts
 from tasks.runtime.flow_run import final_state, run_flow
 from tasks.runtime.liveness import alive
 from tasks.runtime.pipeline import Partial, Run, carry_out
+from tasks.runtime.refreshed import Refreshed
 from tasks.stages import ablation as table
 from tasks.stages.evaluate import evaluate
+
+# Of a row that was made.
+LOST = (
+    "it was made, but its evaluation is not in the store any more: what it is made from was made again, changed or "
+    "removed meanwhile; run this row again"
+)
 
 
 def row(run: Run, trained: Until) -> None:
@@ -44,9 +51,19 @@ def tabulate(run: Run, rows: Mapping[str, Ref]) -> None:
     flow_run_name="{config.name}",
     task_runner=ThreadPoolTaskRunner(max_workers=8),  # type: ignore[arg-type]
 )
-def ablation_row(config: Config, trained: Until, refresh: list[str] | None = None) -> State[dict[str, str]]:
-    """One row: data, training as far as `trained` says, evaluation."""
-    return run_flow(partial(row, trained=trained), config, Partial(refresh=tuple(refresh or ())))
+def ablation_row(
+    config: Config, trained: Until, refresh: list[str] | None = None, of: str = ""
+) -> State[dict[str, str]]:
+    """One row: data, training as far as `trained` says, evaluation.
+
+    Args:
+        config: of the row
+        trained: how far
+        refresh: stages to make again, but for what another row of the same ablation has made again
+        of: the id of the ablation's run
+    """
+    again = Partial(refresh=tuple(refresh or ()), refreshed=Refreshed(of) if of else None)
+    return run_flow(partial(row, trained=trained), config, again)
 
 
 @flow(name="ablation")
@@ -58,13 +75,14 @@ def ablation(
 ) -> State[str]:
     """Trains and evaluates the rows of `ablation.variants` and writes one table.
 
-    A row that fails does not stop the others; the table has the rows that there are, and the run fails.
+    A row that fails does not stop the others; the table has the rows that there are, and the run fails. It also fails where
+    a row was made and is not in the store at the end.
 
     Args:
         config: the name of a configuration (ablation, ...), or YAML; its `ablation` says which rows there are
         set: settings on top of it, one a line: grpo.max_steps=100
         rows: run only these; the others are in the table if they are in the store
-        refresh: stages of these rows to make again although they are in the store
+        refresh: stages of these rows to make again although they are in the store; what rows share, once
     """
 
     def work() -> State[str]:
@@ -78,14 +96,14 @@ def ablation(
 def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name: str) -> State[str]:
     context = FlowRunContext.get()
     assert context and context.flow_run
-    store = Store.of(config)
+    store, identifier = Store.of(config), str(context.flow_run.id)
     with alive(store):
         wanted = made_with(config, chosen(config, rows))  # a wrong row is refused before any is made
         failed = {
             name: state
             for name, (variant, made) in wanted.items()
             if not (
-                state := ablation_row(made, variant.trained, [*refresh], return_state=True)
+                state := ablation_row(made, variant.trained, [*refresh], identifier, return_state=True)
             ).is_completed()
         }
         found = {
@@ -93,9 +111,9 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
             for name, (variant, made) in made_with(config, config.ablation.variants).items()
             if (ref := evaluated(variant, made, store))
         }
+        failed |= {name: Failed(message=LOST) for name in wanted if name not in failed and name not in found}
         if not found:
             return end_states.together(failed, "no row could be made: ")
-        identifier = str(context.flow_run.id)
         made = carry_out(partial(tabulate, rows=found), config, Partial(), store, identifier, name)
     folder = store.open(made["ablation"]).path
     text = (folder / "table.md").read_text(encoding="utf-8")
@@ -103,7 +121,9 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
     ui_artifacts.markdown(f"{page}\n\n{text}", "ablation", "What each part brings")
     if failed:
         return end_states.together(failed)
-    return Completed(message=f"{len(found)} rows", data=str(folder))
+    others = ", ".join(name for name in made_with(config, config.ablation.variants) if name not in found)
+    without = f"; not made, and not in the table: {others}" if others else ""
+    return Completed(message=f"{len(found)} rows{without}", data=str(folder))
 
 
 def evaluated(variant: Variant, made: Config, store: Store) -> Ref | None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from prefect import flow
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
@@ -29,9 +30,10 @@ from tasks.runtime.stage import StageFailed
 from tasks.stages.scenes import scenes
 from tasks.stages.weights import depth_weights
 
-# Names of states; infra/alerts.py tells people of each of them.
+# Names of states; infra/alerts.py tells people of each of them, and of the two below.
 FAILED = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun", history.INCONCLUSIVE: "Inconclusive"}
 WARNED = "Warned"
+SKIPPED = "Skipped"
 OPEN = (history.INCONCLUSIVE, history.WARNED)  # outcomes that the next tier follows
 EXIT_CODES = {"Regressed": 1, "NotRun": 3, "Inconclusive": 4, WARNED: 5}  # of `sif nightly`; 2 is wrong usage
 
@@ -47,12 +49,12 @@ def evening(run: Run, night: str, started: datetime) -> Outcome:
         run.config = of_tier(configured, tier)
         choose(run)
         identifier = f"{night}-{tier}" if looked else night
-        baseline = pinned(run, estimator, f"-{tier}" if looked else "")
+        baseline, lost = pinned(run, estimator, f"-{tier}" if looked else "")
         if run.config.nightly.fresh:  # not the baseline: its replies are remembered
             again(run, identifier)
         made, failed = each(run, run.config.nightly.models, estimator, f"-{tier}" if looked else "")
         held = Night(identifier, started, run.config)
-        looked.append(compare(run.store, held, made, failed, baseline))
+        looked.append(compare(run.store, held, made, failed, baseline, lost))
         if looked[-1].outcome not in OPEN:
             break
     return followed(looked, configured.nightly.chain)
@@ -83,7 +85,8 @@ def nightly(
     It ends as Completed when every comparison could have failed and none did; as "Warned" when, besides, something fell
     by more than its margin or many replies became unparsable; as the failure "Regressed", with a table; as the failure
     "Inconclusive" when too few questions were asked to find any fall; as the failure "NotRun" when a server was down or
-    files were missing, which says nothing about the models; or, started too late to be of use, as "Skipped".
+    files were missing, which says nothing about the models; or, started too late to be of use, as "Skipped". A night that
+    is tried again is never too late.
 
     Args:
         config: the name of a configuration (nightly, ...), or YAML; its `nightly` says what is evaluated and what fails
@@ -108,9 +111,22 @@ def _begun(config: Config, lines: Sequence[str]) -> State[str]:
     run, started = context.flow_run, datetime.now(UTC)
     name = run_names.call(" ".join([f"{config.name} {started:%Y-%m-%d}", *run_names.settings(lines)]))
     late = (started - (run.expected_start_time or started)).total_seconds() / 3600
-    if late > config.nightly.max_late:
-        return Completed(name="Skipped", message=f"{late:.1f} h late: given up, the next night comes")
+    if late > config.nightly.max_late and not _tried_before(run):
+        why = f"{late:.1f} h late: given up, nothing was evaluated; the next night comes"
+        return Completed(name=SKIPPED, message=why)
     return _nightly(config, str(run.id), name, started)
+
+
+def _tried_before(run: FlowRun) -> bool:
+    """Whether an attempt came before this one: somebody's Retry, or the one after a machine that went away.
+
+    Such a run keeps the time at which the night was due. One that was closed before it began has no attempt that counts,
+    but an end before this one.
+    """
+    if run.run_count > 1:
+        return True
+    with get_client(sync_client=True) as client:
+        return any(state.is_final() for state in client.read_flow_run_states(run.id))
 
 
 def _nightly(config: Config, night: str, name: str, started: datetime) -> State[str]:

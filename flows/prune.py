@@ -12,10 +12,11 @@ from prefect.states import Completed
 from pydantic import Field
 
 from sifthinker.store.artifacts import Store
-from sifthinker.upkeep.prune import Rules, running
+from sifthinker.upkeep.prune import Rules, check, running, summary
 from tasks.operations.prune import clear, over
 from tasks.runtime.flow_run import final_state
 from tasks.runtime.liveness import sweep
+from tasks.runtime.stage_results import RESULTS
 
 
 @flow(name="prune")
@@ -40,5 +41,7 @@ def _prune(store: Path, apply: bool, days: float, runs: int) -> State[str]:
     opened = Store.existing(store)
     for swept in sweep(opened):  # what was killed is over, and may go
         get_run_logger().warning("%s", swept)
-    text = clear(opened, Rules(days, runs, over(running(opened))), apply)
+    found = clear(opened, Rules(days, runs, over(running(opened)), RESULTS.keys()), apply)
+    check(found)
+    text = summary(found, removed=apply)
     return Completed(message=text, data=text)

@@ -26,8 +26,12 @@ FORMAT = "SIF_ALERT_FORMAT"
 BLOCK = "sif-alert"
 SCHEDULED = "prefect.tag.auto-scheduled"  # Prefect's tag of runs that a schedule made
 # Names of states. From Regressed on they are flows/nightly.py's own; their messages say what fell and by how much.
+# Skipped: the night evaluated nothing, which nobody would hear of otherwise where it waited for the night before it.
 # UserError: a mistake of the user's ended it (tasks/runtime/end_states.py).
-WRONG = ("Failed", "UserError", "Crashed", "TimedOut", "Regressed", "NotRun", "Inconclusive", "Warned")
+WRONG = (
+    *("Failed", "UserError", "Crashed", "TimedOut"),
+    *("Regressed", "NotRun", "Inconclusive", "Warned", "Skipped"),
+)
 WELL = ("Completed",)
 REMEMBERED = timedelta(days=30)  # how long after a run went wrong the next good one is told of
 # The bodies of the messages. The server renders them (Jinja, in a sandbox), with values that `payload` sets before them.

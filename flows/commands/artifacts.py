@@ -114,6 +114,7 @@ def prune(
 ) -> None:
     """Shows the artifacts that no pinned and no recent run needs, and removes them if told to."""
     from sifthinker.upkeep import prune as domain
+    from tasks.runtime.stage_results import RESULTS
 
     if json_ and apply and not yes:
         raise UserError("prune --json: nobody can answer the question of --apply; give --yes to remove")
@@ -124,7 +125,7 @@ def prune(
         from tasks.operations.prune import over
 
         ended = over(under_way)
-    rules = domain.Rules(days, runs, ended)
+    rules = domain.Rules(days, runs, ended, RESULTS.keys())
     found = domain.survey(opened, rules)
     with Printed(json_, "found", "removed") as printed:
         rows = [{**thing._asdict(), "path": str(thing.path)} for thing in found.doomed]
@@ -134,3 +135,4 @@ def prune(
             removed = domain.remove(opened, rules, found)
             printed.value("removed", [str(thing.path) for thing in removed.doomed])
             printed.say(domain.summary(removed, removed=True))
+            domain.check(removed)

@@ -173,7 +173,9 @@ class Nightly(Section):
     tier: str = Field("nightly", description="of nightly.tiers, the one that a night begins with")
     tiers: dict[str, Tier] = Field(default_factory=_tiers, description="looks of several sizes, by name")
     max_late: float = Field(
-        12.0, gt=0, description="hours after its time at which a night that could not start is given up"
+        12.0,
+        gt=0,
+        description="hours after its time at which a night that could not start is given up; one that is tried again never is",
     )
 
     @model_validator(mode="after")

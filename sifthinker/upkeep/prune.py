@@ -6,7 +6,11 @@ What stays, whatever else is true of it:
   evaluation of the last good night, which the next one is compared with;
 * what was made, written to or looked up within the last days (a verified hit touches its folder), and what it reaches;
 * what is being made: its lock is held;
-* the ledger of paid calls, the history of the nights and their reports, and the remembered digests.
+* the ledger of paid calls, the history of the nights and their reports, and the remembered digests;
+* every other folder that is no stage's: W&B's runs, which wait for `wandb sync`, and what people put there;
+* links, with what is behind them and what that reaches: it may be another store's.
+
+What cannot be removed is told, and the rest goes on.
 
 A folder is renamed to a trash name before it is deleted, so that no half of it is ever taken for whole. The next pruning
 deletes what a killed one left under such a name.
@@ -40,8 +44,8 @@ from sifthinker.upkeep import prune_remote
 
 logger = logging.getLogger(__name__)
 DAY = 86_400.0  # seconds
-# Folders of a store that hold no artifacts.
-OTHERS = {"accepted", "aliases", "history", "nights", "prefect", "runs"}
+SHOWN = 5  # in a message, of what could not be removed
+PARTS = ".parts"  # ends the name of the folder of a stage's shards
 # One and many.
 KINDS = {
     "artifact": ("artifact", "artifacts"),
@@ -66,11 +70,13 @@ class Rules:
         days: younger things stay, and so does what a run within so many days reaches.
         runs: the latest so many runs stay, however old.
         over: ids of runs that are known to have ended, though their record says "running": killed ones.
+        stages: names of the stages that there are, whose folders are pruned though no whole artifact is in them.
     """
 
     days: float = 14.0
     runs: int = 5
     over: Collection[str] = ()
+    stages: Collection[str] = ()
 
     @property
     def limit(self) -> float:
@@ -94,6 +100,7 @@ class Survey:
     doomed: tuple[Doomed, ...]
     kept: int  # artifacts
     kept_bytes: int
+    stuck: tuple[str, ...] = ()  # what could not be removed, and why
 
     @property
     def bytes(self) -> int:
@@ -107,9 +114,11 @@ def survey(store: Store, rules: Rules) -> Survey:
     Raises:
         UserError: the record of an alias cannot be read, so that nobody knows what it pins.
     """
-    root, folders = store.root, {path: _measure(path) for path in _folders(store.root)}
+    root, uploads = store.root, prune_remote.uploads(store)
+    known = _Known(rules.stages, {name for name, upload in uploads.items() if _names(upload.manifest, name)})
+    uploads = {name: upload for name, upload in uploads.items() if known.owns(name[0])}
+    folders = {path: _measure(path) for path in _folders(root, known)}
     artifacts = {_name(path): measured for path, measured in folders.items() if "." not in path.name}
-    uploads = prune_remote.uploads(store)
     manifests = {name: dict(upload.manifest) for name, upload in uploads.items()}
     manifests |= {name: _json(store.folder(*name) / "manifest.json") for name in artifacts}
     accepted = {_name(path): path for path in (root / "accepted").glob("*/*") if ".tmp-" not in path.name}
@@ -119,22 +128,18 @@ def survey(store: Store, rules: Rules) -> Survey:
     old = [(path, record) for path, record in old if not _recent(record, rules)]
     recent = [record for path, record in records if (path, record) not in old]
 
-    roots = {_ref(ref) for record in recent for ref in record.get("stages", {}).values()}
-    roots |= {_pinned(path) for path in (root / "aliases").glob("*.json")}
-    roots |= _compared_with(root / "history", manifests)
-    roots |= {name for name, measured in artifacts.items() if measured.used >= rules.limit}
-    roots |= {name for name, upload in uploads.items() if upload.manifest and upload.used >= rules.limit}
+    used = {name: measured.used for name, measured in artifacts.items()}
+    used |= {
+        name: max(used.get(name, 0.0), upload.used) for name, upload in uploads.items() if upload.manifest
+    }
+    roots = _roots(root, recent, manifests) | {name for name, when in used.items() if when >= rules.limit}
+    roots |= {name for name in artifacts if _is_linked(root, store.folder(*name))}
     kept = reached(manifests, roots, stands_for)
 
     def things() -> Iterator[tuple[str, Path, str]]:
         for name in sorted(artifacts.keys() - kept):
             yield "artifact", store.folder(*name), "no pinned and no recent run reaches it"
-        for path in folders:
-            if path.name.endswith(".work"):
-                done = path.with_suffix("").exists()
-                yield "work", path, "its artifact is made" if done else "nobody tried again"
-            elif "." in path.name:
-                yield "temporary", path, "left by a killed run"
+        yield from _leftovers(root, folders)
         for path in sorted((root / "prefect" / "results").glob("*-*")):
             stage, _, key = path.name.rpartition("-")
             if (stage, key) not in kept:
@@ -144,12 +149,11 @@ def survey(store: Store, rules: Rules) -> Survey:
                 yield "accepted", path, "stands for an artifact that is gone"
         for path, record in old:
             yield "run", path, f"run {record.get('name')}, neither recent nor one of the latest {rules.runs}"
-        for folder in ("runs", "aliases", "accepted/*"):
-            for path in root.glob(f"{folder}/*.tmp-*"):
-                yield "temporary", path, "left by a killed run"
 
     doomed = []
     for kind, path, why in things():
+        if _is_linked(root, path):
+            continue
         measured = folders.get(path) or _measure(path)
         if measured.used < rules.limit:
             doomed.append(Doomed(kind, path.relative_to(root), measured.bytes, why))
@@ -204,14 +208,33 @@ def reached(
 
 def remove(store: Store, rules: Rules, found: Survey) -> Survey:
     """Removes what a survey found, one by one; what is left of the survey is what was removed."""
-    removed = []
+    removed, stuck = [], []
     for thing in found.doomed:
         away = prune_remote.remove if thing.kind in prune_remote.KINDS else _remove
-        if stays := away(store, rules.limit, thing.kind, thing.path):
+        try:
+            stays = away(store, rules.limit, thing.kind, thing.path)
+        except (OSError, UserError) as error:
+            stays = str(error)
+            stuck.append(f"{thing.path}: {stays}")
+        if stays:
             logger.warning("%s stays: %s", thing.path, stays)
         else:
             removed.append(thing)
-    return replace(found, doomed=tuple(removed))
+    return replace(found, doomed=tuple(removed), stuck=tuple(stuck))
+
+
+def check(found: Survey) -> None:
+    """Sees that a pruning has removed what it should have.
+
+    Raises:
+        UserError: some of it could not be removed.
+    """
+    if found.stuck:
+        more = [f"and {len(found.stuck) - SHOWN} more"] if len(found.stuck) > SHOWN else []
+        raise UserError(
+            f"prune: {len(found.stuck)} could not be removed, the rest was: {'; '.join([*found.stuck[:SHOWN], *more])}; "
+            "see who owns them and what uses them, then prune again"
+        )
 
 
 def _remove(store: Store, limit: float, kind: str, name: Path) -> str:
@@ -243,6 +266,15 @@ def _remove(store: Store, limit: float, kind: str, name: Path) -> str:
     return ""
 
 
+def _roots(
+    root: Path, recent: Iterable[Mapping[str, Any]], manifests: Mapping[Name, Mapping[str, Any]]
+) -> set[Name]:
+    """What records name: recent runs, aliases, and the nights that the next ones are compared with."""
+    named = {_ref(ref) for record in recent for ref in record.get("stages", {}).values()}
+    named |= {_pinned(path) for path in (root / "aliases").glob("*.json")}
+    return named | _compared_with(root / "history", manifests)
+
+
 class Measured(NamedTuple):
     """The size of a file or a folder, and when it was last used.
 
@@ -259,16 +291,59 @@ def _measure(path: Path) -> Measured:
     total, used = 0, 0.0
     for item in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):  # a run under way renames what it has written
-            stat = item.stat()
+            stat = item.lstat()
             total += stat.st_size if S_ISREG(stat.st_mode) else 0
             used = max(used, stat.st_mtime)
     return Measured(total, used)
 
 
-def _folders(root: Path) -> list[Path]:
+class _Known(NamedTuple):
+    """What tells a stage's folder from what else is in a store.
+
+    Attributes:
+        stages: names of the stages that there are.
+        whole: names of artifacts that name themselves so, on the remote.
+    """
+
+    stages: Collection[str]
+    whole: Collection[Name]
+
+    def owns(self, name: str, folder: Path | None = None) -> bool:
+        """Whether a folder of the store is a stage's: of one that there is, or of one that earlier versions had."""
+        if name.removesuffix(PARTS) in self.stages or any(stage == name for stage, _ in self.whole):
+            return True
+        there = folder.glob("*/manifest.json") if folder else ()
+        # What a killed pruning left has a trash name after its key.
+        return any(_names(_json(path), (name, path.parent.name.partition(".")[0])) for path in there)
+
+
+def _names(manifest: Mapping[str, Any], name: Name) -> bool:
+    """Whether a manifest is that of the artifact of a name."""
+    return (manifest.get("stage"), manifest.get("key")) == name
+
+
+def _folders(root: Path, known: _Known) -> list[Path]:
     """Everything that stands where artifacts stand: artifacts, work folders, what killed runs left."""
-    stages = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in OTHERS]
+    stages = [path for path in sorted(root.iterdir()) if path.is_dir() and known.owns(path.name, path)]
     return [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir()]
+
+
+def _leftovers(root: Path, folders: Iterable[Path]) -> Iterator[tuple[str, Path, str]]:
+    """What runs left that did not come to their end: its kind, where it is, and why it is not needed."""
+    for path in folders:
+        if path.name.endswith(".work"):
+            done = path.with_suffix("").exists()
+            yield "work", path, "its artifact is made" if done else "nobody tried again"
+        elif "." in path.name:
+            yield "temporary", path, "left by a killed run"
+    for folder in ("runs", "aliases", "accepted/*"):
+        for path in root.glob(f"{folder}/*.tmp-*"):
+            yield "temporary", path, "left by a killed run"
+
+
+def _is_linked(root: Path, path: Path) -> bool:
+    """Whether a link is on the way from the store's folder to something in it, or it is one."""
+    return any(one.is_symlink() for one in (path, *path.parents) if one.is_relative_to(root) and one != root)
 
 
 def _recent(record: Mapping[str, Any], rules: Rules) -> bool:
@@ -305,8 +380,8 @@ def _ref(ref: Mapping[str, Any]) -> Name:
 def _json(path: Path) -> dict[str, Any]:
     """A record; an unreadable one says nothing, and so reaches nothing."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         logger.warning("%s: %s", path, error)
         return {}
-    return found
+    return found if isinstance(found, dict) else {}

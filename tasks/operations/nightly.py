@@ -7,6 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from sifthinker.core.errors import UserError
 from sifthinker.evaluation import evaluations, history
 from sifthinker.evaluation.nights import compare as domain
 from sifthinker.evaluation.nights.forecast import Expected, expected, good_nights
@@ -14,12 +15,15 @@ from sifthinker.evaluation.nights.records import Evaluated, Night, Outcome
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
 from sifthinker.store.checkpoints import slug
-from sifthinker.store.manifest import Ref
+from sifthinker.store.manifest import Damaged, Ref
 from tasks.operations.checkpoint import checkpoint
 from tasks.runtime import links, ui_artifacts
 from tasks.runtime.pipeline import Pending, Run
 from tasks.runtime.stage import StageFailed
 from tasks.stages.evaluate import evaluate
+
+# What one checkpoint fails of: its name means nothing, its weights are gone or rotten, its evaluation broke.
+ITS_OWN = (UserError, Damaged, StageFailed)
 
 
 def evaluated(run: Run, name: str, weights: Ref | Pending, mark: str = "") -> Evaluated:
@@ -32,7 +36,7 @@ def evaluated(run: Run, name: str, weights: Ref | Pending, mark: str = "") -> Ev
         mark: ends the stage's label, where a night evaluates the same checkpoint again.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: there is no such checkpoint, or it is not whole.
         StageFailed: it could not be evaluated.
     """
     model = checkpoint(run, name)
@@ -52,15 +56,21 @@ def each(
     for name in names:
         try:
             made.append(evaluated(run, name, weights, mark))
-        except StageFailed as error:
+        except ITS_OWN as error:
             failed[name] = str(error)
     return made, failed
 
 
-def pinned(run: Run, weights: Ref | Pending, mark: str = "") -> Evaluated | None:
-    """The baseline on the same questions, as its replies are remembered; None when none is pinned."""
+def pinned(run: Run, weights: Ref | Pending, mark: str = "") -> tuple[Evaluated | None, str]:
+    """The baseline on the same questions, as its replies are remembered; None when none is pinned.
+
+    Where one is pinned and could not be evaluated, why: it does not stop the checkpoints either.
+    """
     name = run.config.nightly.baseline
-    return evaluated(run, name, weights, mark) if aliases.read(run.store, name) else None
+    try:
+        return (evaluated(run, name, weights, mark) if aliases.read(run.store, name) else None), ""
+    except ITS_OWN as error:
+        return None, str(error)
 
 
 def foreseen(run: Run) -> list[Expected]:
@@ -92,9 +102,10 @@ def compare(
     made: Sequence[Evaluated],
     failed: Mapping[str, str],
     baseline: Evaluated | None,
+    lost: str = "",
 ) -> Outcome:
     """Gate, report and history; the table and where the report is as an artifact of the run."""
-    outcome = domain.hold(store, night, made, failed, baseline)
+    outcome = domain.hold(store, night, made, failed, baseline, lost)
     # The message is not there: the table begins with it, a finding a line.
     text = f"{outcome.table}\n\n{links.shown(store.root, outcome.report, 'Open the report')}"
     ui_artifacts.markdown(text, "night", f"The night: {outcome.outcome}")

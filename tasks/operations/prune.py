@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
 from sifthinker.store.artifacts import Store
-from sifthinker.upkeep.prune import Rules, remove, size, summary, survey
+from sifthinker.upkeep.prune import Rules, Survey, remove, size, summary, survey
 from tasks.runtime import ui_artifacts
 
 PAGE = 100  # ids in one question to the server
@@ -29,8 +29,8 @@ def over(ids: Sequence[str]) -> set[str]:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="clear")
-def clear(store: Store, rules: Rules, apply: bool) -> str:
-    """Looks, removes where `apply` says so, and shows what and why; returns it in a sentence."""
+def clear(store: Store, rules: Rules, apply: bool) -> Survey:
+    """Looks, removes where `apply` says so, and shows what and why."""
     found = survey(store, rules)
     if apply:
         found = remove(store, rules, found)
@@ -40,7 +40,8 @@ def clear(store: Store, rules: Rules, apply: bool) -> str:
         for thing in found.doomed[:SHOWN]
     ]
     more = [f"\nand {len(found.doomed) - SHOWN} more"] if len(found.doomed) > SHOWN else []
-    lines = [text, "", "| | what | size | why |", "|---|---|---|---|", *rows, *more]
+    stuck = [f"* could not be removed: {line}" for line in found.stuck[:SHOWN]]
+    lines = [text, "", *stuck, "", "| | what | size | why |", "|---|---|---|---|", *rows, *more]
     ui_artifacts.markdown("\n".join(lines), "prune", "What goes, and why")
     get_run_logger().info("%s", text)
-    return text
+    return found

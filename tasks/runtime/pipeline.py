@@ -21,9 +21,10 @@ from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
 from tasks.runtime import events, placement, server_away
-from tasks.runtime.decide import Decision, FilesMissing, decide, lacks, latest
+from tasks.runtime.decide import Decision, FilesMissing, decide, lacks, latest, lookup
 from tasks.runtime.make import execute
 from tasks.runtime.planned import Planned, cannot_start
+from tasks.runtime.refreshed import Refreshed
 from tasks.runtime.stage import Stage
 
 Pipeline = Callable[["Run"], None]
@@ -41,6 +42,7 @@ class Partial:
     reuse_run: str | None = (
         None  # the stages before `start_at` are this earlier run's, whatever the configuration
     )
+    refreshed: Refreshed | None = None  # what was already: it is not made again once more
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ class Run:
             )
             if decision.cached or self._reached or stage.fetches:
                 made = self._act(decision, self.store)
+                if made and decision.order.refresh and self.partial.refreshed:
+                    self.partial.refreshed.add(decision.order)
         if made:
             self.made[label] = made
             self._record(self.made)
@@ -166,13 +170,17 @@ class Run:
     def _decide(self, stage: Stage, label: str, config: Config, given: Mapping[str, Ref]) -> Decision | None:
         """The decision; None in a look where files of the user's are not there, which the plan then says."""
         try:
-            return decide(self.store, stage, label, config, given, label in self.partial.refresh)
+            decision = decide(self.store, stage, label, config, given, label in self.partial.refresh)
         except FilesMissing as missing:
             if not self._looks:
                 raise
             planned = self._unmade(stage, label, config, "its files are not there", "")
             self.plan.append(replace(planned, lacks=(*missing.lacks, *planned.lacks)))
             return None
+        done = self.partial.refreshed
+        if decision.order.refresh and done and done.has(decision.order):
+            return lookup(self.store, replace(decision.order, refresh=False))
+        return decision
 
     def _unmade(self, stage: Stage, label: str, config: Config, reason: str, expects: str) -> Planned:
         """In a plan: a stage whose key is not known yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry, Crashed, Failed, Pending, Running, Scheduled
 from typer.testing import CliRunner
 
 import tasks.operations.nightly
@@ -23,6 +26,8 @@ from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, scoring
 from sifthinker.evaluation.benchmarks.question import RULES
+from sifthinker.evaluation.nights import compare
+from sifthinker.evaluation.nights.records import Night
 from sifthinker.store import aliases, checkpoints
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
@@ -258,6 +263,102 @@ def test_a_night_that_starts_too_late_is_given_up(tmp_path: Path, monkeypatch: p
     state = run(settings(Store(tmp_path)))
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert not (tmp_path / "history").exists()
+
+
+def rot(store: Store, ref: Ref) -> None:
+    file = store.folder(ref.stage, ref.key) / "config.json"
+    file.chmod(0o644)
+    file.write_text("rot")
+
+
+@pytest.mark.parametrize("models", [["unknown", "promoted"], ["rotten", "promoted"], ["gone", "promoted"]])
+def test_one_checkpoint_that_is_not_there_does_not_stop_the_others_and_is_named(
+    tmp_path: Path, models: list[str]
+) -> None:
+    store = Store(tmp_path)
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    rotten, gone = model(store, "bb", RIGHT), model(store, "cc", RIGHT)
+    aliases.pin(store, "rotten", rotten, "ada", "good")
+    aliases.pin(store, "gone", gone, "ada", "good")
+    rot(store, rotten)
+    store.discard(gone.stage, gone.key)
+    state = run(settings(store), models=models)
+    assert (state.type.value, state.name) == ("FAILED", "NotRun")
+    assert str(state.message).startswith(f"{models[0]} could not run: checkpoint ")
+    assert "promoted could not run" not in str(state.message)
+    outcomes = {row["target"]: row["outcome"] for row in history.read(tmp_path / "history")}
+    assert outcomes == {models[0]: "not-run", "promoted": "passed"}
+
+
+def test_a_rotten_baseline_stops_no_checkpoint_and_no_night_passes_without_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old = model(store, "bb", [0.0, *RIGHT[1:]])
+    aliases.pin(store, "baseline", old, "ada", "good")
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    assert run(settings(store)).name == "Completed"
+    rot(store, old)
+    state = run(settings(store))
+    assert state.name == "NotRun"
+    assert str(state.message).startswith("baseline could not run: checkpoint baseline: ")
+    held = json.loads(
+        sorted((tmp_path / "nights").glob("*/outcome.json"), key=os.path.getmtime)[-1].read_text()
+    )
+    against = {one["against"] for one in held["targets"]["promoted"]["comparisons"]}
+    assert against == {"last good night"}, "what could be compared was"
+    aliases.pin(store, "promoted", model(store, "cc", WRONG), "bob", "looks better")
+    assert run(settings(store)).name == "Regressed"
+    assert history.good(history.read(tmp_path / "history"), "promoted")[1:] == [], (
+        "only the first one was good"
+    )
+
+
+def test_several_checkpoints_that_lack_a_benchmark_are_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = [
+        nights.evaluated(store, key, {"vstar": RIGHT}, target, {"pope": "no files"})
+        for key, target in (("0a", "old"), ("0b", "new"))
+    ]
+    night = Night("night", datetime.now(UTC), settings(store))
+    outcome = compare.hold(store, night, made, {}, None, "gone")
+    assert outcome.outcome == history.NOT_RUN
+    assert outcome.message.startswith(
+        "old: pope could not run: no files; new: pope could not run: no files; baseline could not run: gone"
+    )
+    assert outcome.message.count("gone") == 1
+
+
+RETRY = AwaitingRetry()  # what the UI's button proposes, and a worker whose machine is drained
+
+
+@pytest.mark.parametrize(
+    ("states", "name"),
+    [
+        ([Pending()], "Skipped"),
+        ([Pending(), Scheduled(name="AwaitingConcurrencySlot"), Pending()], "Skipped"),
+        ([Pending(), Running(), Failed(name="NotRun"), RETRY, Pending()], "Completed"),
+        ([Pending(), Running(), RETRY, Pending()], "Completed"),
+        ([Pending(), Crashed(message="It did not begin within 100 s"), RETRY, Pending()], "Completed"),
+    ],
+)
+def test_a_night_that_is_tried_again_is_evaluated_however_late(
+    tmp_path: Path, states: list[State[Any]], name: str
+) -> None:
+    store = Store(tmp_path)
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    due = datetime.now(UTC) - timedelta(hours=13)
+    parameters = {"config": form.text(settings(store))}
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(
+            client.create_flow(flow.nightly), "nightly", parameters=parameters
+        )
+        made = client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=due))
+        for state in states:
+            client.set_flow_run_state(made.id, state)
+        begun = client.read_flow_run(made.id)
+    assert begun.expected_start_time == due, "a Retry keeps it"
+    ended = run_flow(flow.nightly, begun, parameters=parameters, return_type="state")
+    assert ended.name == name, ended.message
+    assert (tmp_path / "history").exists() == (name == "Completed")
 
 
 def test_a_checkpoint_is_found_by_alias_run_reference_and_folder(tmp_path: Path) -> None:

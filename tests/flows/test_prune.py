@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -61,6 +62,26 @@ def test_the_flow_only_looks_until_it_is_told_to_apply(store: Store) -> None:
     state = prune(store.root, apply=True, days=14, runs=0, return_state=True)
     assert state.message.startswith("removed 1 artifact, 1 run record: ")
     assert not (store.root / "a" / "a0").exists()
+
+
+def test_what_cannot_be_removed_ends_the_run_as_a_mistake_that_names_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a training that never came to its first artifact is known by its stage's name."""
+    work = store.work("sft", "k")
+    for path in (work, work.parent):
+        os.utime(path, (OLD, OLD))
+
+    def rmtree(path: Path) -> None:
+        raise OSError(f"{path.name.partition('.')[0]} is busy")
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    state = prune(store.root, apply=True, days=14, runs=0, return_state=True)
+    assert state.is_failed() and state.name == "UserError"
+    assert "2 could not be removed, the rest was: a/a0: a0 is busy; sft/k.work: k is busy" in str(
+        state.message
+    )
+    assert "removed 1 run record" in str(Artifact.get("prune").data)
 
 
 def test_a_store_that_is_not_there_fails_the_run_with_its_message(tmp_path: Path) -> None:

@@ -232,6 +232,69 @@ def test_a_pruning_killed_in_a_removal_leaves_no_half_artifact(
     assert not list((store.root / "a").glob("*discarded*"))
 
 
+def test_a_folder_that_is_no_stages_stays_with_its_links(store: Store) -> None:
+    """As W&B's, whose runs wait for `wandb sync`, and a copy that somebody made of an artifact."""
+    run = store.root / "wandb" / "offline-run-20260101_010000-abc"
+    run.mkdir(parents=True)
+    (run / "run-abc.wandb").write_text("scores")
+    (store.root / "wandb" / "latest-run").symlink_to(run.name)
+    shutil.copytree(store.folder("c", "c1"), store.root / "copies" / "c1")
+    (store.root / "mine" / "notes.old").mkdir(parents=True)
+    write_json(store.root / "mine" / "notes.old" / "manifest.json", ["not ours"])
+    age(store.root)
+    assert pruned(store) == {"copies/c1", "mine/notes.old"}
+    assert (store.root / "wandb" / "latest-run" / "run-abc.wandb").read_text() == "scores"
+
+
+def test_a_stage_without_a_whole_artifact_is_known_by_its_name(store: Store) -> None:
+    for name in ("sft/k.work", "expand.parts/k.tmp-dead", "other/k.work"):
+        (store.root / name).mkdir(parents=True)
+    age(store.root)
+    rules = Rules(days=14, runs=2, stages={"sft", "expand"})
+    assert [thing.path.as_posix() for thing in prune.survey(store, rules).doomed] == [
+        "expand.parts/k.tmp-dead",
+        "sft/k.work",
+    ]
+
+
+def test_links_stay_with_what_is_behind_them_and_what_that_is_made_from(
+    store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """An artifact that was moved to another disk, and a stage's folder that another store shares."""
+    disk = tmp_path_factory.mktemp("disk")
+    store.folder("c", "c1").rename(disk / "c1")
+    store.folder("c", "c1").symlink_to(disk / "c1")
+    put(Store(disk), "d", "d0")
+    age(disk)
+    (store.root / "d").symlink_to(disk / "d")
+    (store.root / "c" / "c9.work").symlink_to(store.root / "nowhere")
+    assert pruned(store) == SHARED | {"c/c1", "d/d0"}
+    assert store.find("c", "c1") and Store(disk).find("d", "d0")
+    assert (store.root / "c" / "c9.work").is_symlink()
+
+
+def test_what_cannot_be_removed_is_told_and_the_rest_goes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = shutil.rmtree
+
+    def rmtree(path: Path) -> None:
+        if path.name.startswith("b0"):
+            raise PermissionError(13, "Permission denied", str(path / "data"))
+        whole(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    found = prune.survey(store, NOTHING_RECENT)
+    removed = prune.remove(store, NOTHING_RECENT, found)
+    assert {t.path for t in found.doomed} - {t.path for t in removed.doomed} == {Path("b/b0")}
+    [line] = removed.stuck
+    assert line.startswith("b/b0: ") and "Permission denied" in line
+    with pytest.raises(UserError, match=r"1 could not be removed, the rest was: b/b0: .*Permission denied"):
+        prune.check(removed)
+    assert [path.name.partition("-")[0] for path in (store.root / "b").glob("b0*")] == ["b0.discarded"]
+    assert not list((store.root / "runs").iterdir())
+
+
 def test_the_summary_says_what_and_how_much(store: Store) -> None:
     found = prune.survey(store, Rules(days=14, runs=1))
     assert prune.summary(found, removed=False).startswith("would remove 1 artifact, 1 run record: ")

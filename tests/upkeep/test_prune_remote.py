@@ -108,3 +108,14 @@ def test_what_another_machine_makes_now_stays(store: Store, bucket: str) -> None
     with Store(store.root.with_name("third"), bucket).lock("c", "c2"):
         prune.remove(store, LATER, found)
         assert "c/c2" in there(bucket)
+
+
+def test_what_people_keep_beside_the_artifacts_stays_on_the_bucket(store: Store, bucket: str) -> None:
+    remote = s3.Remote(bucket)
+    remote.write("backup/2026/file", b"precious")
+    remote.write("sft/b9/part", b"half")
+    rules = Rules(days=-1, runs=0, stages={"sft"})
+    found = prune.survey(store, rules)
+    assert names(found, "upload") == {"sft/b9"}
+    prune.remove(store, rules, found)
+    assert remote.read("backup/2026/file") == b"precious" and not remote.list("sft")

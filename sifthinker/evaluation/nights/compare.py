@@ -3,7 +3,7 @@
 What comes of it is the first of these that is true:
 
 * regressed: some benchmark is significantly worse beyond its margin, see gate.py;
-* not run: a server was down or files were missing, which says nothing about the model;
+* not run: a server was down, or files, weights or the pinned baseline were missing, which says nothing about the model;
 * inconclusive: some comparison could not have failed whatever was answered, because too few questions were asked, or
   could not be made although an earlier night had its benchmark;
 * warned: every comparison could have failed and none did, but something fell by more than its margin, or replies fail in
@@ -50,6 +50,7 @@ def hold(
     evaluated: Sequence[Evaluated],
     failed: Mapping[str, str],
     baseline: Evaluated | None = None,
+    lost: str = "",
 ) -> Outcome:
     """Compares, writes the report into `<store>/nights/<id>`, and adds the night to the history; in this order.
 
@@ -59,6 +60,7 @@ def hold(
         evaluated: the checkpoints that could be evaluated.
         failed: of those that could not, why, by name.
         baseline: the pinned checkpoint on the same benchmarks.
+        lost: why it could not be evaluated, where one is pinned.
     """
     rows = history.read(store.root / "history")
     pinned = aliases.read(store, night.config.nightly.baseline)
@@ -69,6 +71,8 @@ def hold(
         for tonight in evaluated
     ]
     targets += [Target(name, None, {"": why}) for name, why in failed.items()]
+    for target in targets:
+        target.lost = f"{night.config.nightly.baseline} could not run: {lost}" if lost else ""
     _judge(targets, pairs, night.config.nightly)
     for target in targets:
         target.warnings = outcomes.warnings(target, replies.get(target.name, {}), night.config.nightly)

@@ -49,10 +49,11 @@ def outcome(targets: Sequence[Target], report: Path, limit: int | None) -> Outco
     several = len(targets) > 1
     said = falls(c for c in comparisons if c.regressed)
     said += [
-        f"{name or target.name} could not run: {why}"
+        f"{f'{target.name}: {name}' if name and several else name or target.name} could not run: {why}"
         for target in targets
         for name, why in target.missing.items()
     ]
+    said += dict.fromkeys(target.lost for target in targets if target.lost)  # once for all of them
     for target in targets:
         mark = f"{target.name}: " if several else ""
         said += [mark + text for text in target.warnings]

@@ -78,6 +78,7 @@ class Target:
     name: str
     tonight: Evaluated | None
     missing: dict[str, str] = field(default_factory=dict)  # by benchmark, "" for all: why it could not run
+    lost: str = ""  # that the pinned baseline could not be evaluated, and why
     last: Evaluated | None = None  # the last good night
     comparisons: list[Comparison] = field(default_factory=list)
     uncompared: dict[str, str] = field(
@@ -94,7 +95,7 @@ class Target:
         """It passed only when every comparison could have failed, and none did."""
         if any(comparison.regressed for comparison in self.comparisons):
             return history.REGRESSED
-        if self.missing:
+        if self.missing or self.lost:
             return history.NOT_RUN
         if self.uncompared or not all(comparison.able for comparison in self.comparisons):
             return history.INCONCLUSIVE
