@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from prefect.client.schemas.objects import State
@@ -22,6 +23,7 @@ from tasks.runtime import end_states, links, placement, ui_artifacts
 from tasks.runtime.liveness import RunCancelled, alive
 from tasks.runtime.pipeline import Partial, Pipeline, carry_out, plan
 from tasks.runtime.planned import Planned, refuse
+from tasks.runtime.refreshed import Refreshed
 from tasks.runtime.server_away import ServerAway
 from tasks.runtime.stage import PAGE, StageFailed
 
@@ -52,6 +54,10 @@ def run_flow(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict
 def _run(pipeline: Pipeline, config: Config, partial: Partial) -> State[dict[str, str]]:
     context = FlowRunContext.get()
     assert context and context.flow_run
+    if (
+        partial.refresh and partial.refreshed is None
+    ):  # a Retry goes on from what its first attempt has made again
+        partial = replace(partial, refreshed=Refreshed(str(context.flow_run.id)))
     store = Store.of(config)
     with explained(f"store {store.root}"), alive(store):
         config = placement.settled(config)

@@ -121,9 +121,12 @@ def make(order: Order, root: str) -> Ref | State[Ref]:
     state = placement.elsewhere(order, there, store, log) if there else _here(order, store, log)
     if not state.is_completed():
         return state
-    if there:
-        copies.settle(store, order.place, order.key)
-    artifact = store.find(order.place, order.key)
+    try:
+        if there:
+            copies.settle(store, order.place, order.key)
+        artifact = store.find(order.place, order.key)
+    except (UserError, Damaged) as error:  # another try would make again what is made
+        return end_states.failed(error)
     if there and artifact is None:
         return end_states.failed(UserError(_not_here(order, store, f"pool {there}", "it is not there")))
     assert artifact, "the artifact was just made"
@@ -165,6 +168,7 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
                 lock.acquire()
             stack.callback(lock.release)
             if found := _made_meanwhile(store, order):
+                work_folder.end(order, store)
                 return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
             wanted = dask_worker.wanted() if order.sent else None
 
@@ -182,7 +186,7 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
 
 
 def _made_meanwhile(store: Store, order: Order) -> Ref | None:
-    if order.refresh:
+    if order.refresh and not work_folder.finished(order, store):
         return None
     try:
         found = store.find(order.place, order.key)

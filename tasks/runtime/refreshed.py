@@ -40,4 +40,4 @@ class Refreshed:
 
 
 def _name(order: Order) -> str:
-    return f"refreshed-{order.place}-{order.key}"
+    return f"refreshed-{order.place}-{order.key}".replace("_", "-")  # which Prefect refuses

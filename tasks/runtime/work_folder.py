@@ -46,6 +46,14 @@ def begin(order: Order, store: Store, log: Log) -> None:
         write_json(work / MARKER, {"replaces": replaces})
 
 
+def finished(order: Order, store: Store) -> bool:
+    """Whether a refresh has made its artifact already, and was ended after that: by a kill, or by an upload that failed."""
+    if not (order.refresh and _is_training(order)):
+        return False
+    said, there = _said(store.work(order.place, order.key)), _there(store, order)
+    return "replaces" in said and there is not None and there != said["replaces"]
+
+
 def end(order: Order, store: Store) -> None:
     """Removes the checkpoints of a training whose artifact is published."""
     if not _is_training(order):

@@ -29,7 +29,7 @@ breaks: dict[str, Callable[[], None]] = {}  # by row, what happens in its own st
 
 
 @stage(config=lambda c: {"seed": c.sft.seed}, results=Results(("spill",)))
-def shared(job: Job) -> None:
+def shared_by_all(job: Job) -> None:
     """As a training on GPUs: not the same bits twice."""
     made.append("shared")
     (job.out / "weights").write_text(uuid.uuid4().hex)
@@ -51,7 +51,7 @@ def table(job: Job) -> None:
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def row(run: Run, trained: str) -> None:
-        run(own, "evaluate", model=run(shared, "sft"))
+        run(own, "evaluate", model=run(shared_by_all, "sft"))
 
     monkeypatch.setattr(flow, "row", row)
     monkeypatch.setattr(flow.table, "ablation", table)

@@ -13,6 +13,7 @@ import pytest
 from prefect.states import Completed
 
 from sifthinker.config import Config
+from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from tasks.runtime import cluster, make
@@ -91,6 +92,18 @@ def test_a_damaged_copy_of_the_flow_is_replaced_by_the_whole_one_that_a_pool_fou
 def test_a_pool_with_another_remote_is_explained(machines: Machines) -> None:
     state = machines.made(None)
     assert state.is_failed() and "see that all hosts have one `remote`" in state.message
+
+
+def test_a_remote_that_is_away_once_a_pool_has_made_it_is_no_reason_to_make_it_again(
+    machines: Machines,
+) -> None:
+    def away(*_: object) -> None:
+        raise UserError("the bucket cannot be read: timeout")
+
+    machines.patch.setattr(make.copies, "settle", away)
+    state = machines.made(None, refresh=True)
+    assert state.is_failed() and state.message == "the bucket cannot be read: timeout"
+    assert not make._again(None, None, state)
 
 
 def test_a_damaged_copy_of_a_shard_is_replaced_by_what_a_dask_worker_found(machines: Machines) -> None:

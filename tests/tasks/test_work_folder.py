@@ -16,15 +16,17 @@ import pytest
 
 from sifthinker.config import Config
 from sifthinker.core import tables
+from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Draft, Manifest, Ref
 from sifthinker.system import processes
 from sifthinker.system.files import write_json
-from tasks.runtime import ui_artifacts
+from tasks.runtime import make as make_module
+from tasks.runtime import ui_artifacts, work_folder
 from tasks.runtime.decide import decide
 from tasks.runtime.make import make_artifact
-from tasks.runtime.stage import Job, Stage, stage
+from tasks.runtime.stage import Job, Order, Stage, stage
 from tasks.runtime.stage_results import Results
 from tasks.stages.sft import sft
 from tests.training.conftest import row
@@ -47,11 +49,15 @@ class Training:
 
     def made(self, refresh: bool = False) -> str:
         """Makes it, and returns its weights."""
-        decision = decide(self.store, self.stage, "sft", Config.model_validate({"scenes": {}}), {}, refresh)
-        make_artifact(decision.order, self.store, LOG)
-        found = self.store.find("sft", decision.order.key)
+        order = self.order(refresh)
+        make_artifact(order, self.store, LOG)
+        found = self.store.find("sft", order.key)
         assert found
         return (found.folder / "weights").read_text()
+
+    def order(self, refresh: bool = False) -> Order:
+        """What is to be made."""
+        return decide(self.store, self.stage, "sft", Config.model_validate({"scenes": {}}), {}, refresh).order
 
     @property
     def work(self) -> Path:
@@ -199,3 +205,25 @@ def test_sft_itself_is_trained_again_by_a_refresh(tmp_path: Path, monkeypatch: p
 
     first, again = trained(False), trained(True)
     assert again["made"] > first["made"] and again["notes"]["resumed_from"] is None
+
+
+@pytest.mark.parametrize("error", [UserError("the bucket is away"), Killed()])
+def test_a_refresh_that_ended_while_it_was_uploaded_is_not_made_twice(
+    training: Training, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Its artifact is in the store by then."""
+    training.made()
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+
+        def fails(*_: object) -> None:
+            raise error
+
+        patch.setattr(training.store._uploads, "push", fails)
+        training.made(refresh=True)
+    order = training.order(refresh=True)
+    assert work_folder.finished(order, training.store)
+    found = make_module._made_meanwhile(training.store, order)
+    assert found and found.key == order.key and training.started_at == [0, 0]
+    work_folder.end(order, training.store)
+    assert not list(training.work.glob("checkpoint-*"))
+    assert not work_folder.finished(order, training.store), "the next refresh is another"
