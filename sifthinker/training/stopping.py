@@ -12,8 +12,8 @@ waits for a rank that is gone. It ends the process
 * `processes.GRACE` seconds after another rank has failed (`error.json`, or a rank of this launcher is missing).
 
 A signal to end goes to a rank's whole process group. The workers of its data loader are not to end with it, or the rank
-has no batch for the step under way and fails before its checkpoint. So whatever a rank forks gets a group of its own, and
-ends with the rank.
+has no batch for the step under way and fails before its checkpoint. So whatever a rank forks, except programs, gets a group of its own,
+and ends with the rank.
 
 transformers has `enable_jit_checkpoint`. It is not used: its ranks do not agree on the step, it saves in the middle of
 one, and it leaves out what other callbacks add to a checkpoint (the book of scores, `complete.json`).
@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -83,7 +84,12 @@ class Watch:
         self._forks = os.getpid()
 
     def _forked(self) -> None:
-        """In a new process, before anything else of it runs: no signal is missed, and none is taken for the rank's."""
+        """In a new process, before anything else of it runs: no signal is missed, and none is taken for the rank's.
+
+        A program that `subprocess` starts is left as it is: who leads a group cannot begin a session, as some ask for.
+        """
+        if sys._getframe(1).f_globals.get("__name__") == "subprocess":
+            return
         signal.set_wakeup_fd(-1)
         os.setpgid(0, 0)
         processes.end_with(self._forks)

@@ -143,6 +143,27 @@ def test_a_worker_of_the_data_loader_that_ends_is_no_signal_to_stop(watch: stopp
     assert not watch.requested.is_set() and watch._deadline == float("inf")
 
 
+def test_programs_that_a_training_starts_may_begin_a_session_and_workers_get_a_group() -> None:
+    """In a process of its own: what is registered for forks stays."""
+    code = """
+import multiprocessing, os, subprocess, sys
+from sifthinker.training import stopping
+
+def work():
+    sys.exit(0 if os.getpgrp() == os.getpid() else 3)
+
+stopping.watch().start()
+ask = [sys.executable, "-c", "import os; print(os.getsid(0) == os.getpid())"]
+print(subprocess.run(ask, start_new_session=True, preexec_fn=lambda: None, capture_output=True, text=True).stdout)
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join(60)
+print("worker", worker.exitcode)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout.split() == ["True", "worker", "0"], done.stdout + done.stderr
+
+
 def test_a_signal_asks_for_a_checkpoint_and_starts_the_grace_once(watch: stopping.Watch) -> None:
     watch._signalled(signal.SIGTERM)
     deadline = watch._deadline
