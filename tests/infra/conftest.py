@@ -56,7 +56,7 @@ class Composed:
         basic = base64.b64encode(self.credentials.encode()).decode()
         headers = {"Authorization": f"Basic {basic}"}
         with httpx.Client(
-            base_url=f"{self.api}/", headers=headers, timeout=60, transport=Patient()
+            base_url=f"{self.api}/", headers=headers, timeout=240, transport=Patient()
         ) as client:
             token = client.get("csrf-token", params={"client": name}).raise_for_status().json()["token"]
             client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": name})
