@@ -95,9 +95,7 @@ class Watch:
         processes.end_with(self._forks)
 
     def _signalled(self, number: int) -> None:
-        if (
-            number not in STOPS
-        ):  # a signal comes here if anybody has a handler for it: torch has one for SIGCHLD
+        if number not in STOPS:  # any with a handler comes here, and torch has one for SIGCHLD
             return
         if number == signal.SIGINT and time.monotonic() - self._began > TWICE:
             _end()
