@@ -23,7 +23,7 @@ from sifthinker.store.manifest import Ref
 from tasks.runtime import end_states, links, ui_artifacts
 from tasks.runtime.flow_run import final_state, run_flow
 from tasks.runtime.liveness import alive
-from tasks.runtime.pipeline import Partial, Run, carry_out
+from tasks.runtime.pipeline import Partial, Run, carry_out, labels
 from tasks.runtime.refreshed import Refreshed
 from tasks.stages import ablation as table
 from tasks.stages.evaluate import evaluate
@@ -99,11 +99,12 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
     store, identifier = Store.of(config), str(context.flow_run.id)
     with alive(store):
         wanted = made_with(config, chosen(config, rows))  # a wrong row is refused before any is made
+        again = refreshed(wanted, refresh, store)  # and so is a wrong stage
         failed = {
             name: state
             for name, (variant, made) in wanted.items()
             if not (
-                state := ablation_row(made, variant.trained, [*refresh], identifier, return_state=True)
+                state := ablation_row(made, variant.trained, again[name], identifier, return_state=True)
             ).is_completed()
         }
         found = {
@@ -124,6 +125,30 @@ def _ablation(config: Config, rows: Sequence[str], refresh: Sequence[str], name:
     others = ", ".join(name for name in made_with(config, config.ablation.variants) if name not in found)
     without = f"; not made, and not in the table: {others}" if others else ""
     return Completed(message=f"{len(found)} rows{without}", data=str(folder))
+
+
+def refreshed(
+    wanted: Mapping[str, tuple[Variant, Config]], refresh: Sequence[str], store: Store
+) -> dict[str, list[str]]:
+    """By row, which of the stages to make again it has: a row that is not trained has no `grpo`.
+
+    A row that cannot be planned is left to say so itself, which does not stop the others.
+
+    Raises:
+        UserError: no row has one of them.
+    """
+    if not refresh:
+        return {name: [] for name in wanted}
+    stages: dict[str, list[str]] = {}
+    for name, (variant, made) in wanted.items():
+        try:
+            stages[name] = labels(partial(row, trained=variant.trained), made, store)
+        except UserError:
+            stages[name] = [*refresh]
+    known = list(dict.fromkeys(label for of in stages.values() for label in of))
+    if unknown := [label for label in refresh if label not in known]:
+        raise UserError(f"refresh: {', '.join(unknown)}: no stage of these rows; stages: {', '.join(known)}")
+    return {name: [label for label in refresh if label in of] for name, of in stages.items()}
 
 
 def evaluated(variant: Variant, made: Config, store: Store) -> Ref | None:

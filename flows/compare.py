@@ -11,22 +11,23 @@ from prefect.states import Completed
 from flows import run_names
 from sifthinker.store.artifacts import Store
 from tasks.operations.compare import compared, show
+from tasks.operations.kept_store import kept
 from tasks.runtime.flow_run import final_state
 
 
 @flow(name="compare")
-def compare(names: list[str], store: Path = Path("artifacts")) -> State[str]:
+def compare(names: list[str], store: Path = Path("artifacts"), remote: str = "") -> State[str]:
     """Compares evaluations with the first of them: scores, paired tests, what was made otherwise, changed replies.
 
     Args:
         names: two or more: evaluated runs (name or id), checkpoints (alias, 'latest', STAGE/KEY of an artifact), nights (id or date)
         store: folder of the artifacts
+        remote: address of the store's copy on an object store (s3://bucket/prefix); empty: SIF_REMOTE of the worker's environment, or the one that the folder remembers
     """
-    return final_state(lambda: _compare(names, store))
+    return final_state(lambda: _compare(names, kept(store, remote)))
 
 
-def _compare(names: list[str], store: Path) -> State[str]:
-    opened = Store.existing(store)
+def _compare(names: list[str], opened: Store) -> State[str]:
     run_names.call(f"compare {', '.join(names)}")
     made = compared(opened, names)
     show(opened, made.text, made.page, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,8 +16,10 @@ from prefect.states import Completed, Failed
 from flows import form, run_names, tracked
 from flows.form import ConfigText, Settings
 from sifthinker.config import Config
+from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, running_server
+from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.evaluation.nights.forecast import Expected
 from sifthinker.evaluation.nights.records import Night, Outcome
 from sifthinker.store.artifacts import Store
@@ -34,7 +36,6 @@ from tasks.stages.weights import depth_weights
 FAILED = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun", history.INCONCLUSIVE: "Inconclusive"}
 WARNED = "Warned"
 SKIPPED = "Skipped"
-OPEN = (history.INCONCLUSIVE, history.WARNED)  # outcomes that the next tier follows
 EXIT_CODES = {"Regressed": 1, "NotRun": 3, "Inconclusive": 4, WARNED: 5}  # of `sif nightly`; 2 is wrong usage
 
 
@@ -55,7 +56,7 @@ def evening(run: Run, night: str, started: datetime) -> Outcome:
         made, failed = each(run, run.config.nightly.models, estimator, f"-{tier}" if looked else "")
         held = Night(identifier, started, run.config)
         looked.append(compare(run.store, held, made, failed, baseline, lost))
-        if looked[-1].outcome not in OPEN:
+        if not looked[-1].leaves_open:
             break
     return followed(looked, configured.nightly.chain)
 
@@ -224,7 +225,7 @@ def chosen(
     """The configuration with what the run's parameters say.
 
     Raises:
-        UserError: there is no such tier.
+        UserError: there is no such tier, or a benchmark is named that is not configured.
     """
     settings = config.nightly
     if tier is not None and tier not in settings.tiers:
@@ -239,4 +240,27 @@ def chosen(
         update["tiers"] = {
             name: of.model_copy(update={"benchmarks": ()}) for name, of in settings.tiers.items()
         }
-    return config.model_copy(update={"nightly": settings.model_copy(update=update)})
+    night = config.model_copy(update={"nightly": settings.model_copy(update=update)})
+    check(night)
+    return night
+
+
+def check(config: Config) -> None:
+    """Whether the benchmarks that a night names are there, before anything runs.
+
+    Raises:
+        UserError: one is neither configured nor rendered with the scenes.
+    """
+    settings = config.nightly
+    rendered = config.scenes.benchmarks if config.scenes else ()
+    names = dict.fromkeys([*rendered, *(benchmark.name for benchmark in config.evaluate.benchmarks)])
+    sampled = [f"{name}{SAMPLED}" for name in names] if config.evaluate.sampled is not None else []
+    fields: dict[str, Collection[str]] = {"benchmarks": settings.benchmarks, "margins": settings.margins}
+    fields |= {f"tiers.{tier}.benchmarks": settings.tiers[tier].benchmarks for tier in settings.chain}
+    for field, named in fields.items():
+        known = [*names, *sampled] if field == "margins" else [*names]
+        if unknown := [name for name in named if name not in known]:
+            raise UserError(
+                f"nightly.{field}: {', '.join(unknown)} not configured{suggestion(unknown[0], known)}; evaluate.benchmarks and "
+                f"scenes.benchmarks have: {', '.join(known) or 'none'}"
+            )

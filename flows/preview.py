@@ -64,5 +64,5 @@ def _preview(config: Config, rows: int) -> State[list[str]]:
         run_id = str(context.flow_run.id)
         made = carry_out(before, config, Partial(), store, run_id, context.flow_run.name)
         page: Path = store.root / "previews" / run_id / PAGE
-        found = previewed(settled, store, made, rows, page, list(lines(settled, {"annotate"})))
-    return Completed(message="previewed", data=[*found.lines(settled.annotate), str(page)])
+        said = previewed(settled, store, made, rows, page, list(lines(settled, {"annotate"})))
+    return Completed(message="previewed", data=[*said, str(page)])

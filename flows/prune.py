@@ -13,6 +13,7 @@ from pydantic import Field
 
 from sifthinker.store.artifacts import Store
 from sifthinker.upkeep.prune import Rules, check, running, summary
+from tasks.operations.kept_store import kept
 from tasks.operations.prune import clear, over
 from tasks.runtime.flow_run import final_state
 from tasks.runtime.liveness import sweep
@@ -25,6 +26,7 @@ def prune(
     apply: bool = False,
     days: Annotated[float, Field(ge=0)] = 14,
     runs: Annotated[int, Field(ge=0)] = 5,
+    remote: str = "",
 ) -> State[str]:
     """Removes from a store what nobody needs: old artifacts that no pinned or recent run reaches, leftovers of kills.
 
@@ -33,12 +35,12 @@ def prune(
         apply: remove; otherwise only say what would go, how much that is, and why
         days: what was made or used within so many days stays, with all it was made from
         runs: what the latest so many runs made or took stays, however old
+        remote: address of the store's copy on an object store (s3://bucket/prefix), which is pruned too; empty: SIF_REMOTE of the worker's environment, or the one that the folder remembers
     """
-    return final_state(lambda: _prune(store, apply, days, runs))
+    return final_state(lambda: _prune(kept(store, remote), apply, days, runs))
 
 
-def _prune(store: Path, apply: bool, days: float, runs: int) -> State[str]:
-    opened = Store.existing(store)
+def _prune(opened: Store, apply: bool, days: float, runs: int) -> State[str]:
     for swept in sweep(opened):  # what was killed is over, and may go
         get_run_logger().warning("%s", swept)
     found = clear(opened, Rules(days, runs, over(running(opened)), RESULTS.keys()), apply)

@@ -1,4 +1,4 @@
-"""Tells people by a webhook when a run of any deployment went wrong, is late, or is well again.
+"""Tells people by a webhook when a run of any deployment went wrong, is late, waits, or is well again (alert_triggers.py: when).
 
 The address is a secret (who has it can write there): it is read from SIF_ALERT_URL when deployments are registered,
 and kept in a block of the server, never in a parameter. SIF_ALERT_FORMAT is `slack` or `json`; without it the address
@@ -10,30 +10,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from contextlib import suppress
 from urllib.parse import urlsplit
 
-from prefect.automations import AutomationCore, EventTrigger
+from prefect.automations import AutomationCore
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.actions import CallWebhook
-from prefect.events.schemas.automations import Posture
 
+from infra import alert_triggers, trial
+from infra.alert_triggers import SAID
 from sifthinker.core.errors import UserError
 
 URL = "SIF_ALERT_URL"
 FORMAT = "SIF_ALERT_FORMAT"
 BLOCK = "sif-alert"
-SCHEDULED = "prefect.tag.auto-scheduled"  # Prefect's tag of runs that a schedule made
-# Names of states. From Regressed on they are flows/nightly.py's own; their messages say what fell and by how much.
-# Skipped: the night evaluated nothing, which nobody would hear of otherwise where it waited for the night before it.
-# UserError: a mistake of the user's ended it (tasks/runtime/end_states.py).
-WRONG = (
-    *("Failed", "UserError", "Crashed", "TimedOut"),
-    *("Regressed", "NotRun", "Inconclusive", "Warned", "Skipped"),
-)
-WELL = ("Completed",)
-REMEMBERED = timedelta(days=30)  # how long after a run went wrong the next good one is told of
 # The bodies of the messages. The server renders them (Jinja, in a sandbox), with values that `payload` sets before them.
 PLAIN = """{
  "text": {{ (line ~ " " ~ page) | tojson }},
@@ -43,7 +34,7 @@ PLAIN = """{
  "run": {{ flow_run.id | string | tojson }},
  "name": {{ flow_run.name | tojson }},
  "state": {{ flow_run.state.name | tojson }},
- "message": {{ (flow_run.state.message or "") | tojson }},
+ "message": {{ said | tojson }},
  "pool": {{ (flow_run.work_pool_name or "") | tojson }},
  "process": {{ (flow_run.infrastructure_pid or "") | tojson }},
  "due": {{ flow_run.expected_start_time | string | tojson }},
@@ -66,12 +57,18 @@ FORMATS = {"json": PLAIN, "slack": SLACK}
 
 
 def told(
-    client: SyncPrefectClient, deployments: Sequence[str], save: Callable[[AutomationCore], str]
+    client: SyncPrefectClient,
+    deployments: Sequence[str],
+    nights: Sequence[str],
+    save: Callable[[AutomationCore], str],
 ) -> Iterator[str]:
     """Registers the alerts for the runs of these deployments (`prefect.deployment.<id>`); what was done, a line each.
 
+    Where the address or what is sent is new, the webhook has to answer a test message first. `nights` are those of the deployments
+    that have to end before the next one is due.
+
     Raises:
-        UserError: SIF_ALERT_URL or SIF_ALERT_FORMAT cannot be used.
+        UserError: a variable SIF_ALERT_* cannot be used, or the webhook does not answer well.
     """
     url = os.environ.get(URL)
     if not url:
@@ -79,50 +76,44 @@ def told(
         yield f"alerts: {URL} is not set, so nobody is told of runs that go wrong; {advice}"
         return
     shape = form(url, os.environ.get(FORMAT, ""))
+    wanted = list(alert_triggers.alerts(deployments, nights))
+    yield tried(client, url, shape)
     webhook = Webhook(url=url, headers={"Content-Type": "application/json"})
     block = webhook.save(BLOCK, overwrite=True, _sync=True)
-    of_ours = {"prefect.resource.role": "deployment", "prefect.resource.id": list(deployments)}
-    by_schedule = {"prefect.resource.role": "tag", "prefect.resource.id": SCHEDULED}
-    events = {name: {f"prefect.flow-run.{state}" for state in states} for name, states in _STATES.items()}
+    for alert in wanted:
+        call = CallWebhook(block_document_id=block, payload=payload(shape, alert.outcome, base(), alert.said))
+        described = f"Calls the webhook of block {BLOCK}"
+        made = AutomationCore(name=alert.name, description=described, trigger=alert.trigger, actions=[call])
+        yield f"alerts, as {shape}: {save(made)}"
 
-    def automation(name: str, outcome: str, trigger: EventTrigger) -> AutomationCore:
-        call = CallWebhook(block_document_id=block, payload=payload(shape, outcome, base()))
-        return AutomationCore(
-            name=name, description=f"Calls the webhook of block {BLOCK}", trigger=trigger, actions=[call]
+
+def tried(client: SyncPrefectClient, url: str, shape: str) -> str:
+    """Sends the webhook a test message, unless the server has this address and format already; what was done.
+
+    Raises:
+        UserError: SIF_ALERT_TEST cannot be used, or the webhook does not answer well.
+    """
+    when = trial.wanted()
+    sends = payload(shape, "flow_run.state.name", base())
+    if when == "never":
+        return f"alerts: the webhook was sent no test message ({trial.VARIABLE}=never)"
+    if when == "new" and _known(client, url, sends):
+        return f"alerts: the webhook is the one that was registered; {trial.VARIABLE}=always tests it again"
+    status = trial.send(url, trial.body(sends))
+    return f"alerts: the webhook answered a test message with {status}"
+
+
+def _known(client: SyncPrefectClient, url: str, sends: str) -> bool:
+    """Whether an earlier registration had this address and this body of messages."""
+    with suppress(ValueError):  # the first time
+        webhook = Webhook.load(BLOCK, _sync=True)
+        actions = [
+            a for one in client.read_automations_by_name(alert_triggers.WENT_WRONG) for a in one.actions
+        ]
+        return webhook.url.get_secret_value() == url and any(
+            isinstance(action, CallWebhook) and action.payload == sends for action in actions
         )
-
-    wrong = EventTrigger(
-        expect=events["wrong"],
-        match_related=of_ours,
-        for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
-        threshold=1,
-    )
-    late = EventTrigger(
-        expect=events["late"],
-        match_related=[of_ours, by_schedule],
-        for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
-        threshold=1,
-    )
-    recovered = EventTrigger(
-        after=events["wrong"],
-        expect=events["well"],
-        match_related=of_ours,
-        for_each={"related:deployment:prefect.resource.id"},
-        posture=Posture.Reactive,
-        threshold=1,
-        within=REMEMBERED,
-    )
-    for name, outcome, trigger in (
-        ("a run went wrong", "flow_run.state.name", wrong),
-        ("a scheduled run did not start", '"Late: no worker took it"', late),
-        ("a deployment recovered", '"Recovered"', recovered),
-    ):
-        yield f"alerts, as {shape}: {save(automation(name, outcome, trigger))}"
-
-
-_STATES = {"wrong": WRONG, "late": ("Late",), "well": WELL}
+    return False
 
 
 def form(url: str, wanted: str) -> str:
@@ -145,18 +136,20 @@ def base() -> str:
     return f"{ui.rstrip('/')}/runs/flow-run/"
 
 
-def payload(shape: str, outcome: str, link: str) -> str:
+def payload(shape: str, outcome: str, link: str, said: str = SAID) -> str:
     """The template of a message's body.
 
     Args:
         shape: a key of FORMATS
         outcome: a Jinja expression for what happened
         link: address of a run's page, without the id
+        said: a Jinja expression for what is said of it
     """
     values = {
         "outcome": outcome,
+        "said": said,
         "page": f"{json.dumps(link)} ~ flow_run.id",
-        "line": 'deployment.name ~ ": " ~ outcome ~ ". " ~ (flow_run.state.message or "")',
+        "line": 'deployment.name ~ ": " ~ outcome ~ ". " ~ said',
         "where": '"run " ~ flow_run.name ~ ", pool " ~ (flow_run.work_pool_name or "none")'
         ' ~ ", process " ~ (flow_run.infrastructure_pid or "none")',
     }

@@ -16,12 +16,14 @@ import yaml
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import SyncPrefectClient
 
-from infra import alerts, lost_runs, pools, registration
+from infra import alerts, lost_runs, registration
+from infra import pools as work_pools
 from tasks.runtime.placement import FLOW
 
 RETIRED = (
     "a night went wrong",
 )  # automations of earlier versions; beside the new ones they tell of the same twice
+NIGHT = "nightly"  # the flow of flows/nightly.py
 FILE = Path(__file__).with_name("prefect.yaml")
 
 
@@ -30,8 +32,12 @@ class Deployments:
     """Ids of the registered deployments, as events name them: `prefect.deployment.<id>`."""
 
     whole: Sequence[str]  # what people and schedules start
+    nights: Sequence[str]  # those of them that a schedule starts every night
     stages: Sequence[str]  # what a run starts in a pool, and answers for
-    processes: Sequence[str]  # those of both whose worker starts a process, on its own machine
+    processes: Sequence[
+        str
+    ]  # those of `whole` and `stages` whose worker starts a process, on its own machine
+    pods: Sequence[str]  # those whose worker starts a pod, on a node that has room
 
 
 def deployments(client: SyncPrefectClient) -> Deployments:
@@ -40,28 +46,32 @@ def deployments(client: SyncPrefectClient) -> Deployments:
     Raises:
         ObjectNotFound: one of them is not registered.
     """
-    whole, stages, processes = [], [], []
-    made = pools.read()
+    whole, nights, stages, processes, pods = [], [], [], [], []
+    types = {name: pool.type for name, pool in work_pools.read().items()}
     for deployment in yaml.safe_load(FILE.read_text(encoding="utf-8"))["deployments"]:
         flow = deployment["entrypoint"].rpartition(":")[2]
         found = client.read_deployment_by_name(f"{flow}/{deployment['name']}")
         named = f"prefect.deployment.{found.id}"
         (stages if flow == FLOW else whole).append(named)
-        if made[deployment["work_pool"]["name"]].type == "process":
-            processes.append(named)
-    return Deployments(whole, stages, processes)
+        if flow == NIGHT:
+            nights.append(named)
+        (pods if types[deployment["work_pool"]["name"]] == "kubernetes" else processes).append(named)
+    return Deployments(whole, nights, stages, processes, pods)
 
 
 def register(client: SyncPrefectClient) -> Iterator[str]:
     """Registers or renews every automation; what was done, a line each."""
     found = deployments(client)
-    for name in RETIRED:
+    of_runs = list(lost_runs.automations([*found.whole, *found.stages], found.processes, found.pods))
+    # That of another kind of pool would go on watching the deployments, with the wrong time.
+    others = {lost_runs.NEVER_BEGAN, lost_runs.NO_POD} - {automation.name for automation in of_runs}
+    for name in (*RETIRED, *sorted(others)):
         for old in client.read_automations_by_name(name):
             client.delete_automation(old.id)
             yield f"automation {name!r} of an earlier version is removed"
-    for automation in lost_runs.automations([*found.whole, *found.stages], found.processes):
+    for automation in of_runs:
         yield save(client, automation)
-    yield from alerts.told(client, found.whole, lambda automation: save(client, automation))
+    yield from alerts.told(client, found.whole, found.nights, lambda automation: save(client, automation))
 
 
 def save(client: SyncPrefectClient, automation: AutomationCore) -> str:

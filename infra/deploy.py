@@ -1,7 +1,7 @@
 """Registers the work pools and deployments of prefect.yaml with the server of PREFECT_API_URL.
 
-May be repeated: deployments and their schedules are updated. Pools that are there, what is paused, and schedules that people
-added in the UI stay as people have set them.
+May be repeated: deployments and their schedules are updated. Pools that are there, what is paused, parameters, and schedules that
+people added in the UI stay as people have set them.
 """
 
 import os
@@ -17,6 +17,11 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.exceptions import ObjectNotFound
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this file is run by its path
+
+from infra import parameters  # noqa: E402
+from sifthinker.core.errors import UserError  # noqa: E402
+
 FILE = Path("infra") / "prefect.yaml"
 
 
@@ -30,6 +35,11 @@ def main() -> None:
     with get_client(sync_client=True) as client:
         for line in keep(client):
             print(line)
+        entries = {_name(entry): entry for entry in _entries()}
+        try:
+            kept = parameters.found(client, entries)
+        except UserError as error:
+            sys.exit(f"deploy: {error}")
         paused = [deployment.id for deployment in client.read_deployments() if deployment.paused]
         print("registering the deployments; a minute", flush=True)
         # -m: this folder is then on the import path, for the steps
@@ -39,9 +49,12 @@ def main() -> None:
         finally:  # also where somebody interrupts this
             for identifier in paused:  # registering resumes them
                 client.pause_deployment(identifier)
+            for line in parameters.restore(client, kept):
+                print(line)
         if done.returncode:
             print(done.stdout, done.stderr, file=sys.stderr, sep="\n")
             sys.exit(done.returncode)
+        parameters.remember(client, entries)
         # In the place of Prefect's dozen lines on each, which name a worker that does not wait for its runs.
         for line in registered(client):
             print(line)

@@ -3,7 +3,7 @@
 A run sends a heartbeat every 30 seconds (PREFECT_FLOWS_HEARTBEAT_FREQUENCY in prefect.yaml). When none has arrived for
 90 seconds, the server sets the run to Crashed. That frees the slot of its pool and of its deployment, and a run that
 waits for it in another pool (tasks/runtime/placement.py) learns of it. A run that dies before its first heartbeat
-is closed too.
+is closed too, and so is one that never begins: whose worker died as it started it, or whose pod no node takes.
 
 A run that lives and was silent, because the server was away or its machine stood still, says so within seconds
 (tasks/runtime/liveness.py) and is Running again. A run that has ended keeps its state: the server refuses to crash it.
@@ -19,13 +19,18 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Posture
 
-from tasks.runtime.liveness import SILENT, UNBEGUN
+from tasks.runtime.liveness import SILENT, TOLD_TO_END, UNBEGUN, UNPLACED
 
+NEVER_BEGAN, NO_POD = "a run never began", "a run's pod never began"
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE = timedelta(seconds=90)  # three heartbeats; the server looks every five seconds
 # From Pending to Running a process worker prepares the run and imports its flow: about ten seconds. On a busy machine it is
 # minutes, and the worker sends heartbeats in the run's place (beginning.py).
 START = timedelta(seconds=100)
+# A pod waits for a node that has to be started, its volumes, and an image of some GB. Prefect's worker has no limit of its own:
+# a pod that no node can take is Pending for ever.
+POD_START = timedelta(minutes=45)
+PENDING = "prefect.flow-run.Pending"
 # States that end the waiting. A name that is missing here does no harm: nothing leaves a final state this way.
 ENDS = (
     "Completed",
@@ -40,20 +45,29 @@ ENDS = (
 )
 
 
-def automations(deployments: Sequence[str], processes: Sequence[str]) -> Iterator[AutomationCore]:
+def automations(
+    deployments: Sequence[str], processes: Sequence[str], pods: Sequence[str]
+) -> Iterator[AutomationCore]:
     """One for each way in which a run is lost.
 
     Args:
         deployments: whose runs are watched, as `prefect.deployment.<id>`
-        processes: those of them that start on their worker's machine; elsewhere a run may wait long for a node
+        processes: those of them that start on their worker's machine
+        pods: those that start as a pod, which may wait long for a node
     """
     ends = {f"prefect.flow-run.{state}" for state in ENDS}
     began = {HEARTBEAT, "prefect.flow-run.Running"}
+    # A run of a drained node sends heartbeats while it ends, after its AwaitingRetry: each asks for another sign. Its next start
+    # is one, or its own word that it was told to end, where it waits for a place.
+    again = {PENDING, "prefect.flow-run.InfrastructurePending", TOLD_TO_END}
     # After Running, too: a run may die in the seconds between that and its first heartbeat.
-    yield _lost("a run fell silent", began, {HEARTBEAT, *ends}, SILENCE, SILENT, deployments)
+    yield _lost("a run fell silent", began, {HEARTBEAT, *ends, *again}, SILENCE, SILENT, deployments)
+    # Pending is among what is expected, too: else a second start within the time of the first would not be watched.
+    starts = {PENDING, *began, *ends}
     if processes:
-        pending = {"prefect.flow-run.Pending"}
-        yield _lost("a run never began", pending, began | ends, START, UNBEGUN, processes)
+        yield _lost(NEVER_BEGAN, {PENDING}, starts, START, UNBEGUN, processes)
+    if pods:
+        yield _lost(NO_POD, {PENDING}, starts, POD_START, UNPLACED, pods)
 
 
 def _lost(

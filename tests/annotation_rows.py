@@ -17,6 +17,7 @@ from sifthinker import llm
 from sifthinker.annotation import annotate
 from sifthinker.config import Annotate, Api
 from sifthinker.core import depth_maps
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample
 from sifthinker.core.tables import CHAINS, REJECTS, write
 from sifthinker.data import expansion
@@ -37,6 +38,11 @@ def pictures(folder: Path, count: int) -> list[tuple[str, str]]:
         (folder / f"{number}.png").write_bytes(buffer.getvalue())
         found.append((f"{number}.png", hashlib.sha256(buffer.getvalue()).hexdigest()))
     return found
+
+
+def library(folder: Path) -> ImageLibrary:
+    """Where the pictures are; of each, a million pixels are read."""
+    return ImageLibrary({"test": folder}, 1_000_000)
 
 
 def samples(names: list[tuple[str, str]], rows: int) -> Iterator[Sample]:
@@ -86,7 +92,7 @@ def run(
             samples(names, rows),
             map(focus, samples(names, rows)),
             maps(names),
-            {"test": folder},
+            library(folder),
             client,
             config,
             most,

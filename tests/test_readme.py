@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperOption
 
 from flows.commands.main import app
 from sifthinker import scenes
@@ -116,7 +118,7 @@ def test_links_lead_somewhere(document: Path) -> None:
     [file for file in DOCUMENTS if file not in CARDS],
     ids=lambda file: file.relative_to(ROOT).as_posix(),
 )
-def test_every_command_exists(document: Path) -> None:
+def test_every_command_exists_and_has_the_options_that_it_wants(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     commands = typer.main.get_group(app).commands
     unknown = []
@@ -128,6 +130,8 @@ def test_every_command_exists(document: Path) -> None:
             options = {name for one in command.params for name in one.opts} if command else set()
             given = set(re.findall(r"(?<= )--?[a-z][a-z-]*", re.sub(r'"[^"]*"', "", said)))
             unknown += [said] if not command or given - options - {"--help"} else []
+            if command and document.name != "CHANGELOG.md":  # which names what is new, and nobody types
+                unknown += [f"{said}: lacks {name}" for name in lacking(command, said)]
         elif found := re.match(r"(?:python -m |pytest |.* pytest )", said):
             modules = re.findall(r"-m ((?:sifthinker|tests|tasks|infra)\.[\w.]*\w)(?!\S)", said)
             files = [
@@ -137,6 +141,15 @@ def test_every_command_exists(document: Path) -> None:
             files += re.findall(r"\btests/[\w/.]+(?=\s|$)", said)
             unknown += [said] if any(not (ROOT / file).exists() for file in files) else []
     assert not unknown
+
+
+def lacking(command: Any, said: str) -> list[str]:
+    """The options that a quoted line lacks, without which the command would refuse it. One without arguments only names it."""
+    words = shlex.split(said)[2:]
+    if not words or "--help" in words:
+        return []
+    required = [one for one in command.params if isinstance(one, TyperOption) and one.required]
+    return [one.opts[0] for one in required if not set(one.opts) & set(words)]
 
 
 def typed(document: Path) -> Iterator[str]:

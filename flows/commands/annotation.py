@@ -14,12 +14,17 @@ from flows import server
 from flows.commands import outcome, terminal
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.plan import planned
 from flows.commands.run import run
 from flows.commands.tables import Column, Printed
 from flows.commands.terminal import VerboseOption
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
+from sifthinker.core.records import Reject
+from sifthinker.core.tables import read
 from sifthinker.store.artifacts import Store
+from sifthinker.store.manifest import Artifact
+from sifthinker.system.files import read_text
 
 REJECTED = (
     Column("reason", "reason"),
@@ -125,6 +130,39 @@ def _again(
     run(names, overrides, store, stop_after="annotate", refresh=["annotate"], verbose=verbose)
 
 
+def _check_reasons(names: list[str], overrides: list[str], store: Path | None, given: dict[str, Any]) -> None:
+    """Refuses a pass over rows that there are not, before anything is asked. It makes what the pass goes over first.
+
+    Raises:
+        UserError: no row was rejected for one of its reasons.
+    """
+    if not given.get("reasons"):
+        return
+    config = load(names, overrides, store=store)
+    label = "retry" if config.retry.passes else "annotate"
+    if (made := _made(config, label)) is None:
+        # With a pass, annotate may reject more than `max_rejected`.
+        more = [] if config.retry.passes else [_pass_option([given])]
+        run(names, [*overrides, *more], store, stop_after=label)
+        made = _made(config, label)
+    assert made is not None, "a run that failed has ended the command"
+    from sifthinker.annotation.retry import not_found
+
+    letters = (Reject(**row) for row in read(made.rejects()))
+    if said := not_found(given["reasons"], letters):
+        raise UserError(f"annotate --reason: {said}")
+
+
+def _made(config: Config, label: str) -> Artifact | None:
+    """The artifact of a stage that a run would take."""
+    found = next((line.made for line in planned(config, None, label, [], None) if line.label == label), None)
+    return Store.of(config).open(found) if found else None
+
+
+def _pass_option(passes: list[dict[str, Any]]) -> str:
+    return f"retry.passes={json.dumps(passes)}"
+
+
 def _retry(
     names: list[str], overrides: list[str], store: Path | None, given: dict[str, Any], verbose: bool
 ) -> None:
@@ -136,7 +174,8 @@ def _retry(
         if file := given.get("prompt"):
             if not file.is_file():
                 raise UserError(f"annotate --prompt {file}: no such file")
-            given["prompt"] = file.read_text(encoding="utf-8").strip()
+            given["prompt"] = read_text(file).strip()
+        _check_reasons(names, overrides, store, given)
         passes.append(given)
     if not passes:
         raise UserError(
@@ -144,8 +183,7 @@ def _retry(
             "passes under `retry` in the configuration; --again asks what was refused as it was"
         )
     lines = yaml.safe_dump({"retry": {"passes": passes}}, sort_keys=False, allow_unicode=True)
-    text = f"retry.passes={json.dumps(passes)}"
-    run(names, [*overrides, text], store, stop_after="retry", verbose=verbose)
+    run(names, [*overrides, _pass_option(passes)], store, stop_after="retry", verbose=verbose)
     _dead_letters(load(names, overrides, store=store))
     console.print(
         "\nThe accepted chains are an artifact of the stage retry. Runs take it, and publish what it holds, with "

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import server
+from flows.commands import places
 from flows.commands.options import StoreConfigOption, StoreOption, console, existing
 from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.core.errors import UserError
@@ -35,7 +36,10 @@ def lineage(
     store: StoreOption = None,
     config: StoreConfigOption = [],  # noqa: B006
     json_: JsonOption = False,
-    out: Annotated[Path | None, typer.Option(help="also draws it, as a PNG", metavar="FILE")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="also draws it, as a PNG", metavar="FILE", callback=places.file),
+    ] = None,
 ) -> None:
     """Shows what an artifact was made from, back to the users' files and the pre-trained weights."""
     opened = existing(store, config)
@@ -55,6 +59,7 @@ def lineage(
         ]
         printed.lines(("artifact", "made", "rows", "with", "digest"), lines)
         if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
             out.write_bytes(lineage_picture.picture(nodes))
             printed.say(f"picture   {out}")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows import server
+from flows.commands import places
 from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
 
 
@@ -20,7 +21,10 @@ def chains(
     ] = None,
     store: StoreOption = None,
     config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
-    out: Annotated[Path | None, typer.Option(help="file of the page, instead of one in the store")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="file of the page, instead of one in the store", callback=places.file),
+    ] = None,
 ) -> None:
     """Compares chains by source, those that were taken and those that were bought: lengths, steps, depths, answers, boxes."""
     opened = existing(store, config)

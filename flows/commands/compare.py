@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows import server
-from flows.commands import terminal
+from flows.commands import places, terminal
 from flows.commands.options import StoreConfigOption, StoreOption, existing
 from flows.commands.tables import JsonOption, Printed
 
@@ -26,7 +26,10 @@ def compare(
     store: StoreOption = None,
     config: StoreConfigOption = [],  # noqa: B006
     json_: JsonOption = False,
-    out: Annotated[Path | None, typer.Option(help="file of the page, instead of one in the store")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="file of the page, instead of one in the store", callback=places.file),
+    ] = None,
 ) -> None:
     """Compares evaluations: scores with intervals, paired tests, what was made otherwise, hours, changed replies."""
     opened = existing(store, config)

@@ -125,26 +125,7 @@ def _get(chosen: Sequence[Input], way: str, yes: bool) -> list[str]:
     Raises:
         UserError: something cannot be fetched, or shall not be.
     """
-    plans: list[fetching.Fetch] = []
-    left: list[str] = []
-    for item in chosen:
-        if item.publication is None:
-            if item.state.verdict != "there":
-                left.append(f"{item.name}: {item.state.found}: {item.address}")
-            continue
-        named_ = {one.name: one for one in item.publication.ways}
-        taken = named_.get(way) if way else item.publication.default
-        if taken is None:
-            known = ", ".join(named_)
-            raise UserError(f"--way {way}: {item.name} has no such way; known: {known}")
-        for part in taken.of(item.split).parts:
-            if part.fetchable:
-                plans.append(fetching.plan(item, part))
-            else:
-                left += [
-                    f"{item.name}: {part.what}, {shown(part.size)}: {part.address}",
-                    *_indented(item.steps(part)),
-                ]
+    plans, left = _planned(chosen, way)
     wanted = [plan for plan in plans if plan.left]
     fetching.check_room(wanted)
     for plan in plans:
@@ -158,7 +139,8 @@ def _get(chosen: Sequence[Input], way: str, yes: bool) -> list[str]:
         )
     _ask(sum(plan.left for plan in wanted), yes)
     for plan in plans:
-        place = _shown_fetch(plan) if plan.left else plan.target
+        # The hub's client also notes in its cache which commit a revision is, where no file is to be fetched.
+        place = _shown_fetch(plan) if plan.left or plan.target is None else plan.target
         console.print(plain(f"{plan.item.name}: there: {place}"), highlight=False, soft_wrap=True)
         note = next((way.note for way in plan.item.ways() if plan.part in way.parts), "")
         if note:
@@ -172,6 +154,47 @@ def _get(chosen: Sequence[Input], way: str, yes: bool) -> list[str]:
     elif not plans:
         console.print("nothing is missing")
     return left
+
+
+def _planned(chosen: Sequence[Input], way: str) -> tuple[list[fetching.Fetch], list[str]]:
+    """What is to be fetched, and the steps for what nobody can fetch.
+
+    Of data that is there a few rows and pictures were looked at, so that its files are compared with the hub's all the same; its
+    archives may be gone since they were unpacked. Named by `way`, everything is fetched.
+
+    Raises:
+        UserError: see `_get`.
+    """
+    plans: list[fetching.Fetch] = []
+    left: list[str] = []
+    for item in chosen:
+        there = item.state.verdict == "there"
+        if item.publication is None:
+            if not there:
+                left.append(f"{item.name}: {item.state.found}: {item.address}")
+            continue
+        named_ = {one.name: one for one in item.publication.ways}
+        taken = named_.get(way) if way else item.publication.default
+        if taken is None:
+            known = ", ".join(named_)
+            raise UserError(f"--way {way}: {item.name} has no such way; known: {known}")
+        parts = taken.of(item.split).parts
+        if there and not way:
+            weights = item.kind == "weights"  # whole where they are there; some are then to be converted
+            parts = tuple(part for part in parts if part.fetchable and bool(part.steps) == weights)
+            if not parts:
+                console.print(
+                    plain(f"{item.name}: there: {item.state.found}"), highlight=False, soft_wrap=True
+                )
+        for part in parts:
+            if part.fetchable:
+                plans.append(fetching.plan(item, part))
+            else:
+                left += [
+                    f"{item.name}: {part.what}, {shown(part.size)}: {part.address}",
+                    *_indented(item.steps(part)),
+                ]
+    return plans, left
 
 
 def _shown_fetch(plan: fetching.Fetch) -> Path:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands import places
 from flows.commands.options import StoreConfigOption, StoreOption, console, existing, plain
 from sifthinker.core.errors import UserError
 from sifthinker.store import runs
@@ -47,7 +48,7 @@ def _rl(store: Store, refs: dict[str, Ref]) -> Path | None:
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="folder that is made")],
+    out: Annotated[Path, typer.Argument(help="folder that is made", callback=places.folder)],
     store: StoreOption = None,
     config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
     run: RunOption = None,
@@ -104,6 +105,8 @@ def push(
         raise UserError(
             f"push: --to {to} is neither owner/name of the hub nor a folder that begins with / or ."
         )
+    if is_folder:
+        places.check("push --to", Path(to).expanduser(), folder=True)
     opened = existing(store, config)
     record, refs = published(opened, run)
     artifact = opened.open(refs["publish"])

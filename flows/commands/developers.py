@@ -10,16 +10,17 @@ from typing import Annotated
 
 import typer
 
+from flows.commands import places
 from flows.commands.options import console
 from sifthinker import config as configuration
 from sifthinker.core.errors import UserError
 
 
 def scenes(
-    rows: Annotated[int, typer.Option(help="questions for training")],
-    out: Annotated[Path, typer.Option(help="folder that is made")],
+    rows: Annotated[int, typer.Option(min=1, help="questions for training")],
+    out: Annotated[Path, typer.Option(help="folder that is made", callback=places.folder)],
     seed: Annotated[int, typer.Option(help="same seed, same files")] = 0,
-    benchmark_rows: Annotated[int, typer.Option(help="questions per benchmark")] = 24,
+    benchmark_rows: Annotated[int, typer.Option(min=2, help="questions per benchmark")] = 24,
 ) -> None:
     """Renders scenes with exact boxes and depth in the formats of VisCoT, TallyQA and the benchmarks."""
     from sifthinker import scenes as domain
@@ -40,7 +41,9 @@ def frame(
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="JSON that is written")] = Path("bench.json"),
+    out: Annotated[Path, typer.Option(help="JSON that is written", callback=places.file)] = Path(
+        "bench.json"
+    ),
     only: Annotated[
         str,
         typer.Option(help="what has this in its name: a pair, or a part such as annotation", metavar="TEXT"),
@@ -56,6 +59,7 @@ def bench(
     missing = [name for name in ("shapely", "torch", "transformers") if find_spec(name) is None]
     if missing:
         raise UserError(f"bench: {', '.join(missing)} missing; pip install -e '.[train,bench]'")
+    out.resolve().parent.mkdir(parents=True, exist_ok=True)
     options = ["--out", str(out.resolve()), "--only", only, *(["--quick"] if quick else [])]
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.bench", *options], cwd=checkout, check=False

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from flows.commands import places
 from flows.commands.options import console, plain
+from sifthinker import config as configuration
 from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
 
@@ -25,7 +27,12 @@ STARTS = {
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="the file that is written, e.g. mine.yaml; it must not exist")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="the file that is written, e.g. mine.yaml; it must not exist", callback=places.file
+        ),
+    ],
     like: Annotated[
         str,
         typer.Option(
@@ -41,6 +48,8 @@ def init(
         raise UserError(f"--like: there is no {like!r}{close} Known: {', '.join(STARTS)}")
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"init: {file}: the name of a configuration ends in .yaml")
+    if not str(file).isprintable():  # the file names itself in its comments
+        raise UserError(f"init: {str(file)!r}: a name with characters that cannot be printed; give another")
     text = text_of(like, file)
     try:
         with file.open("x", encoding="utf-8") as opened:  # never over a file that is there
@@ -64,6 +73,6 @@ def text_of(like: str, file: Path) -> str:
     """The text of a start, for a file of that name."""
     name = re.sub(r"[^\w.-]", "-", file.stem, flags=re.ASCII).strip("-._") or "mine"
     text = (FOLDER / f"{like}.yaml").read_text(encoding="utf-8")
-    return text.replace("name: NAME", f"name: {name if not name.isdigit() else f'run-{name}'}").replace(
-        "THIS", str(file)
-    )
+    # YAML takes some names for other values: no, null, 1.5.
+    written = name if configuration.parse_value(name, "init") == name else f'"{name}"'
+    return text.replace("name: NAME", f"name: {written}").replace("THIS", str(file))

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import console, plain
+from flows.commands.terminal import told_to_end
 from sifthinker.core.errors import UserError
 
 EVERY = 1.0  # seconds between two looks at the store
@@ -27,12 +28,17 @@ def join(
     """
     if not store.is_dir():
         raise UserError(f"join: {store} is no folder; give the store of the run, as this machine sees it")
-    from tasks.runtime import nodes
-    from tasks.runtime.following import ProgramFailed
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     log = logging.getLogger("sif join")
     log.info("waits for trainings in %s", store.resolve())
+    with told_to_end():  # its ranks make their checkpoint first
+        _take_part(store, once, log)
+
+
+def _take_part(store: Path, once: bool, log: logging.Logger) -> None:
+    from tasks.runtime import nodes
+    from tasks.runtime.following import ProgramFailed
+
     while True:
         for file in sorted(store.glob(f"*/*.work/{nodes.FILE}")):
             try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.options import StoreConfigOption, StoreOption, existing
-from flows.commands.status import asked
+from flows.commands.status import asked, killed
 from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
 from sifthinker.store import runs
@@ -37,7 +37,10 @@ def logs(
     store: StoreOption = None,
     config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
 ) -> None:
-    """Shows the log of a stage: its own lines, its program's (a training), and its server's, also while it runs."""
+    """Shows the log of a stage: its own lines, its program's (a training), and its server's, also while it runs.
+
+    Exit codes: 0 for success, 1 if the run that is followed was killed, 2 for wrong usage or another mistake of the user's.
+    """
     opened = existing(store, config)
     record, ref = _found(opened, stage, run)
     work = opened.root / ref["stage"] / f"{ref['key']}.work"
@@ -50,7 +53,17 @@ def logs(
     for name, text in _read(work, lines):
         shown(name, text)
     if follow:
-        _follow(opened, work, record["id"], stage, shown)
+        record = _follow(opened, work, record["id"], stage, shown)
+    if runs.state(opened, record) in (runs.KILLED, runs.CRASHED) and stage not in record["stages"]:
+        typer.echo(_killed(opened, record, stage), err=True)
+        raise typer.Exit(1 if follow else 0)
+
+
+def _killed(store: Store, record: Mapping[str, Any], stage: str) -> str:
+    """Why a stage did not end. The next run with this store marks the run as crashed, and no longer knows its process."""
+    if process := runs.gone(store, record):
+        return f"logs: {stage} does not go on: {killed(record, process)}"
+    return f"logs: {stage} did not end: run {record['id']} was killed. The same `sif run` resumes it"
 
 
 def _found(store: Store, stage: str, run: str | None) -> tuple[Mapping[str, Any], Mapping[str, str]]:
@@ -101,11 +114,12 @@ class _Shown:
         typer.echo(text, nl=False)
 
 
-def _follow(store: Store, work: Path, run: str, stage: str, shown: _Shown) -> None:
-    """Shows what is added, until the run is no longer at the stage."""
+def _follow(store: Store, work: Path, run: str, stage: str, shown: _Shown) -> dict[str, Any]:
+    """Shows what is added, until the run is no longer at the stage, or is killed; the run's record then."""
     seen = {name: (work / name).stat().st_size for name in FILES if (work / name).is_file()}
     while True:
-        going = _going(store, run, stage)  # before the look: what was written until then is shown
+        record = asked(store, run, "logs")  # before the look: what was written until then is shown
+        going = _going(store, record, stage)
         for name in FILES:
             file = work / name
             if not file.is_file():
@@ -120,11 +134,10 @@ def _follow(store: Store, work: Path, run: str, stage: str, shown: _Shown) -> No
             seen[name] = at + len(new)
             shown(name, new.decode("utf-8", errors="replace"))
         if not going:
-            return
+            return record
         time.sleep(EVERY)
 
 
-def _going(store: Store, run: str, stage: str) -> bool:
-    record = asked(store, run, "logs")
+def _going(store: Store, record: Mapping[str, Any], stage: str) -> bool:
     at = record.get("at")
-    return bool(record.get("state") == runs.RUNNING and at and at["label"] == stage)
+    return bool(runs.state(store, record) == runs.RUNNING and at and at["label"] == stage)

@@ -51,6 +51,7 @@ EXIT_CODES = (
 # Of commands whose codes say more.
 SPECIAL_CODES: dict[Command, str] = {
     data: "The exit codes stand above.",
+    logs: "The exit codes stand above.",
     doctor: "Exit codes: 0 nothing is an error, 1 something is, 2 wrong usage.",
     models.depth: "Exit codes: 0 for success, 1 if a picture was rejected, 2 for wrong usage or another mistake of the user's.",
     nightly: "The exit codes stand above.",

@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import server
+from flows.commands import places
 from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
 from sifthinker.store.artifacts import Store
 
@@ -24,7 +25,13 @@ _EVERY = 5.0  # seconds between two lines, where there is no terminal for a bar
 def ask(
     image: Annotated[Path, typer.Argument(help="an image file")],
     question: Annotated[str, typer.Argument(help="as a person asks it")],
-    out: Annotated[Path, typer.Option(help="folder for the reply and the pictures")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="folder for the reply and the pictures; those of the question before are replaced",
+            callback=places.folder,
+        ),
+    ] = Path("asked"),
     model: Annotated[
         str, typer.Option(help="'latest' of the store, an alias, a run, or a folder", metavar="MODEL")
     ] = "latest",
@@ -93,7 +100,7 @@ def serve(
 
 def depth(
     folder: Annotated[Path, typer.Argument(help="of pictures, with the folders below it")],
-    out: Annotated[Path, typer.Option(help="folder for the depth pictures")],
+    out: Annotated[Path, typer.Option(help="folder for the depth pictures", callback=places.folder)],
     config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006
     store: StoreOption = None,

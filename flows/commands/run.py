@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from flows import server
-from flows.commands import outcome, pages, terminal
+from flows.commands import outcome, pages, places, terminal
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
@@ -123,6 +123,7 @@ def ablation(
         Path | None,
         typer.Option(
             metavar="FOLDER",
+            callback=places.folder,
             help="keep the rows' scores in a small folder, and draw what all kept rows say together",
         ),
     ] = None,

@@ -17,11 +17,18 @@ from sifthinker.store.artifacts import Store
 
 LATEST = 10  # runs that are listed for people
 REASONS = 2  # differences of a stage that are shown to people
+COLOURS = {
+    "finished": "green",
+    "failed": "red",
+    runs.RUNNING: "yellow",
+    runs.KILLED: "red",
+    runs.CRASHED: "red",
+}
 
 RUNS = (
     Column("run", "name"),
     Column("started", lambda row: _when(row["started"])),
-    Column("state", "state", {"finished": "green", "failed": "red", runs.RUNNING: "yellow"}),
+    Column("state", "state", COLOURS),
     Column("stages", "stages"),
     Column("id", "id"),
 )
@@ -52,18 +59,20 @@ def status(
     found = runs.runs(opened)
     with Printed(json_, "runs", "run", "stages") as printed:
         chosen = asked(opened, run, "status") if run else next(iter(found), None)
-        printed.table("runs", RUNS, [_run(record) for record in found[:LATEST]], "no runs yet")
-        printed.value("runs", [_run(record) for record in found])
+        printed.table("runs", RUNS, [_run(opened, record) for record in found[:LATEST]], "no runs yet")
+        printed.value("runs", [_run(opened, record) for record in found])
         if chosen is None:
             return
         earlier = outcome.before(found, chosen)
-        printed.value("run", {**_run(chosen), "before": earlier["id"] if earlier else None})
+        printed.value("run", {**_run(opened, chosen), "before": earlier["id"] if earlier else None})
         against = f"; compared with {_name(earlier)}" if earlier else ""
         rows = outcome.rows(opened, chosen["id"])
-        title = f"\n{_name(chosen)}: {chosen.get('state', '')}{against}"
+        title = f"\n{_name(chosen)}: {runs.state(opened, chosen)}{against}"
         printed.table("stages", STAGES, map(outcome.as_row, rows), f"{title}; it has made nothing", title)
         if rows:
             printed.say(f"{'took':9} {outcome.took(rows)}")
+        if process := runs.gone(opened, chosen):
+            printed.say(killed(chosen, process), "red")
 
 
 def asked(store: Store, name: str, who: str) -> dict[str, Any]:
@@ -78,9 +87,18 @@ def asked(store: Store, name: str, who: str) -> dict[str, Any]:
     return found
 
 
-def _run(record: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("id", "name", "started", "state")
-    return {**{name: record.get(name) for name in names}, "stages": len(record["stages"])}
+def killed(record: Mapping[str, Any], process: Mapping[str, Any]) -> str:
+    """That the process of a run is gone, and what to do."""
+    return (
+        f"run {record.get('name', '')} ({record['id']}): its process {process['pid']} on {process['host']} is gone: it was "
+        "killed (out of memory?), or the machine restarted. The same `sif run` resumes it"
+    )
+
+
+def _run(store: Store, record: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("id", "name", "started")
+    said = {name: record.get(name) for name in names}
+    return {**said, "state": runs.state(store, record), "stages": len(record["stages"])}
 
 
 def _name(record: Mapping[str, Any]) -> str:

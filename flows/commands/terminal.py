@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import termios
 import textwrap
@@ -60,15 +61,37 @@ def shown(verbose: bool, as_json: bool = False) -> Iterator[None]:
         levels = LOGGER.level, LOGGER.propagate
         LOGGER.setLevel(logging.INFO)
         try:
-            with _without_echo(), handler:
+            with told_to_end(), _without_echo(), handler:
                 yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ToldToEnd):
             said = "interrupted. What was finished is in the store: the same command goes on from there"
             Console(stderr=True).print(said, highlight=False)
             raise
         finally:
             root.handlers = before
             LOGGER.level, LOGGER.propagate = levels
+
+
+class ToldToEnd(SystemExit):
+    """SIGTERM came."""
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does. By default the process would end at once, without a word.
+
+    Raises:
+        ToldToEnd: in the block. A flow of Prefect raises an error of its own first, and passes the signal on at its end.
+    """
+
+    def ends(number: int, _: object) -> None:
+        raise ToldToEnd(128 + number)
+
+    before = signal.signal(signal.SIGTERM, ends)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from sifthinker.annotation import early_stop
@@ -45,18 +44,18 @@ def annotate(
     samples: Iterable[Sample],
     focus: Iterable[Focus],
     maps: Iterable[DepthMap],
-    folders: Mapping[str, Path],
+    library: images.ImageLibrary,
     client: Client,
     config: Annotate,
     most: int | None = None,
 ) -> Iterator[Annotation | Reject]:
-    """The chain of every sample, in order: one row out for each row in. Of the maps, one is in memory at a time.
+    """The chain of every sample, in order: one row out for each row in. Of the maps, a few are in memory at a time.
 
     Args:
         samples: of one part, as are `focus` and `maps`.
         focus: where the chains look.
         maps: of the images.
-        folders: image folder by name of the source.
+        library: the image folders, with the limit that ingest had.
         client: of `config.api`.
         config: the stage's.
         most: chains that are wanted; the rows after the last one of them are rejected unasked.
@@ -67,7 +66,7 @@ def annotate(
         Unauthorized: see `Client.ask`.
         Unreachable: see `Client.ask`.
     """
-    annotator = Annotator(folders, client, config)
+    annotator = Annotator(library, client, config)
     asked, left = _join(focus, maps)
     client.expect(len(asked) + len(left))  # a few less than the samples where expand has rejected some
     rows: deque[Future[Annotation | Reject]] = deque()
@@ -138,7 +137,7 @@ def _out(future: Future[Annotation | Reject], client: Client) -> Annotation | Re
 class Annotator:
     """Writes the chain of one sample at a time: where the images are, whom to ask, and how."""
 
-    folders: Mapping[str, Path]  # image folder by name of the source
+    library: images.ImageLibrary  # with the limit that ingest had
     client: Client
     config: Annotate
 
@@ -207,7 +206,8 @@ class Annotator:
         Raises:
             BadImage: it cannot be read any more, or is another one than ingest saw.
         """
-        found = images.read(self.folders[row.source], row.image, row.width * row.height)
+        library = self.library
+        found = images.read(library.folders[row.source], row.image, library.max_pixels)
         if found.sha256 != row.image_sha256:
             raise images.BadImage(
                 "image-changed", f"{row.image} is not the file that ingest read; run ingest again"

@@ -10,11 +10,10 @@ from functools import partial
 from sifthinker.annotation.annotate import Annotator
 from sifthinker.annotation.first_rows import FirstRow
 from sifthinker.config import Annotate
-from sifthinker.core.records import Annotation, Reject
+from sifthinker.core.records import Annotation, DepthMap, Region, Reject, Sample
 from sifthinker.llm import Client, Failure, Reply, Request
 from sifthinker.llm.completion import Tokens
-from sifthinker.llm.http import priced
-from sifthinker.llm.usage import Usage
+from sifthinker.llm.usage import Usage, priced
 from sifthinker.system.waiting import outcome
 
 
@@ -40,6 +39,11 @@ class Seen:
 
     row: FirstRow
     result: Annotation | Reject
+
+    @property
+    def shown(self) -> tuple[Sample, DepthMap, tuple[tuple[Region, ...], ...], Annotation | Reject]:
+        """What a page shows of it."""
+        return self.row.sample, self.row.map, self.row.steps, self.result
 
 
 @dataclass(frozen=True, slots=True)

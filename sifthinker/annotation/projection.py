@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sifthinker.annotation.acceptance import agrees
-from sifthinker.config import Annotate
+from sifthinker.config import Again, Annotate
 from sifthinker.core import prompts
 from sifthinker.core.records import Focus, Sample
-from sifthinker.llm.http import money
+from sifthinker.llm.completion import Tokens
+from sifthinker.llm.usage import priced
 
 _RETRIES = 1.15  # calls a row: a guess; the summary of a run has the number
 _STEPS = 3.2  # steps a chain where no focus is known yet (measured: PAPER.md R3.4)
@@ -74,8 +75,10 @@ def project(
             completion += 10
     rows = rows if most is None else min(rows, most)
     scale = _RETRIES * rows / max(1, measured)
-    usage = {"prompt_tokens": round(scale * prompt), "completion_tokens": round(scale * completion)}
-    cost = money(usage, config.api.prices, config.api.mode != "chat")
+    tokens = Tokens(
+        round(scale * prompt), 0, round(scale * completion)
+    )  # of all rows: no limit of one call holds
+    cost = priced(tokens, config.api.prices, config.api.mode != "chat")
     return Projection(
         rows,
         round(scale * (measured + judged)),
@@ -84,3 +87,15 @@ def project(
         cost.money,
         config.api.prices.currency,
     )
+
+
+def borrowed_prices(again: Again, annotate: Annotate) -> str:
+    """That a pass of `retry` asks another model at the prices of annotate's; "" where it does not, or has its own."""
+    api = annotate.api
+    if (
+        again.api is not None
+        or again.model in (None, api.model)
+        or not (api.prices.prompt or api.prices.completion)
+    ):
+        return ""
+    return f"{again.model} is asked at the prices of {api.model} (annotate.api.prices); give the pass an `api` with its own"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sifthinker.annotation.annotate import annotate
 from sifthinker.config import Again, Annotate
 from sifthinker.core.errors import UserError
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample
 from sifthinker.core.rejects import attempts
 from sifthinker.llm import Client
@@ -43,7 +44,7 @@ def retry(
     maps: Callable[[], Iterable[DepthMap]],
     chains: Iterable[Annotation],
     rejects: Iterable[Reject],
-    folders: Mapping[str, Path],
+    library: ImageLibrary,
     passes: Sequence[Pass],
 ) -> Iterator[Annotation | Reject]:
     """Every sample's chain or reject, in order; of the rows, only the rejected ones are in memory.
@@ -54,7 +55,7 @@ def retry(
         maps: of the images.
         chains: annotate's, in the samples' order.
         rejects: annotate's.
-        folders: image folder by name of the source.
+        library: the image folders, with the limit that ingest had.
         passes: one after the other, each over what is rejected by then.
 
     Raises: see `annotate.annotate`.
@@ -69,7 +70,7 @@ def retry(
             (row for row in samples() if row.id in ids),
             (row for row in focus() if row.id in ids),
             maps(),
-            folders,
+            library,
             client,
             config.model_copy(update={"give_up_after": 0}),  # what was rejected once may well be again
         )
@@ -110,6 +111,15 @@ def _after(chain: Annotation, before: Sequence[Mapping[str, Any]]) -> Annotation
 def asked_again(rejects: Iterable[Reject], reasons: Collection[str]) -> list[Reject]:
     """Those that a pass asks again: rejected for one of the reasons (none = any), and at all askable."""
     return [row for row in rejects if row.reason not in _UNASKED and (not reasons or row.reason in reasons)]
+
+
+def not_found(reasons: Iterable[str], rejects: Iterable[Reject]) -> str:
+    """The reasons for which no row was rejected that could be asked again, and those that there are; "" without the first."""
+    counts = Counter(row.reason for row in asked_again(rejects, ()))
+    if not (absent := sorted(set(reasons) - counts.keys())):
+        return ""
+    there = ", ".join(f"{reason} ({rows:,})" for reason, rows in counts.most_common())
+    return f"no row was rejected for {', '.join(absent)}; the rows that can be asked again: {there or 'none'}"
 
 
 def check(passes: Sequence[tuple[Iterable[str], Annotate]], first: Annotate) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -256,6 +257,29 @@ def _wrong_answer(reference: str, answer: str) -> Refused | None:
     return None if same else Refused("answer", f"the answer {answer!r} does not say {reference!r}")
 
 
+class _Pair(NamedTuple):
+    """A number of a chain's region, and what it is now."""
+
+    was: float
+    now: float
+    depth: bool  # it is a depth, and no coordinate of the box
+
+
+def _pairs(old: Chain, ours: Sequence[Sequence[Region]]) -> list[list[_Pair]]:
+    """The numbers of each step's regions."""
+    return [
+        [
+            pair
+            for was, now in zip(step.regions, own, strict=True)
+            for pair in (
+                _Pair(was.depth, now.depth, True),
+                *(_Pair(before, after, False) for before, after in zip(was.box, now.box, strict=True)),
+            )
+        ]
+        for step, own in zip(old.steps, ours, strict=True)
+    ]
+
+
 def _replaced(old: Chain, moved: Chain, ours: Sequence[Sequence[Region]]) -> Chain:
     """The chain with our depths in its areas, and in texts that name one of its own numbers.
 
@@ -263,34 +287,34 @@ def _replaced(old: Chain, moved: Chain, ours: Sequence[Sequence[Region]]) -> Cha
 
     Raises:
         _Refusal: a text names a number that two regions had and that is no longer one, or the order of two depths that
-            a text names is another one by our map.
+            a text names is another one by our map. The order of coordinates may change: each side of the padded square
+            is cut off in its own way.
     """
-    pairs = [
-        [
-            (before, after)
-            for was, now in zip(step.regions, own, strict=True)
-            for before, after in ((was.depth, now.depth), *zip(was.box, now.box, strict=True))
-        ]
-        for step, own in zip(old.steps, ours, strict=True)
-    ]
+    pairs = _pairs(old, ours)
     everywhere = [pair for of_step in pairs for pair in of_step]
     steps = []
     for number, (step, own, here) in enumerate(zip(moved.steps, ours, pairs, strict=True), 1):
-        named: list[tuple[float, float]] = []
+        named: list[tuple[float, float]] = []  # the depths of the text, theirs and ours
 
         def ours_for(
             found: re.Match[str],
-            here: Sequence[tuple[float, float]] = here,
+            here: Sequence[_Pair] = here,
             number: int = number,
             named: list[tuple[float, float]] = named,
         ) -> str:
             digits = len(found[0].partition(".")[2])
             value = float(found[0])
             for candidates in (here, everywhere):
-                after = {round(now, digits) for was, now in candidates if round(was, digits) == value}
+                after = {round(pair.now, digits) for pair in candidates if round(pair.was, digits) == value}
                 if len(after) == 1:
-                    named.append((value, after.pop()))
-                    return f"{named[-1][1]:.{digits}f}"
+                    ours = after.pop()
+                    # A depth of another step may be meant that equals a coordinate of this one.
+                    if any(
+                        pair.depth and round(pair.was, digits) == value and round(pair.now, digits) == ours
+                        for pair in everywhere
+                    ):
+                        named.append((value, ours))
+                    return f"{ours:.{digits}f}"
                 if after:
                     raise _Refusal(
                         "number-said",
@@ -301,7 +325,7 @@ def _replaced(old: Chain, moved: Chain, ours: Sequence[Sequence[Region]]) -> Cha
         text = _NUMBER.sub(ours_for, step.text)
         if any((a - c) * (b - d) < 0 for (a, b), (c, d) in combinations(named, 2)):
             raise _Refusal(
-                "number-said", f"text {number} compares numbers whose order is another one by our maps"
+                "number-said", f"text {number} compares depths whose order is another one by our maps"
             )
         steps.append(Step(tuple(own), text))
     return replace(moved, steps=tuple(steps))

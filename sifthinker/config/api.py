@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import orjson
 from pydantic import Field, field_validator, model_validator
@@ -17,7 +18,10 @@ UNNAMED = (
     ""  # as an endpoint's base_url: none was given. A stage that asks it is refused before anything runs
 )
 SERVED = "served"  # as an endpoint's base_url: a server that the stage starts; its port is known only then
-_SECRET = re.compile(r"(?i)api.?key|authori[sz]ation|secret|password|(?:access|auth).?token")
+_SECRET = re.compile(
+    r"(?i)api.?key|authori[sz]ation|secret|password|(?:access|auth).?token"
+)  # a field's name
+_KEY = re.compile(r"(?i)\s*(bearer\s+\S|sk-\w)")  # the beginning of a text
 LOCAL = "local"  # as an endpoint's base_url: a server of the model in the folder `model` runs while the stage does
 STANDIN = "standin"  # as an endpoint's base_url: the embedded stand-in server is started for the stage
 
@@ -27,8 +31,8 @@ class Prices(Section):
 
     currency: str = Field("USD", description="name shown beside amounts")
     prompt: float = Field(0, ge=0, description="per million prompt tokens")
-    cached_prompt: float = Field(
-        0, ge=0, description="per million prompt tokens that the provider had cached"
+    cached_prompt: float | None = Field(
+        None, ge=0, description="per million prompt tokens that the provider had cached; none: as any other"
     )
     completion: float = Field(0, ge=0, description="per million completion tokens")
     batch_discount: float = Field(0.5, ge=0, le=1, description="factor on all prices in batch mode")
@@ -36,6 +40,8 @@ class Prices(Section):
 
 class Api(Section):
     """An OpenAI-compatible endpoint."""
+
+    alone: ClassVar[bool] = True  # the default's model is one of another endpoint
 
     preset: Annotated[str, Named("preset")] | None = operational(
         None, description="a provider by name: fills in what differs there, in the fields that are left out"
@@ -83,14 +89,18 @@ class Api(Section):
         "be sent to which host is the machine's choice (SIF_API_KEYS)",
     )
     requests_per_minute: int | None = operational(
-        None, ge=1, description="the account's limit; none = no limit"
+        None, ge=1, description="the account's limit; none = no limit. Not in mode batch"
     )
     tokens_per_minute: int | None = operational(
-        None, ge=1, description="the account's limit; none = no limit"
+        None, ge=1, description="the account's limit; none = no limit. Not in mode batch"
     )
     concurrency: int = operational(64, ge=1, description="most requests in flight; adapts below it")
     timeout: float = operational(120.0, gt=0, description="seconds for one request")
-    retries: int = operational(8, ge=0, description="of the transport: 408, 409, 429, 5xx, time-outs, resets")
+    retries: int = operational(
+        8,
+        ge=0,
+        description="of the transport: 408, 409, 429, 5xx, time-outs, resets; what may be paid each time is tried 3 times at most",
+    )
     max_pause: float = operational(
         600.0,
         gt=0,
@@ -129,6 +139,15 @@ class Api(Section):
         return extra
 
     @model_validator(mode="after")
+    def _names_a_model(self) -> Self:
+        if self.base_url not in (UNNAMED, STANDIN, SERVED, LOCAL) and self.model == STANDIN:
+            raise ValueError(
+                f"no model is named for {self.base_url}: set `model` to the endpoint's name of one ('{STANDIN}' is the embedded "
+                "stand-in's)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_field_twice(self) -> Self:
         refused = {"model": "set `model`", "messages": "the stage writes them"}
         refused |= {"stream": "replies are read whole", "n": "one reply is read"}
@@ -139,8 +158,8 @@ class Api(Section):
         for name in self.extra:
             if name in refused:
                 raise ValueError(f"extra must not hold {name}: {refused[name]}")
-            if _SECRET.search(name):  # it would be in manifests and logs
-                raise ValueError(f"extra must not hold {name}: put a key into the environment (api_key_env)")
+        if secret := next(_secrets(self.extra), ""):  # it would be in manifests and logs
+            raise ValueError(f"extra must not hold {secret}: put a key into the environment (api_key_env)")
         return self
 
     def __hash__(self) -> int:
@@ -155,6 +174,21 @@ class Api(Section):
                 "million tokens), or use budget_tokens"
             )
         return self
+
+
+def _secrets(value: Any, place: str = "") -> Iterator[str]:
+    """What in a JSON value is or holds a key, at any depth: its place, and never the key."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            inside = f"{place}.{name}" if place else str(name)
+            if _SECRET.search(str(name)):
+                yield inside
+            yield from _secrets(item, inside)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _secrets(item, f"{place}[{number}]")
+    elif isinstance(value, str) and _KEY.match(value):
+        yield f"{place}, whose text looks like a key"
 
 
 class Annotate(Section):

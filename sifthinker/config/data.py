@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sifthinker.config.choices import Named
 from sifthinker.config.section import Section, added, operational
+
+PATCH = 14  # pixels: a side of the depth model's patches
 
 
 class Scenes(Section):
@@ -143,6 +145,15 @@ class Depth(Section):
     size: int = Field(518, ge=14, description="shorter side of the model's input, pixels, multiple of 14")
     batch: int = operational(8, ge=1, description="images of one size a forward pass")
     workers: int = operational(2, ge=1, description="threads that read and resize ahead of the model")
+
+    @field_validator("size")
+    @classmethod
+    def _is_of_patches(cls, size: int) -> int:
+        if rest := size % PATCH:
+            raise ValueError(
+                f"{size} is no multiple of {PATCH}, the side of the model's patch: set {size - rest} or {size - rest + PATCH}"
+            )
+        return size
 
 
 class Publish(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FieldSerializationInfo, field_serializer, field_validator, model_validator
 
 from sifthinker.config import choices
 from sifthinker.config.api import Api
@@ -79,6 +79,13 @@ class Evaluate(Section):
     probe: bool = operational(
         True,
         description="the judge is asked one question before anything else, and its reply shown; not in mode batch",
+    )
+    max_absent: float = operational(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of a benchmark's answers that the judge may refuse to score (judge-refused, counted as wrong); more "
+        "stops the evaluation",
     )
     fresh: str = Field("", description="questions are asked again for every other value, not remembered")
     server: str = Field(
@@ -171,12 +178,32 @@ class Nightly(Section):
     fresh: bool = Field(False, description="ask every question again, whatever was answered before")
     flips: int = Field(12, ge=0, description="changed samples of a benchmark that the report shows")
     tier: str = Field("nightly", description="of nightly.tiers, the one that a night begins with")
-    tiers: dict[str, Tier] = Field(default_factory=_tiers, description="looks of several sizes, by name")
+    tiers: dict[str, Tier] = Field(
+        default_factory=_tiers,
+        description="looks of several sizes, by name; one of a known name has the fields that are left out from that",
+    )
     max_late: float = Field(
         12.0,
         gt=0,
         description="hours after its time at which a night that could not start is given up; one that is tried again never is",
     )
+
+    @field_validator("tiers", mode="before")
+    @classmethod
+    def _over_the_known_ones(cls, given: Any) -> Any:
+        """Tiers by name over the default ones, field by field: who changes one's limit keeps what follows it."""
+        if not isinstance(given, dict):
+            return given
+        tiers: dict[Any, Any] = dict(_tiers())
+        for name, tier in given.items():
+            below = tiers[name].model_dump() if name in tiers and isinstance(tier, dict) else {}
+            tiers[name] = {**below, **tier} if isinstance(tier, dict) else tier
+        return tiers
+
+    @field_serializer("tiers")
+    def _whole(self, tiers: dict[str, Tier], info: FieldSerializationInfo) -> dict[str, Any]:
+        """With every field: one that is left out would be read as the known tier's of that name."""
+        return {name: tier.model_dump(mode=info.mode) for name, tier in tiers.items()}
 
     @model_validator(mode="after")
     def _check_tiers(self) -> Self:

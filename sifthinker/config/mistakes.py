@@ -57,7 +57,7 @@ def name(place: Place, values: Any) -> str:
     parts = []
     for part in place:
         parts.append(str(part))
-        if isinstance(part, int) and isinstance(values, Sequence):
+        if isinstance(part, int) and isinstance(values, Sequence) and part < len(values):
             names = [item.get("name") if isinstance(item, Mapping) else None for item in values]
             own = names[part]
             if isinstance(own, str) and names.count(own) == 1:

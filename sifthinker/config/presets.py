@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,12 @@ class Preset:
     special: str  # what differs, and why
     source: str  # where the provider says so
     hosts: tuple[str, ...] = ()  # more of them that may be sent the key; *.example.com are all below
+    throttles: tuple[str, ...] = ()  # codes that elsewhere mean an empty account, and here a limit a minute
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Of its hosts."""
+        return (urlsplit(self.fields["base_url"]).hostname or "", *self.hosts)
 
 
 PRESETS: dict[str, Preset] = {
@@ -48,9 +55,11 @@ PRESETS: dict[str, Preset] = {
             "extra": {"enable_thinking": False},
         },
         "Open Qwen3 models think by default, and refuse that in a call that is not streamed. Outside China base_url is "
-        "https://dashscope-intl.aliyuncs.com/compatible-mode/v1.",
-        "help.aliyun.com/zh/model-studio/deep-thinking; github.com/QuantumNous/new-api/pull/1109",
+        "https://dashscope-intl.aliyuncs.com/compatible-mode/v1. A 429 with the code insufficient_quota is a limit a minute "
+        "there; an empty account is a 400 with the code Arrearage.",
+        "help.aliyun.com/zh/model-studio/deep-thinking, /error-code; github.com/QuantumNous/new-api/pull/1109",
         ("dashscope-intl.aliyuncs.com", "dashscope-us.aliyuncs.com"),
+        throttles=("insufficient_quota",),
     ),
     "openrouter": Preset(
         {
@@ -89,3 +98,17 @@ PRESETS: dict[str, Preset] = {
         "github.com/ollama/ollama/blob/main/docs/openai.md and docs/faq.md",
     ),
 }
+
+
+def matches(host: str, pattern: str) -> bool:
+    """Whether a host is the one of a pattern, or below it where that is *.example.com."""
+    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
+
+
+def throttles(url: str) -> tuple[str, ...]:
+    """The `Preset.throttles` of the provider whose host a URL names; none for any other host."""
+    host = urlsplit(url).hostname or ""
+    for preset in PRESETS.values():
+        if any(matches(host, pattern) for pattern in preset.patterns):
+            return preset.throttles
+    return ()

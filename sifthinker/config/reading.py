@@ -148,16 +148,30 @@ def _laid(read: layers.Layers, overrides: dict[str, Any]) -> Config:
 
 
 def _assign(values: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Sets dotted fields. An endpoint that is given another preset keeps no field from before, as in `layers.merged`.
+
+    One that has the preset already is left as it is: a form gets a configuration with its settings, and the settings again.
+    """
     for dotted, value in fields.items():
         *parents, leaf = dotted.split(".")
-        target = values
-        for parent in parents:
-            below = {} if target.get(parent) is None else target[parent]
-            if not isinstance(below, dict):
-                raise UserError(f"--set {dotted}: {parent} is not a section")
-            target[parent] = dict(below)  # an alias of YAML is one mapping in several places
-            target = target[parent]
-        target[leaf] = value
+        if leaf == "preset" and isinstance(value, str):
+            endpoint = _section(values, parents, dotted)
+            if endpoint.get(leaf) != value:
+                endpoint.clear()
+    for dotted, value in fields.items():
+        *parents, leaf = dotted.split(".")
+        _section(values, parents, dotted)[leaf] = value
+
+
+def _section(values: dict[str, Any], parents: Sequence[str], dotted: str) -> dict[str, Any]:
+    """The section of a dotted field. It and those above it become copies: an alias of YAML is one mapping in several places."""
+    for parent in parents:
+        below = {} if values.get(parent) is None else values[parent]
+        if not isinstance(below, dict):
+            raise UserError(f"--set {dotted}: {parent} is not a section")
+        values[parent] = dict(below)
+        values = values[parent]
+    return values
 
 
 def _checked(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, field_validator
@@ -23,6 +23,9 @@ class Section(BaseModel):
 
     # Defaults are validated: 20 and 20.0 are one value, but two in a key.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    alone: ClassVar[bool] = (
+        False  # given in part, it takes nothing from the default of the field that it is given for
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -35,6 +38,16 @@ class Section(BaseModel):
             if field.default_factory is not None:
                 properties[name]["default"] = to_jsonable_python(field.get_default(call_default_factory=True))
         return made
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _over_its_default(cls, value: Any, info: ValidationInfo) -> Any:
+        """A section of which some fields are given has the others from the field's own default, not from its class."""
+        assert info.field_name is not None
+        default = cls.model_fields[info.field_name].default
+        if isinstance(value, dict) and isinstance(default, Section) and not default.alone:
+            return {**default.model_dump(exclude_unset=True), **value}
+        return value
 
     @field_validator("*", mode="before")
     @classmethod

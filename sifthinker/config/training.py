@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, GetJsonSchemaHandler, field_validator, m
 from pydantic_core import CoreSchema
 
 from sifthinker.config import choices
-from sifthinker.config.api import Api
+from sifthinker.config.api import LOCAL, STANDIN, Api
 from sifthinker.config.choices import Named
 from sifthinker.config.section import Section, added, address, operational
 
@@ -255,6 +255,12 @@ class Grpo(Train):
     )
     rewards: Rewards = Field(default_factory=Rewards)  # when it is asked for: the table imports this module
     judge: Api = Api(model="doubao-1.5-vision-pro")  # paper: same model as the annotator
+    judge_patience: float = operational(
+        900.0,
+        ge=0,
+        description="seconds that a step waits for a judge that does not answer, where more than rewards.max_absent of its "
+        "scores are missing; then the stage is tried again from its last checkpoint",
+    )
     generation: Annotated[str, Named("sampler", also=("auto",))] = Field(
         "auto",
         description="what samples the completions; auto: vllm_lora where vLLM is found, else transformers",
@@ -287,6 +293,18 @@ class Grpo(Train):
                 "epsilon_high clips nothing while iterations is 1: completions are used once, and the ratio of new and "
                 "old policy is 1. Set iterations to 2 or more, or leave epsilon_high out"
             )
+        if self.nodes > 1 and self.judge.base_url in (STANDIN, LOCAL):
+            raise ValueError(
+                f"judge.base_url: a {self.judge.base_url} judge serves the machine that starts it, and nodes is {self.nodes}; "
+                "name an endpoint that all nodes reach, or set nodes to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_sample(self) -> Self:
+        sampler = choices.table("sampler").get(self.generation)
+        if why := sampler.unfit(self) if sampler is not None else "":
+            raise ValueError(why)
         return self
 
     @field_validator("vllm_server")

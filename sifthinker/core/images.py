@@ -166,6 +166,15 @@ def confined(relative: str) -> str:
     return relative
 
 
+def tidy(path: str) -> str:
+    """The path without its empty places and those that stay where they are: `a//b/./c` is `a/b/c`.
+
+    A leading `/` stays, for `confined` to refuse.
+    """
+    root = "/" if path.startswith("/") else ""
+    return root + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
 def find(root: Path, relative: str) -> Path:
     """The file that `relative` names in the image folder `root`, links resolved.
 

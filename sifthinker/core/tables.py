@@ -28,6 +28,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+# A depth map may have a megabyte, and a row of SIF-50K several. Both numbers bound what a row of any length costs.
+_GROUP_BYTES = 64 * 2**20  # of pictures and maps in a row group, from which it is complete
+_BATCH_BYTES = 8 * 2**20  # of rows that are turned into Python's objects at a time
+_BATCH_ROWS = 256  # at most, however short they are
+
 _BOX = pa.list_(pa.float64(), 4)
 _REGION = pa.struct([("box", _BOX), ("depth", pa.float64())])
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -180,9 +185,10 @@ class Writer:
         Args:
             path: of the file; one that is there is replaced.
             schema: of its rows.
-            batch: rows of a row group, which are held in memory.
+            batch: most rows of a row group, which are held in memory. Long rows make it complete earlier.
         """
         self.written = 0
+        self._held = 0
         self._schema = schema
         self._batch = batch
         self._chunk: list[dict[str, Any]] = []
@@ -209,9 +215,11 @@ class Writer:
         """
         if self._file is None:
             raise ValueError("the file is complete: a row came for a part that was done")
-        self._chunk.append(record if isinstance(record, dict) else _plain(record))
+        row = record if isinstance(record, dict) else _plain(record)
+        self._chunk.append(row)
+        self._held += _length(row)
         self.written += 1
-        if len(self._chunk) == self._batch:
+        if len(self._chunk) == self._batch or self._held >= _GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -228,6 +236,18 @@ class Writer:
         if self._chunk and self._file:
             self._file.write_table(pa.Table.from_pylist(self._chunk, schema=self._schema))
             self._chunk = []
+            self._held = 0
+
+
+def _length(row: dict[str, Any]) -> int:
+    """Bytes of a row's pictures and maps; everything else is short."""
+    held = 0
+    for value in row.values():
+        if isinstance(value, bytes):
+            held += len(value)
+        elif isinstance(value, dict):
+            held += _length(value)
+    return held
 
 
 def write(path: Path, schema: pa.Schema, records: Iterable[Any], batch: int = 1000) -> int:
@@ -239,7 +259,7 @@ def write(path: Path, schema: pa.Schema, records: Iterable[Any], batch: int = 10
 
 
 def read(paths: Path | Iterable[Path], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yields the rows of Parquet files as dicts. At most one row group is in memory at a time.
+    """Yields the rows of Parquet files as dicts. At most one row group is in memory at a time, and few of its rows as dicts.
 
     Args:
         paths: one file, or several in order.
@@ -247,5 +267,23 @@ def read(paths: Path | Iterable[Path], columns: list[str] | None = None) -> Iter
     """
     for path in [paths] if isinstance(paths, Path) else paths:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=columns):
-                yield from batch.to_pylist()
+            for group in range(file.num_row_groups):
+                yield from rows_of_group(file, group, columns)
+
+
+def rows_of_group(
+    file: pq.ParquetFile, group: int, columns: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one row group as dicts, about 8 MB of them in memory at a time."""
+    of = file.metadata.row_group(group)
+    chunks = (of.column(index) for index in range(of.num_columns))
+    size = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
+    )
+    fitting = _BATCH_BYTES * of.num_rows // max(1, size)
+    batch_rows = min(max(1, fitting), _BATCH_ROWS)
+    # Without `row_groups` Arrow fills a batch from as many row groups as it takes.
+    for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=columns):
+        yield from batch.to_pylist()

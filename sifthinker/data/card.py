@@ -21,6 +21,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.store import lineage
 from sifthinker.store.lineage import Manifests, Node
 from sifthinker.store.manifest import Ref
+from sifthinker.system.files import read_text
 
 FILE = "README.md"
 PARTS = "data/sif-*.parquet"
@@ -121,7 +122,7 @@ def read_head(folder: Path) -> dict[str, Any]:
     file = folder / FILE
     if not file.exists():
         raise UserError(f"{folder}: has no card ({FILE}); `sif push --to FOLDER` writes a folder with one")
-    found = re.match(r"---\n(.*?)\n---\n", file.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.match(r"---\n(.*?)\n---\n", read_text(file), re.DOTALL)
     try:
         head = yaml.safe_load(found[1]) if found else None
     except yaml.YAMLError as error:

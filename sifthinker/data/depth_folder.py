@@ -21,7 +21,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.images import BadImage
 from sifthinker.core.records import DepthMap, Reject
 from sifthinker.data import depth_estimation
-from sifthinker.system.files import write_json
+from sifthinker.system.files import readable, write_json
 
 STAGE = "depth"
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm", ".avif"}
@@ -104,7 +104,13 @@ def _same_model(out: Path, weights: Path, config: Depth) -> None:
     made_with = {"weights": digest.hexdigest(), "size": config.size}
     record = out / "depth.json"
     if record.exists():
-        if json.loads(record.read_text(encoding="utf-8")) != made_with:
+        try:
+            there = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"depth: {record} cannot be read: {error}; give another --out, or remove the folder"
+            ) from error
+        if there != made_with:
             raise UserError(
                 f"depth: {out} holds pictures of another model or size ({record}); give another --out, or remove it"
             )
@@ -128,7 +134,7 @@ def _made(
             try:
                 data = images.read(folder, name, max_pixels).data
             except BadImage as error:
-                unread.append((name, Reject(STAGE, error.reason, error.detail, file=name)))
+                unread.append((name, _rejected(name, error.reason, error.detail)))
                 continue
             asked.append(name)
             yield hashlib.sha256(data).hexdigest(), data
@@ -138,10 +144,14 @@ def _made(
         unread.clear()
         name = asked.popleft()
         if isinstance(made, Reject):
-            yield name, Reject(STAGE, made.reason, made.detail, file=name)
+            yield name, _rejected(name, made.reason, made.detail)
         else:
             yield name, made
     yield from unread
+
+
+def _rejected(name: str, reason: str, detail: str) -> Reject:
+    return Reject(STAGE, reason, readable(detail), file=readable(name))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -98,11 +98,11 @@ def expand(boxes: Boxes, width: int, height: int, variant: str = "release") -> l
             steps.append([hull(steps[-1])])
         return [*steps, [WHOLE]]
     if variant == "progressive":
-        steps = [[_rounded(box) for box in boxes]]
+        steps = [[rounded(box) for box in boxes]]
         for k in range(1, PROGRESSIVE_EXPANSIONS):
             out = k / PROGRESSIVE_EXPANSIONS
             grown = [
-                _rounded((x1 - x1 * out, y1 - y1 * out, x2 + (1 - x2) * out, y2 + (1 - y2) * out))
+                rounded((x1 - x1 * out, y1 - y1 * out, x2 + (1 - x2) * out, y2 + (1 - y2) * out))
                 for x1, y1, x2, y2 in boxes
             ]
             step = merge([*grown, *steps[-1]])
@@ -205,7 +205,7 @@ def _distractor(target: Box, draw: random.Random) -> Box | None:
         areas = [(c - a) * (d - b) for a, b, c, d in free]
         a, b, c, d = draw.choices(free, areas if sum(areas) > 0 else None)[0]
         x, y = a + (c - a) * draw.random(), b + (d - b) * draw.random()
-    box = _rounded((max(x, 0.0), max(y, 0.0), min(x + w, 1.0), min(y + h, 1.0)))
+    box = rounded((max(x, 0.0), max(y, 0.0), min(x + w, 1.0), min(y + h, 1.0)))
     return None if intersects(box, target) else box
 
 
@@ -227,10 +227,10 @@ def _on_pixels(box: Sequence[float], width: int, height: int) -> Box:
     left, top = int(x1), int(y1)
     right = int(x2) if int(x2) > left else math.ceil(x2)
     bottom = int(y2) if int(y2) > top else math.ceil(y2)
-    return _rounded((left / width, top / height, right / width, bottom / height))
+    return rounded((left / width, top / height, right / width, bottom / height))
 
 
-def _rounded(box: Sequence[float]) -> Box:
+def rounded(box: Sequence[float]) -> Box:
     """The box with 3 decimals; outwards on an axis that would vanish."""
     (x1, x2), (y1, y2) = _rounded_axis(box[0], box[2]), _rounded_axis(box[1], box[3])
     return x1, y1, x2, y2

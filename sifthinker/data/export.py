@@ -14,7 +14,7 @@ One record:
 
 Paths are relative to `out`: GRPO-SIF takes them with `--image_folders <out>`, LLaMA-Factory with `dataset_dir`, ms-swift
 with ROOT_IMAGE_DIR=<out>. `absolute` writes whole paths, for tools that know no such option; the folder cannot move then.
-Boxes are in 0..1 of the image itself, three decimals (the release's of VisCoT are not, PAPER.md R2.1).
+Boxes are in 0..1 of the image itself, three decimals, with an area (the release's of VisCoT are not, PAPER.md R2.1).
 
 `response` is text in SIF-50K.json: Arrow, which LLaMA-Factory reads it with, wants one type a column. In the RL file, which
 is read as plain JSON, a count is a number, as in the release.
@@ -25,16 +25,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.core.errors import UserError
 from sifthinker.core.prompts import policy_messages
 from sifthinker.data import publish
+from sifthinker.data.expansion import rounded
+from sifthinker.system.new_folders import new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +73,7 @@ def export(parts: Sequence[Path], rl: Path | None, out: Path, absolute: bool = F
     Raises:
         UserError: `out` exists and is not an empty folder, or a file is not a SIF-50K file.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new folder, or remove this one first")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(out) as partial:
         written = {}
         root = out.resolve() if absolute else Path()
         for name, files in {SFT_FILE: parts, **({RL_FILE: [rl]} if rl else {})}.items():
@@ -88,10 +83,6 @@ def export(parts: Sequence[Path], rl: Path | None, out: Path, absolute: bool = F
         (partial / "dataset_info.json").write_text(
             json.dumps(DATASET_INFO, indent=2) + "\n", encoding="utf-8"
         )
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
     return written
 
 
@@ -145,7 +136,7 @@ def _record(row: dict[str, Any], out: Path, root: Path, counts: bool) -> dict[st
         "depth_image": depth_image,
         "problem": row["question"],
         "normalized_solution_round": {
-            "bbox_3d": [[round(v, 3) for v in box] for box in row["boxes"]],
+            "bbox_3d": [list(rounded(box)) for box in row["boxes"]],
             "illegal_content": False,
         },
         "response": int(answer) if counted else answer,

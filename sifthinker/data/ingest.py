@@ -7,7 +7,8 @@ Reads `sources`, writes `SAMPLES`, and `GIVEN` where sources bring chains. Every
    have a question_id).
 3. In that order a row is taken while its data set is under `cap` and all are under `total`: per data set and in
    all a uniform sample without replacement. The image of a row is opened when it is its turn; one that is missing,
-   broken or of another size is a reject, and the next row in line takes the place.
+   broken or of another size is a reject, and the next row in line takes the place. Rows with one id follow each
+   other, as they do in the file: the first good one takes the id, and those after it are rejects.
 
 Rows are parsed, images opened and tables made by `Workers` (`ingest_work`). What depends on the order of the rows is done
 here, in one process: which ids repeat, whose turn it is, what the caps leave. So the result does not depend on the workers.
@@ -150,7 +151,7 @@ def _select(
         frame = form.frame(source.path, source.frame)
         chunk = Chunk(source, frame, config, form.parser(source.path, source.images, source, frame))
         for found in _parsed(chunk, workers):
-            yield from _settle_ids(found, source, rows)
+            yield from found.rejects
             tally.sound[source.name] += len(found.waiting)
             rows.wait(found.waiting)
     with Spill() as known:
@@ -158,7 +159,8 @@ def _select(
         yield from choice.take(rows.in_line())
     log.info("%d samples: %s", choice.total, dict(sorted(choice.count.items())))
     for source in sources:
-        choice.bands.get(source.name, frames.Band()).check(source.name, source.frame)
+        if told := choice.told.get(source.name):
+            told.check(source.name, source.frame)
 
 
 def _parsed(like: Chunk, workers: Workers) -> Iterator[Parsed]:
@@ -208,21 +210,6 @@ def _chunks(like: Chunk, rows: Iterator[tuple[int, Any]]) -> Iterator[Chunk]:
         raise failed
 
 
-def _settle_ids(found: Parsed, source: config.Source, rows: Rows) -> Iterator[Reject]:
-    """The rejects of a chunk, of which rows with an id that was there before are some more."""
-    again = rows.repeated(found.ids)
-    if not again:
-        yield from found.rejects
-        return
-    ids = {number: id.decode() for id, number in found.ids}
-    more = [
-        repeated(ids[number], first, source.name, source.path.name, number) for number, first in again.items()
-    ]
-    found.waiting = [row for row in found.waiting if Waiting._make(row).number not in again]
-    kept = [reject for reject in found.rejects if reject.row not in again]
-    yield from sorted([*kept, *more], key=lambda reject: reject.row)
-
-
 @dataclass
 class _Asked:
     """A batch whose images are being looked at, and the rejects that come before those of its rows."""
@@ -251,7 +238,10 @@ class _Choice:
         self.known = known  # of an image: `Looked.found`
         self.folders = {source.name: source.images for source in sources if source.images}
         self.files = {source.name: source.path.name for source in sources}
-        self.bands: dict[str, frames.Band] = {}
+        self.told: dict[str, frames.Told] = {}
+        # Rows with one id have one turn, so they stand in line one after another.
+        self.taken = (b"", 0)  # id and number of the row that was kept last
+        self.passed_over = (b"", 0)  # id and number of the row that the caps left out last
         self.count: Counter[str] = Counter()  # of the kept, by data set
         self.total = 0  # of the kept
         self.hoped: Counter[str] = Counter()  # the same, if every image that is not known yet is good
@@ -274,7 +264,7 @@ class _Choice:
                     yield from self._ask()
                     yield from self._settle(0)
             if by := self._full(row):
-                yield from self._pass(row, by)
+                yield from self._pass(self._left_out(row, by))
             else:
                 self.batch.append(row)
                 self.hoped[row.dataset] += 1
@@ -293,13 +283,22 @@ class _Choice:
         hoped = self.hoped[row.dataset] >= self.config.cap or self.hoped_total >= self.config.total
         return hoped and not self._full(row)
 
-    def _pass(self, row: Waiting, by: str) -> Iterator[Reject]:
-        error = BadRow("not-sampled", f"{by} are taken; raise it to take more", "id")
-        reject = Reject(
+    def _left_out(self, row: Waiting, by: str) -> Reject:
+        """The reject of a row for which there is no place: the first with its id tells what is wrong with the next."""
+        for id, number in (self.taken, self.passed_over):
+            if id == row.id:
+                return self._repeated(row, number)
+        self.passed_over = (row.id, row.number)
+        return Reject(
             STAGE,
-            *(error.reason, error.detail, row.id.decode(), row.source),
-            *(self.files[row.source], row.number, error.field),
+            *("not-sampled", f"{by} are taken; raise it to take more", row.id.decode(), row.source),
+            *(self.files[row.source], row.number, "id"),
         )
+
+    def _repeated(self, row: Waiting, first: int) -> Reject:
+        return repeated(row.id.decode(), first, row.source, self.files[row.source], row.number)
+
+    def _pass(self, reject: Reject) -> Iterator[Reject]:
         if not self.asked:
             yield reject
             return
@@ -333,12 +332,15 @@ class _Choice:
             looked = self.workers.result(asked.looked) if asked.looked else Looked({}, [], [])
             for key, found in looked.found.items():
                 self.known[_text(key)] = found
-            outcomes, bands = iter(looked.outcomes), iter(looked.bands)
+            outcomes, told = iter(looked.outcomes), iter(looked.told)
             kept = []
             for row in asked.rows:
                 made = _ready(row) if row.image is None else next(outcomes)
-                if row.image is not None:
-                    self._add_band(row, next(bands))
+                tells = None if row.image is None else next(told)
+                if row.id == self.taken[0]:
+                    made = self._repeated(row, self.taken[1])
+                elif tells is not None:
+                    self.told.setdefault(row.source, type(tells)()).join(tells)
                 self.tally.tried[row.source] += 1
                 if isinstance(made, Reject):
                     self.hoped[row.dataset] -= 1
@@ -346,6 +348,7 @@ class _Choice:
                     yield made
                     continue
                 kept.append(made)
+                self.taken = (row.id, row.number)
                 self.count[row.dataset] += 1
                 self.total += 1
                 self.tally.kept[row.source] += 1
@@ -353,12 +356,6 @@ class _Choice:
         if not self.asked:
             yield from self.passed
             self.passed = []
-
-    def _add_band(self, row: Waiting, found: tuple[int, int]) -> None:
-        if found[0]:
-            band = self.bands.setdefault(row.source, frames.Band())
-            band.rows += found[0]
-            band.off += found[1]
 
 
 def _ready(row: Waiting) -> Kept | Reject:

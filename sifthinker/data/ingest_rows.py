@@ -20,28 +20,17 @@ class Rows:
 
     def __init__(self) -> None:
         """No rows."""
-        self._waiting, self._ids, self._kept = _file(), _file(), _file()
+        self._waiting, self._kept = _file(), _file()
         self._waiting.execute(f"CREATE TABLE waiting ({', '.join(Waiting._fields)})")
         self._kept.execute(f"CREATE TABLE kept ({', '.join(Kept._fields)})")
-        self._ids.execute("CREATE TABLE ids (id BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
-
-    def repeated(self, ids: Sequence[tuple[bytes, int]]) -> dict[int, int]:
-        """Takes down ids, each with the number of its row. Of rows whose id was there: their number, and the first's."""
-        before = self._ids.total_changes
-        self._ids.executemany("INSERT OR IGNORE INTO ids VALUES (?, ?)", ids)
-        if self._ids.total_changes - before == len(ids):
-            return {}
-        one = "SELECT number FROM ids WHERE id = ?"
-        first = {number: self._ids.execute(one, (id,)).fetchone()[0] for id, number in ids}
-        return {number: found for number, found in first.items() if found != number}
 
     def wait(self, rows: Iterable[Sequence[Any]]) -> None:
         """Takes `Waiting` rows."""
         self._waiting.executemany(f"INSERT INTO waiting VALUES ({_marks(Waiting)})", rows)
 
     def in_line(self) -> Iterator[Waiting]:
-        """The rows that wait, in the order of their turns."""
-        return map(Waiting._make, self._waiting.execute("SELECT * FROM waiting ORDER BY turn"))
+        """The rows that wait, in the order of their turns; those of one id, which have one turn, as they came."""
+        return map(Waiting._make, self._waiting.execute("SELECT * FROM waiting ORDER BY turn, rowid"))
 
     def keep(self, samples: Iterable[Kept]) -> None:
         """Takes samples."""
@@ -67,7 +56,7 @@ class Rows:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Closes the files, which removes them."""
-        for file in (self._waiting, self._ids, self._kept):
+        for file in (self._waiting, self._kept):
             file.close()
 
 

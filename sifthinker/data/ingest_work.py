@@ -23,6 +23,7 @@ from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
 from sifthinker.data.sources import SOURCES, Parser, files, frames
 from sifthinker.data.sources.fields import Parse, Picture, Row, finish, look, parsed, place, placed, reject
+from sifthinker.data.sources.fields import told as tell
 
 # Images that one process has decoded in memory at a time, each of up to `max_pixels`. There is a process for each core.
 AT_ONCE = 4
@@ -91,7 +92,6 @@ def _parse(parser: Parser, source: config.Source, frame: str) -> Parse:
 class Parsed:
     """What a chunk's rows are, each time in the order of the file."""
 
-    ids: list[tuple[bytes, int]] = field(default_factory=list)  # of all that have one, with the row's number
     waiting: list[tuple[Any, ...]] = field(default_factory=list)  # each a `Waiting`
     rejects: list[Reject] = field(default_factory=list)
     undecoded: bool = False  # the chunk's stretch is one that only `files.rest` can read; nothing else is set
@@ -114,7 +114,6 @@ def parse(chunk: Chunk) -> Parsed:
         if isinstance(row, Reject):
             out.rejects.append(row)
             continue
-        out.ids.append((row.id.encode(), number))
         try:
             out.waiting.append(tuple(_waiting(row, source, settings)))
         except BadRow as error:
@@ -162,7 +161,7 @@ class Looked:
 
     found: dict[bytes, list[Any]]  # fields of `Picture`, or reason and detail of what is wrong with it
     outcomes: list[Kept | Reject]
-    bands: list[tuple[int, int]]  # what each row adds to its source's `frames.Band`
+    told: list[frames.Told | None]  # what each row tells of its source's frame
 
 
 def open_images(batch: Batch) -> Looked:
@@ -177,16 +176,13 @@ def open_images(batch: Batch) -> Looked:
             )
             found = {key: _plain(picture) for key, picture in zip(unknown, pictures, strict=True)}
     outcomes: list[Kept | Reject] = []
-    bands: list[tuple[int, int]] = []
+    told: list[frames.Told | None] = []
     for key, row in zip(batch.images, rows, strict=True):
         picture = _picture(found.get(key) or batch.known[key])
-        band = frames.Band()
-        if row.chain and isinstance(picture, Picture):
-            band.add(row.boxes, row.dataset, picture.width, picture.height)
-        bands.append((band.rows, band.off))
+        told.append(tell(row, picture) if isinstance(picture, Picture) else None)
         made = finish(row, picture)
         outcomes.append(made if isinstance(made, Reject) else _kept(made, row, picture, batch.shards))
-    return Looked(found, outcomes, bands)
+    return Looked(found, outcomes, told)
 
 
 def _plain(picture: Picture | BadImage) -> list[Any]:

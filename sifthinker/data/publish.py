@@ -25,7 +25,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.images import ImageLibrary, Photo
 from sifthinker.core.records import DepthMap, Reject, Sample
 from sifthinker.core.records import sample as sample_of
-from sifthinker.core.tables import SIF
+from sifthinker.core.tables import SIF, rows_of_group
 from sifthinker.core.tables import read as read_columns
 from sifthinker.core.tables import write as write_rows
 from sifthinker.data.features import PUBLISHED
@@ -33,7 +33,9 @@ from sifthinker.system.cores import tell
 
 logger = logging.getLogger(__name__)
 
-ROW_GROUP = 64  # rows: one row holds two pictures and a depth map, about 1 MB; a row group is held in memory
+ROW_GROUP = (
+    64  # rows at most: one holds two pictures and a depth map, about 1 MB; a row group is held in memory
+)
 DEPTH_BINS = 20
 _MUCH = 100_000_000  # bytes of depth maps: about 3 seconds
 _MANY = 20_000  # rows: as much, with the smallest pictures
@@ -158,12 +160,9 @@ def read(parts: Iterable[Path], ids: Collection[str] | None = None) -> Iterator[
                 raise UserError(f"{part}: not a SIF-50K file, it lacks the columns {', '.join(missing)}")
             for group in range(file.num_row_groups):
                 if wanted is None:
-                    yield from file.read_row_group(group).to_pylist()
+                    yield from rows_of_group(file, group)
                 elif wanted.intersection(file.read_row_group(group, columns=["id"])["id"].to_pylist()):
-                    table = file.read_row_group(group)
-                    yield from table.filter(
-                        pc.is_in(table["id"], value_set=pa.array(sorted(wanted)))
-                    ).to_pylist()
+                    yield from (row for row in rows_of_group(file, group) if row["id"] in wanted)
 
 
 def subset(parts: Sequence[Path], n: int, seed: int) -> list[str]:

@@ -24,6 +24,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.data import card
 from sifthinker.data.features import PUBLISHED
 from sifthinker.system.files import write_json
+from sifthinker.system.new_folders import new_folder
 
 TOKEN = "HF_TOKEN"  # environment variable, and the only place that a token is read from
 RL_PARTS = "rl/sif-rl-*.parquet"
@@ -44,12 +45,9 @@ def write_folder(parts: Sequence[Path], rl: Path | None, facts: card.Facts, out:
     Raises:
         UserError: `out` exists and is not an empty folder, or a file is not a SIF-50K file.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new folder, or remove this one first")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    (partial / "data").mkdir(parents=True)
     files = {"default": card.PARTS}
-    try:
+    with new_folder(out) as partial:
+        (partial / "data").mkdir()
         rows = sum(_part(part, partial / "data" / f"sif-{i:05}.parquet") for i, part in enumerate(parts))
         if rl:
             (partial / "rl").mkdir()
@@ -58,10 +56,6 @@ def write_folder(parts: Sequence[Path], rl: Path | None, facts: card.Facts, out:
         write_json(partial / "statistics.json", facts.statistics)
         described = card.text(dataclasses.replace(facts, files=files))
         (partial / card.FILE).write_text(described, encoding="utf-8")
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
     return rows
 
 

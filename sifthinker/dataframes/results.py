@@ -27,6 +27,17 @@ _STAGES = ("label", "stage", "key", "in", "kept", "rejected", "made", "seconds")
 _SCORES = ("label", "model", *scores.Score.__annotations__)
 _ABLATION = ("row", "seeds", *scores.Score.__annotations__, "by_seed", "error")
 _CURVES = ("label", "step")
+# Of files that rooms above this one write; a test compares them with theirs.
+_PREDICTIONS = (
+    "benchmark", "id", "group", "question", "reference", "image_sha256", "prompt_sha256", "reply",
+    "answer", "boxes", "read_as", "official", "strict", "unparsable", "parts", "judged", "finish_reason",
+    "prompt_tokens", "completion_tokens",
+)  # fmt: skip
+_NIGHTS = (
+    "night", "started", "name", "target", "model", "evaluation", "replayed", "benchmark", "metric",
+    "official", "strict", "low", "high", "n", "unparsable", "refused", "rules", "unit", "limit",
+    "missing", "regressed", "outcome",
+)  # fmt: skip
 _EVALUATIONS = ("evaluate", "evaluate-base", "evaluate-sft")
 
 
@@ -69,7 +80,8 @@ class Results:
 
     def runs(self) -> pd.DataFrame:
         """All runs of the store, the latest first: id, name, started (UTC), state, number of stages."""
-        rows = [{**r, "stages": len(r["stages"])} for r in runs.runs(self._store)]
+        store = self._store
+        rows = [{**r, "state": runs.state(store, r), "stages": len(r["stages"])} for r in runs.runs(store)]
         return _in_time(_frame(rows, _RUNS), "started")
 
     def stages(self) -> pd.DataFrame:
@@ -123,7 +135,8 @@ class Results:
     def predictions(self) -> pd.DataFrame:
         """A row a question and evaluated model of the run: `label`, question, reply, what was read, both scores."""
         found = self._artifacts(_EVALUATIONS)
-        return _parquet({label: [each.path / "predictions.parquet"] for label, each in found.items()})
+        files = {label: [each.path / "predictions.parquet"] for label, each in found.items()}
+        return _parquet(files, empty=_PREDICTIONS)
 
     def scores(self) -> pd.DataFrame:
         """A row a metric and evaluated model of the run: `label`, `model` and `core.scores.Score`."""
@@ -138,13 +151,14 @@ class Results:
         """A row a logged step of the run's trainings: `label` (sft, grpo), `step`, and all that was logged."""
         rows = []
         for label, found in self._artifacts(["sft", "grpo"]).items():
-            lines = (found.path / "history.jsonl").read_text(encoding="utf-8").splitlines()
-            rows += [{"label": label, **json.loads(line)} for line in lines if line.strip()]
+            with (found.path / "history.jsonl").open(encoding="utf-8") as lines:
+                rows += [{"label": label, **json.loads(line)} for line in lines if line.strip()]
         return _frame(rows, _CURVES)
 
     def nights(self) -> pd.DataFrame:
         """A row a metric, checkpoint and night of the store: `evaluation.history.NIGHTS`, the earliest first."""
-        rows = _parquet({"": sorted((self._store.root / "history").glob("*.parquet"))}, mark=False)
+        files = sorted((self._store.root / "history").glob("*.parquet"))
+        rows = _parquet({"": files}, mark=False, empty=_NIGHTS)
         return rows.sort_values(["started", "night"], kind="stable", ignore_index=True) if len(rows) else rows
 
     def ablation(self) -> pd.DataFrame:
@@ -176,9 +190,19 @@ def _in_time(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _parquet(
-    parts: Mapping[str, Sequence[Path]], columns: Sequence[str] | None = None, mark: bool = True
+    parts: Mapping[str, Sequence[Path]],
+    columns: Sequence[str] | None = None,
+    mark: bool = True,
+    empty: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Parquet files below each other; `mark` puts the label of each in the first column."""
+    """Parquet files below each other.
+
+    Args:
+        parts: the files by label.
+        columns: to read; None: all.
+        mark: puts the label of each file in the first column.
+        empty: where all columns are read, those of a table without a row.
+    """
     pandas = _pandas()
     found = []
     for label, files in parts.items():
@@ -190,7 +214,7 @@ def _parquet(
                 found.append(rows)
     if found:
         return pandas.concat(found, ignore_index=True)
-    return pandas.DataFrame(columns=[*(["label"] if mark else []), *(columns or ())])
+    return pandas.DataFrame(columns=[*(["label"] if mark else []), *(empty if columns is None else columns)])
 
 
 def _pandas() -> Any:

@@ -20,6 +20,8 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Region
 from sifthinker.evaluation.running_server import client_of
 
+REPLY = "reply.txt"
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -55,7 +57,7 @@ def ask(
         model_name: as the server knows it.
         depth_map: 16-bit PNG of the image's depth; None only without `model.depth_input`.
         config: its `model` and `evaluate` sections.
-        out: folder, made where it is not there.
+        out: folder, made where it is not there. What an earlier question left in it is replaced.
         say: gets pieces of the reply.
         extra: what the request says besides.
 
@@ -87,6 +89,7 @@ def ask(
     except chain.Malformed as error:
         problem = error.reason
     out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
     files = tuple(_write(out, photo, relief, question, reply, areas, measured))
     return Answered(reply, areas, measured, chain.answer(reply), problem, files)
 
@@ -149,6 +152,13 @@ def _text(message: Mapping[str, Any]) -> str:
     return str(message.get("content") or "")
 
 
+def _clear(out: Path) -> None:
+    """Removes what an earlier question has left in its folder: its chain may have had more steps than this one."""
+    if (out / REPLY).is_file():
+        for file in (out / "depth.png", out / "chain.jpg", *out.glob("step-[0-9]*.jpg")):
+            file.unlink(missing_ok=True)
+
+
 def _write(
     out: Path,
     photo: bytes,
@@ -161,7 +171,7 @@ def _write(
     """The reply, the depth picture, and every area on the photograph with its depths."""
     steps = [[region.box for region in area] for area in areas]
     image = images.rgb(photo)
-    made: dict[str, bytes] = {"reply.txt": reply.encode()}
+    made: dict[str, bytes] = {REPLY: reply.encode()}
     if relief:
         made["depth.png"] = relief
         made["chain.jpg"] = drawing.encode(drawing.figure(image, images.rgb(relief), steps, (), question))

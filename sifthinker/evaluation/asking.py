@@ -8,6 +8,10 @@
 * Nothing of a question but its text and image is sent. The reference never leaves this process.
 * A request that fails in transport stops the evaluation; it is never scored. Run again, it continues from the
   ledger. A refusal or a reply that was cut off is what the model gave: unparsable, wrong and counted.
+* So is a request that the server refuses (a prompt that is too long for it), where it answers others of the benchmark. Where it
+  answers none, its settings are at fault, and the evaluation stops. An answer that the judge refuses is wrong and counted
+  likewise, up to the share `evaluate.max_absent` of the answers that it is asked about. Run again, what was refused is asked
+  again: nobody is paid for a refusal.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,8 +36,13 @@ from sifthinker.evaluation.benchmarks.question import Answer, Question
 from sifthinker.evaluation.benchmarks.selection import Selection, reject
 from sifthinker.llm.judge import picture as judge_picture
 
+logger = logging.getLogger(__name__)
+
+BAD_REQUEST = "bad-request"  # kind of failure: the server takes requests, but not this one
 # What the model or its provider gave instead of a reply; every other failure is the transport's or the set-up's.
-_REFUSALS = {"content-filter": "refused", "unreadable": "unreadable"}
+_REFUSALS = {"content-filter": "refused", "unreadable": "unreadable", BAD_REQUEST: BAD_REQUEST}
+_HOPELESS = 100  # questions that were refused before one was answered: no other will be
+JUDGE_REFUSED = "judge-refused"
 
 
 class NotAnswered(Exception):
@@ -79,19 +89,52 @@ class Asking:
             lost: gets the questions that could not be asked.
 
         Raises:
-            NotAnswered: the server did not answer a question.
+            NotAnswered: the server did not answer a question, or refused all.
         """
-        asked: deque[Asked] = deque()
-        for reply in self.client.answers(self._requests(job, asked, lost)):
-            item = asked.popleft()
-            if isinstance(reply, llm.Failure) and reply.kind not in _REFUSALS:
-                raise NotAnswered(f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}")
+        for item, reply in self._replies(job, lost):
             answer = self._read(reply, item.question)
             if job.benchmark.scores_chain:
                 depths = SummedArea(decode_bytes((self.depths / item.image_sha256).read_bytes()))
                 text = reply.text if isinstance(reply, llm.Reply) else ""
                 answer = dataclasses.replace(answer, chain=text if self.config.think else None, depth=depths)
             yield item, reply, answer
+
+    def _replies(self, job: Selection, lost: list[Reject]) -> Iterator[tuple[Asked, llm.Reply | llm.Failure]]:
+        """Every chosen question with its reply; refusals are held back until one is answered. Raises: see `answers`."""
+        asked: deque[Asked] = deque()
+        held: list[tuple[Asked, llm.Failure]] | None = []  # None: one was answered
+        refused = 0
+        for reply in self.client.answers(self._requests(job, asked, lost)):
+            item = asked.popleft()
+            where = f"{job.source.name}, {item.question.id}"
+            if isinstance(reply, llm.Failure):
+                if reply.kind not in _REFUSALS:
+                    raise NotAnswered(f"{where}: {reply.kind}: {reply.detail}")
+                refused += reply.kind == BAD_REQUEST
+                if held is not None:
+                    held.append((item, reply))
+                    if refused >= _HOPELESS:
+                        break
+                    continue
+            elif held is not None:
+                yield from held
+                held = None
+            yield item, reply
+        if held:
+            bad = [(item, reply) for item, reply in held if reply.kind == BAD_REQUEST]
+            if bad:
+                item, reply = bad[0]
+                raise NotAnswered(
+                    f"{job.source.name}, {item.question.id}: {reply.kind}: {reply.detail}\nThe server refused {len(bad)} questions "
+                    "of this benchmark and answered none. Mend its settings; the next start asks them again"
+                )
+            yield from held
+        if refused:
+            logger.warning(
+                "%s: the server refused %d of the requests; they are counted as wrong",
+                job.source.name,
+                refused,
+            )
 
     def _requests(self, job: Selection, asked: deque[Asked], lost: list[Reject]) -> Iterator[llm.Request]:
         """One request for each question that can be asked; `asked` gets the question."""
@@ -144,44 +187,91 @@ class Asking:
         return replies.read(reply.text, self.config.think, reply.finish_reason, frame)
 
 
-def judged(job: Selection, answered: Iterator[Answered], judge: llm.Client | None) -> Iterator[Answered]:
+@dataclass(slots=True)
+class _Judged:
+    """An answer on its way to the judge."""
+
+    answered: Answered
+    wanted: int  # replies
+    said: list[str] = field(default_factory=list)  # so far
+    refused: bool = False
+
+    def complete(self) -> Answered:
+        item, reply, answer = self.answered
+        if self.refused:
+            return item, reply, dataclasses.replace(answer, absent=JUDGE_REFUSED)
+        return item, reply, dataclasses.replace(answer, judged=tuple(self.said))
+
+
+def judged(
+    job: Selection, answered: Iterator[Answered], judge: llm.Client | None, max_absent: float = 0.0
+) -> Iterator[Answered]:
     """Adds what the judge says of the answers; leaves them as they are where the benchmark wants no judge.
 
+    Args:
+        job: the benchmark.
+        answered: its questions with their answers.
+        judge: whom to ask.
+        max_absent: share of the answers that it may refuse.
+
     Raises:
-        NotAnswered: the judge did not answer.
+        NotAnswered: the judge did not answer, or refused more than that.
     """
     to_ask = job.benchmark.judge_requests
     if to_ask is None:
         yield from answered
         return
     assert judge is not None
-    waiting: deque[tuple[Answered, list[str], int]] = deque()  # what the judge said so far, of so many times
+    waiting: deque[_Judged] = deque()
+    asked = refused = 0
 
     def requests() -> Iterator[llm.Request]:
+        nonlocal asked
         for one in answered:
             item, _, answer = one
             questions: list[llm.Request] = []
             if answer.text:
+                asked += 1
                 url = judge_picture(job.image(item.question))
                 most = judge.api.judge_tokens
-                asked = to_ask(item.question, answer, url)
-                questions = [dataclasses.replace(question, max_tokens=most) for question in asked]
-            waiting.append((one, [], len(questions)))
+                wanted = to_ask(item.question, answer, url)
+                questions = [dataclasses.replace(question, max_tokens=most) for question in wanted]
+            waiting.append(_Judged(one, len(questions)))
             yield from questions
 
     def complete() -> Iterator[Answered]:
-        while waiting and len(waiting[0][1]) == waiting[0][2]:
-            (item, reply, answer), said, _ = waiting.popleft()
-            yield item, reply, dataclasses.replace(answer, judged=tuple(said))
+        while waiting and len(waiting[0].said) == waiting[0].wanted:
+            yield waiting.popleft().complete()
 
+    last = ""
     for one in judge.answers(requests()):
         yield from complete()  # those of which nothing was to be judged
-        (item, _, _), said, _ = waiting[0]
-        if isinstance(one, llm.Failure) and one.kind not in _REFUSALS:
-            raise NotAnswered(f"judge of {job.source.name}, {item.question.id}: {one.kind}: {one.detail}")
-        said.append(one.text if isinstance(one, llm.Reply) else "")
+        first = waiting[0]
+        if isinstance(one, llm.Failure):
+            where = f"judge of {job.source.name}, {first.answered[0].question.id}: {one.kind}: {one.detail}"
+            if one.kind not in _REFUSALS:
+                raise NotAnswered(where)
+            if one.kind == BAD_REQUEST and not first.refused:
+                first.refused = True
+                refused, last = refused + 1, where
+                _check_refused(refused, len(job.chosen), max_absent, last)  # so many answers at most
+        first.said.append(one.text if isinstance(one, llm.Reply) else "")
         yield from complete()
     yield from complete()
+    _check_refused(refused, asked, max_absent, last)
+
+
+def _check_refused(refused: int, answers: int, max_absent: float, last: str) -> None:
+    """Ends an evaluation whose judge refuses too much.
+
+    Raises:
+        NotAnswered: it has refused more than the share `max_absent` of the answers.
+    """
+    if refused > max_absent * answers:
+        raise NotAnswered(
+            f"{last}\nThe judge refused {refused} of {answers} answers, more than evaluate.max_absent = {max_absent}. Mend its "
+            "settings, or raise that; the next start asks them again"
+        )
 
 
 def _seed(seed: int, prompt: str) -> int:

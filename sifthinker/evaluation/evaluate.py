@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from sifthinker import llm
 from sifthinker.core import tables
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring, shown
-from sifthinker.evaluation.asking import Asking, judged
+from sifthinker.evaluation.asking import BAD_REQUEST, Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
 from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
@@ -59,9 +61,7 @@ class _Opened:
     jobs: list[Selection] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)  # entries of `scores.json`
     rejects: list[Reject] = field(default_factory=list)
-    bad: dict[str, int] = field(
-        default_factory=dict
-    )  # of them, those that no question could be made of, by benchmark
+    submissions: list[str] = field(default_factory=list)  # names of the files for hidden answers
     shown: Shown = field(default_factory=Shown)  # replies for people to look at
 
 
@@ -74,6 +74,7 @@ def evaluate(
     out: Path,
     judge: llm.Client | None = None,
     progress: Progress | None = None,
+    work: Path | None = None,
 ) -> dict[str, Any]:
     """Scores of a served model on `config.benchmarks`; what is returned is what `scores.json` holds.
 
@@ -89,6 +90,7 @@ def evaluate(
         out: folder for the files.
         judge: scores free answers (VisCoT-s); a benchmark that wants it is left out without it.
         progress: is told how far it is; None: nobody watches.
+        work: folder where the depth pictures stay until the evaluation is finished, for one that goes on; None: they do not.
 
     Raises:
         UserError: a file is not what it should be.
@@ -97,15 +99,15 @@ def evaluate(
     assert depth is not None or not model.depth_input
     progress = progress or Progress()
     found = _open(config, judge)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
-        _write_depths(found.jobs, Path(folder), depth, model, progress)
+    with _depth_folder(work, out) as folder:
+        _write_depths(found.jobs, folder, depth, model, progress)
         questions = sum(len(job.chosen) for job in found.jobs) * (1 if config.sampled is None else 2)
         with (
             serve as served,
             _client(served, config, ledger) as client,
             progress.asking(client, questions),
         ):
-            asking = Asking(client, Path(folder), model, config, served.extra, not served.sizes)
+            asking = Asking(client, folder, model, config, served.extra, not served.sizes)
             predictions = _predictions(found, asking, judge, out, progress)
             tables.write(out / "predictions.parquet", scoring.PREDICTIONS, predictions)
     tables.write(out / shown.FILE, shown.SHOWN, found.shown.rows(found.jobs))
@@ -145,7 +147,7 @@ def _client(served: Served, config: configuration.Evaluate, ledger: Place) -> ll
         concurrency=config.concurrency,
         timeout=config.timeout,
     )
-    return llm.Client(api, ledger, served.base_url, scope=served.digest)
+    return llm.Client(api, ledger, served.base_url, scope=served.digest, again=(BAD_REQUEST,))
 
 
 def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
@@ -165,8 +167,20 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
         found.rejects.extend(bad)
-        found.bad[source.name] = len(bad)
     return found
+
+
+@contextmanager
+def _depth_folder(work: Path | None, out: Path) -> Iterator[Path]:
+    """A folder for depth pictures; one in `work` is still there after a failure."""
+    if work is None:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".depth-") as folder:
+            yield Path(folder)
+        return
+    kept = work / "depths"
+    kept.mkdir(parents=True, exist_ok=True)
+    yield kept
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def _write_depths(
@@ -176,12 +190,18 @@ def _write_depths(
     model: configuration.Model,
     progress: Progress,
 ) -> None:
-    """Writes the depth pictures of all images whose depth is shown or scored, named by the image's digest."""
+    """Writes the depth pictures of all images whose depth is shown or scored, named by the image's digest.
+
+    Those that are there already are not made again, and the depth model is not loaded where all are.
+    """
     mapped = [job for job in jobs if model.depth_input or job.benchmark.scores_chain]
-    if mapped:
+    wanted = (found for found in _distinct_images(mapped) if not (folder / found[0]).exists())
+    if (first := next(wanted, None)) is not None:
         assert depth is not None
-        for digest, png in depth(_distinct_images(mapped)):
-            (folder / digest).write_bytes(png)
+        for digest, png in depth(chain([first], wanted)):
+            made = folder / f"{digest}.tmp"  # a kill leaves no half of a picture under its name
+            made.write_bytes(png)
+            made.rename(folder / digest)
             progress.depths += 1
 
 
@@ -203,8 +223,10 @@ def _predictions(
         The rows of `PREDICTIONS`. Scores and rejects go to `found` on the way.
     """
     sampled = asking.config.sampled
-    for job in found.jobs:
-        yield from _benchmark(found, job, job.source.name, asking, judge, out, progress)
+    for place, job in enumerate(found.jobs):
+        for row in _benchmark(found, job, job.source.name, asking, judge, out, progress):
+            found.shown.offer(row, place)
+            yield row
         if sampled is not None:
             warm = replace(asking, config=asking.config.model_copy(update={"temperature": sampled}))
             yield from _benchmark(found, job, job.source.name + SAMPLED, warm, judge, None, progress)
@@ -224,7 +246,7 @@ def _benchmark(
     lost: list[Reject] = []
     results: list[tuple[Question, Verdict, Verdict]] = []
     hidden: list[tuple[Question, str]] = []
-    for asked, reply, answer in judged(job, asking.answers(job, lost), judge):
+    for asked, reply, answer in judged(job, asking.answers(job, lost), judge, asking.config.max_absent):
         official = job.benchmark.official(asked.question, answer)
         strict = job.benchmark.strict(asked.question, answer)
         progress.reply(strict.unparsable)
@@ -232,18 +254,23 @@ def _benchmark(
             results.append((asked.question, official, strict))
         else:
             hidden.append((asked.question, strict.reading))
-        row = scoring.prediction(name, asked, reply, answer, official, strict)
-        if out is not None:
-            found.shown.offer(row)
-        yield row
+        yield scoring.prediction(name, asked, reply, answer, official, strict)
     if hidden and out is not None:
         assert job.benchmark.submission, "a benchmark that hides answers has one"
         file, content = job.benchmark.submission(job.source, hidden)
+        file = _free(Path(file), found.submissions)
+        found.submissions.append(file)
         (out / file).write_bytes(content)
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
         found.scores.append(scoring.missing(name, why, limit, job.source.rendered))
     if results or not hidden:
-        rejected = found.bad[job.source.name] + len(lost)
+        rejected = job.bad + len(lost)
         found.scores.extend(scoring.scores(job, name, results, rejected, limit))
     found.rejects.extend(lost)
     progress.lost(len(lost))
+
+
+def _free(file: Path, taken: Sequence[str]) -> str:
+    """The name of a file, with a number where another entry of the benchmark has it: name-2.json."""
+    names = (f"{file.stem}-{number}{file.suffix}" for number in count(2))
+    return next(name for name in chain([file.name], names) if name not in taken)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import statistics as means
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
@@ -84,12 +87,13 @@ def _section(
     lines = [f"Questions {first['questions']}, weights {begun}.", "", *_by_kind(replies)]
     lines += ["", *_compared(by_name, pairs), "", *_provenance(by_name)]
     if main:
-        paths = {name: [row.folder for row in of] for name, of in by_name.items()}
+        paths = {name: {row.made["seed"]: row.folder for row in of} for name, of in by_name.items()}
+        untrained = [name for name, of in by_name.items() if not _is_trained(of)]
         reference = next(iter(by_name))
         drawn = folder / f".drawn.{uuid.uuid4().hex}"
         drawn.mkdir()
         try:
-            ablation.write(drawn, paths, reference, weights)
+            ablation.write(drawn, paths, reference, weights, untrained)
             if (drawn / "table.png").exists():
                 (drawn / "table.png").replace(folder / "table.png")
         finally:
@@ -97,7 +101,7 @@ def _section(
                 path.unlink()
             drawn.rmdir()
         _replace(folder / "by-number.png", _picture(replies))
-        curves = {name: [learning_curves.read(path) for path in of] for name, of in paths.items()}
+        curves = {name: [learning_curves.read(path) for path in of.values()] for name, of in paths.items()}
         if drawn_curves := learning_curves.picture(curves):
             _replace(folder / "curves.png", drawn_curves)
         else:
@@ -124,55 +128,77 @@ def _parts(reply: Reply) -> dict[str, float]:
 
 
 def _kind(reply: Reply) -> tuple[str, str]:
-    """The kind of question, and how many things its scene has: "count-4"."""
-    kind, _, number = str(reply["group"]).rpartition("-")
-    return kind, number
+    """The kind of question, and how many things its scene has, "" where the group does not say: "count-4", "kitchen"."""
+    group = str(reply["group"] or reply["benchmark"].removesuffix(SAMPLED))
+    numbered = re.fullmatch(r"(.+)-(\d+)", group)
+    return (numbered[1], numbered[2]) if numbered else (group, "")
+
+
+def _kinds(replies: Iterable[Reply]) -> list[str]:
+    """The kinds that are told apart: none where there is one alone, which all questions are then of."""
+    found = sorted({_kind(reply)[0] for reply in replies})
+    return found if len(found) > 1 else []
 
 
 def _mean(
-    seeds: Sequence[Sequence[Reply]], part: str, kind: str = "", number: str = ""
+    seeds: Sequence[Sequence[Reply]], part: str, kind: str | None = None, number: str | None = None
 ) -> tuple[float, float, int]:
-    """Mean of 100 over the seeds, its standard error (questions and seeds), and questions a seed; NaN of none."""
-    by_seed = [
-        [
-            parts[part]
+    """Mean of 100 over the seeds, its standard error (questions and seeds), and questions a seed; NaN of none.
+
+    The questions about one image count as one. The error of a single image's questions is not known: NaN.
+
+    Args:
+        seeds: the replies of a row.
+        part: what is scored of them.
+        kind: of the questions; None: all.
+        number: of things in the scene; None: any.
+    """
+    by_seed: list[list[float]] = []
+    images: list[str] = []
+    for of in seeds:
+        chosen = [
+            reply
             for reply in of
-            if (not kind or _kind(reply)[0] == kind)
-            and (not number or _kind(reply)[1] == number)
-            and part in (parts := _parts(reply))
+            if kind in (None, _kind(reply)[0]) and number in (None, _kind(reply)[1]) and part in _parts(reply)
         ]
-        for of in seeds
-    ]
+        by_seed.append([_parts(reply)[part] for reply in chosen])
+        images += [reply["image_sha256"] for reply in chosen]
     if not all(by_seed):
         return math.nan, math.nan, 0
     averages = [means.fmean(values) for values in by_seed]
-    pooled = [value for values in by_seed for value in values]
-    count = len(by_seed[0])
-    error = means.pstdev(pooled) / math.sqrt(count)  # the seeds share their questions
+    # The seeds share their questions, so their replies about one image are one group too.
+    error = math.sqrt(over_seeds.by_questions(np.concatenate(by_seed), images).variance)
     if len(averages) > 1:
         error = math.hypot(error, means.stdev(averages) / math.sqrt(len(averages)))
-    return 100 * means.fmean(averages), 100 * error, count
+    return 100 * means.fmean(averages), 100 * error if math.isfinite(error) else math.nan, len(by_seed[0])
 
 
 def _by_kind(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> list[str]:
     """A table of the answers by kind, and of what else is scored; of sampled replies without the kinds."""
     every = [reply for of in replies.values() for seed in of for reply in seed]
-    kinds = sorted({_kind(reply)[0] for reply in every})
+    kinds = _kinds(every)
     others = sorted({part for reply in every for part in _parts(reply)} - {"answer"})
     heads = ["answer", *(f"answer, {kind}" for kind in kinds), *others]
     lines = [f"| row | seeds | {' | '.join(heads)} |", f"|---|---:|{'---:|' * len(heads)}"]
     for name, of in replies.items():
         cells = [_mean(of, "answer"), *(_mean(of, "answer", kind) for kind in kinds)]
         cells += [_mean(of, part) for part in others]
-        shown = [f"{mean:.0f} ± {error:.0f}" if count else "–" for mean, error, count in cells]
-        lines.append(f"| {name} | {len(of)} | {' | '.join(shown)} |")
+        lines.append(f"| {name} | {len(of)} | {' | '.join(_cell(*cell) for cell in cells)} |")
     asked = Counter(_kind(reply)[0] for reply in next(iter(replies.values()))[0] if "answer" in _parts(reply))
-    counts = ", ".join(f"{asked[kind]} {kind}" for kind in kinds)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(asked.items()))
     return [
         *lines,
         "",
-        f"Means of 100 ± standard errors over questions and seeds; questions a seed: {counts}.",
+        "Means of 100 ± standard errors over questions (by image: those about one count as one) and seeds; "
+        f"questions a seed: {counts}.",
     ]
+
+
+def _cell(mean: float, error: float, count: int) -> str:
+    """A cell of the table; without an error where it is not known."""
+    if not count:
+        return "–"
+    return f"{mean:.0f}" if math.isnan(error) else f"{mean:.0f} ± {error:.0f}"
 
 
 def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -184,13 +210,13 @@ def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, s
         old, new = ({row.made["seed"]: _replies(row) for row in by_name[name]} for name in (before, after))
         trained = _is_trained(by_name[before]), _is_trained(by_name[after])
         every = [reply for of in new.values() for reply in of]
-        kinds = sorted({_kind(reply)[0] for reply in every})
         others = sorted({part for reply in every for part in _parts(reply)} - {"answer"})
-        for said, part, kind in [
-            ("answer", "answer", ""),
-            *((f"answer, {kind}", "answer", kind) for kind in kinds),
-            *((part, part, "") for part in others),
-        ]:
+        tested: list[tuple[str, str, str | None]] = [
+            ("answer", "answer", None),
+            *((f"answer, {kind}", "answer", kind) for kind in _kinds(every)),
+            *((part, part, None) for part in others),
+        ]
+        for said, part, kind in tested:
             found = over_seeds.compare(_scored(old, part, kind), _scored(new, part, kind), trained)
             if found:
                 tests.append((f"{after} against {before}", said, found))
@@ -231,15 +257,17 @@ def _counts(seeds: tuple[int, int]) -> str:
     return str(old) if old == new else f"{old} and {new}"
 
 
-def _scored(row: Mapping[int, Sequence[Reply]], part: str, kind: str) -> dict[int, list[gate.ScoredReply]]:
-    """One score of a row's replies, by seed; `kind` chooses the questions, where it is given."""
+def _scored(
+    row: Mapping[int, Sequence[Reply]], part: str, kind: str | None
+) -> dict[int, list[gate.ScoredReply]]:
+    """One score of a row's replies, by seed; `kind` chooses the questions, and None takes all."""
     return {
         seed: [
             gate.ScoredReply(
                 tuple(reply[name] for name in gate.COLUMNS[1:-1]), reply["image_sha256"], _parts(reply)[part]
             )
             for reply in of
-            if part in _parts(reply) and kind in ("", _kind(reply)[0])
+            if part in _parts(reply) and kind in (None, _kind(reply)[0])
         ]
         for seed, of in row.items()
     }
@@ -287,9 +315,9 @@ def _picture(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> bytes:
                 linewidth=1,
                 color=f"C{place}",
             )
-        axes.set_xticks(range(len(numbers)), numbers)
+        axes.set_xticks(range(len(numbers)), [number or "any" for number in numbers])
         axes.set_ylim(0, 102)
-        plots.style(axes, kind or "all", "y", ink="black")
+        plots.style(axes, kind, "y", ink="black")
     panels[0].legend(fontsize=6)
     figure.supxlabel("right answers of 100, by the number of things in the scene", fontsize=8)
     return plots.png(figure, ground="white")

@@ -22,7 +22,7 @@ QUESTIONS = 3  # without a score before the evaluation is given up: one alone ma
 _SHOWN = 200  # characters of a reply
 _ADVICE = {
     "bad-request": "Change what the endpoint does not take: extra, token_limit_field and leave_out of evaluate.judge change the "
-    "body. If the endpoint itself was mended, go on without the probe: what was refused stays refused in the ledger.",
+    "body. What was refused is asked again by the next start.",
     "content-filter": "The provider blocks these pictures or questions: use another judge.",
     "unreadable": "See that evaluate.judge.base_url is that of an OpenAI-compatible endpoint.",
 }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from scipy import stats
 
 from sifthinker import llm
@@ -88,11 +89,19 @@ def replies(file: Path, rows: int, seed: int = 0) -> list[Judged]:
 
 def _read(file: Path) -> Iterator[Judged]:
     if file.suffix == ".parquet":
-        for row in read(file, ["question", "reference", "answer"]):
-            yield Judged(row["question"], row["reference"] or "", row["answer"] or "")
+        try:
+            for row in read(file, ["question", "reference", "answer"]):
+                yield Judged(row["question"], row["reference"] or "", row["answer"] or "")
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file}: cannot be read: {error}") from error
+        except KeyError as error:
+            raise UserError(
+                f"{file}: has no column {error}; an evaluation's predictions.parquet has"
+            ) from error
         return
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: a text of a line may hold U+2028 and other characters that it takes for ends of lines.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -35,14 +35,16 @@ class Difference:
     low: float  # 95 % interval
     high: float
     p: float  # of "no difference", two-sided, not corrected
+    p_fell: float = math.nan  # of "not worse", one-sided, not corrected
+    by_seeds: bool = False  # whether interval and p count how far seeds are apart
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of a difference's squared standard error, and its degrees of freedom."""
+class Part:
+    """A part of a squared standard error, and its degrees of freedom."""
 
     variance: float
-    freedom: int
+    freedom: float
 
 
 def compare(before: Seeds, after: Seeds, trained: tuple[bool, bool] = (True, True)) -> Difference | None:
@@ -53,8 +55,7 @@ def compare(before: Seeds, after: Seeds, trained: tuple[bool, bool] = (True, Tru
         after: the later one.
         trained: whether the earlier and the later row depend on a seed.
     """
-    if len(shared := [seed for seed in after if seed in before]) > 1:
-        before, after = ({seed: row[seed] for seed in shared} for row in (before, after))
+    before, after = shared(before, after)
     asked = [{reply.question: reply for reply in of} for row in (before, after) for of in row.values()]
     questions = [question for question in asked[0] if all(question in of for of in asked)]
     if not questions:
@@ -66,8 +67,16 @@ def compare(before: Seeds, after: Seeds, trained: tuple[bool, bool] = (True, Tru
     changes = new.mean(axis=0) - old.mean(axis=0)
     if seeds is None or (not seeds.variance and len(set(changes.tolist())) == 1):  # nothing varies
         return _exact(old.mean(axis=0), new.mean(axis=0), images, (len(old), len(new)))
-    parts = [_by_questions(changes, images), *([seeds] if seeds.variance else [])]
+    parts = [by_questions(changes, images), *([seeds] if seeds.variance else [])]
     return _tested(len(questions), (len(old), len(new)), float(changes.mean()), parts)
+
+
+def shared(before: Seeds, after: Seeds) -> tuple[Seeds, Seeds]:
+    """The seeds of two rows that are compared: those that both have, where these are two and more; else all."""
+    both = [seed for seed in after if seed in before]
+    if len(both) < 2:
+        return before, after
+    return {seed: before[seed] for seed in both}, {seed: after[seed] for seed in both}
 
 
 def judge(found: Sequence[Difference]) -> list[float]:
@@ -80,30 +89,30 @@ def _exact(old: Numbers, new: Numbers, images: Sequence[str], seeds: tuple[int, 
     pairs = gate.Paired(old, new, tuple(images)), gate.Paired(new, old, tuple(images))
     fell, rose = (gate.compare_pairs("", "", pair, 0, 0.0) for pair in pairs)
     p = min(1.0, 2 * min(fell.p, rose.p))
-    return Difference(fell.n, seeds, fell.difference, fell.low, fell.high, p)
+    return Difference(fell.n, seeds, fell.difference, fell.low, fell.high, p, fell.p)
 
 
-def _by_questions(changes: Numbers, images: Sequence[str]) -> _Part:
-    """Of the mean of the questions' differences: the questions about one image count as one."""
+def by_questions(changes: Numbers, images: Sequence[str]) -> Part:
+    """Of the mean of the questions' scores or differences: the questions about one image count as one."""
     sums, numbers = gate.by_image(changes, images)
     away = sums - numbers * changes.mean()
     groups = len(sums)
     if groups < 2:
-        return _Part(math.inf, 1)
-    return _Part(float((away**2).sum()) / len(changes) ** 2 * groups / (groups - 1), groups - 1)
+        return Part(math.inf, 1)
+    return Part(float((away**2).sum()) / len(changes) ** 2 * groups / (groups - 1), groups - 1)
 
 
-def _seeds_part(old: Numbers, new: Numbers, trained: tuple[bool, bool], paired: bool) -> _Part | None:
+def _seeds_part(old: Numbers, new: Numbers, trained: tuple[bool, bool], paired: bool) -> Part | None:
     """What the seeds add, from the rows' scores (seeds, questions); None where nothing is known of it."""
     if paired and len(old) > 1:
-        return _Part(_variance(new - old) / len(old), len(old) - 1)
+        return Part(_variance(new - old) / len(old), len(old) - 1)
     vary = [row for row, depends in zip((old, new), trained, strict=True) if depends]
     known = [row for row in vary if len(row) > 1]
     if not known:
         return None
     freedom = sum(len(row) - 1 for row in known)
     spread = sum(_variance(row) * (len(row) - 1) for row in known) / freedom
-    return _Part(sum(spread / len(row) for row in vary), freedom)
+    return Part(sum(spread / len(row) for row in vary), freedom)
 
 
 def _variance(scores: Numbers) -> float:
@@ -111,13 +120,21 @@ def _variance(scores: Numbers) -> float:
     return float(np.var(scores.mean(axis=1), ddof=1))
 
 
-def _tested(questions: int, seeds: tuple[int, int], mean: float, parts: Sequence[_Part]) -> Difference:
+def _tested(questions: int, seeds: tuple[int, int], mean: float, parts: Sequence[Part]) -> Difference:
     from scipy import stats  # a second to import, and every command imports this module
 
-    error = math.sqrt(sum(part.variance for part in parts))
+    error, freedom = together(parts)
     if math.isinf(error):
-        return Difference(questions, seeds, mean, -1.0, 1.0, 1.0)
-    freedom = error**4 / sum(part.variance**2 / part.freedom for part in parts)
+        return Difference(questions, seeds, mean, -1.0, 1.0, 1.0, 1.0, by_seeds=True)
     half = float(stats.t.ppf(0.975, freedom)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
-    return Difference(questions, seeds, mean, max(mean - half, -1.0), min(mean + half, 1.0), p)
+    fell = p / 2 if mean < 0 else 1 - p / 2
+    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
+    return Difference(questions, seeds, mean, low, high, p, fell, by_seeds=True)
+
+
+def together(parts: Sequence[Part]) -> tuple[float, float]:
+    """The standard error of all parts, and its degrees of freedom: Satterthwaite's."""
+    error = math.sqrt(sum(part.variance for part in parts))
+    uncertain = sum(part.variance**2 / part.freedom for part in parts)
+    return error, error**4 / uncertain if uncertain and math.isfinite(error) else math.inf

@@ -6,7 +6,11 @@ The server is asked (`/v1/models`). vLLM and the embedded server say which folde
 * The folder is on this machine and has other weights: the evaluation is refused.
 * Anything else says nothing about the weights. The evaluation is marked as not verified wherever it is shown.
 
-Replies are remembered apart by address, name, folder and verdict, so that those of one server never stand for another's.
+A folder of the same weights may still have another processor: a publisher's chat template, say, which moves the pictures. The
+model is shown something else by it than in training, which is marked wherever the scores are shown, and warned of.
+
+Replies are remembered apart by address, name, folder, verdict and processor, so that those of one server never stand for
+another's.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +30,7 @@ from sifthinker.llm import keys
 
 logger = logging.getLogger(__name__)
 
+OURS = "sifthinker"  # owner of the models of the embedded server, which knows the families
 _MAX_TIME = httpx.Timeout(600.0, connect=10.0)
 
 
@@ -38,29 +43,42 @@ class Running:
         name: Of the model in requests.
         root: The folder that the server says it serves; "" where it says none.
         verified: The folder is here, and has the weights that are evaluated.
+        owner: Of the model, as the server says it: "vllm", or "sifthinker" for the embedded one.
+        otherwise: What the server does otherwise than one of ours before the model sees anything (`compared`).
+        prepares: The digest of what it does; "" where that cannot be seen from here.
     """
 
     url: str
     name: str
     root: str
     verified: bool
+    owner: str = ""
+    otherwise: tuple[str, ...] = ()
+    prepares: str = ""
 
     @property
     def scope(self) -> str:
         """What tells its replies from those of other servers."""
-        return " ".join(
-            (self.url, self.name, self.root or "-", "verified" if self.verified else "unverified")
-        )
+        known = "verified" if self.verified else "unverified"
+        return " ".join((self.url, self.name, self.root or "-", known, self.prepares)).rstrip()
 
     @property
     def mark(self) -> str:
         """What stands beside the model's name where its scores are shown."""
         known = f"{self.name} at {self.url}"
-        return f" ({known})" if self.verified else f" ({known}, whose weights nobody has verified)"
+        if not self.verified:
+            return f" ({known}, whose weights nobody has verified)"
+        return f" ({known}, with another {' and '.join(self.otherwise)})" if self.otherwise else f" ({known})"
 
     def as_json(self) -> dict[str, Any]:
         """For `scores.json`."""
-        return {"url": self.url, "model": self.name, "root": self.root, "verified": self.verified}
+        return {
+            "url": self.url,
+            "model": self.name,
+            "root": self.root,
+            "verified": self.verified,
+            "otherwise": list(self.otherwise),
+        }
 
 
 def check(server: str) -> None:
@@ -139,7 +157,35 @@ def identify(
             f"evaluate.server: {url} serves {name!r} from {there}, which has other weights than {folder}, the model that "
             "is evaluated. Start a server of that folder (`sif serve`, `vllm serve`), or set evaluate.server: vllm"
         )
-    return Running(url, name, root, True)
+    return Running(url, name, root, True, str(entry.get("owned_by") or ""))
+
+
+def compared(running: Running, folder: Path, max_pixels: int) -> Running:
+    """A verified server with what it does otherwise than one that is started for the model.
+
+    Args:
+        running: as `identify` found it.
+        folder: of the model that is evaluated.
+        max_pixels: most pixels of a picture that the model may see.
+
+    Raises:
+        UserError: its folder has no processor that is known.
+    """
+    from sifthinker.models import budget  # imports transformers
+
+    root, knows = Path(running.root), running.owner == OURS
+    other = budget.otherwise(root, knows, folder, max_pixels)
+    if other:
+        logger.warning(
+            "evaluate.server: %s serves %r from %s, which has the weights of %s and another %s: the model is not shown what "
+            "it was trained on. Serve it by `sif serve`, or set evaluate.server: vllm",
+            running.url,
+            running.name,
+            root,
+            folder,
+            " and ".join(other),
+        )
+    return replace(running, otherwise=tuple(other), prepares=budget.prepares(root, knows))
 
 
 def chosen(url: str, listed: list[dict[str, Any]], wanted: str) -> dict[str, Any]:

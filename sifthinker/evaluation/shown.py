@@ -33,27 +33,28 @@ class Shown:
 
     def __init__(self) -> None:
         """Starts with none."""
-        self._chosen: dict[tuple[str, bool], list[tuple[str, dict[str, Any]]]] = {}
+        self._chosen: dict[tuple[int, bool], list[tuple[str, dict[str, Any]]]] = {}
 
-    def offer(self, row: Mapping[str, Any]) -> None:
-        """Takes a row of `PREDICTIONS` into account; one whose answer is hidden is neither right nor wrong."""
+    def offer(self, row: Mapping[str, Any], entry: int) -> None:
+        """Takes a row of `PREDICTIONS` into account; one whose answer is hidden is neither right nor wrong.
+
+        Args:
+            row: of a question.
+            entry: the place of its benchmark among those that are asked, of which several may have one name.
+        """
         if row["strict"] is None:
             return
         place = hashlib.sha256(f"{row['benchmark']} {row['id']}".encode()).hexdigest()
-        kept = self._chosen.setdefault((row["benchmark"], row["strict"] >= 1), [])
+        kept = self._chosen.setdefault((entry, row["strict"] >= 1), [])
         kept.append((place, {name: row[name] for name in (*_COLUMNS, "strict", "boxes")}))
         kept.sort(key=lambda entry: entry[0])
         del kept[EACH:]
 
     def rows(self, jobs: Iterable[Selection]) -> Iterator[dict[str, Any]]:
         """The chosen rows of `SHOWN`, with their pictures from the benchmarks' files."""
-        for job in jobs:
-            wanted = {
-                row["id"]: row
-                for (benchmark, _), kept in self._chosen.items()
-                if benchmark == job.source.name
-                for _, row in kept
-            }
+        for place, job in enumerate(jobs):
+            chosen = [kept for (entry, _), kept in self._chosen.items() if entry == place]
+            wanted = {row["id"]: row for kept in chosen for _, row in kept}
             for item in job.questions() if wanted else ():
                 if not isinstance(item, Reject) and (row := wanted.pop(item[0].id, None)):
                     yield {**row, "picture": _drawn(job.image(item[0]), row)}

@@ -3,6 +3,10 @@
 Requests gather into a file, which is uploaded and polled; a request's `chat` returns when its batch has come
 back. A batch is written into the ledger before it is submitted and carries its name as metadata, so that a run
 killed at any moment finds it again, collects it, and submits nothing twice.
+
+What keeps a request from being ordered twice: it is ordered only if this engine has reserved it and no open batch holds
+it, and a batch stays open until its answers are in the ledger. Only the engine that owns a batch collects it or orders
+it again; where that engine is gone, another one takes the batch up before it orders anything.
 """
 
 from __future__ import annotations
@@ -13,20 +17,28 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
 from sifthinker.config import Api
-from sifthinker.llm import completion, http
-from sifthinker.llm.batch_states import METADATA, OVER, queue_full, says_full, text
-from sifthinker.llm.commits import Commits
-from sifthinker.llm.completion import Unreadable
+from sifthinker.core.errors import UserError
+from sifthinker.llm.batch_answers import Answer, Answers
+from sifthinker.llm.batch_calls import DAY, BatchCalls, Outcome
+from sifthinker.llm.batch_states import (
+    METADATA,
+    OVER,
+    BatchStopped,
+    ended_badly,
+    queue_full,
+    said,
+    says_full,
+    text,
+)
+from sifthinker.llm.commits import Commits, Lapsed
 from sifthinker.llm.costs import Costs
-from sifthinker.llm.http import Dead, Endpoint, Transient
-from sifthinker.llm.ledger import Failure, Ledger, Reply
-from sifthinker.llm.patience import Patience, Unreachable
+from sifthinker.llm.http import Dead, NotFound, Transient, Unauthorized
+from sifthinker.llm.patience import Patience
 from sifthinker.llm.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -35,18 +47,14 @@ IN_FLIGHT = 1000  # requests in batches at once, each with its pictures in memor
 MOST_REQUESTS = 50_000  # of one file (provider's limit)
 MOST_BYTES = 100_000_000  # of one file; the provider's limit is 200 MB
 QUIET = 2.0  # seconds without a new request after which a batch is submitted
-MOST_RESULTS = 512 * 2**20  # bytes of a file of results; the provider's limit of a file
-OUTAGE = 3600.0  # seconds without an answer after which the run ends
 POLL = 30.0  # seconds between two looks at a batch
 FULL = (
     300.0  # seconds until a batch that a full queue refused is ordered again, unless one of ours ends before
 )
-DAY = 26 * 3600.0  # seconds that a full queue is waited for: a batch may take 24 hours
 T = TypeVar("T")
-Outcome = tuple[Reply, Usage | None]
 
 
-class BatchEndpoint(Endpoint):
+class BatchEndpoint(BatchCalls):
     """Calls through batches. Used in one event loop."""
 
     def __init__(self, api: Api, url: str) -> None:
@@ -54,29 +62,32 @@ class BatchEndpoint(Endpoint):
         super().__init__(api, url)
         self._pending: dict[str, bytes] = {}  # lines of the next batch by key
         self._bytes = 0
-        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._submitted: set[str] = set()  # keys in batches that are under way
         self._quiet: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._room_made = asyncio.Event()  # a batch of ours has ended
 
     async def open(
-        self, ledger: Ledger, commits: Commits, account: str, costs: Costs, patience: Patience
+        self,
+        commits: Commits,
+        costs: Costs,
+        patience: Patience,
+        stop: Callable[[UserError], object],
+        check: Callable[[], None],
     ) -> None:
-        """Takes up the batches that an earlier run left."""
-        self._ledger, self._do, self._account = ledger, commits.do, account
-        self._costs, self._patience = costs, patience
-        left = await self._do(partial(ledger.open_batches, account))
-        if any(state == "planned" for state, _ in left.values()):
-            arrived = await self._arrived()
-        for name, (state, keys) in left.items():
-            if state == "planned" and name not in arrived:
-                await self._do(partial(ledger.set_batch, name, "done"))  # never reached the provider
-                continue
-            batch = arrived[name] if state == "planned" else state.removeprefix("sent ")
-            log.info("batch %s of an earlier run: waiting for %d requests", batch, len(keys))
-            self._submitted.update(keys)
-            self._spawn(self._collect(name, batch, keys))
+        """Takes up the batches that an earlier run left.
+
+        Args:
+            commits: the ledger.
+            costs: what calls cost.
+            patience: how long is waited for the provider.
+            stop: is told why nothing more may be asked.
+            check: raises if nothing more may be asked.
+        """
+        self._ledger, self._do, self._account = commits.ledger, commits.do, commits.account
+        self._answers = Answers(commits, costs)
+        self._patience, self._stop, self._check = patience, stop, check
+        await self._take_up()
 
     async def close(self) -> None:
         """Stops waiting for batches; what was submitted stays with the provider."""
@@ -87,7 +98,11 @@ class BatchEndpoint(Endpoint):
         await super().close()
 
     async def chat(self, request_key: str, body: bytes) -> Outcome:
-        """As `Endpoint.chat`, but the answer comes with the batch."""
+        """As `Endpoint.chat`, but the answer comes with the batch.
+
+        Raises:
+            Lapsed: the ledger knows more of the request by now: claim it again.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         self._waiting[request_key] = future
@@ -117,91 +132,165 @@ class BatchEndpoint(Endpoint):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _take_up(self) -> set[str]:
+        """Takes up the batches whose engines are gone; the requests in them."""
+        left = await self._do(partial(self._ledger.take_batches, self._account))
+        arrived = {}
+        if any(state == "planned" for state, _ in left.values()):
+            arrived = await self._arrived()
+        taken: set[str] = set()
+        for name, (state, keys) in left.items():
+            if state == "planned" and name not in arrived:
+                await self._do(partial(self._ledger.set_batch, name, "done"))  # never reached the provider
+                continue
+            batch = arrived[name] if state == "planned" else state.removeprefix("sent ")
+            log.info("batch %s of an earlier run: waiting for %d requests", batch, len(keys))
+            await self._do(partial(self._ledger.hold, keys))
+            taken.update(keys)
+            self._submitted.update(keys)
+            self._spawn(self._collect(name, batch, keys))
+        return taken
+
     async def _run(self, lines: dict[str, bytes]) -> None:
+        """Orders a batch and waits for it; without the requests of which the ledger knows more by now."""
         keys = list(lines)
         try:
-            file = await self._uploaded(b"".join(lines.values()))
+            self._check()
+            taken = await self._take_up()
+            keys = await self._do(partial(self._ledger.to_order, self._account, keys))
+            self._give_up(lines.keys() - taken - set(keys), Lapsed())
+            if not keys:
+                return
+            file = await self._uploaded(b"".join(lines[key] for key in keys))
             lines.clear()
-            name, batch = await self._ordered(file, keys)
+            self._check()
+            name = uuid.uuid4().hex
+            if not await self._do(partial(self._plan, name, keys), Usage()):
+                raise Lapsed
+            batch = await self._order(name, file)
         except Exception as error:  # noqa: BLE001 - handed to each of those who wait
             self._give_up(keys, error)
             return
         await self._collect(name, batch, keys, file)
 
-    async def _uploaded(self, content: bytes) -> str:
-        upload = (f"{uuid.uuid4().hex}.jsonl", content)
-        made = await self._patiently(lambda: self._object("POST", "/files", upload=upload), "/files")
-        return text(made, "id")
+    def _plan(self, name: str, keys: list[str]) -> bool:
+        """Writes a batch into the ledger, unless one of its requests must not be ordered any more."""
+        if self._ledger.to_order(self._account, keys) != keys:
+            return False
+        self._ledger.plan_batch(name, self._account, keys)
+        return True
 
-    async def _ordered(self, file: str, keys: list[str]) -> tuple[str, str]:
-        """Orders a batch of an uploaded file: its name and its id. Nothing is uploaded twice.
+    async def _order(self, name: str, file: str) -> str:
+        """Orders the planned batch `name` of an uploaded file: its id. Nothing is uploaded twice.
+
+        Unless the provider has certainly refused it, it stays planned: the next run finds out whether it arrived.
 
         Raises:
             Unreachable: there was no answer for an hour.
+            Lapsed: another engine has taken it up.
         """
-        name = uuid.uuid4().hex
-        await self._do(partial(self._ledger.plan_batch, name, self._account, keys), Usage())
         order = {
             "input_file_id": file,
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
             "metadata": {METADATA: name},
         }
+        is_lost = False  # an order may have arrived although its answer did not
 
         async def once() -> str:
+            nonlocal is_lost
+            if not await self._do(partial(self._ledger.set_batch, name, "planned"), Usage()):
+                raise Lapsed
             try:
                 return text(await self._object("POST", "/batches", json.dumps(order).encode()), "id")
-            except Dead as error:
-                if says_full(error.failure.detail):
+            except (Dead, Unauthorized) as error:
+                if isinstance(error, Dead) and says_full(error.failure.detail):
                     raise Transient("rate-limit", error.failure.detail, after=FULL) from error
+                if not is_lost:
+                    await self._do(partial(self._ledger.set_batch, name, "done"))
                 raise
-            except Transient:  # its answer may have been lost after it was accepted
+            except Transient as error:
+                is_lost = is_lost or not (error.unreachable or error.kind == "rate-limit")
                 if found := (await self._arrived()).get(name):
                     return found
                 raise
 
-        try:
-            batch = await self._patiently(once, "/batches")
-        except Exception:
-            await self._do(partial(self._ledger.set_batch, name, "done"))
-            raise
+        batch = await self._patiently(once, "/batches")
         await self._do(partial(self._ledger.set_batch, name, f"sent {batch}"), Usage())
-        return name, batch
+        return batch
 
     async def _collect(self, name: str, batch: str, keys: list[str], file: str = "") -> None:
         """Waits for a batch and hands out its answers; `file` is what it was ordered from, as far as that is known."""
         try:
-            state = await self._ended(batch)
-            end = time.monotonic() + DAY
-            while full := queue_full(state):
-                given = state.get("input_file_id")
-                file = file or (given if isinstance(given, str) else "")
-                if not file or time.monotonic() > end:
-                    break
-                await self._room(full, len(keys))
-                await self._do(partial(self._ledger.set_batch, name, "done"))
-                name, batch = await self._ordered(file, keys)
-                state = await self._ended(batch)
+            name, batch, state = await self._last(name, batch, keys, file)
             self._room_made.set()
-            wanted, answers = set(keys), dict[str, bytes]()
-            for results in (state.get("output_file_id"), state.get("error_file_id")):
-                if isinstance(results, str) and results:
-                    await self._results(results, wanted, answers)
-            errors = completion.excerpt(json.dumps(state.get("errors") or "").encode())
-            missing = f"batch {batch}: {state.get('status')} {errors}"
-            for key in keys:
-                await self._deliver(key, answers.pop(key, None), missing)
+            lines, usage = await self._lines(batch, state, keys)
+            bad = ended_badly(f"{self.url}: batch {batch}", state, len(keys) - len(lines), len(keys))
+            words = " ".join(filter(None, (str(state.get("status")), said(state))))
+            missing = f"batch {batch}: {words}: no answer to this request"
+            given = [key for key in keys if key in lines or not bad]
+            await self._hand_out(given, lines, lambda: Transient("server-error", missing, usage=usage))
             await self._do(partial(self._ledger.set_batch, name, "done"))
+            if bad:
+                raise bad
         except Exception as error:  # noqa: BLE001 - handed to each of those who wait
+            if self._waiting.keys().isdisjoint(keys):
+                log.warning(
+                    "batch %s, for which nobody waits yet: %s", batch, error or "another engine has it"
+                )
             self._give_up(keys, error)
 
+    async def _last(
+        self, name: str, batch: str, keys: list[str], file: str
+    ) -> tuple[str, str, dict[str, Any]]:
+        """Name, id and last state of a batch, once it is over; ordered again as long as the queue is full."""
+        state = await self._ended(batch)
+        end = time.monotonic() + DAY
+        while full := queue_full(state):
+            given = state.get("input_file_id")
+            file = file or (given if isinstance(given, str) else "")
+            if not file or time.monotonic() > end:
+                break
+            await self._room(full, len(keys))
+            self._check()
+            again = uuid.uuid4().hex
+            if not await self._do(partial(self._ledger.replan_batch, name, again), Usage()):
+                raise Lapsed
+            name, batch = again, await self._order(again, file)
+            state = await self._ended(batch)
+        return name, batch, state
+
     async def _ended(self, batch: str) -> dict[str, Any]:
-        """The last state of a batch, once it is over."""
-        state = await self._patient("GET", f"/batches/{batch}")
-        while text(state, "status") not in OVER:
+        """The last state of a batch, once it is over; "gone" where the provider has it no more."""
+        while state := await self._unless_gone(self._state(batch), f"batch {batch}"):
+            if state["status"] in OVER:
+                return state
             await asyncio.sleep(POLL)
-            state = await self._patient("GET", f"/batches/{batch}")
-        return state
+        return {"status": "gone"}
+
+    async def _unless_gone(self, ask: Awaitable[T], what: str) -> T | None:
+        """What the provider answers; None, with a warning, where it has thrown away what is asked for."""
+        try:
+            return await ask
+        except (NotFound, Dead) as error:
+            await self._arrived()  # raises where any batch is unknown: then the address is wrong
+            why = str(error).partition("\n")[0]
+            log.warning("%s is gone (%s): its requests without an answer are asked anew", what, why)
+            return None
+
+    async def _lines(
+        self, batch: str, state: dict[str, Any], keys: list[str]
+    ) -> tuple[dict[str, bytes], Usage | None]:
+        """The lines of results by request; and what a request without one cost, None where it may have been paid."""
+        wanted = set(keys)
+        lines: dict[str, bytes] = {}
+        usage: Usage | None = Usage()
+        for file in (state.get("output_file_id"), state.get("error_file_id")):
+            if isinstance(file, str) and file:
+                found = await self._unless_gone(self._results(file, wanted), f"file {file} of batch {batch}")
+                lines = (found or {}) | lines
+                usage = None if found is None else usage
+        return lines, usage
 
     async def _room(self, full: str, count: int) -> None:
         """Waits until a batch of ours has ended, or for some minutes: others may use the account, too."""
@@ -216,165 +305,51 @@ class BatchEndpoint(Endpoint):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._room_made.wait(), FULL)
 
-    async def _results(self, file: str, wanted: set[str], answers: dict[str, bytes]) -> None:
-        """Adds the lines of a file of results by their request: the first one, should a line come twice."""
-        path = f"/files/{file}/content"
-        content = await self._patiently(lambda: self._raw("GET", path, most=MOST_RESULTS), path)
-        odd = b""
-        for line in content.splitlines():
-            try:
-                found = completion.parse(line) if line.strip() else None
-            except Unreadable:
-                found = line
-            key = found.get("custom_id") if isinstance(found, dict) else None
-            if isinstance(key, str) and key in wanted:
-                answers.setdefault(key, line)
-            elif found is not None:
-                odd = odd or line
-        if odd:
-            log.warning(
-                "file %s of a batch has lines that answer no request of it; the first one begins: %s",
-                file,
-                completion.excerpt(self.safe(odd)),
-            )
-
-    async def _deliver(self, key: str, line: bytes | None, missing: str) -> None:
-        """Hands the answer of one request to who waits for it, or into the ledger."""
-        self._submitted.discard(key)
-        waiting = self._waiting.get(key)
-        try:
-            outcome = self._answer(line, missing)
-        except Exception as error:  # noqa: BLE001 - handed to the one who waits
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(error)
-            elif isinstance(error, (Dead, Transient)):
-                await self._keep(key, error, error.usage, error.size if isinstance(error, Transient) else 0)
-            return
-        if waiting is not None and not waiting.done():
-            waiting.set_result(outcome)
-        else:  # bought by an earlier run, which nobody has asked for again yet
-            reply, usage = outcome
-            await self._keep(key, reply, usage, len(reply.text.encode()))
-
-    def _answer(self, line: bytes | None, missing: str) -> Outcome:
-        """Raises: see `Endpoint.read`."""
-        if line is None:
-            raise Transient("server-error", f"{missing}: no answer to this request")
-        found = completion.parse(line)
-        assert isinstance(found, dict), "it has a custom_id"
-        response = found.get("response")
-        if not isinstance(response, dict):
-            response = {"status_code": 500, "body": {"error": found.get("error")}}
-        status, body = response.get("status_code"), response.get("body")
-        if status == 200:
-            return self.read(body, line, {}, 0.0)
-        raise self.trouble(status if isinstance(status, int) else 500, {}, json.dumps(body).encode())
-
-    async def _keep(
-        self, key: str, outcome: Reply | Dead | Transient, usage: Usage | None, size: int
+    async def _hand_out(
+        self, keys: list[str], lines: dict[str, bytes], missing: Callable[[], Transient]
     ) -> None:
-        """Records what an earlier run asked; `size` is the answer's, in bytes."""
-        if usage is None:
-            record = json.loads(await self._do(partial(self._ledger.asked, key)) or b"{}")
-            most = record.get("max_tokens") or record.get("max_completion_tokens") or completion.MOST_TOKENS
-            usage = self._costs.estimated(record.get("messages", ()), size, most)
-            if isinstance(outcome, Reply):
-                prompt, completed = usage.prompt_tokens, usage.completion_tokens
-                outcome = replace(outcome, prompt_tokens=prompt, completion_tokens=completed)
-        if isinstance(outcome, Transient) and not usage.calls:  # not paid for; asked again by who wants it
-            return
-        await self._do(partial(self._record, key, outcome, usage), usage)
-
-    def _record(self, key: str, outcome: Reply | Dead | Transient, usage: Usage) -> None:
-        if self._ledger.claim(key, self._account, b"") != "mine":
-            return
-        if isinstance(outcome, Reply):
-            self._ledger.settle(key, outcome, usage)
-        elif isinstance(outcome, Dead):
-            self._ledger.fail(key, outcome.failure, True, usage)
-        else:
-            self._ledger.fail(key, Failure(outcome.kind, outcome.detail), False, usage)
-
-    def _give_up(self, keys: list[str], error: Exception) -> None:
+        """Hands the answers to who waits for them, and into the ledger, where all of them are afterwards."""
+        answers: list[Answer] = []
+        unasked = []
         for key in keys:
-            self._submitted.discard(key)
-            waiting = self._waiting.get(key)
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(error)
-
-    async def _arrived(self) -> dict[str, str]:
-        """Ids of our batches at the provider, by name."""
-        found: dict[str, str] = {}
-        after = ""
-        while True:
-            page = await self._patient("GET", f"/batches?limit=100{after}")
-            batches = page.get("data")
-            if not isinstance(batches, list):
-                raise Transient("unreadable", f"/batches: no list of batches: {str(page)[:200]}")
-            for batch in batches:
-                metadata = batch.get("metadata") if isinstance(batch, dict) else None
-                if isinstance(metadata, dict) and isinstance(name := metadata.get(METADATA), str):
-                    found[name] = text(batch, "id")
-            if not page.get("has_more") or not batches:
-                return found
-            after = f"&after={text(batches[-1], 'id')}"
-
-    async def _patient(self, method: str, path: str) -> dict[str, Any]:
-        """`_object`, asked patiently."""
-        return await self._patiently(lambda: self._object(method, path), path)
-
-    async def _patiently(self, ask: Callable[[], Awaitable[T]], path: str) -> T:
-        """Asks until there is an answer: a batch is paid for, and must not be given up for a bad minute.
-
-        Raises:
-            Unreachable: there was none for an hour; a limit of the account (429) is waited for as long as a batch may take.
-        """
-        tries, began = 0, time.monotonic()
-        while True:
+            outcome: Outcome | Exception
             try:
-                return await ask()
-            except Transient as error:
-                tries += 1
-                most = DAY if error.kind == "rate-limit" else OUTAGE
-                if time.monotonic() > began + most:
-                    raise Unreachable(
-                        f"{self.url}{path}: no answer for {most / 60:.0f} minutes: {error.detail}\nWhat is in a "
-                        "batch goes on at the provider, and the next run collects it; start again when it answers."
-                    ) from error
-                pause = self._patience.pause(error)
-                wait = max(pause, self._patience.backoff(tries))
-                self._patience.say(error, pause, wait, len(self._waiting))
-                await asyncio.sleep(wait)
+                outcome = self._read_line(lines[key]) if key in lines else missing()
+            except Exception as error:  # noqa: BLE001 - handed to the one who waits
+                outcome = error
+            is_handed = self._tell(key, outcome)
+            if is_handed:
+                self._submitted.discard(key)
+            else:  # bought by an earlier run, and nobody has asked for it again yet
+                unasked.append(key)
+            # A reply always: who waits may be cancelled before it has recorded it.
+            if not is_handed or isinstance(outcome, tuple):
+                answers.append(Answer(key, outcome, is_handed))
+        await asyncio.sleep(0)  # who waits is first to record its answer
+        await self._answers.record(answers)
+        self._give_up(unasked, Lapsed())  # to those who have asked meanwhile
 
-    async def _object(
-        self, method: str, path: str, body: bytes | None = None, upload: tuple[str, bytes] | None = None
-    ) -> dict[str, Any]:
-        """The object that the provider answers; asked once, since a second time might order twice."""
-        return self._read(path, await self._raw(method, path, body, upload))
+    def _give_up(self, keys: Iterable[str], error: Exception) -> None:
+        """Tells those who wait for these requests. What is not theirs alone ends the engine, and is told to all."""
+        self._submitted.difference_update(keys)
+        if isinstance(error, Lapsed):
+            for key in keys:
+                self._tell(key, error)
+            return
+        if isinstance(error, Dead):
+            told = f"{self.url}: {error}\nNothing more was asked: correct what it names, then start again."
+            error = BatchStopped(told)
+        self._stop(error if isinstance(error, UserError) else UserError(f"{self.url}: {error!r}"))
+        for key in list(self._waiting):
+            self._tell(key, error)
 
-    def _read(self, path: str, raw: bytes) -> dict[str, Any]:
-        try:
-            answer = completion.parse(raw)
-        except Unreadable as error:
-            raise Transient("unreadable", f"{path}: {error}") from error
-        if not isinstance(answer, dict):
-            raise Transient("unreadable", f"{path}: no object: {completion.excerpt(self.safe(raw))}")
-        return answer
-
-    async def _raw(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        upload: tuple[str, bytes] | None = None,
-        most: int = http.MOST_BYTES,
-    ) -> bytes:
-        try:
-            status, headers, raw = await self.send(method, path, body, upload, most)
-        except Transient as error:
-            error.usage = Usage()  # no completion: nothing to pay for
-            raise
-        if status != 200:
-            raise self.trouble(status, headers, raw)
-        self._patience.answered()
-        return raw
+    def _tell(self, key: str, outcome: Outcome | Exception) -> bool:
+        """Whether somebody waits for the request, who has the outcome now."""
+        waiting = self._waiting.get(key)
+        if waiting is None or waiting.done():
+            return False
+        if isinstance(outcome, tuple):
+            waiting.set_result(outcome)
+        else:
+            waiting.set_exception(outcome)
+        return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,15 +40,23 @@ class Client:
     """Asks one endpoint. A context manager; every method may be called from any thread."""
 
     def __init__(
-        self, api: Api, ledger: bookkeeping.Place, base_url: str | None = None, scope: str = ""
+        self,
+        api: Api,
+        ledger: bookkeeping.Place,
+        base_url: str | None = None,
+        scope: str = "",
+        again: Collection[str] = (),
     ) -> None:
         """`ledger` is where calls are recorded. `base_url` is where the endpoint really listens, if not where `api` says (the stand-in's port).
 
         `scope` is part of every request's key: whatever besides endpoint and model decides the answers, such
-        as the digest of the weights that a local server serves.
+        as the digest of the weights that a local server serves. `again` are kinds of failures: what the ledger holds as
+        refused for one of them is asked again.
         """
-        self.api, self.scope = api, " ".join(filter(None, (scope, local_models.scope(api))))
+        decided = (scope, local_models.scope(api), local_models.server(api))
+        self.api, self.scope = api, " ".join(filter(None, decided))
         place = ledger.resolve() if isinstance(ledger, Path) else ledger
+        self.again = again
         self._where = (api, place, http.address(api, base_url))
         self._engine: Engine | None = None
 
@@ -122,7 +130,7 @@ class Client:
 
     async def reply(self, request: Request) -> Reply | Failure:
         """`ask` for coroutines that run on the engine's loop, see `start`."""
-        return await self.engine.reply(request, self.scope)
+        return await self.engine.reply(request, self.scope, self.again)
 
     def start(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         """Runs `work()` on the engine's loop as soon as a place is free.
@@ -138,6 +146,10 @@ class Client:
                 return await work()
 
         return engine.submit(run())
+
+    def go_on(self) -> None:
+        """Asks again after `Unreachable`, which ends all other asking."""
+        self.engine.go_on()
 
     def expect(self, rows: int) -> None:
         """Adds to the rows that progress is measured against."""

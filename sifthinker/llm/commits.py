@@ -36,7 +36,7 @@ class Commits:
         self, ledger: Ledger, account: str, costs: Costs, stop: Callable[[UserError], object]
     ) -> None:
         """`stop` is told where nothing can be recorded any more."""
-        self.ledger, self._account, self._costs, self._stop = ledger, account, costs, stop
+        self.ledger, self.account, self._costs, self._stop = ledger, account, costs, stop
         self.seconds = 0.0  # spent in the ledger, for the benchmark
         self._queue: list[tuple[Callable[[], Any], Usage | None, asyncio.Future[Any]]] = []
         self._committing = False
@@ -118,7 +118,7 @@ class Commits:
 
         def work() -> tuple[list[Any], Usage]:
             results = [self._apart(operation) for operation in operations]
-            return results, self.ledger.usage(self._account)  # with what other processes bought
+            return results, self.ledger.usage(self.account)  # with what other processes bought
 
         results, spent = self.ledger.together(work, durable)
         self.seconds += time.perf_counter() - began

@@ -29,6 +29,7 @@ _REASONS = {
     "function_call": "tool_calls",
     "end_turn": "stop",
 }
+_NAMES = ("code", "status", "status_code", "type")  # of an error
 # What the words of an error's `code` or `type` stand for, where it is no number; the first one that is found counts.
 _STATUSES = (
     (re.compile(r"insufficient.?(quota|balance|credit|fund)|billing|arrear|overdue|payment"), 402),
@@ -37,6 +38,12 @@ _STATUSES = (
     (re.compile(r"model.?not.?found|no.?such.?model"), 404),
     (re.compile(r"rate.?limit|too.?many|throttl|quota"), 429),
     (re.compile(r"overload|unavailable|server.?error|internal|time.?out|gateway|upstream"), 503),
+)
+# What a filter says of a request. "sensitive" alone does not count: names of models are case-sensitive, and an account
+# can be flagged, too.
+_FLAGGED = re.compile(
+    r"(input|prompt|content|image).{0,20}flagged|moderation|content.?(filter|policy)|sensitive.?content|"
+    r"data.?inspection"
 )
 
 
@@ -140,31 +147,55 @@ def fault(answer: object) -> int | None:
         return None
     if not isinstance(error, dict):
         return 400
-    named = [error.get(name) for name in ("code", "status", "status_code", "type")]
-    for value in named:
-        status = _count(value)
+    for name in _NAMES:
+        status = _count(error.get(name))
         if status is not None and 400 <= status <= 599:
             return status
-    words = " ".join(value.lower() for value in named if isinstance(value, str))
-    return next((status for pattern, status in _STATUSES if pattern.search(words)), 400)
+    return next((status for pattern, status in _STATUSES if pattern.search(_names(error))), 400)
+
+
+def names(raw: bytes) -> str:
+    """What the error in a body calls itself, in small letters: its codes and types, and nothing that it may quote."""
+    return _names(_error(raw))
+
+
+def flagged(raw: bytes) -> bool:
+    """Whether the error in a body says that a filter stopped the request: in its words, or by what it shows of it."""
+    error = _error(raw)
+    metadata, message = error.get("metadata"), error.get("message")
+    if isinstance(metadata, dict) and (metadata.get("flagged_input") or metadata.get("reasons")):
+        return True
+    said = f"{_names(error)} {message.lower() if isinstance(message, str) else ''}"
+    return bool(_FLAGGED.search(said))
 
 
 def words(raw: bytes) -> str:
     """What a provider says in the body of an error: its message with its code, else the body as it is."""
+    error = _error(raw)
+    if not isinstance(message := error.get("message"), str):
+        return excerpt(raw, 500)
+    code = error.get("code") or error.get("type")
+    named = f" ({code})" if isinstance(code, (str, int)) else ""
+    return excerpt(f"{message}{named}".encode("utf-8", "replace"), 500)
+
+
+def _error(raw: bytes) -> dict[str, object]:
+    """The error in a body, one that is a text as its message; empty where none can be read."""
     try:
         answer = _alone(parse(raw))
     except Unreadable:
-        return excerpt(raw, 500)
-    if isinstance(answer, dict):
-        choice = _choice(answer)
-        error = answer.get("error") or (choice or {}).get("error") or answer
-        if isinstance(error, str):
-            return excerpt(error.encode("utf-8", "replace"), 500)
-        if isinstance(error, dict) and isinstance(message := error.get("message"), str):
-            code = error.get("code") or error.get("type")
-            named = f" ({code})" if isinstance(code, (str, int)) else ""
-            return excerpt(f"{message}{named}".encode("utf-8", "replace"), 500)
-    return excerpt(raw, 500)
+        return {}
+    if not isinstance(answer, dict):
+        return {}
+    error = answer.get("error") or (_choice(answer) or {}).get("error") or answer
+    if isinstance(error, str):
+        return {"message": error}
+    return error if isinstance(error, dict) else {}
+
+
+def _names(error: dict[str, object]) -> str:
+    named = (error.get(name) for name in _NAMES)
+    return " ".join(value.lower() for value in named if isinstance(value, str))
 
 
 def excerpt(raw: bytes, most: int = _EXCERPT) -> str:

@@ -1,19 +1,45 @@
-"""Connections that are not used again after a server has said more on them than it was asked for.
+"""Connections: which are used again, and whether a request had one at all.
 
 aiohttp reads what arrives on an idle connection as the answer to the next request (seen with 3.14.5): one reply too many
-would be recorded, and paid for, as the reply to another question.
+would be recorded, and paid for, as the reply to another question. So a connection is not used again after a server has
+said more on it than it was asked for.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import httpx2
 
 
+@dataclass(slots=True)
+class Way:
+    """That of one request."""
+
+    is_open: bool = False  # there is a connection: what is sent on it may be answered, and paid for
+
+
+_way: ContextVar[Way] = ContextVar("way")
+
+
+def way() -> Way:
+    """That of the requests which this task sends from now on."""
+    made = Way()
+    _way.set(made)
+    return made
+
+
 class Connector(aiohttp.TCPConnector):
     """Takes a kept connection only if nothing has arrived on it meanwhile."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        """A connection for a request, whose way is open then."""
+        found = await super().connect(*args, **kwargs)
+        _way.get().is_open = True
+        return found
 
     async def _get(self, key: Any, traces: Any) -> Any:
         while (found := await super()._get(key, traces)) is not None:

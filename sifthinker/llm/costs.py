@@ -14,8 +14,7 @@ from typing import Any
 from sifthinker.config import Api
 from sifthinker.core.errors import UserError
 from sifthinker.llm.completion import Tokens
-from sifthinker.llm.http import priced
-from sifthinker.llm.usage import Budget, Usage
+from sifthinker.llm.usage import Budget, Usage, priced
 
 _IMAGE_TOKENS = 1000.0  # first guess of an image's tokens; the server's reports correct it
 _BYTES_A_TOKEN = (
@@ -91,11 +90,19 @@ class Costs:
             return self._usage(guessed * prompts / guesses, completions / calls)
         return self._usage(guessed, most)
 
-    def estimated(self, messages: Iterable[Mapping[str, Any]], size: int, most: int) -> Usage:
-        """What a call has probably cost whose server does not say: with an answer of `size` bytes."""
-        _, guesses, prompts, _ = self.seen
+    def estimated(
+        self, messages: Iterable[Mapping[str, Any]], size: int, most: int, lost: bool = False
+    ) -> Usage:
+        """What a call has probably cost whose server does not say: with an answer of `size` bytes.
+
+        An answer that was `lost` counts as those that came, and as the longest one where none is known.
+        """
+        calls, guesses, prompts, completions = self.seen
         prompt = guess(messages) * (prompts / guesses if guesses else 1.0)
-        usage = self._usage(prompt, min(size / _BYTES_A_TOKEN, most))
+        completion = min(size / _BYTES_A_TOKEN, most)
+        if lost:
+            completion = completions / calls if calls else most
+        usage = self._usage(prompt, completion)
         return usage + Usage(estimated=usage.tokens)
 
     def _usage(self, prompt: float, completion: float) -> Usage:

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -40,8 +40,7 @@ from sifthinker.system.waiting import outcome
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_UNREACHABLE = 10  # requests in a row that exhausted their retries, without one success between them
-_PAID_TRIES = 3  # of a request whose replies cannot be used, since each may be paid for
+_PAID_TRIES = 3  # of a request whose replies cannot be used or are lost, since each may be paid for
 _GRACE = 3.0  # seconds that a call on the wire is given when the run is told to end
 
 
@@ -55,18 +54,18 @@ class Engine:
     def __init__(self, api: Api, ledger: bookkeeping.Place, url: str) -> None:
         """Starts the thread, opens the ledger and takes up the batches of an earlier run."""
         self.api, self.url = api, url
-        self.account = f"{api.base_url} {api.model}"
-        self.ledger = bookkeeping.open_ledger(ledger)
+        self.account = bookkeeping.account(api)
+        self.ledger = bookkeeping.open_account(ledger, api)
         self.costs = Costs(api, self.ledger.usage(self.account))
         self.commits = Commits(self.ledger, self.account, self.costs, self._stop)
         self.patience = Patience(url, api.max_pause)
         self._witnesses = Witnesses()
-        self.turns = Turns(
-            bookkeeping.open_quota(ledger, self.account, api.requests_per_minute, api.tokens_per_minute)
-        )
+        # What is in a batch does not count against the limits of a minute: providers limit the queue of batches.
+        limits = (None, None) if api.mode == "batch" else (api.requests_per_minute, api.tokens_per_minute)
+        self.turns = Turns(bookkeeping.open_quota(ledger, self.account, *limits))
         self.stopped: UserError | None = None
         self.rows_total = self._kept = self._rejected = 0
-        self._calls = self._cached = self._failed = self._in_flight = self._exhausted = 0
+        self._calls = self._cached = self._failed = self._in_flight = 0
         self._finished: deque[float] = deque(maxlen=10_000)  # when rows, or calls, were done
         self._flying: dict[str, asyncio.Task[Reply | Failure]] = {}
         self._wire: set[asyncio.Task[Any] | None] = set()  # of those, the ones whose call is on the wire
@@ -86,9 +85,13 @@ class Engine:
         self.rows = asyncio.Semaphore(most + most // 4 + 1)
         kind = BatchEndpoint if self.api.mode == "batch" else Endpoint
         self.endpoint = kind(self.api, self.url)
-        if isinstance(self.endpoint, BatchEndpoint):
-            await self.endpoint.open(self.ledger, self.commits, self.account, self.costs, self.patience)
         self._beat = asyncio.create_task(self._beats())
+        if isinstance(self.endpoint, BatchEndpoint):
+            try:
+                await self.endpoint.open(self.commits, self.costs, self.patience, self._stop, self._check)
+            except BaseException:
+                self._beat.cancel()
+                raise
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Runs a coroutine in the engine's loop; the future has its result."""
@@ -129,6 +132,15 @@ class Engine:
         self.stopped = self.stopped or why
         return self.stopped
 
+    def go_on(self) -> None:
+        """Asks an endpoint again that was given up because it did not answer. Any other reason to stop stays."""
+        outcome(self.submit(self._go_on()))
+
+    async def _go_on(self) -> None:
+        if isinstance(self.stopped, Unreachable):
+            self.stopped = None
+            self.patience.renew()
+
     def close(self) -> None:
         """Lets what is on the wire arrive, since it is paid for, and drops what is not yet sent."""
         self._stop(UserError("the client was closed"))
@@ -159,13 +171,13 @@ class Engine:
         self.ledger.close()
         self.turns.close()
 
-    async def reply(self, request: Request, scope: str) -> Reply | Failure:
-        """The answer: of the same request in flight, of the ledger, or of the server."""
+    async def reply(self, request: Request, scope: str, again: Collection[str] = ()) -> Reply | Failure:
+        """The answer: of the same request in flight, of the ledger but for refusals `again`, or of the server."""
         self.check_interrupted()
         key, record = request.identity(self.api, scope)
         joined = key in self._flying
         if not joined:
-            task = asyncio.create_task(self._outcome(key, record, request))
+            task = asyncio.create_task(self._outcome(key, record, request, again))
             self._flying[key] = task
             task.add_done_callback(lambda done: self._landed(key, done))
         # Shielded: a caller who no longer waits does not stop what others wait for, or what is on the wire.
@@ -185,11 +197,13 @@ class Engine:
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits any more
 
-    async def _outcome(self, key: str, record: bytes, request: Request) -> Reply | Failure:
+    async def _outcome(
+        self, key: str, record: bytes, request: Request, again: Collection[str]
+    ) -> Reply | Failure:
         wait = 0.05
         while True:
             claim = await self.commits.do(
-                lambda: self.ledger.claim(key, self.account, record, self.costs.budget)
+                lambda: self.ledger.claim(key, self.account, record, self.costs.budget, again)
             )
             if isinstance(claim, (Reply, Failure)):
                 self._cached += 1
@@ -219,7 +233,8 @@ class Engine:
             try:
                 reply, usage = await self._send(key, request, lapses)
             except Dead as error:
-                if isinstance(error, FieldRefused) and await self._alike():
+                counts = (lambda: self.patience.answers), (lambda: self._in_flight)
+                if isinstance(error, FieldRefused) and await self._witnesses.agree(*counts):
                     raise self._stop(Unauthorized(error.told)) from error
                 return await self._refused(key, request, error)
             except Transient as error:
@@ -238,9 +253,6 @@ class Engine:
             if tries > self.api.retries or paid >= _PAID_TRIES:
                 return await self._given_up(key, trouble, tries)
             await self._pause(trouble, tries)
-
-    async def _alike(self) -> bool:
-        return await self._witnesses.agree(lambda: self.patience.answers, lambda: self._in_flight)
 
     async def _pause(self, trouble: Transient, tries: int) -> None:
         """Waits before the next try, as long as the server asks for; so do all others then."""
@@ -263,21 +275,16 @@ class Engine:
         return error.failure
 
     async def _given_up(self, key: str, trouble: Transient, tries: int) -> Failure:
-        kind = "exhausted"
-        if trouble.kind == "timeout" or (trouble.kind == "unreadable" and trouble.is_paid):
-            kind = trouble.kind
-        failure = Failure(kind, f"given up after {tries} tries; the last: {trouble.detail}")
+        named = trouble.kind == "timeout" or (trouble.kind == "unreadable" and trouble.is_paid)
+        failure = Failure(
+            trouble.kind if named else "exhausted",
+            f"given up after {tries} tries; the last: {trouble.detail}",
+        )
         self._failed += 1
         self._warn(failure)
         await self.commits.do(partial(self.ledger.fail, key, failure, False))
-        self._exhausted += 1
-        if self._exhausted >= _UNREACHABLE:
-            self._stop(
-                Unreachable(
-                    f"{self.url}: the last {self._exhausted} requests were given up after {tries} tries each, the "
-                    f"last one with: {trouble.detail}\nWhat was bought is kept; start again when it answers."
-                )
-            )
+        if unreachable := self.patience.given_up(trouble, tries):
+            self._stop(unreachable)
         return failure
 
     def _warn(self, failure: Failure) -> None:
@@ -290,8 +297,7 @@ class Engine:
         """What a reply cost that cannot be used; estimated where the server does not say."""
         if error.usage is not None:
             return error.usage
-        size = error.size if isinstance(error, Transient) else 0
-        return self.costs.estimated(request.messages, size, request.max_tokens)
+        return self.costs.estimated(request.messages, error.size, request.max_tokens, error.lost)
 
     async def _send(self, key: str, request: Request, lapses: int) -> tuple[Reply, Usage]:
         """One try, within the limits."""
@@ -325,7 +331,6 @@ class Engine:
                 self._in_flight -= 1
                 self._wire.discard(task)
                 self.costs.landed(expected)
-            self._exhausted = 0
             self.patience.answered()
             if usage is None:
                 usage = self.costs.estimated(request.messages, len(reply.text.encode()), request.max_tokens)
@@ -340,7 +345,7 @@ class Engine:
 
     def _trouble(self, error: Transient, ticket: Ticket) -> None:
         log.debug("retried: %s", error.detail)
-        if error.kind in ("rate-limit", "connection"):  # not served, so not counted; a time-out may well be
+        if error.kind in ("rate-limit", "connection") and not error.is_paid:  # not served, so not counted
             self.turns.settle(ticket, 0)
         if error.overload:
             self.gate.bad()
@@ -365,10 +370,7 @@ class Engine:
 
     def row_done(self, kept: bool) -> None:
         """Counts a finished row."""
-        if kept:
-            self._kept += 1
-        else:
-            self._rejected += 1
+        self._kept, self._rejected = self._kept + kept, self._rejected + (not kept)
         self._finished.append(time.monotonic())
 
     def progress(self) -> Counts:

@@ -11,17 +11,17 @@ import asyncio
 import email.utils
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import httpx2
 
-from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Prices
+from sifthinker.config import LOCAL, SERVED, STANDIN, UNNAMED, Api
+from sifthinker.config.presets import throttles
 from sifthinker.core.errors import UserError
 from sifthinker.llm import completion, network, parameters
-from sifthinker.llm.completion import Tokens, Unreadable
+from sifthinker.llm.completion import Unreadable
 from sifthinker.llm.keys import key
 from sifthinker.llm.ledger import Failure, Reply
-from sifthinker.llm.usage import Usage
+from sifthinker.llm.usage import Usage, priced
 from sifthinker.system import loopback
 
 RETRIED = {204, 408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
@@ -36,11 +36,21 @@ _FILTER_WORDS = (
     "sensitive",
     "data_inspection",
 )
-_ACCOUNT_EMPTY = ("insufficient_quota", "billing_hard_limit", "accountoverdue", "insufficient_balance")
+_ACCOUNT_EMPTY = (
+    "insufficient_quota",
+    "billing_hard_limit",
+    "accountoverdue",
+    "insufficient_balance",
+    "arrearage",
+)
 
 
 class Unauthorized(UserError):
     """The endpoint serves nothing to this account, by this name or with these fields; every row would fail alike."""
+
+
+class NotFound(Unauthorized):
+    """404: what was asked for is not there."""
 
 
 class Transient(Exception):
@@ -55,14 +65,15 @@ class Transient(Exception):
         usage: Usage | None = Usage(),  # noqa: B008 (frozen)
         size: int = 0,
         unreachable: bool = False,
+        lost: bool = False,
     ) -> None:
         """`usage` is what it cost all the same; None where that was not said, for an answer of `size` bytes.
 
-        `unreachable`: no connection was made at all.
+        `unreachable`: no connection was made at all. `lost`: there may be an answer, of which nobody knows the size.
         """
         super().__init__(detail)
         self.kind, self.detail, self.overload = kind, detail, overload
-        self.unreachable = unreachable
+        self.unreachable, self.lost = unreachable, lost
         self.after = after  # seconds, of a Retry-After
         self.usage, self.size = usage, size
 
@@ -74,6 +85,8 @@ class Transient(Exception):
 
 class Dead(Exception):
     """Refused for good, maybe for money."""
+
+    size, lost = 0, False  # of the answer, see `Transient`
 
     def __init__(self, failure: Failure, usage: Usage | None) -> None:
         """`usage` is None where the endpoint does not say what it cost."""
@@ -107,24 +120,6 @@ def address(api: Api, base_url: str | None) -> str:
     return (base_url or api.base_url).rstrip("/")
 
 
-def money(usage: dict[str, Any], prices: Prices, batch: bool) -> Usage:
-    """A usage object, priced; one that cannot be read is none."""
-    counted = completion.counted(usage)
-    return priced(counted or Tokens(0, 0, 0), prices, batch)
-
-
-def priced(tokens: Tokens, prices: Prices, batch: bool) -> Usage:
-    """What a call costs; cached prompt tokens have a price of their own."""
-    prompt, cached = tokens.prompt, tokens.cached
-    cost = (
-        (prompt - cached) * prices.prompt
-        + cached * prices.cached_prompt
-        + tokens.completion * prices.completion
-    )
-    money = cost / 1e6 * (prices.batch_discount if batch else 1.0)
-    return Usage(1, prompt, cached, tokens.completion, money)
-
-
 class Endpoint:
     """Online calls: `chat`, and `batch_chat`, which has the same body under another path. Used in one event loop."""
 
@@ -132,6 +127,7 @@ class Endpoint:
         """Prepares connections to `url`; nothing is sent."""
         self.api, self.url = api, url
         self._key = key(api, url)
+        self._empty = set(_ACCOUNT_EMPTY) - set(throttles(url))  # words of an account without credit
         self._path = api.batch_chat_path if api.mode == "batch_chat" else "/chat/completions"
         loopback.direct()
         import openai  # takes more than a second; a run without calls need not wait for it
@@ -167,7 +163,7 @@ class Endpoint:
         Raises:
             Transient: 204, 408, 409, 425, 429, 5xx, a time-out, a broken connection, an answer that cannot be read.
             Dead: 400 and its like, and whatever the content filter stopped.
-            Unauthorized: 401, 402, 403, 404, or the account is empty.
+            Unauthorized: 401, 402, 403 (but for a filter's), 404, or the account is empty.
         """
         began = time.monotonic()
         status, headers, raw = await self.send("POST", self._path, body)
@@ -217,6 +213,9 @@ class Endpoint:
         """One request and its answer, see `send`."""
         import aiohttp
 
+        from sifthinker.llm import connections
+
+        way, response = connections.way(), None
         try:
             async with asyncio.timeout(
                 self.api.timeout
@@ -238,15 +237,19 @@ class Endpoint:
                     await response.aclose()
         except (httpx2.RequestError, aiohttp.ClientError, OSError) as error:
             cause = error.__cause__ or error  # the transport calls a server that hung up a time-out too
-            if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
-                raise Transient(
-                    "timeout", f"no answer within {self.api.timeout:g} s", overload=True
-                ) from error
+            late = isinstance(error, TimeoutError) or isinstance(cause, TimeoutError)
+            lost = way.is_open and (late if response is None else response.status_code == 200)
+            lost = lost and self.api.base_url not in (SERVED, LOCAL)  # a server of ours costs nothing
+            usage = None if lost else Usage()  # a provider charges for what it has answered, whoever heard it
+            if late:
+                detail = f"no answer within {self.api.timeout:g} s"
+                raise Transient("timeout", detail, overload=True, usage=usage, lost=lost) from error
             try:  # the cause names the host, never a header
                 detail = self.redact(network.trouble(cause, url))
             except UserError as barred:
                 raise Unauthorized(str(barred)) from error
-            raise Transient("connection", detail, unreachable=network.is_unreachable(cause)) from error
+            unreachable = network.is_unreachable(cause)
+            raise Transient("connection", detail, unreachable=unreachable, usage=usage, lost=lost) from error
         return response.status_code, response.headers, content
 
     async def _content(self, response: httpx2.Response, most: int) -> bytes:
@@ -335,14 +338,18 @@ class Endpoint:
         except UserError as barred:
             return Unauthorized(str(barred))
         detail = f"{where}HTTP {status}: {completion.words(self.safe(raw))}{between}"
-        empty = status == 429 and any(word in lower for word in _ACCOUNT_EMPTY)
+        if status == 403 and completion.flagged(raw):
+            return Dead(Failure("content-filter", detail), Usage())
+        named = lower if status == 429 else completion.names(raw)  # a 400 may quote the question
+        empty = status in (400, 403, 429) and any(word in named for word in self._empty)
         if status in REFUSED or empty:
             todo = {
                 401: f"check the key in the environment variable {self.api.api_key_env}",
                 403: f"the key in {self.api.api_key_env} may not use the model '{self.api.model}'",
                 404: f"check base_url and the model '{self.api.model}'",
-            }.get(status, "the account has no credit left; top it up")
-            return Unauthorized(f"{self.url}: {detail}\nNothing more was asked: {todo}, then start again.")
+            }.get(0 if empty else status, "the account has no credit left; top it up")
+            refused = NotFound if status == 404 else Unauthorized
+            return refused(f"{self.url}: {detail}\nNothing more was asked: {todo}, then start again.")
         if status in RETRIED or status >= 500:
             kind = "rate-limit" if status == 429 else "server-error"
             return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)

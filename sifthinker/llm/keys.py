@@ -12,7 +12,7 @@ import unicodedata
 from urllib.parse import urlsplit
 
 from sifthinker.config import Api
-from sifthinker.config.presets import PRESETS
+from sifthinker.config.presets import PRESETS, matches
 from sifthinker.core.errors import UserError
 from sifthinker.system import loopback
 
@@ -60,15 +60,14 @@ def allowed(name: str, host: str) -> bool:
     """
     pairs = [*_providers(), *_own()]
     here = host in loopback.HOSTS and any(name == variable for variable, _ in pairs)
-    return here or any(name == variable and _matches(host, pattern) for variable, pattern in pairs)
+    return here or any(name == variable and matches(host, pattern) for variable, pattern in pairs)
 
 
 def _providers() -> list[tuple[str, str]]:
     found = []
     for preset in PRESETS.values():
         if name := preset.fields["api_key_env"]:
-            hosts = (urlsplit(preset.fields["base_url"]).hostname or "", *preset.hosts)
-            found += [(name, host) for host in hosts]
+            found += [(name, host) for host in preset.patterns]
     return found
 
 
@@ -83,10 +82,6 @@ def _own() -> list[tuple[str, str]]:
             )
         found.append((name, host.lower()))
     return found
-
-
-def _matches(host: str, pattern: str) -> bool:
-    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
 
 
 def _stray(value: str) -> str:

@@ -7,8 +7,9 @@ A row is keyed by the digest of what was asked (endpoint, model, parameters, mes
 * `failed`: given up for reasons of the transport, the next one who wants it asks again,
 * `dead`: refused for good (content filter, bad request), not asked again until `revive`.
 
-What is common to all ledgers is here. `ledger_sqlite` keeps one in a file, for the processes of one host, and
-`ledger_postgres` in a database, for several hosts. Pictures are never stored, only their digests.
+What is common to all ledgers is here, and in `ledger_batches` what they know of batches. `ledger_sqlite` keeps one in a
+file, for the processes of one host, and `ledger_postgres` in a database, for several hosts. Pictures are never stored,
+only their digests.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import contextlib
 import threading
 import time
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from sifthinker.llm.ledger_batches import Batches
 from sifthinker.llm.usage import Budget, Usage
 
 VARIABLE = "SIF_LEDGER"  # in the environment: the address of the PostgreSQL database that hosts share
@@ -53,14 +55,11 @@ class Failure:
 Claim = Reply | Failure | Literal["mine", "busy", "spent"]
 
 
-class Ledger(ABC):
+class Ledger(Batches):
     """One connection to a ledger. Not thread-safe: one thread at a time.
 
     Statements are written once for all kinds of ledgers: `?` stands for a value.
     """
-
-    _NOW: ClassVar[str]  # SQL of the time in seconds, by the clock that all owners share
-    _LATEST: ClassVar[str]  # SQL of the same, later than that of all batches there are
 
     def __init__(self, name: str, owner: str) -> None:
         """`name` is the ledger's in messages; `owner` names this connection and no other one."""
@@ -72,20 +71,12 @@ class Ledger(ABC):
         self._alive: dict[str, tuple[float, bool]] = {}
 
     @abstractmethod
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        """Runs a statement; its cursor."""
-
-    @abstractmethod
     def _begin(self, durable: bool) -> None:
         """Begins a transaction that keeps out all others that write."""
 
     @abstractmethod
     def _commit(self) -> None:
         """Ends the transaction: what it wrote is kept."""
-
-    @abstractmethod
-    def _lives(self, owner: str) -> bool:
-        """Whether the owner of a reservation, which is not this one, still lives."""
 
     @abstractmethod
     def _close(self) -> None:
@@ -177,11 +168,20 @@ class Ledger(ABC):
                 [self.owner],
             )
 
-    def claim(self, key: str, account: str, request: bytes, budget: Budget | None = None) -> Claim:
+    def claim(
+        self,
+        key: str,
+        account: str,
+        request: bytes,
+        budget: Budget | None = None,
+        again: Collection[str] = (),
+    ) -> Claim:
         """The outcome of the request if it is known, else the right to ask it.
 
         "mine": reserved for the caller, who then calls `settle`, `fail` or `release`. "busy": another one who is
         alive is asking it; claim again later. "spent": it would have to be paid for, and the budget is used up.
+
+        What was refused for good is known, too, except for the kinds `again`, which are asked again.
         """
         with self.transaction(durable=False):
             spent = budget is not None and budget.limits and budget.spent(self.usage(account))
@@ -199,7 +199,7 @@ class Ledger(ABC):
                 if state == "ok":
                     text = zlib.decompress(reply).decode()
                     return Reply(text, finish_reason, model, prompt, completion, True, seconds)
-                if state == "dead":
+                if state == "dead" and kind not in again:
                     return Failure(kind, detail)
                 if state == "reserved" and owner == self.owner:
                     return "mine"
@@ -270,6 +270,23 @@ class Ledger(ABC):
         written = Usage(*row) if row else Usage()
         return written + self._costs[account] if account in self._costs else written
 
+    def currencies(self, account: str) -> list[str]:
+        """Those of the account's money, as far as they were noted."""
+        found = self._execute(
+            "SELECT currency FROM currencies WHERE account = ? ORDER BY currency", [account]
+        )
+        return [currency for (currency,) in found]
+
+    def note_currency(self, account: str, currency: str, alone: bool) -> None:
+        """Notes the currency of what is booked from now on; `alone`: nothing was booked before."""
+        with self.transaction():
+            if alone:
+                self._execute("DELETE FROM currencies WHERE account = ?", [account])
+            self._execute(
+                "INSERT INTO currencies (account, currency) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                [account, currency],
+            )
+
     def revive(self, kind: str | None = None) -> int:
         """Lets requests that failed for good be asked again, all or those of one kind; returns how many there were."""
         with self.transaction():
@@ -294,39 +311,6 @@ class Ledger(ABC):
             if cursor.rowcount == 1 and usage.calls:
                 self._costs[account] = self._costs.get(account, Usage()) + usage
             return bool(cursor.rowcount == 1)
-
-    # A batch is recorded before it is submitted ("planned") and again with the provider's id ("sent"), so that
-    # a killed run finds out at the provider whether a planned one arrived, and collects a sent one.
-
-    def plan_batch(self, name: str, account: str, keys: list[str]) -> None:
-        """Records the batch `name` of the requests `keys` before it is submitted."""
-        with self.transaction():
-            self._execute(
-                f"INSERT INTO batches (id, account, state, keys, at) VALUES (?, ?, 'planned', ?, {self._LATEST})",
-                [name, account, zlib.compress("\n".join(keys).encode(), 1)],
-            )
-
-    def set_batch(self, name: str, state: str) -> None:
-        """`state` is "planned", "sent <provider's id>" or "done"."""
-        with self.transaction():
-            self._execute("UPDATE batches SET state = ? WHERE id = ?", [state, name])
-
-    def open_batches(self, account: str) -> dict[str, tuple[str, list[str]]]:
-        """State and keys of the batches not yet collected, by name."""
-        rows = self._execute(
-            "SELECT id, state, keys FROM batches WHERE account = ? AND state != 'done' ORDER BY at, id",
-            [account],
-        )
-        return {name: (state, zlib.decompress(keys).decode().split("\n")) for name, state, keys in rows}
-
-    def adopt_batch(self, name: str, account: str, state: str, keys: bytes) -> None:
-        """Takes over a batch of another ledger, as it was recorded there."""
-        with self.transaction():
-            self._execute(
-                f"INSERT INTO batches (id, account, state, keys, at) VALUES (?, ?, ?, ?, {self._NOW})"
-                " ON CONFLICT (id) DO NOTHING",
-                [name, account, state, keys],
-            )
 
     def _finish(self, key: str, usage: Usage, outcome: str, values: list[Any]) -> None:
         """Writes `outcome` (a SET clause of `values`) and the cost into the row and adds the cost to the account."""

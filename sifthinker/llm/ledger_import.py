@@ -16,6 +16,8 @@ _CALLS = (
     "SELECT key, account, CASE state WHEN 'reserved' THEN 'failed' ELSE state END, request, reply, finish_reason, model,"
     " kind, detail, prompt_tokens, cached_tokens, completion_tokens, money, seconds FROM calls ORDER BY key"
 )
+_NOTED = "SELECT 1 FROM sqlite_master WHERE name = 'currencies'"  # an earlier release noted none
+_CURRENCIES = "SELECT account, currency FROM currencies"
 _BATCHES = "SELECT id, account, state, keys FROM batches WHERE state != 'done' ORDER BY at, id"
 
 
@@ -34,6 +36,8 @@ def take_over(file: Path, ledger: Ledger) -> tuple[int, int]:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as source:
             for batch in source.execute(_BATCHES):
                 ledger.together(lambda batch=batch: ledger.adopt_batch(*batch))  # type: ignore[misc]
+            for account, currency in source.execute(_CURRENCIES) if source.execute(_NOTED).fetchone() else ():
+                ledger.note_currency(account, currency, alone=False)
             calls = source.execute(_CALLS)
             while chunk := list(islice(calls, _CHUNK)):
                 added = ledger.together(lambda chunk=chunk: sum(_adopt(ledger, call) for call in chunk))  # type: ignore[misc]

@@ -38,9 +38,13 @@ CREATE TABLE IF NOT EXISTS accounts (
     cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, money REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS estimates (account TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS currencies (account TEXT, currency TEXT, PRIMARY KEY (account, currency)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, account TEXT NOT NULL, state TEXT NOT NULL,
-    keys BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+    keys BLOB NOT NULL, at REAL NOT NULL, owner TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 """
+_OWNED = (
+    "ALTER TABLE batches ADD COLUMN owner TEXT NOT NULL DEFAULT ''"  # of a file that an earlier release made
+)
 
 
 class SqliteLedger(Ledger):
@@ -78,8 +82,12 @@ class SqliteLedger(Ledger):
             try:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.executescript(_SCHEMA)
+                if all(column[1] != "owner" for column in self._db.execute("PRAGMA table_info(batches)")):
+                    self._db.execute(_OWNED)
                 return
             except sqlite3.OperationalError as error:
+                if "duplicate column" in str(error):  # another process has just added it
+                    return
                 if "locked" not in str(error) or time.monotonic() > end:
                     raise
                 time.sleep(0.05)

@@ -14,6 +14,7 @@ from sifthinker.core.errors import UserError
 
 # sifthinker.models.miniature.folder("policy"), which this room may not import
 _MINIATURE = Path(__file__).parents[1] / "models" / "miniature" / "policy"
+_COUNTED = (".json", ".safetensors")
 _EDGE = 2**20  # bytes at either end of a file that count: weights are many GB
 
 
@@ -40,13 +41,16 @@ def scope(api: Api) -> str:
     """
     if api.base_url == STANDIN and api.standin_sees != "nothing":
         return f"sees {api.standin_sees} {_weights(_MINIATURE) if api.standin_sees == 'miniature' else ''}".strip()
-    return _weights(folder(api)) if api.base_url == LOCAL else ""
+    return _weights(folder(api), (*_COUNTED, ".jinja")) if api.base_url == LOCAL else ""
 
 
-def _weights(of: Path) -> str:
-    files = sorted(
-        path for path in of.iterdir() if path.is_file() and path.suffix in (".json", ".safetensors")
-    )
+def server(api: Api) -> str:
+    """What serves a local model, whose replies are its own; "" of an endpoint that is not started here."""
+    return api.local_server if api.base_url == LOCAL else ""
+
+
+def _weights(of: Path, counted: tuple[str, ...] = _COUNTED) -> str:
+    files = sorted(path for path in of.iterdir() if path.is_file() and path.suffix in counted)
     return _fingerprint(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 

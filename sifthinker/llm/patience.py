@@ -17,6 +17,7 @@ from sifthinker.llm.http import Transient
 
 log = logging.getLogger(__name__)
 
+_UNREACHABLE = 10  # requests in a row that exhausted their retries, without one success between them
 _LONGEST_BACKOFF = 60.0  # seconds
 _WORTH_SAYING = 5.0  # seconds of a pause; shorter ones are everyday life under a rate limit
 _AGAIN = 30.0  # seconds between two warnings of the same trouble
@@ -34,6 +35,7 @@ class Patience:
         self.url, self.most = url, most
         self.answers = 0
         self._troubles = 0  # tries without an answer, since the last answer
+        self._given_up = 0  # requests, since the last answer
         self._said_at = float("-inf")
         self._paused_until = float("-inf")  # by the server's word, as far as it was said
         self._cut_until: float | None = None  # end of a pause that was cut short
@@ -44,7 +46,22 @@ class Patience:
         if self._troubles and self._said_at > float("-inf"):
             log.info("%s: answers again", self.url)
             self._said_at = float("-inf")
-        self._troubles, self._cut_until = 0, None
+        self._troubles = 0
+        self.renew()
+
+    def given_up(self, trouble: Transient, tries: int) -> Unreachable | None:
+        """A request was given up after so many tries; the error, where too many were in a row."""
+        self._given_up += 1
+        if self._given_up < _UNREACHABLE:
+            return None
+        return Unreachable(
+            f"{self.url}: the last {self._given_up} requests were given up after {tries} tries each, the last one with: "
+            f"{trouble.detail}\nWhat was bought is kept; start again when it answers."
+        )
+
+    def renew(self) -> None:
+        """From here on as many requests may be given up, and a long pause be asked for, as at first."""
+        self._given_up, self._cut_until = 0, None
 
     def pause(self, trouble: Transient) -> float:
         """The seconds for which nobody shall send: what the server asks for, cut to `most`; 0 where it asks for none.

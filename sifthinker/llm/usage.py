@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sifthinker.config import Prices
+from sifthinker.llm.completion import Tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -61,3 +64,15 @@ class Budget:
         return (self.tokens is not None and usage.tokens >= self.tokens) or (
             self.money is not None and usage.money >= self.money
         )
+
+
+def priced(tokens: Tokens, prices: Prices, batch: bool) -> Usage:
+    """What a call costs; cached prompt tokens may have a price of their own."""
+    prompt, cached = tokens.prompt, tokens.cached
+    cost = (
+        (prompt - cached) * prices.prompt
+        + cached * (prices.prompt if prices.cached_prompt is None else prices.cached_prompt)
+        + tokens.completion * prices.completion
+    )
+    money = cost / 1e6 * (prices.batch_discount if batch else 1.0)
+    return Usage(1, prompt, cached, tokens.completion, money)

@@ -27,6 +27,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA that vLLM has kernels for (its LoRAConfig)
 
 
+MERGED = "summary.json"  # lies with the files of a merge
+UNPREPARED = (
+    "{folder}: no merge of this project wrote it (it has no "
+    + MERGED
+    + "), and vLLM takes the processor as it is: the "
+    "publisher's chat template and picture sizes. Stages and `sif serve` put those of the trainings in their place. Merge, or "
+    "let evaluate.server: vllm start the server"
+)
 IMAGES = 2  # of a prompt of the policy: the photograph and its depth
 
 
@@ -158,6 +166,8 @@ def main() -> None:
     given = parser.parse_args(own)
     if not (given.folder / "config.json").is_file():
         parser.error(f"{given.folder}: there is no config.json: not a model folder")
+    if not (given.folder / MERGED).is_file():
+        print(UNPREPARED.format(folder=given.folder), file=sys.stderr)
     line = command(given.folder, given.port, given.model_name, host=given.host)
     os.execvpe(line[0], [*line, *more], environment(os.environ))
 

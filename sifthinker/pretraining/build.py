@@ -207,8 +207,8 @@ HOW_DEEP = "How deep is {query}?"
 SAY = "Say: {query}"
 LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)  # the tokenizer is made from these
 WHICH = "Which objects are {query}?"
-# As the texts of a chain that looks at one thing after another.
-FIRST, NEXT, NO_MORE = seeing.FIRST, "{region}. " + seeing.NEXT, seeing.NO_MORE
-SEEN = "{before}</text>\n<area>{region}</area>\n<text>"  # what is said, and then looked at
-# What a question looks for, and what for then.
-BEGIN = ("Where to look first for this: {query}", "Where to look then for this: {query}")
+# As the texts of a chain that looks at one thing after another: in the model's own turn, which goes on after them.
+FIRST, NEXT, NO_MORE = seeing.FIRST, seeing.NEXT, f" {seeing.NO_MORE}, {{number}}."
+SEEN = "{region}</area>\n<text>"  # a look has just been written
+LOOKED = "</text>\n<area>" + SEEN  # what is said ends, and a look follows
+BEGUN = "<think>\n<area>" + SEEN

@@ -4,8 +4,8 @@
 
 Scenes are those of the stream "pretrain-held-out" with three to six things. In each, every number of things that are
 there is asked for once of each kind of list (`lessons.lists`), and "What is at BOX?" once. A list is read only if all
-of it can be read. Lists "in turn" are made of single answers: the first thing of a kind, then the next to the right of that
-answer, until there is no more. They are asked for only where left edges tell which thing is the next (`questions.APART`).
+of it can be read. Lists "in turn" are made of single steps, in a chain's words: the first thing of a kind, then the next to the right of it,
+until there is no more. They are asked for only where left edges tell which thing is the next (`questions.APART`).
 
     number: the reply has as many boxes as there are things
     all: it has as many, and each thing has a box of its own with an IoU over 0.5
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -30,11 +31,16 @@ import torch
 from sifthinker.core.boxes import hiou, iou
 from sifthinker.pretraining import build, held_out, lessons, steps
 from sifthinker.pretraining.scene_pool import Seen
+from sifthinker.scenes import questions
 
 FEWEST, MOST = 3, 6  # things in a scene
-IN_TURN = "class, in turn"  # things of a kind, each asked for with the one before
+IN_TURN = "class, in turn"  # things of a kind, each looked for after the one before
+BESIDE = "beside, in turn"  # the same of those beside another
 GATE = 0.8  # the share of right numbers, at two and at three things, that chains of several looks need
 _LONGEST = 160  # tokens: six boxes with names are about 130
+_STEP = 64  # tokens: a look, and what is said of it
+_LOOK = re.compile(r"</text>\n<area>(?P<region>\[.*?\])</area>\n<text>(?P<said>[^<]*? from 0\.\d\d:)")
+_NO_MORE = build.NO_MORE.partition("{")[0]
 
 
 def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> dict[str, Any]:
@@ -50,18 +56,22 @@ def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> d
         longest=_LONGEST,
     )
     turns = [
-        (index, called, there)
+        (kind, index, called, there)
         for index, scene in enumerate(seen)
-        for called, there in steps.turns(scene, rng)
+        for kind, sets in ((IN_TURN, lessons.classes(scene)), (BESIDE, steps.places(scene)))
+        for called, there in steps.turns(scene, sets, rng)
     ]
-    looked = in_turn(model, processor, seen, [(index, called) for index, called, _ in turns])
+    looked = in_turn(model, processor, seen, [(index, called) for _, index, called, _ in turns])
     found: dict[str, dict[int, list[tuple[bool, bool, float]]]] = defaultdict(lambda: defaultdict(list))
     for kind, (index, there), reply in [
         *(
             (kind, (index, there), reply)
             for (index, kind, _, there), reply in zip(asked, replies, strict=False)
         ),
-        *((IN_TURN, (index, there), reply) for (index, _, there), reply in zip(turns, looked, strict=True)),
+        *(
+            (kind, (index, there), reply)
+            for (kind, index, _, there), reply in zip(turns, looked, strict=True)
+        ),
     ]:
         truth = [seen[index].facts["things"][thing]["box"] for thing in there]
         found[kind][len(there)].append(judged(reply, truth))
@@ -86,43 +96,34 @@ def scores(model: Any, processor: Any, seen: Sequence[Seen], seed: int = 0) -> d
 
 
 def in_turn(model: Any, processor: Any, seen: Sequence[Seen], asked: Sequence[tuple[int, str]]) -> list[str]:
-    """The boxes of some things (scene's index, what they are called), asked for one after another, as one list each.
+    """The boxes of some things (scene's index, what they are called), looked at one after another, as one list each.
 
-    Each question is about the box that was the reply to the one before. An unreadable box ends a list, which is then
-    unreadable too; so does one box more than a scene has things, and the list stays as long as it is.
+    The model goes on in a chain's words from its own last look and what it said of it. Unreadable words end a list, which
+    is then unreadable too; so does one box more than a scene has things, and the list stays as long as it is.
     """
     regions: list[list[Any]] = [[] for _ in asked]
-    going = dict.fromkeys(range(len(asked)), "")  # by number: the reply before
+    going = {number: steps.begun(called) for number, (_, called) in enumerate(asked)}  # to what is said
     unreadable: set[int] = set()
     while going:
-        texts = [
-            (
-                asked[number][0],
-                steps.after(asked[number][1], before)
-                if before
-                else build.FIRST.format(query=asked[number][1]),
-            )
-            for number, before in going.items()
-        ]
-        replies = held_out.answers(model, processor, seen, texts)
+        texts = [(asked[number][0], questions.how_many(asked[number][1])) for number in going]
+        replies = held_out.answers(model, processor, seen, texts, [*going.values()], longest=_STEP)
         for number, reply in zip([*going], replies, strict=True):
-            region = _region(reply)
-            if region is None:
-                del going[number]
-                if reply.strip() != build.NO_MORE:
-                    unreadable.add(number)
+            del going[number]
+            if reply.startswith(_NO_MORE):
+                continue
+            if (found := _LOOK.match(reply)) is None or (region := _region(found["region"])) is None:
+                unreadable.add(number)
                 continue
             regions[number].append(region)
-            going[number] = reply
-            if len(regions[number]) > MOST:
-                del going[number]
+            if len(regions[number]) <= MOST:
+                going[number] = build.SEEN.format(region=found["region"]) + found["said"]
     return ["" if number in unreadable else json.dumps(found) for number, found in enumerate(regions)]
 
 
-def _region(reply: str) -> Any:
-    """The one region of a reply, or None."""
+def _region(text: str) -> Any:
+    """The one region of an area, or None."""
     try:
-        (region,) = json.loads(reply)
+        (region,) = json.loads(text)
         return (
             region
             if all(0 <= value <= 1 for value in region["bbox_2d"]) and len(region["bbox_2d"]) == 4

@@ -39,6 +39,8 @@ class Lesson:
     """Of each of the answer's boxes, or of the whole answer if it has none: the things to look at."""
     among: tuple[int, ...] = ()
     """All things that the answer is one of."""
+    said: str = ""
+    """The model's own words that the answer goes on from. They are not learnt, and its turn does not end after it."""
 
 
 # Of a scene, about one of its things or about a question of its; None where there is none.

@@ -55,9 +55,13 @@ class Packer:
             )
             self.prefixes[depth_input] = (ids, positions[:, 0], int(positions.max()) + 1)
 
-    def conversation(self, asked: str, answer: str) -> tuple[list[int], list[int]]:
-        """Tokens of the question up to the assistant's turn, and of the answer with its end."""
-        return self._ids(asked + self.after), [*self._ids(answer), self.tokenizer.eos_token_id]
+    def conversation(self, asked: str, answer: str, said: str = "") -> tuple[list[int], list[int]]:
+        """Tokens of the question up to the assistant's turn, and of the answer with its end.
+
+        With what the model has `said`, the question ends in that, and the answer goes on from it and has no end.
+        """
+        end = [] if said else [self.tokenizer.eos_token_id]
+        return self._ids(asked + self.after) + self._ids(said), [*self._ids(answer), *end]
 
     def pixels(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
         """(N, patches, 3 * patch * patch) of pictures (H, W, 3), in the processor's order."""

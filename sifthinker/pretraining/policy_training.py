@@ -56,7 +56,9 @@ class Policy:
         self.adjectives = self._meanings({"color": render.COLORS, "size": render.SIZES})
         self.nouns = self._meanings({"shape": render.SHAPES}) | self._meanings({"shape": render.SHAPES}, "s")
         self.nouns |= {int(token): {} for token in word_ids(self.processor.tokenizer, ["object", "objects"])}
-        self.no_more = self.processor.tokenizer(build.NO_MORE)["input_ids"][0]
+        self.no_more, self.looked = (
+            self.processor.tokenizer(text)["input_ids"][0] for text in (build.NO_MORE, build.LOOKED)
+        )
         self.hundredths = torch.tensor(ids([f"0.{number:02}" for number in range(100)]))
         self.numbers = set(self.hundredths.tolist())
         torch.manual_seed(recipe.seed)
@@ -91,7 +93,7 @@ class Policy:
 
     def _rows(self, drawn: Drawn) -> Rows:
         return [
-            [(*self.packer.conversation(x.asked, x.answer), _LONG.get(x.kind, _SHORT)) for x in row]
+            [(*self.packer.conversation(x.asked, x.answer, x.said), _LONG.get(x.kind, _SHORT)) for x in row]
             for row in drawn
         ]
 
@@ -302,7 +304,7 @@ class Next(Lists):
 
     After the third, the model knew whether a list goes on, and not with what: the second box of a kind began on a thing
     of another kind in 26 of 100 lists, since the kind is said once, before all boxes. Here the kind and the box to go on
-    from stand right before each look.
+    from stand right before each look, in the model's own turn (`lessons.Lesson.said`).
     """
 
     shares = drawing.NEXT
@@ -330,12 +332,14 @@ class Next(Lists):
         )
         if len(meant) == len(things) and meant not in [named for *_, named in found]:  # any object
             found.append((edge - _SAID_BEFORE, [], meant))
+        last = max((at for at, _, named in found if named == meant), default=None)
         for at, said, named in found:
-            yield at, said, named if named != meant else None
-            if named == meant:
+            yield at, said, named if at != last else None
+            if at == last:
                 yield edge, [*said, at], frozenset(index for about in lesson.about for index in about)
 
     def _weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = super()._weights(batch)
-        weights[batch["targets"] == self.no_more] *= _FOLLOWS
+        targets = batch["targets"]
+        weights[(targets == self.no_more) | (targets == self.looked)] *= _FOLLOWS
         return weights

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain as joined
 from itertools import zip_longest
 from pathlib import Path
@@ -16,19 +16,20 @@ from typing import Any
 from sifthinker.core.images import data_url
 from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read
-from sifthinker.reporting import paper_results
+from sifthinker.reporting import pages, paper_results
 
 TITLES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}  # of the models, in the order of the training
-_MOST = 3  # metrics of a benchmark in the first table; of one with more, those that stand for it
-_WHOLE = ("overall", "average", "total", "accuracy", "all", "mAP")  # beginnings of such metrics' names
 _TEXT = 600  # characters of a reply
 
 
-def side_by_side(scores: Mapping[str, Sequence[ModelScore]]) -> dict[str, Any]:
-    """The strict scores of the models in columns, with their intervals and the paper's numbers; all of 100.
+def side_by_side(
+    scores: Mapping[str, Sequence[ModelScore]], headlines: Collection[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """The strict scores of the models in columns, with their intervals and the paper's numbers; of 100 (MME: points).
 
     Args:
         scores: of each evaluated model, by a name of `TITLES`.
+        headlines: the metrics that stand for their benchmarks (benchmark, metric); none: all but parts of another.
 
     Returns:
         `columns`, the titles; and `rows`: benchmark, metric, `cells` (a score as it is shown, or None where the
@@ -56,7 +57,7 @@ def side_by_side(scores: Mapping[str, Sequence[ModelScore]]) -> dict[str, Any]:
                 for number in paper_results.published(benchmark, metric)
             ],
         }
-        for benchmark, metric in _first(found)
+        for benchmark, metric in _first(found, headlines)
     ]
     return {"columns": [TITLES[name] for name in names], "rows": rows}
 
@@ -66,8 +67,9 @@ def markdown(table: Mapping[str, Any]) -> str:
     if not table["rows"]:
         return ""
     columns = [*table["columns"], "Paper"]
+    said = " (MME: points)" if any(pages.in_points(row["benchmark"]) for row in table["rows"]) else ""
     lines = [
-        "Strict scores of 100, with 95 % intervals.",
+        f"Strict scores of 100{said}, with 95 % intervals.",
         "",
         f"| benchmark | metric | {' | '.join(columns)} |",
         "|---|---|" + "---|" * len(columns),
@@ -76,7 +78,8 @@ def markdown(table: Mapping[str, Any]) -> str:
         other = "<br>rendered look-alike" if row["rendered"] else ""
         paper = "<br>".join(f"{value:.1f} {model}, Table {number}" for model, number, value in row["paper"])
         cells = [*map(_in_words, row["cells"]), paper or ("other questions" if other else "not published")]
-        lines.append(f"| {row['benchmark']}{other} | {literally(row['metric'])} | {' | '.join(cells)} |")
+        metric = literally(row["metric"]) + ("<br>points" if pages.in_points(row["benchmark"]) else "")
+        lines.append(f"| {row['benchmark']}{other} | {metric} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -96,17 +99,15 @@ def _in_words(cell: Mapping[str, Any] | None) -> str:
     return f"**{cell['strict']:.1f}**{interval}{unread}"
 
 
-def _first(metrics: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The metrics of the first table: all of a benchmark that has few, else those that stand for the whole of it."""
-    grouped: dict[str, list[str]] = defaultdict(list)
+def _first(
+    metrics: Iterable[tuple[str, str]], headlines: Collection[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """The metrics of the table, benchmark by benchmark."""
+    grouped: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for benchmark, metric in metrics:
-        if "/" not in metric:  # a part of another metric
-            grouped[benchmark].append(metric)
-    chosen = []
-    for benchmark, names in grouped.items():
-        whole = [name for name in names if name.lower().startswith(tuple(w.lower() for w in _WHOLE))]
-        chosen += [(benchmark, name) for name in (names if len(names) <= _MOST else whole or names[:_MOST])]
-    return chosen
+        if (benchmark, metric) in headlines or (not headlines and "/" not in metric):
+            grouped[benchmark].append((benchmark, metric))
+    return [*joined.from_iterable(grouped.values())]
 
 
 def _cell(score: ModelScore | None) -> dict[str, Any] | None:

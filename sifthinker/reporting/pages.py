@@ -23,4 +23,10 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["in_points"] = in_points
     return environment.get_template(template).render(**values)
+
+
+def in_points(benchmark: str) -> bool:
+    """Whether a benchmark's scores are no hundredths: MME's, which has 200 points a task."""
+    return benchmark.split()[:1] == ["mme"]

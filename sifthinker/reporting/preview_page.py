@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sifthinker.core import chain, drawing
 from sifthinker.core.depth_maps import decode_bytes, render
-from sifthinker.core.images import data_url, rgb
+from sifthinker.core.errors import UserError
+from sifthinker.core.images import ImageLibrary, data_url, rgb
 from sifthinker.core.records import Annotation, DepthMap, Region, Reject, Sample
 from sifthinker.core.rejects import attempts
 from sifthinker.reporting import pages
 
 _SHOWN = 2000  # characters of a refused reply
+Steps = tuple[tuple[Region, ...], ...]  # where a chain looks
+Row = tuple[Sample, DepthMap, Steps, Annotation | Reject]  # and what became of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,22 @@ class Card:
     sample: Sample
     photo: bytes
     map: DepthMap
-    asked: tuple[tuple[Region, ...], ...]  # where the chain looks
+    asked: Steps
     result: Annotation | Reject
+
+
+def cards_of(rows: Iterable[Row], library: ImageLibrary) -> tuple[list[Card], list[str]]:
+    """The cards of the rows, and for each row whose picture is gone or another one by now, a line that says so."""
+    cards: list[Card] = []
+    unseen: list[str] = []
+    for row, depth, steps, result in rows:
+        try:
+            photo = library.of(row).data
+        except UserError as error:
+            unseen.append(f"{row.id} is not on the page: {error}")
+        else:
+            cards.append(Card(row, photo, depth, steps, result))
+    return cards, unseen
 
 
 def render_page(name: str, lines: Sequence[str], sent: Sequence[str], cards: Sequence[Card]) -> str:

@@ -26,8 +26,7 @@ from sifthinker.core.records import Box, Region, boxes
 from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
 from sifthinker.core.tables import read as read_table
 from sifthinker.data import publish
-from sifthinker.llm.call_counts import amounts
-from sifthinker.reporting import outcome, pages, paper_results, paper_tables, plots
+from sifthinker.reporting import bought, outcome, pages, paper_results, paper_tables, plots
 from sifthinker.reporting.markdown import inline
 from sifthinker.reporting.score_gaps import apart
 from sifthinker.rewards import REWARDS
@@ -51,6 +50,7 @@ class Facts:
         completions: completions.parquet of GRPO: step, id, text and the rewards.
         scores: of the evaluation, with the name of the model.
         before: of the models before it that were evaluated too: `base`, `sft`.
+        headlines: the metrics that stand for their benchmarks in the first table (benchmark, metric); none: all.
         shown: shown.parquet of the evaluation: replies drawn on their pictures; an old one has none.
         predictions: predictions.parquet of the evaluation: replies that the two scores read apart are shown.
         config: resolved; holds names of environment variables, never keys.
@@ -69,6 +69,7 @@ class Facts:
     completions: Path | None = None
     scores: Sequence[ModelScore] = ()
     before: Mapping[str, Sequence[ModelScore]] = field(default_factory=dict)
+    headlines: Sequence[tuple[str, str]] = ()
     predictions: Path | None = None
     shown: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -85,10 +86,10 @@ def write(out: Path, facts: Facts) -> None:
     text = pages.render(
         "report.html.jinja",
         facts=facts,
-        outcome=outcome.side_by_side({**facts.before, "grpo": facts.scores}),
+        outcome=_side_by_side(facts),
         replies=_replies(facts),
         made=_made(facts.stages),
-        cost=_cost(facts.stages),
+        cost=bought.line(facts.stages, bool((facts.config.get("evaluate") or {}).get("judge"))),
         stages=[_stage(manifest) for manifest in facts.stages],
         seconds=_duration(sum(manifest["seconds"] for manifest in facts.stages)),
         statistics=statistics,
@@ -108,6 +109,10 @@ def write(out: Path, facts: Facts) -> None:
     out.write_text(text, encoding="utf-8")
 
 
+def _side_by_side(facts: Facts) -> dict[str, Any]:
+    return outcome.side_by_side({**facts.before, "grpo": facts.scores}, facts.headlines)
+
+
 def _replies(facts: Facts) -> dict[str, list[dict[str, Any]]]:
     if facts.shown is None or not facts.shown.exists():
         return {"right": [], "wrong": []}
@@ -120,34 +125,13 @@ def _made(stages: Iterable[Mapping[str, Any]]) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(max(times))) if times else ""
 
 
-def _cost(stages: Iterable[Mapping[str, Any]]) -> str:
-    """What the calls to paid endpoints cost, as far as prices are known; the calls to our own server cost none."""
-    money: dict[str, float] = defaultdict(float)
-    calls = tokens = 0
-    unreal = False
-    for manifest in stages:
-        notes = manifest.get("notes") or {}
-        if manifest["stage"] == "evaluate" or "calls" not in notes:
-            continue
-        calls += notes["calls"]
-        tokens += notes.get("prompt_tokens_bought", 0) + notes.get("completion_tokens_bought", 0)
-        unreal = unreal or bool(notes.get("standin"))
-        for currency, amount in amounts(notes.get("cost", "")).items():
-            money[currency] += amount
-    if not calls:
-        return "no paid calls"
-    sums = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items())
-    known = sums or ("nothing: the stand-in answered" if unreal else "unknown: no prices are set")
-    return f"{known} ({calls:,} calls, {tokens:,} tokens)"
-
-
 def page(facts: Facts) -> str:
     """The models side by side, scores, curves and some examples as Markdown with the pictures inside, for the UI of the orchestrator.
 
     Equal facts give equal text.
     """
     parts = [f"> {html.escape(statement)}" for statement in facts.standins]
-    if beside := outcome.markdown(outcome.side_by_side({**facts.before, "grpo": facts.scores})):
+    if beside := outcome.markdown(_side_by_side(facts)):
         parts.append(beside)
     parts.append(_score_table(facts.scores))
     for curve in _curves(facts.histories):
@@ -170,6 +154,7 @@ def _score_table(scores: Iterable[ModelScore]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for benchmark, metrics in _scores(scores).items():
+        unit = " points" if pages.in_points(benchmark) else ""
         for metric in metrics:
             for row in metric["rows"]:
                 official, strict = (
@@ -177,7 +162,7 @@ def _score_table(scores: Iterable[ModelScore]) -> str:
                 )
                 why = f" ({html.escape(row['missing'])})" if row["missing"] else ""
                 lines.append(
-                    f"| {benchmark}{RENDERED if row['rendered'] else ''}{why} | {outcome.literally(metric['metric'])} | {official} | {strict} | {row['n']} "
+                    f"| {benchmark}{RENDERED if row['rendered'] else ''}{why} | {outcome.literally(metric['metric'])}{unit} | {official} | {strict} | {row['n']} "
                     f"| {row['unparsable_rate']:.0f} % |"
                 )
     return "\n".join(lines)
@@ -330,7 +315,7 @@ def _completions(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _scores(scores: Iterable[ModelScore]) -> dict[str, list[dict[str, Any]]]:
-    """By benchmark, its metrics, each with our models' scores and the paper's numbers; all of 100."""
+    """By benchmark, its metrics, each with our models' scores and the paper's numbers; of 100 (MME: points)."""
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
         shown = {

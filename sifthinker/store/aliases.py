@@ -40,9 +40,20 @@ def pin(store: Store, name: str, ref: Ref, who: str, why: str) -> dict[str, Any]
 
 
 def read(store: Store, name: str) -> dict[str, Any] | None:
-    """The record of a name: `ref`, `who`, `when` (seconds since 1970), `why`, `earlier`; None where there is none."""
+    """The record of a name: `ref`, `who`, `when` (seconds since 1970), `why`, `earlier`; None where there is none.
+
+    Raises:
+        UserError: its file is damaged.
+    """
     path = store.root / "aliases" / f"{name}.json"
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        Ref.model_validate(found["ref"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: is no record of an alias ({type(error).__name__}); remove it, and give the name again with "
+            f"`sif promote RUN --as {name} --why ...`"
+        ) from error
     return found

@@ -70,7 +70,7 @@ class Store:
         self._verifier = verifier(self.root)
         self.digests = self._verifier.digests
         self.remote = self._remote(remote)
-        self._uploads = Uploads(self.root, self.remote)
+        self.uploads = Uploads(self.root, self.remote)
 
     @classmethod
     def existing(cls, root: Path) -> Store:
@@ -161,7 +161,7 @@ class Store:
             Damaged: there is one, but a file is missing or is not what the manifest says.
         """
         accepted = self.root / "accepted" / stage / key
-        if accepted.exists() and not self.folder(stage, key).exists() and not self._uploads.there(stage, key):
+        if accepted.exists() and not self.folder(stage, key).exists() and not self.uploads.there(stage, key):
             key = json.loads(accepted.read_text(encoding="utf-8"))["key"]
         return self._look(stage, key)
 
@@ -203,9 +203,9 @@ class Store:
 
     def _is_stale(self, ref: Ref) -> bool:
         """Whether this machine's copy of an artifact is from before another machine made it again; it then goes."""
-        if self._uploads.there(ref.stage, ref.key) != ref.digest:
+        if self.uploads.there(ref.stage, ref.key) != ref.digest:
             return False
-        if self._uploads.replaces(ref.stage, ref.key, ref.digest):
+        if self.uploads.replaces(ref.stage, ref.key, ref.digest):
             return False  # ours is the later one, and still to be uploaded
         self.let_go(ref.stage, ref.key)
         return True
@@ -223,7 +223,7 @@ class Store:
 
     def let_go(self, stage: str, key: str) -> None:
         """Removes this machine's copy of an artifact, uploaded or not."""
-        self._uploads.forget(stage, key)
+        self.uploads.forget(stage, key)
         folder = self.folder(stage, key)
         if folder.exists():
             trash = folder.with_name(f"{key}.discarded-{uuid.uuid4().hex}")
@@ -247,7 +247,7 @@ class Store:
         Raises:
             UserError: the upload failed. The artifact is in the store; `push_pending` tries again.
         """
-        started, replaces = time.time(), self._uploads.there(stage, key)
+        started, replaces = time.time(), self.uploads.there(stage, key)
         parent = self.root / stage
         parent.mkdir(parents=True, exist_ok=True)
         for stale in parent.glob(f"{key}.tmp-*"):  # a killed run's; the lock says nobody writes there now
@@ -260,7 +260,7 @@ class Store:
             yield draft
             digest = seal(draft, self.digests, started, self._inputs(draft))
             still()
-            self._uploads.note(stage, key, digest, replaces)  # first: for a run that is killed from here on
+            self.uploads.note(stage, key, digest, replaces)  # first: for a run that is killed from here on
             self._publish(draft.out, stage, key)
         finally:
             shutil.rmtree(draft.out, ignore_errors=True)
@@ -284,7 +284,7 @@ class Store:
                 before.rename(folder)
             raise
         sync(folder.parent)
-        self._uploads.push(stage, key)
+        self.uploads.push(stage, key)
         shutil.rmtree(before, ignore_errors=True)
 
     def upload(self, ref: Ref) -> None:
@@ -293,9 +293,9 @@ class Store:
         Raises:
             UserError: the remote does not take it.
         """
-        if self.remote and self._uploads.there(ref.stage, ref.key) != ref.digest:
+        if self.remote and self.uploads.there(ref.stage, ref.key) != ref.digest:
             with self.lock(ref.stage, ref.key):
-                self._uploads.push(ref.stage, ref.key)
+                self.uploads.push(ref.stage, ref.key)
 
     def push_pending(self) -> list[str]:
         """Uploads the artifacts whose upload failed or was cut short in an earlier run; their names.
@@ -304,14 +304,14 @@ class Store:
             UserError: the remote still does not take them.
         """
         done = []
-        for stage, key in self._uploads.noted():
+        for stage, key in self.uploads.noted():
             try:
                 with self.lock(stage, key).at_once():
                     folder = self.folder(stage, key)
-                    if folder.exists() and self._uploads.is_due(stage, key, self.whole(folder)):
-                        self._uploads.push(stage, key)
+                    if folder.exists() and self.uploads.is_due(stage, key, self.whole(folder)):
+                        self.uploads.push(stage, key)
                         done.append(f"{stage}/{key}")
-                    self._uploads.forget(stage, key)  # another machine has made it, or it was pruned here
+                    self.uploads.forget(stage, key)  # another machine has made it, or it was pruned here
                     for before in folder.parent.glob(f"{key}.discarded-*"):
                         shutil.rmtree(before, ignore_errors=True)
             except Timeout:  # another run makes or uploads it now

@@ -9,7 +9,8 @@ from sifthinker.store.manifest import Ref
 def settle(store: Store, stage: str, key: str) -> None:
     """Lets go of the copies on this machine that are damaged, or from before another machine made the artifact again.
 
-    The store then has the artifact that the other machine has, and so does whoever is given its reference.
+    The store then has the artifact that the other machine has, and so does whoever is given its reference; only a later one,
+    which is still to be uploaded, stays.
 
     Args:
         store: with a remote that the other machine shares; without one there is one folder, and nothing to do.
@@ -20,7 +21,8 @@ def settle(store: Store, stage: str, key: str) -> None:
         return
     there, _ = store.remote.manifest(f"{stage}/{key}")
     here = _whole_or_gone(store, stage, key)
-    if there and here and there["digest"] != here:
+    is_ahead = bool(here) and store.uploads.is_due(stage, key, here)  # it waits for its upload
+    if there and here and there["digest"] != here and not is_ahead:
         store.let_go(stage, key)
     of = there or store.manifest(stage, key)
     for shard in of["shards"] if of else ():

@@ -43,14 +43,17 @@ class Lock:
             self._local.release()
             raise
 
-    def check(self) -> None:
+    def check(self, strict: bool = True) -> None:
         """Whether it is still held, on all machines.
 
+        Args:
+            strict: something is about to be published: it must be held for certain. Else it must not be known to be lost.
+
         Raises:
-            UserError: another machine may have taken it over.
+            UserError: another machine has, or strictly may have, taken it over.
         """
         if self._remote:
-            self._remote.check()
+            self._remote.check(strict)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

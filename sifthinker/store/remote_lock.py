@@ -36,6 +36,7 @@ class RemoteLock:
         self._kept = 0.0  # when the server last took a beat, by the monotonic clock
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
+        self._turn = threading.Lock()  # one beat at a time
 
     def take(self) -> bool:
         """Whether it is ours now."""
@@ -68,18 +69,35 @@ class RemoteLock:
         while not self.take():
             time.sleep(POLL)
 
-    def check(self) -> None:
+    def check(self, strict: bool = True) -> None:
         """Whether it is still ours, where it was taken.
 
+        While a server is away nobody knows. Work goes on then: the first beat after it renews the lock, or finds it taken.
+
+        Args:
+            strict: it must be ours for certain. One that is not renewed for long is renewed now.
+
         Raises:
-            UserError: another machine has taken it over, or may have, because the server took no beat for too long.
+            UserError: another machine has taken it over, or strictly may have: the server took no beat for too long.
         """
-        if self._thread is None or (self._etag and time.monotonic() - self._kept < EXPIRY):
+        if self._thread is None:
+            return
+        why = f"the server took no beat for {EXPIRY:.0f} s"
+        if strict and self._old:
+            try:
+                self._beat_once()
+            except UserError as error:
+                why = f"{why}, and now: {error}"
+        if self._etag and not (strict and self._old):
             return
         raise UserError(
-            f"{self.remote.url}/{self.name}: this run lost its lock, and another machine may be making the same: the "
-            f"server took no beat for {EXPIRY:.0f} s. Nothing was published; run again, and what is there is taken"
+            f"{self.remote.url}/{self.name}: this run lost its lock, and another machine may be making the same: {why}. "
+            "Nothing was published; run again, and what is there is taken"
         )
+
+    @property
+    def _old(self) -> bool:
+        return time.monotonic() - self._kept >= EXPIRY
 
     def release(self) -> None:
         """Gives the lock back, unless another machine has taken it over. Without an answer of the server it ends by itself."""
@@ -154,14 +172,17 @@ class RemoteLock:
         return json.dumps(said).encode()
 
     def _beat(self) -> None:
-        while not self._released.wait(BEAT):
+        while self._etag and not self._released.wait(BEAT):
             try:
-                if not self._renew():
-                    logger.warning("%s/%s was taken over by another run", self.remote.url, self.name)
-                    self._etag = ""
-                    return
+                self._beat_once()
             except UserError as error:
                 logger.warning("%s", error)
+
+    def _beat_once(self) -> None:
+        with self._turn:
+            if self._etag and not self._renew():
+                logger.warning("%s/%s was taken over by another run", self.remote.url, self.name)
+                self._etag = ""
 
     def _renew(self) -> bool:
         """Sends a beat; False where another machine thought us dead, and has taken the lock over.

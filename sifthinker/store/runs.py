@@ -15,10 +15,13 @@ from typing_extensions import TypedDict
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref, RefFields, first_fault
+from sifthinker.system.processes import gone_here
 
 logger = logging.getLogger(__name__)
 SHORTEST = 6  # characters of an id that name a run
 RUNNING = "running"  # the state in a run's record until it ends
+CRASHED = "crashed"  # the same where the next run found that the process of this one was gone
+KILLED = "killed"  # what readers call a run that is RUNNING by its record, and whose process is gone
 TRAINED = ("merge-grpo", "merge-sft")  # the labels of a run's trained models, the last one first
 
 
@@ -57,6 +60,30 @@ def runs(store: Store) -> list[dict[str, Any]]:
     Each has `id`, `name`, `started` (seconds since 1970), `config`, `state`, and `stages`: references by label.
     """
     return [record for _, record in records(store.root) if record]
+
+
+def state(store: Store, record: Mapping[str, Any]) -> str:
+    """The state of a run: that of its record, or KILLED where its process is known to be gone."""
+    return KILLED if gone(store, record) else str(record.get("state", ""))
+
+
+def gone(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The process of a run that should be under way, where it was one of this machine and is gone; else None.
+
+    A run that is killed cannot write its end, and only the next run with this store does (tasks/runtime/liveness.py). A run
+    of another machine that shares the store may live, whatever is seen from here.
+    """
+    if record.get("state") != RUNNING:
+        return None
+    try:
+        said = json.loads((store.root / "alive" / f"{record['id']}.json").read_text(encoding="utf-8"))
+        process = dict(said["process"])
+        if not gone_here(process):
+            return None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):  # it ended by itself, or nobody knows
+        return None
+    # It may have ended between the look at its record and the look at its process.
+    return process if _read(file(store, record["id"])).get("state") == RUNNING else None
 
 
 def named(store: Store, name: str) -> list[dict[str, Any]]:

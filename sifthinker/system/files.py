@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and their names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import uuid
 from pathlib import Path
 from typing import Any
+
+from sifthinker.core.errors import UserError
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -29,3 +31,33 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a user wrote.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}: line {line}: not UTF-8 text; save the file with the encoding UTF-8"
+        ) from error
+
+
+def readable(name: str) -> str:
+    r"""A file's name, or a text that holds one, with `\xe9` for each byte that is not UTF-8: no table and no terminal takes it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def sync_tree(folder: Path) -> None:
+    """Waits until the disk has everything below a folder, and the folder's own name."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(parent) / name)
+        sync(Path(parent))
+    sync(folder.parent)

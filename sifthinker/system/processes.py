@@ -51,6 +51,11 @@ def runs_here(process: Mapping[str, Any]) -> bool:
     return bool(ours and lives(process["pid"], process["started"]))
 
 
+def gone_here(process: Mapping[str, Any]) -> bool:
+    """Whether a process named by `here` was one of this host, and is gone. Of another host's nobody can tell from here."""
+    return process.get("host") == socket.gethostname() and not runs_here(process)
+
+
 def mark() -> dict[str, str]:
     """The environment of a program that is to end with this process."""
     return {VARIABLE: f"{os.getpid()}:{psutil.Process().create_time():.2f}"}

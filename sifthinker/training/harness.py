@@ -20,6 +20,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ import transformers
 from transformers import PrinterCallback
 
 from sifthinker import config
-from sifthinker.config import Section, Train
+from sifthinker.config import Grpo, Section, Train
 from sifthinker.core.errors import UserError
 from sifthinker.system import program_files
 from sifthinker.system.disk_errors import explained
@@ -37,6 +38,11 @@ from sifthinker.training import stopping
 from sifthinker.training.ranks import rank
 
 Run = TypeVar("Run", bound=Section)
+
+# Seconds that ranks wait for each other in a collective call, at least. NCCL's half an hour is less than a judge or a server of
+# vLLM may take that one of them waits for. A rank that ends does not cost the others that long: stopping.py sees it.
+COLLECTIVE = 3 * 3600.0
+BACKOFF = 60.0  # most seconds between two tries of a call to the judge
 
 DEEPSPEED = Path(__file__).with_name("deepspeed")
 
@@ -99,6 +105,7 @@ def arguments(settings: Train, work: Path) -> dict[str, Any]:
         "bf16": settings.precision == "bf16",
         "use_cpu": not cuda,
         "deepspeed": _deepspeed_file(settings.deepspeed),
+        "ddp_timeout": collective_timeout(settings),
         "seed": settings.seed,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
@@ -109,6 +116,15 @@ def arguments(settings: Train, work: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "remove_unused_columns": False,
     }
+
+
+def collective_timeout(settings: Train) -> int:
+    """Seconds that ranks wait for each other: more than the judge may keep one of them (training/outages.py)."""
+    if not isinstance(settings, Grpo):
+        return round(COLLECTIVE)
+    judge = settings.judge
+    one_round = (judge.retries + 1) * max(judge.max_pause, judge.timeout + BACKOFF)
+    return round(max(COLLECTIVE, one_round + BACKOFF))
 
 
 def report_to(settings: Train, work: Path) -> list[str]:
@@ -162,7 +178,8 @@ def start_deepspeed(settings: Train) -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    timeout = timedelta(seconds=collective_timeout(settings))
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, timeout=timeout)
 
 
 def fit(trainer: Any, resumed: Path | None) -> None:

@@ -5,9 +5,11 @@ the data set, which GRPO does not train on. What samples the completions of the 
 the rewards of the training without the progress of r_ans, whose place the judge's score takes. The answers go through the
 ledger: an equal one is not paid twice.
 
-The rule: the highest mean of the weighted rewards over the rows that have all of them; of equal ones the earliest. Where none
-is higher than before the first step, there is nothing to choose by, and the last adapter goes on. A set of some dozen rows tells a collapse or a clear peak from
-the end of the training. It does not tell neighbours apart: see the standard error beside each mean.
+The rule: the highest mean of the weighted rewards; of equal ones the earliest. Where none is higher than before the first step,
+there is nothing to choose by, and the last adapter goes on. The judge may have left rows of an evaluation without a score, and
+rows are not equally hard. So two evaluations are compared over the rows that have all rewards in both, and where these are
+fewer than half, the earlier one stays. A set of some dozen rows tells a collapse or a clear peak from the end of the training.
+It does not tell neighbours apart: see the standard error beside each mean, which is over the rows of that evaluation.
 
 Nothing of the training depends on it: greedy sampling draws no random numbers, and the weights are only read.
 """
@@ -29,6 +31,7 @@ from transformers import GenerationConfig, Trainer, TrainerCallback
 from sifthinker.config import Grpo
 from sifthinker.core.errors import UserError
 from sifthinker.rewards import REWARDS, Batch
+from sifthinker.system.files import sync_tree
 from sifthinker.training import adapters, json_files, ranks
 from sifthinker.training.scoring import Scorer
 
@@ -37,9 +40,11 @@ logger = logging.getLogger(__name__)
 REWARD, ERROR, ANSWER, ROWS = (
     f"held_out/{name}" for name in ("reward", "standard_error", "answer", "rows")
 )  # of the logged entries
+TOTALS = "held_out/totals"  # beside them in the history: the weighted rewards of each row, by id
+LEAST_SHARED = 0.5  # of the rows of two evaluations, or they are not compared
 RULE = (
     "highest mean of the weighted rewards on held-out rows, of equal ones the earliest; the last one where none is higher than "
-    "before the first step"
+    "before the first step; two are compared over the rows that have all rewards in both"
 )
 
 
@@ -74,12 +79,24 @@ class HeldOut(TrainerCallback):
 
         Raises:
             UserError: the judge left more than `rewards.max_absent` of the completions without a score.
+            JudgeAway: it did not answer for longer than `judge_patience`.
         """
-        best = chosen(self.trainer.state.log_history)
-        found = summary(self._earned(), self.settings)
-        Trainer.log(self.trainer, found)  # TRL's own would empty the metrics of the step under way
-        if step and (best is None or found[REWARD] > best[REWARD]):
-            adapters.save_adapter(self.trainer, self.folder / f"step-{step}")
+        history = self.trainer.state.log_history
+        best, entries = chosen(history), self._earned()
+        Trainer.log(self.trainer, summary(entries, self.settings))  # TRL's would empty the step's metrics
+        found = history[-1]
+        found[TOTALS] = by_row(entries, self.settings)  # not logged: trackers take numbers
+        if step and best:
+            logger.info(
+                "held-out rows: step %d earns %.4g and step %d, the best before, %.4g, over the %d rows that have all rewards "
+                "in both",
+                *(step, means(found, best)[0], best["step"], *means(found, best)[1:]),
+            )
+        if step and (best is None or better(found, best)):
+            kept = self.folder / f"step-{step}"
+            adapters.save_adapter(self.trainer, kept)
+            if ranks.rank() == 0:
+                sync_tree(kept)  # the next checkpoint relies on it
 
     def _earned(self) -> list[dict[str, Any]]:
         """What every row earned, gathered over the ranks, each of which asks about its share."""
@@ -87,10 +104,17 @@ class HeldOut(TrainerCallback):
         most = -(-len(self.examples) // ranks.world())
         mine = [*share] + [0] * (most - len(share))  # as many passes on every rank, as ZeRO-3 wants
         size = self.settings.batch * self.settings.accumulation
-        entries: list[dict[str, Any]] = []
+        ids: list[str] = []
+        texts: list[str] = []
         for start in range(0, len(mine), size):
             examples = [self.examples[index] for index in mine[start : start + size]]
-            entries += self._scored(examples, self._asked(examples))
+            ids += [example["sample_id"] for example in examples]
+            texts += self._asked(examples)
+        # Afterwards: while one rank waited for the judge, the others would wait for it in ZeRO-3's own groups, whose
+        # time-out is minutes.
+        entries: list[dict[str, Any]] = []
+        for start in range(0, len(mine), size):
+            entries += self._scored(ids[start : start + size], texts[start : start + size])
         everyone: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in gather_object(entries)}
         return [everyone[id] for id in sorted(everyone)]
 
@@ -105,8 +129,8 @@ class HeldOut(TrainerCallback):
         texts: list[str] = self.trainer.processing_class.batch_decode(completions, skip_special_tokens=True)
         return texts
 
-    def _scored(self, examples: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
-        subjects = [self.scorer.subject(example["sample_id"]) for example in examples]
+    def _scored(self, ids: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
+        subjects = [self.scorer.subject(id) for id in ids]
         scores = self.scorer.ask(texts, subjects)
         batch = Batch(
             texts=texts,
@@ -135,19 +159,17 @@ def summary(entries: Sequence[dict[str, Any]], settings: Grpo) -> dict[str, floa
     Raises:
         UserError: more of them are.
     """
-    weights = dict(zip(REWARDS, settings.rewards.weights(), strict=True))
-    whole = [entry for entry in entries if not any(weights[n] and entry[n] is None for n in REWARDS)]
-    absent = len(entries) - len(whole)
-    if not whole or absent > settings.rewards.max_absent * len(entries):
+    totals = [*by_row(entries, settings).values()]
+    absent = len(entries) - len(totals)
+    if not totals or absent > settings.rewards.max_absent * len(entries):
         raise UserError(
             f"held-out rows: {absent} of {len(entries)} have no score, more than rewards.max_absent = "
             f"{settings.rewards.max_absent}. See the warnings above; start again to go on from the last checkpoint"
         )
-    totals = [sum(weights[n] * entry[n] for n in REWARDS if weights[n]) for entry in whole]
     found = {
         REWARD: statistics.fmean(totals),
         ERROR: statistics.stdev(totals) / len(totals) ** 0.5 if len(totals) > 1 else 0.0,
-        ROWS: float(len(whole)),
+        ROWS: float(len(totals)),
     }
     judged = [entry["judge"] for entry in entries if entry["judge"] is not None]
     if judged:
@@ -158,6 +180,32 @@ def summary(entries: Sequence[dict[str, Any]], settings: Grpo) -> dict[str, floa
     return found
 
 
+def by_row(entries: Sequence[dict[str, Any]], settings: Grpo) -> dict[str, float]:
+    """The weighted rewards of each row that has all of them, by its id."""
+    weights = dict(zip(REWARDS, settings.rewards.weights(), strict=True))
+    counted = [name for name in REWARDS if weights[name]]
+    whole = [entry for entry in entries if all(entry[name] is not None for name in counted)]
+    return {entry["id"]: sum(weights[name] * entry[name] for name in counted) for entry in whole}
+
+
+def means(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float, int]:
+    """What two evaluations earned over the rows that have all rewards in both, and how many these are.
+
+    They are 0 where they are too few: then the two cannot be compared.
+    """
+    rows = [id for id in one[TOTALS] if id in other[TOTALS]]
+    if len(rows) < LEAST_SHARED * max(len(one[TOTALS]), len(other[TOTALS])):
+        return 0.0, 0.0, 0
+    mine, others = (statistics.fmean(each[TOTALS][id] for id in rows) for each in (one, other))
+    return mine, others, len(rows)
+
+
+def better(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether an evaluation has earned more than an earlier one; not where the two cannot be compared."""
+    mine, others, _ = means(one, other)
+    return mine > others
+
+
 def evaluations(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The evaluations of a training's history, in order."""
     return [entry for entry in history if REWARD in entry]
@@ -165,7 +213,11 @@ def evaluations(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def chosen(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The evaluation of the adapter that the rule chooses; None before the first one."""
-    return max((e for e in evaluations(history) if e["step"]), key=lambda entry: entry[REWARD], default=None)
+    best: dict[str, Any] | None = None
+    for entry in evaluations(history):
+        if entry["step"] and (best is None or better(entry, best)):
+            best = entry
+    return best
 
 
 def publish(callback: HeldOut, out: Path) -> dict[str, Any]:
@@ -179,11 +231,12 @@ def publish(callback: HeldOut, out: Path) -> dict[str, Any]:
     assert best is not None, "the last step is always evaluated"
     first, last = found[0], found[-1]
     kept = last["step"]
-    if best[REWARD] <= first[REWARD]:
+    _, start, compared = means(best, first)
+    if not better(best, first):
         logger.warning(
-            "held-out rows: no adapter earns more than the %.4g of the policy that the training started from; the last one "
-            "goes on",
-            first[REWARD],
+            "held-out rows: no adapter earns more than the %.4g of the policy that the training started from, over the %d rows "
+            "that have all rewards in both; the last one goes on",
+            *(start, compared),
         )
     elif callback.settings.choose == "best":
         kept = best["step"]
@@ -196,6 +249,7 @@ def publish(callback: HeldOut, out: Path) -> dict[str, Any]:
         "held_out_first": first[REWARD],
         "held_out_best": best[REWARD],
         "held_out_last": last[REWARD],
+        "held_out_rows_compared": compared,
         "best_step": best["step"],
         "adapter_step": kept,
     }

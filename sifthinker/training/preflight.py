@@ -1,8 +1,8 @@
 """What is checked before the ranks of a training are started, because it would end the training later.
 
 Batch arithmetic, the longest sample, free memory, free disk space, and that the judge answers. Each check raises a
-`UserError` that says what to change; together they take seconds. The training programs do not import this module, so
-its estimates are no part of what identifies their results.
+`UserError` that says what to change; together they take seconds, and a minute where the judge does not answer. The
+training programs do not import this module, so its estimates are no part of what identifies their results.
 
 memory.py has the estimate of a rank's memory.
 """
@@ -13,7 +13,9 @@ import logging
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from sifthinker import llm
-from sifthinker.config import Api, Grpo, Model, Sft, Train
+from sifthinker.config import Api, Config, Grpo, Model, Sft, Train
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
-from sifthinker.training import memory, samplers
+from sifthinker.training import memory, outages, samplers
 from sifthinker.training.memory import GB, Shape
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 60.0  # seconds in which a judge that does not answer is asked again
 CHECKPOINTS = 3  # two are kept while a third is written
 BATCH = 1000  # rows read at once
 
@@ -46,6 +49,26 @@ def steps(settings: Train, rows: int) -> int:
         batches = math.ceil((rows - held_out) / (settings.ranks * settings.batch))
         per_epoch = math.ceil(batches / settings.accumulation)
     return math.ceil(settings.epochs * per_epoch)
+
+
+def too_few(config: Config) -> list[str]:
+    """Why GRPO's subset can have no step, as far as the configuration says how many rows it has at most; else nothing.
+
+    It is told with the plan: the subset is drawn after the annotation is paid, and GRPO begins after SFT.
+    """
+    settings = config.grpo
+    most = {"publish.rl_samples": config.publish.rl_samples, "ingest.total": config.ingest.total}
+    if config.publish.rows is not None:
+        most["publish.rows"] = config.publish.rows
+    field = min(most, key=most.__getitem__)
+    if config.publish.rl_file or steps(settings, most[field]) > 0:
+        return []
+    prompts = settings.ranks * settings.batch * settings.accumulation // settings.generations
+    return [
+        f"{field}: {most[field]} samples are fewer than the {prompts} that one step takes (grpo.ranks {settings.ranks} x batch "
+        f"{settings.batch} x accumulation {settings.accumulation} / generations {settings.generations}); raise {field} to "
+        f"{prompts} or more, or lower grpo.batch or grpo.accumulation"
+    ]
 
 
 def check(
@@ -72,7 +95,8 @@ def check(
         UserError: see the checks.
     """
     if isinstance(settings, Grpo):
-        ask_judge(settings.judge, judge_base_url)
+        resumes = any(work.glob("checkpoint-*"))  # its address, name and key were right before
+        ask_judge(settings.judge, judge_base_url, settings.judge_patience if resumes else PATIENCE)
         samplers.of(settings).preflight(settings, len(memory.free_gpus()))
     rows = sum(pq.read_metadata(path).num_rows for path in dataset)
     planned = steps(settings, rows)
@@ -108,12 +132,18 @@ def sampled(longest: int, shape: Shape, policy: Model) -> int:
     return min(longest + memory.patches(shape, policy), shape.context)
 
 
-def ask_judge(api: Api, base_url: str | None) -> None:
-    """One call, outside the ledger, with few retries.
+def ask_judge(api: Api, base_url: str | None, patience: float = PATIENCE) -> None:
+    """One call, outside the ledger, with few retries. A judge that does not answer is asked again for a while.
+
+    Args:
+        api: its section.
+        base_url: its endpoint, where the section does not name it.
+        patience: seconds in which it is asked again.
 
     Raises:
         UserError: no reply, or none with a score.
     """
+    began = time.monotonic()
     api = api.model_copy(update={"retries": min(api.retries, 2), "timeout": min(api.timeout, 60.0)})
     request = judge.request(
         "What color is the sky on a clear day?", "blue", "It is blue.", max_tokens=api.judge_tokens
@@ -122,7 +152,13 @@ def ask_judge(api: Api, base_url: str | None) -> None:
         tempfile.TemporaryDirectory() as folder,
         llm.Client(api, Path(folder) / "calls.sqlite", base_url) as client,
     ):
-        reply = client.ask(request)
+        for pause in outages.pauses():
+            [reply] = outages.ask_once(client, [request])
+            away = isinstance(reply, llm.Failure) and reply.kind in (outages.AWAY, outages.HUNG)
+            if not away or time.monotonic() - began + pause > patience:
+                break
+            logger.warning("grpo.judge: %s; asked again in %.0f s", reply, pause)
+            time.sleep(pause)
     if isinstance(reply, llm.Failure):
         raise UserError(
             f"grpo.judge: {api.model} does not answer ({reply.kind}: {reply.detail}); check its address, name and key"
@@ -180,6 +216,8 @@ def check_longest(
 def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape: Shape, planned: int) -> None:
     """Refuses a disk without room for the checkpoints and the memory-mapped copy of the data set.
 
+    A training that is resumed has written some of them already, and needs room for the rest.
+
     Raises:
         UserError: they do not fit beside what is there.
     """
@@ -187,11 +225,21 @@ def check_disk(work: Path, dataset: Sequence[Path], settings: Sft | Grpo, shape:
     checkpoints = CHECKPOINTS * shape.adapted * settings.lora.r * (width + 12)
     if isinstance(settings, Grpo) and settings.evaluate_steps:  # each evaluation may be the best so far
         checkpoints += planned // settings.evaluate_steps * shape.adapted * settings.lora.r * width
+    checkpoints = max(0, checkpoints - _written(work))
     copy = 0 if (work / "dataset").exists() else sum(path.stat().st_size for path in dataset)
     work.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(work).free
     if checkpoints + copy > free:
         raise UserError(
             f"{work}: {free / GB:.1f} GB are free; checkpoints take about {checkpoints / GB:.1f} GB and the copy of "
-            f"the data set {copy / GB:.1f} GB; make room, or put `store` on another disk"
+            f"the data set {copy / GB:.1f} GB, beside what is there; make room, or put `store` on another disk"
         )
+
+
+def _written(work: Path) -> int:
+    """The bytes of the checkpoints and of the best adapters that an earlier start has left."""
+    size = 0
+    for path in (path for pattern in ("checkpoint-*", "best") for path in work.glob(f"{pattern}/**/*")):
+        with suppress(FileNotFoundError):  # the program of a killed run may still be there, and remove one
+            size += path.stat().st_size
+    return size

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from sifthinker.system import json_lines
 from sifthinker.training.json_files import finite
-from sifthinker.training.ranks import world
+from sifthinker.training.ranks import rank, world
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,10 @@ class Progress(TrainerCallback):
     """Appends every logged step to `work/progress.jsonl`, and adds what the Trainer does not log itself."""
 
     def __init__(self, work: Path) -> None:
-        """Appends to the file of an earlier start, if there is one."""
+        """Appends to the file of an earlier start, if there is one, without the half line that its end may have left."""
         self.file = work / "progress.jsonl"
+        if rank() == 0:
+            json_lines.cut(self.file)
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Starts the clock."""

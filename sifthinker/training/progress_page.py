@@ -16,6 +16,7 @@ from sifthinker.core import chain, drawing, images, records, tables
 from sifthinker.reporting import plots
 from sifthinker.reporting.markdown import inline
 from sifthinker.rewards import REWARDS, columns, shown
+from sifthinker.system.json_lines import whole_lines
 from sifthinker.training.samplers import GAP
 
 COMPLETIONS = 4  # on a page: the best and the worst of a group, of two samples
@@ -61,18 +62,6 @@ def page(work: Path, dataset: Sequence[Path] = ()) -> str | None:
     text = "\n\n".join(parts)
     (folder / "page.md").write_text(text, encoding="utf-8")
     return text
-
-
-def whole_lines(path: Path, most: int | None = None) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file that is being written, of its last `most` bytes; half ones are left out."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        start = max(0, path.stat().st_size - most) if most else 0
-        file.seek(start)
-        data = file.read()
-    whole = data[data.find(b"\n") + 1 if start else 0 : data.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def choose(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

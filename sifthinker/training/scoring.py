@@ -29,7 +29,8 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import judge
 from sifthinker.llm.bookkeeping import Place
 from sifthinker.rewards import REWARDS, Batch, answer, columns, shown
-from sifthinker.training import json_files, ranks
+from sifthinker.system import files
+from sifthinker.training import json_files, outages, ranks
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +167,7 @@ class Scorer:
         Raises:
             UserError: the judge left more than `rewards.max_absent` of the step's completions without a score, or
                 less than `rewards.least_format` of the last completions are chains.
+            JudgeAway: the judge did not answer for longer than `judge_patience`.
         """
         subjects = [self.subject(id) for id in ids]
         batch = Batch(
@@ -203,7 +205,10 @@ class Scorer:
         """The judge's score of each completion, all asked at once.
 
         A completion without an answer is wrong, 0, and the judge is not asked about it. None where the judge failed
-        or did not reply with a score.
+        or did not reply with a score. Every rank calls it at the same time, since all wait for a judge that is away.
+
+        Raises:
+            JudgeAway: it stayed away for longer than `judge_patience`.
         """
         answers = [chain.answer(text) for text in texts]
         asked = [index for index, found in enumerate(answers) if found is not None]
@@ -219,7 +224,14 @@ class Scorer:
             for i in asked
         ]
         scores: list[float | None] = [0.0] * len(texts)
-        for index, reply in zip(asked, self.client.ask_all(requests), strict=True):
+        replies = outages.ask_all(
+            self.client,
+            requests,
+            len(texts),
+            self.settings.rewards.max_absent,
+            self.settings.judge_patience,
+        )
+        for index, reply in zip(asked, replies, strict=True):
             if isinstance(reply, llm.Failure):
                 logger.warning("judge: no score for a completion of %s: %s", subjects[index].id, reply)
                 scores[index] = None
@@ -265,7 +277,9 @@ class Scorer:
                 file.writelines(json.dumps(entry) + "\n" for entry in everyone)
 
     def save(self, folder: Path) -> None:
-        """Adds the book to a checkpoint."""
+        """Adds the book to a checkpoint, whose completions are on the disk before it is complete."""
+        if self.file.exists():
+            files.sync(self.file)
         json_files.write_json(folder / BOOK, self.book.to_json())
 
     def restore(self, checkpoint: Path | None) -> None:
@@ -276,7 +290,10 @@ class Scorer:
             step = int(checkpoint.name.rpartition("-")[2])
         if ranks.rank() == 0:
             kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-            self.file.write_text("".join(kept), encoding="utf-8")
+            part = self.file.with_suffix(".part")  # a kill or a full disk in between loses no step
+            part.write_text("".join(kept), encoding="utf-8")
+            files.sync(part)
+            part.replace(self.file)
 
     def write_results(self, out: Path) -> int:
         """Writes `completions.parquet`, `rewards.parquet` and `book.json`; returns how many completions there were."""

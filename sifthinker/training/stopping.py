@@ -2,7 +2,8 @@
 
 Who tells it: SIGTERM (a cancelled or ended run, pre-emption, torchrun that passes it on), the first SIGINT, or the end
 of the process that started it. Any rank may be told. After each optimiser step the ranks agree, so that all of them
-write the checkpoint of one step: ZeRO-3 writes it together. So a stop costs nothing but the wait for the step under way.
+write the checkpoint of one step: ZeRO-3 writes it together. So a stop costs nothing but the wait for the step under way, and
+for those that follow by the same completions (`grpo.iterations`).
 
 A thread of each rank watches meanwhile, because a signal handler in Python does not run while a collective operation
 waits for a rank that is gone. It ends the process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from sifthinker.upkeep.machine_checks import filesystem
 NETWORK = re.compile(
     r"nfs\d?|cifs|smb\w*|ceph|lustre|gpfs|beegfs|glusterfs|afs|9p|fuse\.(ceph|gluster|sshfs|s3fs|gcsfuse|rclone)\S*"
 )
+
+_ACCOUNTS = "SELECT account, calls, money FROM accounts ORDER BY account"
 
 
 def ledger(store: Path) -> Iterator[Finding]:
@@ -47,12 +49,26 @@ def file(path: Path) -> Iterator[Finding]:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
             db.execute("SELECT key FROM calls LIMIT 1").fetchall()
-            calls, money = db.execute("SELECT total(calls), total(money) FROM accounts").fetchone()
+            accounts = db.execute(_ACCOUNTS).fetchall()
     except sqlite3.Error as error:
         todo = "restore it from a copy, or move it away: what it holds would be paid again"
         yield Finding("ledger", "error", f"{path}: {error}", todo)
         return
-    yield Finding("ledger", "ok", f"{path} on {kind}: {calls:,.0f} calls paid, {money:,.2f} in money")
+    yield Finding("ledger", "ok", f"{path} on {kind}: {paid(accounts)}")
+
+
+def paid(accounts: Sequence[tuple[str, int, float]]) -> str:
+    """What a ledger has recorded. Accounts may have prices in different currencies, so their money is not added up.
+
+    Args:
+        accounts: name, paid calls and money of each
+    """
+    calls = sum(calls for _, calls, _ in accounts)
+    priced = [(account, money) for account, _, money in accounts if money]
+    if len(priced) < 2:
+        return f"{calls:,} calls paid, {sum(money for _, money in priced):,.2f} in money"
+    each = ", ".join(f"{money:,.2f} ({account})" for account, money in priced)
+    return f"{calls:,} calls paid, in money by account: {each}"
 
 
 def _database() -> Iterator[Finding]:
@@ -60,13 +76,10 @@ def _database() -> Iterator[Finding]:
     database = bookkeeping.database()
     with closing(database.open()) as db:
         began = time.monotonic()
-        row = db.execute(
-            "SELECT coalesce(sum(calls), 0)::bigint, coalesce(sum(money), 0)::float8 FROM accounts"
-        ).fetchone()
+        rows = db.execute(_ACCOUNTS).fetchall()
         away = (time.monotonic() - began) * 1000
-        assert row is not None, "a sum has a row"
-        calls, money = int(str(row[0])), float(str(row[1]))
-        found = f"{database.name}, {away:.1f} ms away: {calls:,} calls paid, {money:,.2f} in money"
+        accounts = [(str(account), int(str(calls)), float(str(money))) for account, calls, money in rows]
+        found = f"{database.name}, {away:.1f} ms away: {paid(accounts)}"
         is_open = (
             not db.pgconn.ssl_in_use
             and not db.info.host.startswith("/")

@@ -87,7 +87,8 @@ def gpu(config: Config) -> Iterator[Finding]:
 
     built = f"torch {torch.__version__}"
     here = config.placement == "process"
-    ranks = max(config.sft.ranks_a_node, config.grpo.ranks_a_node)
+    beside = config.grpo.vllm.count if samplers.named(config.grpo) == "vllm_lora" else 0
+    wanted = max(config.sft.ranks_a_node, config.grpo.ranks_a_node + beside)
     real = not is_small(config)
     if not torch.cuda.is_available():
         found = f"none; {built} computes on {os.cpu_count()} CPU cores"
@@ -108,10 +109,13 @@ def gpu(config: Config) -> Iterator[Finding]:
     )
     bf16 = torch.cuda.is_bf16_supported()
     found = f"{count}: {shown}; {'bf16' if bf16 else 'no bf16'}; {built}, CUDA {torch.version.cuda}"
-    if here and real and ranks > count:
-        yield Finding(
-            "GPU", "warning", found, f"the configuration asks for {ranks} ranks: lower sft.ranks, grpo.ranks"
+    if here and real and wanted > count:
+        servers = (
+            f", {beside} of them for grpo.vllm.count" if wanted > config.sft.ranks_a_node and beside else ""
         )
+        fields = "sft.ranks, grpo.ranks" + (", grpo.vllm.count" if servers else "")
+        todo = f"the configuration asks for {wanted} GPUs{servers}: lower {fields}"
+        yield Finding("GPU", "warning", found, todo)
     elif not bf16 and "bf16" in (config.sft.precision, config.grpo.precision, config.merge.precision):
         yield Finding("GPU", "warning", found, "set the precision of sft, merge and grpo to fp32")
     elif any(left < 0.5 * card.total_memory for card, left in zip(cards, free, strict=True)):

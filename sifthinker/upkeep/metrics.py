@@ -10,7 +10,6 @@ A record is read while it may be written: records are renamed into place, and of
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sqlite3
@@ -35,6 +34,7 @@ from sifthinker.llm import bookkeeping, call_counts
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Manifest
+from sifthinker.system.json_lines import whole_lines
 
 logger = logging.getLogger(__name__)
 CONFIGURATIONS = 20  # of which the latest run is shown; each name is a time series of its own
@@ -158,7 +158,7 @@ def _runs(store: Store) -> Iterator[Found]:
     records = runs.runs(store)
     counts: dict[str, int] = {}
     for record in records:
-        state = str(record.get("state", "")).partition(" ")[0]
+        state = _state(store, record)
         counts[state] = counts.get(state, 0) + 1
     for state, count in counts.items():
         yield "sif_runs", (state,), count
@@ -169,8 +169,13 @@ def _runs(store: Store) -> Iterator[Found]:
         yield from _run(store, name, last)
 
 
+def _state(store: Store, record: Mapping[str, Any]) -> str:
+    """The first word of a run's state: where it stopped is no label."""
+    return runs.state(store, record).partition(" ")[0]
+
+
 def _run(store: Store, name: str, record: Mapping[str, Any]) -> Iterator[Found]:
-    state = str(record.get("state", "")).partition(" ")[0]
+    state = _state(store, record)
     yield "sif_run_started_timestamp_seconds", (name, state), record["started"]
     at = record.get("at")
     if at and state == runs.RUNNING:
@@ -207,13 +212,10 @@ def _training(work: Path, stage: tuple[str, str]) -> Iterator[Found]:
     file = work / "progress.jsonl"
     if not file.is_file():
         return
-    with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - TAIL))
-        text = opened.read()
-    whole = text[: text.rfind(b"\n") + 1].splitlines()
-    if not whole:
+    logged_steps = whole_lines(file, TAIL)
+    if not logged_steps:
         return
-    step = json.loads(whole[-1])
+    step = logged_steps[-1]
     yield "sif_training_updated_timestamp_seconds", stage, file.stat().st_mtime
     for logged, name in OF_STEP.items():
         if step.get(logged) is not None:

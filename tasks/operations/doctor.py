@@ -35,6 +35,7 @@ from sifthinker.system import loopback
 from sifthinker.upkeep.findings import Check, Finding, Verdict
 from sifthinker.upkeep.ledger_checks import NETWORK
 from sifthinker.upkeep.machine_checks import filesystem
+from tasks.operations import alert_calls
 from tasks.runtime import placement
 
 DEPLOY = "make deploy registers it"
@@ -78,6 +79,7 @@ def server(
         "work pools": lambda: _pools(config, expected),
         "deployments": lambda: _deployments(expected),
         "schedules": schedules,
+        "alerts": alert_calls.alerts,
     }
 
 

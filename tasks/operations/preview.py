@@ -14,12 +14,12 @@ from prefect.logging import get_run_logger
 
 from sifthinker.annotation.annotate import Annotator
 from sifthinker.annotation.first_rows import FirstRow, of_parts
-from sifthinker.annotation.preview import Metered, Previewed, preview
+from sifthinker.annotation.preview import Metered, preview
 from sifthinker.config import Config
-from sifthinker.core.images import read as read_image
+from sifthinker.core.images import ImageLibrary
 from sifthinker.llm import bookkeeping
 from sifthinker.reporting.markdown import inline
-from sifthinker.reporting.preview_page import Card, render_page
+from sifthinker.reporting.preview_page import cards_of, render_page
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from sifthinker.system.files import sync
@@ -32,8 +32,8 @@ from tasks.stages.depth import depth
 
 def previewed(
     config: Config, store: Store, made: Mapping[str, Ref], count: int, page: Path, sent: Sequence[str]
-) -> Previewed:
-    """Annotates the first `count` rows and writes the page.
+) -> list[str]:
+    """Annotates the first `count` rows and writes the page; what came of it, in lines for a person.
 
     Args:
         config: of the run, with the sources of its scenes.
@@ -47,20 +47,17 @@ def previewed(
     rows = _rows(config, store, made, count)
     total = sum(pq.read_metadata(path).num_rows for path in store.open(made["expand"]).parts("focus"))
     folders = {source.name: source.images for source in config.sources if source.images}
+    library = ImageLibrary(folders, config.ingest.max_pixels)
     api = config.annotate.api
     page.parent.mkdir(parents=True, exist_ok=True)
     with (
         answering(api, page.parent, "preview", log, scene_files(config)) as url,
         Metered(api, bookkeeping.place(store.root), url) as client,
     ):
-        annotator = Annotator(folders, client, config.annotate)
+        annotator = Annotator(library, client, config.annotate)
         found = preview(rows, annotator, client, total, config.publish.rows)
-    lines = found.lines(config.annotate)
-    cards = []
-    for seen in found.seen:
-        row = seen.row.sample
-        photo = read_image(folders[row.source], row.image, row.width * row.height).data
-        cards.append(Card(row, photo, seen.row.map, seen.row.steps, seen.result))
+    cards, unseen = cards_of([one.shown for one in found.seen], library)
+    lines = [*found.lines(config.annotate), *unseen]
     temporary = page.with_suffix(".tmp")
     temporary.write_text(render_page(config.name, lines, sent, cards), encoding="utf-8")
     sync(temporary)
@@ -70,7 +67,7 @@ def previewed(
         "preview",
         "The first chains",
     )
-    return found
+    return lines
 
 
 def _rows(config: Config, store: Store, made: Mapping[str, Ref], count: int) -> list[FirstRow]:

@@ -24,6 +24,7 @@ SAID = {  # by what the stand-in sees
     "scenes was looked up",
 }
 PICTURES = 16  # of a prompt of the annotator: one a step of a chain
+JUDGED = ("grpo", "evaluate")  # stages whose endpoint is a judge
 
 
 def unnamed(field: str, api: Api | None) -> list[str]:
@@ -44,10 +45,34 @@ def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextMan
         section = api(job.config)
         if section.base_url == STANDIN:
             job.notes["standin"] = SAID[section.standin_sees]
-        with answering(section, job.work, job.order.label, job.log, scene_files(job.config)) as url:
-            yield Endpoints(bookkeeping.place(job.store.root), (url,), _only_here(section))
+        place = bookkeeping.place(job.store.root)
+        with (
+            answering(section, job.work, job.order.label, job.log, scene_files(job.config)) as url,
+            _judged(job, section, place) if job.order.stage.name in JUDGED else nullcontext(),
+        ):
+            yield Endpoints(place, (url,), _only_here(section))
 
     return around
+
+
+@contextmanager
+def _judged(job: Job, judge: Api, place: bookkeeping.Place) -> Iterator[None]:
+    """Notes what the judge was paid meanwhile.
+
+    The ledger says so, since others ask than this process: the ranks of a training. What other runs asked of the same
+    account meanwhile, with the same ledger, is in it, too.
+    """
+    before = bookkeeping.usage(place, judge)
+    yield
+    try:
+        used = bookkeeping.usage(place, judge) - before
+    except Exception:  # what cannot be noted must not cost a training
+        job.log.exception("%s: what its judge was paid is not noted", job.order.label)
+        return
+    job.notes.update({"judge_calls": used.calls, "judge_tokens_bought": used.tokens})
+    if used.estimated:
+        job.notes["judge_tokens_estimated"] = used.estimated
+    _note_money(job, used.money, judge.prices.currency)
 
 
 def _only_here(api: Api) -> str:
@@ -183,7 +208,12 @@ def _note(job: Job, counts: Counts) -> None:
         asked["tokens_estimated"] = counts.estimated_tokens
     for name, count in asked.items():
         job.notes[name] = job.notes.get(name, 0) + count
-    if counts.money:
+    _note_money(job, counts.money, counts.currency)
+
+
+def _note_money(job: Job, spent: float, currency: str) -> None:
+    """Adds to what a stage has cost."""
+    if spent:
         money = amounts(job.notes.get("cost", ""))
-        money[counts.currency] = money.get(counts.currency, 0.0) + counts.money
+        money[currency] = money.get(currency, 0.0) + spent
         job.notes["cost"] = ", ".join(f"{amount:.4f} {currency}" for currency, amount in money.items())

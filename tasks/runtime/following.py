@@ -15,6 +15,7 @@ from typing import Any
 from sifthinker.core.errors import UserError
 from sifthinker.system import commands, processes, program_files
 from sifthinker.system.files import write_json
+from sifthinker.system.json_lines import parsed, whole_size
 from tasks.runtime.stage import Job, Order
 
 EVERY = 0.5  # seconds between two looks at a program
@@ -51,7 +52,7 @@ def follow(
     reap(job.work / "pid.json")
     program_files.clear(job.work)
     log = job.work / "log.txt"
-    seen = progress.stat().st_size if progress.exists() else 0
+    seen = whole_size(progress)  # a half line at its end is removed by the program
     started = time.monotonic()
     job.log.info("%s: %s (log: %s)", job.order.label, " ".join(command), log)
     with log.open("ab") as output:
@@ -225,8 +226,7 @@ def _pass_on(job: Job, progress: Path, seen: int, at: Callable[[int], None]) -> 
         file.seek(seen)
         new = file.read()
     whole = new[: new.rfind(b"\n") + 1]
-    for line in whole.splitlines()[-1:]:
-        step = json.loads(line)
+    for step in parsed(whole.splitlines()[-1:], progress):
         job.progress.total = step["total"]
         shown = {k: v for k, v in step.items() if k in ("loss", "reward", "kl") and v is not None}
         job.progress.at(step["step"], " ".join(f"{name} {value:.3g}" for name, value in shown.items()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -139,9 +139,9 @@ def _installed_at(python: Path, name: str) -> str:
     return commands.versions(python, (name,))[name]
 
 
-def versions(names: Iterable[str]) -> str:
-    """Libraries by major.minor, in words."""
-    return ", ".join(f"{name} {_minor(installed(name))}" for name in names)
+def versions(means: Results) -> str:
+    """Libraries by major.minor, in words, each in the environment that it is taken from."""
+    return ", ".join(f"{name} {version}" for name, version in _libraries(means).items())
 
 
 def _minor(full: str) -> str:

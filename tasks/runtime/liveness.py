@@ -37,12 +37,14 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Crashed, Running
 
+from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
 from sifthinker.system.processes import here, runs_here
@@ -57,6 +59,15 @@ GOING = [StateType.PENDING, StateType.RUNNING, StateType.SCHEDULED, StateType.CA
 # Messages of the states in which the server closes a run that it does not hear of.
 SILENT = "No heartbeat for 90 s: its process or its machine is gone, or stood still."
 UNBEGUN = "It did not begin within 100 s: the process that should have started it is gone."
+UNPLACED = (
+    "Its pod did not begin within 45 min: no node takes it, its image is not there, or a volume is missing. See "
+    "`kubectl -n sifthinker get pods` and `describe pod`, and delete its Job."
+)
+AGAIN = "AwaitingRetry"  # the state that Prefect gives a run of a Job on SIGTERM
+# Events of ours: infra/lost_runs.py takes the first for the last sign of a run that is started again, infra/alerts.py tells of
+# the second, of a run whose stage waits for a pool without a worker.
+TOLD_TO_END = "sifthinker.flow-run.told-to-end"
+NO_WORKER = "sifthinker.flow-run.no-worker"
 
 
 class RunCancelled(Exception):
@@ -87,7 +98,7 @@ def alive(store: Store) -> Iterator[None]:
     write_json(path, said)
     signs = _Signs()
     target = contextvars.copy_context().run
-    thread = threading.Thread(target=target, args=(_beat, run.id, path, signs), daemon=True, name="alive")
+    thread = threading.Thread(target=target, args=(_beat, run, path, signs), daemon=True, name="alive")
     thread.start()
     heard = True
     try:
@@ -103,6 +114,8 @@ def alive(store: Store) -> Iterator[None]:
         heard = False
         raise
     except TerminationSignal:
+        if BY_WORKER in os.environ:
+            _tell_end(run)
         if not signs.cancelled.is_set():
             raise
         raise RunCancelled("cancelled on the server") from None
@@ -127,17 +140,19 @@ class _Signs:
     ending: threading.Lock = field(default_factory=threading.Lock)  # nothing is said of a run that has ended
 
 
-def _beat(run: UUID, path: Path, signs: _Signs) -> None:
+def _beat(run: FlowRun, path: Path, signs: _Signs) -> None:
     """Shows that a run lives until it is done, and ends it when somebody cancels it."""
     with server_away.at_once():  # the next beat asks again
         client = get_client(sync_client=True)
         while not signs.done.wait(BEAT):
             with suppress(OSError):  # a store that is away for a moment must not end the beating
                 path.touch()
-            state = _state(client, run)
+            state = _state(client, run.id)
             with signs.ending:
                 if lost(state) and not signs.done.is_set():
-                    _revive(client, run)
+                    _revive(client, run.id)
+            if state and state.name == AGAIN:
+                emit(TOLD_TO_END, run)
             if BY_WORKER not in os.environ and state and state.type == StateType.CANCELLING:
                 signs.cancelled.set()
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -197,7 +212,7 @@ def _bury(store: Store, said: dict[str, Any]) -> str:
         httpx.HTTPError: the server does not answer.
     """
     why = f"its process {said['process']['pid']} on {said['process']['host']} is gone"
-    _close_record(store.root / "runs" / f"{said['id']}.json")
+    _close_record(runs.file(store, said["id"]))
     with get_client(sync_client=True) as client:
         state = close(client, UUID(said["id"]), why)
     return f"run {said['name']} ({said['id']}): {why}; it is {state} now" if state else ""
@@ -258,13 +273,13 @@ def _close_record(path: Path) -> None:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):  # whoever reads the records names it (`runs.records`)
             return
-        if isinstance(record, dict) and record.get("state") == "running":
-            write_json(path, {**record, "state": "crashed"})
+        if isinstance(record, dict) and record.get("state") == runs.RUNNING:
+            write_json(path, {**record, "state": runs.CRASHED})
 
 
 def lost(state: State[Any] | None) -> bool:
     """Whether the server closed a run because it did not hear of it. Such a run may still live."""
-    return state is not None and state.is_crashed() and state.message in (SILENT, UNBEGUN)
+    return state is not None and state.is_crashed() and state.message in (SILENT, UNBEGUN, UNPLACED)
 
 
 def _revive(client: SyncPrefectClient, run: UUID) -> None:
@@ -272,6 +287,32 @@ def _revive(client: SyncPrefectClient, run: UUID) -> None:
         client.set_flow_run_state(
             run, Running(message="It lives: the server had not heard of it."), force=True
         )
+
+
+def _tell_end(run: FlowRun) -> None:
+    """Says of a run that the server starts again that it ends.
+
+    SIGTERM on Kubernetes (infra/run.py) sets the state first. The heartbeats go on until the run has ended, and each lets the
+    server expect another: without this it would take a run that waits for a place for dead.
+    """
+    settings = {"timeout": server_away.ANSWER}
+    with server_away.at_once(), get_client(sync_client=True, httpx_settings=settings) as client:
+        state = _state(client, run.id)
+    if state and state.name == AGAIN:
+        emit(TOLD_TO_END, run)
+
+
+def emit(event: str, run: FlowRun, payload: dict[str, str] | None = None) -> None:
+    """Sends the server an event of a run, which automations know by the run's deployment."""
+    related = [
+        {
+            "prefect.resource.id": f"prefect.deployment.{run.deployment_id}",
+            "prefect.resource.role": "deployment",
+        },
+        {"prefect.resource.id": f"prefect.flow.{run.flow_id}", "prefect.resource.role": "flow"},
+    ]
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name}
+    emit_event(event=event, resource=resource, related=related, payload=payload or {})
 
 
 def _state(client: SyncPrefectClient, run: UUID) -> State[Any] | None:

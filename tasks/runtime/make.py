@@ -168,16 +168,16 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
                 lock.acquire()
             stack.callback(lock.release)
             if found := _made_meanwhile(store, order):
-                work_folder.end(order, store)
+                work_folder.end(order, store, log)
                 return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
             wanted = dask_worker.wanted() if order.sent else None
 
-            def still() -> None:
-                lock.check()
+            def still(strict: bool = False) -> None:
+                lock.check(strict)
                 if wanted:
                     wanted()
 
-            still()
+            still(strict=True)
             make_artifact(order, store, log, still)
     except (UserError, StageFailed) as error:  # explained already: no traceback, and no use in a retry
         log.error("%s", error)
@@ -196,14 +196,14 @@ def _made_meanwhile(store: Store, order: Order) -> Ref | None:
     return found.ref if found and not wrong(order, found) else None
 
 
-def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None] = lambda: None) -> None:
+def make_artifact(order: Order, store: Store, log: Log, still: Callable[..., None] = lambda *_: None) -> None:
     """Makes the artifact of an order in this process, whether it is there or not.
 
     Args:
         order: what to make.
         store: where to.
         log: takes lines about progress.
-        still: raises where this process may no longer make it: its lock is lost.
+        still: raises where this process may no longer make it: its lock is lost or, asked strictly, may be.
 
     Raises:
         UserError: the stage explains a mistake of the user's, or too many rows were rejected.
@@ -221,7 +221,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
     log_kept = stage_log.kept(store.work(order.place, order.key), order.label)
     with (
         log_kept if order.part is None else nullcontext(),
-        store.making(order.place, order.key, manifest, still) as draft,
+        store.making(order.place, order.key, manifest, lambda: still(True)) as draft,
     ):
         draft.lineage = order.stage.lineage
         fan_out = bool(order.stage.parts) and order.part is None
@@ -248,7 +248,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[[], None
             raise
         finally:
             progress.end(ended)
-    work_folder.end(order, store)
+    work_folder.end(order, store, log)
 
 
 def _run(job: Job) -> None:

@@ -6,7 +6,7 @@ Partial reruns are decided here, before anything runs: `start_at`, `stop_after`,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -230,7 +230,8 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
     """What a run would do, without doing it.
 
     Raises:
-        UserError: the partial rerun asks for what cannot be: unknown stages, or a start whose inputs are not there.
+        UserError: the partial rerun asks for what cannot be: stages that this run has not, or a start whose inputs are not
+            there.
     """
     looking = _look(pipeline, config, partial, store)
     wanted = looking.wanted() or {planned.label for planned in looking.plan}
@@ -250,7 +251,30 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
         ]
         if missing:
             raise UserError(cannot_start(partial.start_at, missing))
-    return [planned for planned in looking.plan if planned.label in wanted]
+    found = [planned for planned in looking.plan if planned.label in wanted]
+    _check_refresh(partial, found)
+    return found
+
+
+def _check_refresh(partial: Partial, plan: Sequence[Planned]) -> None:
+    verdicts = {planned.label: planned.verdict for planned in plan}
+    for label in partial.refresh:
+        if label not in verdicts:
+            raise UserError(f"refresh: {label} is no stage of this run; stages: {', '.join(verdicts)}")
+        if verdicts[label] == "pinned":
+            raise UserError(
+                f"refresh: {label} stands before start_at, so it is taken from run {partial.reuse_run}; start at {label}, or "
+                "leave it out of refresh"
+            )
+
+
+def labels(pipeline: Pipeline, config: Config, store: Store) -> list[str]:
+    """The stages of a whole run.
+
+    Raises:
+        UserError: it cannot be planned.
+    """
+    return list(_look(pipeline, config, Partial(), store).needs)
 
 
 def _look(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> Run:
@@ -344,7 +368,8 @@ def _planned(label: str, decision: Decision, expects: str) -> Planned:
         accepted = (
             () if found.ref.key == decision.order.key else (f"accepted for this code: {found.ref.key}",)
         )
-        return Planned(label, "cached", accepted, rows=found.manifest["rows"]["kept"], key=decision.order.key)
+        kept = found.manifest["rows"]["kept"]
+        return Planned(label, "cached", accepted, rows=kept, key=decision.order.key, made=found.ref)
     there = placement.pool(decision.order.config, decision.order.stage.name)
     return Planned(
         label,

@@ -27,6 +27,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 from prefect.states import Cancelling, Completed, Failed
 from prefect.utilities.urls import url_for
 
@@ -34,14 +35,16 @@ from sifthinker.config import Config, Pools, Train
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 from tasks.runtime import end_states, server_away, store_paths
-from tasks.runtime.liveness import lost
+from tasks.runtime.liveness import NO_WORKER, emit, lost
 from tasks.runtime.server_away import BY_WORKER
 from tasks.runtime.stage import Log, Order
 
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0
 RETRIES = 2  # of a stage whose worker or machine went down, whichever it is
+UNSERVED = 15.0  # minutes without a worker after which the stage's run is told of (infra/alerts.py)
 EVERY = 1.0  # seconds between two looks at the other run
+_NONE = "it has no worker"
 REVIVES = 15.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)
 LEAVE = 15.0  # seconds that a cancelled run is given to end, beside its grace, before the flow goes on ending itself
 
@@ -229,7 +232,7 @@ def _outcome(
     began = said = time.monotonic()
     left: float | None = None  # since when a node is gone
     silent: float | None = None  # since when the server takes the first for dead
-    away = _Away(order, there)
+    away, unserved = _Away(order, there), _Unserved(order, there)
     settings = {"timeout": server_away.ANSWER}
     with server_away.at_once(), get_client(sync_client=True, httpx_settings=settings) as client:
         while True:
@@ -255,6 +258,7 @@ def _outcome(
                     begins = any(s and s.is_pending() for s in states)
                     why = "its worker starts the run" if begins else _why(client, there)
                     log.warning("%s waits for pool %s: %s", order.label, there, why)
+                    unserved.look(client, _NONE in why, now, log)
             except httpx.HTTPError as error:
                 away.met(error, log)
             time.sleep(EVERY)
@@ -301,11 +305,33 @@ class _Away:
             log.info("%s: the Prefect server answers again", self.order.label)
 
 
+class _Unserved:
+    """A pool without a worker while a stage waits for it: told of once, after a quarter of an hour."""
+
+    def __init__(self, order: Order, there: str) -> None:
+        self.label, self.there = order.label, there
+        self.since: float | None = None  # since when it has none
+        self.told = False
+
+    def look(self, client: SyncPrefectClient, without: bool, now: float, log: Log) -> None:
+        """It has no worker at this moment, or has one."""
+        if not without:
+            self.since = None
+            return
+        self.since = now if self.since is None else self.since
+        if self.told or now - self.since < UNSERVED * MINUTE or not (own := flow_run.id):
+            return
+        self.told = True
+        said = f"{self.label} waits for pool {self.there}: {_why(client, self.there)}"
+        log.error("%s; whoever gets the alerts is told", said)
+        emit(NO_WORKER, client.read_flow_run(UUID(own)), {"message": said, "pool": self.there})
+
+
 def _why(client: SyncPrefectClient, there: str) -> str:
     workers = client.read_workers_for_work_pool(there)
     if any(worker.status == WorkerStatus.ONLINE for worker in workers):
         return "its worker is online, other runs are before it"
-    return f"it has no worker; start one: make worker POOL={there}"
+    return f"{_NONE}; start one: make worker POOL={there}"
 
 
 def _own_pool(client: SyncPrefectClient) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sifthinker.core.errors import UserError
+from sifthinker.store.manifest import Ref
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Planned:
     pool: str | None = None  # where it would run; none: in the flow's process
     key: str | None = None  # none: an input of it is not there yet
     lacks: tuple[str, ...] = ()  # what is not there for it; a run is refused
+    made: Ref | None = None  # the artifact that a run takes, where it is cached
 
     def as_json(self) -> dict[str, Any]:
         """For programs: a stage whose inputs are not there yet has no key."""

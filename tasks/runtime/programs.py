@@ -15,8 +15,8 @@ import yaml
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
 from sifthinker.llm.bookkeeping import SHARED
+from sifthinker.system.json_lines import whole_lines
 from sifthinker.training import memory, progress_page
-from sifthinker.training.progress_page import whole_lines
 from tasks.runtime import nodes, rehearsal, ui_artifacts
 from tasks.runtime.following import follow
 from tasks.runtime.stage import STOPPED, Job, how
@@ -114,11 +114,14 @@ class Page:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         """Says how the training has ended. A run that is told to end has no time for new curves."""
         ended = how(error)
-        took = f"{ended} after {self._steps()} and {(time.monotonic() - self._started) / MINUTE:.1f} min"
-        if ended == "stopped":
-            self._describe(f"{took}: {STOPPED}")
-        elif ended == "completed" or self._artifact:
-            self.show(took)
+        try:
+            took = f"{ended} after {self._steps()} and {(time.monotonic() - self._started) / MINUTE:.1f} min"
+            if ended == "stopped":
+                self._describe(f"{took}: {STOPPED}")
+            elif ended == "completed" or self._artifact:
+                self.show(took)
+        except Exception:  # it must neither fail a training that is done nor hide why another one failed
+            self.job.log.exception("%s: how it ended is not shown", self.job.order.label)
 
     def stopping(self) -> None:
         """Says that the training was told to end: the run may be killed before it has written its checkpoint."""
@@ -133,7 +136,7 @@ class Page:
             ui_artifacts.describe(self._artifact, f"{self.job.order.label}: {said}")
 
     def _steps(self) -> str:
-        steps = max((row["step"] for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
+        steps = max((row.get("step", 0) for row in whole_lines(self.job.work / "progress.jsonl")), default=0)
         return f"{steps:,} step{'' if steps == 1 else 's'}"
 
     def at(self, step: int) -> None:

@@ -145,7 +145,9 @@ MODULES: dict[str, Module] = {
         "sifthinker.training.adapters",
         "sifthinker.training.json_files",
         "sifthinker.training.ranks",
-        without=_names("main load check_world report_to DEEPSPEED"),  # how it starts
+        without=_names(
+            "main load check_world report_to collective_timeout COLLECTIVE BACKOFF DEEPSPEED"
+        ),  # how it starts, and how long ranks wait
     ),
     "training/scoring": _at("sifthinker.training.scoring"),
     "training/sft": _at("sifthinker.training.sft"),
@@ -180,7 +182,7 @@ MODULES: dict[str, Module] = {
     **{
         f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")
         for name in _names(
-            "affirmation box_frames choices counts cvbench files metrics mmbench mme ovdeval pope question refcoco "
+            "affirmation asides box_frames choices counts cvbench files metrics mmbench mme ovdeval pope question refcoco "
             "replies sat seed sif spatialbench viscot vqav2 vstar wording"
         )
     },
@@ -195,10 +197,13 @@ MODULES: dict[str, Module] = {
     "gate": _at("sifthinker.evaluation.gate"),
     "failures": _at("sifthinker.evaluation.failures"),
     "history": _at("sifthinker.evaluation.history"),
-    "ablation": _at("sifthinker.evaluation.ablation"),
+    "ablation": _at("sifthinker.evaluation.ablation", "sifthinker.evaluation.over_seeds"),
     # pages
     "report": _at(
-        "sifthinker.reporting.report", "sifthinker.reporting.outcome", "sifthinker.reporting.markdown"
+        "sifthinker.reporting.report",
+        "sifthinker.reporting.outcome",
+        "sifthinker.reporting.bought",
+        "sifthinker.reporting.markdown",
     ),
     "plots": _at("sifthinker.reporting.plots"),
     "pages": _at("sifthinker.reporting.pages"),
@@ -253,14 +258,17 @@ MODULES: dict[str, Module] = {
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
     "endpoint": _neutral("sifthinker.llm.connections sifthinker.llm.http", _CARRIES),
-    "batch": _neutral("sifthinker.llm.batch sifthinker.llm.batch_states", _CARRIES),
+    "batch": _neutral(
+        "sifthinker.llm.batch sifthinker.llm.batch_answers sifthinker.llm.batch_calls sifthinker.llm.batch_states",
+        _CARRIES,
+    ),
     "limits": _neutral(
         "sifthinker.llm.rate_limits sifthinker.llm.rate_limits_file sifthinker.llm.rate_limits_postgres",
         _CARRIES,
     ),
     "ledger": _neutral(
-        "sifthinker.llm.bookkeeping sifthinker.llm.ledger sifthinker.llm.ledger_import sifthinker.llm.ledger_postgres "
-        "sifthinker.llm.ledger_sqlite sifthinker.llm.postgres",
+        "sifthinker.llm.bookkeeping sifthinker.llm.ledger sifthinker.llm.ledger_batches sifthinker.llm.ledger_import "
+        "sifthinker.llm.ledger_postgres sifthinker.llm.ledger_sqlite sifthinker.llm.postgres",
         _KEEPS,
     ),
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
@@ -283,6 +291,7 @@ MODULES: dict[str, Module] = {
     "evaluation/progress": _neutral("sifthinker.evaluation.progress", _SHOWN),
     "training/progress": _neutral("sifthinker.training.progress", _SHOWN),
     "merge_check": _neutral("sifthinker.training.merge_check", "refuses a merge, and changes none"),
+    "training/outages": _neutral("sifthinker.training.outages", _CARRIES),
     "rowcheck": _neutral("sifthinker.training.row_check", "refuses a row, and changes none"),
     "preflight": _neutral(
         "sifthinker.training.preflight sifthinker.training.memory", "refuses a training, and changes none"

@@ -111,8 +111,8 @@ def _trained(settings: Callable[[Config], Train], libraries: tuple[str, ...]) ->
     return lambda config: Results(elsewhere=_of(settings(config).python, (*libraries, "deepspeed")))
 
 
-def _server(config: Config) -> Results:
-    """The libraries of a server that the stage starts; one that runs already is in the key by its address."""
+def server(config: Config) -> Results:
+    """The libraries of a server that the stage `evaluate` starts; one that runs already is in the key by its address."""
     found = SERVERS.get(config.evaluate.server, Results())
     return replace(found, elsewhere=_of(config.evaluate.python, found.libraries))
 
@@ -168,7 +168,7 @@ RESULTS: dict[str, Results] = {
     "evaluate": Results(
         ("stages/evaluate", "evaluate", "serve", "estimate"),
         ("torch", "transformers", "pillow", "numpy", "scipy"),  # depth maps; scores
-        given=(_family, _server, _standin(lambda c: c.evaluate.judge)),
+        given=(_family, server, _standin(lambda c: c.evaluate.judge)),
     ),
     "report": Results(("stages/report", "report", "lineage"), _CHARTS, _PAGES),
     "ablation": Results(("stages/ablation", "ablation"), ("numpy", "scipy", *_CHARTS)),

@@ -13,16 +13,27 @@ from tasks.runtime.stage_results import RESULTS
 
 
 @stage(
-    config=lambda c: {"reference": c.ablation.reference, "weights": c.model.weights},
+    config=lambda c: {
+        "reference": c.ablation.reference,
+        "weights": c.model.weights,
+        "untrained": _untrained(c),
+    },
     results=RESULTS["ablation"],
 )
 def ablation(job: Job) -> None:
     """Writes the table as Markdown, JSON and a picture."""
-    rows: dict[str, list[Path]] = {}
+    rows: dict[str, dict[int, Path]] = {}
     for name, artifact in job.inputs.items():  # <row>.<seed>
-        rows.setdefault(name.rpartition(".")[0], []).append(artifact.path)
-    domain.write(job.out, rows, job.config.ablation.reference, job.config.model.weights)
+        row, _, seed = name.rpartition(".")
+        rows.setdefault(row, {})[int(seed)] = artifact.path
+    config = job.config
+    domain.write(job.out, rows, config.ablation.reference, config.model.weights, _untrained(config))
     job.draft.rows = {"in": len(job.inputs), "kept": len(job.inputs), "rejected": {}}
+
+
+def _untrained(config: Config) -> list[str]:
+    """The rows that depend on no seed."""
+    return [variant.name for variant in config.ablation.variants if variant.trained == "no"]
 
 
 def evaluation(pipeline: Callable[[Run], None], config: Config, store: Store) -> Ref | None:

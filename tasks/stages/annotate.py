@@ -13,6 +13,7 @@ from sifthinker.annotation.projection import project
 from sifthinker.annotation.wanted import shares
 from sifthinker.config import Config, identity
 from sifthinker.core.given import TABLE, given
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
@@ -34,7 +35,7 @@ def _annotating(job: Job) -> Iterator[Endpoints]:
         watched(job, client.progress),
     ):
         if job.config.annotate.probe and api.mode != "batch":  # a batch may take a day
-            annotator = domain.Annotator(job.folders, client, job.config.annotate)
+            annotator = domain.Annotator(_library(job), client, job.config.annotate)
             tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
             wanted = job.config.publish.rows
             rows_of = [sum(1 for _ in read([part], ["id"])) for part in tables[0]] if wanted else []
@@ -125,6 +126,10 @@ def annotate(job: Job) -> None:
     job.notes["read"] = sum(1 for _ in read(job.table("samples"), ["id"]))
 
 
+def _library(job: Job) -> ImageLibrary:
+    return ImageLibrary(job.folders, job.config.ingest.max_pixels)
+
+
 def _samples(job: Job) -> Iterator[Sample]:
     return map(sample, read(job.table("samples")))
 
@@ -145,7 +150,7 @@ def _asked(
             filter(bought, _samples(job)),
             filter(bought, map(focus, read(job.table("focus")))),
             _maps(job),
-            job.folders,
+            _library(job),
             client,
             config,
             most,

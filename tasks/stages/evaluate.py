@@ -11,17 +11,19 @@ from sifthinker.config import LOCAL, STANDIN, STARTED, Config, identity
 from sifthinker.core.tables import read
 from sifthinker.evaluation import evaluate as domain
 from sifthinker.evaluation import judge_probe, running_server
+from sifthinker.evaluation.asking import BAD_REQUEST
 from sifthinker.evaluation.benchmarks import presence
 from sifthinker.evaluation.progress import Progress
 from sifthinker.llm import bookkeeping
 from sifthinker.models import serving
-from sifthinker.models.budget import budgeted, holds
+from sifthinker.models.budget import budgeted, holds, prepares
+from sifthinker.store.digests import sha256
 from sifthinker.store.manifest import Artifact
 from tasks.runtime import closure, stage_results
 from tasks.runtime import identity as identities
 from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
 from tasks.runtime.stage import Endpoints, Job, stage
-from tasks.runtime.stage_results import RESULTS, Results
+from tasks.runtime.stage_results import RESULTS
 
 
 def _files(config: Config) -> dict[str, Path]:
@@ -51,14 +53,18 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     return f"{said}; left out: {', '.join(absent)}" if absent else said
 
 
-def _served(server: str) -> str:
-    """What answers besides the weights: the server, its libraries, and what we have it do.
+def _served(config: Config) -> str:
+    """What answers besides the weights and their processor: the server, its libraries, and what we have it do.
 
-    A reply of another server is another reply, also in the ledger.
+    A reply of another server is another reply, also in the ledger. Of a server that runs already nothing more counts than
+    its address: our libraries and processors are not its own, and its replies may have been paid for.
     """
-    means = stage_results.SERVERS.get(server, Results())
-    code = [closure.digest(name) for name in ("serve", *means.modules)]
-    return " ".join(filter(None, (server, identities.versions(means.libraries), *code)))
+    server = config.evaluate.server
+    if server not in STARTED:
+        return f"{server} {closure.digest('serve')}"
+    means = stage_results.server(config)
+    code = closure.code(("serve", f"families/{config.model.family}", *means.modules))
+    return f"{server} {identities.versions(means)} {sha256(code)}"
 
 
 @contextmanager
@@ -70,7 +76,7 @@ def _judge(job: Job) -> Iterator[llm.Client | None]:
         return
     with (
         endpoint(lambda _: api)(job) as endpoints,
-        llm.Client(api, endpoints.ledger, endpoints.url, scope="judge") as client,
+        llm.Client(api, endpoints.ledger, endpoints.url, scope="judge", again=(BAD_REQUEST,)) as client,
     ):
         yield client
 
@@ -84,7 +90,7 @@ def _probing(job: Job) -> Iterator[Endpoints]:
     config, api = job.config.evaluate, job.config.evaluate.judge
     if config.probe and api is not None and api.base_url not in (STANDIN, LOCAL) and api.mode != "batch":
         place = bookkeeping.place(job.store.root)
-        with llm.Client(api, place, api.base_url, scope="judge") as client:
+        with llm.Client(api, place, api.base_url, scope="judge", again=(BAD_REQUEST,)) as client:
             for said in judge_probe.probe(config.benchmarks, client):
                 job.log.info("%s: %s", job.order.label, said)
     yield Endpoints()
@@ -95,12 +101,14 @@ def _server(job: Job) -> Iterator[domain.Served]:
     """The model at a server that is started for it, or at one that runs."""
     config, model, budget = job.config.evaluate, job.inputs["model"], job.config.model.max_pixels
     label = f"{job.config.name} {model.manifest['label']}"
-    digest = f"{model.weights} {_served(config.server)} {config.fresh}".strip()
+    digest = f"{model.weights} {_served(job.config)} {config.fresh}".strip()
     if config.server not in STARTED:
         url = config.server.rstrip("/")
         running = running_server.identify(
             url, running_server.listed(url), config.served_model, model.path, job.store.digests.file
         )
+        if running.verified:
+            running = running_server.compared(running, model.path, budget)
         sizes = running.verified and holds(Path(running.root), budget)
         extra = serving.suppression(config.server, url, model.path)
         yield domain.Served(
@@ -108,6 +116,7 @@ def _server(job: Job) -> Iterator[domain.Served]:
         )
         return
     folder = budgeted(model.path, budget, job.work / "served")
+    digest = f"{digest} {prepares(folder)}"  # of what the budget, the template and the processor make the model see
     with serving.serving(folder, config.server, job.work / "server.log", python=config.python) as url:
         extra = serving.suppression(config.server, url, folder)
         yield domain.Served(url, serving.MODEL_NAME, label, digest, extra=extra)
@@ -150,7 +159,7 @@ def evaluate(job: Job) -> None:
     with _judge(job) as judge, watched(job, progress.counts, progress.line):
         ledger = bookkeeping.place(job.store.root)
         domain.evaluate(
-            _server(job), job.config.model, config, ledger, depth_pictures, job.out, judge, progress
+            _server(job), job.config.model, config, ledger, depth_pictures, job.out, judge, progress, job.work
         )
     rejected = Counter(row["reason"] for row in read(job.out / "rejects.parquet"))
     kept = sum(1 for _ in read(job.out / "predictions.parquet", ["id"]))

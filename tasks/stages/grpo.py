@@ -31,7 +31,7 @@ def _held_out(job: Job, subset: list[Path]) -> Path:
     results=RESULTS["grpo"],
     around=endpoint(lambda c: c.grpo.judge),
     lineage=True,
-    lacks=lambda c: unnamed("grpo.judge", c.grpo.judge),
+    lacks=lambda c: [*unnamed("grpo.judge", c.grpo.judge), *preflight.too_few(c)],
     retries=2,  # resumes from its last checkpoint
     expects=lambda c, _: f"sampled by {samplers.why(c.grpo)}",
 )

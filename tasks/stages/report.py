@@ -1,6 +1,7 @@
 """report: everything on one page."""
 
 from sifthinker.core import scores
+from sifthinker.evaluation import history
 from sifthinker.reporting import lineage_picture
 from sifthinker.reporting import report as domain
 from sifthinker.store import lineage
@@ -31,6 +32,12 @@ def report(job: Job) -> None:
         ),
         *(f"{m['label']}: {m['notes']['standin']}" for m in manifests if m["notes"].get("standin")),
     ]
+    before = {
+        name: scores.read_with_model(job.inputs[f"evaluate_{name}"].path)
+        for name in ("base", "sft")
+        if f"evaluate_{name}" in job.inputs
+    }
+    last = scores.read_with_model(job.inputs["evaluate"].path)
     facts = domain.Facts(
         stages=manifests,
         title=job.config.name,
@@ -38,12 +45,9 @@ def report(job: Job) -> None:
         examples=job.config.report.examples,
         histories={name: job.inputs[name].path / "history.jsonl" for name in ("sft", "grpo")},
         completions=job.inputs["grpo"].path / "completions.parquet",
-        scores=scores.read_with_model(job.inputs["evaluate"].path),
-        before={
-            name: scores.read_with_model(job.inputs[f"evaluate_{name}"].path)
-            for name in ("base", "sft")
-            if f"evaluate_{name}" in job.inputs
-        },
+        scores=last,
+        before=before,
+        headlines=history.headlines([score for of in (*before.values(), last) for score in of]),
         predictions=job.inputs["evaluate"].path / "predictions.parquet",
         shown=job.inputs["evaluate"].path / "shown.parquet",
         machine=machine.describe(),

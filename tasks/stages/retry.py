@@ -8,14 +8,23 @@ from sifthinker.annotation import retry as domain
 from sifthinker.annotation.annotate import Annotator
 from sifthinker.annotation.first_rows import of_parts
 from sifthinker.annotation.probe import ROWS, probe
-from sifthinker.annotation.projection import project
+from sifthinker.annotation.projection import borrowed_prices, project
 from sifthinker.config import Again, Api, Config, identity
+from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
 from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
 from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS
+
+
+def _library(job: Job) -> ImageLibrary:
+    return ImageLibrary(job.folders, job.config.ingest.max_pixels)
+
+
+def _letters(job: Job) -> Iterator[Reject]:
+    return (Reject(**row) for row in read(job.inputs["chains"].rejects()))
 
 
 def _api(job: Job, again: Again) -> Api:
@@ -27,6 +36,13 @@ def _retrying(job: Job) -> Iterator[Endpoints]:
     """An engine a pass for all shards, as in annotate; the counts shown are the last pass's, and noted are all."""
     annotate, passes = job.config.annotate, job.config.retry.passes
     domain.check([(again.reasons, domain.over(again, annotate)) for again in passes], annotate)
+    if said := domain.not_found(
+        passes[0].reasons, _letters(job)
+    ):  # a later pass may have reasons of an earlier
+        job.log.warning("%s: %s", job.order.label, said)
+    for again in passes:
+        if said := borrowed_prices(again, annotate):
+            job.log.warning("%s: %s: its cost may be wrong", job.order.label, said)
     together = Endpoints()
     engines: list[object] = []
     with ExitStack() as stack:
@@ -47,11 +63,10 @@ def _probe(job: Job, again: Again, client: llm.Client) -> None:
     config = domain.over(again, job.config.annotate)
     if not config.probe or config.api.mode == "batch":  # a batch may take a day
         return
-    letters = (Reject(**row) for row in read(job.inputs["chains"].rejects()))
-    before = {row.id: row.reason for row in domain.asked_again(letters, again.reasons)}
+    before = {row.id: row.reason for row in domain.asked_again(_letters(job), again.reasons)}
     tables = [job.inputs[name].parts(name) for name in ("samples", "focus", "maps")]
     if before and (rows := of_parts(zip(*tables, strict=True), ROWS, before)):
-        found = probe(rows, Annotator(job.folders, client, config), before)
+        found = probe(rows, Annotator(_library(job), client, config), before)
         found.log(job.log, f"{job.order.label} with {config.api.model}")
 
 
@@ -70,12 +85,17 @@ def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
 
 
 def _lacks(config: Config) -> list[str]:
-    """The passes whose endpoint nobody named; where it is annotate's, that stage says so."""
-    return [
-        said
-        for number, again in enumerate(config.retry.passes)
-        for said in unnamed(f"retry.passes[{number}].api", again.api)
-    ]
+    """The passes whose endpoint nobody named, or whose budget would be counted at another model's prices.
+
+    Where annotate's endpoint is not named, that stage says so.
+    """
+    lacking = []
+    for number, again in enumerate(config.retry.passes):
+        name = f"retry.passes[{number}]"
+        lacking += unnamed(f"{name}.api", again.api)
+        if config.annotate.api.budget_money is not None and (said := borrowed_prices(again, config.annotate)):
+            lacking.append(f"{name}: budget_money cannot be held: {said}, or use budget_tokens")
+    return lacking
 
 
 @stage(
@@ -106,7 +126,7 @@ def retry(job: Job) -> None:
             lambda: (DepthMap(**row) for row in read(job.table("maps"))),
             map(annotation, read(job.table("chains"))),
             (Reject(**row) for row in read(letters)),
-            job.folders,
+            _library(job),
             passes,
         )
         job.keep("chains", CHAINS, records)

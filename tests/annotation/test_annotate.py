@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import random
@@ -238,11 +239,31 @@ def test_rows_that_cannot_be_asked_are_rejects_with_their_reason(tmp_path):
         standin.running(tmp_path / "log") as url,
         llm.Client(rows.settings().api, tmp_path / "calls.db", url) as client,
     ):
-        results = list(annotate.annotate(data, looks, images, {"test": tmp_path}, client, rows.settings()))
+        results = list(
+            annotate.annotate(data, looks, images, rows.library(tmp_path), client, rows.settings())
+        )
         assert client.progress().rows_kept == 1
         assert client.progress().rows_rejected == 4
     reasons = [row.reason if isinstance(row, Reject) else "" for row in results]
     assert reasons == ["focus-missing", "depth-missing", "image-missing", "image-changed", ""]
+
+
+def test_a_file_that_ingest_took_is_taken_however_many_bytes_it_has_besides_its_pixels(tmp_path):
+    """Animations, pages and what lies behind a picture: their bytes are limited as ingest limits them."""
+    file = tmp_path / "long.png"
+    rows.pictures(tmp_path, 1)
+    (tmp_path / "0.png").rename(file)
+    with file.open("r+b") as opened:
+        opened.truncate(8 * rows.WIDTH * rows.HEIGHT + 2**24 + 1)
+    names = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest())]
+    [row] = rows.samples(names, 1)
+    library = rows.library(tmp_path)
+    data = library.of(row).data  # as ingest, depth and publish read it
+    photo, pictures = annotate.Annotator(library, None, rows.settings()).pictures(
+        row, ((Region(WHOLE, 0.5),),)
+    )
+    assert photo == data
+    assert len(pictures) == 1
 
 
 def test_dead_letters_are_listed_by_reason(tmp_path):

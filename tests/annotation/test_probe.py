@@ -18,13 +18,12 @@ from sifthinker.annotation.early_stop import Hopeless
 from sifthinker.annotation.first_rows import FirstRow, first_rows
 from sifthinker.annotation.preview import Metered, preview
 from sifthinker.annotation.probe import probe
-from sifthinker.config import Again, Annotate, Api
+from sifthinker.config import Again, Annotate, Api, Ingest
 from sifthinker.core.errors import UserError
-from sifthinker.core.images import read
 from sifthinker.core.records import Annotation, Reject
 from sifthinker.core.tables import FOCUS, MAPS, REJECTS, SAMPLES, write
 from sifthinker.llm.standin import replies
-from sifthinker.reporting.preview_page import Card, render_page
+from sifthinker.reporting.preview_page import cards_of, render_page
 from sifthinker.store.artifacts import Store
 from tasks.operations.revive import revive
 from tasks.runtime.elsewhere import Elsewhere
@@ -66,7 +65,7 @@ def first(folder: Path, count: int = ROWS) -> list[FirstRow]:
 @contextmanager
 def annotator(folder: Path, url: str, config: Annotate = CONFIG) -> Iterator[tuple[Annotator, Metered]]:
     with Metered(config.api, folder / "calls.sqlite", url) as client:
-        yield Annotator({"test": folder}, client, config), client
+        yield Annotator(rows.library(folder), client, config), client
 
 
 def test_the_first_rows_are_those_that_can_be_asked_in_order(tmp_path):
@@ -133,7 +132,7 @@ def test_three_rows_that_fail_stop_the_stage_and_one_does_not(tmp_path, answer, 
         evil.serving(writing(lambda row: row == 0)) as server,
         annotator(tmp_path / "b", server.url) as (asks, _),
     ):
-        again = Annotator({"test": tmp_path}, asks.client, CONFIG)
+        again = Annotator(rows.library(tmp_path), asks.client, CONFIG)
         assert "the reply is a chain" in probe(first(tmp_path), again).said
 
 
@@ -143,7 +142,10 @@ def test_a_row_whose_picture_is_gone_is_no_reason_to_stop(tmp_path):
     with evil.serving(writing()) as server, annotator(tmp_path, server.url) as (asks, _):
         assert "row test/made/1" in probe(chosen, asks).said
         assert "none of the first rows" in probe(chosen[:1], asks).said
-        assert len(server.asked) == 2
+    assert len(server.asked) in (
+        1,
+        2,
+    )  # of rows 1 and 2 the first reply is enough, and the other may not have been sent yet
 
 
 def test_a_preview_says_what_all_rows_would_cost_and_is_not_paid_again(tmp_path):
@@ -175,22 +177,29 @@ def test_the_page_shows_chains_and_why_there_is_none(tmp_path):
         annotator(tmp_path, server.url) as (asks, client),
     ):
         found = preview(chosen, asks, client, ROWS)
-    cards = [
-        Card(
-            seen.row.sample,
-            read(tmp_path, seen.row.sample.image, 10**6).data,
-            seen.row.map,
-            seen.row.steps,
-            seen.result,
-        )
-        for seen in found.seen
-    ]
+    cards, unseen = cards_of([one.shown for one in found.seen], rows.library(tmp_path))
+    assert not unseen
     page = render_page("mine", found.lines(CONFIG), ["annotate.api: <b>"], cards)
     assert page.count("data:image/jpeg") == 2
     assert "Answer: a red coat" in page
     assert "No chain after 1 try: bad-request" in page
     assert "this picture is odd" in page
     assert "&lt;b&gt;" in page  # what others wrote is text
+
+
+def test_a_row_whose_picture_is_gone_or_another_is_left_off_the_page_and_told(tmp_path):
+    chosen = first(tmp_path, 3)
+    with evil.serving(writing()) as server, annotator(tmp_path, server.url) as (asks, client):
+        found = preview(chosen, asks, client, ROWS)
+    (tmp_path / chosen[0].sample.image).unlink()
+    (tmp_path / chosen[1].sample.image).write_bytes((tmp_path / chosen[2].sample.image).read_bytes())
+    cards, unseen = cards_of([one.shown for one in found.seen], rows.library(tmp_path))
+    assert [card.sample for card in cards] == [chosen[2].sample]
+    gone, other = unseen
+    assert gone.startswith(f"{chosen[0].sample.id} is not on the page: ")
+    assert "image-missing" in gone
+    assert other.startswith(f"{chosen[1].sample.id} is not on the page: ")
+    assert "changed since ingest: sha256" in other
 
 
 def test_what_was_refused_is_asked_again_once_its_cause_is_mended(tmp_path):
@@ -282,12 +291,13 @@ def test_each_pass_of_retry_begins_with_a_row_that_it_asks_again(tmp_path, caplo
                 annotate=CONFIG.model_copy(update={"api": api}),
                 retry=SimpleNamespace(passes=passes),
                 sources=(),
+                ingest=Ingest(),
             ),
             inputs=parts,
             folders={"test": tmp_path},
             store=store,
             work=tmp_path,
-            order=SimpleNamespace(label="retry"),
+            order=SimpleNamespace(label="retry", stage=SimpleNamespace(name="retry")),
             elsewhere=Elsewhere(),
             log=logging.getLogger("retry"),
             notes={},

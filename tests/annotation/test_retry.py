@@ -2,11 +2,13 @@ import pytest
 
 from sifthinker import llm
 from sifthinker.annotation import retry
-from sifthinker.config import Again
+from sifthinker.annotation.projection import borrowed_prices
+from sifthinker.config import Again, Config
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Annotation, Reject
 from sifthinker.core.rejects import attempts
 from sifthinker.llm import standin
+from tasks.stages import retry as stages
 from tests import annotation_rows as rows
 
 FAULTS = {"wrong-depths": 0.2, "content-filter": 0.1}  # drawn by the request: another model draws anew
@@ -33,7 +35,7 @@ def test_dead_letters_are_asked_again_alone_and_nothing_is_lost(tmp_path):
                     lambda: rows.maps(names),
                     chains,
                     rejects,
-                    {"test": tmp_path},
+                    rows.library(tmp_path),
                     [(frozenset(again.reasons), client, second)],
                 )
             )
@@ -59,6 +61,25 @@ def test_dead_letters_are_asked_again_alone_and_nothing_is_lost(tmp_path):
             assert len(attempts(row.detail)) == 2
 
 
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [
+        ((), ""),
+        (("depths",), ""),
+        (("depths", "boxes"), ""),
+        (
+            ("dephts", "boxes"),
+            "no row was rejected for dephts; the rows that can be asked again: depths (2), boxes (1)",
+        ),
+        (("not-needed",), "no row was rejected for not-needed; "),  # never asked
+    ],
+)
+def test_a_reason_that_no_row_has_is_told_with_those_that_there_are(reasons, said):
+    rejects = [Reject("annotate", reason, "", "id") for reason in ("boxes", "depths", "not-needed", "depths")]
+    found = retry.not_found(reasons, rejects)
+    assert found.startswith(said) and bool(found) == bool(said)
+
+
 def test_a_pass_that_asks_the_same_is_refused():
     first = rows.settings()
     for again in (Again(), Again(attempts=9), Again(reasons=("depths",)), Again(model=first.api.model)):
@@ -66,6 +87,32 @@ def test_a_pass_that_asks_the_same_is_refused():
             retry.check([(again.reasons, retry.over(again, first))], first)
     for again in (Again(seed=1), Again(prompt="x"), Again(model="other"), Again(reasons=("exhausted",))):
         retry.check([(again.reasons, retry.over(again, first))], first)
+
+
+PRICED = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "prices": {"prompt": 2, "completion": 8}}
+
+
+@pytest.mark.parametrize(
+    ("api", "again", "said"),
+    [
+        (PRICED, {"model": "other"}, "other is asked at the prices of m"),
+        (PRICED, {"model": "m", "seed": 1}, ""),
+        (PRICED, {"seed": 1}, ""),
+        (PRICED, {"model": "other", "api": PRICED | {"prices": {"prompt": 9}}}, ""),  # it has its own
+        (PRICED | {"prices": {}}, {"model": "other"}, ""),
+    ],
+)
+def test_another_model_at_the_prices_of_the_first_is_said_and_refused_under_a_budget(api, again, said):
+    configured = Config.model_validate({"scenes": {}, "annotate": {"api": api}, "retry": {"passes": [again]}})
+    assert borrowed_prices(configured.retry.passes[0], configured.annotate).startswith(said)
+    assert stages.retry.lacks(configured) == []
+    if not api["prices"]:
+        return
+    limited = configured.model_dump()
+    limited["annotate"]["api"]["budget_money"] = 5.0
+    found = stages.retry.lacks(Config.model_validate(limited))
+    assert len(found) == bool(said)
+    assert all(one.startswith(f"retry.passes[0]: budget_money cannot be held: {said}") for one in found)
 
 
 def test_the_row_of_a_published_chain_that_was_not_taken_can_be_bought(tmp_path):
@@ -87,7 +134,7 @@ def test_the_row_of_a_published_chain_that_was_not_taken_can_be_bought(tmp_path)
                 lambda: rows.maps(names),
                 [],
                 rejects,
-                {"test": tmp_path},
+                rows.library(tmp_path),
                 [(frozenset(), client, config)],
             )
         )

@@ -117,6 +117,33 @@ def test_a_text_that_names_a_depth_says_ours_or_is_rejected(
         assert chain.parse(kept[0].chain).steps[-1].text == becomes
 
 
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        # On the square 0.280 is less than 0.312. On the image it is more than the 0.249 that this becomes.
+        ("It is in [0.280, 0.312, 0.750, 0.500].", "It is in [0.280, 0.249, 0.750, 0.500]."),
+        ("From 0.312 on, at a depth of {mine}.", "From 0.249 on, at a depth of {ours}."),
+        ("At {mine}, behind the 0.500 of the whole.", None),  # depths, and by our map it is before it
+    ],
+)
+def test_a_text_may_recite_a_box_whose_coordinates_change_their_order(
+    tmp_path: Path, text: str, becomes: str | None
+) -> None:
+    (row,), out, maps = numbered(tmp_path, 1)
+    box = (0.28, *BOX[1:])
+    on_canvas = [round(value, 3) for value in boxes.to_padded(box, 64, 48)]
+    assert on_canvas == [0.28, 0.312, 0.75, 0.5]
+    row = changed("normalized_solution_round.bbox_3d", [on_canvas])(row)
+    row = swapped("[0.25, 0.25, 0.75, 0.5]", str(on_canvas))(row)
+    row = said(text.format(mine="0.655"), "0.655")(row)
+    kept, rejects, _ = chains([row], out, maps, frame="padded")
+    if becomes is None:
+        assert [(one.reason, "compares depths" in one.detail) for one in rejects] == [("number-said", True)]
+        return
+    (last,) = kept[0].steps[-1]
+    assert chain.parse(kept[0].chain).steps[-1].text == becomes.format(ours=f"{last.depth:.3f}")
+
+
 def test_the_chain_of_a_box_on_the_padded_square_is_brought_to_the_image(tmp_path: Path) -> None:
     (row,), out, maps = numbered(tmp_path, 1)
     on_canvas = [round(value, 3) for value in boxes.to_padded(BOX, 64, 48)]

@@ -74,15 +74,45 @@ SOURCE = "{name: mine, format: viscot, path: x}"
             "tier: there is no tier 'quik'; did you mean 'quick'?; tiers: quick",
         ),
         (
-            "scenes: {}\nnightly: {tiers: {nightly: {then: weekly}}}",
+            "scenes: {}\nnightly: {tiers: {nightly: {then: monthly}}}",
             {},
-            "tiers.nightly.then: there is no tier 'weekly'; tiers: nightly",
+            "tiers.nightly.then: there is no tier 'monthly'; tiers: quick, nightly, weekly",
         ),
         (
             "scenes: {}\nnightly: {tiers: {nightly: {then: all}, all: {then: nightly}}}",
             {},
             "nightly -> all -> nightly: a tier must not follow itself",
         ),
+        # a model that nobody named
+        (
+            "scenes: {}\nannotate: {api: {base_url: 'https://x.example/v1'}}",
+            {},
+            "line 2: annotate.api: no model is named for https://x.example/v1: set `model`",
+        ),
+        (
+            "scenes: {}\ngrpo: {judge: {base_url: 'https://x.example/v1', model: standin}}",
+            {},
+            "grpo.judge: no model is named for https://x.example/v1: set `model`",
+        ),
+        # values that a stage would refuse hours later
+        (
+            "scenes: {}\ndepth: {size: 500}",
+            {},
+            "depth.size: 500 is no multiple of 14, the side of the model's patch: set 490 or 504",
+        ),
+        (
+            "scenes: {}\ngrpo: {nodes: 2, generation: vllm_lora}",
+            {},
+            "grpo: generation: vllm_lora samples on one machine, and nodes is 2; set generation to transformers",
+        ),
+        (
+            "scenes: {}\ngrpo: {generation: vllm_lora, lora: {r: 1024}}",
+            {},
+            "grpo: lora.r: 1024: vLLM takes adapters of rank 512 at most; lower it",
+        ),
+        # places that are not there
+        ("scenes: {}\nablation: {pairs: [[base]]}", {}, "ablation.pairs.0.1: is missing; give it"),
+        ("scenes: {}", {"ablation.pairs": [["base"]]}, "--set ablation.pairs.0.1: is missing; give it"),
         # values
         ("scenes: {rows: x}", {}, "line 1: scenes.rows: must be a whole number, found 'x'"),
         ("scenes: {rows: true}", {}, "scenes.rows: must be a number, found true"),
@@ -260,3 +290,38 @@ class _Stage(Section):
 def test_a_field_that_was_added_later_counts_only_when_it_differs_from_its_default() -> None:
     assert identity(_Stage()) == identity(_Stage(workers=2)) == {"steps": 3}
     assert identity(_Stage(variant="other")) == {"steps": 3, "variant": "other"}
+
+
+@pytest.mark.parametrize("section", ["sft", "grpo"])
+def test_one_field_of_an_adapter_leaves_the_others_at_their_defaults(section: str) -> None:
+    default = getattr(parse({"scenes": {}}, "test"), section).lora
+    found = getattr(parse({"scenes": {}, section: {"lora": {"r": 16}}}, "test"), section).lora
+    assert found == default.model_copy(update={"r": 16}) and default.r != 16
+
+
+@pytest.mark.parametrize(
+    ("nightly", "chain", "limit"),
+    [
+        ({"tier": "quick"}, ("quick", "nightly"), 200),
+        ({"tier": "quick", "tiers": {"quick": {"limit": 100}}}, ("quick", "nightly"), 100),
+        ({"tiers": {"quick": {"limit": 100}}}, ("nightly",), 100),
+        ({"tier": "quick", "tiers": {"quick": {"then": ""}}}, ("quick",), 200),
+        ({"tier": "quick", "tiers": {"quick": {"limit": None}}}, ("quick", "nightly"), None),
+        ({"tier": "mine", "tiers": {"mine": {"limit": 5, "then": "weekly"}}}, ("mine", "weekly"), 200),
+    ],
+)
+def test_a_tier_keeps_the_fields_that_are_not_given(
+    nightly: dict[str, object], chain: tuple[str, ...], limit: int | None
+) -> None:
+    config = parse({"scenes": {}, "nightly": nightly}, "test")
+    assert (config.nightly.chain, config.nightly.tiers["quick"].limit) == (chain, limit)
+    assert config.nightly.tiers["weekly"].fresh
+    for left_out in ({}, {"exclude_defaults": True}, {"exclude_unset": True}):
+        assert parse(config.model_dump(mode="json", **left_out), "again") == config
+
+
+def test_an_endpoint_in_parts_takes_no_model_from_the_default_of_another_one() -> None:
+    """Artifacts of a stand-in that is named without a model keep their keys."""
+    assert parse({"scenes": {}}, "test").annotate.api.model == "doubao-1.5-vision-pro"
+    named = parse({"scenes": {}, "annotate": {"api": {"base_url": "standin"}}}, "test")
+    assert named.annotate.api.model == "standin"

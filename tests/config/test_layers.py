@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.commands.main import app
 from flows.commands.options import load as chosen
-from sifthinker.config import layers, load
+from sifthinker.config import changed, layers, load
 from sifthinker.core.errors import UserError
 
 
@@ -46,6 +46,36 @@ def test_an_endpoint_by_preset_keeps_nothing_of_the_lower_one(write) -> None:
     ).annotate.api
     assert (found.base_url, found.api_key_env) == ("https://api.openai.com/v1", "OPENAI_API_KEY")
     assert found.requests_per_minute is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_preset_that_is_set_keeps_nothing_of_the_files_endpoint_and_all_that_is_set_beside_it(
+    turned: bool,
+) -> None:
+    fields = {"grpo.judge.preset": "openai", "grpo.judge.model": "gpt-4o", "grpo.judge.concurrency": 2}
+    found = load(layers.named("paper"), dict(reversed(fields.items())) if turned else fields)
+    judge = found.grpo.judge
+    assert (judge.base_url, judge.api_key_env) == ("https://api.openai.com/v1", "OPENAI_API_KEY")
+    assert (judge.model, judge.concurrency) == ("gpt-4o", 2)
+    assert found.evaluate.judge is not None
+    assert found.evaluate.judge.api_key_env == "ARK_API_KEY", "an alias of the same mapping"
+
+
+def test_a_preset_that_is_set_alone_does_not_take_the_files_model() -> None:
+    with pytest.raises(UserError, match=r"annotate\.api: preset openai names no model"):
+        load(layers.named("demo"), {"annotate.api.preset": "openai"})
+
+
+def test_the_preset_of_the_file_set_again_changes_nothing(write) -> None:
+    """As a form does: its configuration has the settings already, and it is given them once more."""
+    file = write("c.yaml", "extends: paper\ngrpo: {judge: {preset: openai, model: m, extra: {a: 1}}}")
+    assert load(file, {"grpo.judge.preset": "openai"}) == load(file)
+
+
+def test_a_variant_with_another_preset_keeps_nothing_of_the_endpoint() -> None:
+    fields = {"annotate.api.preset": "openai", "annotate.api.model": "m"}
+    found = changed(load(layers.named("paper")), fields, "variant").annotate.api
+    assert (found.api_key_env, found.requests_per_minute) == ("OPENAI_API_KEY", None)
 
 
 def test_null_takes_a_section_of_a_lower_layer_away(write) -> None:

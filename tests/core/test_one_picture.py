@@ -148,8 +148,9 @@ def test_the_trainers(seen: Seen) -> None:
 def test_the_annotator(seen: Seen) -> None:
     """A JPEG with boxes, sized down where it is large, of the same picture."""
     steps = ((Region((0.1, 0.2, 0.6, 0.7), 0.5),),)
+    library = images.ImageLibrary({"test": seen.folder}, 1_000_000)
     for settings in (config.Annotate(), config.Annotate(max_pixels=3136 // 8 * 8, jpeg_quality=70)):
-        _, (url,) = annotate.Annotator({"test": seen.folder}, None, settings).pictures(seen.sample, steps)
+        _, (url,) = annotate.Annotator(library, None, settings).pictures(seen.sample, steps)
         boxes = [region.box for region in steps[0]]
         drawn = drawing.annotated(seen.png, boxes, settings.max_pixels, settings.jpeg_quality)
         assert np.array_equal(decoded(sent(url)), decoded(drawn))

@@ -165,4 +165,4 @@ def test_pictures_are_the_coloured_maps(weights: Path) -> None:
 
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused(weights: Path) -> None:
     with pytest.raises(UserError, match=r"depth\.size: 500 is no multiple of 14"):
-        next(depth_estimation.estimate([picture(60, 40)], weights, Depth(size=500)))
+        next(depth_estimation.estimate([picture(60, 40)], weights, Depth().model_copy(update={"size": 500})))

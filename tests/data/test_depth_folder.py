@@ -50,6 +50,20 @@ def test_every_picture_is_made_or_rejected_by_its_name(folder: Path, tmp_path: P
     assert (out / "a.jpg.png").read_bytes() == stage
 
 
+def test_a_picture_whose_name_is_no_utf_8_is_made_or_rejected_like_any_other(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    good, broken = os.fsdecode(b"good\xe9.png"), os.fsdecode(b"caf\xe9.jpg")
+    picture(folder / good)
+    (folder / broken).write_bytes(b"no picture")
+    counts, rejects = depth_folder.write(folder, out, WEIGHTS, CONFIG, PIXELS)
+    assert (counts.made, counts.rejected) == (1, 1)
+    assert (out / f"{good}.png").exists()
+    [reject] = rejects
+    assert reject.file == "caf\\xe9.jpg"
+    reject.detail.encode()  # a terminal takes it
+    assert [row["file"] for row in tables.read(out / "rejects.parquet")] == ["caf\\xe9.jpg"]
+
+
 def test_a_second_run_makes_what_is_missing_or_older_than_its_picture(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     depth_folder.write(folder, out, WEIGHTS, CONFIG, PIXELS)
@@ -81,6 +95,13 @@ def test_the_depth_pictures_may_lie_in_the_folder_itself(folder: Path) -> None:
     for _ in range(2):
         counts, _ = depth_folder.write(folder, folder / "depth", WEIGHTS, CONFIG, PIXELS)
         assert counts.total == 3
+
+
+def test_a_record_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "depth.json").write_text("{")
+    with pytest.raises(UserError, match=r"depth\.json cannot be read: .* --out"):
+        depth_folder.write(folder, tmp_path / "out", WEIGHTS, CONFIG, PIXELS)
 
 
 def test_a_folder_of_another_model_or_size_is_refused(folder: Path, tmp_path: Path) -> None:

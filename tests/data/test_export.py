@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,17 @@ def test_hostile_names_stay_inside_the_folder(tmp_path, dataset):
     for name in record["images"]:
         assert (out / name).resolve().is_relative_to((out / "images").resolve())
         assert not set(name) & set(" ;…")
+
+
+def test_a_box_has_an_area_in_the_export_as_it_has_in_the_chain(tmp_path):
+    """A box of 1.5 pixels in a picture of 4000 has no width with three decimals."""
+    made = part(tmp_path / "photos", (1,))
+    [sample] = made.samples
+    made.samples = [replace(sample, boxes=((0.5001, 0.25, 0.500475, 0.5),))]
+    file = made.write(tmp_path / "part.parquet")
+    export.export([file], None, tmp_path / "out")
+    [record] = json.loads((tmp_path / "out" / export.SFT_FILE).read_text("utf-8"))
+    assert record["normalized_solution_round"]["bbox_3d"] == [[0.5, 0.25, 0.501, 0.5]]
 
 
 def test_an_existing_export_is_not_written_over(tmp_path):

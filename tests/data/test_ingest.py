@@ -19,6 +19,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject, Sample, sample
 from sifthinker.core.tables import REJECTS, SAMPLES, read, write
 from sifthinker.data.ingest import ingest, part
+from sifthinker.data.sources import SOURCES
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 METADATA: dict[str, Any] = {
@@ -293,6 +294,30 @@ def test_the_place_of_a_bad_image_goes_to_the_next_in_line(tmp_path: Path, folde
     assert reasons == sorted(reasons)  # all "image-missing", then all "not-sampled"
     everything, _ = split(ingest([viscot(tmp_path / "rows.jsonl", folder)], Ingest()))
     assert {one.id for one in samples} <= {one.id for one in everything}
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason", "opened"),
+    [
+        ({"bboxs": [[4, 3, 90, 15]]}, "box-outside", False),
+        ({"bboxs": [[4, 3, 90, 15]]}, "box-outside", True),
+        ({"answer": ""}, "empty", True),
+        ({"width": 0, "height": 0}, "wrong-type", False),
+        ({"image": "none.png"}, "image-missing", True),
+        ({"image": "cut.png"}, "image-broken", True),
+    ],
+)
+def test_of_rows_with_one_id_the_first_good_one_is_kept(
+    tmp_path: Path, folder: Path, bad: dict[str, Any], reason: str, opened: bool
+) -> None:
+    row = METADATA | {"question_id": 1}
+    path = lines(tmp_path / "rows.jsonl", [row | bad, row | bad, row, row])
+    source = viscot(path, folder if opened else None)
+    for found in (ingest([source], Ingest()), SOURCES["viscot"](path, source.images, source)):
+        (kept,), rejects = split(found)
+        assert kept.id == "v/gqa/1"
+        assert {one.row: one.reason for one in rejects} == {1: reason, 2: reason, 4: "duplicate-id"}
+        assert all("row 3 has id v/gqa/1 too" in one.detail for one in rejects if one.row == 4)
 
 
 def test_a_cap_is_filled_from_what_is_good_however_the_images_are_batched(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from sifthinker.config import Ingest, Source
 from sifthinker.core import images
@@ -93,6 +93,29 @@ def taken(folder: Path, data: bytes) -> Sample | Reject:
     source = Source(name="photos", format="tallyqa", path=folder / "rows.json", images=folder)
     (found,) = ingest([source], Ingest(max_pixels=500_000))
     return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (TiffTags.ASCII, "abc"),
+        (TiffTags.ASCII, ""),
+        (TiffTags.BYTE, b"ab"),
+        (TiffTags.UNDEFINED, b"a"),
+        (TiffTags.RATIONAL, 0.5),
+        (TiffTags.DOUBLE, float("nan")),
+        (TiffTags.LONG, (2, 3)),
+    ],
+)
+def test_a_tag_of_a_damaged_file_that_is_no_number_is_no_error(
+    tmp_path: Path, kind: int, value: object
+) -> None:
+    """Of the tag that says whether a picture is a preview: a text, bytes, a fraction, several numbers."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[254] = kind
+    tags[254] = value
+    found = taken(tmp_path, saved(PICTURE, "TIFF", tiffinfo=tags))
+    assert isinstance(found, Sample), found
 
 
 @pytest.mark.parametrize("kind", READ)

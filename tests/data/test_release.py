@@ -185,6 +185,9 @@ def test_a_card_without_a_head_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("---\na: [\n---\n")
     with pytest.raises(UserError, match="is no YAML"):
         card.read_head(tmp_path)
+    (tmp_path / "README.md").write_bytes("---\nlicense: für alle\n---\n".encode("latin-1"))
+    with pytest.raises(UserError, match="line 2: not UTF-8 text"):
+        card.read_head(tmp_path)
 
 
 @pytest.fixture

@@ -144,12 +144,14 @@ def test_a_run_without_a_table_gives_an_empty_one_with_its_columns(tmp_path: Pat
     found = Results(made.root)
     for method, column in (
         ("stages", "label"), ("dataset", "question"), ("rejects", "reason"), ("scores", "strict"),
-        ("curves", "step"), ("ablation", "row"),
+        ("curves", "step"), ("ablation", "row"), ("predictions", "strict"), ("nights", "outcome"),
     ):  # fmt: skip
         table = getattr(found, method)()
         assert len(table) == 0
         assert column in table.columns, method
-    assert len(found.predictions()) == len(found.nights()) == 0
+    assert list(found.predictions().columns) == ["label", *scoring.PREDICTIONS.names]
+    assert list(found.nights().columns) == history.NIGHTS.names
+    assert found.predictions().query("strict == 0")[["benchmark", "reply"]].empty
 
 
 def test_unknown_stores_and_runs_are_named(tmp_path: Path, store: Store) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from flows.ablation import made_with, row
 from sifthinker.config import Config, Variant, identity
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import ablation, scoring
+from sifthinker.evaluation import ablation, gate, over_seeds, scoring
 from sifthinker.store.artifacts import Store
 from tests import nights
 from tests.flows.test_reproduce import Drawing
@@ -75,9 +77,11 @@ def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_no
     store = Store(tmp_path / "store")
     full = [1.0] * 60 + [0.0] * 40
     rows = {
-        "base": [nights.evaluated(store, "00", {"vstar": [0.0] * 30 + [1.0] * 30 + [0.0] * 40}).folder],
-        "full": [nights.evaluated(store, "01", {"vstar": full}).folder],
-        "no-progress": [nights.evaluated(store, "02", {"vstar": full}, missing={"pope": "no files"}).folder],
+        "base": {0: nights.evaluated(store, "00", {"vstar": [0.0] * 30 + [1.0] * 30 + [0.0] * 40}).folder},
+        "full": {0: nights.evaluated(store, "01", {"vstar": full}).folder},
+        "no-progress": {
+            0: nights.evaluated(store, "02", {"vstar": full}, missing={"pope": "no files"}).folder
+        },
     }
     text = ablation.write(tmp_path, rows, "full", "tiny")
     assert text == (tmp_path / "table.md").read_text().rstrip("\n")
@@ -123,10 +127,11 @@ def test_seeds_are_pooled_question_by_question(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     one, other = [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]
     rows = {
-        "base": [nights.evaluated(store, "00", {"vstar": [0.0] * 4}).folder],
-        "full": [
-            nights.evaluated(store, name, {"vstar": of}).folder for name, of in (("01", one), ("02", other))
-        ],
+        "base": {0: nights.evaluated(store, "00", {"vstar": [0.0] * 4}).folder},
+        "full": {
+            seed: nights.evaluated(store, f"1{seed}", {"vstar": of}).folder
+            for seed, of in enumerate((one, other))
+        },
     }
     text = ablation.write(tmp_path, rows, "full", "published")
     assert "| full | 62.5 ± 12.5, 0 % |" in text
@@ -139,6 +144,55 @@ def test_seeds_are_pooled_question_by_question(tmp_path: Path) -> None:
     assert score["low"] < 0.625 - 1.96 * 0.125  # the questions' own uncertainty comes on top
     (compared,) = document["rows"][0]["compared"]
     assert (compared["lost"], compared["won"], compared["n"]) == (3, 0, 4)
+
+
+def _seeds(store: Store, row: str, rights: list[int]) -> dict[int, Path]:
+    """A row by seed, of 100 questions each: so many are right."""
+    return {
+        seed: nights.evaluated(store, f"{row}{seed}", {"vstar": [1.0] * right + [0.0] * (100 - right)}).folder
+        for seed, right in enumerate(rights)
+    }
+
+
+def test_a_difference_that_seeds_alone_make_is_not_found(tmp_path: Path) -> None:
+    """Seeds of both rows are up to 30 points apart, their means 15: over the questions alone, p would be near 0."""
+    store = Store(tmp_path / "store")
+    rows = {"cot-sft": _seeds(store, "aa", [60, 30]), "full": _seeds(store, "bb", [60, 60])}
+    text = ablation.write(tmp_path, rows, "full", "published")
+    assert "Intervals and p are over questions and seeds." in text
+    (compared,) = json.loads((tmp_path / "table.json").read_text())["rows"][0]["compared"]
+    replies = {
+        name: {s: gate.load(f / "predictions.parquet")["vstar"] for s, f in of.items()}
+        for name, of in rows.items()
+    }
+    expected = over_seeds.compare(replies["full"], replies["cot-sft"])
+    assert expected and expected.mean == pytest.approx(-0.15)
+    assert (compared["p"], compared["low"], compared["high"]) == (expected.p / 2, expected.low, expected.high)
+    assert compared["p"] > 0.1 and compared["test"] == ablation.SEEDS
+
+
+def test_seeds_that_both_rows_have_are_paired_and_a_row_that_depends_on_none_adds_no_spread(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "store")
+    full = _seeds(store, "aa", [60, 50, 70])
+    rows = {"base": _seeds(store, "bb", [50]), "cot-sft": _seeds(store, "cc", [60, 50]), "full": full}
+    p = {}
+    for untrained in ((), ("base",)):
+        ablation.write(tmp_path, rows, "full", "published", untrained)
+        base, cot, _ = json.loads((tmp_path / "table.json").read_text())["rows"]
+        assert (cot["compared"][0]["before"], cot["compared"][0]["after"]) == pytest.approx((0.55, 0.55))
+        p[untrained] = base["compared"][0]["p"]
+    assert p[("base",)] < p[()]
+
+
+def test_a_table_of_one_seed_says_that_p_is_over_questions_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    rows = {"cot-sft": _seeds(store, "aa", [50]), "full": _seeds(store, "bb", [60])}
+    text = ablation.write(tmp_path, rows, "full", "published")
+    assert "over questions alone: how far other seeds would be apart is not known." in text
+    (compared,) = json.loads((tmp_path / "table.json").read_text())["rows"][0]["compared"]
+    assert (compared["p"], compared["test"]) == (0.5**10, gate.MCNEMAR)
 
 
 def test_what_is_scored_of_a_reply_is_compared_one_by_one_and_by_data_set(tmp_path: Path) -> None:
@@ -163,7 +217,7 @@ def test_what_is_scored_of_a_reply_is_compared_one_by_one_and_by_data_set(tmp_pa
             for name, value in scores
         ]
         (folder / "scores.json").write_text(json.dumps({"scores": made}))
-    text = ablation.write(tmp_path, {name: [f] for name, f in folders.items()}, "full", "miniature")
+    text = ablation.write(tmp_path, {name: {0: f} for name, f in folders.items()}, "full", "miniature")
     assert "| | sif answer | sif boxes |" in text
     assert "sif boxes by the data set that the question is from:\n\n| | scenes-0 | scenes-1 |" in text
     assert "| base | sif boxes | -100.0 | " in text and "| base | sif answer | +0.0 | " in text
@@ -175,7 +229,31 @@ def test_the_interval_of_a_share_ends_at_one() -> None:
     one, other = ({**score, "strict": s, "official": s, "low": s - 0.2, "high": 1.0} for s in (1.0, 0.75))
     (found,) = ablation.pooled([[one], [other]])
     assert found["high"] == 1.0
-    assert found["low"] == pytest.approx(0.875 - (0.2**2 + (1.96 * 0.125) ** 2) ** 0.5)
+    questions, seeds = (0.2 / stats.norm.ppf(0.975)) ** 2, 0.125**2
+    freedom = (questions + seeds) ** 2 / (seeds**2 / 1)  # of the seeds' spread: one; of the questions: no end
+    assert found["low"] == pytest.approx(0.875 - stats.t.ppf(0.975, freedom) * (questions + seeds) ** 0.5)
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.88), (3, 0.92)])
+def test_the_interval_over_few_seeds_holds_the_true_score_as_often_as_it_says(
+    seeds: int, least: float
+) -> None:
+    """1,000 rows whose seeds are apart by 4 points, asked so many questions that these add 1 point: the hardest case.
+
+    With 1.96 for t it would hold it in 81 and 88 of 100.
+    """
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(1000):
+        asked = rng.normal(0, 0.01)
+        found = [0.5 + asked + rng.normal(0, 0.04) for _ in range(seeds)]
+        score = {"benchmark": "vstar", "metric": "overall", "n": 2500, "unit": "share", "unparsable": 0}
+        of = [[{**score, "strict": s, "official": s, "low": s - 0.0196, "high": s + 0.0196}] for s in found]
+        (one,) = ablation.pooled(of)  # type: ignore[arg-type]
+        low, high = one["low"], one["high"]
+        assert low is not None and high is not None
+        held += low <= 0.5 <= high
+    assert held / 1000 >= least
 
 
 def test_a_bound_of_zero_is_as_far_from_the_score_as_it_says() -> None:
@@ -187,7 +265,7 @@ def test_a_bound_of_zero_is_as_far_from_the_score_as_it_says() -> None:
 
 def test_seeds_that_answered_other_questions_are_not_pooled(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    folders = [nights.evaluated(store, str(n), {"vstar": [1.0] * n}).folder for n in (2, 3)]
+    folders = {n: nights.evaluated(store, str(n), {"vstar": [1.0] * n}).folder for n in (2, 3)}
     with pytest.raises(ValueError, match="differ in vstar"):
         ablation.write(tmp_path, {"full": folders}, "full", "published")
 
@@ -199,7 +277,7 @@ def test_the_table_of_a_quick_look_says_so(tmp_path: Path) -> None:
     for score in scores["scores"]:
         score["limit"] = 2
     (folder / "scores.json").write_text(json.dumps(scores))
-    text = ablation.write(tmp_path, {"full": [folder]}, "full", "published")
+    text = ablation.write(tmp_path, {"full": {0: folder}}, "full", "published")
     assert text.startswith(
         "**This is a quick look: at most 2 questions of each benchmark, a seeded sample.**"
     )
@@ -211,7 +289,7 @@ def test_rows_scored_by_other_rules_are_not_compared_and_the_papers_numbers_stan
 ) -> None:
     store = Store(tmp_path / "store")
     rows = {
-        name: [nights.evaluated(store, key, {"vstar": [value] * 20}, rules=rules).folder]
+        name: {0: nights.evaluated(store, key, {"vstar": [value] * 20}, rules=rules).folder}
         for name, key, value, rules in (("full", "aa", 1.0, 2), ("base", "bb", 0.0, 2), ("old", "cc", 0.0, 1))
     }
     text = ablation.write(tmp_path, rows, "full", "published")

@@ -124,6 +124,19 @@ def test_the_chain_is_said_as_it_comes_and_every_area_is_drawn_with_its_depth(
         assert picture.size == (480, 388)  # the photograph with a line of text above
 
 
+def test_a_second_question_into_the_same_folder_leaves_nothing_of_the_first(
+    start: Any, photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "asked"
+    out.mkdir()
+    (out / "step-9.jpg").write_text("of somebody else: no question was asked into this folder yet")
+    for reply in (CHAIN, "a cup"):
+        ask.ask(photo, "?", start(reply).url, "policy", relief(), config(), out, lambda piece: None)
+        if reply == CHAIN:
+            assert (out / "step-9.jpg").exists() and (out / "step-2.jpg").exists()
+    assert sorted(path.name for path in out.iterdir()) == ["chain.jpg", "depth.png", "reply.txt"]
+
+
 def test_the_model_is_asked_as_in_training(start: Any, photo: Path, tmp_path: Path) -> None:
     server = start(CHAIN)
     ask.ask(photo, "What is it?", server.url, "policy", relief(), config(), tmp_path, lambda _: None)

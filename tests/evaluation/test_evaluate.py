@@ -17,7 +17,7 @@ from PIL import Image
 
 from sifthinker import config, llm
 from sifthinker.core import depth_maps, tables
-from sifthinker.evaluation import asking, evaluate
+from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import RULES, Missing
 
@@ -98,7 +98,9 @@ def vstar(folder, rows=6, labels="AB"):
     return config.Benchmark(name="vstar", path=folder, images=folder)
 
 
-def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, judge=None, **options):
+def run(
+    benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, judge=None, work=None, **options
+):
     out.mkdir(parents=True, exist_ok=True)
     return evaluate.evaluate(
         nullcontext(evaluate.Served(url, "served-model", "ours", "digest-of-weights")),
@@ -108,6 +110,7 @@ def run(benchmarks, url, out, *, ledger=None, model=None, depth=depth_pictures, 
         depth,
         out,
         judge,
+        work=work,
     )
 
 
@@ -253,15 +256,23 @@ def test_a_killed_evaluation_asks_no_question_twice_and_gives_the_same_files(tmp
         )
 
 
-def test_a_request_that_the_server_cannot_serve_stops_the_evaluation(tmp_path):
-    source = vstar(tmp_path / "data", rows=8)
-    with serving(lambda text, _: (400, "too long") if "thing 5" in text else CHAIN.format(answer="B")) as (
-        url,
-        _,
-    ):
-        with pytest.raises(asking.NotAnswered, match=r"relative_position/5.*bad-request.*too long"):
-            run([source], url, tmp_path / "out")
-        assert not (tmp_path / "out" / "scores.json").exists()
+def test_the_depth_pictures_of_an_evaluation_that_failed_are_not_made_again(tmp_path):
+    source, made = vstar(tmp_path / "data"), []
+
+    def depth(pairs):
+        for digest, picture in depth_pictures(pairs):
+            made.append(digest)
+            yield digest, picture
+            if len(made) == 2:
+                raise OSError("the GPU is gone")
+
+    with serving(lambda *_: CHAIN.format(answer="B")) as (url, requests):
+        with pytest.raises(OSError, match="the GPU is gone"):
+            run([source], url, tmp_path / "out", depth=depth, work=tmp_path / "work")
+        assert not requests
+        run([source], url, tmp_path / "out", depth=depth, work=tmp_path / "work")
+        assert len(made) == len(set(made)) == 3 and len(requests) == 6
+    assert not list((tmp_path / "work").iterdir()), "a finished evaluation leaves none"
 
 
 def test_missing_files_are_said_and_the_other_benchmarks_run(tmp_path):
@@ -353,6 +364,26 @@ def test_rows_that_no_question_could_be_made_of_are_counted_with_the_rejected(tm
     } == {(len(lines), 1)}
 
 
+def test_entries_that_share_a_name_keep_their_own_counts_and_replies(tmp_path):
+    """MMBench in two languages has the same ids in both; here, the second entry has no bad row and other pictures."""
+    one, two = vstar(tmp_path / "one", rows=6), vstar(tmp_path / "two", rows=4)
+    file = tmp_path / "one/test_questions.jsonl"
+    file.write_text("{}\n{}\n" + file.read_text())
+    for number in range(2):
+        (tmp_path / f"two/{number}.png").write_bytes(png((200, 9, 9)))
+    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, _):
+        summary = run([one, two], url, tmp_path / "out", sampled=0.5)
+    found = [(s["benchmark"], s["n"], s["rejected"]) for s in summary["scores"] if s["metric"] == "overall"]
+    assert found == [(name, n, bad) for n, bad in ((6, 2), (4, 0)) for name in ("vstar", "vstar sampled")]
+    shown = list(tables.read(tmp_path / "out/shown.parquet", ["id", "picture"]))
+    asked = [
+        row["id"] for row in tables.read(tmp_path / "out/predictions.parquet") if row["benchmark"] == "vstar"
+    ]
+    reds = [Image.open(io.BytesIO(row["picture"])).convert("RGB").getpixel((0, 0))[0] > 100 for row in shown]
+    assert [row["id"] for row in shown] == asked, "each reply once: three are right, and three are wrong"
+    assert reds == [False] * 6 + [True] * 4, "on the pictures of their own entries"
+
+
 def test_a_limit_asks_so_many_and_is_marked(tmp_path):
     with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
         summary = run([vstar(tmp_path / "data", rows=20)], url, tmp_path / "out", limit=6)
@@ -381,21 +412,31 @@ def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
     assert submitted == [{"question_id": 1, "answer": "dog"}, {"question_id": 2, "answer": ""}]
     (row,) = tables.read(tmp_path / "out" / "predictions.parquet")
     assert row["official"] is None and row["strict"] is None
+    with serving(lambda text, _: CHAIN.format(answer="A cat.")) as (url, _):
+        both = run([source, source], url, tmp_path / "both")
+    assert [entry["missing"].rpartition("submit ")[2] for entry in both["scores"]] == [
+        "vqav2_submission.json",
+        "vqav2_submission-2.json",
+    ]
+    assert all((tmp_path / "both" / f"vqav2_submission{end}.json").is_file() for end in ("", "-2"))
 
 
-def test_a_judge_scores_free_answers_and_without_one_the_benchmark_is_left_out(tmp_path):
-    folder = tmp_path / "viscot"
+def viscot(folder, rows):
     folder.mkdir()
     (folder / "1.png").write_bytes(png("red"))
-    rows = []
-    for n in range(3):
+    lines = []
+    for n in range(rows):
         turns = [
             {"from": "human", "value": f"<image>\nWhat is {n}? Please provide the bounding box"},
             {"value": "a door"},
         ]
-        rows.append({"dataset": "gqa", "question_id": n, "image": ["cot/1.png"], "conversations": turns})
-    (folder / "gqa.json").write_text(json.dumps(rows))
-    source = config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
+        lines.append({"dataset": "gqa", "question_id": n, "image": ["cot/1.png"], "conversations": turns})
+    (folder / "gqa.json").write_text(json.dumps(lines))
+    return config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
+
+
+def test_a_judge_scores_free_answers_and_without_one_the_benchmark_is_left_out(tmp_path):
+    source = viscot(tmp_path / "viscot", 3)
 
     def answer(text, _):
         return "cut" if "What is 1?" in text else CHAIN.format(answer="a red door")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -13,6 +14,7 @@ import pytest
 
 from sifthinker.config import Benchmark
 from sifthinker.evaluation import gate, history, power
+from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.evaluation.benchmarks.question import RULES
 from sifthinker.evaluation.gate import Numbers, Paired
 from sifthinker.evaluation.nights import compare, forecast, records
@@ -163,6 +165,37 @@ def test_a_benchmark_without_a_reference_is_assumed_to_be_half_right(store: Stor
     assert (line.against, line.n, line.before) == (forecast.NOTHING, 400, 0.5)
     assert line.detectable and 0.02 < line.detectable < 0.05
     assert lines(store) == []  # no benchmark, no line
+
+
+def test_sampled_replies_are_listed_and_counted_as_the_night_compares_them(
+    store: Store, tmp_path: Path
+) -> None:
+    of = {**benchmark(tmp_path, questions=400), "sampled": 0.5}
+    verdicts: nights.Verdicts = {"vstar": RIGHT, f"vstar{SAMPLED}": RIGHT}
+    held = nights.evaluated(store, "0000", verdicts, rules=RULES)
+    compare.hold(store, Night("n0", START, nights.config(store.root)), [held], {})
+    greedy, sampled = lines(store, evaluate=of)
+    assert [(one.benchmark, one.n) for one in (greedy, sampled)] == [("vstar", 100), ("vstar sampled", 100)]
+    tonight = nights.evaluated(store, "0001", verdicts, rules=RULES)
+    night = Night("n1", START + timedelta(days=1), nights.config(store.root))
+    compare.hold(store, night, [tonight], {})
+    outcome = json.loads((store.root / "nights" / "n1" / "outcome.json").read_text())
+    made = outcome["targets"]["promoted"]["comparisons"]
+    assert [(one["benchmark"], one["detectable"]) for one in made] == [
+        (one.benchmark, one.detectable) for one in (greedy, sampled)
+    ]
+    [alone] = lines(store, evaluate={**of, "sampled": None})
+    assert alone.benchmark == "vstar" and alone.chances[2] > greedy.chances[2]  # type: ignore[operator]
+
+
+def test_sampled_replies_without_a_reference_are_assumed_as_greedy_ones_are(
+    store: Store, tmp_path: Path
+) -> None:
+    found = lines(store, evaluate={**benchmark(tmp_path, questions=400), "sampled": 0.5})
+    assert [(one.benchmark, one.against, one.n) for one in found] == [
+        ("vstar", forecast.NOTHING, 400),
+        ("vstar sampled", forecast.NOTHING, 400),
+    ]
 
 
 def test_a_limit_and_the_variation_of_two_nights_are_taken_into_account(store: Store, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from sifthinker.store.lineage import Node
 PAIRS = (("vqa-sft", "cot-sft"), ("cot-sft", "full"))
 
 
-def evaluation(folder: Path, right: dict[str, list[float]], asked: str = "?") -> Path:
+def evaluation(folder: Path, right: dict[str, list[float]], asked: str = "?", per_image: int = 1) -> Path:
     """An evaluation with these answers, 1 or 0 a question, by group ("count-4")."""
     folder.mkdir(parents=True)
     rows = [
         {
             "benchmark": "sif", "id": f"{group}/{i}", "group": group, "question": asked, "reference": "x",
-            "image_sha256": f"{group}{i}", "reply": "long " * 99, "strict": value, "official": value,
+            "image_sha256": f"{group}{i // per_image}", "reply": "long " * 99, "strict": value, "official": value,
             "parts": {"answer": value, "boxes": 0.5},
         }
         for group, values in right.items()
@@ -58,7 +58,8 @@ def lineage(digest: str, weights: str = "w" * 64, code: str = "a", made: float =
 
 def keep(folder: Path, row: str, seed: int, right: dict[str, list[float]], **of: Any) -> bool:
     asked = of.pop("asked", "?")
-    made = evaluation(folder.parent / f"{row}.{seed}.{len(list(folder.parent.iterdir()))}", right, asked)
+    place = folder.parent / f"{row}.{seed}.{len(list(folder.parent.iterdir()))}"
+    made = evaluation(place, right, asked, of.pop("per_image", 1))
     return kept_rows.keep(
         folder, row, seed, made, lineage(of.pop("digest", row * 9), **of), f"sif {row}, commit abc"
     )
@@ -159,6 +160,67 @@ def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_pat
     assert (folder / "results.md").read_text() == text
     for picture in ("table.png", "by-number.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def _table(text: str, first: str) -> list[dict[str, str]]:
+    """The rows of the first table of a text whose first head this is."""
+    lines = text[text.index(f"| {first} |") :].splitlines()
+    end = next((at for at, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:end]]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_a_data_set_without_a_number_is_a_kind_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    right = {
+        "kitchen": [1.0] * 45 + [0.0] * 5,
+        "count-4": [1.0] * 15 + [0.0] * 35,
+        "refcoco-val": [1.0] * 40 + [0.0] * 10,
+    }
+    for row in ("vqa-sft", "cot-sft"):
+        keep(folder, row, 0, right)
+    text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
+    shown = _table(text, "row")[0]
+    assert {name: cell.split(" ")[0] for name, cell in shown.items() if name.startswith("answer")} == {
+        "answer": "67", "answer, count": "30", "answer, kitchen": "90", "answer, refcoco-val": "80",
+    }  # fmt: skip
+    assert "questions a seed: 50 count, 50 kitchen, 50 refcoco-val." in text
+    tested = {row["score"]: row["questions"] for row in _table(text, "paired by question")}
+    assert tested == {
+        "answer": "150", "answer, count": "50", "answer, kitchen": "50", "answer, refcoco-val": "50",
+        "boxes": "150",
+    }  # fmt: skip
+
+
+def test_questions_of_one_kind_alone_are_shown_and_tested_once(tmp_path: Path) -> None:
+    """Were the kind tested beside all of its questions, Holm would double p."""
+    folder = tmp_path / "kept"
+    for row, right in (("vqa-sft", 10), ("cot-sft", 20)):
+        keep(folder, row, 0, {"kitchen": [1.0] * right + [0.0] * (50 - right)})
+    text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
+    assert "| row | seeds | answer | boxes |" in text and "questions a seed: 50 kitchen." in text
+    answer, boxes = _table(text, "paired by question")
+    assert (answer["score"], boxes["score"]) == ("answer", "boxes")
+    assert float(answer["p, Holm"]) == pytest.approx(2 * 2 * 0.5**10, rel=0.05)
+
+
+def test_a_standard_error_takes_the_questions_about_one_image_as_one(tmp_path: Path) -> None:
+    """Thirty images, twelve of them right at all of their three questions: the error is that of thirty."""
+    folder = tmp_path / "kept"
+    keep(folder, "vqa-sft", 0, {"count-4": [1.0] * 36 + [0.0] * 54}, per_image=3)
+    text = gathered.draw(folder, ["vqa-sft"], (), "miniature")
+    assert _table(text, "row")[0]["answer"] == "40 ± 9"  # 100 sqrt(0.4 * 0.6 / 29); of ninety it were 5
+    replies = [tables.read(folder / "vqa-sft.0" / "predictions.parquet")]
+    assert gathered._mean([[*of] for of in replies], "answer", "count", "4")[1] == pytest.approx(
+        100 * (0.4 * 0.6 / 29) ** 0.5
+    )
+
+
+def test_the_error_of_a_single_image_is_not_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    keep(folder, "vqa-sft", 0, {"count-4": [1.0, 0.0]}, per_image=2)
+    text = gathered.draw(folder, ["vqa-sft"], (), "miniature")
+    assert _table(text, "row")[0]["answer"] == "50"
 
 
 def test_a_stage_made_with_other_code_is_named(tmp_path: Path) -> None:

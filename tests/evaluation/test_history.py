@@ -116,3 +116,18 @@ def test_an_alias_that_cannot_be_is_refused(
     with pytest.raises(UserError, match=message):
         aliases.pin(store, name, Ref(stage="merge", key=key, digest="d"), "ada", why)
     assert aliases.read(store, name) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"ref": 3}', '{"who": "ada"}'])
+def test_a_damaged_record_of_an_alias_is_told_with_its_file_and_what_to_do(
+    store: Store, content: str
+) -> None:
+    aliases.pin(store, "baseline", ref(store, "aa"), "ada", "first")
+    path = store.root / "aliases" / "baseline.json"
+    path.write_text(content)
+    with pytest.raises(
+        UserError, match=r"baseline\.json: is no record of an alias .*`sif promote RUN --as baseline"
+    ):
+        aliases.read(store, "baseline")
+    path.unlink()
+    assert aliases.pin(store, "baseline", ref(store, "bb"), "bob", "again")["earlier"] == []

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -61,6 +63,14 @@ def row(number: int, **more: object) -> dict[str, object]:
     return {"question": f"q{number}", "reference": "red", "answer": f"red {number}", **more}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_text_may_hold_what_unicode_takes_for_the_end_of_a_line(tmp_path: Path, end: str) -> None:
+    rows = [row(0, answer="red\u2028or\x85blue"), row(1)]
+    file = tmp_path / "r.jsonl"
+    file.write_bytes("".join(json.dumps(one, ensure_ascii=False) + end for one in rows).encode())
+    assert [one.answer for one in judges.replies(file, 10)] == ["red\u2028or\x85blue", "red 1"]
+
+
 def test_a_sample_is_seeded_and_what_has_no_answer_is_left_out(tmp_path: Path) -> None:
     file = lines(tmp_path / "r.jsonl", [*map(row, range(50)), row(50, answer=""), row(51, reference="")])
     first = judges.replies(file, 10)
@@ -81,6 +91,20 @@ def test_a_sample_is_seeded_and_what_has_no_answer_is_left_out(tmp_path: Path) -
 def test_a_file_that_cannot_be_used_is_explained(tmp_path: Path, rows: list[object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         judges.replies(lines(tmp_path / "r.jsonl", rows), 10)
+
+
+def test_a_parquet_file_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
+    """One that is not there, one that is none, and one of something else."""
+    other, broken = tmp_path / "other.parquet", tmp_path / "broken.parquet"
+    pq.write_table(pa.table({"question": ["q"], "answer": ["a"]}), other)
+    broken.write_bytes(b"PAR1")
+    for file, words in {
+        tmp_path / "gone.parquet": "cannot",
+        broken: "cannot",
+        other: "no column 'reference'",
+    }.items():
+        with pytest.raises(UserError, match=f"{file.name}: .*{words}"):
+            judges.replies(file, 10)
 
 
 def test_a_judge_sees_the_photograph_where_there_is_one(tmp_path: Path) -> None:

@@ -34,6 +34,16 @@ def test_by_hand_with_the_same_seeds_in_both_rows() -> None:
     assert (found.low, found.high) == (max(-1, 0.5 - half), min(1, 0.5 + half))
 
 
+def test_p_of_not_worse_is_half_of_the_two_sided_one_on_the_side_of_a_fall() -> None:
+    low = {0: replies([0, 0, 1, 0]), 1: replies([0, 0, 1, 0])}
+    high = {0: replies([1, 1, 1, 1]), 1: replies([0, 1, 1, 0])}
+    rose, fell = over_seeds.compare(low, high), over_seeds.compare(high, low)
+    assert rose and fell and rose.by_seeds and fell.by_seeds
+    assert (rose.p_fell, fell.p_fell) == pytest.approx((1 - rose.p / 2, fell.p / 2))
+    exact = over_seeds.compare({0: replies([1.0] * 5)}, {0: replies([0.0] * 5)})
+    assert exact and (exact.p_fell, exact.by_seeds) == (0.5**5, False)
+
+
 def test_other_seeds_in_the_two_rows_are_not_paired() -> None:
     before = {0: replies([0, 0, 1, 0]), 1: replies([1, 0, 1, 0])}
     after = {0: replies([1, 1, 1, 1]), 2: replies([0, 1, 1, 0])}

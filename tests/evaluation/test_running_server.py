@@ -52,6 +52,8 @@ def test_a_server_that_says_nothing_of_its_weights_is_marked_and_remembered_apar
     with caplog.at_level(logging.WARNING):
         running = identified(tmp_path, entry)
     assert not running.verified
+    # Its replies may have been paid for: what they are remembered under stays as it is.
+    assert running.scope == f"{URL} policy {entry.get('root') or '-'} unverified"
     assert "cannot be seen from here" in caplog.text
     assert running.mark == f" (policy at {URL}, whose weights nobody has verified)"
     known = identified(tmp_path, {"id": "policy", "root": str(tmp_path / "ours")})
@@ -61,6 +63,7 @@ def test_a_server_that_says_nothing_of_its_weights_is_marked_and_remembered_apar
         "model": "policy",
         "root": entry.get("root") or "",
         "verified": False,
+        "otherwise": [],
     }
 
 

@@ -24,7 +24,7 @@ def job(name: str, count: int) -> Any:
 def offered(verdicts: list[float | None], order: int = 1) -> shown.Shown:
     chosen = shown.Shown()
     for number in list(range(len(verdicts)))[::order]:
-        chosen.offer(nights.row("vstar", number, verdicts[number]))
+        chosen.offer(nights.row("vstar", number, verdicts[number]), 0)
     return chosen
 
 
@@ -40,7 +40,7 @@ def test_some_right_and_some_wrong_ones_are_chosen_whatever_their_order() -> Non
 
 def test_a_question_whose_answer_is_hidden_is_neither() -> None:
     chosen = shown.Shown()
-    chosen.offer(nights.row("mmbench", 0, 1.0) | {"strict": None})
+    chosen.offer(nights.row("mmbench", 0, 1.0) | {"strict": None}, 0)
     assert list(chosen.rows([job("mmbench", 1)])) == []
 
 
@@ -48,8 +48,8 @@ def test_the_files_of_a_benchmark_without_chosen_replies_are_not_read_again() ->
     unread = SimpleNamespace(
         source=SimpleNamespace(name="other"), questions=lambda: pytest.fail("its files were read")
     )
-    jobs: list[Any] = [unread]
-    assert list(offered([1.0]).rows(jobs)) == []
+    jobs: list[Any] = [job("vstar", 1), unread]
+    assert [row["id"] for row in offered([1.0]).rows(jobs)] == ["q/0"]
 
 
 def test_they_are_written_as_a_table(tmp_path: Path) -> None:

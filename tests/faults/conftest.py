@@ -42,6 +42,8 @@ FIELDS = {
     "evaluate.max_tokens": 64,
     "evaluate.concurrency": 1,
 }
+# As `flows.server`, compose.yaml and Kubernetes start theirs.
+OURS = {"PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.runtime.event_order"}
 
 
 def free_port() -> int:
@@ -81,7 +83,7 @@ class PrefectServer:
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
-                env={**self.environment, **self.settings},
+                env={**self.environment, **OURS, **self.settings},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -134,3 +134,21 @@ def test_a_row_that_was_made_and_is_gone_at_the_end_fails_the_run_by_name(tmp_pa
 def test_a_table_without_rows_that_were_not_wanted_says_so(tmp_path: Path) -> None:
     state = run(tmp_path, rows=["second"])
     assert state.message == "1 rows; not made, and not in the table: first.0, third.0"
+
+
+def test_a_stage_to_make_again_is_that_of_the_rows_that_have_it_and_refused_where_none_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(run: Run, trained: str) -> None:
+        label = "sft" if run.config.name.split(".")[1] == "first" else "shared"
+        run(own, "evaluate", model=run(shared_by_all, label))
+
+    monkeypatch.setattr(flow, "row", row)
+    assert run(tmp_path).is_completed()
+    made.clear()
+    assert run(tmp_path, refresh=["sft"]).is_completed()
+    assert made[:2] == ["shared", "own first"]
+    made.clear()
+    state = run(tmp_path, refresh=["evaluate", "grpo"])
+    assert (state.name, made) == ("UserError", [])
+    assert state.message == "refresh: grpo: no stage of these rows; stages: sft, evaluate, shared"

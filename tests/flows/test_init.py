@@ -37,6 +37,13 @@ def test_what_is_written_is_valid_as_it_is(here: Path, like: str) -> None:
     assert "NAME" not in text and "THIS" not in text and text.count("#") > 4
 
 
+@pytest.mark.parametrize("name", ["no", "null", "1.5", "1e3", "12", "2026-01-01", "a.b"])
+def test_a_name_that_yaml_takes_for_another_value_stays_a_name(here: Path, name: str) -> None:
+    made = CliRunner().invoke(app, ["init", f"{name}.yaml"])
+    assert made.exit_code == 0, made.output
+    assert load(here / f"{name}.yaml").name == name
+
+
 @pytest.mark.parametrize("like", STARTS)
 def test_its_plan_works_and_names_the_files_that_are_not_there(here: Path, like: str) -> None:
     CliRunner().invoke(app, ["init", "mine.yaml", "--like", like])
@@ -76,7 +83,11 @@ def test_a_file_that_is_there_is_never_replaced(here: Path) -> None:
     [
         (["mine.yaml", "--like", "papr"], "did you mean 'paper'? Known: cpu, demo"),
         (["mine.txt"], "ends in .yaml"),
+        (["a\nb.yaml"], "cannot be printed"),
+        (["a\udce9.yaml"], "cannot be printed"),
         (["nowhere/mine.yaml"], "nowhere is no folder"),
+        (["/dev/null/mine.yaml"], "/dev/null is no folder"),
+        ([f"{'long' * 100}.yaml"], "File name too long"),
     ],
 )
 def test_what_cannot_be_written_is_refused(here: Path, arguments: list[str], said: str) -> None:

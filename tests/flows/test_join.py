@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import typer
 
 from flows.commands.join import join
 from sifthinker.core.errors import UserError
 from tasks.runtime import following, nodes
+
+ROOT = Path(__file__).resolve().parents[2]
+# `sif join` at a training whose ranks need a moment for their checkpoint.
+AT_WORK = """
+import sys, time
+from pathlib import Path
+from flows.commands import join
+from tasks.runtime import nodes
+
+def joined(work, root, *_):
+    try:
+        (root / "up").touch()
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        (root / "checkpoint").touch()
+
+nodes.join = joined
+join.join(Path(sys.argv[1]))
+"""
+FIRST = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]  # the first process of its own numbers
 
 
 def waiting(store: Path, *stages: str) -> None:
@@ -57,3 +85,42 @@ def test_a_training_that_fails_is_told_and_only_ends_the_command_that_was_for_on
     with pytest.raises(KeyboardInterrupt):
         join(tmp_path, once=False)
     assert str(error) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        pytest.param([], id="by itself"),
+        pytest.param(
+            FIRST,
+            id="in a container",
+            marks=pytest.mark.skipif(
+                os.geteuid() != 0 or not shutil.which("unshare"), reason="process numbers need root here"
+            ),
+        ),
+    ],
+)
+def test_a_node_that_is_drained_has_its_ranks_make_a_checkpoint(tmp_path: Path, container: list[str]) -> None:
+    """As in the Job of kubernetes/overlays/two-nodes: SIGTERM to the first process of the container."""
+    waiting(tmp_path, "sft")
+    command = [*container, sys.executable, "-m", "infra.run", sys.executable, "-c", AT_WORK, str(tmp_path)]
+    started = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "up").exists():
+            assert started.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        [first] = psutil.Process(started.pid).children() if container else [psutil.Process(started.pid)]
+        first.send_signal(signal.SIGTERM)
+        assert started.wait(120) == 128 + signal.SIGTERM
+    finally:
+        started.kill()
+    assert (tmp_path / "checkpoint").exists()
+
+
+def test_sigterm_is_as_it_was_after_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting(tmp_path, "sft")
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(nodes, "join", lambda *_: None)
+    join(tmp_path, once=True)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -20,7 +20,7 @@ import tasks.operations.nightly
 from flows import form
 from flows import nightly as flow
 from flows.commands import main
-from infra import alerts
+from infra import alert_triggers
 from sifthinker.config import Config
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
@@ -196,6 +196,23 @@ def test_an_inconclusive_quick_look_is_followed_by_the_full_one_and_a_plan_says_
     assert history.read(store.root / "history") == rows
 
 
+def test_a_checkpoint_that_cannot_run_does_not_keep_the_next_look_from_the_others(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    tiers = {"quick": {"limit": 10, "then": "nightly"}, "nightly": {}}
+    of = settings(store, nightly={"tiers": tiers})
+    assert command(of, tmp_path)[0] == 0
+    aliases.pin(store, "promoted", model(store, "bb", [0.0] * len(RIGHT)), "bob", "looks better")
+    aliases.pin(store, "broken", model(store, "cc", "out of memory"), "bob", "to be seen")
+    both = settings(store, nightly={"tiers": tiers, "models": ["promoted", "broken"]})
+    code, said = command(both, tmp_path, "--tier", "quick")
+    assert code == 1 and "Regressed: " in said and "broken could not run: " in said
+    assert said.count("report ") == 2
+    alone = settings(store, nightly={"tiers": tiers, "models": ["broken"]})
+    code, said = command(alone, tmp_path, "--tier", "quick")
+    assert code == 3 and said.count("report ") == 1  # more questions would say nothing
+
+
 def test_a_fall_that_is_not_significant_warns_by_a_state_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
@@ -212,7 +229,7 @@ def test_a_fall_that_is_not_significant_warns_by_a_state_and_an_exit_code_of_its
 
 def test_every_end_that_is_not_good_has_an_exit_code_and_is_told() -> None:
     names = {*flow.FAILED.values(), flow.WARNED}
-    assert names == flow.EXIT_CODES.keys() and names <= set(alerts.WRONG)
+    assert names == flow.EXIT_CODES.keys() and names <= set(alert_triggers.WRONG)
     assert sorted(flow.EXIT_CODES.values()) == [1, 3, 4, 5]
     shown = CliRunner().invoke(main.app, ["nightly", "--help"], env={"COLUMNS": "200"}).output
     assert all(f"{code} " in shown for code in flow.EXIT_CODES.values())
@@ -227,7 +244,6 @@ def test_every_end_that_is_not_good_has_an_exit_code_and_is_told() -> None:
             {"evaluate": {"server": "http://127.0.0.1:9/v1"}},
             "no list of models at http://127.0.0.1:9/v1",
         ),
-        (RIGHT, {"nightly": {"benchmarks": ["pope"]}}, "nightly.benchmarks: pope not configured"),
         (None, {}, "checkpoint 'promoted' is no alias, run or model"),
     ],
 )
@@ -348,8 +364,9 @@ def test_a_night_that_is_tried_again_is_evaluated_however_late(
     due = datetime.now(UTC) - timedelta(hours=13)
     parameters = {"config": form.text(settings(store))}
     with get_client(sync_client=True) as client:
+        # A name of its own: in ours, `make deploy` keeps what people have set.
         deployment = client.create_deployment(
-            client.create_flow(flow.nightly), "nightly", parameters=parameters
+            client.create_flow(flow.nightly), "tried again", parameters=parameters
         )
         made = client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=due))
         for state in states:

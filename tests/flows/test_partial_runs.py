@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flows.commands import main
 from flows.commands.plan import planned
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
@@ -93,3 +94,60 @@ def test_a_start_that_is_refused_names_the_cause_alone_and_what_follows_in_one_l
     ]  # lack files and settings
     assert following == "  and what is made from that: expand, depth"
     assert "reuse_run" in advice
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (
+            {"publish": {"rl_samples": 3}},
+            "publish.rl_samples: 3 samples are fewer than the 4 that one step takes",
+        ),
+        ({"publish": {"rl_samples": 4}}, ""),
+        ({"publish": {"rl_samples": 3}, "grpo": {"max_steps": 2}}, ""),
+        ({"publish": {"rl_samples": 3}, "grpo": {"accumulation": 1, "ranks": 8}}, ""),
+        ({"ingest": {"total": 2}}, "ingest.total: 2 samples are fewer than the 4"),
+        ({"publish": {"rows": 2}}, "publish.rows: 2 samples are fewer than the 4"),
+    ],
+)
+def test_a_subset_that_is_too_small_for_a_step_is_told_before_its_chains_are_paid(
+    tmp_path: Path, fields: dict[str, Any], named: str
+) -> None:
+    """A step takes 4 of them: 8 ranks x batch 1 x accumulation 4 / 8 completions."""
+    standin = {"base_url": "standin"}
+    grpo = {"judge": standin, "accumulation": 4, **fields.get("grpo", {})}
+    found = looked_at(tmp_path, scenes={}, annotate={"api": standin}, **{**fields, "grpo": grpo})
+    assert [what[: len(named)] for what in found["grpo"].lacks] == ([named] if named else [])
+    refuse(list(looked_at(tmp_path, "subset", scenes={}, annotate={"api": standin}, **fields).values()))
+
+
+def test_a_file_of_rl_rows_is_as_long_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "rl.json"
+    file.write_text("[]")
+    sources = [{"name": "mine", "format": "published", "path": str(file), "images": str(tmp_path)}]
+    publish = {"rl_samples": 1, "rl_file": str(file)}
+    grpo = {"judge": {"base_url": "standin"}, "batch": 8}
+    found = looked_at(tmp_path, sources=sources, publish=publish, grpo=grpo)
+    assert not found["grpo"].lacks
+
+
+def test_a_stage_to_make_again_that_a_run_has_not_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
+    config: Config = parse({"store": str(tmp_path / "store"), "scenes": {}}, "test")
+    with pytest.raises(UserError, match=r"^refresh: retry is no stage of this run; stages: scenes, depth-"):
+        planned(config, None, None, ["expand", "retry"], None)
+    with pytest.raises(UserError) as told:
+        planned(config, None, "expand", ["sft"], None)
+    assert str(told.value) == "refresh: sft is no stage of this run; stages: scenes, ingest, expand"
+    assert planned(config, None, "expand", ["expand"], None)
+
+
+def test_the_command_ends_with_2_for_a_stage_to_make_again_that_it_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--config", "smoke", "--store", str(tmp_path), "--refresh", "retry"]
+    for command in ("plan", "run"):
+        monkeypatch.setattr("sys.argv", ["sif", command, *options])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert ended.value.code == 2
+        assert "refresh: retry is no stage of this run" in capsys.readouterr().err

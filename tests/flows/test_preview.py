@@ -28,10 +28,10 @@ def test_a_preview_is_part_of_the_run_and_what_is_answered_is_not_asked_again(
             "evaluate.benchmarks=[]",
         ]
 
-        def sif(command: str, *arguments: str) -> str:
+        def sif(command: str, *arguments: str, code: int = 0) -> str:
             asked = line(store, command, arguments, settings)
             done = subprocess.run(asked, capture_output=True, text=True, timeout=500, env=os.environ)
-            assert done.returncode == 0, done.stdout + done.stderr
+            assert done.returncode == code, done.stdout + done.stderr
             return done.stdout + done.stderr
 
         said = sif("preview", "--rows", "3")
@@ -49,6 +49,9 @@ def test_a_preview_is_part_of_the_run_and_what_is_answered_is_not_asked_again(
         said = sif("annotate", "--again", "--reason", "bad-request")
         assert "0 refused requests are asked again" in said
         assert states(store)["annotate"] == "Completed"  # made again, from the ledger
+
+        said = sif("annotate", "--retry", "--model", "other", "--reason", "malfromed", code=2)
+        assert "no row was rejected for malfromed; the rows that can be asked again: none" in said
         assert standin.counts(url)["answered"] == 16
 
 

@@ -89,6 +89,14 @@ def test_a_store_that_is_not_there_fails_the_run_with_its_message(tmp_path: Path
     assert state.is_failed() and "no such folder" in str(state.message)
 
 
+def test_an_empty_store_fails_the_run_where_it_knows_no_remote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIF_REMOTE", raising=False)
+    state = prune(tmp_path, return_state=True)
+    assert state.is_failed() and state.name == "UserError" and "SIF_REMOTE" in str(state.message)
+
+
 def test_the_command_asks_the_server_and_removes_only_with_yes(store: Store) -> None:
     sif = str(Path(sys.executable).with_name("sif"))
     command = [sif, "prune", "--store", str(store.root), "--runs", "0"]

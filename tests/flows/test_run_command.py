@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -270,3 +271,29 @@ def test_what_prefect_says_of_a_failed_stage_is_left_to_the_stages_own_line() ->
         "error: something else is wrong",
         "annotate failed after 3.0 s: no row was kept",
     ]
+
+
+# Prefect's part: a flow turns the signal into an error, and passes it on once it has ended.
+AT_WORK = """
+import time
+from prefect.utilities.engine import capture_sigterm
+from flows.commands import ending
+def flow():
+    with capture_sigterm():
+        print("at work", flush=True)
+        time.sleep(60)
+ending.ended(flow, verbose=False)
+"""
+
+
+@pytest.mark.e2e
+def test_a_run_that_is_told_to_end_says_how_it_goes_on() -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-c", AT_WORK], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert started.stdout and started.stdout.readline() == "at work\n"
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM
+    assert "interrupted." in said and "the same command goes on" in " ".join(said.split())
+    assert "Traceback" not in said

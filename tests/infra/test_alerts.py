@@ -13,15 +13,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
 import yaml
+from prefect.client.schemas.objects import FlowRun
+from prefect.events import Event
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows import nightly, server
-from infra import alerts
+from infra import alert_triggers, alerts
 from infra.automations import RETIRED
 from sifthinker.core.errors import UserError
+from sifthinker.upkeep.findings import Finding
+from tasks.operations import alert_calls
+from tasks.runtime import liveness
 from tests.infra.conftest import ROOT, Composed
 
 SECRET = "/services/not-a-real-address"
@@ -48,18 +55,29 @@ class Receiver:
     """A webhook, and the bodies that it got."""
 
     url: str = ""
+    status: int = 200  # of its answers
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, count: int, seconds: float = 120) -> list[dict[str, Any]]:
         """As many bodies, and then no other; they are forgotten here."""
         deadline = time.monotonic() + seconds
-        while len(self.bodies) < count:
-            assert time.monotonic() < deadline, self.bodies
+        while len(self.bodies) < count and time.monotonic() < deadline:
             time.sleep(0.3)
         time.sleep(4)  # for one too many
         taken, self.bodies[:] = list(self.bodies), []
         assert len(taken) == count, taken
         return taken
+
+    def about(self, runs: list[str], seconds: float = 120) -> dict[str, dict[str, Any]]:
+        """A body about each of these runs, whatever else is told meanwhile (of runs of the tests before)."""
+        deadline = time.monotonic() + seconds
+        while True:
+            told = {json.dumps(body).partition("/runs/flow-run/")[2][:36]: body for body in list(self.bodies)}
+            if set(runs) <= set(told):
+                self.bodies.clear()
+                return {run: told[run] for run in runs}
+            assert time.monotonic() < deadline, told
+            time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +89,7 @@ def received() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.path == SECRET and self.headers["Content-Type"] == "application/json"
             got.bodies.append(json.loads(body))
-            self.send_response(200)
+            self.send_response(got.status)
             self.end_headers()
 
         def log_message(self, *_: object) -> None: ...
@@ -111,7 +129,8 @@ def deployed(composed: Composed, received: Receiver) -> Iterator[dict[str, str]]
     with composed.client() as client:
         post(client, "automations/", old)
     said = register(composed, received.url, "json", "infra/deploy.py")
-    assert said.count("alerts, as json: ") == 3 and "of an earlier version is removed" in said
+    assert said.count("alerts, as json: ") == 5 and "of an earlier version is removed" in said
+    assert "answered a test message with 200" in said and received.take(1)[0]["state"] == "Test"
     with composed.client() as client:
         assert RETIRED[0] not in {one["name"] for one in post(client, "automations/filter", {})}
         yield {d["name"]: d["id"] for d in post(client, "deployments/filter", {})}
@@ -151,7 +170,8 @@ def untaken(client: httpx.Client, deployment: str, *tags: str) -> str:
 def test_each_deployment_tells_once_of_what_went_wrong_and_of_its_recovery(
     composed: Composed, received: Receiver, deployed: dict[str, str]
 ) -> None:
-    assert "renewed" in register(composed, received.url, "json")
+    again = register(composed, received.url, "json")
+    assert "renewed" in again and "the webhook is the one that was registered" in again
     with composed.client() as client:
         assert SECRET not in client.post("block_documents/filter", json={}).text
         for name in WHOLE:
@@ -199,6 +219,25 @@ def test_a_scheduled_run_that_no_worker_takes_is_told_of_and_one_that_somebody_s
 
 
 @pytest.mark.e2e
+def test_a_run_whose_stage_waits_for_a_pool_without_a_worker_is_told_of(
+    composed: Composed, received: Receiver, deployed: dict[str, str]
+) -> None:
+    """The run says so itself (tests/tasks/test_unserved.py: when)."""
+    with composed.client() as client:
+        night, other = run(client, deployed["nightly"]), run(client, deployed["cpu"])
+        for one in (night, other):  # the second is a stage: nobody waits for it in a pool
+            found = FlowRun.model_validate(client.get(f"flow_runs/{one}").raise_for_status().json())
+            with patch.object(liveness, "emit_event") as sent:
+                liveness.emit(liveness.NO_WORKER, found, {"message": "evaluate waits for pool gpu-1"})
+            event = Event(**sent.call_args.kwargs).model_dump(mode="json")
+            client.post("events", json=[event]).raise_for_status()
+    [told] = received.take(1)
+    assert told["run"] == night and told["deployment"] == "nightly" and told["flow"] == "nightly"
+    assert told["outcome"] == "Waits: no worker takes its stage"
+    assert told["message"] == "evaluate waits for pool gpu-1" and told["state"] == "Running"
+
+
+@pytest.mark.e2e
 def test_a_run_that_a_schedule_has_just_made_is_told_of_within_a_minute(
     composed: Composed, received: Receiver, deployed: dict[str, str]
 ) -> None:
@@ -241,13 +280,13 @@ def test_slack_gets_what_slack_takes(
 ) -> None:
     """The rules of https://docs.slack.dev/reference/block-kit/blocks: lengths, kinds, and what is markup."""
     assert "alerts, as slack" in register(composed, received.url, "slack")
+    received.take(1)  # a test message: the format is new
     with composed.client() as client:
         ids = [
             run(client, deployed["nightly"], ("FAILED", "Regressed")),
             run(client, deployed["training"], ("FAILED", "Failed"), message="<&>" * 4000),
         ]
-    bodies = {json.dumps(body).partition("/runs/flow-run/")[2][:36]: body for body in received.take(2)}
-    assert set(bodies) == set(ids)
+    bodies = received.about(ids)
     for body in bodies.values():
         assert set(body) == {"text", "blocks"} and len(body["text"]) <= 40000
         section, context = body["blocks"]
@@ -266,10 +305,40 @@ def test_slack_gets_what_slack_takes(
     assert len(longest) > 2000
 
 
+@pytest.mark.e2e
+def test_doctor_tells_of_alerts_that_the_webhook_refused(
+    composed: Composed, received: Receiver, deployed: dict[str, str]
+) -> None:
+    """Prefect says of such a call that it was executed."""
+    with temporary_settings({PREFECT_API_URL: composed.api, PREFECT_API_AUTH_STRING: composed.credentials}):
+        received.status = 404
+        with composed.client() as client:
+            run(client, deployed["nightly"], ("FAILED", "Failed"))
+        received.take(1)
+        refused = verdict("error")
+        received.status = 200
+        with composed.client() as client:
+            run(client, deployed["nightly"], ("FAILED", "Failed"))
+        received.take(1)
+        again = verdict("warning")
+    assert refused.found.endswith("the webhook answered 404")
+    lost = refused.found.partition(" of ")[0]  # with those of the tests before
+    assert again.found.startswith(f"{lost} of ") and again.found.endswith("404"), "it takes them again"
+
+
+def verdict(wanted: str) -> Finding:
+    """What doctor says of the alerts, once it says so: the server writes its events down every few seconds."""
+    deadline = time.monotonic() + 60
+    while (found := [*alert_calls.alerts()])[0].verdict != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    return found[0]
+
+
 def test_the_names_are_those_of_the_flows_states() -> None:
     ours = {*nightly.FAILED.values(), nightly.WARNED, nightly.SKIPPED}
-    assert ours <= set(alerts.WRONG)
-    assert not set(alerts.WELL) & set(alerts.WRONG)
+    assert ours <= set(alert_triggers.WRONG)
+    assert not set(alert_triggers.WELL) & set(alert_triggers.WRONG)
 
 
 @pytest.mark.parametrize(

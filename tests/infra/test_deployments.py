@@ -70,6 +70,10 @@ def deployed(composed: Composed) -> dict[str, dict[str, Any]]:
 
 def deploy(composed: Composed) -> dict[str, dict[str, Any]]:
     registered(composed)
+    return by_name(composed)
+
+
+def by_name(composed: Composed) -> dict[str, dict[str, Any]]:
     with composed.client() as client:
         return {d["name"]: d for d in client.post("deployments/filter", json={}).raise_for_status().json()}
 
@@ -102,21 +106,32 @@ def test_deploying_again_updates_and_leaves_what_people_set(
         weekly = f"deployments/{night['id']}/schedules/{scheduled(night)['every-week']['id']}"
         client.patch(weekly, json={"active": False}).raise_for_status()  # a pause of one schedule,
         client.post(f"deployments/{training['id']}/pause_deployment").raise_for_status()  # of a deployment
-        again = deploy(composed)
+        mine = {"config": "mine", "set": "evaluate.limit=10"}
+        client.patch(f"deployments/{night['id']}", json={"parameters": mine}).raise_for_status()
+        said = registered(composed)
+        again = by_name(composed)
         assert {name: d["id"] for name, d in again.items()} == {name: d["id"] for name, d in deployed.items()}
         assert client.get("work_pools/gpu-1").json()["concurrency_limit"] == 3
         active = {slug: schedule["active"] for slug, schedule in scheduled(again["nightly"]).items()}
         assert active == {"every-night": True, "every-week": False}
         assert [name for name, d in again.items() if d["paused"]] == ["training"]
+        assert again["nightly"]["parameters"] == mine
+        assert again["compare"]["parameters"] == deployed["compare"]["parameters"]
+        assert 'nightly/nightly: the parameter config="mine", which somebody set, stays' in said
+        client.patch(
+            f"deployments/{night['id']}", json={"parameters": night["parameters"]}
+        ).raise_for_status()
 
 
 def test_what_is_paused_stays_paused_though_deploying_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    paused: list[str] = []
+    paused, restored = list[str](), list[str]()
     there = [SimpleNamespace(id="training", paused=True), SimpleNamespace(id="nightly", paused=False)]
     client = SimpleNamespace(read_deployments=lambda: there, pause_deployment=paused.append)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(deploy_program, "get_client", lambda **_: nullcontext(client))
     monkeypatch.setattr(deploy_program, "keep", lambda _: [])
+    monkeypatch.setattr(deploy_program.parameters, "found", lambda *_: ["kept"])
+    monkeypatch.setattr(deploy_program.parameters, "restore", lambda _, kept: restored.extend(kept) or [])
     monkeypatch.setattr(deploy_program.subprocess, "call", lambda *_, **__: 0)
 
     def interrupted(*_: Any, **__: Any) -> None:
@@ -125,7 +140,7 @@ def test_what_is_paused_stays_paused_though_deploying_is_interrupted(monkeypatch
     monkeypatch.setattr(deploy_program.subprocess, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         deploy_program.main()
-    assert paused == ["training"]
+    assert paused == ["training"] and restored == ["kept"]
 
 
 @pytest.mark.timeout(1200)  # two or three times `make deploy`, which takes minutes on an overloaded machine

@@ -15,12 +15,15 @@ from uuid import uuid4
 import pytest
 import yaml
 from prefect.client.schemas.objects import Flow, FlowRun
+from prefect.workers.base import BaseJobConfiguration
 
 from infra import pools
-from infra.alerts import URL
+from infra.alert_triggers import HOURS
+from infra.alerts import FORMAT, URL
+from infra.trial import VARIABLE
 from sifthinker import config
 from sifthinker.config import Grpo, Sft
-from sifthinker.core.errors import UserError
+from sifthinker.config.layers import OWN
 from tasks.runtime.following import MARGIN
 from tasks.runtime.nodes import ADDRESS
 from tests.infra.conftest import ROOT
@@ -145,6 +148,44 @@ def test_runs_take_keys_and_the_object_stores_variables_from_secrets_that_may_be
         assert all(secret["optional"] for secret in secrets.values())
 
 
+@pytest.mark.parametrize("key", [key for key in POOLS if key.endswith("cpu")])
+def test_a_run_without_a_gpu_starts_no_more_processes_than_its_memory_holds(key: str) -> None:
+    """A process for each core of its quota (sifthinker/system/cores.py): without one, for each core of the node."""
+    limits = pod(key)["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["memory"].endswith("Gi")
+    assert int(limits["memory"].removesuffix("Gi")) >= 2 * int(limits["cpu"])
+
+
+@pytest.mark.parametrize("key", POOLS)
+def test_a_run_finds_configurations_of_the_cluster_where_there_are_some(key: str) -> None:
+    found = pod(key)["spec"]
+    [container] = found["containers"]
+    folder = {v["name"]: v.get("value") for v in container["env"]}[OWN]
+    [mount] = [mount for mount in container["volumeMounts"] if mount["mountPath"] == folder]
+    [volume] = [volume for volume in found["volumes"] if volume["name"] == mount["name"]]
+    assert volume["configMap"] == {"name": "configs", "optional": True} and mount["readOnly"]
+
+
+def test_the_database_has_the_shared_memory_that_it_has_in_compose() -> None:
+    found = PODS["StatefulSet-postgres"]["spec"]
+    [mount] = [m for m in found["containers"][0]["volumeMounts"] if m["mountPath"] == "/dev/shm"]
+    [volume] = [volume for volume in found["volumes"] if volume["name"] == mount["name"]]
+    compose = yaml.safe_load((ROOT / "infra/compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "256Mi"}
+    assert compose["postgres"]["shm_size"] == "256m"
+
+
+@pytest.mark.parametrize("pool", ["cpu", "gpu-1", "gpu-8"])
+def test_links_to_runs_lead_to_where_browsers_reach_the_server(pool: str) -> None:
+    """Prefect hands its settings on to the Jobs: else their links lead to the service, which no browser knows."""
+    [server] = PODS["Deployment-server"]["spec"]["containers"]
+    [worker] = PODS[f"Deployment-worker-{pool}"]["spec"]["containers"]
+    wanted, found = (
+        {v["name"]: v.get("value") for v in one["env"]}["PREFECT_UI_URL"] for one in (server, worker)
+    )
+    assert found == wanted
+
+
 def test_training_and_vllm_have_shared_memory() -> None:
     for key in runs():
         found = pod(key)["spec"]
@@ -164,6 +205,20 @@ def test_runs_have_time_for_a_trainings_checkpoint_and_their_first_process_waits
         sigterm = {v["name"]: v.get("value") for v in container["env"]}
         assert sigterm["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
         assert job["spec"]["backoffLimit"] == 0, "else the cluster repeats what the server starts again"
+
+
+def test_every_setting_of_a_runs_job_is_read_by_prefects_worker() -> None:
+    """A setting that is declared and read nowhere promises what does not happen."""
+    worker = pytest.importorskip("prefect_kubernetes.worker", reason="reads them; pip install -e '.[dev]'")
+    code = Path(worker.__file__).read_text(encoding="utf-8")
+    ours = yaml.safe_load((BASE / pools.TEMPLATE).read_text(encoding="utf-8"))["job_configuration"]
+    of_the_base = BaseJobConfiguration.model_fields
+    unread = [
+        name
+        for name in ours
+        if name not in of_the_base and f"configuration.{name}" not in code and f"self.{name}" not in code
+    ]
+    assert not unread
 
 
 def test_what_runs_for_ever_is_probed_and_the_server_is_ready_when_its_database_is() -> None:
@@ -222,10 +277,11 @@ def test_a_run_has_the_gpus_of_its_pool_and_goes_where_it_should(key: str) -> No
     limits = found["containers"][0]["resources"]["limits"]
     gpus = {"cpu": None, "gpu-1": "1", "gpu-8": "8"}[key.split()[1]]
     assert limits.get("nvidia.com/gpu") == gpus
-    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in found["tolerations"]
+    taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert (taint in found["tolerations"]) == bool(gpus), "a run without a GPU takes no room beside them"
     chosen = key.startswith("gpu-nodes") and gpus
     assert bool(found["nodeSelector"]) == bool(chosen)
-    assert len(found["tolerations"]) == (2 if chosen else 1)
+    assert len(found["tolerations"]) == (2 if chosen else 1 if gpus else 0)
     assert found["priorityClassName"] == ("sifthinker-gpu" if chosen else "")
 
 
@@ -273,6 +329,13 @@ def test_the_nodes_of_a_training_have_a_machine_each_know_their_address_and_reac
             assert found["metadata"]["labels"].items() <= pod(key)["metadata"]["labels"].items()
 
 
+def test_no_command_of_two_nodes_is_the_first_process_of_its_container() -> None:
+    [container] = OBJECTS["Job-two-nodes"]["spec"]["template"]["spec"]["containers"]
+    started = [line.split() for line in container["args"][0].splitlines() if line.strip().startswith("exec")]
+    assert [line[4:6] for line in started] == [["sif", "run"], ["sif", "join"]]
+    assert all(line[:4] == ["exec", "python", "-m", "infra.run"] for line in started)
+
+
 def test_the_two_nodes_configuration_can_be_read_and_has_a_node_for_each_pod() -> None:
     read = config.load(FOLDER / "overlays" / "two-nodes" / "configuration.yaml", {})
     assert read.sft.nodes == read.grpo.nodes == OBJECTS["Job-two-nodes"]["spec"]["completions"]
@@ -299,33 +362,10 @@ def test_names_resolve_and_alerts_go_out() -> None:
     [deploy] = PODS["Job-deploy"]["spec"]["containers"]
     variables = {v["name"]: v for v in deploy["env"]}
     assert variables[URL]["valueFrom"]["secretKeyRef"] == {"name": "alerts", "key": "url", "optional": True}
+    for variable, key in ((FORMAT, "format"), (VARIABLE, "test"), (HOURS, "night-hours")):
+        reference = variables[variable]["valueFrom"]["secretKeyRef"]
+        assert reference == {"name": "alerts", "key": key, "optional": True}
     assert variables["PREFECT_UI_URL"]["value"] and variables[pools.VARIABLE]["value"].endswith("/pools.yaml")
-
-
-def test_a_variable_that_the_template_does_not_have_is_refused(tmp_path: Path) -> None:
-    shutil.copy(BASE / pools.TEMPLATE, tmp_path)
-    pool = pools.Pool(limit=1, type="kubernetes", job={"image": "a", "tolerationz": []})
-    with pytest.raises(UserError, match=r"job\.tolerationz: .* it has: name, env, pool"):
-        pools.template(pool, tmp_path)
-    with pytest.raises(UserError, match=r"job-template\.yaml: No such file"):
-        pools.template(pool, tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("cpu: {limit: 0}", "greater than or equal to 1"),
-        ("cpu: {limitz: 1}", "limitz"),
-        ("cpu: [", "while parsing"),
-    ],
-)
-def test_a_wrong_file_of_pools_is_refused(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "pools.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.setenv(pools.VARIABLE, str(tmp_path / "pools.yaml"))
-    with pytest.raises(UserError, match=message):
-        pools.read()
 
 
 @pytest.mark.parametrize("folder", [BASE, *OVERLAYS], ids=lambda folder: folder.name)

@@ -91,7 +91,7 @@ def cover(prefect: PrefectServer, deployments: list[str]) -> None:
         "import sys; from prefect.client.orchestration import get_client; from infra import lost_runs, automations\n"
         "with get_client(sync_client=True) as client:\n"
         "    ids = [f'prefect.deployment.{i}' for i in sys.argv[1:]]\n"
-        "    for one in lost_runs.automations(ids, ids):\n"
+        "    for one in lost_runs.automations(ids, ids, []):\n"
         "        print(automations.save(client, one))"
     )
     environment = {**prefect.environment, "PYTHONPATH": code()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,12 +19,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra import pools as work_pools
 from infra.pools import NIGHT
+from sifthinker.core.errors import UserError
 from tasks.runtime import placement
 from tasks.runtime.server_away import BY_WORKER
 from tests.faults.conftest import ROOT, PrefectServer, started
 from tests.infra.conftest import Patient
 
 POOLS = work_pools.read()
+KUBERNETES = ROOT / "infra" / "kubernetes" / "base"
 DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 
 
@@ -31,6 +35,32 @@ def test_every_pool_of_a_deployment_is_made_and_every_night_waits_in_its_queue()
     for deployment in DEPLOYMENTS:
         at_night = "nightly.py" in deployment["entrypoint"]
         assert deployment["work_pool"].get("work_queue_name") == (NIGHT if at_night else None)
+
+
+def test_a_variable_that_the_template_does_not_have_is_refused(tmp_path: Path) -> None:
+    shutil.copy(KUBERNETES / work_pools.TEMPLATE, tmp_path)
+    pool = work_pools.Pool(limit=1, type="kubernetes", job={"image": "a", "tolerationz": []})
+    with pytest.raises(UserError, match=r"job\.tolerationz: .* it has: name, env, pool"):
+        work_pools.template(pool, tmp_path)
+    with pytest.raises(UserError, match=r"job-template\.yaml: No such file"):
+        work_pools.template(pool, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cpu: {limit: 0}", "greater than or equal to 1"),
+        ("cpu: {limitz: 1}", "limitz"),
+        ("cpu: [", "while parsing"),
+    ],
+)
+def test_a_wrong_file_of_pools_is_refused(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pools.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv(work_pools.VARIABLE, str(tmp_path / "pools.yaml"))
+    with pytest.raises(UserError, match=message):
+        work_pools.read()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from email.utils import formatdate
 
 from sifthinker import llm
 from sifthinker.core.errors import UserError
+from sifthinker.llm import http
 from tests.evil import GOOD_USAGE, chat
 from tests.llm import wire_acts
 from tests.llm.test_odd_replies import READ, UNREAD
@@ -37,6 +38,7 @@ class Behaviour:
     asked: int = 1  # times
     paid: int = 0  # of these, those that the account shows
     words: str = ""  # of the failure
+    unsure: int = 0  # of those that the account shows, those that it may not: what the client saw is a matter of moments
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def error(code: object, verdict: str = "exhausted", **more: object) -> Behaviour
     return wrong(200, {"error": {"message": "an odd day", "code": code, **more}}, verdict)
 
 
-def accepted(act: Act, asked: int = 1) -> Behaviour:
-    return Behaviour(act, "accepted", asked, 1)
+def accepted(act: Act, asked: int = 1, paid: int = 1) -> Behaviour:
+    return Behaviour(act, "accepted", asked, paid)
 
 
 def unreadable(act: Act, words: str) -> Behaviour:
@@ -84,9 +86,18 @@ def unreadable(act: Act, words: str) -> Behaviour:
     return Behaviour(act, "unreadable", min(3, TRIES), min(3, TRIES), words)
 
 
-def lost(act: Act, words: str = "", verdict: str = "exhausted") -> Behaviour:
-    """No answer, each time."""
-    return Behaviour(act, verdict, TRIES, 0, words)
+def lost(act: Act, words: str = "") -> Behaviour:
+    """Nothing of an answer, each time: not paid."""
+    return Behaviour(act, "exhausted", TRIES, 0, words)
+
+
+def unheard(act: Act, words: str = "", verdict: str = "exhausted", unsure: int = 0) -> Behaviour:
+    """An answer that began, or may come late, each time: it may be paid for, so it is tried three times at most."""
+    return Behaviour(act, verdict, min(3, TRIES), min(3, TRIES), words, unsure)
+
+
+def timed_out(act: Act) -> Behaviour:
+    return unheard(act, "no answer within", "timeout")
 
 
 def first(act: Act) -> Act:
@@ -137,6 +148,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "400 that names a field": wrong(
         400, {"error": {"message": "max_tokens is not supported"}}, "bad-request"
     ),
+    "403 of a filter": wrong(
+        403, {"error": {"code": 403, "message": "your input was flagged"}}, "content-filter"
+    ),
     "405": wrong(405, None, "bad-request"),
     "408": wrong(408),
     "409": wrong(409),
@@ -171,6 +185,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "error rate_limit_exceeded": error("rate_limit_exceeded"),
     "error server_error": error(None, type="server_error"),
     "error content_filter": error("content_filter", "content-filter"),
+    "error with code 403 of a filter": error(403, "content-filter", metadata={"reasons": ["violence"]}),
     "error in words": wrong(200, {"error": "just words"}, "bad-request"),
     "error in a list": wrong(200, [{"error": {"code": 503, "message": "as Gemini"}}]),
     # headers
@@ -189,7 +204,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     ),
     "deflate": accepted(answer(lambda text: zlib.compress(good(text)), content_encoding="deflate")),
     "identity": accepted(answer(good, content_encoding="identity")),
-    "gzip that is none": lost(answer(good, content_encoding="gzip")),
+    "gzip that is none": unheard(answer(good, content_encoding="gzip")),
     "gzip cut off": unreadable(answer(lambda text: packed(good(text))[:-40], content_encoding="gzip"), ""),
     "gzip twice": unreadable(
         answer(lambda text: packed(packed(good(text))), content_encoding="gzip, gzip"), "packed as"
@@ -198,8 +213,8 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "UTF-8 with a mark": accepted(answer(lambda text: b"\xef\xbb\xbf" + good(text))),
     "UTF-16": accepted(answer(lambda text: good(text).decode().encode("utf-16"))),
     "chunks": accepted(wire_acts.in_chunks),
-    "chunks without an end": lost(wire_acts.in_chunks_without_an_end),
-    "chunks of no size": lost(wire_acts.in_chunks_of_no_size),
+    "chunks without an end": unheard(wire_acts.in_chunks_without_an_end),
+    "chunks of no size": lost(wire_acts.in_chunks_of_no_size),  # seen with the head, which is lost with them
     # bodies
     "white space around": accepted(answer(lambda text: b"\n\n " + good(text) + b" \n")),
     "two objects": unreadable(answer(lambda text: good(text) + good(text)), "not JSON"),
@@ -235,28 +250,32 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "twice on one connection": accepted(wire_acts.says_it_twice),
     "trickles": accepted(wire_acts.trickles),
     "a redirect on the same host": accepted(wire_acts.redirects_once, 2),
-    "cut in the middle": lost(wire_acts.cut_in_the_middle),
-    "reset in the middle": lost(wire_acts.reset_in_the_middle),
+    "cut in the middle": unheard(wire_acts.cut_in_the_middle),
+    "reset in the middle": unheard(wire_acts.reset_in_the_middle, unsure=TRIES),  # it may overtake the head
     "resets": lost(wire_acts.resets),
     "hangs up": lost(wire_acts.hangs_up),
     "resets once": accepted(first(wire_acts.resets), 2),
     "hangs up once": accepted(first(wire_acts.hangs_up), 2),
     "no HTTP": lost(wire_acts.says_no_http),
-    "says nothing": lost(wire_acts.says_nothing, "no answer within", "timeout"),
-    "says nothing once": accepted(first(wire_acts.says_nothing), 2),
-    "stalls in the head": lost(wire_acts.stalls_in_the_head, "no answer within", "timeout"),
-    "stalls in the body": lost(wire_acts.stalls_in_the_body, "no answer within", "timeout"),
-    "trickles for ever": lost(wire_acts.trickles_for_ever, "no answer within", "timeout"),
+    "says nothing": timed_out(wire_acts.says_nothing),
+    "says nothing once": accepted(first(wire_acts.says_nothing), 2, 2),
+    "stalls in the head": timed_out(wire_acts.stalls_in_the_head),
+    "stalls in the body": timed_out(wire_acts.stalls_in_the_body),
+    "trickles for ever": timed_out(wire_acts.trickles_for_ever),
+    "an error that is cut off": lost(wire_acts.an_error_that_is_cut_off),
 }
 
 STOPS: dict[str, Stop] = {
     "401": Stop(answer(b'{"error": {"message": "no such key"}}', 401), llm.Unauthorized, "no such key.*check the key"),
     "402": Stop(answer(b"pay", 402), llm.Unauthorized, "no credit left"),
     "403": Stop(answer(b"", 403), llm.Unauthorized, "may not use the model"),
-    "404": Stop(answer(b"<html>nginx</html>", 404), llm.Unauthorized, "check base_url"),
+    "404": Stop(answer(b"<html>nginx</html>", 404), http.NotFound, "check base_url"),
     "407": Stop(answer(b"", 407), llm.Unauthorized, "the proxy .*asks for a user and a password"),
     "429 of an empty account": Stop(
         answer(b'{"error": {"code": "insufficient_quota"}}', 429), llm.Unauthorized, "no credit left"
+    ),
+    "400 of an empty account": Stop(
+        answer(b'{"error": {"type": "Arrearage", "code": "Arrearage"}}', 400), llm.Unauthorized, "no credit left"
     ),
     "200 with code 401": Stop(
         answer(b'{"error": {"message": "no", "code": "invalid_api_key"}}'), llm.Unauthorized, "the answer is an error"

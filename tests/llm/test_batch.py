@@ -9,7 +9,7 @@ import pytest
 
 from sifthinker import llm
 from sifthinker.config import Api, Prices
-from sifthinker.llm import batch, judge, standin
+from sifthinker.llm import batch, batch_calls, judge, standin
 from sifthinker.llm.http import Transient
 from sifthinker.llm.ledger_sqlite import SqliteLedger
 
@@ -116,8 +116,8 @@ def test_a_batch_that_was_sent_but_not_noted_is_found_at_the_provider(tmp_path):
     with standin.running(tmp_path / "log", batch_seconds=1.5) as url:
         killed_when("sent", tmp_path / "calls.db", url)
         ledger = SqliteLedger(tmp_path / "calls.db")
-        (name,) = ledger.open_batches(f"{API.base_url} {API.model}")
-        ledger.set_batch(name, "planned")  # as if it had been killed a moment earlier
+        (name,) = ledger.take_batches(f"{API.base_url} {API.model}")
+        assert ledger.set_batch(name, "planned")  # as if it had been killed a moment earlier
         ledger.close()
         with llm.Client(API, tmp_path / "calls.db", url) as client:
             client.ask_all(questions(20))
@@ -176,14 +176,14 @@ def test_a_batch_is_looked_at_again_more_often_than_a_call_is_retried_and_is_not
 
 def test_a_provider_that_stays_away_ends_the_run_and_the_next_one_collects_the_batch(tmp_path, monkeypatch):
     failing(monkeypatch, 3)
-    monkeypatch.setattr(batch, "OUTAGE", 0.0)
+    monkeypatch.setattr(batch_calls, "OUTAGE", 0.0)
     with standin.running(tmp_path / "log") as url:
         with (
             llm.Client(API, tmp_path / "calls.db", url) as client,
             pytest.raises(llm.Unreachable, match="gone for a moment"),
         ):
             client.ask_all(questions(5))
-        monkeypatch.setattr(batch, "OUTAGE", 60.0)
+        monkeypatch.setattr(batch_calls, "OUTAGE", 60.0)
         with llm.Client(API, tmp_path / "calls.db", url) as client:
             assert all(isinstance(reply, llm.Reply) for reply in client.ask_all(questions(5)))
         assert standin.counts(url)["batches"] == 1

@@ -15,7 +15,9 @@ from sifthinker.config import STANDIN, Api, Prices
 from sifthinker.core.errors import UserError
 from sifthinker.llm import call_counts, costs, judge, standin
 from sifthinker.llm.client import tallied
-from sifthinker.llm.http import money, retry_after
+from sifthinker.llm.completion import Tokens
+from sifthinker.llm.http import retry_after
+from sifthinker.llm.usage import priced
 
 FAST = {"retries": 3, "timeout": 5.0, "concurrency": 8}
 
@@ -135,7 +137,7 @@ def test_the_batch_chat_mode_asks_the_same_on_its_own_path_and_shares_the_ledger
 def test_another_model_endpoint_or_scope_is_another_request(canned, open_client, change):
     canned.answers = [(200, {}, completion())]
     for options in ({}, change, {}, change):
-        with open_client(**options) as client:
+        with open_client(**{"model": "one", **options}) as client:
             client.ask(question())
     assert len(canned.asked) == 2
 
@@ -282,6 +284,20 @@ def test_an_endpoint_that_answers_nothing_stops_the_stage(open_client, canned):
     assert len(canned.asked) < 40
 
 
+def test_an_endpoint_that_was_given_up_can_be_asked_again_by_all_its_clients(open_client, canned):
+    canned.answers = [(502, {}, b"gone")]
+    with open_client(retries=0) as client, open_client(retries=0) as other:
+        with pytest.raises(llm.Unreachable):
+            client.ask_all(question(n) for n in range(100))
+        canned.answers = [(200, {}, completion())]
+        with pytest.raises(llm.Unreachable):
+            other.ask(question(200))
+        client.go_on()
+        assert isinstance(other.ask(question(200)), llm.Reply)
+        canned.answers = [(502, {}, b"gone")]
+        assert client.ask(question(300)).kind == "exhausted", "as many are given up again before it is"
+
+
 def test_a_stall_is_a_timeout_that_is_retried(tmp_path):
     with standin.running(tmp_path / "log", {"stall": 1.0}, stall=20) as url:
         api = Api(timeout=0.2, retries=1)
@@ -358,7 +374,7 @@ def test_the_stand_in_must_be_started_and_a_remote_endpoint_needs_a_key(tmp_path
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with (
         pytest.raises(UserError, match="set the environment variable OPENAI_API_KEY"),
-        llm.Client(Api(base_url="https://example.org/v1"), tmp_path / "calls.db"),
+        llm.Client(Api(base_url="https://example.org/v1", model="m"), tmp_path / "calls.db"),
     ):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "vlm"]
@@ -366,12 +382,15 @@ def test_the_stand_in_must_be_started_and_a_remote_endpoint_needs_a_key(tmp_path
 
 def test_money_is_counted_with_the_price_of_cached_tokens_and_the_discount_of_batches():
     prices = Prices(prompt=2.0, cached_prompt=0.5, completion=10.0, batch_discount=0.5)
-    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 400}}
-    assert money(usage, prices, batch=False).money == pytest.approx((600 * 2 + 400 * 0.5 + 100 * 10) / 1e6)
-    assert money(usage, prices, batch=True).money == pytest.approx(
-        0.5 * (600 * 2 + 400 * 0.5 + 100 * 10) / 1e6
-    )
-    assert money({}, prices, batch=False).tokens == 0
+    used, whole = Tokens(1000, 400, 100), (600 * 2 + 400 * 0.5 + 100 * 10) / 1e6
+    assert priced(used, prices, batch=False).money == pytest.approx(whole)
+    assert priced(used, prices, batch=True).money == pytest.approx(0.5 * whole)
+
+
+def test_cached_tokens_cost_what_others_do_unless_they_have_a_price_which_may_be_0():
+    used = Tokens(1000, 1000, 0)
+    assert priced(used, Prices(prompt=2.0), batch=False).money == pytest.approx(1000 * 2 / 1e6)
+    assert priced(used, Prices(prompt=2.0, cached_prompt=0), batch=False).money == 0
 
 
 def test_a_budget_in_money_stops(canned, open_client):

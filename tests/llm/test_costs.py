@@ -137,6 +137,13 @@ def test_a_silent_server_s_call_is_estimated_from_the_bytes_of_both_sides() -> N
     assert costs.estimated(says("x" * 40), 80, 50) == Usage(1, 30, 0, 20, 260.0, 50)
 
 
+def test_an_answer_that_was_lost_counts_as_those_that_came_and_else_as_the_longest_one() -> None:
+    costs = Costs(Api(prices=PRICES), Usage())
+    assert costs.estimated(says("x" * 40), 0, 50, lost=True) == Usage(1, 10, 0, 50, 520.0, 60)
+    costs.learn(10.0, Usage(1, 30, 0, 7))
+    assert costs.estimated(says("x" * 40), 0, 50, lost=True) == Usage(1, 30, 0, 7, 130.0, 37)
+
+
 @pytest.mark.parametrize(("mode", "money"), [("chat", 520.0), ("batch", 130.0)])
 def test_a_batch_is_expected_at_its_discount(mode: str, money: float) -> None:
     prices = PRICES.model_copy(update={"batch_discount": 0.25})

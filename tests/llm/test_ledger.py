@@ -241,6 +241,18 @@ def test_all_dead_requests_are_revived_where_no_kind_is_named(kind):
     assert counts(ledger) == {"failed": 2}
 
 
+def test_what_was_refused_is_asked_again_by_who_wants_it_so(kind):
+    ledger = kind.open()
+    for key, failure in (("a", Failure("content-filter", "no")), ("b", Failure("bad-request", "no"))):
+        ledger.claim(key, "account", b"")
+        ledger.fail(key, failure, dead=True)
+    assert ledger.claim("a", "account", b"", again=("bad-request",)) == Failure("content-filter", "no")
+    assert ledger.claim("b", "account", b"") == Failure("bad-request", "no")
+    assert ledger.claim("b", "account", b"", again=("bad-request",)) == "mine"
+    ledger.settle("b", REPLY, COST)
+    assert ledger.claim("b", "account", b"", again=("bad-request",)).text == REPLY.text
+
+
 def test_only_a_claimed_request_can_be_finished(kind):
     ledger = kind.open()
     with pytest.raises(AssertionError, match="only a claimed request"):

@@ -50,14 +50,24 @@ def test_other_weights_in_the_folder_are_another_model(model: Path) -> None:
     assert weights(Api()) == weights(None) == {}
 
 
-def test_replies_of_other_weights_are_not_taken_from_the_ledger(model: Path, tmp_path: Path) -> None:
+def test_replies_of_other_weights_or_of_another_template_or_server_are_not_taken_from_the_ledger(
+    model: Path, tmp_path: Path
+) -> None:
     asked = llm.Request([{"role": "user", "content": "hi"}], 0.5, 99)
     with evil.serving(lambda *_: (200, {}, evil.chat())) as server:
-        for content in (b"a", b"a", b"b"):
-            (model / "model.safetensors").write_bytes(content)
-            with llm.Client(local(model), tmp_path / "calls.db", server.url) as client:
+
+        def ask(**fields: object) -> int:
+            before = len(server.asked)
+            with llm.Client(local(model, **fields), tmp_path / "calls.db", server.url) as client:
                 client.ask(asked)
-        assert len(server.asked) == 2
+            return len(server.asked) - before
+
+        assert (ask(), ask()) == (1, 0)
+        (model / "model.safetensors").write_bytes(b"other")
+        assert (ask(), ask()) == (1, 0)
+        assert (ask(local_server="transformers"), ask(), ask(local_server="transformers")) == (1, 0, 0)
+        (model / "chat_template.jinja").write_text("{{ messages }}")
+        assert (ask(), ask()) == (1, 0)
 
 
 def test_what_is_no_folder_of_a_model_is_explained(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from flows.commands import requests
 from sifthinker import llm
-from sifthinker.config import Api, Config, identity
+from sifthinker.config import Api, Config, identity, parse
 from sifthinker.config.presets import PRESETS
+from sifthinker.core.errors import UserError
 from sifthinker.llm import parameters
 from tests import evil
 
@@ -85,6 +86,19 @@ def test_the_sections_identity_is_the_old_one_until_a_field_is_set():
         ({"extra": {"max_tokens": 1}}, "see token_limit_field"),
         ({"extra": {"api_key": "sk-1"}}, "into the environment"),
         ({"extra": {"Authorization": "Bearer"}}, "into the environment"),
+        (
+            {"extra": {"extra_headers": {"Authorization": "x"}}},
+            "extra must not hold extra_headers.Authorization: put",
+        ),
+        (
+            {"extra": {"litellm": [{"to": {"api_key": "x"}}]}},
+            "extra must not hold litellm[0].to.api_key: put",
+        ),
+        (
+            {"extra": {"user": "sk-proj-1"}},
+            "extra must not hold user, whose text looks like a key: put",
+        ),
+        ({"extra": {"headers": ["x", " Bearer abc"]}}, "extra must not hold headers[1], whose text looks"),
         ({"extra": {"a": float("nan")}}, "what JSON cannot"),
         ({"extra": {"a": 10**30}}, "what JSON cannot"),
         ({"extra": {"a": object()}}, "what JSON cannot"),
@@ -99,11 +113,31 @@ def test_a_body_that_cannot_be_sent_is_refused(fields, words):
         "scenes": {},
         "annotate": {"api": {"model": "m", **fields} if fields != {"preset": "openai"} else fields},
     }
-    from sifthinker.config import parse
-    from sifthinker.core.errors import UserError
-
     with pytest.raises(UserError, match=re.escape(words)):
         parse(values, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    "extra", [{"a": {"secret": "xyzzy"}}, {"a": ["Bearer xyzzy"]}, {"a": {"b": "sk-xyzzy"}}]
+)
+def test_a_key_in_extra_is_refused_without_being_shown(extra):
+    with pytest.raises(
+        UserError, match=r"annotate\.api: extra must not hold .*into the environment"
+    ) as error:
+        parse({"scenes": {}, "annotate": {"api": {"model": "m", "extra": extra}}}, "mine.yaml")
+    assert "xyzzy" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"provider": {"order": ["task-1", "a bearer"], "max_tokens_a_day": 5}},
+        {"user": "desk-7"},
+        {"stop": ["Bearer"], "bearer": True},
+    ],
+)
+def test_other_words_in_extra_are_no_keys(extra):
+    assert Api(model="m", extra=extra).extra == extra
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -59,6 +59,11 @@ async def reset_in_the_middle(wire: Wire, text: str) -> None:
     await wire.reset()
 
 
+async def an_error_that_is_cut_off(wire: Wire, _: str) -> None:
+    await wire.raw(b"HTTP/1.1 500 Oh\r\ncontent-length: 5000\r\n\r\n", b'{"error": ')
+    await wire.close()
+
+
 async def resets(wire: Wire, _: str) -> None:
     await wire.reset()
 

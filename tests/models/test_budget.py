@@ -1,5 +1,7 @@
 """The pixel budget of folders that were not merged here."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from transformers import AutoProcessor
 
 from sifthinker.core import prompts
 from sifthinker.models import loading
-from sifthinker.models.budget import as_merged, budgeted, holds
+from sifthinker.models.budget import as_merged, budgeted, holds, otherwise, prepares
 from sifthinker.models.families import FAMILIES
 
 BUDGET = 112 * 84
@@ -66,6 +68,45 @@ def test_a_server_that_knows_no_families_reads_what_the_training_used(family, tm
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     assert AutoProcessor.from_pretrained(served).tokenizer.eos_token == FAMILIES[family].end
     assert budgeted(served, BUDGET, tmp_path / "again") == served
+
+
+PUBLISHERS = {  # what vLLM does otherwise with the publisher's folder than with the one that a stage has it serve
+    "qwen2_5_vl": [],  # its pictures are sent at their final size
+    "qwen3_5": ["chat template"],
+    "llava": ["chat template", "pictures"],
+    "gemma3": ["end of an answer", "pictures"],
+    "internvl": ["pictures"],  # more tiles than the budget holds
+    "bunny_llama3": [],
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHERS)
+def test_a_running_server_of_a_publishers_folder_is_told_from_one_that_a_stage_starts(family, tmp_path):
+    loading.build_tiny(family, 0, tmp_path / "base")
+    served = budgeted(tmp_path / "base", BUDGET, tmp_path / "served")
+    assert otherwise(tmp_path / "base", False, tmp_path / "base", BUDGET) == PUBLISHERS[family]
+    assert otherwise(served, False, tmp_path / "base", BUDGET) == []
+    if "chat template" in PUBLISHERS[family]:  # the embedded server knows the families
+        assert "chat template" not in otherwise(tmp_path / "base", True, tmp_path / "base", BUDGET)
+        assert prepares(tmp_path / "base") != prepares(tmp_path / "base", knows=False)
+    assert prepares(served) == prepares(served, knows=False)
+
+
+def test_a_running_server_that_shows_less_than_the_budget_is_told_from_one_that_holds_it(base, tmp_path):
+    small = budgeted(base, BUDGET // 2, tmp_path / "small")
+    assert otherwise(small, False, base, BUDGET) == ["pictures"]
+    assert holds(small, BUDGET), "no picture that is sent would be sized down for it"
+
+
+def test_a_server_with_another_tokenizer_is_told_too(base, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    file = other / "tokenizer.json"
+    found = json.loads(file.read_text())
+    found["model"]["merges"].pop()
+    file.write_text(json.dumps(found))
+    assert otherwise(other, False, base, BUDGET) == ["tokenizer"]
+    assert prepares(other) != prepares(base)
 
 
 def test_who_asks_without_a_configuration_gets_the_budget_of_the_training(base, tmp_path):

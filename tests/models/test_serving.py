@@ -23,6 +23,7 @@ from PIL import Image
 from sifthinker.core import images, prompts
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading, serving, vllm_command
+from sifthinker.models.budget import MERGED
 from sifthinker.pretraining import build
 from tests import odd_pictures
 
@@ -303,6 +304,19 @@ def test_by_hand_options_after_two_dashes_are_those_of_vllm(
     vllm_command.main()
     assert ran[: len(ran) - len(more)] == vllm_command.command(folder, int(port), "policy")
     assert ran[len(ran) - len(more) :] == more
+
+
+def test_by_hand_a_folder_that_no_merge_wrote_is_warned_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`budgeted` would replace its processor; this program cannot, since it is copied without the package."""
+    monkeypatch.setattr("os.execvpe", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["vllm_command", str(folder)])
+    vllm_command.main()
+    assert f"{folder}: no merge of this project wrote it" in capsys.readouterr().err
+    (folder / MERGED).write_text("{}")
+    vllm_command.main()
+    assert not capsys.readouterr().err
 
 
 def test_by_hand_an_option_that_is_not_known_is_refused(

@@ -128,33 +128,70 @@ def test_the_gate_is_passed_by_the_truth_and_by_nothing_less(
         for _, text, there in lessons.lists(scene, rng)
     }
 
-    def answers(_model: object, _processor: object, seen: list, asked: list, **_: object) -> list[str]:
+    def answers(
+        _model: object, _processor: object, seen: list, asked: list, said: list = (), **_: object
+    ) -> list[str]:
+        if said:
+            return [
+                next_one(seen[index].facts, text, words)
+                for (index, text), words in zip(asked, said, strict=True)
+            ]
         return [reply(seen, index, text) for index, text in asked]
 
     def reply(seen: list[scene_pool.Seen], index: int, text: str) -> str:
-        if "First" in text or "Next" in text:
-            return next_one(seen[index].facts, text)
         if (there := known.get((index, text))) is None:
             return "?"
         return said(*(seen[index].facts["things"][thing]["box"] for thing in there[: None if right else 1]))
 
-    def next_one(facts: dict, text: str) -> str:
-        before, _, called = text.rpartition(". Next ")
-        called, _, edge = called.removeprefix("First ").removesuffix(":").partition(" from ")
-        places = dict(lessons.classes(scene_pool.Seen(None, None, facts)))
+    def next_one(facts: dict, question: str, words: str) -> str:
+        regions, _, text = words.rpartition("</area>\n<text>")
+        before = json.loads(regions.removeprefix("<think>\n<area>"))[0]["bbox_2d"]
+        called, _, edge = text.split("First ")[-1].split("Next ")[-1].removesuffix(":").partition(" from ")
+        assert question == questions.how_many(called)
+        scene = scene_pool.Seen(None, None, facts)
+        places = dict([*lessons.classes(scene), *steps.places(scene)])
         there = [facts["things"][i]["box"] for i in places[called]]
         there.sort(key=lambda box: box[0])
-        assert edge == (seeing.edge(json.loads(before)[0]["bbox_2d"]) if before else "0.00")
-        at = there.index(json.loads(before)[0]["bbox_2d"]) + 1 if before else 0
-        return said(there[at]) if at < (len(there) if right else 1) else build.NO_MORE
+        at = 0 if text.startswith("First") else there.index(before) + 1
+        assert edge == (seeing.edge(before) if at else "0.00")
+        if at == (len(there) if right else 1):
+            return f" no more, {at}. and so on"
+        edge = seeing.edge(there[at])
+        return (
+            f"</text>\n<area>{said(there[at])}</area>\n<text>thing, {at + 1}. Next {called} from {edge}: and"
+        )
 
     monkeypatch.setattr(held_out, "answers", answers)
     found = held_out_lists.scores(None, None, drawn)
     assert found["gate"] == {"class": right, held_out_lists.IN_TURN: right}
-    assert found["lists"][held_out_lists.IN_TURN]["3"]["all"] == (1.0 if right else 0.0)
+    for kind in (held_out_lists.IN_TURN, held_out_lists.BESIDE):
+        assert found["lists"][kind]["2"]["all"] == (1.0 if right else 0.0)
+        assert found["lists"][kind]["1"]["all"] == 1.0
     assert found["lists"]["class"]["2"]["number"] == (1.0 if right else 0.0)
     assert found["lists"]["class"]["1"]["all"] == 1.0
-    assert {"class", "everything", "beside", held_out_lists.IN_TURN} == set(found["lists"])
+    kinds = {"class", "everything", "beside", held_out_lists.IN_TURN, held_out_lists.BESIDE}
+    assert kinds == set(found["lists"])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "no more, 1.",  # without the space that a chain says it with
+        '[{"bbox_2d": [0.1, 0.1, 0.3, 0.3], "depth": 0.5}]',
+        '</text>\n<area>[{"bbox_2d": [0.1, 0.1, 0.3], "depth": 0.5}]</area>\n<text>cube, 1. Next cube from 0.10:',
+        '</text>\n<area>[{"bbox_2d": [0.1, 0.1, 0.3, 0.3], "depth": 0.5}]</area>\n<text>a cube: 1.</text>',
+    ],
+)
+def test_looks_in_turn_that_cannot_be_read_are_no_list(monkeypatch: pytest.MonkeyPatch, reply: str) -> None:
+    monkeypatch.setattr(held_out, "answers", lambda *_, **__: [reply])
+    assert held_out_lists.in_turn(None, None, [], [(0, "cube")]) == [""]
+
+
+def test_a_list_in_turn_that_never_ends_is_one_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = f"</text>\n<area>{said(BOXES[0])}</area>\n<text>cube, 1. Next cube from 0.10:"
+    monkeypatch.setattr(held_out, "answers", lambda *_, **__: [look])
+    (found,) = held_out_lists.in_turn(None, None, [], [(0, "cube")])
+    assert len(json.loads(found)) == held_out_lists.MOST + 1
 
 
 def test_held_out_scenes_have_as_many_things_as_are_asked_for(tmp_path: Path) -> None:
@@ -179,24 +216,46 @@ def test_the_next_thing_is_the_next_to_the_right_and_no_more_comes_after_the_las
         lesson = drawing.KINDS["next"](scene, 0, rng)
         if lesson is None:  # two of them stand above one another
             continue
-        before, _, called = lesson.asked.rpartition(". Next ")
-        called, _, edge = called.removeprefix("First ").removesuffix(":").partition(" from ")
-        sets = dict(lessons.classes(scene)) | {
-            f"object {place}": there for place, there in scene.facts["beside"]
-        }
+        before, called, edge, number = _gone_on_from(lesson)
+        assert called in seeing.counted(lesson.asked)
+        sets = dict([*lessons.classes(scene), *steps.places(scene)])
         edges = {index: things[index]["box"][0] for index in sets[called]}
-        assert edge == (seeing.edge(json.loads(before)[0]["bbox_2d"]) if before else "0.00")
-        start = json.loads(before)[0]["bbox_2d"][0] + 0.011 if before else -1.0  # what is not exact
+        assert edge == (seeing.edge(before) if before else "0.00")
+        start = before[0] + 0.011 if before else -1.0  # what is not exact
         later = sorted((left, index) for index, left in edges.items() if left > start)
-        ends[lesson.answer == build.NO_MORE, bool(before)] += 1
-        if lesson.answer == build.NO_MORE:
-            assert not later and lesson.about == ()
+        ended = lesson.answer == f" no more, {number}."
+        ends[ended, bool(before)] += 1
+        if ended:
+            assert not later and lesson.about == () and number == len(edges)
         else:
             assert lesson.about == ((later[0][1],),)
-            (region,) = json.loads(lesson.answer)
-            assert region["bbox_2d"] == pytest.approx(things[later[0][1]]["box"], abs=1e-3)
+            region = re.fullmatch(r"</text>\n<area>\[(.+)\]</area>\n<text>", lesson.answer)[1]
+            box = json.loads(region)["bbox_2d"]
+            assert box == pytest.approx(things[later[0][1]]["box"], abs=1e-3)
     assert ends[True, False] == 0  # what is asked for is there
     assert min(ends[True, True], ends[False, True], ends[False, False]) > 60
+
+
+def _gone_on_from(lesson: lessons.Lesson) -> tuple[list[float] | None, str, str, int]:
+    """The box before, what is looked for and from which edge on, and how many there were, of a model's own words."""
+    regions, _, text = lesson.said.rpartition("</area>\n<text>")
+    if found := re.fullmatch(r"[^,]+, (\d)\. Next ([^:]+) from (0\.\d\d):", text):
+        return json.loads(regions)[0]["bbox_2d"], found[2], found[3], int(found[1])
+    other = r"[^,]+, (\d)\. Next (?P<one>.+) from 0\.\d\d: no more, \1\. "  # ended, of two that are compared
+    found = re.fullmatch(rf"(?:{other})?First (?P<called>.+) from 0\.00:", text)
+    looked_for = [found["one"], found["called"]] if found["one"] else [found["called"]]
+    assert seeing.counted(lesson.asked)[: len(looked_for)] == looked_for
+    assert found["one"] or regions.startswith('<think>\n<area>[{"bbox_2d": [0.0, 0.0, 1.0, 1.0]')
+    return None, found["called"], "0.00", 0
+
+
+def test_the_second_of_two_kinds_is_looked_for_after_the_first(drawn: list[scene_pool.Seen]) -> None:
+    rng, places = np.random.default_rng(0), Counter[str]()
+    for turn in range(600):
+        lesson = drawing.KINDS["next"](drawn[turn % 64], 0, rng)
+        if lesson and lesson.asked.startswith("Are"):
+            places["second" if "First" in lesson.said and "no more" in lesson.said else "other"] += 1
+    assert min(places.values()) > 5 and len(places) == 2
 
 
 @pytest.mark.parametrize(
@@ -226,13 +285,13 @@ def test_looks_that_are_hard_to_tell_are_asked_for_more_often(
 
     more = hard(0)
     monkeypatch.setattr(steps, "_CLOSE", 0.0)
-    assert more > 1.5 * hard(0)
+    assert more > 1.2 * hard(0)
 
 
 def test_lists_in_turn_are_asked_for_only_where_the_order_is_clear(drawn: list[scene_pool.Seen]) -> None:
     unclear = 0
     for scene in drawn:
-        asked = dict(steps.turns(scene, np.random.default_rng(0)))
+        asked = dict(steps.turns(scene, lessons.classes(scene), np.random.default_rng(0)))
         for things in asked.values():
             edges = sorted(scene.facts["things"][index]["box"][0] for index in things)
             assert all(b - a >= questions.APART for a, b in itertools.pairwise(edges))
@@ -249,7 +308,7 @@ def test_what_is_said_right_before_a_look_stays_next_to_it(
     for kind in ("next", "said"):
         assert {training._away(kind, rng)[0] for _ in range(20)} == {0}
     assert {training._away("all", rng)[1] for _ in range(20)} == {0}
-    row = [(*training.packer.conversation("First cube from 0.00:", build.NO_MORE), 1.0)]
+    row = [(*training.packer.conversation("How many?", " no more, 1.", "First cube from 0.00:"), 1.0)]
     near, far = (training.packer.rows([row], True, None, iter([gap])) for gap in (0, 7))
     moved = (far["positions"] - near["positions"])[:, 0]
     length = len(row[0][0]) + len(row[0][1])
@@ -288,7 +347,7 @@ def test_the_edge_looks_for_the_one_thing_that_is_asked_for_and_at_itself_where_
 
     def looked(lesson: lessons.Lesson) -> list[tuple[str, list[str], set[int] | str | None]]:
         """Each word that looks, the words that it does so by, and the things it is to look at."""
-        asked = training.packer.conversation(lesson.asked, "")[0]
+        asked = training.packer.conversation(lesson.asked, "", lesson.said)[0]
         words = [training.processor.tokenizer.decode([token]).strip() for token in asked]
         found = training._seeking(lesson, asked, things)
         return [
@@ -298,24 +357,30 @@ def test_the_edge_looks_for_the_one_thing_that_is_asked_for_and_at_itself_where_
 
     def answered(lesson: lessons.Lesson) -> list[int]:
         """Where the answer's first word is to look, in a row whose pictures are its first places."""
-        row = [(*training.packer.conversation(lesson.asked, lesson.answer), 1.0)]
+        row = [(*training.packer.conversation(lesson.asked, lesson.answer, lesson.said), 1.0)]
         batch = training.packer.rows([row], False)
         *_, answers = training._looks([scene], [[lesson]], [row], 1, batch)
         return answers.places[0] if answers.places else []
 
     among = {"among": (0, 1)}
-    first = lessons.Lesson("next", "First small cube from 0.00:", "[]", ((1,),), **among)
+    first = lessons.Lesson("next", "?", "[]", ((1,),), said="First small cube from 0.00:", **among)
     assert looked(first) == [("cube", ["small"], None), ("0.00", ["small", "cube"], {1})]
-    last = lessons.Lesson("next", '[{"bbox_2d": [0.345, 0.1]}]. Next cube from 0.34:', "no more", **among)
-    assert looked(last) == [("cube", [], None), ("0.34", ["cube"], set())]
+    words = '[{"bbox_2d": [0.345, 0.1]}]</area>\n<text>small blue cube, 2. Next cube from 0.34:'
+    last = lessons.Lesson("next", "How many cubes are there?", " no more, 2.", said=words, **among)
+    assert looked(last) == [
+        ("cubes", [], {0, 1}),  # of the question
+        ("cube", ["blue"], {1}),  # its first word has no space before it, and is another token
+        ("cube", [], None),
+        ("0.34", ["cube"], set()),
+    ]
     assert looked(lessons.Lesson("all", "Where are all cubes?", "[]", ((0,), (1,)))) == [
         ("cubes", [], {0, 1})
     ]
-    any_of_all = lessons.Lesson("next", "First object from 0.00:", "[]", ((2,),), among=(2, 0, 1))
+    any_of_all = lessons.Lesson("next", "?", "[]", ((2,),), among=(2, 0, 1), said="First object from 0.00:")
     assert looked(any_of_all) == [("object", [], None), ("0.00", ["object"], {2})]
-    all_small = lessons.Lesson("next", "First small object from 0.00:", "[]", ((2,),), among=(2, 0, 1))
+    all_small = replace(any_of_all, said="First small object from 0.00:")
     assert looked(all_small)[-1] == ("0.00", ["small", "object"], {2}) and len(looked(all_small)) == 2
-    place = lessons.Lesson("next", "First object behind the red cone from 0.00:", "[]", ((1,),), among=(0, 1))
+    place = replace(first, said="First object behind the red cone from 0.00:")
     assert looked(place) == [("cone", ["red"], {2})]  # what the place is beside: the edge is left free
     assert len(answered(first)) == 2  # the thing, and the edge that has found it
     assert len(answered(last)) == 1  # the edge that has found nothing
@@ -328,7 +393,7 @@ def test_after_a_look_its_name_number_and_edge_are_said(drawn: list[scene_pool.S
     for turn in range(200):
         scene = drawn[turn % 64]
         lesson = drawing.KINDS["said"](scene, 0, rng)
-        before, region = lesson.asked.removesuffix("</area>\n<text>").split("</text>\n<area>")
+        before, region = lesson.said.removesuffix("</area>\n<text>").split("</text>\n<area>")
         (box,) = json.loads(region)
         ((index,),) = lesson.about
         thing = scene.facts["things"][index]
@@ -336,6 +401,7 @@ def test_after_a_look_its_name_number_and_edge_are_said(drawn: list[scene_pool.S
         name, number, called, edge = re.fullmatch(
             r"(.+), (\d)\. Next (.+) from (0\.\d\d):", lesson.answer
         ).groups()
+        assert called in seeing.counted(lesson.asked)
         assert name == f"{thing['size']} {thing['color']} {thing['shape']}"
         assert edge == f"{int(box['bbox_2d'][0] * 1000) // 10 / 100:.2f}"
         if before.startswith("First "):
@@ -350,21 +416,35 @@ def test_what_a_question_looks_for_is_what_chains_about_it_begin_with(drawn: lis
     rng, forms = np.random.default_rng(0), Counter[str]()
     for turn in range(200):
         lesson = drawing.KINDS["begun"](drawn[turn % 64], 0, rng)
-        (which, form), *_ = [(n, f) for n, f in enumerate(build.BEGIN) if lesson.asked.startswith(f[:20])]
-        question = lesson.asked.removeprefix(form.removesuffix("{query}"))
-        assert (
-            question.endswith("?") and lesson.answer == f"First {seeing.counted(question)[which]} from 0.00:"
-        )
-        forms[question.split()[0], which] += 1
+        which = int(re.fullmatch(r" no more, \d\.", lesson.said) is not None)
+        assert which or re.fullmatch(r"<think>\n<area>\[.+\]</area>\n<text>", lesson.said)
+        assert lesson.answer == f"{' ' * which}First {seeing.counted(lesson.asked)[which]} from 0.00:"
+        forms[lesson.asked.split()[0], which] += 1
     assert set(forms) == {("How", 0), ("Are", 0), ("Are", 1)}
 
 
-def test_two_counts_answer_a_question_that_compares_them(drawn: list[scene_pool.Seen]) -> None:
-    rng = np.random.default_rng(0)
-    for turn in range(100):
+def test_counts_answer_the_question_for_them(drawn: list[scene_pool.Seen]) -> None:
+    rng, forms = np.random.default_rng(0), Counter[str]()
+    for turn in range(200):
         lesson = drawing.KINDS["tally"](drawn[turn % 64], 0, rng)
-        word, a, b = re.fullmatch(r"Are there (more|fewer) .+ than .+\? (\d) to (\d):", lesson.asked).groups()
-        assert lesson.answer == ("yes" if (a > b if word == "more" else a < b) else "no")
+        forms[lesson.answer] += 1
+        if found := re.fullmatch(r" no more, (\d)\. \1:", lesson.said):
+            assert lesson.asked.startswith("How many") and lesson.answer == f" {found[1]}."
+            continue
+        word = re.fullmatch(r"Are there (more|fewer) .+ than .+\?", lesson.asked)[1]
+        a, b = re.fullmatch(r" no more, (?:\d)\. (\d) to (\d):", lesson.said).groups()
+        assert lesson.answer == (" yes." if (a > b if word == "more" else a < b) else " no.")
+    assert set(forms) == {" yes.", " no.", *(f" {number}." for number in range(1, 5))}
+
+
+def test_the_steps_are_a_chains_words_token_for_token(drawn: list[scene_pool.Seen]) -> None:
+    """What a model has said and what it is to say, cut where a step begins, are the tokens of both together."""
+    tokenizer, rng = build.build_tokenizer(), np.random.default_rng(0)
+    for turn in range(160):
+        for kind in steps.KINDS:
+            if lesson := drawing.KINDS[kind](drawn[turn % 64], 0, rng):
+                apart = [tokenizer(text)["input_ids"] for text in (lesson.said, lesson.answer)]
+                assert apart[0] + apart[1] == tokenizer(lesson.said + lesson.answer)["input_ids"]
 
 
 def test_the_shares_of_every_training_are_whole() -> None:

@@ -181,6 +181,16 @@ def test_packed_conversations_cost_what_the_plain_model_says(
     assert torch.allclose(first[..., pictured].exp(), wanted_first, atol=1e-5)
 
 
+def test_what_goes_on_from_the_models_own_words_has_no_end_and_does_not_teach_them() -> None:
+    model, processor = build.build_policy(seed=0)
+    packer = packed_attention.Packer(model, processor, **SIZE)
+    asked, answer = packer.conversation("How many cubes are there?", " no more, 2.", "Next cube from 0.34:")
+    alone, ended = packer.conversation("How many cubes are there?", " no more, 2.")
+    said = processor.tokenizer("Next cube from 0.34:")["input_ids"]
+    assert asked == alone + said and [*answer, processor.tokenizer.eos_token_id] == ended
+    assert packer.rows([[(asked, answer, 1.0)]], True)["targets"].tolist() == answer
+
+
 def test_a_gap_moves_an_answer_and_nothing_else() -> None:
     model, processor = build.build_policy(seed=0)
     packer = packed_attention.Packer(model, processor, **SIZE)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.core import tables
+from sifthinker.evaluation import history
 from sifthinker.evaluation.shown import SHOWN
 from sifthinker.reporting import outcome, report
 
@@ -34,17 +35,26 @@ def test_models_stand_side_by_side_in_the_order_of_the_training():
 
 
 @pytest.mark.parametrize(
-    ("metrics", "first"),
+    ("benchmark", "metrics", "first"),
     [
-        (["a", "b", "c"], ["a", "b", "c"]),
-        (["a", "b", "c", "Overall accuracy", "average"], ["Overall accuracy", "average"]),
-        (["a", "b", "c", "d"], ["a", "b", "c"]),
-        (["answer", "answer/gqa"], ["answer"]),
+        ("pope", ["random accuracy", "accuracy random", "random f1", "average"], ["average"]),
+        ("mme", ["existence", "count", "position", "cognition", "perception"], ["cognition", "perception"]),
+        ("sif", ["answer", "boxes", "depth", "format", "answer/gqa"], ["answer", "boxes", "depth", "format"]),
+        ("sif sampled", ["answer", "format", "format/gqa"], ["answer", "format"]),
+        ("mine", ["a", "b", "c", "d", "overall"], ["a", "b", "c", "d", "overall"]),  # no benchmark of ours
     ],
 )
-def test_a_benchmark_of_many_metrics_shows_those_that_stand_for_it(metrics, first):
-    made = outcome.side_by_side({"grpo": [score("mine", metric, 0.5) for metric in metrics]})
-    assert [row["metric"] for row in made["rows"]] == first
+def test_a_benchmark_of_many_metrics_shows_those_that_its_entry_names(benchmark, metrics, first):
+    scores = [score(benchmark, metric, 0.5) for metric in metrics]
+    facts = report.Facts(stages=[], scores=scores, headlines=history.headlines(scores))
+    rows = [line.split(" | ") for line in report.page(facts).split("\n\n")[1].splitlines()[2:]]
+    shown = [(name.removeprefix("| "), metric.removesuffix("<br>points")) for name, metric, *_ in rows]
+    assert shown == [(benchmark, f"`{metric}`") for metric in first]
+
+
+def test_without_headlines_all_metrics_are_shown_but_parts_of_others():
+    scores = [score("mine", metric, 0.5) for metric in ("answer", "answer/gqa", "boxes")]
+    assert [row["metric"] for row in outcome.side_by_side({"grpo": scores})["rows"]] == ["answer", "boxes"]
 
 
 def test_the_short_page_of_the_ui_has_them_side_by_side_with_intervals():
@@ -72,6 +82,31 @@ def test_the_short_page_of_the_ui_has_them_side_by_side_with_intervals():
     )
     assert head < lines.index("| benchmark | metric | official | strict | questions | unparsable |")
     assert outcome.markdown(outcome.side_by_side({})) == ""
+
+
+def test_mmes_points_are_not_of_100(tmp_path):
+    points = {"unit": "points", "low": 1540.0, "high": 1660.0}
+    mme = score("mme", "perception", 1600.5, **points)
+    facts = report.Facts(stages=[], scores=[mme, score("pope", "accuracy", 0.7)])
+    lines = report.page(facts).splitlines()
+    assert lines[0] == "Strict scores of 100 (MME: points), with 95 % intervals."
+    assert any(
+        line.startswith("| mme | `perception`<br>points | **1600.5**<br>1540.0 – 1660.0 |") for line in lines
+    )
+    assert "| mme | `perception` points | 1600.5 | 1600.5 | 100 | 0 % |" in lines
+    assert "| pope | `accuracy` | 70.0 | 70.0 | 100 | 0 % |" in lines
+    report.write(tmp_path / "report.html", facts)
+    html = (tmp_path / "report.html").read_text("utf-8")
+    first, scores = html.split('id="outcome"')[1].split('id="replies"')[0], html.split('id="scores"')[1]
+    assert "of 100 (MME: points), with" in first and "perception, points" in first
+    assert "All of 100; MME in points." in scores and 'perception <span class="quiet">points' in scores
+    assert first.count('class="interval"') == 1, "a bar from 0 to 100 is drawn for the other metric alone"
+    assert scores.split('id="dataset"')[0].count('class="interval"') == 1
+    report.write(
+        tmp_path / "report.html", dataclasses.replace(facts, scores=[score("pope", "accuracy", 0.7)])
+    )
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "(MME: points)" not in html and "All of 100. " in html
 
 
 def test_what_was_not_scored_has_no_row():
@@ -159,7 +194,11 @@ def test_the_report_begins_with_them_and_says_when_where_and_at_what_cost(tmp_pa
     facts = report.Facts(
         stages=[
             stage | {"notes": paid},
-            stage | {"stage": "grpo", "notes": paid},
+            stage
+            | {
+                "stage": "grpo",
+                "notes": {"judge_calls": 1200, "judge_tokens_bought": 15, "cost": paid["cost"]},
+            },
             stage | {"stage": "evaluate", "notes": {"calls": 7, "prompt_tokens_bought": 9}},
         ],
         scores=[score("vstar", "overall", 0.6)],
@@ -173,7 +212,9 @@ def test_the_report_begins_with_them_and_says_when_where_and_at_what_cost(tmp_pa
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html.split("</style>")[1]))
     for expected in (
         "1970-01-01 00:01 UTC",
-        "3.00 CNY, 0.50 USD (2,400 calls, 30 tokens)",
+        "3.00 CNY, 0.50 USD (2,400 calls, 30 tokens, by the processes that finished the stages)",
+        "What an interrupted process before it bought is recorded in the ledger alone.",
+        "tokens of the annotator for these rows",
         "0123456789ab with changes",
         "a machine",
         "Base GRPO Paper",
@@ -187,4 +228,6 @@ def test_the_report_begins_with_them_and_says_when_where_and_at_what_cost(tmp_pa
     assert "&lt;b&gt;Which?&lt;/b&gt;" in html and html.count("data:image/jpeg") == 2
     unpriced = dataclasses.replace(facts, stages=[stage | {"notes": {"calls": 5}}])
     report.write(tmp_path / "report.html", unpriced)
-    assert "unknown: no prices are set (5 calls, 0 tokens)" in (tmp_path / "report.html").read_text("utf-8")
+    assert "unknown: no prices are set (5 calls, 0 tokens, by" in (tmp_path / "report.html").read_text(
+        "utf-8"
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sifthinker.core.errors import UserError
 from sifthinker.store import copies, s3
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
@@ -39,6 +40,28 @@ def test_a_copy_from_before_goes(stores: tuple[Store, Store]) -> None:
     copies.settle(here, "s", "k")
     found = here.find("s", "k")
     assert found and found.ref == new and (found.folder / "a").read_text() == "new"
+
+
+def test_a_later_one_that_waits_for_its_upload_stays(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run holds its lock meanwhile, so that `push_pending` left it out."""
+    here, there = stores
+    put(there, "k", "old")
+    with monkeypatch.context() as patch:
+
+        def away(*_: object) -> None:
+            raise UserError("away")
+
+        patch.setattr(s3.Remote, "push", away)
+        with pytest.raises(UserError, match="away"):
+            put(here, "k", "new")
+    with there.lock("s", "k"):
+        assert here.push_pending() == []
+    copies.settle(here, "s", "k")
+    found = here.find("s", "k")
+    assert found and (found.folder / "a").read_text() == "new"
+    assert here.push_pending() == ["s/k"]
 
 
 def test_a_damaged_copy_goes_and_a_whole_one_stays(stores: tuple[Store, Store]) -> None:

@@ -160,6 +160,56 @@ def test_a_lock_that_another_machine_has_taken_over_is_lost_although_an_answer_w
     other.release()
 
 
+def test_a_server_that_is_away_ends_no_work_and_keeps_it_from_being_published(
+    losing: Losing, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_lock, "BEAT", 1000.0)
+    lock = s3.Remote(bucket).lock("s/k.lock")
+    assert lock.take()
+    lock._kept -= 2 * remote_lock.EXPIRY
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.Remote, "write", lambda *_, **__: (_ for _ in ()).throw(UserError("it is away")))
+        lock.check(strict=False)
+        with pytest.raises(
+            UserError, match=r"took no beat for 120 s, and now: it is away\. Nothing was published"
+        ):
+            lock.check()
+    lock.check()
+    assert losing.written == [200, 200], "it is back, and the lock was renewed before anything is published"
+    lock.release()
+
+
+def test_work_ends_where_the_first_beat_after_an_outage_finds_another_holder(
+    losing: Losing, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = s3.Remote(bucket)
+    lock, other = remote.lock("s/k.lock"), remote.lock("s/k.lock")
+    monkeypatch.setattr(remote_lock, "BEAT", 0.05)
+    away = threading.Event()
+    away.set()
+    renew = lock._renew
+
+    def cut_off() -> bool:
+        if away.is_set():
+            raise UserError("it is away")
+        return renew()
+
+    monkeypatch.setattr(lock, "_renew", cut_off)
+    assert lock.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(remote_lock, "EXPIRY", -60.0)
+        assert other.take()
+        lock.check(strict=False)
+    away.clear()
+    thread = lock._thread
+    assert thread
+    thread.join(60)  # of the beats: they end with the lock
+    with pytest.raises(UserError, match="lost its lock"):
+        lock.check(strict=False)
+    lock.release()
+    other.release()
+
+
 def test_a_server_that_is_away_when_a_lock_is_given_back_costs_nothing(
     losing: Losing, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,9 @@
 """The stage evaluate: when its server starts, what it serves, and whose replies they are."""
 
+import json
 import logging
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,6 +83,31 @@ def test_the_depth_pictures_are_made_before_the_server_takes_the_gpu(tmp_path, m
     assert made.notes["calls"] == 6
 
 
+def test_replies_under_another_budget_or_template_are_asked_for_and_equal_ones_are_remembered(
+    tmp_path, model, monkeypatch
+):
+    """The pictures are sent whole, so the requests are the same: what differs is what the server makes of them."""
+    monkeypatch.setattr(depth_estimation, "pictures", lambda images, *_: depth_pictures(images))
+    turned = tmp_path / "turned"
+    shutil.copytree(model, turned)
+    template = turned / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+    with answering(lambda *_: CHAIN.format(answer="A")) as (url, requests):
+        monkeypatch.setattr(serving, "serving", lambda *_, **__: nullcontext(url))
+
+        def asked(max_pixels: int, folder: Path = model) -> int:
+            before = len(requests)
+            made = job(tmp_path, folder, server="transformers")
+            policy = made.config.model.model_copy(update={"max_pixels": max_pixels})
+            made.config = made.config.model_copy(update={"model": policy})
+            evaluate.evaluate.run(made)
+            return len(requests) - before
+
+        assert [asked(4000), asked(8000), asked(4000), asked(8000)] == [6, 6, 0, 0]
+        assert [asked(4000, turned), asked(4000, turned)] == [6, 0]
+    assert all(request["messages"] in [r["messages"] for r in requests[:6]] for request in requests)
+
+
 def test_a_server_that_runs_is_sent_pictures_within_the_budget_and_its_scores_say_whose_they_are(
     tmp_path, model, monkeypatch
 ):
@@ -106,6 +133,38 @@ def test_a_server_that_runs_is_sent_pictures_within_the_budget_and_its_scores_sa
             assert not shown.width % 28 and not shown.height % 28
     assert '"verified": true' in (tmp_path / "out/scores.json").read_text()
     assert len(list(tables.read(tmp_path / "out/predictions.parquet", ["id"]))) == 6
+
+
+def test_a_server_of_the_weights_with_another_template_is_marked_and_asked_again_once_it_is_mended(
+    tmp_path, model, monkeypatch, caplog
+):
+    served = tmp_path / "served"
+    shutil.copytree(model, served)
+    template = served / "chat_template.jinja"
+    ours = template.read_text()
+    template.write_text("{{ 'Look!' }}" + ours)
+    monkeypatch.setattr(depth_estimation, "pictures", lambda images, *_: depth_pictures(images))
+    entry = {"id": "theirs", "root": str(served), "owned_by": "vllm"}
+    monkeypatch.setattr(evaluate.running_server, "listed", lambda url: [entry])
+    with answering(lambda *_: CHAIN.format(answer="A")) as (url, requests):
+
+        def scored() -> tuple[dict, int]:
+            made, before = job(tmp_path, model, server=url), len(requests)
+            policy = made.config.model.model_copy(update={"max_pixels": 8000})
+            made.config = made.config.model_copy(update={"model": policy})
+            evaluate.evaluate.run(made)
+            return json.loads((tmp_path / "out/scores.json").read_text()), len(requests) - before
+
+        found, asked = scored()
+        assert found["server"]["verified"] and found["server"]["otherwise"] == ["chat template"]
+        assert found["model"].endswith(f"(theirs at {url}, with another chat template)") and asked == 6
+        assert "another chat template: the model is not shown what it was trained on" in caplog.text
+        caplog.clear()
+        template.write_text(ours)
+        for asks in (6, 0):  # the replies of before were to other prompts
+            found, asked = scored()
+            assert found["server"]["otherwise"] == [] and found["model"].endswith(f"(theirs at {url})")
+            assert asked == asks and "another" not in caplog.text
 
 
 def test_a_server_of_other_weights_is_refused_before_anything_is_asked(tmp_path, model, monkeypatch):

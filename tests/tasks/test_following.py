@@ -58,6 +58,28 @@ def test_progress_is_passed_on_line_by_line(tmp_path: Path) -> None:
     assert "loss 0.333" in j.progress.seen[-1][1]
 
 
+def test_the_progress_of_a_training_that_goes_on_after_a_half_line_is_passed_on(tmp_path: Path) -> None:
+    """The program removes the half line, and the file is shorter then than when it was started."""
+    file, half = (
+        tmp_path / "progress.jsonl",
+        '{"step": 2, "total": 3, "loss": 0.5, "reward": 0.1, "kl": 0.123',
+    )
+    file.write_text('{"step": 1, "total": 3}\n' + half)
+    program = (
+        "from pathlib import Path; from sifthinker.system import json_lines\n"
+        f"file = Path({str(file)!r}); json_lines.cut(file)\n"
+        """file.open('a').write('{"step": 2, "total": 3}\\n')"""
+    )
+    j, shown = job(tmp_path), []
+    following.follow(j, [sys.executable, "-c", program], file, None, shown.append)
+    assert shown == [2] and j.progress.total == 3
+
+
+def test_a_damaged_line_of_progress_ends_no_program(tmp_path: Path) -> None:
+    program = f"open({str(tmp_path / 'p')!r}, 'wb').write(bytes(40) + b'\\n')"
+    following.follow(job(tmp_path), [sys.executable, "-c", program], tmp_path / "p", None)
+
+
 def test_a_failed_program_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
     with pytest.raises(following.ProgramFailed, match=r"(?s)status 3.*the reason"):
         following.follow(

@@ -90,12 +90,28 @@ def test_replies_of_another_server_or_library_are_not_taken_from_the_ledger(
 ) -> None:
     installed = {"transformers": "5.23.0", "torch": "2.13.0", "vllm": "0.31.1"}
     monkeypatch.setattr(identities, "installed", installed.__getitem__)
-    ours, vllm, theirs = map(evaluate._served, ("transformers", "vllm", "http://127.0.0.1:8000/v1"))
+    ours, vllm, theirs = map(served, ("transformers", "vllm", "http://127.0.0.1:8000/v1"))
     assert len({ours, vllm, theirs}) == 3
     installed["transformers"] = "5.23.4"
-    assert evaluate._served("transformers") == ours
+    assert served("transformers") == ours
     installed["transformers"] = "5.24.0"
-    assert evaluate._served("transformers") != ours and evaluate._served("vllm") == vllm
+    assert served("transformers") != ours and served("vllm") == vllm
+
+
+def served(server: str, **fields: object) -> str:
+    evaluation = {"server": server, **fields}
+    return evaluate._served(Config.model_validate({"scenes": {}, "evaluate": evaluation}))
+
+
+def test_replies_of_the_vllm_of_an_environment_are_not_those_of_another_one(tmp_path: Path) -> None:
+    said = {}
+    for version in ("0.30.1", "0.31.0", "0.31.1"):
+        python = tmp_path / version / "python3"
+        python.parent.mkdir()
+        python.write_text(f"#!/bin/sh\necho {version}\n")
+        python.chmod(0o755)
+        said[version] = served("vllm", python=str(python))
+    assert said["0.30.1"] != said["0.31.0"] == said["0.31.1"]
 
 
 def test_the_version_of_a_server_in_an_environment_of_its_own_is_found(
@@ -108,14 +124,15 @@ def test_the_version_of_a_server_in_an_environment_of_its_own_is_found(
     for file in (python, command):
         file.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    vllm = Results(libraries=("vllm",))
     identities.installed.cache_clear()
-    assert identities.versions(["vllm"]) == "vllm 0.31"
+    assert identities.versions(vllm) == "vllm 0.31"
     command.write_text("#!/bin/sh\nexec vllm\n")
     identities.installed.cache_clear()
-    assert identities.versions(["vllm"]) == f"vllm {commands.UNKNOWN}"
+    assert identities.versions(vllm) == f"vllm {commands.UNKNOWN}"
     command.unlink()
     identities.installed.cache_clear()
-    assert identities.versions(["vllm"]) == f"vllm {commands.ABSENT}"
+    assert identities.versions(vllm) == f"vllm {commands.ABSENT}"
 
 
 def test_libraries_are_those_of_the_environment_that_a_stage_names(tmp_path: Path) -> None:

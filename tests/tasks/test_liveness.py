@@ -15,7 +15,9 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.states import Cancelling, Completed
+from prefect.events import Event
+from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.states import AwaitingRetry, Cancelling, Completed
 
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
@@ -100,6 +102,26 @@ def test_a_run_that_no_worker_started_is_cancelled_by_itself(
         client.set_flow_run_state(run, Cancelling())
     process.wait(60)
     until(lambda: states(run)[0] == "Cancelled")
+
+
+def test_a_run_that_is_to_start_again_says_that_it_ends(
+    long: tuple[Store, subprocess.Popen[bytes], UUID],
+) -> None:
+    """As on SIGTERM in a Job of Kubernetes: the state comes first, and heartbeats go on until the run has ended."""
+    _, _, run = long
+    with get_client(sync_client=True) as client:
+
+        def told() -> list[Event]:
+            wanted = EventFilter(event=EventNameFilter(name=[liveness.TOLD_TO_END]))  # until now
+            return [*client.read_events(wanted, limit=50).events]
+
+        time.sleep(1.5 * liveness.BEAT)
+        assert not told(), "a healthy run says no such thing"
+        client.set_flow_run_state(run, AwaitingRetry(), force=True)
+        until(lambda: bool(told()))
+        [said, *_] = told()
+    assert said.resource.id == f"prefect.flow-run.{run}"
+    assert [related.role for related in said.related][:1] == ["deployment"]
 
 
 def test_tasks_of_whose_end_a_server_that_was_away_has_not_heard_are_ended_with_their_run(

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Crashed, Running
 
 from tasks.runtime import placement, server_away
-from tasks.runtime.liveness import SILENT, UNBEGUN, lost
+from tasks.runtime.liveness import SILENT, UNBEGUN, UNPLACED, lost
 
 POOLS = SimpleNamespace(wait=1.0, server_away=2.0)
 ORDER = cast(Any, SimpleNamespace(label="sft", config=SimpleNamespace(pools=POOLS)))
@@ -49,7 +49,7 @@ def forever(*first: State[Any] | None) -> Iterator[State[Any] | None]:
         yield first[-1]
 
 
-@pytest.mark.parametrize("message", [SILENT, UNBEGUN])
+@pytest.mark.parametrize("message", [SILENT, UNBEGUN, UNPLACED])
 def test_a_stage_that_lives_is_waited_for_although_it_was_taken_for_dead(
     monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
@@ -60,7 +60,7 @@ def test_a_stage_that_lives_is_waited_for_although_it_was_taken_for_dead(
     assert ended and ended.is_completed()
 
 
-@pytest.mark.parametrize("message", [SILENT, UNBEGUN, "Its worker on a was stopped."])
+@pytest.mark.parametrize("message", [SILENT, UNBEGUN, UNPLACED, "Its worker on a was stopped."])
 def test_a_stage_that_is_gone_ends_the_wait(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     ended = outcome(monkeypatch, forever(Running(), Crashed(message=message)))
     assert ended and ended.is_crashed() and ended.message == message

@@ -107,6 +107,15 @@ def test_a_run_without_weights_can_be_reused(go: Any) -> None:
         go(seed=6, start_at="more")
 
 
+def test_a_stage_of_a_reused_run_is_not_made_again_and_says_so(go: Any) -> None:
+    go()
+    with pytest.raises(
+        UserError, match="refresh: rows stands before start_at, so it is taken from run run0; start at rows"
+    ):
+        go(start_at="trained", reuse_run="run0", refresh=("rows",))
+    assert go(start_at="trained", reuse_run="run0", refresh=("trained",))[1] == ["trained"]
+
+
 def test_the_first_run_of_another_configuration_says_with_whose_it_is_compared(
     go: Any, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from tasks.runtime.stage_results import RESULTS
 from tasks.stages.ablation import ablation
 from tasks.stages.annotate import annotate
 from tasks.stages.depth import depth
-from tasks.stages.evaluate import evaluate
+from tasks.stages.evaluate import _served, evaluate
 from tasks.stages.expand import expand
 from tasks.stages.grpo import grpo
 from tasks.stages.ingest import ingest
@@ -33,7 +33,7 @@ from tasks.stages.weights import depth_weights, policy_weights
 
 BEFORE = (scenes, policy_weights, depth_weights, ingest, expand, depth, annotate, retry, publish, subset)
 STAGES = {stage.name: stage for stage in (*BEFORE, sft, merge, grpo, evaluate, report, ablation)}
-ENDPOINT = {"base_url": "https://api.example.org/v1"}
+ENDPOINT = {"base_url": "https://api.example.org/v1", "model": "m"}
 REAL = Config.model_validate(
     {
         "scenes": {},
@@ -118,6 +118,18 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         "2e-4",
         NOTHING,
     ),  # its value counts
+    "how long ranks wait for each other": (
+        "sifthinker/training/harness.py",
+        "COLLECTIVE = 3 *",
+        "COLLECTIVE = 4 *",
+        NOTHING,
+    ),
+    "how a judge that is away is asked again": (
+        "sifthinker/training/outages.py",
+        "PAUSES = (10.0,",
+        "PAUSES = (5.0,",
+        NOTHING,
+    ),
     # results
     "a reward": ("sifthinker/rewards/grounding.py", "return ", "return 0 or ", {"grpo", "report"}),
     "a reward that a benchmark scores too": (
@@ -173,7 +185,7 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         "sifthinker/evaluation/benchmarks/pope.py",
         "return ",
         "return None or ",
-        {"evaluate", "ablation"},
+        {"evaluate", "report", "ablation"},
     ),
     "the gate": ("sifthinker/evaluation/gate.py", "return ", "return None or ", {"ablation"}),
     "the layers that are trained": (
@@ -256,6 +268,7 @@ FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"annotate.api.timeout": 3.0, "annotate.api.concurrency": 2}, NOTHING),
     ({"annotate.api.prices.prompt": 2.0, "annotate.api.budget_money": 5.0}, NOTHING),
     ({"evaluate.timeout": 3.0, "evaluate.concurrency": 2, "grpo.save_steps": 3}, NOTHING),
+    ({"grpo.judge_patience": 60.0}, NOTHING),
     ({"grpo.vllm_server": "http://127.0.0.1:8001", "placement": "pools"}, NOTHING),
     ({"annotate.api.base_url": "https://other.example.org/v1"}, {"annotate", "retry"}),
     ({"annotate.api.model": "other"}, {"annotate", "retry"}),
@@ -347,6 +360,31 @@ def test_a_change_of_the_code_makes_these_stages_new(tree: Path, real: dict[str,
     file, old, other, stages = CODE[what]
     edit(tree, file, old, other)
     assert new(real, keys()) == stages
+
+
+@pytest.mark.parametrize(
+    ("what", "again"),
+    [
+        ("the entry of the policy's family", {"transformers", "vllm"}),
+        ("the entry of another family", NOTHING),
+        ("what vLLM is told", {"vllm"}),
+        ("a benchmark", NOTHING),  # it reads the replies that are there
+    ],
+)
+def test_a_change_of_what_serves_takes_no_replies_from_the_ledger(
+    tree: Path, what: str, again: set[str]
+) -> None:
+    servers = ("transformers", "vllm", "https://api.example.org/v1")  # the last one costs money
+
+    def served() -> dict[str, str]:
+        return {name: _served(changed(REAL, {"evaluate.server": name}, "test")) for name in servers}
+
+    before = served()
+    file, old, other, _ = CODE[what]
+    edit(tree, file, old, other)
+    assert new(before, served()) == again
+    edit(tree, "sifthinker/models/processors.py", "_SPLITS = 6", "_SPLITS = 5")
+    assert new(before, served()) == {"transformers", "vllm"}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from sifthinker.store.artifacts import Store
 from sifthinker.store.digests import cache_file
 from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.store.verification import verifier
+from tasks.runtime import make
 from tasks.runtime.make import make_artifact
-from tasks.runtime.stage import Job, Order, stage
+from tasks.runtime.stage import Job, Order, Progress, stage
 from tasks.runtime.stage_results import Results
 
 SCHEMA = pa.schema([("n", pa.int64())])
@@ -111,6 +113,22 @@ def test_a_whole_artifact_is_looked_up_over_one_connection_and_then_remembered(t
     with counted(tmp_path) as seen:
         Store(tmp_path).open(inputs["halves"])
     assert not seen, "verified once in this process"
+
+
+def test_a_lock_is_minded_while_rows_are_made_and_asked_for_strictly_before_they_are_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "Progress", partial(Progress, every=0.0))
+    monkeypatch.setattr(Progress, "_show", lambda *_: None)  # there is no Prefect server
+    asked: list[bool] = []
+
+    def still(strict: bool = False) -> None:
+        asked.append(strict)
+
+    make.make_artifact(
+        order(filled(tmp_path, 1), 0, tmp_path), Store(tmp_path), logging.getLogger("test"), still
+    )
+    assert asked == [False, True]
 
 
 def test_a_damaged_part_is_seen_by_its_own_shard_and_by_whoever_wants_all(tmp_path: Path) -> None:

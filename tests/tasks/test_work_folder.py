@@ -81,6 +81,9 @@ class Training:
                     file.write(json.dumps({"step": step}) + "\n")
                 (job.work / f"checkpoint-{step}").mkdir()
                 (job.work / f"checkpoint-{step}" / "weights").write_text(weights)
+            for copied in ("dataset", "held_out/dataset", "best/step-2", "sampler"):
+                (job.work / copied).mkdir(parents=True, exist_ok=True)
+                (job.work / copied / "file").write_text("large")
             (job.work / "log.txt").open("a").write("trained\n")
             (job.out / "weights").write_text(weights)
             job.draft.rows = {"in": 1, "kept": 1, "rejected": {}}
@@ -145,10 +148,11 @@ def test_a_killed_training_goes_on_without_a_refresh(training: Training) -> None
     assert training.started_at == [0, 2]
 
 
-def test_a_published_training_keeps_what_pages_and_logs_read_but_no_checkpoints(training: Training) -> None:
+def test_a_published_training_keeps_what_pages_and_logs_read_and_nothing_large(training: Training) -> None:
     training.made()
     left = {path.name for path in training.work.iterdir()}
-    assert left == {"progress.jsonl", "log.txt", "run.log", "training.json"}
+    assert left == {"progress.jsonl", "log.txt", "run.log", "training.json", "held_out"}
+    assert not [*(training.work / "held_out").iterdir()]
     shutil.rmtree(training.store.root / "sft" / training.work.stem)
     training.made()
     assert training.started_at == [0, 0] and steps(training.work) == [1, 2, 3, 4]
@@ -218,12 +222,29 @@ def test_a_refresh_that_ended_while_it_was_uploaded_is_not_made_twice(
         def fails(*_: object) -> None:
             raise error
 
-        patch.setattr(training.store._uploads, "push", fails)
+        patch.setattr(training.store.uploads, "push", fails)
         training.made(refresh=True)
     order = training.order(refresh=True)
     assert work_folder.finished(order, training.store)
     found = make_module._made_meanwhile(training.store, order)
     assert found and found.key == order.key and training.started_at == [0, 0]
-    work_folder.end(order, training.store)
+    work_folder.end(order, training.store, LOG)
     assert not list(training.work.glob("checkpoint-*"))
     assert not work_folder.finished(order, training.store), "the next refresh is another"
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_told_and_fails_nothing(
+    training: Training, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        removes = shutil.rmtree
+
+        def refused(folder: Path, **options: Any) -> None:
+            if folder.name.startswith("checkpoint-"):
+                raise PermissionError(13, "Permission denied", str(folder))
+            removes(folder, **options)
+
+        patch.setattr(work_folder.shutil, "rmtree", refused)
+        training.made()
+    assert "checkpoint-4 stays, and takes disk space" in caplog.text and "Permission denied" in caplog.text
+    assert json.loads((training.work / work_folder.MARKER).read_text())["published"]

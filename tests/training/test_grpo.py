@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,13 +17,16 @@ import yaml
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from sifthinker import config, rewards
 from sifthinker.config import Grpo, identity
 from sifthinker.core import prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
+from sifthinker.system import program_files
 from sifthinker.training import checkpoints, grpo, harness, preflight, rows, scoring
+from sifthinker.training.samplers import adapter_server
 from tests.training.canned_grpo import TEXTS
 from tests.training.canned_grpo import sample as canned
 from tests.training.fake_judge import SCORES
@@ -189,6 +193,39 @@ def test_a_killed_run_resumes_with_the_same_samples_scores_book_and_adapter(grpo
     assert orders[0] != orders[1], "each epoch has an order of its own"
 
 
+def test_a_stop_between_two_updates_by_the_same_completions_waits_and_nothing_is_scored_twice(
+    grpo_file, tmp_path, monkeypatch
+):
+    """TRL keeps the completions in memory: a training that went on after step 3 would sample others for step 4."""
+    settings = {"epochs": 1, "iterations": 2, "save_steps": 3}
+    monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
+    grpo.main(grpo_file("straight", settings))
+    steps = iter(range(1, 9))
+    with monkeypatch.context() as told, pytest.raises(program_files.Stopped, match="after step 4 of 8"):
+        told.setattr(checkpoints.stopping, "agreed", lambda _: next(steps) >= 3)
+        grpo.main(grpo_file("stopped", settings))
+    work = tmp_path / "stopped/work"
+    assert [folder.name for folder in work.glob("checkpoint-*")] == ["checkpoint-4"], "save_steps waits too"
+    grpo.main(tmp_path / "stopped.yaml")
+    one, two = (tmp_path / name / "out" for name in ("straight", "stopped"))
+    assert json.loads((two / "summary.json").read_text())["notes"]["resumed_from"] == "checkpoint-4"
+    assert (one / "book.json").read_bytes() == (two / "book.json").read_bytes()
+    completions = pq.read_table(one / "completions.parquet").to_pylist()
+    assert completions == pq.read_table(two / "completions.parquet").to_pylist() and len(completions) == 32
+    left, right = (load_file(out / "adapter/adapter_model.safetensors") for out in (one, two))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_checkpoint_between_two_updates_by_the_same_completions_is_refused(tmp_path):
+    intervals = {"logging_steps": 1, "eval_steps": None, "save_steps": 3}
+    args = SimpleNamespace(num_iterations=2, output_dir=str(tmp_path), **intervals)
+    begin = checkpoints.Checkpoints().on_train_begin
+    for step, most in ((0, 9), (4, 9), (9, 9)):
+        begin(args, TrainerState(global_step=step, max_steps=most), None)
+    with pytest.raises(UserError, match=r"checkpoint-3: it lies within the 2 steps .* remove this folder"):
+        begin(args, TrainerState(global_step=3, max_steps=9), None)
+
+
 def test_a_judge_without_scores_stops_the_run_before_it_poisons_the_policy(grpo_file, judge, monkeypatch):
     judge.broken = True
     monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", canned)
@@ -314,6 +351,29 @@ def test_a_published_variant_is_a_few_fields_and_the_paper_keeps_its_key(name):
 def test_clip_higher_is_refused_where_nothing_would_be_clipped():
     with pytest.raises(ValidationError, match="epsilon_high clips nothing while iterations is 1"):
         Grpo(epsilon_high=0.28)
+
+
+@pytest.mark.parametrize("url", ["standin", "local"])
+def test_a_judge_of_one_machine_is_refused_for_several_nodes(url):
+    with pytest.raises(
+        ValidationError, match=rf"a {url} judge serves the machine that starts it, and nodes is 2"
+    ):
+        Grpo(nodes=2, judge={"base_url": url})
+    assert Grpo(judge={"base_url": url}).nodes == 1
+    assert Grpo(nodes=2, judge={"base_url": "https://api.example.org/v1", "model": "m"}).nodes == 2
+
+
+def test_ranks_wait_longer_for_each_other_than_one_of_them_for_the_judge(tmp_path):
+    told = {
+        stage: harness.arguments(stage(deepspeed="none"), tmp_path)["ddp_timeout"]
+        for stage in (Grpo, config.Sft)
+    }
+    judge = Grpo().judge
+    assert told[Grpo] > (judge.retries + 1) * judge.max_pause
+    assert told[Grpo] > adapter_server.PATIENCE.read
+    assert told[config.Sft] == harness.COLLECTIVE
+    patient = Grpo(judge={"max_pause": 7200.0, "retries": 8})
+    assert harness.collective_timeout(patient) > 9 * 7200.0
 
 
 @pytest.mark.slow

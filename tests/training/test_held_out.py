@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -61,6 +63,8 @@ def equal(one: Path, two: Path) -> bool:
 @pytest.mark.e2e
 def test_the_best_adapter_goes_on_and_the_training_is_not_disturbed(grpo_file, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(grpo.Trainer, "_generate_single_turn", policy(right_at=2))
+    synced: list[Path] = []
+    monkeypatch.setattr(held_out, "sync_tree", synced.append)
     grpo.main(grpo_file("plain", {"max_steps": 4}))
     watched = grpo_file("watched", {"max_steps": 4, "evaluate_steps": 1, "choose": "best"})
     values = yaml.safe_load(watched.read_text()) | {"held_out": str(rows)}
@@ -73,8 +77,10 @@ def test_the_best_adapter_goes_on_and_the_training_is_not_disturbed(grpo_file, r
     assert [each["held_out/answer"] for each in told["evaluations"]] == [0, 0, right, right, 0]
     assert told["evaluations"][2]["held_out/reward"] > told["evaluations"][1]["held_out/reward"] == 0
     assert told["evaluations"][2]["held_out/rows"] == 3
+    assert len(told["evaluations"][2]["held_out/totals"]) == 3
     assert (told["best"], told["adapter"]) == (2, 2), "of equal ones the earliest"
     assert equal(out / "adapter", tmp_path / "watched/work/best/step-2")
+    assert [folder.name for folder in synced] == ["step-1", "step-2"], "a checkpoint relies on them"
     assert equal(out / "last", tmp_path / "plain/out/adapter"), "asking changes nothing of the training"
     assert not equal(out / "adapter", out / "last")
     completions = [
@@ -99,9 +105,45 @@ def test_choose_last_keeps_the_papers_rule(grpo_file, rows, tmp_path, monkeypatc
     assert not (tmp_path / "watched/out/last").exists()
 
 
+def evaluation(step: int, **totals: float) -> dict[str, Any]:
+    """An evaluation in which these rows earned so much."""
+    return {"step": step, held_out.REWARD: statistics.fmean(totals.values()), held_out.TOTALS: totals}
+
+
+def test_evaluations_are_compared_over_the_rows_that_both_have():
+    """The judge gives no score for the two hard rows of the third: its mean is the highest, and its rows earn least."""
+    first = evaluation(0, easy=0.8, easier=0.9, hard=0.1, harder=0.2)
+    second = evaluation(1, easy=0.9, easier=1.0, hard=0.2, harder=0.3)
+    third = evaluation(2, easy=0.7, easier=0.8)
+    assert third[held_out.REWARD] > second[held_out.REWARD] > first[held_out.REWARD]
+    assert held_out.chosen([first, second, third])["step"] == 1
+    assert held_out.means(third, second) == (pytest.approx(0.75), pytest.approx(0.95), 2)
+    better = evaluation(3, easy=0.95, easier=1.0, hard=0.1)
+    assert held_out.chosen([first, third, better])["step"] == 3
+    assert held_out.better(second, first) and not held_out.better(third, first)
+
+
+def test_evaluations_that_share_few_rows_are_not_compared_and_the_earlier_stays(tmp_path, caplog):
+    first = evaluation(0, a=0.1, b=0.1, c=0.1, d=0.1)
+    second, third = evaluation(1, a=0.2, b=0.2), evaluation(2, c=0.9, d=0.9)
+    assert held_out.means(third, second) == (0, 0, 0)
+    assert held_out.chosen([first, second, third])["step"] == 1
+    last = evaluation(2, a=0.9, e=0.9, f=0.9)
+    (tmp_path / "adapter").mkdir()
+    callback = SimpleNamespace(
+        trainer=SimpleNamespace(state=SimpleNamespace(log_history=[first, last])),
+        settings=Grpo(evaluate_steps=1),
+        folder=tmp_path / "best",
+        examples=[1] * 6,
+    )
+    notes = held_out.publish(callback, tmp_path)
+    assert (notes["adapter_step"], notes["held_out_rows_compared"]) == (2, 0)
+    assert "over the 0 rows that have all rewards in both; the last one goes on" in caplog.text
+
+
 def test_the_rule_takes_the_highest_of_a_trained_policy_and_of_equal_ones_the_earliest():
     def history(*rewards):
-        return [{"step": step, held_out.REWARD: reward} for step, reward in enumerate(rewards)] + [
+        return [evaluation(step, a=reward) for step, reward in enumerate(rewards)] + [
             {"step": 1, "loss": 0.1}
         ]
 
@@ -112,7 +154,7 @@ def test_the_rule_takes_the_highest_of_a_trained_policy_and_of_equal_ones_the_ea
 
 def test_where_nothing_is_better_than_the_start_the_last_adapter_goes_on(tmp_path, caplog):
     (tmp_path / "adapter").mkdir()
-    history = [{"step": step, held_out.REWARD: reward} for step, reward in enumerate((0.5, 0.5, 0.2))]
+    history = [evaluation(step, a=reward) for step, reward in enumerate((0.5, 0.5, 0.2))]
     callback = SimpleNamespace(
         trainer=SimpleNamespace(state=SimpleNamespace(log_history=history)),
         settings=Grpo(evaluate_steps=1),
@@ -135,10 +177,30 @@ def test_a_row_without_a_score_is_left_out_and_too_many_stop_the_training():
     found = held_out.summary([whole, lost], Grpo())
     assert (found["held_out/reward"], found["held_out/rows"], found["held_out/answer"]) == (2.5, 1.0, 0.5)
     assert found["held_out/format"] == 1.0
+    assert held_out.by_row([whole, lost], Grpo()) == {"a": 2.5}
     unweighted = Grpo(rewards={"answer": 0.0})
     assert held_out.summary([whole, lost], unweighted)["held_out/rows"] == 2.0, "its weight is 0"
     with pytest.raises(UserError, match=r"2 of 3 have no score, more than rewards\.max_absent = 0\.5"):
         held_out.summary([whole, lost, lost], Grpo())
+
+
+def test_no_rank_waits_for_the_judge_while_others_sample(tmp_path, monkeypatch):
+    examples = [{"sample_id": f"row-{number}"} for number in range(3)]
+    callback = held_out.HeldOut(examples, Grpo(batch=1, accumulation=2), None, tmp_path)
+    steps = []
+
+    def asked(examples):
+        steps.append("sampled")
+        return [example["sample_id"].upper() for example in examples]
+
+    def scored(ids, texts):
+        steps.append("scored")
+        return [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
+
+    monkeypatch.setattr(callback, "_asked", asked)
+    monkeypatch.setattr(callback, "_scored", scored)
+    assert callback._earned() == [{"id": f"row-{n}", "text": f"ROW-{n}"} for n in range(3)]
+    assert steps == ["sampled", "sampled", "scored", "scored"]
 
 
 def test_rows_that_grpo_trains_on_are_never_drawn_and_the_draw_is_seeded():

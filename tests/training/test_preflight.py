@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.models.families import FAMILIES
-from sifthinker.training import adapters, grpo, memory, preflight, sft
+from sifthinker.training import adapters, grpo, memory, outages, preflight, sft
 from tests.training.fake_judge import Judge
 
 ROOT = Path(__file__).parents[2]
@@ -219,13 +220,56 @@ def test_a_full_disk_is_refused(base, sif, tmp_path, monkeypatch):
         preflight.check(base, [sif], tmp_path / "work", POLICY, Sft(**SMALL))
 
 
+def test_a_training_that_is_resumed_needs_room_for_the_rest_alone(tmp_path, monkeypatch):
+    """Three checkpoints of a gigabyte each, and five adapters of an eighth; what is there is made of holes."""
+    shape = replace(SEVEN, adapted=1_000_000)
+    settings = Grpo(lora={"r": 64, "alpha": 64, "dropout": 0.0}, precision="fp32", evaluate_steps=10)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.7e9))
+
+    def check() -> None:
+        preflight.check_disk(tmp_path, [], settings, shape, 50)
+
+    needed = 3 * 64e6 * 16 + 5 * 64e6 * 4
+    with pytest.raises(UserError, match=rf"checkpoints take about {needed / 1e9:.1f} GB"):
+        check()
+    for name, size in (
+        ("checkpoint-10/optimizer.pt", 64 * 16),
+        ("checkpoint-20/a/b", 64 * 16),
+        ("best/step-10/x", 640),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size * 10**6)
+    check()
+    (tmp_path / "checkpoint-20/a/b").unlink()
+    with pytest.raises(UserError, match=r"checkpoints take about 2\.7 GB"):
+        check()
+
+
 def test_a_judge_that_is_away_or_gives_no_score_is_refused(judge, tmp_path):
     api = Api(model="fake", retries=0, timeout=5)
     with pytest.raises(UserError, match="does not answer"):
-        preflight.ask_judge(api, "http://127.0.0.1:9/v1")
+        preflight.ask_judge(api, "http://127.0.0.1:9/v1", patience=0.0)
     judge.broken = True
     with pytest.raises(UserError, match="answered without a score: 'I would rather not say'"):
         preflight.ask_judge(api, url(judge))
+
+
+def test_a_judge_that_is_away_for_a_moment_is_waited_for_and_longer_where_a_training_resumes(
+    judge, base, sif, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outages, "PAUSES", (0.0,))
+    judge.troubles = [503] * 12  # more than the client gives an endpoint up after
+    preflight.ask_judge(Api(model="fake", retries=0, timeout=5), url(judge))
+    assert len(judge.asked) == 13
+
+    given = []
+    monkeypatch.setattr(preflight, "ask_judge", lambda api, url, patience: given.append(patience))
+    settings = Grpo(**SMALL, batch=8, judge_patience=500.0)
+    for folder in ("work", "work/checkpoint-7"):
+        (tmp_path / folder).mkdir()
+        preflight.check(base, [sif], tmp_path / "work", POLICY, settings, url(judge))
+    assert given == [preflight.PATIENCE, 500.0]
 
 
 def test_the_gpus_are_those_that_the_ranks_will_see(tmp_path: Path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from sifthinker.core import tables
-from sifthinker.training import progress_page
+from sifthinker.system import json_lines
+from sifthinker.training import progress, progress_page
 from tasks.runtime import programs
 from tests.training.canned_grpo import TEXTS
 from tests.training.conftest import row
@@ -60,9 +62,57 @@ def test_without_completions_the_page_shows_curves_and_before_the_first_step_the
 
 
 def test_only_whole_lines_of_the_end_of_a_file_are_read(work):
-    entries = progress_page.whole_lines(work / "completions.jsonl", 1500)
+    entries = json_lines.whole_lines(work / "completions.jsonl", 1500)
     assert 0 < len(entries) < 12
     assert entries[-1]["text"] == "<script>alert(1)</script>"
+
+
+def logging_at(step: int) -> SimpleNamespace:
+    """The state of a Trainer that has just logged a step."""
+    return SimpleNamespace(
+        log_history=[{"step": step, "loss": 0.5}],
+        global_step=step,
+        max_steps=4,
+        is_world_process_zero=True,
+        num_input_tokens_seen=0,
+    )
+
+
+def test_a_line_that_a_full_disk_has_cut_off_is_gone_when_the_training_goes_on(work, caplog):
+    again = progress.Progress(work)
+    again.on_train_begin(None, logging_at(2), None)
+    again.on_log(None, logging_at(3), None)
+    lines = [json.loads(line) for line in (work / "progress.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3]
+    assert "its last line was cut off, and is removed" in caplog.text
+    progress.Progress(work)
+    assert len((work / "progress.jsonl").read_text().splitlines()) == 4, "a whole file stays as it is"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"step": 3, "tot{"step": 3, "total": 9}', b"\0" * 40, b"\xff\xfe", b"3"],
+    ids=["half and whole", "zeros", "no text", "a number"],
+)
+def test_a_damaged_line_is_passed_over_and_told(work, caplog, damage):
+    file = work / "progress.jsonl"
+    file.write_bytes(b'{"step": 1, "total": 9}\n' + damage + b'\n{"step": 4, "total": 9, "loss": 0.5}\n')
+    assert [row["step"] for row in json_lines.whole_lines(file)] == [1, 4]
+    assert "1 damaged lines are passed over" in caplog.text
+    assert progress_page.page(work).startswith("### Step 4 of 9")
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("out of memory")])
+def test_what_cannot_be_said_of_its_end_fails_no_training_and_hides_no_error(
+    work, monkeypatch, caplog, error
+):
+    monkeypatch.setattr(programs, "whole_lines", lambda *_: 1 / 0)
+    job = SimpleNamespace(work=work, log=logging.getLogger(), order=SimpleNamespace(label="grpo"))
+    with nullcontext() if error is None else pytest.raises(RuntimeError, match="out of memory"):  # noqa: SIM117
+        with programs.Page(job, [], steps=5):
+            if error:
+                raise error
+    assert "grpo: how it ended is not shown" in caplog.text
 
 
 def test_the_artifact_is_renewed_in_place_every_few_steps_and_once_a_minute_at_most(work, monkeypatch):

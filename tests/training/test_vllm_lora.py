@@ -325,10 +325,14 @@ def test_what_vllm_lora_lacks_is_said_before_anything_loads(
     sampler.preflight(Grpo(ranks=8), 8)
     with pytest.raises(UserError, match=r"ranks 8 and vllm\.count 1 take 9 GPUs, and there are 8"):
         sampler.preflight(Grpo(vllm={"count": 1}), 8)
-    with pytest.raises(UserError, match=r"samples on one machine, and grpo\.nodes is 2"):
-        sampler.preflight(Grpo(ranks=8, nodes=2), 8)
-    with pytest.raises(UserError, match=r"grpo\.lora\.r: 600: vLLM takes adapters of rank 512 at most"):
-        sampler.preflight(Grpo(lora={"r": 600, "alpha": 1, "dropout": 0.1}), 8)
+    several, wide = {"ranks": 8, "nodes": 2}, {"lora": {"r": 600}}
+    for fields, message in ((several, "samples on one machine, and nodes is 2"), (wide, "rank 512 at most")):
+        with pytest.raises(UserError, match=f"grpo: .*{message}"):
+            sampler.preflight(Grpo(**fields), 8)
+        with pytest.raises(ValidationError, match=message):
+            Grpo(generation="vllm_lora", **fields)
+        assert samplers.named(Grpo(**fields), lambda name: name) == "transformers"
+        assert samplers.why(Grpo(**fields)).startswith("transformers (auto: ")
     with pytest.raises(UserError, match=r"needs their base URLs"):
         sampler.check(Grpo(), [])
     assert (sampler.share(Grpo()), sampler.share(Grpo(vllm={"count": 2}))) == (0.3, 0.0)

@@ -138,6 +138,26 @@ def test_gpus_are_held_to_what_the_configuration_asks_for(
 
 
 @pytest.mark.parametrize(
+    ("cards", "grpo", "todo"),
+    [
+        (8, {"generation": "vllm_lora"}, ""),  # a server beside each rank, on its GPU
+        (8, {"generation": "vllm_lora", "vllm": {"count": 2}}, "10 GPUs, 2 of them for grpo.vllm.count"),
+        (10, {"generation": "vllm_lora", "vllm": {"count": 2}}, ""),
+        (8, {"generation": "transformers", "vllm": {"count": 2}}, ""),  # starts none of them
+        (4, {"generation": "transformers"}, "8 GPUs: lower sft.ranks, grpo.ranks"),
+    ],
+)
+def test_the_servers_that_sample_for_grpo_want_gpus_beside_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cards: int, grpo: dict[str, Any], todo: str
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", cuda(cards, 79e9))
+    monkeypatch.setattr(machine_checks, "_installed", lambda: {"torch": "2.1.0"})
+    found = only(machine_checks.gpu(config(tmp_path, model={}, grpo=grpo)))
+    assert found.verdict == ("warning" if todo else "ok")
+    assert todo in found.todo
+
+
+@pytest.mark.parametrize(
     ("server", "script", "verdict", "says"),
     [
         ("vllm", None, "warning", "not installed"),
@@ -219,6 +239,16 @@ def test_the_ledger_is_read_but_not_made(tmp_path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (x)")
     assert only(ledger_checks.file(path)).verdict == "error"
+
+
+def test_the_money_of_several_accounts_is_not_added_up() -> None:
+    """They may be in different currencies."""
+    one = [("https://a.example model", 10, 1.5), ("https://b.example model", 2, 0.0)]
+    assert ledger_checks.paid(one) == "12 calls paid, 1.50 in money"
+    several = ledger_checks.paid([*one, ("https://c.example model", 1000, 7.25)])
+    assert several == (
+        "1,012 calls paid, in money by account: 1.50 (https://a.example model), 7.25 (https://c.example model)"
+    )
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "ceph", "fuse.sshfs", "lustre"])
@@ -432,6 +462,7 @@ def test_a_server_that_refuses_the_credentials_is_an_error_that_says_so(tmp_path
         "work pools",
         "deployments",
         "schedules",
+        "alerts",
     ]
 
 

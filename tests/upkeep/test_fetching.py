@@ -9,15 +9,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.commands import data
+from flows.commands.main import app
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
 from sifthinker.models import hub as weights_hub
 from sifthinker.upkeep.inputs import fetching
+from sifthinker.upkeep.inputs.states import State
 from sifthinker.upkeep.inputs.wanted import Input, inputs, named
 from tests.upkeep.hub import COMMIT, Hub, playing
 
@@ -231,9 +236,9 @@ def test_both_files_of_tallyqa_are_offered(hub: Hub, tmp_path: Path) -> None:
     assert b"grit" in (tmp_path / "d/tallyqa_val.jsonl").read_bytes()
 
 
-def test_weights_go_into_the_cache_and_the_run_takes_them_from_there(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub's client, which gets a model of two files and a pickle from the hub."""
     from huggingface_hub import constants
 
     cache = tmp_path / "cache"
@@ -246,6 +251,14 @@ def test_weights_go_into_the_cache_and_the_run_takes_them_from_there(
         "model.safetensors": b"weights",
         "pytorch_model.bin": b"pickle",
     }
+    return cache
+
+
+def test_weights_go_into_the_cache_and_the_run_takes_them_from_there(
+    hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
     item = of("policy", model={"weights": "me/model"})
     assert item.state.verdict == "missing"
     place = fetching.fetch(planned(item, hub), endpoint=hub.url)
@@ -261,6 +274,83 @@ def test_weights_go_into_the_cache_and_the_run_takes_them_from_there(
     ).is_symlink()
     (place / "model.safetensors").resolve().unlink()
     assert of("policy", model={"weights": "me/model"}).state.verdict == "missing"
+
+
+def test_of_weights_that_are_half_in_the_cache_only_the_rest_is_to_be_fetched(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second file's line breaks for good; the first is whole, and needs no room again."""
+    hub.repositories["me/model"]["config.json"] = b"{%s}" % (b" " * 100_000)
+    hub.cut_for_good.add("model.safetensors")
+    monkeypatch.setattr(fetching, "WORKERS", 1)
+    item = of("policy", model={"weights": "me/model"})
+    whole = planned(item, hub)
+    assert whole.left == whole.room == whole.size == 100_002 + len(b"weights")
+    with pytest.raises(UserError, match="What came is kept"):
+        fetching.fetch(whole, endpoint=hub.url)
+    rest = planned(item, hub)
+    assert rest.left == rest.room == len(b"weights")
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda place: usage)
+    fetching.check_room([rest])
+    hub.cut_for_good.clear()
+    fetching.fetch(rest, endpoint=hub.url)
+    assert (
+        planned(item, hub).left == 0 and of("policy", model={"weights": "me/model"}).state.verdict == "there"
+    )
+
+
+def test_the_beginning_of_a_file_that_is_here_needs_no_room_again(
+    vstar: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(of("vstar", **benchmark("vstar")), vstar)
+    (picture,) = (file for file in plan.files if file.name.endswith("a.jpg"))
+    plan.aside(picture).parent.mkdir(parents=True)
+    plan.aside(picture).write_bytes(bytes(300_000))
+    assert plan.left == plan.size and plan.room == plan.size - 300_000
+    usage = shutil.disk_usage("/")._replace(free=10_000)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda place: usage)
+    fetching.check_room([plan])
+    plan.aside(picture).write_bytes(bytes(400_000))
+    assert plan.room == plan.size, "what is too long is fetched anew"
+
+
+def test_weights_that_are_there_are_not_fetched_again(
+    hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = of("policy", model={"weights": "me/model"})
+    fetching.fetch(planned(item, hub), endpoint=hub.url)
+    (tmp_path / "c.yaml").write_text("scenes: {}\nmodel: {weights: me/model}\ndepth: {weights: tiny}\n")
+    monkeypatch.setattr("flows.commands.data.ASKED_ABOVE", 0)  # whatever is fetched is asked about
+    hub.asked.clear()
+    ask = fetching.plan
+    monkeypatch.setattr(fetching, "plan", lambda item, part: ask(item, part, hub.url))
+    got = CliRunner().invoke(app, ["data", "--config", "c.yaml", "--get", "policy"], env={"COLUMNS": "300"})
+    assert got.exit_code == 0, got.output
+    assert "policy: there: in the hub's cache" in got.output and "to fetch" not in got.output
+    assert not hub.asked
+
+
+def test_of_data_that_is_there_the_archive_is_not_fetched_again_and_a_lost_picture_is(
+    vstar: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is by a look at a few pictures, so that files are compared; an archive's pieces may have been removed."""
+    ask = fetching.plan
+    asked: list[tuple[str, str]] = []
+
+    def plan(item: Input, part: Any) -> fetching.Fetch:
+        asked.append((item.name, part.where))
+        return ask(item, part, vstar.url)
+
+    monkeypatch.setattr(fetching, "plan", plan)
+    there = State("there", "here")
+    viscot = replace(of("viscot", **benchmark("viscot")), state=there)
+    assert viscot.publication and any(part.steps for part in viscot.publication.default.parts)
+    plans, left = data._planned([viscot], "")
+    assert (plans, left, asked) == ([], [], [])
+    lost = replace(of("vstar", **benchmark("vstar")), state=there)
+    plans, left = data._planned([lost], "")
+    assert [name for name, _ in asked] == ["vstar"] and plans[0].left and not left
 
 
 @pytest.mark.e2e

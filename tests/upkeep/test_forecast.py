@@ -1,6 +1,7 @@
 """What a run is said to take before anything runs."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from flows.commands import plan as command
 from flows.commands.tables import Printed
 from sifthinker.config import Config, load
 from sifthinker.core.errors import UserError
+from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.models import miniature
 from sifthinker.training import memory
 from sifthinker.upkeep import forecast
@@ -19,7 +21,19 @@ from tasks.runtime.planned import Planned
 
 CONFIGS = Path(__file__).resolve().parents[2] / "flows" / "configs"
 SEVEN = memory.PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
-STAGES = ["policy-weights", "ingest", "depth", "annotate", "publish", "sft", "merge-sft", "grpo", "evaluate"]
+STAGES = [
+    "policy-weights",
+    "ingest",
+    "depth",
+    "annotate",
+    "retry",
+    "publish",
+    "sft",
+    "merge-sft",
+    "grpo",
+    "evaluate",
+]
+ALSO = ["evaluate-base", "evaluate-sft"]
 MEASURED = forecast.Calibration(
     host="here",
     date="2026-11-29T10:00:00+00:00",
@@ -45,9 +59,13 @@ def paper() -> Config:
     return load(CONFIGS / "paper.yaml")
 
 
+def paper_with(fields: dict) -> Config:
+    return load(CONFIGS / "paper.yaml", fields)
+
+
 def lines(config: Config, measured=MEASURED, made=None, shape=SEVEN) -> dict[str, forecast.Line]:
     work = forecast.workload(config, made or {}, shape)
-    return {line.stage: line for line in forecast.forecast(STAGES, config, work, shape, measured)}
+    return {line.stage: line for line in forecast.forecast([*STAGES, *ALSO], config, work, shape, measured)}
 
 
 def test_the_papers_run_is_counted_before_there_is_any_data(paper):
@@ -63,6 +81,21 @@ def test_the_papers_run_is_counted_before_there_is_any_data(paper):
     assert found["policy-weights"].disk_bytes == pytest.approx(16.6e9, rel=0.01)
     assert found["merge-sft"].memory_bytes == pytest.approx(33e9, rel=0.01)
     assert "ingest" not in found
+
+
+def test_the_tokens_and_the_money_of_many_rows_are_their_sum():
+    """One call's counts above 100 million are discarded, and 100,000 rows have more together."""
+
+    def of(rows):
+        prices = {"prompt": 2.0, "completion": 8.0, "currency": "CNY"}
+        return paper_with({"annotate.api.prices": prices, "ingest.total": rows})
+
+    thousand, many = (forecast.workload(of(rows), {}, SEVEN).annotation for rows in (1000, 100_000))
+    assert many.prompt_tokens == pytest.approx(100 * thousand.prompt_tokens, rel=1e-5)
+    assert many.completion_tokens == pytest.approx(100 * thousand.completion_tokens, rel=1e-5)
+    assert many.money == pytest.approx((2 * many.prompt_tokens + 8 * many.completion_tokens) / 1e6)
+    note = lines(of(100_000))["annotate"].note
+    assert note == "192.5 + 34.5 M tokens, 661.30 CNY"
 
 
 def test_hours_are_what_was_measured_times_what_there_is_to_do(paper):
@@ -85,12 +118,99 @@ def test_without_a_measurement_no_hours_are_guessed_and_calls_are_counted_all_th
     assert {stage for stage, line in found.items() if line.hours is not None} == {"annotate"}
     for stage in ("depth", "sft", "merge-sft", "grpo"):
         assert "not measured here" in found[stage].note
-    unlimited = paper.annotate.api.model_copy(update={"requests_per_minute": None})
-    annotate = paper.annotate.model_copy(update={"api": unlimited})
-    assert (
-        "requests_per_minute is not set"
-        in lines(paper.model_copy(update={"annotate": annotate}))["annotate"].note
-    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "note"),
+    [
+        (
+            {"requests_per_minute": None},
+            "hours: neither requests_per_minute nor tokens_per_minute is set",
+        ),
+        ({"mode": "batch"}, "hours: up to 24 a batch"),  # the limit of a minute is none of a batch
+    ],
+)
+def test_no_hours_of_an_annotation_are_guessed_that_no_limit_of_a_minute_holds(paper, changed, note):
+    annotate = paper.annotate.model_copy(update={"api": paper.annotate.api.model_copy(update=changed)})
+    found = lines(paper.model_copy(update={"annotate": annotate}))["annotate"]
+    assert found.hours is None
+    assert note in found.note
+
+
+@pytest.mark.parametrize(
+    ("requests", "tokens", "hours"),
+    [
+        (600, None, 115_000 / 600 / 60),
+        (None, 100_000, 113.5e6 / 100_000 / 60),
+        (600, 100_000, 113.5e6 / 100_000 / 60),  # the slower of the two
+        (600, 10**9, 115_000 / 600 / 60),
+    ],
+)
+def test_the_hours_of_an_annotation_are_those_of_the_limit_that_holds(requests, tokens, hours):
+    limits = {"annotate.api.requests_per_minute": requests, "annotate.api.tokens_per_minute": tokens}
+    found = lines(paper_with(limits))["annotate"]
+    assert found.hours == pytest.approx(hours, rel=0.01)
+    assert "hours" not in found.note
+
+
+def test_so_many_chains_are_counted_and_not_the_rows_of_their_draw():
+    """Half as many again are drawn: each has its depth map, and only the wanted chains are bought and trained on."""
+    config = paper_with({"publish.rows": 50_000})
+    work = forecast.workload(config, {}, SEVEN)
+    assert (work.drawn, work.rows, work.exact, work.sft_steps) == (75_000, 50_000, False, 1173)
+    assert work.annotation.calls == pytest.approx(115_000, rel=0.01)
+    found = lines(config)
+    assert found["publish"].note == "50,000 rows at most"
+    assert found["depth"].hours == pytest.approx(75_000 * 0.036 / 3600)
+    there = forecast.workload(config, {"ingest": 70_000, "annotate": 49_000}, SEVEN)
+    assert (there.drawn, there.rows) == (70_000, 49_000)
+    assert there.annotation.calls == pytest.approx(115_000, rel=0.01)
+    few = forecast.workload(config, {"ingest": 40_000}, SEVEN)
+    assert (few.rows, few.annotation.rows) == (40_000, 40_000)
+
+
+def test_the_judge_is_counted_for_the_benchmarks_that_ask_it():
+    """Of the paper's, VisCoT-s: twice an answer, by Visual-CoT's rule and by the paper's."""
+    config = paper_with({"evaluate.limit": 100})
+    judged = [one for one in config.evaluate.benchmarks if BENCHMARKS[one.name].judge_requests]
+    assert [one.name for one in judged] == ["viscot"] and len(config.evaluate.benchmarks) > 1
+    found = lines(config)
+    assert found["evaluate"].calls == found["evaluate-base"].calls == found["evaluate-sft"].calls == 200
+    assert found["evaluate"].note.startswith(f"{100 * len(config.evaluate.benchmarks):,} questions")
+    twice = lines(paper_with({"evaluate.limit": 100, "evaluate.sampled": 1.0}))
+    assert twice["evaluate"].calls == 400
+    without = lines(paper_with({"evaluate.limit": 100, "evaluate.judge": None}))["evaluate"]
+    assert without.calls is None, "that benchmark is left out"
+    assert without.note.startswith(f"{100 * (len(config.evaluate.benchmarks) - 1):,} questions")
+    assert lines(paper_with({}))["evaluate"].calls is None, "nobody has counted its questions"
+
+
+def test_the_passes_of_a_retry_are_counted_over_what_annotate_rejected():
+    api = {"base_url": "https://api.example.org/v1", "model": "larger", "requests_per_minute": 60}
+    config = paper_with({"retry.passes": [{"seed": 1}, {"api": {**api, "prices": {"prompt": 2.0}}}]})
+    assert lines(config)["retry"].calls is None
+    assert "counted when it is known which rows annotate rejects" in lines(config)["retry"].note
+    made = {"ingest": 50_000, "annotate": 49_000}
+    found = lines(config, made=made)["retry"]
+    assert found.calls == pytest.approx(2 * 1000 * 2 * 1.15, rel=0.01)
+    assert found.hours == pytest.approx(1000 * 2 * 1.15 * (1 / 600 + 1 / 60) / 60, rel=0.01)
+    assert found.note == "at most 1.9 + 0.3 M tokens; then 1.9 + 0.3 M tokens, 3.85 USD"
+    standin = paper_with({"retry.passes": [{"api": {"base_url": "standin", "model": "m"}}, {"seed": 1}]})
+    assert lines(standin, made=made)["retry"].note == "at most 1.9 + 0.3 M tokens"
+    assert lines(standin, made=made)["retry"].calls == pytest.approx(1000 * 2 * 1.15, rel=0.01)
+    assert forecast.workload(config, made, SEVEN).rows == 50_000, "a retry may mend all of them"
+    assert forecast.workload(config, {**made, "retry": 49_500}, SEVEN).rows == 49_500
+
+
+def test_every_stage_of_a_run_that_takes_long_has_a_line(tmp_path):
+    """Those without one take moments, or hold what others made."""
+    config = load(CONFIGS / "demo.yaml", {"store": str(tmp_path), "retry.passes": [{"seed": 1}]})
+    stages = [one.label for one in command.planned(config, None, None, [], None)]
+    work = forecast.workload(config, {}, SEVEN)
+    found = {line.stage for line in forecast.forecast(stages, config, work, SEVEN, MEASURED)}
+    assert {"retry", *ALSO} < set(stages)
+    small = {"scenes", "depth-weights", "ingest", "expand", "subset", "report"}
+    assert set(stages) - found == small
 
 
 def test_what_is_in_the_store_counts_instead_of_the_bounds(paper):
@@ -247,6 +367,7 @@ def test_products_tell_what_layers_take(monkeypatch):
     """To a factor of ten: this decides what is measured, and stands in for what is not."""
     from sifthinker.upkeep.forecast import measure
 
+    monkeypatch.setattr(measure.time, "perf_counter", time.process_time)  # whatever else the machine does
     measured = measure._rates(LAYER, 8, torch.float32, "cpu", 2)
     monkeypatch.setattr(measure, "LIMIT", 0.0)
     guessed = measure._rates(LAYER, 8, torch.float32, "cpu", 2)

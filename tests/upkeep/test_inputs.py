@@ -97,6 +97,14 @@ def _some_gone(data: Path) -> None:
     picture.unlink()
 
 
+def _link_out(data: Path) -> None:
+    """The first place of a picture is a link that leaves the folder, at which ingest stops; the second has the picture."""
+    row = json.loads((data / "viscot.json").read_text())[0]
+    place = data / "images" / row["image"][0].removeprefix("cot/")
+    place.rename(data / "images" / place.name)
+    place.symlink_to(data / "viscot.json")
+
+
 def _link_to_nothing(data: Path) -> None:
     (data / "viscot.json").unlink()
     (data / "viscot.json").symlink_to("../../blobs/gone")
@@ -111,6 +119,7 @@ def _link_to_nothing(data: Path) -> None:
         (_no_pictures, "missing", "images does not exist"),
         (_root_one_deeper, "broken", "it holds images; set images to the folder that these names start in"),
         (_some_gone, "broken", "pictures that were looked up are not in"),
+        (_link_out, "broken", "pictures that were looked up are not in"),
         (_link_to_nothing, "broken", "is a link to ../../blobs/gone, which is gone"),
     ],
 )

@@ -59,7 +59,8 @@ def filled(root: Path) -> Store:
         {"step": 1, "total": 4, "loss": 0.1, "reward": 0.2, "kl": 0.0},
         {"step": 2, "total": 4, "loss": 0.2, "reward": 0.4, "kl": 0.01, "rewards/answer/mean": 0.6},
     ]
-    text = "".join(json.dumps(step) + "\n" for step in steps) + '{"step": 3, "tot'  # being written
+    text = "".join(json.dumps(step) + "\n" for step in steps)
+    text += '{"step": 2, "tot{"step": 2}\n{"step": 3, "tot'  # a damaged line, and one that is being written
     (store.work("grpo", "1" * 20) / "progress.jsonl").write_text(text)
     run = {"id": "one", "name": "mine of today", "started": 10.0, "state": "running"}
     store.record(root / "runs" / "one.json", {**run, "config": {"name": "mine"}, "stages": stages, "at": at})

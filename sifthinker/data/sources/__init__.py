@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker import config
+from sifthinker.core.images import BadImage
 from sifthinker.core.records import Reject, Sample
+from sifthinker.data.disk_dict import Spill
 from sifthinker.data.sources import fields, files, frames, sif50k, tallyqa, viscot
-from sifthinker.data.sources.fields import Parse, Row
+from sifthinker.data.sources.fields import Parse, Picture, Row
 
 __all__ = ["SOURCES", "Format", "Parser", "Row"]
 
@@ -38,7 +40,7 @@ class Format:
     rows: Callable[[Path], Iterator[tuple[int, Any]]] = files.rows
 
     def read(self, path: Path, images: Path | None, source: config.Source) -> Iterator[Row | Reject]:
-        """The rows of a file, images unopened, and why others are none.
+        """The rows of a file, images unopened, and why others are none; ids may repeat.
 
         Raises:
             UserError: the file cannot be read, is not JSON or is cut off, after the good rows before that; the frame of
@@ -50,10 +52,34 @@ class Format:
     def __call__(self, path: Path, images: Path | None, source: config.Source) -> Iterator[Sample | Reject]:
         """The samples of a file, with the image of each opened and decoded (`images` None: none is opened).
 
+        An image that several rows show is read once. Of rows with one id, the first good one is a sample.
+
         Raises:
-            UserError: see `read`.
+            UserError: see `read`; or the images, once all are opened, contradict the frame that is declared.
         """
-        return fields.complete(self.read(path, images, source), images, fields.MAX_PIXELS)
+        pictures: dict[tuple[str, ...], Picture | BadImage] = {}
+        told = frames.Evidence()
+        with Spill() as kept:
+            for row in self.read(path, images, source):
+                if isinstance(row, Reject):
+                    yield row
+                    continue
+                if (first := kept.get(row.id)) is not None:
+                    yield fields.repeated(row.id, first, source.name, path.name, row.number)
+                    continue
+                picture = None
+                if images is not None:
+                    if row.images not in pictures:
+                        pictures[row.images] = fields.look(images, row, fields.MAX_PIXELS)
+                    picture = pictures[row.images]
+                made = fields.finish(row, picture)
+                if isinstance(made, Sample):
+                    kept[row.id] = row.number
+                yield made
+                found = fields.told(row, picture) if isinstance(picture, Picture) else None
+                if isinstance(found, frames.Evidence):  # rows with chains are ingest's matter
+                    told.join(found)
+        told.check(source.name, source.frame)
 
 
 SOURCES: dict[str, Format] = {

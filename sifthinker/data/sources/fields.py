@@ -15,7 +15,6 @@ from sifthinker import config
 from sifthinker.core import boxes, images, special_tokens
 from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject, Sample
-from sifthinker.data.disk_dict import Spill
 from sifthinker.data.sources import frames, photographs
 
 STAGE = "ingest"
@@ -73,13 +72,8 @@ def reject(row: Row, error: BadRow | images.BadImage) -> Reject:
 
 
 def checked(rows: Iterable[tuple[int, Any]], parse: Parse, source: str, file: str) -> Iterator[Row | Reject]:
-    """The rows parsed; those that are broken or repeat the id of an earlier good one as rejects."""
-    with Spill() as seen:
-        for number, value in rows:
-            row = parsed(number, value, parse, source, file)
-            if isinstance(row, Row) and (first := seen.setdefault(row.id, number)) != number:
-                row = repeated(row.id, first, source, file, number)
-            yield row
+    """The rows parsed; those that are broken as rejects. Which ids repeat is known once images are opened."""
+    return (parsed(number, value, parse, source, file) for number, value in rows)
 
 
 def nameless(error: BadRow | images.BadImage, source: str, file: str, number: int) -> Reject:
@@ -116,21 +110,6 @@ def repeated(id: str, first: int, source: str, file: str, number: int) -> Reject
     return Reject(STAGE, "duplicate-id", detail, "", source, file, number, "question_id")
 
 
-def complete(rows: Iterable[Row | Reject], root: Path | None, max_pixels: int) -> Iterator[Sample | Reject]:
-    """Every row with its image; an image that several rows show is read once."""
-    seen: dict[tuple[str, ...], Picture | images.BadImage] = {}
-    for row in rows:
-        if isinstance(row, Reject):
-            yield row
-            continue
-        picture = None
-        if root is not None:
-            if row.images not in seen:
-                seen[row.images] = look(root, row, max_pixels)
-            picture = seen[row.images]
-        yield finish(row, picture)
-
-
 def look(root: Path, row: Row, max_pixels: int) -> Picture | images.BadImage:
     """Finds, reads and decodes the image of a row; what is wrong with it is returned, for others to see too."""
     for relative in row.images:
@@ -146,6 +125,20 @@ def look(root: Path, row: Row, max_pixels: int) -> Picture | images.BadImage:
     return images.BadImage(
         "image-missing", f"no file {looked} in the image folder; check the source's `images`"
     )
+
+
+def told(row: Row, picture: Picture) -> frames.Told | None:
+    """What a row and its opened image tell of the frame of their source; None: nothing."""
+    if row.chain:
+        band = frames.Band()
+        band.add(row.boxes, row.dataset, picture.width, picture.height)
+        return band if band.rows else None
+    if row.frame != frames.UNDECLARED or row.canvas is not None or row.width:
+        return None  # it is declared, or was to be seen in the file
+    seen = frames.Evidence()
+    upright = (picture.width, picture.height)
+    seen.add(row.boxes, *(upright if picture.orientation < 5 else upright[::-1]))  # as `placed` reads them
+    return seen
 
 
 def finish(row: Row, picture: Picture | images.BadImage | None) -> Sample | Reject:

@@ -5,9 +5,14 @@ configuration leaves `frame` at its default, `recognised` looks at every row of 
 
 * all boxes in 0..1: `fractions`;
 * all boxes are in their images as x, y, width, height, and a share of them cannot be corners: `xywh`;
-* all numbers in 0..1000, and a share of the boxes leaves its image: thousandths, or boxes of larger pictures. Rows whose
-  boxes fit by chance would be kept, so the file is refused until `frame` says which it is;
+* a share of the boxes cannot be corners, and nearly all fit as x, y, width, height, but not all, or not all rows have a
+  size: probably `xywh`. The file is refused until `frame` says what it is, for the others would be kept with wrong boxes;
+* a share of the boxes leaves its image, and nearly all numbers are in 0..1000: thousandths, or boxes of larger pictures.
+  The file is refused for the same reason;
 * anything else: pixels, x1, y1, x2, y2. Rows whose boxes are none of that become rejects, each for itself.
+
+Rows without width and height do not tell which boxes leave their images. Where images are opened, their sizes are used
+instead, and the file is refused at the end (`Evidence`).
 
 Fewer rows than `FEWEST` tell nothing; their rows are rejected for themselves.
 """
@@ -15,8 +20,9 @@ Fewer rows than `FEWEST` tell nothing; their rows are rejected for themselves.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -99,8 +105,25 @@ def hint(numbers: Box, frame: str) -> str:
     return ""
 
 
+class Told(ABC):
+    """What rows tell of their source's frame: counts of them, of which a subclass has the fields."""
+
+    def join(self, other: Told) -> None:
+        """Adds the counts of other rows of the same source."""
+        for one in fields(self):  # type: ignore[arg-type]
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+    @abstractmethod
+    def check(self, source: str, declared: str) -> None:
+        """Refuses a source whose rows contradict the frame that is declared.
+
+        Raises:
+            UserError: they do.
+        """
+
+
 @dataclass
-class Band:
+class Band(Told):
     """Whether the boxes of published rows lie where the padded square shows the image, as VisCoT's do, all of them.
 
     Rows whose image is nearly square tell nothing. Boxes of the image itself may all lie there, too, where photographers
@@ -142,24 +165,26 @@ class Band:
 
 
 @dataclass
-class _Evidence:
-    """What the rows of a file have in common."""
+class Evidence(Told):
+    """What the rows of a file have in common, by the sizes that they have or that their opened images have."""
 
     rows: int = 0
+    sized: int = 0  # rows with the size of their image
     fractions: int = 0  # rows whose boxes are all in 0..1
     pixels: int = 0  # rows whose boxes can be corners in pixels
     sizes: int = 0  # rows whose boxes are all inside their image as x, y, width, height
     thousandths: int = 0  # rows whose boxes can be corners in 0..1000
 
     def add(self, found: Sequence[Sequence[float]], width: float, height: float) -> None:
-        """Takes note of a row; `width` 0: the image's size is not in it."""
+        """Takes note of a row; `width` 0: the image's size is not known, and may be any."""
         self.rows += 1
+        self.sized += bool(width)
         self.fractions += all(0 <= number <= 1 for box in found for number in box)
         ordered = all(x2 > x1 and y2 > y1 for x1, y1, x2, y2 in found)
         wide, high = (width + SLIP, height + SLIP) if width else (float("inf"),) * 2
         inside = all(min(box) >= -SLIP and box[2] <= wide and box[3] <= high for box in found)
         self.pixels += ordered and inside
-        self.sizes += bool(width) and all(
+        self.sizes += all(
             min(x, y) >= -SLIP and min(w, h) > 0 and x + w <= wide and y + h <= high for x, y, w, h in found
         )
         self.thousandths += ordered and all(0 <= number <= 1000 for box in found for number in box)
@@ -169,6 +194,39 @@ class _Evidence:
         """Rows that cannot be corners in pixels; 0 where they are too few to be more than slips."""
         bad = self.rows - self.pixels
         return bad if bad > OFF * self.rows else 0
+
+    def check(self, source: str, declared: str) -> None:
+        """Refuses a source whose images, once opened, show that its boxes are no corners in pixels.
+
+        Raises:
+            UserError: its frame is not declared, and its boxes are probably something else.
+        """
+        if declared == UNDECLARED:
+            self.refuse(f"sources.{source}")
+
+    def refuse(self, file: str) -> None:
+        """Refuses rows of which a share cannot be corners in pixels, and nearly all can be something else.
+
+        Raises:
+            UserError: `file` names it, and asks for its frame.
+        """
+        if self.rows < FEWEST or not self.off:
+            return
+        nearly = (1 - OFF) * self.rows  # the others may be slips of the pen
+        declare = "or to pixels if they are"
+        if self.sizes >= nearly:
+            raise UserError(
+                f"{file}: the boxes of {self.off} of {self.rows} rows are no corners in their images, and those of {self.sizes} "
+                "fit as x, y, width, height as far as the rows tell: set the source's frame to xywh if they are that, "
+                f"{declare} corners (rows that do not fit are then rejected)"
+            )
+        if self.thousandths >= nearly:
+            numbers = "all numbers" if self.thousandths == self.rows else f"those of {self.thousandths} rows"
+            raise UserError(
+                f"{file}: the boxes of {self.off} of {self.rows} rows leave their images, and {numbers} are in 0..1000: set "
+                f"the source's frame to thousandths if they are in 0..1000 of the image, {declare} pixels of other pictures "
+                "than these (rows that do not fit are then rejected)"
+            )
 
 
 def recognised(path: Path, declared: str) -> str:
@@ -183,13 +241,15 @@ def recognised(path: Path, declared: str) -> str:
     """
     if declared != UNDECLARED:
         return declared
-    seen = _Evidence()
+    seen, sized = Evidence(), Evidence()
     looked = islice(_boxed(path), _LOOKED_AT)
     if not any(found for found, _ in looked):
         return declared
     for found, (width, height) in _boxed(path):
         if found:
             seen.add(found, width, height)
+            if width:
+                sized.add(found, width, height)
     if seen.rows < FEWEST:
         return declared
     if seen.fractions == seen.rows:
@@ -198,19 +258,15 @@ def recognised(path: Path, declared: str) -> str:
             *(path.name, seen.rows),
         )
         return "fractions"
-    if seen.off and seen.sizes == seen.rows:
+    if seen.off and seen.sizes == seen.sized == seen.rows:
         log.warning(
             "%s: the boxes of all %d rows fit as x, y, width, height, and %d are no corners; read as that; declare "
             "frame: xywh",
             *(path.name, seen.rows, seen.off),
         )
         return "xywh"
-    if seen.off and seen.thousandths == seen.rows:
-        raise UserError(
-            f"{path}: the boxes of {seen.off} of {seen.rows} rows leave their images, and all numbers are in 0..1000: set "
-            "the source's frame to thousandths if they are in 0..1000 of the image, or to pixels if they are pixels of "
-            "other pictures than these (rows that do not fit are then rejected)"
-        )
+    seen.refuse(str(path))
+    sized.refuse(str(path))  # of few rows with a size among others, these alone tell what leaves its image
     return declared
 
 

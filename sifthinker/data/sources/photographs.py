@@ -74,7 +74,9 @@ def check(photo: Photo, name: str) -> None:
         return
     with Image.open(io.BytesIO(photo.file), formats=["TIFF"]) as image:
         tags = getattr(image, "tag_v2", {})
-        raw = _DNG_VERSION in tags or int(tags.get(_REDUCED, 0)) & 1 or photo.file[8:10] == b"CR"
+        reduced = tags.get(_REDUCED, 0)
+        preview = isinstance(reduced, int) and reduced & 1  # in a damaged file it may be a text or a fraction
+        raw = _DNG_VERSION in tags or preview or photo.file[8:10] == b"CR"
     if raw:
         raise BadImage("image-format", f"{name} is {_RAW}")
 

@@ -120,8 +120,7 @@ def _dataset(value: Mapping[str, Any]) -> str:
 
 def _places(path: str) -> tuple[str, ...]:
     """Where an image may lie in the image folder: its path, and that without its first folders."""
-    parts = _AWAY.sub("", path.strip()).split("/")
-    images.confined("/".join(parts))
+    parts = images.confined(images.tidy(_AWAY.sub("", path.strip()))).split("/")
     return tuple("/".join(parts[start:]) for start in range(len(parts)))
 
 

@@ -43,7 +43,7 @@ def parser(path: Path, images: Path | None, config: config.Source, frame: str) -
 def _parse(number: int, value: Mapping[str, Any], file: str, source: config.Source, frame: str) -> Row:
     dataset = fields.text(value.get("dataset", "tallyqa"), "dataset")
     image = fields.text(fields.member(value, "image"), "image")
-    images.confined(image)
+    image = images.confined(images.tidy(image))
     width, height = fields.size(value)
     answer = fields.answer(fields.member(value, "answer"))
     found = _boxes(value, frame)

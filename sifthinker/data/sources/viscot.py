@@ -73,6 +73,12 @@ def parser(path: Path, images: Path | None, config: config.Source, frame: str) -
     def parse(number: int, value: Mapping[str, Any]) -> Row:
         if "question" in value or "bboxs" in value:
             return _metadata(number, value, path.name, config, frame)
+        if "conversations" not in value:
+            detail = (
+                "neither a question with bboxs nor conversations, so the row is of neither form; add them or drop the row; "
+                f"found {sorted(value)[:12]}"
+            )
+            raise BadRow("missing-field", detail, "conversations")
         if images is None and not sizes:
             raise UserError(f"{path}: conversations hold no image sizes; give the source `images` or `sizes`")
         return _conversation(number, value, path.name, config, sizes, images is None)
@@ -171,7 +177,7 @@ def _sizes(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _key(image: str) -> str:
-    return image.replace("cot/visual7w/", "cot/v7w/", 1)
+    return images.tidy(image).replace("cot/visual7w/", "cot/v7w/", 1)
 
 
 def _metadata(number: int, value: Mapping[str, Any], file: str, source: config.Source, frame: str) -> Row:
@@ -213,7 +219,7 @@ def _conversation(
         raise BadRow(
             "size-missing", f"{image} is not in {source.sizes}; give its size or the images", "image"
         )
-    leading, _, rest = image.partition("/")
+    leading, _, rest = images.tidy(image).partition("/")
     folder, _, name = rest.partition("/")
     return Row(
         id=fields.identity(number, value, source.name, dataset),
@@ -235,7 +241,8 @@ def _conversation(
 
 def _places(folder: str, name: str) -> tuple[str, ...]:
     """Where an image of a data set may lie in the image folder, likeliest first."""
-    images.confined(name)
+    name = images.confined(images.tidy(name))
+    folder = images.tidy(folder)
     if not folder:
         return (name,)
     images.confined(folder)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sifthinker.evaluation.benchmarks import affirmation, counts
+from sifthinker.evaluation.benchmarks import affirmation, asides, counts
 from sifthinker.evaluation.benchmarks.wording import (
     CUE,
     DOUBT,
@@ -29,7 +29,7 @@ Options = Sequence[tuple[str, str]]  # (letter, text); letter "" where the quest
 # An option is marked as the character of one of these ranges plus its index.
 _LETTER, _TEXT, _REJECTED = 0xE000, 0xE400, 0xE800
 _L, _T, _X = "[\ue000-\ue3ff]", "[\ue400-\ue7ff]", "[\ue800-\uebff]"
-_M = "[\ue000-\ue7ff]"
+_M = asides.NAMED
 _UNIT = rf"(?:{_L}[\s).:\]\[(,-]*{_T}|{_T}[\s(\[]*{_L}|{_M})[)\]]?"
 _ALSO = r"(?:(?:the|an?|options?|choices?|letters?|both)\s+)*[(\[]?"
 _MANY = rf"{_UNIT}(?:(?:\s*,\s*{_ALSO}{_UNIT})*\s*,?\s*(?:\b(?:and|or|nor)\b|[/&|]|和|或|与|及|、)\s*{_ALSO}{_UNIT})*"
@@ -121,8 +121,8 @@ have"""
 _FUNCTION_WORDS = frozenset(_FILLERS.split())
 
 
-def choice(reply: str, options: Options) -> Reading:
-    """The one option that a reply chooses; `value` is its index as a text.
+def choice(reply: str, options: Options, asked: str = "") -> Reading:
+    """The one option that a reply to the question `asked` chooses; `value` is its index as a text.
 
     A letter and a text that disagree, or two options that are not weighed against each other, are no choice.
     """
@@ -139,7 +139,7 @@ def choice(reply: str, options: Options) -> Reading:
     if declined == NO_PICTURE:
         return Reading(problem=declined)
     marked = _marked(_without_sweeping(text, options), options)
-    marked = _without_concessions(marked)
+    marked = asides.without_compared(asides.without_concessions(marked), asked)
     if found := _by_kind(text, marked, options):
         return found
     if concluded := _concluded(marked, options):
@@ -362,17 +362,6 @@ def _without_sweeping(text: str, options: Options) -> str:
     if any(re.search(r"\b(?:none|neither|both|all|either|any)\b", option, re.I) for _, option in options):
         return text
     return _ANY_OF.sub(" ", text)
-
-
-def _without_concessions(marked: str) -> str:
-    """Without "Although the lamp is left," and "D if it is flipped;" where other options are named."""
-    for aside in (
-        r"(?:^|(?<=[.!?]\s))(?:even )?(?:though|although|while|whereas)\b[^,.!?\n]*,",
-        r"(?:^|(?<=[.;!?]\s))[^.;!?\n]*\bif\b[^.;!?\n]*[.;!?\n]",
-    ):
-        rest = re.sub(aside, " ", marked, flags=re.I)
-        marked = rest if re.search(_M, rest) else marked
-    return marked
 
 
 def _numeric(options: Options) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sifthinker import config
-from sifthinker.core import errors, images
+from sifthinker.core import errors, images, tables
 from sifthinker.core.errors import BadRow
 from sifthinker.core.records import Box, Reject
 from sifthinker.evaluation.benchmarks.question import Missing
@@ -94,13 +94,8 @@ def parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         config.UserError: the file is not Parquet.
     """
-    index = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    yield index, row
-                    index += 1
+        yield from enumerate(tables.read(path))
     except (pa.ArrowInvalid, OSError) as error:  # a damaged page is an OSError
         raise errors.UserError(
             f"{path}: cannot be read as Parquet: {str(error).strip()}; if it is damaged, fetch it again"

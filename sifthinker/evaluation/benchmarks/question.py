@@ -79,7 +79,9 @@ class Measure:
 #      SAT's choices are shuffled.
 #   3: more rejections ("A is the wrong answer", "anything but A") and more replies without a picture ("I see no image").
 #   4: an option may end in "A" ("sample A"); OVDEval's labels may be in other case, and an empty list says "None".
-RULES = 4
+#   5: what the chosen option is compared with is not chosen too ("the lamp is closer than the chair"), where the question
+#      compares so.
+RULES = 5
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 
 Result = tuple[Question, Verdict]

@@ -99,7 +99,11 @@ def options_in(question: str) -> tuple[tuple[str, str], ...]:
 
 def judged_choice(question: Question, answer: Answer) -> Verdict:
     """The strict verdict of a multiple-choice question whose reference is a letter."""
-    read = Reading(problem=answer.absent) if answer.absent else choice(answer.text, question.options)
+    read = (
+        Reading(problem=answer.absent)
+        if answer.absent
+        else choice(answer.text, question.options, question.text)
+    )
     if read.problem:
         return Verdict(0.0, unparsable=read.problem)
     letter = question.options[int(read.value)][0]

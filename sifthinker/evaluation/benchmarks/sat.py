@@ -56,7 +56,7 @@ def strict(question: Question, answer: Answer) -> Verdict:
     """The choice that the reply names."""
     if answer.absent:
         return Verdict(0.0, unparsable=answer.absent)
-    read = replies.choice(answer.text, question.options)
+    read = replies.choice(answer.text, question.options, question.text)
     if read.problem:
         return Verdict(0.0, unparsable=read.problem)
     named = question.options[int(read.value)][1]

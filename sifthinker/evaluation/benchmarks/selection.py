@@ -33,6 +33,7 @@ class Selection:
     source: config.Benchmark
     benchmark: Benchmark
     chosen: frozenset[int]
+    bad: int = 0  # rows of the files that no question could be made of
     # Images are decoded once, to see that they are whole: what is known of them, by path or digest, or what is wrong.
     _seen: dict[str, _Seen | images.BadImage] = field(default_factory=dict)
     # The last embedded image and its digest: questions about one picture follow each other and share its bytes.
@@ -122,7 +123,8 @@ def open_benchmark(
             ", ".join(outside[:3]),
             ", ..." if outside[3:] else "",
         )
-    return Selection(source, benchmark, frozenset(positions[i] for i in select(found, limit, seed))), rejects
+    chosen = frozenset(positions[i] for i in select(found, limit, seed))
+    return Selection(source, benchmark, chosen, len(rejects)), rejects
 
 
 def select(questions: Sequence[tuple[str, str]], limit: int | None, seed: int) -> frozenset[int]:

@@ -110,6 +110,8 @@ def _bought(node: Node) -> str:
         "calls": "calls",
         "prompt_tokens_bought": "prompt tokens",
         "completion_tokens_bought": "completion tokens",
+        "judge_calls": "calls of the judge",
+        "judge_tokens_bought": "tokens of the judge",
     }
     said = [f"{notes[name]:,} {text}" for name, text in names.items() if notes.get(name)]
     return ", ".join([*said, *([str(notes["cost"])] if notes.get("cost") else [])])

@@ -44,7 +44,7 @@ def write(out: Path, sides: Sequence[Side], pairs: Sequence[Pair]) -> None:
 
 
 def table(sides: Sequence[Side]) -> dict[str, Any]:
-    """The scores, a row a side and a column a metric: the ablation's form. All of 100; None where one has no score."""
+    """The scores, a row a side and a column a metric: the ablation's form. Of 100 (MME: points); None where one has no score."""
     found = [{(s["benchmark"], s["metric"]): s for s in scores.read(side.folder)} for side in sides]
     columns = history.headlines([score for of in found for score in of.values()])
     rows = []
@@ -69,7 +69,7 @@ def markdown(sides: Sequence[Side], pairs: Sequence[Pair]) -> str:
     for row in made["rows"]:
         cells = [_cell(cell) for cell in row["cells"]]
         lines.append(f"| {row['side'].name} | {' | '.join(cells)} | {effort(row['side']).hours:.2f} |")
-    lines += ["", "Strict score of 100, its 95 % interval, unparsable replies in per cent."]
+    lines += ["", "Strict score of 100 (MME: points), its 95 % interval, unparsable replies in per cent."]
     for pair in pairs:
         lines += ["", f"### {pair.other.name} against {pair.reference.name}", ""]
         lines += [pair.untested] if pair.untested else _tests(pair)

@@ -4,13 +4,15 @@ A night compares with the last good night and the baseline, whose replies are in
 not known, so they are taken to be those of the reference, varied as much as two evaluations of the same weights
 varied before, where there are two. The falls that are found follow from that (power.py).
 
+Where replies are sampled too (`evaluate.sampled`), they are a benchmark of their own, as in a night.
+
 A benchmark without a reference is compared with nothing tonight. What is said of it holds for the night after, if half
 of its replies are right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,7 +23,7 @@ from sifthinker.config import Config
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import gate, history, power
-from sifthinker.evaluation.benchmarks import BENCHMARKS
+from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED
 from sifthinker.evaluation.benchmarks.question import RULES
 from sifthinker.evaluation.benchmarks.selection import open_benchmark, select
 from sifthinker.evaluation.gate import Paired, ScoredReply
@@ -60,13 +62,15 @@ def expected(
     sources: dict[str, list[configuration.Benchmark]] = {}
     for source in settings.evaluate.benchmarks:
         sources.setdefault(source.name, []).append(source)
+    asked = [*sources, *(name + SAMPLED for name in sources if settings.evaluate.sampled is not None)]
     planned: list[tuple[Expected, Paired | None]] = []
     for target, nights in good.items():
-        found = dict(_compared(settings, target, nights, baseline, sources))
-        for benchmark, of in sources.items():
+        found = dict(_compared(settings, target, nights, baseline, asked))
+        for benchmark in asked:
             if lines := found.get(benchmark):
                 planned += lines
             else:
+                of = sources[benchmark.removesuffix(SAMPLED)]
                 planned.append(_assumed(settings, target, benchmark, of))
     tonight = sum(paired is not None and line.against != NOTHING for line, paired in planned)
     later = sum(paired is not None for _, paired in planned)
@@ -97,14 +101,14 @@ def _compared(
     target: str,
     nights: Sequence[Evaluated],
     baseline: Evaluated | None,
-    wanted: Mapping[str, object],
+    wanted: Collection[str],
 ) -> Iterator[tuple[str, list[tuple[Expected, Paired | None]]]]:
     """The comparisons of a checkpoint by benchmark."""
     found: dict[str, list[tuple[Expected, Paired | None]]] = {}
     for against, reference in references(nights[0] if nights else None, baseline).items():
         varied = _again(reference, [*nights, *([baseline] if baseline else [])])
         replies, others = reference.scored(), varied.scored() if varied else {}
-        for benchmark in sorted(replies.keys() & wanted.keys()):
+        for benchmark in sorted(replies.keys() & set(wanted)):
             line = Expected(target, benchmark, against)
             if reference.rules() != RULES:
                 why = f"it was scored by version {reference.rules()} of the scoring rules, and now version {RULES} holds"
@@ -142,11 +146,10 @@ def _assumed(
 ) -> tuple[Expected, Paired | None]:
     """The next night's comparison of a benchmark that nothing is known of, with every second reply right."""
     images: list[str] = []
+    entry = BENCHMARKS[benchmark.removesuffix(SAMPLED)]
     try:
         for source in sources:
-            job, _ = open_benchmark(
-                source, BENCHMARKS[benchmark], settings.evaluate.limit, settings.evaluate.seed
-            )
+            job, _ = open_benchmark(source, entry, settings.evaluate.limit, settings.evaluate.seed)
             for place, item in enumerate(job.benchmark.load(source)):
                 if place in job.chosen and not isinstance(item, Reject):
                     named = item.image if isinstance(item.image, str) else item.id

@@ -10,6 +10,11 @@ from sifthinker.evaluation import drift, failures, history, power
 from sifthinker.evaluation.gate import Comparison, ScoredReply, beyond
 from sifthinker.evaluation.nights.records import Outcome, Target
 
+_OPEN = {
+    history.INCONCLUSIVE,
+    history.WARNED,
+}  # outcomes of a checkpoint to which more questions could say more
+
 
 def warnings(target: Target, replies: Mapping[str, Sequence[ScoredReply]], settings: Nightly) -> list[str]:
     """What a person is told whatever the tests say: falls beyond the margin, and replies that fail in other ways.
@@ -68,8 +73,10 @@ def outcome(targets: Sequence[Target], report: Path, limit: int | None) -> Outco
     if limit is not None:
         mark = history.quick_look(limit)
         message, lines = f"{message} ({mark})", [f"**This is {mark}.** {history.NO_REFERENCE}", "", *lines]
-    worst = min((target.outcome for target in targets), key=history.WORST_FIRST.index)
-    return Outcome(worst, message, "\n".join(lines).strip(), report)
+    found = {target.outcome for target in targets}
+    worst = min(found, key=history.WORST_FIRST.index)
+    leaves_open = worst != history.REGRESSED and not found.isdisjoint(_OPEN)
+    return Outcome(worst, message, "\n".join(lines).strip(), report, leaves_open)
 
 
 def unable(comparisons: Sequence[Comparison]) -> list[str]:

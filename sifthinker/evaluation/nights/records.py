@@ -110,3 +110,6 @@ class Outcome:
     message: str  # one line
     table: str
     report: Path
+    leaves_open: bool = (
+        False  # whether more questions could say more: nothing regressed, and something is not decided
+    )

@@ -37,7 +37,7 @@ def named(settings: Grpo, which: Callable[[str], str | None] = shutil.which) -> 
     """The name of the entry: that of the configuration; for `auto` vLLM with adapters where vLLM is found."""
     if settings.generation != AUTO:
         return settings.generation
-    if settings.nodes > 1:  # the servers of a stage are on its own machine
+    if SAMPLERS["vllm_lora"].unfit(settings):
         return "transformers"
     python = settings.vllm.python
     found = Path(python).with_name("vllm").is_file() if python else which("vllm")
@@ -63,4 +63,6 @@ def why(settings: Grpo) -> str:
         return name
     if settings.nodes > 1:
         return f"{name} (auto: nodes is {settings.nodes}, and vLLM samples on one machine)"
+    if SAMPLERS["vllm_lora"].unfit(settings):
+        return f"{name} (auto: vLLM takes no adapter of rank {settings.lora.r})"
     return f"{name} (auto: {'vLLM was found' if name != 'transformers' else 'no vLLM was found'})"

@@ -34,6 +34,10 @@ class Sampler:
         """TRL's `generation_kwargs` that keep `tokens` from being sampled."""
         return {"suppress_tokens": list(tokens)}
 
+    def unfit(self, settings: Grpo) -> str:
+        """Why no machine can train with these settings, and what to do; "" where one can. A configuration is refused by it."""
+        return ""
+
     def preflight(self, settings: Grpo, gpus: int) -> None:
         """Before ranks are started, in the stage's process.
 

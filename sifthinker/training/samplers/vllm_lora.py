@@ -28,15 +28,24 @@ class VllmLora(Sampler):
     modules = ("training/samplers/lora", "serve/vllm")
     scored = True
 
+    def unfit(self, settings: Grpo) -> str:
+        """Several machines, and a rank that vLLM has no kernels for."""
+        if settings.nodes > 1:
+            return (
+                f"generation: vllm_lora samples on one machine, and nodes is {settings.nodes}; set generation to transformers, "
+                "or nodes to 1"
+            )
+        if settings.lora.r > vllm_command.RANKS[-1]:
+            return (
+                f"lora.r: {settings.lora.r}: vLLM takes adapters of rank {vllm_command.RANKS[-1]} at most; lower it, or set "
+                "generation to transformers"
+            )
+        return ""
+
     def preflight(self, settings: Grpo, gpus: int) -> None:
         """Whether vLLM is there, and there are GPUs for its servers."""
-        if settings.nodes > 1:
-            raise UserError(
-                f"grpo.generation: vllm_lora samples on one machine, and grpo.nodes is {settings.nodes}; set grpo.generation: "
-                "transformers, or nodes: 1"
-            )
+        self._check(settings)
         serving.vllm(settings.vllm.python)
-        _check_rank(settings)
         needed = settings.ranks + settings.vllm.count
         if gpus and settings.vllm.count and needed > gpus:
             raise UserError(
@@ -46,13 +55,17 @@ class VllmLora(Sampler):
 
     def check(self, settings: Grpo, servers: Sequence[str]) -> None:
         """Whether there are servers to ask."""
-        _check_rank(settings)
+        self._check(settings)
         if not servers:
             raise UserError(
                 "servers: grpo.generation: vllm_lora is sampled by vLLM servers that the stage starts; a program that is "
                 "started by hand needs their base URLs here (python -m sifthinker.models.serving FOLDER --server vllm "
                 f"--lora-rank {settings.lora.r})"
             )
+
+    def _check(self, settings: Grpo) -> None:
+        if why := self.unfit(settings):
+            raise UserError(f"grpo: {why}")
 
     def share(self, settings: Grpo) -> float:
         """That of a server beside a rank."""
@@ -100,11 +113,3 @@ def places(settings: Grpo, gpus: Sequence[str]) -> list[str | None]:
 
 def _memory(settings: Grpo) -> float:
     return settings.vllm.memory or (ALONE if settings.vllm.count else BESIDE)
-
-
-def _check_rank(settings: Grpo) -> None:
-    if settings.lora.r > vllm_command.RANKS[-1]:
-        raise UserError(
-            f"grpo.lora.r: {settings.lora.r}: vLLM takes adapters of rank {vllm_command.RANKS[-1]} at most; lower it, or "
-            "set grpo.generation: transformers"
-        )

@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sifthinker.config import Config, Grpo, Sft
+from sifthinker.annotation.projection import Projection
+from sifthinker.annotation.retry import over
+from sifthinker.config import Api, Config, Grpo, Sft
 from sifthinker.training import memory, samplers
 from sifthinker.training.memory import Shape
 from sifthinker.training.preflight import CHECKPOINTS
@@ -69,24 +71,53 @@ def _weights(stage: str, of: _Known) -> Line:
 
 def _depth(stage: str, of: _Known) -> Line:
     each = of.measured.depth_image if of.measured else None
-    hours = None if each is None else of.work.rows * each / HOUR
+    hours = None if each is None else of.work.drawn * each / HOUR
     note = NOT_MEASURED if each is None else "a map for each row at most"
-    return Line(stage, hours, disk_bytes=of.work.rows * MAP, note=note)
+    return Line(stage, hours, disk_bytes=of.work.drawn * MAP, note=note)
 
 
 def _annotate(stage: str, of: _Known) -> Line:
-    api, found = of.config.annotate.api, of.work.annotation
     if not of.config.annotates:
         return Line(stage, note="the sources bring their chains: no call")
+    return _bought(stage, of.config.annotate.api, of.work.annotation)
+
+
+def _bought(stage: str, api: Api, found: Projection) -> Line:
+    """The calls of one endpoint, and the hours that its limits of a minute make of them."""
     if not is_paid(api.base_url):
         return Line(stage, note="the stand-in answers: no call is paid")
-    a_minute = api.requests_per_minute
-    hours = found.calls / a_minute / 60 if a_minute else None
+    tokens = found.prompt_tokens + found.completion_tokens
+    limits = ((found.calls, api.requests_per_minute), (tokens, api.tokens_per_minute))
+    minutes = [] if api.mode == "batch" else [count / limit for count, limit in limits if limit]
     note = f"{found.prompt_tokens / 1e6:,.1f} + {found.completion_tokens / 1e6:,.1f} M tokens"
     if found.money:
         note += f", {found.money:,.2f} {found.currency}"
-    note += "" if a_minute else "; hours: requests_per_minute is not set"
-    return Line(stage, hours, calls=found.calls, note=note)
+    if api.mode == "batch":
+        note += "; hours: up to 24 a batch"
+    elif not minutes:
+        note += "; hours: neither requests_per_minute nor tokens_per_minute is set"
+    return Line(stage, max(minutes) / 60 if minutes else None, calls=found.calls, note=note)
+
+
+def _retry(stage: str, of: _Known) -> Line:
+    """The passes one after the other, each as if none before it mended a row."""
+    if of.work.again is None:
+        return Line(stage, note="calls: counted when it is known which rows annotate rejects")
+    annotate, passes = of.config.annotate, of.config.retry.passes
+    each = [
+        _bought(stage, over(again, annotate).api, found)
+        for again, found in zip(passes, of.work.again, strict=True)
+    ]
+    paid = [one for one in each if one.calls is not None]
+    if not paid:
+        return each[0]
+    hours = [one.hours for one in paid if one.hours is not None]
+    return Line(
+        stage,
+        sum(hours) if len(hours) == len(paid) else None,
+        calls=sum(one.calls or 0 for one in paid),
+        note="at most " + "; then ".join(one.note for one in paid),
+    )
 
 
 def _publish(stage: str, of: _Known) -> Line:
@@ -139,28 +170,32 @@ def _merge(stage: str, of: _Known) -> Line:
 
 def _evaluate(stage: str, of: _Known) -> Line:
     settings, questions = of.config.evaluate, of.work.questions
+    paid = settings.judge is not None and is_paid(settings.judge.base_url)
+    line = Line(stage, calls=(of.work.asked or None) if paid else None)
     if questions is None:
-        return Line(stage, note="its questions are not counted; with evaluate.limit they are")
-    calls = questions if settings.judge and is_paid(settings.judge.base_url) else None
+        return replace(line, note="its questions are not counted; with evaluate.limit they are")
     if settings.server != "transformers":
-        return Line(stage, calls=calls, note=f"{questions:,} questions; hours of vLLM: {NOT_MEASURED}")
+        return replace(line, note=f"{questions:,} questions; hours of vLLM: {NOT_MEASURED}")
     if not of.measured or not of.shape:
-        return Line(stage, calls=calls, note=f"{questions:,} questions; hours: {NOT_MEASURED}")
+        return replace(line, note=f"{questions:,} questions; hours: {NOT_MEASURED}")
     tokens = min(CHAIN, settings.max_tokens)
     hours = questions * _sampled(of.shape, of.measured, 1, tokens) / HOUR
-    return Line(stage, hours, calls=calls, note=f"{questions:,} questions at most, one after the other")
+    return replace(line, hours=hours, note=f"{questions:,} questions at most, one after the other")
 
 
 LINES: dict[str, Callable[[str, _Known], Line]] = {
     "policy-weights": _weights,
     "depth": _depth,
     "annotate": _annotate,
+    "retry": _retry,
     "publish": _publish,
     "sft": _sft,
     "merge-sft": _merge,
     "grpo": _grpo,
     "merge-grpo": _merge,
     "evaluate": _evaluate,
+    "evaluate-base": _evaluate,
+    "evaluate-sft": _evaluate,
 }
 
 

@@ -7,13 +7,16 @@ files where all are here; the lengths are those of a typical row: a picture of 5
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 
 from sifthinker.annotation.projection import Projection, project
+from sifthinker.annotation.retry import over
 from sifthinker.config import STANDIN, Config, Model
 from sifthinker.core.records import Sample
+from sifthinker.evaluation.benchmarks import BENCHMARKS
+from sifthinker.evaluation.benchmarks.question import Answer, Question
 from sifthinker.training import preflight
 from sifthinker.training.memory import Shape
 
@@ -28,6 +31,7 @@ PIECE = 1 << 20  # bytes of a file that are read at once
 class Workload:
     """What the stages will do."""
 
+    drawn: int  # rows of the samples, at most where they are not in the store
     rows: int  # of the data set, at most where `exact` is false
     exact: bool
     prompt: int  # tokens of a typical prompt with its pictures
@@ -36,7 +40,11 @@ class Workload:
     grpo_steps: int
     judged: int  # completions that GRPO's judge is asked about, at most
     annotation: Projection
+    again: (
+        tuple[Projection, ...] | None
+    )  # of each pass of `retry`, at most; None: it is not known what is rejected
     questions: int | None  # of the benchmarks; None: they are not limited, and nobody has counted them
+    asked: int | None  # of the judge of one evaluation, at most; None: as with the questions
 
     @property
     def chain(self) -> int:
@@ -52,7 +60,8 @@ def workload(config: Config, made: Mapping[str, int], shape: Shape | None) -> Wo
         made: rows of the artifacts that are in the store, by the stage's label.
         shape: of the policy; None: not known yet.
     """
-    rows, exact = _rows(config, made)
+    drawn = _drawn(config, made)
+    rows, exact = _rows(config, made, drawn)
     subset = made.get("subset", min(rows, config.publish.rl_samples))
     grpo = config.grpo
     steps = preflight.steps(grpo, subset)
@@ -61,6 +70,7 @@ def workload(config: Config, made: Mapping[str, int], shape: Shape | None) -> Wo
     if grpo.evaluate_steps:
         judged += (steps // grpo.evaluate_steps + 2) * grpo.evaluate_rows
     return Workload(
+        drawn=drawn,
         rows=rows,
         exact=exact,
         prompt=PROMPT + _pictures(config.model, shape, WIDTH * HEIGHT),
@@ -68,8 +78,10 @@ def workload(config: Config, made: Mapping[str, int], shape: Shape | None) -> Wo
         sft_steps=preflight.steps(config.sft, made.get("publish", rows)),
         grpo_steps=steps,
         judged=judged,
-        annotation=project(_typical(made.get("ingest", rows)), None, config.annotate),
-        questions=_questions(config),
+        annotation=project(_typical(drawn), None, config.annotate, most=config.publish.rows),
+        again=_again(config, made),
+        questions=_questions(config, lambda name: 1),
+        asked=_questions(config, _judged),
     )
 
 
@@ -78,12 +90,30 @@ def is_paid(base_url: str) -> bool:
     return base_url != STANDIN
 
 
-def _rows(config: Config, made: Mapping[str, int]) -> tuple[int, bool]:
-    for label in ("publish", "annotate", "ingest"):
-        if label in made:
-            return made[label], label == "publish"
+def _drawn(config: Config, made: Mapping[str, int]) -> int:
+    """Rows that ingest gives: with `publish.rows` more than the data set has in the end."""
+    if "ingest" in made:
+        return made["ingest"]
     held = _in_files(config)
-    return config.ingest.total if held is None else max(1, min(config.ingest.total, held)), False
+    return config.ingest.total if held is None else max(1, min(config.ingest.total, held))
+
+
+def _rows(config: Config, made: Mapping[str, int], drawn: int) -> tuple[int, bool]:
+    """Rows of the data set, and whether they are known."""
+    if "publish" in made:
+        return made["publish"], True
+    chains = "retry" if config.retry.passes else "annotate"  # a retry adds chains to those of annotate
+    return made.get(chains, min(drawn, config.publish.rows or drawn)), False
+
+
+def _again(config: Config, made: Mapping[str, int]) -> tuple[Projection, ...] | None:
+    """What each pass of `retry` takes, as if none before it succeeded, and whatever the rows were rejected for."""
+    if not {"ingest", "annotate"} <= made.keys():
+        return None
+    rejected = made["ingest"] - made["annotate"]
+    return tuple(
+        project(_typical(rejected), None, over(again, config.annotate)) for again in config.retry.passes
+    )
 
 
 def _in_files(config: Config) -> int | None:
@@ -101,17 +131,30 @@ def _in_files(config: Config) -> int | None:
     return count
 
 
-def _questions(config: Config) -> int | None:
-    """The questions of an evaluation, at most; the benchmarks' files are not opened to count them."""
+def _questions(config: Config, each: Callable[[str], int]) -> int | None:
+    """The questions of an evaluation, at most, or `each` benchmark's requests a question, by its name.
+
+    The benchmarks' files are not opened to count them.
+    """
     settings, rendered = config.evaluate, config.scenes
-    if settings.benchmarks and settings.limit is None:
-        return None
-    count = len(settings.benchmarks) * (settings.limit or 0)
+    count = 0
+    for benchmark in settings.benchmarks:
+        if _judged(benchmark.name) and settings.judge is None:
+            continue  # an evaluation leaves it out
+        if requests := each(benchmark.name):
+            if settings.limit is None:
+                return None
+            count += requests * settings.limit
     if rendered:
-        count += len(rendered.benchmarks) * min(
-            rendered.benchmark_rows, settings.limit or rendered.benchmark_rows
-        )
+        rows = min(rendered.benchmark_rows, settings.limit or rendered.benchmark_rows)
+        count += rows * sum(map(each, rendered.benchmarks))
     return count * (1 if settings.sampled is None else 2)
+
+
+def _judged(name: str) -> int:
+    """Requests to the judge for each answer of a benchmark: that of the official score and that of the strict one, say."""
+    requests = BENCHMARKS[name].judge_requests
+    return len(requests(Question("", "", "", "", ""), Answer(""), "")) if requests else 0
 
 
 def _pictures(model: Model, shape: Shape | None, pixels: int | None) -> int:

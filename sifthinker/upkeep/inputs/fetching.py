@@ -70,6 +70,12 @@ class Fetch:
         """Bytes that are not there yet."""
         return sum(file.size for file in self.files if not self.has(file))
 
+    @property
+    def room(self) -> int:
+        """Bytes that the disk must still take: without the beginnings of files that an earlier call left."""
+        absent = [file for file in self.files if not self.has(file)]
+        return sum(file.size - self._begun(file) for file in absent)
+
     def file(self, file: HubFile) -> Path:
         """Where a file lies in the end; not for weights, which stay in the hub's cache."""
         assert self.target is not None, "weights stay in the hub's cache"
@@ -84,10 +90,15 @@ class Fetch:
 
     def has(self, file: HubFile) -> bool:
         """Whether a file is there whole, by its size."""
-        if self.target is None:
-            return False
-        there = self.file(file)
-        return there.is_file() and there.stat().st_size == file.size
+        there = _in_cache(self.part, self.commit, file.name) if self.target is None else self.file(file)
+        return there is not None and there.is_file() and there.stat().st_size == file.size
+
+    def _begun(self, file: HubFile) -> int:
+        """Bytes of a file that is not whole yet; of weights none, because the hub's client begins a file again."""
+        if self.target is None or not (aside := self.aside(file)).is_file():
+            return 0
+        size = aside.stat().st_size
+        return size if size <= file.size else 0  # what is too long is fetched anew
 
 
 def plan(item: Input, part: Part, endpoint: str | None = None) -> Fetch:
@@ -134,7 +145,7 @@ def check_room(fetches: Sequence[Fetch]) -> None:
         folder = _existing(fetch.target or _cache())
         disk = folder.stat().st_dev
         place, bytes_ = wanted.get(disk, (folder, 0.0))
-        wanted[disk] = (place, bytes_ + fetch.left * SPARE)
+        wanted[disk] = (place, bytes_ + fetch.room * SPARE)
     for place, bytes_ in wanted.values():
         free = shutil.disk_usage(place).free
         if bytes_ > free:
@@ -287,6 +298,12 @@ def _cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
+
+
+def _in_cache(part: Part, commit: str, name: str) -> Path | None:
+    """A file of a repository in the hub's cache; None where it is not there."""
+    found = _hub().try_to_load_from_cache(part.where, name, revision=commit, repo_type=part.kind)
+    return Path(found) if isinstance(found, str) else None  # else the cache knows that there is no such file
 
 
 def _existing(folder: Path) -> Path:

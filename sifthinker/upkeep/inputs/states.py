@@ -17,6 +17,7 @@ from sifthinker.data.sources import SOURCES
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import Missing, Question
 from sifthinker.models import hub
+from sifthinker.system.files import readable
 from sifthinker.upkeep.inputs import broken
 
 Verdict = Literal["there", "missing", "broken", "not configured"]
@@ -141,7 +142,7 @@ def _looked_up(root: Path, names: Sequence[Iterable[str]], path: str) -> State:
     wanted = " nor ".join(absent[0])
     if len(absent) == len(names):
         there = (
-            ", ".join(sorted(entry.name for entry in islice(root.iterdir(), 5)))
+            ", ".join(sorted(readable(entry.name) for entry in islice(root.iterdir(), 5)))
             if root.is_dir()
             else "nothing"
         )
@@ -157,11 +158,14 @@ def _looked_up(root: Path, names: Sequence[Iterable[str]], path: str) -> State:
 
 
 def _is_there(root: Path, places: Iterable[str]) -> bool:
+    """Whether ingest would find the picture: at a place where something else is wrong, it looks no further either."""
     for place in places:
         try:
             images.find(root, place)
-        except images.BadImage:
-            continue
+        except images.BadImage as error:
+            if error.reason == "image-missing":
+                continue
+            return False
         return True
     return False
 

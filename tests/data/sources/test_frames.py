@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from sifthinker.config import Source
+from sifthinker.config import Ingest, Source
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Box, Reject, Sample
+from sifthinker.data.ingest import ingest
 from sifthinker.data.sources import SOURCES, frames
 
 WIDTH, HEIGHT = 400, 300
@@ -62,19 +64,26 @@ def pixel_boxes(draw: st.DrawFn) -> list[float]:
 
 
 def load(
-    boxes: Sequence[Sequence[float]], frame: str = "padded", sized: bool = True
+    boxes: Sequence[Sequence[float]],
+    frame: str = "padded",
+    sized: int | None = None,
+    opened: bool = False,
+    selected: bool = False,
 ) -> list[Sample | Reject]:
-    """A file with a row for each box."""
-    size = {"width": WIDTH, "height": HEIGHT} if sized else {}
+    """A file with a row for each box: the first `sized` with its image's size (None: all), and all images of that size."""
+    size = {"width": WIDTH, "height": HEIGHT}
     rows = [
-        {"question": f"Is it {n}?", "answer": "Yes", "image": "a.jpg", "bboxs": [list(box)], **size}
+        {"question": f"Is it {n}?", "answer": "Yes", "image": "a.png", "bboxs": [list(box)]}
+        | (size if sized is None or n < sized else {})
         for n, box in enumerate(boxes)
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         path.write_text(json.dumps(rows))
-        source = Source(name="t", format="tallyqa", path=path, frame=frame)
-        return list(SOURCES["tallyqa"](path, None, source))
+        Image.new("RGB", (WIDTH, HEIGHT)).save(Path(folder) / "a.png")
+        images = Path(folder) if opened else None
+        source = Source(name="t", format="tallyqa", path=path, frame=frame, images=images)
+        return list(ingest([source], Ingest()) if selected else SOURCES["tallyqa"](path, images, source))
 
 
 def near(found: Sample | Reject, box: Sequence[float]) -> bool:
@@ -181,6 +190,52 @@ def test_a_file_in_thousandths_is_refused_until_its_frame_is_declared(frame: str
         load(numbers)
     found = load(numbers, frame)
     assert sum(near(one, box) for one, box in zip(found, BOXES, strict=True)) == kept
+
+
+BEYOND = [300.0, 20.0, WIDTH + 30.0, 200.0]  # what one row has in any of these files
+
+
+@pytest.mark.parametrize(
+    ("written", "sized", "odd", "asked"),
+    [
+        (with_size, None, [*BEYOND], "to xywh"),  # one row is none
+        (in_thousandths, None, [10, 20, 1001, 200], "to thousandths"),
+        (with_size, 0, None, "to xywh"),  # rows without a size: corners are in the wrong order
+        (with_size, 23, None, "to xywh"),  # one row without a size
+        (in_thousandths, 0, None, "to thousandths"),  # as the images tell, once they are open
+        (in_thousandths, 21, None, "to thousandths"),
+    ],
+)
+@pytest.mark.parametrize("selected", [False, True])
+def test_a_file_of_which_nearly_all_rows_are_something_else_is_refused(
+    written: Written, sized: int | None, odd: list[float] | None, asked: str, selected: bool
+) -> None:
+    """One odd row, or no sizes, and the rows that fit by chance were kept with wrong boxes."""
+    numbers = [written(box) for box in BOXES]
+    if odd:
+        numbers[7] = odd
+    with pytest.raises(UserError, match=f"of 24 rows .*set the source's frame {asked}"):
+        load(numbers, sized=sized, opened=True, selected=selected)
+    declared = load(numbers, "pixels", sized, opened=True, selected=selected)
+    assert len(declared) == 24  # whoever declares it is believed
+
+
+@pytest.mark.parametrize("written", [in_thousandths, with_size])
+def test_few_rows_with_a_size_among_others_tell_of_the_file(written: Written) -> None:
+    """They alone would be kept where no image is opened, and among all rows they are less than slips of the pen."""
+    corners = [as_it_is(box) for box in BOXES]
+    with pytest.raises(UserError, match=r"of 22 rows .*set the source's frame"):
+        load([written(box) for box in BOXES[:22]] + corners * 40, sized=22)
+
+
+@pytest.mark.parametrize("sized", [None, 0, 12])
+@pytest.mark.parametrize("selected", [False, True])
+def test_a_file_of_corners_with_a_slip_is_not_refused(sized: int | None, selected: bool) -> None:
+    numbers = [list(box) for box in BOXES]
+    numbers[7] = [*BEYOND]
+    found = load(numbers, sized=sized, opened=True, selected=selected)
+    assert [one.reason for one in found if isinstance(one, Reject)] == ["box-outside"]
+    assert sum(any(near(one, box) for box in BOXES) for one in found) == 23
 
 
 def test_slips_of_the_pen_do_not_make_a_file_another() -> None:

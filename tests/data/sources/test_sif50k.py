@@ -46,7 +46,10 @@ def test_a_row_that_is_there_twice_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../data/{}", "./{}", "/home/x/SIF/{}", "C:/Users/x/{}", "data/SIF-50K/{}", "{}"],
+    [
+        *("../data/{}", "./{}", "/home/x/SIF/{}", "C:/Users/x/{}", "data/SIF-50K/{}", "{}"),
+        *("../data//{}", "/home//x///{}", "data/./{}", "data/.//{}"),  # places that are none
+    ],
 )
 def test_an_image_is_found_without_the_folders_of_another_machine(tmp_path: Path, path: str) -> None:
     (row,), out, _ = numbered(tmp_path, 1)

@@ -248,6 +248,31 @@ def test_a_wrong_sizes_file_is_an_error_that_names_the_row(tmp_path: Path) -> No
         load(path, sizes=write(tmp_path / "sizes.jsonl", [{"width": 1}]))
 
 
+@pytest.mark.parametrize(
+    "written", ["cot/gqa//1.jpg", "cot//gqa/1.jpg", "./cot/gqa/1.jpg", "cot/./gqa/1.jpg"]
+)
+def test_a_path_with_an_empty_place_is_the_path_without_it(tmp_path: Path, written: str) -> None:
+    (tmp_path / "images" / "gqa").mkdir(parents=True)
+    Image.new("RGB", (500, 333)).save(tmp_path / "images" / "gqa" / "1.jpg")
+    row = conversation()
+    row["image"] = [path.replace("cot/gqa/1.jpg", written) for path in row["image"]]
+    path = write(tmp_path / "a.json", [row])
+    assert only(load(path, images=tmp_path / "images")).image == "gqa/1.jpg"
+    assert only(load(path, **sized(tmp_path, [conversation()]))).width == 500  # of the sizes' own spelling
+    path = write(tmp_path / "b.jsonl", [metadata(image=written.partition("cot/")[2])])
+    if not written.startswith("cot//"):  # which leaves a path from the root
+        assert only(load(path, images=tmp_path / "images")).image == "gqa/1.jpg"
+
+
+def test_a_row_of_neither_form_is_a_reject_and_the_file_is_read_on(tmp_path: Path) -> None:
+    """Without images, `{}` was taken for a conversation, and the whole file was refused for want of sizes."""
+    first, wrong, last = load(write(tmp_path / "a.jsonl", [metadata(), {}, metadata()]))
+    assert isinstance(first, Sample) and isinstance(last, Sample)
+    assert (wrong.reason, wrong.field, wrong.row) == ("missing-field", "conversations", 2)
+    with pytest.raises(UserError, match="conversations hold no image sizes"):
+        load(write(tmp_path / "b.json", [conversation()]))
+
+
 def test_question_ids_count_within_a_data_set_and_a_repeated_one_is_a_reject(tmp_path: Path) -> None:
     rows = [conversation(), conversation(dataset="vsr"), conversation(split="val")]
     found = load(write(tmp_path / "a.json", rows), **sized(tmp_path, rows))

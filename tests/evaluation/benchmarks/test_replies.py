@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sifthinker.evaluation.benchmarks import counts, replies
+from sifthinker.evaluation.benchmarks.question import Question
 
 SIDE = (("A", "left"), ("B", "right"))
 COLOUR = (("A", "red"), ("B", "green"), ("C", "blue"), ("D", "dark blue"))
@@ -156,6 +157,46 @@ CHOICES = [
     ("...", SIDE, None),
     ("I do not understand the question.", SIDE, None),
 ]
+
+
+CLOSER = "Which object is closer to the camera, the chair or the lamp? (A) chair (B) lamp"
+FARTHER = CLOSER.replace("closer to", "farther from")
+SEATED = (("A", "chair"), ("B", "lamp"))
+# A reply, what is asked, and the option that is chosen.
+COMPARED = [
+    ("The lamp is closer to the camera than the chair.", CLOSER, "B"),
+    ("The lamp (blue box) is closer than the chair (red box).", CLOSER, "B"),
+    ("The lamp is nearer, with a depth of 0.312 against 0.541 for the chair.", CLOSER, "B"),
+    ("The lamp is closer, while the chair is farther away.", CLOSER, "B"),
+    ("Compared with the room, the lamp is closer compared to the chair.", CLOSER, "B"),
+    ("The chair is further from the camera than the lamp.", FARTHER, "A"),
+    # otherwise than the question does, in another order, or of both
+    ("The chair is farther away than the lamp.", CLOSER, None),
+    ("The lamp is closer than the chair.", FARTHER, None),
+    ("Closer than the chair is the lamp.", CLOSER, None),
+    ("The lamp is not closer than the chair.", CLOSER, None),
+    ("The lamp is close, while the chair is closer.", CLOSER, None),
+    ("The lamp and the chair are closer than the sofa.", CLOSER, None),
+    ("The lamp is closer, but the chair is closer still.", CLOSER, None),
+    ("The lamp is closer than the chair. The chair is closer than the lamp.", CLOSER, None),
+    ("The lamp is closer than the chair.", "Which is it? (A) chair (B) lamp", None),
+    ("The lamp is closer than the chair.", "Is the lamp closer or farther? (A) chair (B) lamp", None),
+]
+
+
+@pytest.mark.parametrize(("text", "asked", "expected"), COMPARED)
+def test_what_the_chosen_option_is_compared_with_is_not_chosen_too(text, asked, expected):
+    read = replies.choice(text, SEATED, asked)
+    if expected is None:
+        assert read.value == "" and read.problem in ("several-named", "contradictory")
+    else:
+        assert read == (str("AB".index(expected)), "")
+
+
+def test_the_strict_verdict_knows_what_was_asked():
+    question = Question("1", "g", CLOSER, "a.jpg", "B", SEATED)
+    answer = replies.Answer("The lamp is closer to the camera than the chair.", (), ())
+    assert replies.judged_choice(question, answer).score == 1.0
 
 
 @pytest.mark.parametrize(("text", "options", "expected"), CHOICES)
