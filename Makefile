@@ -70,8 +70,10 @@ audit: ## known vulnerabilities of the pinned packages; needs the network
 	for pins in constraints.txt constraints-py312.txt constraints-vllm.txt docker/vllm.txt; do build/audit/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
 
 stop: ## stops the servers that `make demo` started: Prefect's, and that of the pages
-	-kill $$($(BIN)/python -c 'import json; print(json.load(open("$(STORE)/prefect/pages.json"))["process"]["pid"])')
-	-kill $$(cat $(STORE)/prefect/server.pid) && rm $(STORE)/prefect/server.pid
+	@for file in pages.json server.pid; do \
+	    pid=$$(grep -oE '"pid": *[0-9]+|^[0-9]+$$' $(STORE)/prefect/$$file 2>/dev/null | grep -oE '[0-9]+'); \
+	    if [ -n "$$pid" ] && kill $$pid 2>/dev/null; then echo "stopped $$pid"; fi; \
+	done; rm -f $(STORE)/prefect/server.pid
 
 clean: stop
 	rm -rf $(STORE)

@@ -127,6 +127,8 @@ def serve(store: Store, host: str, port: int, ready: Callable[[str], None]) -> N
     """
     try:
         listening = socket.create_server((host, port))
+    except socket.gaierror as error:
+        raise UserError(f"pages: {host}: {error.strerror}; give another --host") from error
     except OSError as error:
         raise UserError(
             f"pages: {host}:{port}: {os.strerror(error.errno or 0)}; give another --port, or stop what uses it"

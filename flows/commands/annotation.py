@@ -174,7 +174,9 @@ def _retry(
         if file := given.get("prompt"):
             if not file.is_file():
                 raise UserError(f"annotate --prompt {file}: no such file")
-            given["prompt"] = read_text(file).strip()
+            if not (text := read_text(file).strip()):
+                raise UserError(f"annotate --prompt {file}: it is empty; write the system text into it")
+            given["prompt"] = text
         _check_reasons(names, overrides, store, given)
         passes.append(given)
     if not passes:

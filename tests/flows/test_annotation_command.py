@@ -90,3 +90,11 @@ def test_a_prompt_that_is_no_utf_8_is_refused_with_its_line(tmp_path: Path) -> N
     prompt.write_bytes("Write the chain.\nFür Straßen".encode("latin-1"))
     with pytest.raises(UserError, match=r"prompt.txt: line 2: not UTF-8 text; save the file"):
         retry("--prompt", str(prompt), store=tmp_path)
+
+
+def test_an_empty_system_text_is_refused(runs: Callable[[str], list[str]], tmp_path: Path) -> None:
+    ran, text = runs("annotate"), tmp_path / "system.txt"
+    text.write_text(" \n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"annotate --prompt .*system\.txt: it is empty"):
+        retry("--prompt", str(text), store=tmp_path)
+    assert not ran

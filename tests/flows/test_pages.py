@@ -163,6 +163,13 @@ def test_a_port_that_is_taken_is_named(store: Store) -> None:
             pages.serve(store, "127.0.0.1", port, lambda _: None)
 
 
+def test_a_host_that_has_no_address_is_named(store: Store) -> None:
+    with pytest.raises(
+        UserError, match=r"pages: host\.invalid: .*(known|resol|address).*; give another --host"
+    ):
+        pages.serve(store, "host.invalid", 0, lambda _: None)
+
+
 @pytest.mark.e2e
 def test_the_command_serves_until_it_is_told_to_end(store: Store) -> None:
     command = [sys.executable, "-m", "flows", "pages", "--store", str(store.root), "--port", "0"]

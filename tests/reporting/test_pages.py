@@ -1,0 +1,21 @@
+"""What templates make of data: HTML in it stays text."""
+
+from __future__ import annotations
+
+import pytest
+
+from sifthinker.reporting.pages import commands
+
+
+@pytest.mark.parametrize(
+    ("message", "html"),
+    [
+        ("nothing to mark", "nothing to mark"),
+        ("`sif promote RUN` pins one", "<code>sif promote RUN</code> pins one"),
+        ("ask `a` or `b`", "ask <code>a</code> or <code>b</code>"),
+        ("one ` alone", "one ` alone"),
+        ("<b> in `<i>` & out", "&lt;b&gt; in <code>&lt;i&gt;</code> &amp; out"),
+    ],
+)
+def test_commands_of_a_message_are_code_and_the_rest_is_escaped(message: str, html: str) -> None:
+    assert str(commands(message)) == html
