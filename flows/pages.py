@@ -127,11 +127,11 @@ def serve(store: Store, host: str, port: int, ready: Callable[[str], None]) -> N
     """
     try:
         listening = socket.create_server((host, port))
-    except socket.gaierror as error:
-        raise UserError(f"pages: {host}: {error.strerror}; give another --host") from error
     except OSError as error:
+        if (number := error.errno or 0) < 0:  # of the resolver
+            raise UserError(f"pages: {host}: no address of this machine; give another --host") from error
         raise UserError(
-            f"pages: {host}:{port}: {os.strerror(error.errno or 0)}; give another --port, or stop what uses it"
+            f"pages: {host}:{port}: {os.strerror(number)}; give another --port, or stop what uses it"
         ) from error
     outside = urlsplit(os.environ.get(links.URL, "")).hostname
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
