@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -25,21 +24,9 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.tests["in_points"] = in_points
-    environment.filters["commands"] = commands
     return environment.get_template(template).render(**values)
 
 
 def in_points(benchmark: str) -> bool:
     """Whether a benchmark's scores are no hundredths: MME's, which has 200 points a task."""
     return benchmark.split()[:1] == ["mme"]
-
-
-def commands(message: str) -> Markup:
-    """A message as HTML: what it has in back quotes, which are commands mostly, as code. The rest is escaped."""
-    parts = message.split("`")
-    if len(parts) % 2 == 0:  # one back quote is not closed
-        return escape(message)
-    code = Markup("<code>{}</code>")
-    return Markup("").join(
-        code.format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
-    )

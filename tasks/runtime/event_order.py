@@ -1,7 +1,7 @@
 """How long the Prefect server waits with an event for the one before it, so that alerts are sent within seconds.
 
-The server's environment names this module: PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=tasks.runtime.event_order. With it comes
-`tasks.runtime.sqlite_writes`.
+The server's environment names this module: PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=tasks.runtime.event_order. With it come
+`tasks.runtime.sqlite_writes` and `tasks.runtime.webhook_calls`.
 
 An event of a run names the event before it, when that is less than five minutes old. Automations, and so alerts, see it after
 that one. Prefect waits 15 minutes for an event that never comes, and two kinds never come: that of a state which a schedule gave
@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from prefect.server.events.ordering import memory
 
-from tasks.runtime import sqlite_writes
+from tasks.runtime import sqlite_writes, webhook_calls
 
 WAIT = timedelta(seconds=20)
 
@@ -22,4 +22,5 @@ assert hasattr(memory, _ITS_OWN), f"Prefect has changed: {memory.__name__} has n
 
 setattr(memory, _ITS_OWN, WAIT)
 sqlite_writes.wait_for_their_turn()
+webhook_calls.apart()
 CausalOrdering = memory.CausalOrdering

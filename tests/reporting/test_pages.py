@@ -1,10 +1,11 @@
-"""What templates make of data: HTML in it stays text."""
+"""What templates make of messages: HTML in them stays text."""
 
 from __future__ import annotations
 
+import jinja2
 import pytest
 
-from sifthinker.reporting.pages import commands
+from sifthinker.reporting.pages import TEMPLATES
 
 
 @pytest.mark.parametrize(
@@ -18,4 +19,7 @@ from sifthinker.reporting.pages import commands
     ],
 )
 def test_commands_of_a_message_are_code_and_the_rest_is_escaped(message: str, html: str) -> None:
-    assert str(commands(message)) == html
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    module = environment.get_template("commands.html.jinja").module
+    assert str(module.marked(message)) == html  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ OTHERS = {
         "remove_unused_columns",
         "pad_to_multiple_of",
     ),
-    *("num_generations_eval", "generation_batch_size", "ds3_gather_for_generation", "cache_implementation"),
+    *("num_generations_eval", "generation_batch_size", "ds3_gather_for_generation"),
     *("shuffle_dataset",),  # of the sampler that `EpochSampler` replaces
     # set by the sampler, or of vLLM inside TRL
     *("generation_kwargs", "chat_template_kwargs", "vllm_model_impl", "vllm_enable_sleep_mode"),
