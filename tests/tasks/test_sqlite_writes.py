@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tasks.own_process import printed
+
 # Reads and then writes as Prefect does, while another connection writes in between.
 COUNTED = """
 import asyncio, sqlite3, sys
@@ -56,19 +54,9 @@ asyncio.run(count())
 def test_a_count_that_is_read_is_written_whatever_else_is_written_meanwhile(
     tmp_path: Path, whose: str, said: str
 ) -> None:
-    """In a process of its own: our module changes Prefect's."""
     file = tmp_path / "prefect.db"
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        "PREFECT_HOME": str(tmp_path / "home"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{file}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTED, str(file), whose],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
+    url = f"sqlite+aiosqlite:///{file}"
+    made = printed(
+        COUNTED, str(file), whose, home=tmp_path / "home", PREFECT_SERVER_DATABASE_CONNECTION_URL=url
     )
-    assert done.stdout == said, done.stderr
+    assert made == said

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tasks.own_process import printed
+
 # One call is answered while another waits for its answer.
 TWO = """
 import asyncio, sys
@@ -56,17 +54,4 @@ asyncio.run(main())
     ],
 )
 def test_an_alert_does_not_cut_another_off(tmp_path: Path, whose: str, said: str) -> None:
-    """In a process of its own: our module changes Prefect's."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        "PREFECT_HOME": str(tmp_path / "home"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", TWO, whose],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.stdout == said, done.stderr
+    assert printed(TWO, whose, home=tmp_path / "home") == said
