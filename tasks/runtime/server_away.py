@@ -11,10 +11,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -27,7 +27,9 @@ EVERY = 2.0  # seconds between two looks
 ANSWER = 10.0  # seconds that a server has for an answer
 LEAVE = 15.0  # seconds that a worker's run has for its end
 BY_WORKER = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that a worker started, and cancels
+CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)  # a connection that was open before
 
+Answer = TypeVar("Answer")
 
 _given_up = ContextVar("given up", default=False)
 _missed = threading.Event()
@@ -44,6 +46,22 @@ def at_once() -> Iterator[None]:
     context = get_settings_context()
     with SettingsContext(profile=context.profile, settings=_without_retries(context.settings)):
         yield
+
+
+def told(tell: Callable[[], Answer]) -> Answer:
+    """What a call gives, `at_once`. It is made once more where its connection was closed.
+
+    A server closes a connection that was idle for a while (uvicorn after 5 s, unless it is told otherwise), and does not
+    read what is sent at that moment. Prefect's client keeps one for 25 s, and a stage says how far it is every few seconds.
+
+    Raises:
+        httpx.HTTPError: the server is away.
+    """
+    with at_once():
+        try:
+            return tell()
+        except CLOSED:
+            return tell()
 
 
 def _without_retries(settings: Settings) -> Settings:

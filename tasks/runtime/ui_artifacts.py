@@ -97,8 +97,7 @@ def close(client: SyncPrefectClient, run: UUID, why: str) -> None:
 def _told(tell: Callable[[], Any], what: str) -> Any:
     global _quiet_until
     try:
-        with server_away.at_once():
-            return tell()
+        return server_away.told(tell)
     except Exception as error:
         if not server_away.is_away(error):
             raise
