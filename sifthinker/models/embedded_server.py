@@ -1,8 +1,8 @@
 """The embedded server: one model in the OpenAI protocol, on loopback.
 
 It speaks `/v1/chat/completions` (with pictures as data URLs), `/v1/completions` and `/v1/models`. `protocol` reads
-requests and writes replies, and `generation` makes them, one at a time on a GPU, else one a core (`workers`); the other
-requests wait their turn. A request that nobody waits for any more is given up.
+requests and writes replies, and `generation` makes them, when it is their turn (`turns`). A request that nobody waits for
+any more is given up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -25,103 +24,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from sifthinker.core.errors import UserError
-from sifthinker.core.images import BadImage
 from sifthinker.models import protocol
-from sifthinker.models.generation import GivenUp, Policy, Reply, Unfit, picture
+from sifthinker.models.generation import GivenUp, Reply
 from sifthinker.models.protocol import Asked, BadRequest, Chat, Completion, Writer
-from sifthinker.models.workers import Flag, Make, Say, Workers
+from sifthinker.models.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-Messages = list[dict[str, Any]]
 HOST = "127.0.0.1"
 _NO_CONTENT = 499  # nobody reads it: the client has gone
-
-
-class Turns:
-    """The model, asked for one reply at a time, or for one a core."""
-
-    def __init__(
-        self,
-        policy: Policy,
-        prepare: Callable[[Messages], Messages] | None = None,
-        finish: Callable[[str], str] | None = None,
-    ) -> None:
-        """Takes the model.
-
-        Args:
-            policy: the loaded model.
-            prepare: makes of a conversation the one that the model is asked; raises `BadRequest` where it cannot.
-                None: it is asked as it is.
-            finish: makes of a reply's text the one that is sent; a stream then comes in one piece. None: as it is.
-        """
-        self.policy, self.prepare, self.finish = policy, prepare, finish
-        # With another prompt, or less of the reply, it is not what an evaluation may take for the folder's model.
-        self.root = str(policy.folder) if prepare is None and finish is None else ""
-        self._make: Make = self._made
-        self._threads = ThreadPoolExecutor(1, "generate")
-        self._ended = threading.Event()
-
-    def share(self, count: int) -> None:
-        """Makes replies in so many processes from now on; before this one starts threads."""
-        self._make = Workers(self._made, count, (BadRequest, GivenUp))
-        self._threads = ThreadPoolExecutor(count, "generate")
-
-    def reply(
-        self, asked: Chat | Completion, gone: threading.Event, say: Say | None = None
-    ) -> Awaitable[Reply]:
-        """The reply, when its turn has come and it is made; `say` gets the pieces of it, on another thread."""
-        return asyncio.get_running_loop().run_in_executor(self._threads, self._turn, asked, gone, say)
-
-    def end(self) -> None:
-        """Gives up what is under way, so that no thread keeps this process."""
-        self._ended.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _turn(self, asked: Chat | Completion, gone: threading.Event, say: Say | None) -> Reply:
-        if gone.is_set():
-            raise GivenUp
-        reply: Reply = self._make(asked, _Either(gone, self._ended), say)
-        return reply
-
-    def _made(self, asked: Chat | Completion, gone: Flag, say: Say | None) -> Reply:
-        try:
-            if isinstance(asked, Chat):
-                messages = asked.conversation()
-                if self.prepare is not None:
-                    messages = self.prepare(messages)
-                inputs = self.policy.conversation(_opened(messages))
-            else:
-                inputs = self.policy.continuation(asked.prompt)
-        except (BadImage, Unfit) as problem:
-            raise BadRequest(str(problem), "messages" if isinstance(asked, Chat) else "prompt") from problem
-        if say is not None:
-            say("")  # the request can be answered
-        reply = self.policy.reply(inputs, asked.settings(), gone, say if self.finish is None else None)
-        if self.finish is None:
-            return reply
-        text = self.finish(reply.text)
-        if say is not None:
-            say(text)
-        return Reply(text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens)
-
-
-class _Either:
-    """Set when one of two is."""
-
-    def __init__(self, one: threading.Event, other: threading.Event) -> None:
-        self._both = one, other
-
-    def is_set(self) -> bool:
-        return any(event.is_set() for event in self._both)
-
-
-def _opened(messages: Messages) -> Messages:
-    """The messages with the pictures themselves in the place of their addresses."""
-    return [
-        {**m, "content": [picture(part) if part["type"] == "image" else part for part in m["content"]]}
-        for m in messages
-    ]
 
 
 def application(name: str, turns: Turns) -> Starlette:

@@ -1,7 +1,8 @@
 """The embedded server's model: what it sees of a conversation, and the replies that it generates.
 
 A reply is that of `model.generate` on one conversation, so a greedy one does not depend on what else is asked, and a
-sampled one depends on its seed alone. `embedded_server` carries the requests here, one at a time.
+sampled one depends on its seed alone. That holds too where several are made in one batch (`batches`). `turns` carries the
+requests here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from sifthinker.config import Ingest
 from sifthinker.core.images import from_data_url, rgb
-from sifthinker.models import loading, vllm_command
+from sifthinker.models import batches, loading, vllm_command
 from sifthinker.models.workers import Flag
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # stands for the first bytes of a character
@@ -143,13 +144,12 @@ class Policy:
         """
         length = inputs["input_ids"].shape[-1]
         config = copy.deepcopy(self.model.generation_config)
-        config.max_new_tokens = min(sampling.max_tokens, self.room - length)
+        config.max_new_tokens = self._most(inputs, sampling)
         if sampling.temperature:
             config.temperature, config.top_p = sampling.temperature, sampling.top_p
         else:
             config.do_sample = False
-        seed = int.from_bytes(os.urandom(4), "big") if sampling.seed is None else sampling.seed
-        torch.manual_seed(seed)
+        torch.manual_seed(_seed(sampling))
         watch = _Watch(self.processor.tokenizer, sampling.stop, gone, say)
         sequences = self.model.generate(
             **inputs,
@@ -159,10 +159,39 @@ class Policy:
         )
         if gone.is_set():
             raise GivenUp
-        tokens = sequences[0, length:].tolist()
-        text = _cut(self.processor.decode(tokens, skip_special_tokens=True), sampling.stop)
-        ended = watch.stopped or tokens[-1] in self.ends
+        return self._reply(length, sequences[0, length:].tolist(), sampling.stop, watch.stopped)
+
+    def together(self, asked: Sequence[tuple[Any, Sampling, Flag]]) -> list[Reply | None]:
+        """Replies made in one batch, each as `reply` makes it; None where only `reply` can tell it.
+
+        Args:
+            asked: of each what `reply` takes; on the CPU, with the whole probability (`top_p` 1), and no stop texts. All have
+                pictures, or none has.
+        """
+        wanted = [
+            batches.Wanted(inputs, self._most(inputs, sampling), sampling.temperature, _seed(sampling), gone)
+            for inputs, sampling, gone in asked
+        ]
+        made = batches.replies(self.model, copy.deepcopy(self.model.generation_config), wanted, self.ends)
+        return [
+            None if tokens is None else self._reply(inputs["input_ids"].shape[-1], tokens)
+            for (inputs, _, _), tokens in zip(asked, made, strict=True)
+        ]
+
+    def _most(self, inputs: Any, sampling: Sampling) -> int:
+        """Tokens of a reply: what is asked for, or what the model's context leaves."""
+        return min(sampling.max_tokens, self.room - int(inputs["input_ids"].shape[-1]))
+
+    def _reply(
+        self, length: int, tokens: list[int], stop: Sequence[str] = (), stopped: bool = False
+    ) -> Reply:
+        text = _cut(self.processor.decode(tokens, skip_special_tokens=True), stop)
+        ended = stopped or tokens[-1] in self.ends
         return Reply(text, "stop" if ended else "length", length, len(tokens))
+
+
+def _seed(sampling: Sampling) -> int:
+    return int.from_bytes(os.urandom(4), "big") if sampling.seed is None else sampling.seed
 
 
 def _ends(said: int | list[int] | None, turn: int) -> list[int]:

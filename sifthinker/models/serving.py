@@ -2,9 +2,9 @@
 
     python -m sifthinker.models.serving MODEL_FOLDER --port N --model-name NAME
 
-serves a folder with transformers: the embedded server, for the CPU and small models. A process answers one request at a
-time (others wait their turn, on one thread), so a greedy reply does not depend on what else is asked; without a GPU
-there is a process a core, on one port. `serving` starts it, or vLLM, as a child for as long as a stage needs it.
+serves a folder with transformers: the embedded server, for the CPU and small models. A greedy reply does not depend on what
+else is asked (`generation`). On a GPU one is made at a time, and without one there is a process a core, on one port, each
+with up to 16 (`turns`). `serving` starts it, or vLLM, as a child for as long as a stage needs it.
 
 Whichever serves: one model under one name, two images a prompt, sized by the folder's own processor, and neutral
 sampling (Qwen's `generation_config` has a repetition penalty, with which the policy was never trained; chains
@@ -309,12 +309,12 @@ def _serve(arguments: argparse.Namespace) -> None:
         )
         command = vllm_command.command(arguments.folder, arguments.port, arguments.model_name, options)
         sys.exit(run_vllm(command, vllm_command.environment(os.environ, options)))
-    from sifthinker.models import embedded_server, generation
+    from sifthinker.models import embedded_server, generation, turns
 
-    def turns() -> embedded_server.Turns:
-        return embedded_server.Turns(generation.Policy(arguments.folder))
+    def loaded() -> turns.Turns:
+        return turns.Turns(generation.Policy(arguments.folder))
 
-    embedded_server.run(turns, arguments.port, arguments.model_name)
+    embedded_server.run(loaded, arguments.port, arguments.model_name)
 
 
 def run_vllm(command: Sequence[str], environment: dict[str, str]) -> int:

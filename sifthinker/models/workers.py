@@ -1,4 +1,4 @@
-"""Processes that share a loaded model, each making one reply at a time; requests go to whichever is free.
+"""Processes that share a loaded model; requests, several at once, go to whichever is free.
 
 Without a GPU there is one a core. They are forked, so that the model is in memory once. A server that let each process
 take connections of its own would leave some idle: connections stay with the process that took them.
@@ -12,7 +12,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -33,13 +33,20 @@ class Flag(Protocol):
 
 
 Say = Callable[[str], None]
-Make = Callable[
-    [Any, Flag, Say | None], Any
-]  # what is asked, whether it is still wanted, who hears the pieces
+# What is asked, whether each is still wanted, and who hears the pieces of the only one. It gives a value, or an error, for each.
+Make = Callable[[Sequence[Any], Sequence[Flag], Say | None], list[Any]]
 
 
 class Failed(Exception):
     """A process failed at a request; its log has the traceback."""
+
+
+def outcomes(count: int, make: Callable[..., list[Any]], *given: Any) -> list[Any]:
+    """What `make` gives for so many requests, or its error for each: whoever asked has it, and the process goes on."""
+    try:
+        return make(*given)
+    except Exception as error:  # noqa: BLE001
+        return [error] * count
 
 
 class Workers:
@@ -49,9 +56,9 @@ class Workers:
         """Forks them; call it before this process starts threads.
 
         Args:
-            make: answers one request.
+            make: answers requests.
             count: of processes.
-            expected: errors of `make` that are raised here as they are.
+            expected: errors that come back as they are; of any other, `Failed` says what it was.
         """
         self._free: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         self._alive = count
@@ -67,57 +74,70 @@ class Workers:
             here.append(ours)
             self._free.put(ours)
 
-    def __call__(self, asked: Any, gone: Flag, say: Say | None) -> Any:
+    def __call__(self, asked: Sequence[Any], gone: Sequence[Flag], say: Say | None) -> list[Any]:
         """What `make` gives in one of them; waits until one is free. From any thread.
 
         Raises:
-            Failed: an error that was not expected, or the process has ended.
+            Failed: the process has ended.
         """
         worker = self._free.get()
         if worker is None:
             self._free.put(None)  # for the next one who asks
             raise Failed("every process of the server has ended: start it again")
         try:
-            outcome, value = _asked(worker, asked, gone, say)
+            made = _asked(worker, asked, gone, say)
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             self._alive -= 1
             if not self._alive:
                 self._free.put(None)
             raise Failed("a process of the server has ended, killed for its memory perhaps") from error
         self._free.put(worker)
-        if outcome == "error":
-            raise value
-        return value
+        return made
 
 
-def _asked(worker: Connection, asked: Any, gone: Flag, say: Say | None) -> tuple[str, Any]:
-    worker.send((asked, say is not None))
-    told = False
+def _asked(worker: Connection, asked: Sequence[Any], gone: Sequence[Flag], say: Say | None) -> list[Any]:
+    worker.send((list(asked), say is not None))
+    told: set[int] = set()
     while True:
         if worker.poll(_LOOK):
             kind, value = worker.recv()
-            if kind != "piece":
-                return kind, value
+            if kind == "made":
+                made: list[Any] = value
+                return made
             assert say is not None
             say(value)
-        elif gone.is_set() and not told:
-            worker.send(None)
-            told = True
+        for place, one in enumerate(gone):
+            if place not in told and one.is_set():
+                worker.send(place)
+                told.add(place)
 
 
 class _Told:
-    """Set when the other end has sent something: while a request is made, that can only be that nobody waits for it."""
+    """What the other end sends while requests are made: the places of those that nobody waits for any more."""
 
     def __init__(self, there: Connection) -> None:
         self._there = there
-        self._set, self._next = False, 0.0
+        self._places: set[int] = set()
+        self._next = 0.0
 
-    def is_set(self) -> bool:
+    def places(self) -> set[int]:
         """Asked after every token, it looks now and then: a look costs as much as a small part of a token."""
         now = time.monotonic()
-        if not self._set and now >= self._next:
-            self._set, self._next = self._there.poll(), now + _GLANCE
-        return self._set
+        if now >= self._next:
+            while self._there.poll():
+                self._places.add(self._there.recv())
+            self._next = now + _GLANCE
+        return self._places
+
+
+class _Gone:
+    """Set when nobody waits for the request at a place."""
+
+    def __init__(self, told: _Told, place: int) -> None:
+        self._told, self._place = told, place
+
+    def is_set(self) -> bool:
+        return self._place in self._told.places()
 
 
 def _work(there: Connection, parent: int, make: Make, expected: tuple[type[Exception], ...]) -> None:
@@ -128,18 +148,22 @@ def _work(there: Connection, parent: int, make: Make, expected: tuple[type[Excep
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             message = there.recv()
-            if message is None:  # of a request that was finished by then
+            if isinstance(message, int):  # of a request that was finished by then
                 continue
             asked, streamed = message
-            try:
-                value = make(asked, _Told(there), _sender(there) if streamed else None)
-                there.send(("value", value))
-            except expected as error:
-                there.send(("error", error))
-            except Exception as error:
-                logger.exception("a request failed")
-                there.send(("error", Failed(f"{type(error).__name__}: {error}")))
+            told = _Told(there)
+            gone = [_Gone(told, place) for place in range(len(asked))]
+            made = outcomes(len(asked), make, asked, gone, _sender(there) if streamed else None)
+            there.send(("made", [_sendable(one, expected) for one in made]))
     os._exit(0)
+
+
+def _sendable(made: Any, expected: tuple[type[Exception], ...]) -> Any:
+    """A value, or an error that the other end can read."""
+    if not isinstance(made, Exception) or isinstance(made, expected):
+        return made
+    logger.error("a request failed", exc_info=made)
+    return Failed(f"{type(made).__name__}: {made}")
 
 
 def _sender(there: Connection) -> Say:

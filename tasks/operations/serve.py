@@ -37,7 +37,7 @@ def serve(
     """
     from sifthinker.data import depth_estimation  # these import torch
     from sifthinker.evaluation import as_trained
-    from sifthinker.models import embedded_server, generation
+    from sifthinker.models import embedded_server, generation, turns
     from sifthinker.models.budget import as_merged
 
     store = Store.of(config)
@@ -48,18 +48,16 @@ def serve(
     with tempfile.TemporaryDirectory() as work:
         folder = as_merged(folder, config.model.max_pixels, Path(work) / "served")
 
-        def turns() -> embedded_server.Turns:
+        def loaded() -> turns.Turns:
             policy = generation.Policy(folder)
             finish = (
                 None if form == "whole" else lambda text: as_trained.text(text, form, config.evaluate.think)
             )
             if not chain:
-                return embedded_server.Turns(policy, finish=finish)
+                return turns.Turns(policy, finish=finish)
             sees_depth = config.model.depth_input
             depth_model = weights(store, config, Path(work)) if sees_depth else None
             depth = depth_estimation.estimator(depth_model, config.depth) if depth_model else None
-            return embedded_server.Turns(
-                policy, lambda asked: as_trained.messages(asked, depth, config), finish
-            )
+            return turns.Turns(policy, lambda asked: as_trained.messages(asked, depth, config), finish)
 
-        embedded_server.run(turns, port, name, ready)
+        embedded_server.run(loaded, port, name, ready)

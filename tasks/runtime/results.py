@@ -125,6 +125,7 @@ MODULES: dict[str, Module] = {
     "budget": _at("sifthinker.models.budget"),
     "serve": _at(
         "sifthinker.models.generation",
+        "sifthinker.models.batches",
         "sifthinker.models.serving",  # what it serves and how counts; how its processes are started and ended does not
         without=_names(
             "serving several _started _command vllm run_vllm _owner _ask _free_port _wait _files _end_of main _serve Wanted "
@@ -241,7 +242,8 @@ MODULES: dict[str, Module] = {
     ),
     "files": _neutral("sifthinker.system.files", _KEEPS),
     "server": _neutral(
-        "sifthinker.models.embedded_server sifthinker.models.protocol sifthinker.models.workers", _CARRIES
+        "sifthinker.models.embedded_server sifthinker.models.protocol sifthinker.models.turns sifthinker.models.workers",
+        _CARRIES,
     ),
     "vlm": _neutral("sifthinker.llm sifthinker.llm.client", _CARRIES),
     "engine": _neutral("sifthinker.llm.dispatcher", _CARRIES),

@@ -13,7 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
-from sifthinker.models import embedded_server, generation, loading
+from sifthinker.models import embedded_server, generation, loading, turns
 from sifthinker.models.generation import Reply, Sampling
 from sifthinker.models.protocol import BadRequest, Chat, Completion, read
 
@@ -188,10 +188,10 @@ def test_a_prompt_that_the_model_cannot_hold_is_unfit(policy: generation.Policy)
 class Served:
     """The application on a thread of this process, with the real model."""
 
-    def __init__(self, turns: embedded_server.Turns) -> None:
+    def __init__(self, asked: turns.Turns) -> None:
         import uvicorn
 
-        app = embedded_server.application("policy", turns)
+        app = embedded_server.application("policy", asked)
         self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
@@ -206,7 +206,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def url(policy: generation.Policy) -> Iterator[str]:
-    served = Served(embedded_server.Turns(policy))
+    served = Served(turns.Turns(policy))
     yield served.url
     served.end()
 
@@ -251,7 +251,7 @@ def test_a_failure_of_the_server_is_a_500_with_json_and_the_connection_lives(
     def fails(_: Any) -> Any:
         raise KeyError("a mistake of ours")
 
-    served = Served(embedded_server.Turns(policy, fails))
+    served = Served(turns.Turns(policy, fails))
     with httpx.Client(trust_env=False) as one:
         for more in ({}, {"stream": True}):
             reply = one.post(f"{served.url}/chat/completions", content=body(**more))
@@ -321,8 +321,8 @@ def test_only_a_server_that_adds_and_takes_nothing_says_which_folder_it_serves(
 ) -> None:
     """An evaluation takes that folder's weights for what answered (`evaluation.running_server`)."""
     assert client.models.retrieve("policy").to_dict()["root"] == str(policy.folder)
-    assert embedded_server.Turns(policy, lambda messages: messages).root == ""
-    assert embedded_server.Turns(policy, finish=lambda text: text).root == ""
+    assert turns.Turns(policy, lambda messages: messages).root == ""
+    assert turns.Turns(policy, finish=lambda text: text).root == ""
 
 
 def test_a_text_is_continued_whole_and_streamed(client: openai.OpenAI) -> None:

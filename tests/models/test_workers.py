@@ -31,14 +31,14 @@ def test_requests_go_to_whichever_is_free() -> None:
     assert (
         run("""
         def make(asked, gone, say):
-            time.sleep(asked)
-            return os.getpid()
+            time.sleep(asked[0])
+            return [os.getpid()]
         workers = Workers(make, 2, ())
         with ThreadPoolExecutor(2) as pool:
-            long = pool.submit(workers, 0.5, Never(), None)
+            long = pool.submit(workers, [0.5], [Never()], None)
             time.sleep(0.05)
-            short = {workers(0.0, Never(), None) for _ in range(5)}
-        assert len(short) == 1 and long.result() not in short and os.getpid() not in short
+            short = {workers([0.0], [Never()], None)[0] for _ in range(5)}
+        assert len(short) == 1 and long.result()[0] not in short and os.getpid() not in short
         print("as it should be")
     """)
         == "as it should be\n"
@@ -48,20 +48,21 @@ def test_requests_go_to_whichever_is_free() -> None:
 def test_pieces_come_before_the_reply_and_expected_errors_as_they_are() -> None:
     assert (
         run("""
-        def make(asked, gone, say):
-            if asked == "bad": raise ValueError("no", 3)
-            if asked == "worse": raise KeyError("a mistake")
-            for piece in asked: say(piece)
-            return asked.upper()
+        def made(one, say):
+            if one == "bad": return ValueError("no", 3)
+            if one == "worse": return KeyError("a mistake")
+            if one == "worst": raise KeyError("of all")
+            for piece in one if say else (): say(piece)
+            return one.upper()
+        make = lambda asked, gone, say: [made(one, say) for one in asked]
         workers = Workers(make, 1, (ValueError,))
         heard = []
-        assert workers("abc", Never(), heard.append) == "ABC" and heard == ["a", "b", "c"]
-        for asked in ("bad", "worse"):
-            try: workers(asked, Never(), None)
-            except (ValueError, Failed) as error: print(type(error).__name__, error)
-        assert workers("x", Never(), heard.append) == "X"
+        assert workers(["abc"], [Never()], heard.append) == ["ABC"] and heard == ["a", "b", "c"]
+        for one in workers(["bad", "x", "worse"], [Never()] * 3, None) + workers(["worst", "y"], [Never()] * 2, None):
+            print(type(one).__name__, one)
+        assert workers(["x"], [Never()], heard.append) == ["X"]
     """)
-        == "ValueError ('no', 3)\nFailed KeyError: 'a mistake'\n"
+        == "ValueError ('no', 3)\nstr X\nFailed KeyError: 'a mistake'\n" + "Failed KeyError: 'of all'\n" * 2
     )
 
 
@@ -71,32 +72,32 @@ def test_a_request_that_nobody_waits_for_is_given_up_and_the_next_one_is_answere
     assert (
         run(f"""
         def make(asked, gone, say):
-            end = time.monotonic() + asked
+            end = time.monotonic() + asked[0]
             while time.monotonic() < end:
-                if gone.is_set(): return "given up"
+                if gone[-1].is_set(): break
                 time.sleep(0.01)
-            return "made"
+            return ["given up" if one.is_set() else "made" for one in gone]
         workers = Workers(make, 1, ())
         class Gone:
             def is_set(self): return True
         if {late}:  # as if the word had been sent just when the reply was
-            worker = workers._free.get(); worker.send(None); workers._free.put(worker)
+            worker = workers._free.get(); worker.send(0); workers._free.put(worker)
         else:
-            print(workers(30, Gone(), None))
-        print(workers(0.01, Never(), None))
+            print(workers([30, 30], [Never(), Gone()], None))
+        print(workers([0.01], [Never()], None))
     """)
-        == ("" if late else "given up\n") + "made\n"
+        == ("" if late else "['made', 'given up']\n") + "['made']\n"
     )
 
 
 def test_the_others_go_on_when_one_is_killed_and_the_last_one_is_missed() -> None:
     assert run("""
         def make(asked, gone, say):
-            if asked == "die": os.kill(os.getpid(), signal.SIGKILL)
+            if asked[0] == "die": os.kill(os.getpid(), signal.SIGKILL)
             return asked
         workers = Workers(make, 2, ())
         for asked in ("die", "live", "die", "live"):
-            try: print(workers(asked, Never(), None))
+            try: print(*workers([asked], [Never()], None))
             except Failed as error: print(str(error).partition(",")[0])
     """).splitlines() == [
         "a process of the server has ended",
