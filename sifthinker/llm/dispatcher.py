@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sifthinker.config import Api
+from sifthinker.config import LOCAL, SERVED, Api
 from sifthinker.core.errors import UserError
 from sifthinker.llm import bookkeeping
 from sifthinker.llm.batch import IN_FLIGHT, BatchEndpoint
@@ -81,7 +81,7 @@ class Engine:
 
     async def _open(self) -> None:
         most = max(self.api.concurrency, IN_FLIGHT) if self.api.mode == "batch" else self.api.concurrency
-        self.gate = Gate(most)
+        self.gate = Gate(most, slow=self.api.base_url not in (SERVED, LOCAL))
         self.rows = asyncio.Semaphore(most + most // 4 + 1)
         kind = BatchEndpoint if self.api.mode == "batch" else Endpoint
         self.endpoint = kind(self.api, self.url)

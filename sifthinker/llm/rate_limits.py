@@ -156,9 +156,16 @@ class Gate:
     are in flight add a sixteenth of `most`. Used within one event loop.
     """
 
-    def __init__(self, most: int) -> None:
-        """Allows `most` requests in flight at first, and never more."""
+    def __init__(self, most: int, slow: bool = True) -> None:
+        """Allows `most` requests in flight at first, and never more.
+
+        Args:
+            most: requests.
+            slow: whether slow replies mean that the server has too much to do. Those of a server of ours are long ones: it has
+                a queue, and makes what waits there together.
+        """
         self.most, self.limit, self.active, self.peers = most, float(most), 0, 1
+        self._slow = slow
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._seconds: list[float] = []
         self._best = float("inf")
@@ -192,7 +199,7 @@ class Gate:
         self._latency = sorted(self._seconds)[len(self._seconds) // 2]
         self._seconds.clear()
         self._best = min(self._best * 1.02, self._latency)  # forgets slowly: servers and prompts change
-        if self._latency > 2 * self._best:
+        if self._slow and self._latency > 2 * self._best:
             self._cut(0.9)
         else:
             self.limit = min(self.most, self.limit + max(1.0, self.most / 16))

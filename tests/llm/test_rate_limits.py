@@ -5,8 +5,8 @@ import time
 import pytest
 
 from sifthinker import llm
-from sifthinker.config import Api
-from sifthinker.llm import judge, rate_limits, rate_limits_file, standin
+from sifthinker.config import LOCAL, SERVED, Api
+from sifthinker.llm import dispatcher, judge, rate_limits, rate_limits_file, standin
 from sifthinker.llm.rate_limits import Gate, Quota, Ticket
 from sifthinker.llm.rate_limits_file import FileQuota
 from tests.ledgers import Kind
@@ -208,20 +208,41 @@ def test_the_gate_shrinks_under_429s_and_grows_back():
     asyncio.run(run())
 
 
-def test_the_gate_shrinks_when_answers_become_slow(monkeypatch):
+@pytest.mark.parametrize("slow", [True, False])
+def test_the_gate_shrinks_when_answers_become_slow(monkeypatch, slow):
+    """Not before a server of ours, whose long replies take long."""
+
     async def run() -> None:
         now = 1000.0
         monkeypatch.setattr(rate_limits.time, "monotonic", lambda: now)
-        gate = Gate(32)
+        gate = Gate(32, slow)
         for _ in range(64):
             gate.good(1.0)
         for _ in range(10):
             now += 10
             for _ in range(32):
                 gate.good(4.0)
-        assert gate.limit < 20
+        assert gate.limit < 20 if slow else gate.limit == 32
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("base_url", "slow"), [(SERVED, False), (LOCAL, False), ("https://example.org/v1", True)]
+)
+def test_long_replies_of_a_server_of_ours_are_no_overload(tmp_path, monkeypatch, base_url, slow):
+    made = []
+
+    def gate(most, slow):
+        made.append(slow)
+        return Gate(most, slow)
+
+    monkeypatch.setattr(dispatcher, "Gate", gate)
+    monkeypatch.setenv("KEY", "of nobody")
+    monkeypatch.setenv("SIF_API_KEYS", "KEY=127.0.0.1")
+    api = Api(base_url=base_url, model="m", api_key_env="KEY")
+    with llm.Client(api, tmp_path / "calls.db", "http://127.0.0.1:9/v1"):
+        assert made == [slow]
 
 
 def test_the_gate_lets_in_as_many_as_allowed_and_cancelled_waiters_take_no_place():
