@@ -365,7 +365,7 @@ class Engine:
             if time.monotonic() - last > LEASE / 6:
                 last = time.monotonic()
                 await self.commits.do(self.ledger.beat)
-            self.gate.peers = await self.turns.peers()
+            self.gate.peers = 1 if self.api.base_url == SERVED else await self.turns.peers()
             await asyncio.sleep(1.0)
 
     def row_done(self, kept: bool) -> None:

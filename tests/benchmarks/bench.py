@@ -31,11 +31,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import boxes, dataset, depth, evaluation, ingest, rewards
+from tests.benchmarks import boxes, dataset, depth, evaluation, ingest, replies, rewards
 from tests.benchmarks.pair import Pair, peak
 
 PAIRS = [
     *depth.PAIRS, *boxes.PAIRS, *rewards.PAIRS, *ingest.PAIRS, *evaluation.PAIRS, *dataset.PAIRS,
+    *replies.PAIRS,
 ]  # fmt: skip
 ANNOTATION_ROWS = 2000
 PICTURES = 2000  # of 640x480, for a whole stage; once

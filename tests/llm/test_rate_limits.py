@@ -1,5 +1,6 @@
 import asyncio
 import multiprocessing
+import threading
 import time
 
 import pytest
@@ -228,19 +229,30 @@ def test_the_gate_shrinks_when_answers_become_slow(monkeypatch, slow):
 
 
 @pytest.mark.parametrize(("base_url", "slow"), [(SERVED, False), ("https://example.org/v1", True)])
-def test_long_replies_of_a_server_of_ours_are_no_overload(tmp_path, monkeypatch, base_url, slow):
-    made = []
+def test_a_server_of_ours_is_not_taken_for_overloaded_or_shared(tmp_path, monkeypatch, base_url, slow):
+    """Its long replies are no overload, and another process beside this one has another server."""
+    made, looked = [], threading.Event()
 
     def gate(most, slow):
-        made.append(slow)
-        return Gate(most, slow)
+        made.append((Gate(most, slow), slow))
+        return made[0][0]
+
+    class Beating(rate_limits.Turns):
+        async def peers(self):
+            looked.set()
+            return 2
 
     monkeypatch.setattr(dispatcher, "Gate", gate)
+    monkeypatch.setattr(dispatcher, "Turns", Beating)
     monkeypatch.setenv("KEY", "of-nobody")
     monkeypatch.setenv("SIF_API_KEYS", "KEY=127.0.0.1")
-    api = Api(base_url=base_url, model="m", api_key_env="KEY")
+    api = Api(base_url=base_url, model="m", api_key_env="KEY", concurrency=8)
     with llm.Client(api, tmp_path / "calls.db", "http://127.0.0.1:9/v1"):
-        assert made == [slow]
+        [(of, taken)] = made
+        assert taken == slow
+        looked.wait(3)
+        time.sleep(0.1)
+        assert of._allowed() == (4 if slow else 8)
 
 
 def test_the_gate_lets_in_as_many_as_allowed_and_cancelled_waiters_take_no_place():
