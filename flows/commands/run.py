@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 
 from flows import server
-from flows.commands import outcome, pages, places, terminal
+from flows.commands import ablation_rows, outcome, pages, places, terminal
 from flows.commands.ending import ended, exit_code
 from flows.commands.options import (
     ABLATION,
@@ -32,9 +31,8 @@ from flows.commands.plan import planned
 from flows.commands.tables import JsonOption, Printed
 from flows.commands.terminal import VerboseOption
 from sifthinker.config import Config
-from sifthinker.store import lineage
+from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
-from sifthinker.system import machine
 
 
 def run(
@@ -127,10 +125,23 @@ def ablation(
             help="keep the rows' scores in a small folder, and draw what all kept rows say together",
         ),
     ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="with --keep: make the rows that are not kept yet, so many at a time, each by a command of its own",
+        ),
+    ] = None,
     verbose: VerboseOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Trains and evaluates the rows of the paper's Table 5; prints the table."""
+    ablation_rows.ends_with_its_starter()
+    if at_once and (keep is None or refresh):
+        raise UserError(
+            "ablation: --at-once makes the rows that are not kept yet: it goes with --keep, not with --refresh"
+        )
     resolved = load(config, set_, limit, store)
     if seed:
         from sifthinker.evaluation.ablation import only
@@ -140,6 +151,10 @@ def ablation(
         terminal.quiet()
     server.settings(resolved.store)
     ui = server.ensure()
+    if at_once and keep:
+        options = _options(config, set_, store, limit)
+        _side_by_side(at_once, keep, resolved, row, options, json_)
+        return
     from flows import form
     from flows.ablation import ablation as table
 
@@ -147,7 +162,7 @@ def ablation(
     state = ended(lambda: table(*given, rows=row, refresh=refresh, return_state=True), verbose, json_)
     with Printed(json_, "table") as printed:
         if keep:
-            _keep(keep, resolved, row, config, set_)
+            ablation_rows.keep(keep, resolved, row, _options(config, set_, None, None))
             printed.say(f"kept      {keep / 'results.md'}")
         if not state.is_completed():
             shown = Console(stderr=True) if json_ else console
@@ -160,31 +175,26 @@ def ablation(
         printed.say(f"table     {folder}\nUI        {ui}")
 
 
-def _keep(folder: Path, config: Config, names: list[str], given: list[str], fields: list[str]) -> None:
-    """Keeps the scores of these rows, as far as they are made, and draws the tables of all that are kept."""
-    from flows.ablation import chosen, evaluated, made_with
-    from sifthinker.evaluation import gathered, kept_rows
+def _side_by_side(
+    at_once: int, keep: Path, config: Config, rows: list[str], options: list[str], as_json: bool
+) -> None:
+    """Rows that are not kept yet; ends the command with an exit code where one failed."""
+    shown = Console(stderr=True) if as_json else console
+    failed = ablation_rows.make(keep, config, rows, options, at_once, shown)
+    with Printed(as_json, "kept") as printed:
+        printed.value("kept", {"results": str(keep / "results.md"), "failed": failed})
+        printed.say(f"kept      {keep / 'results.md'}")
+        if failed:
+            printed.say(f"failed: {', '.join(failed)}; what each said is above", "bold red")
+            raise typer.Exit(max(failed.values()) if all(found > 0 for found in failed.values()) else 1)
 
-    store = Store.of(config)
-    root = Path(__file__).parents[2]
-    command = shlex.join(
-        ["sif", "ablation", *(word for name in given for word in ("--config", name))]
-        + [word for field in fields for word in ("--set", field)]
-    )
-    commit = machine.commit(root)[:10] or "unknown"
-    for name, (variant, made) in made_with(config, chosen(config, names)).items():
-        if ref := evaluated(variant, made, store):
-            found = lineage.trace(store.manifest, ref)
-            seed = int(name.rpartition(".")[2])
-            by = f"`{command} --row {shlex.quote(variant.name)} --seed {seed}`, commit {commit}"
-            histories = {
-                node.label: path
-                for node in found.values()
-                if (path := store.root / node.name / "history.jsonl").exists()
-            }
-            kept_rows.keep(folder, variant.name, seed, store.open(ref).path, found, by, histories)
-    order = [variant.name for variant in config.ablation.variants]
-    gathered.draw(folder, order, config.ablation.pairs, config.model.weights)
+
+def _options(config: list[str], fields: list[str], store: Path | None, limit: int | None) -> list[str]:
+    """The options of a command for one row."""
+    options = [word for name in config for word in ("--config", name)]
+    options += [word for field in fields for word in ("--set", field)]
+    options += [] if store is None else ["--store", str(store)]
+    return options + ([] if limit is None else ["--limit", str(limit)])
 
 
 def _places(config: Config, made: dict[str, str]) -> dict[str, str]:
