@@ -18,7 +18,8 @@ class Model(Section):
     """The policy: base weights and what every stage that feeds it must agree on."""
 
     weights: str = Field(
-        "Qwen/Qwen2.5-VL-7B-Instruct", description="'tiny', 'miniature', a local folder, or a hub id (paper)"
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        description="'tiny', 'miniature' or 'miniature-looks' (small, trained on rendered scenes), a local folder, or a hub id (paper)",
     )
     revision: str | None = Field(None, description="hub revision, pinned for a reproduction")
     family: Annotated[str, Named("family")] = Field("qwen2_5_vl", description="architecture of the weights")

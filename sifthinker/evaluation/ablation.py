@@ -26,8 +26,10 @@ from sifthinker.reporting import paper_results, plots
 
 NOTICES = {  # by model.weights
     "tiny": "The base model is a random toy. It learns nothing: every row is chance, and differences mean nothing.",
-    "miniature": "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of "
-    "the paper's model.",
+    **dict.fromkeys(
+        ("miniature", "miniature-looks"),
+        "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of the paper's model.",
+    ),
 }
 SEEDS = "t over questions and seeds"  # the test of a comparison that counts how far seeds are apart
 Rows = Mapping[str, Mapping[int, Path]]  # by row, in order, and seed: the folder of its evaluation

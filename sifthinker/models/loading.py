@@ -55,8 +55,8 @@ def fetch(
     """Makes model weights available as a folder and says which they are.
 
     Args:
-        weights: 'tiny' (built into `out`), 'miniature' (trained on rendered scenes, kept here), a local folder (used
-            where it is), or a hub id (downloaded into `out`).
+        weights: 'tiny' (built into `out`), 'miniature' or 'miniature-looks' (trained on rendered scenes, kept here), a local
+            folder (used where it is, as 'miniature-looks' is), or a hub id (downloaded into `out`).
         revision: of the hub repository; none is its main branch.
         kind: policy or depth model.
         family: of the policy (`families.FAMILIES`); a depth model has none.
@@ -79,9 +79,12 @@ def fetch(
             build_tiny_depth(seed, out)
         else:
             build_tiny(family, seed, out)
-    elif weights == miniature.NAME:
+    elif kept := miniature.find(weights, kind):
         origin = miniature.NAME
-        shutil.copytree(miniature.folder(kind), out, dirs_exist_ok=True)
+        if weights == miniature.NAME:
+            shutil.copytree(kept, out, dirs_exist_ok=True)
+        else:  # used where it is: rows that were kept before it had a name have the digest of a folder
+            folder = kept
     elif local.is_dir():
         folder, origin = local.resolve(), "folder"
     elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", weights):

@@ -117,9 +117,9 @@ def weights(config: Config, policy: bool = True) -> Iterator[Finding]:
         folder = Path(given).expanduser()
         if given == TINY:
             yield Finding(name, "ok", "tiny: random, built on the spot; learns nothing")
-        elif given == miniature.NAME:
+        elif miniature.find(given, "policy" if section is config.model else "depth"):
             yield Finding(
-                name, "ok", "miniature: small, trained on rendered scenes; photographs mean nothing to it"
+                name, "ok", f"{given}: small, trained on rendered scenes; photographs mean nothing to it"
             )
         elif folder.is_dir():
             yield model_folder(name, folder, config.model.family)

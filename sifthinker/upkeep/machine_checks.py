@@ -126,7 +126,7 @@ def gpu(config: Config) -> Iterator[Finding]:
 
 def is_small(config: Config) -> bool:
     """Whether the policy is one of the small models of this project, which need no GPU and little room."""
-    return config.model.weights in (TINY, miniature.NAME)
+    return config.model.weights == TINY or miniature.find(config.model.weights, "policy") is not None
 
 
 def vllm(config: Config) -> Iterator[Finding]:

@@ -29,8 +29,8 @@ def find(
         if planned.label == f"{kind}-weights" and planned.verdict == "cached" and planned.key:
             found = store.find(f"{kind}_weights", planned.key)
             return found.path if found else None
-    if weights == miniature.NAME:
-        return miniature.folder(kind)
+    if kept := miniature.find(weights, kind):
+        return kept
     folder = Path(weights).expanduser()
     return folder if folder.is_dir() else None
 

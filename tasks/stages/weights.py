@@ -9,8 +9,8 @@ from tasks.runtime.stage_results import RESULTS
 
 
 def _local(weights: str, kind: Literal["policy", "depth"]) -> dict[str, Path]:
-    if weights == miniature.NAME:
-        return {"weights": miniature.folder(kind)}
+    if kept := miniature.find(weights, kind):
+        return {"weights": kept}
     return {"weights": Path(weights)} if Path(weights).is_dir() else {}
 
 

@@ -274,9 +274,18 @@ def test_the_miniature_sees_the_depth_of_scenes_that_it_never_saw(tmp_path: Path
 
 def test_the_weights_that_are_kept_here_are_small_and_hold_no_code() -> None:
     folder = Path(miniature.__file__).parent
-    kept = [path for kind in ("policy", "depth") for path in (folder / kind).rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in kept) <= 8_000_000
+    kinds = ("policy", "depth", "looks/next")
+    kept = [path for kind in kinds for path in (folder / kind).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in kept) <= 13_000_000
     assert {path.suffix for path in kept} <= {".safetensors", ".json", ".md", ".jinja"}
+
+
+def test_the_miniature_that_was_trained_further_has_a_name_and_is_used_where_it_is(tmp_path: Path) -> None:
+    found = loading.fetch("miniature-looks", None, "policy", "qwen2_5_vl", 0, tmp_path / "policy")
+    assert found["folder"] == str(Path(miniature.__file__).parent / "looks" / "next")
+    assert (found["origin"], found["miniature"]) == ("miniature", "miniature-qwen2_5_vl")
+    with pytest.raises(UserError, match="miniature-looks"):  # there is no depth model of that name
+        loading.fetch("miniature-looks", None, "depth", "", 0, tmp_path / "depth")
 
 
 def test_the_miniature_finds_things_by_name_in_scenes_that_it_never_saw(tmp_path: Path) -> None:

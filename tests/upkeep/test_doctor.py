@@ -121,6 +121,7 @@ def cuda(cards: int, free: float, bf16: bool = True) -> SimpleNamespace:
     [
         (cuda(0, 0), {}, "ok"),  # tiny models need none
         (cuda(0, 0), {"model": {"weights": "miniature"}}, "ok"),
+        (cuda(0, 0), {"model": {"weights": "miniature-looks"}}, "ok"),
         (cuda(0, 0), {"model": {}}, "warning"),
         (cuda(0, 0), {"model": {}, "placement": "pools"}, "ok"),  # stages go to where they are
         (cuda(8, 79e9), {"model": {}}, "ok"),

@@ -197,13 +197,14 @@ def _benchmarks(config: Config) -> Iterator[Input]:
 
 
 def _weights(config: Config) -> Iterator[Input]:
-    for name, field, section in (
+    kinds: tuple[tuple[miniature.Kind, str, Any], ...] = (
         ("policy", "model.weights", config.model),
         ("depth", "depth.weights", config.depth),
-    ):
+    )
+    for name, field, section in kinds:
         given, revision = section.weights, section.revision
         item = Input(name, "weights", given, None, "", State("there", ""), revision=revision)
-        if given in (TINY, miniature.NAME):
+        if given == TINY or miniature.find(given, name):
             yield replace(item, state=State("there", "comes with this project; nothing is fetched"))
         elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given) and not Path(given).is_dir():
             made = _made(config, f"{name}_weights", given, revision)
