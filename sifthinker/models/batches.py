@@ -54,7 +54,7 @@ def replies(
     Args:
         model: on the CPU, in fp32.
         config: neutral: how tokens are chosen is told by each of `wanted`.
-        wanted: the replies. All have pictures, or none has.
+        wanted: the replies, all of one `kind`.
         ends: tokens that end a reply.
     """
     inputs = padded([one.inputs for one in wanted], config.pad_token_id)
@@ -76,11 +76,19 @@ def replies(
     return found
 
 
+def kind(inputs: Any) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """What the inputs of two conversations have to have in common to be in one batch: names, and the shape of a picture."""
+    return frozenset(
+        (name, () if part.shape == inputs["input_ids"].shape else tuple(part.shape[1:]))
+        for name, part in inputs.items()
+    )
+
+
 def padded(rows: Sequence[Any], pad: int | None) -> dict[str, torch.Tensor]:
     """The inputs of several conversations as one: what has an entry for each token is filled up on the left.
 
     Args:
-        rows: inputs of one conversation each, with the same names.
+        rows: inputs of one conversation each, of one `kind`.
         pad: the token that fills up.
     """
     longest = max(row["input_ids"].shape[1] for row in rows)

@@ -165,8 +165,8 @@ class Policy:
         """Replies made in one batch, each as `reply` makes it; None where only `reply` can tell it.
 
         Args:
-            asked: of each what `reply` takes; on the CPU, with the whole probability (`top_p` 1), and no stop texts. All have
-                pictures, or none has.
+            asked: of each what `reply` takes; on the CPU, with the whole probability (`top_p` 1), and no stop texts. All are of
+                one `batches.kind`.
         """
         wanted = [
             batches.Wanted(inputs, self._most(inputs, sampling), sampling.temperature, _seed(sampling), gone)

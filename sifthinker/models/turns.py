@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sifthinker.core.images import BadImage
+from sifthinker.models import batches
 from sifthinker.models.generation import GivenUp, Policy, Reply, Sampling, Unfit, picture
 from sifthinker.models.protocol import BadRequest, Chat, Completion
 from sifthinker.models.workers import Flag, Make, Say, Workers, outcomes
@@ -200,11 +201,11 @@ def _several(sampling: Sampling) -> bool:
 
 
 def _alike(inputs: Sequence[Any]) -> list[list[int]]:
-    """The places of inputs that can be one batch: with pictures, or without."""
-    found: dict[frozenset[str], list[int]] = {}
+    """The places of inputs that can be one batch."""
+    found: dict[Any, list[int]] = {}
     for place, one in enumerate(inputs):
         if not isinstance(one, Exception):
-            found.setdefault(frozenset(one), []).append(place)
+            found.setdefault(batches.kind(one), []).append(place)
     return list(found.values())
 
 

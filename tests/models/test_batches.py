@@ -1,6 +1,7 @@
 """Replies made in one batch: each is the one that is made alone."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from sifthinker.core import prompts
-from sifthinker.models import batches, generation, miniature
+from sifthinker.models import batches, families, generation, loading, miniature
 from sifthinker.models.generation import Sampling
 
 QUESTIONS = (  # of different lengths
@@ -29,17 +30,21 @@ def policy() -> generation.Policy:
 
 @pytest.fixture(scope="module")
 def conversations(policy: generation.Policy) -> list[Any]:
+    return seen(policy)
+
+
+def seen(policy: generation.Policy) -> list[Any]:
     """Two pictures each, of different sizes."""
     colours = np.random.default_rng(0).integers(0, 256, (len(QUESTIONS), 6, 8, 3), dtype=np.uint8)
     made = []
     for place, (question, picture) in enumerate(zip(QUESTIONS, colours, strict=True)):
         size = (224, 168) if place % 2 else (168, 168)
-        seen = Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)
+        shown = Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)
         messages = prompts.policy_messages(question, depth_input=True)
         for message in messages:
             for part in message["content"]:
                 if part["type"] == "image":
-                    part["image"] = seen
+                    part["image"] = shown
         made.append(policy.conversation(messages))
     return made
 
@@ -70,6 +75,23 @@ def test_a_reply_of_a_batch_is_the_one_that_is_made_alone(
     assert sum(one is not None for one in together) >= 3
     assert [two for two in together if two] == [one for one, two in zip(alone, together, strict=True) if two]
     assert alone[1].completion_tokens == 7
+
+
+@pytest.mark.parametrize("family", [name for name in families.FAMILIES if name != "qwen2_5_vl"])
+def test_every_family_can_be_filled_up_on_the_left(tmp_path: Path, family: str) -> None:
+    found = loading.fetch("tiny", None, "policy", family, 0, tmp_path)
+    policy = generation.Policy(Path(found["folder"]))
+    wanted = asked(seen(policy), max_tokens=8, temperature=0.7)
+    alike: dict[Any, list[int]] = {}
+    for place, one in enumerate(wanted):
+        alike.setdefault(batches.kind(one[0]), []).append(place)
+    groups = [of for of in alike.values() if len(of) > 1]
+    assert groups, "else nothing is compared"
+    for of in groups:
+        alone = [policy.reply(*wanted[place]) for place in of]
+        together = policy.together([wanted[place] for place in of])
+        assert any(together)
+        assert [two or one for one, two in zip(alone, together, strict=True)] == alone
 
 
 def test_logits_differ_by_far_less_than_what_counts_as_close(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from sifthinker.models import turns
 from sifthinker.models.generation import GivenUp, Reply, Sampling, Unfit
@@ -14,6 +15,13 @@ from sifthinker.models.protocol import BadRequest, Completion
 
 def text(prompt: str, **more: Any) -> Completion:
     return Completion(model="policy", prompt=prompt, **{"temperature": 0} | more)
+
+
+class Prompt:
+    """In the place of its tokens."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.shape = text, (1, len(text))
 
 
 class Model:
@@ -26,22 +34,23 @@ class Model:
         self.free = threading.Event()
         self.free.set()
 
-    def continuation(self, prompt: str) -> dict[str, str]:
+    def continuation(self, prompt: str) -> dict[str, Any]:
         if prompt == "bad":
             raise Unfit("it is bad")
         if prompt == "worse":
             raise KeyError("a mistake of ours")
-        return {"prompt": prompt} | ({"seen": ""} if prompt.startswith("picture") else {})
+        seen = {"seen": torch.zeros(1)} if prompt.startswith("picture") else {}
+        return {"input_ids": Prompt(prompt)} | seen
 
-    def reply(self, inputs: dict[str, str], sampling: Sampling, gone: Any, say: Any = None) -> Reply:
+    def reply(self, inputs: dict[str, Any], sampling: Sampling, gone: Any, say: Any = None) -> Reply:
         self.free.wait(10)
-        self.batches.append([inputs["prompt"]])
+        self.batches.append([inputs["input_ids"].text])
         if say is not None:
-            say(inputs["prompt"].upper())
-        return Reply(inputs["prompt"].upper(), "stop", 1, 1)
+            say(inputs["input_ids"].text.upper())
+        return Reply(inputs["input_ids"].text.upper(), "stop", 1, 1)
 
-    def together(self, asked: Sequence[tuple[dict[str, str], Sampling, Any]]) -> list[Reply | None]:
-        prompts = [inputs["prompt"] for inputs, _, _ in asked]
+    def together(self, asked: Sequence[tuple[dict[str, Any], Sampling, Any]]) -> list[Reply | None]:
+        prompts = [inputs["input_ids"].text for inputs, _, _ in asked]
         self.batches.append(prompts)
         if "poison" in prompts:
             raise RuntimeError("the batch fails")
