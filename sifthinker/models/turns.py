@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 Messages = list[dict[str, Any]]
 MOST = 16  # replies of a batch
+TOKENS = 8192  # of a batch's conversations, filled up: what they take of memory grows with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,15 @@ def _alike(inputs: Sequence[Any]) -> list[list[int]]:
     for place, one in enumerate(inputs):
         if not isinstance(one, Exception):
             found.setdefault(batches.kind(one), []).append(place)
-    return list(found.values())
+    return [part for places in found.values() for part in _fitting(places, inputs)]
+
+
+def _fitting(places: list[int], inputs: Sequence[Any]) -> Iterator[list[int]]:
+    """The same places, at most `TOKENS` at once."""
+    longest = max(inputs[place]["input_ids"].shape[1] for place in places)
+    most = max(1, TOKENS // longest)
+    for first in range(0, len(places), most):
+        yield places[first : first + most]
 
 
 class _Either:

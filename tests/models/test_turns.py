@@ -116,6 +116,17 @@ def test_conversations_with_and_without_pictures_are_two_batches() -> None:
     assert model.batches == [["first"], ["picture 1", "picture 2"], ["a", "b"]]
 
 
+def test_long_conversations_are_fewer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TOKENS", 24)
+    model = Model()
+    asked = ("a", "b" * 12, "c", "d")
+    assert said(served(model), model, *map(text, asked)) == [one.upper() for one in asked]
+    assert model.batches == [["first"], ["a", "b" * 12], ["c", "d"]]
+    model = Model()
+    assert said(served(model), model, text("a" * 30), text("b")) == ["A" * 30, "B"]
+    assert model.batches == [["first"], ["a" * 30], ["b"]]
+
+
 def test_a_bad_request_and_a_close_one_leave_the_others_alone() -> None:
     model = Model()
     one, bad, close, worse = said(served(model), model, *map(text, ("a", "bad", "close b", "worse")))
