@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import flows.ablation
 from flows import server
-from flows.commands import main, terminal
+from flows.commands import ablation_rows, main, terminal
 from flows.commands import run as run_command
 from flows.commands.terminal import Terminal
 from sifthinker.config import Config, Scenes
@@ -151,7 +151,7 @@ def test_the_table_of_an_ablation_is_the_json(tmp_path: Path, monkeypatch: pytes
     assert json.loads(CliRunner().invoke(main.app, [*call, "--json"]).stdout) == table
     assert "| full |" in CliRunner().invoke(main.app, call).stdout
 
-    monkeypatch.setattr(run_command, "_keep", lambda *_: None)
+    monkeypatch.setattr(ablation_rows, "keep", lambda *_: None)
     kept = CliRunner().invoke(main.app, [*call, "--keep", str(tmp_path / "kept"), "--json"])
     assert json.loads(kept.stdout) == table
     monkeypatch.setattr(flows.ablation, "ablation", lambda *_, **__: Failed(message="sft: no room"))
@@ -166,12 +166,13 @@ def test_a_kept_row_says_which_fields_were_set(tmp_path: Path, monkeypatch: pyte
     variant, found = SimpleNamespace(name="full"), SimpleNamespace(path=tmp_path)
     monkeypatch.setattr(flows.ablation, "made_with", lambda *_: {"full.3": (variant, {})})
     monkeypatch.setattr(flows.ablation, "evaluated", lambda *_: "ref")
-    monkeypatch.setattr(run_command.lineage, "trace", lambda *_: {})
-    monkeypatch.setattr(run_command.Store, "open", lambda *_: found)
+    monkeypatch.setattr(ablation_rows.lineage, "trace", lambda *_: {})
+    monkeypatch.setattr(ablation_rows.Store, "open", lambda *_: found)
     monkeypatch.setattr(kept_rows, "keep", lambda *given: said.append(given[-2]))
     monkeypatch.setattr(gathered, "draw", lambda *_: "")
     config = Config(name="looks", store=tmp_path, scenes=Scenes())
-    run_command._keep(tmp_path, config, [], ["demo", "my looks.yaml"], ["grpo.epochs=3", "name=a b"])
+    options = run_command._options(["demo", "my looks.yaml"], ["grpo.epochs=3", "name=a b"], None, None)
+    ablation_rows.keep(tmp_path, config, [], options)
     command = "sif ablation --config demo --config 'my looks.yaml' --set grpo.epochs=3 --set 'name=a b' --row full --seed 3"
     assert said[0].startswith(f"`{command}`, commit ")
 
