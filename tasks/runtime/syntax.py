@@ -32,6 +32,7 @@ LENGTH = 20  # hex digits: 80 bits
 # One thread at a time: Python 3.11 counts the depth of trees for all of them, and was seen to fail with "AST constructor
 # recursion depth mismatch" in a flow (CPython issue 106905).
 _PARSING = threading.Lock()
+TRIES = 5
 # Exceptions whose text ends on a screen or in a log, and nowhere else.
 TOLD = {"UserError", "StageFailed", "ProgramFailed", "ServerFailed", "AssertionError", "NotImplementedError"}
 LOGGERS = {"log", "logger", "logging"}
@@ -70,14 +71,24 @@ def read(
         is_module: whether a dotted name is a module of ours.
         without: names of definitions that are left out.
     """
-    with _PARSING:
-        tree = ast.parse(text)
+    tree = _parsed(text)
     left_out = set(without)
     tree.body = [node for node in tree.body if not (left_out & set(defined(node)) or _starts_program(node))]
     tree = _Reduced().visit(tree)
     nodes = list(ast.walk(tree))
     imports = tuple(_imports(nodes, module, package, is_module))
     return Source(module, tree, imports, frozenset(_bound_otherwise(nodes)))
+
+
+def _parsed(text: str) -> ast.Module:
+    """The tree of a text. A parser of another library on another thread, which no lock of ours holds, may disturb it: again, then."""
+    with _PARSING:
+        for _ in range(TRIES - 1):
+            try:
+                return ast.parse(text)
+            except SystemError:
+                continue
+        return ast.parse(text)
 
 
 def digest(sources: Sequence[Source], name: str, logical: Callable[[str], str | None]) -> str:

@@ -175,3 +175,24 @@ def test_another_python_has_the_same_digests(python: str) -> None:
         for text in texts
     }
     assert json.loads(done.stdout) == here
+
+
+@pytest.mark.parametrize("times", [1, syntax.TRIES - 1, syntax.TRIES])
+def test_a_tree_that_another_thread_disturbed_is_parsed_again(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Seen in a pool's run: "AST constructor recursion depth mismatch", of CPython 3.11 (issue 106905)."""
+    failures = iter(range(times))
+    whole = ast.parse
+
+    def disturbed(text: str) -> ast.Module:
+        if next(failures, None) is not None:
+            raise SystemError("AST constructor recursion depth mismatch (before=78, after=77)")
+        return whole(text)
+
+    monkeypatch.setattr(ast, "parse", disturbed)
+    if times < syntax.TRIES:
+        assert syntax.read("a = 1", "m", False, lambda _: False).tree.body
+    else:
+        with pytest.raises(SystemError):
+            syntax.read("a = 1", "m", False, lambda _: False)
