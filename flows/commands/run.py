@@ -164,15 +164,20 @@ def ablation(
         if keep:
             ablation_rows.keep(keep, resolved, row, _options(config, set_, None, None))
             printed.say(f"kept      {keep / 'results.md'}")
-        if not state.is_completed():
-            shown = Console(stderr=True) if json_ else console
-            said = f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}"
-            shown.print(said, highlight=False, soft_wrap=True)
-            raise typer.Exit(exit_code(state))
-        folder = Path(state.result())
-        printed.value("table", json.loads((folder / "table.json").read_text(encoding="utf-8")))
-        printed.say((folder / "table.md").read_text(encoding="utf-8"))
-        printed.say(f"table     {folder}\nUI        {ui}")
+        _show_table(printed, state, ui, json_)
+
+
+def _show_table(printed: Printed, state: Any, ui: str, as_json: bool) -> None:
+    """The table of an ablation's run, or why there is none; the command ends with an exit code then."""
+    if not state.is_completed():
+        shown = Console(stderr=True) if as_json else console
+        said = f"[bold red]failed:[/] {plain(state.message or '')}\nUI: {ui}"
+        shown.print(said, highlight=False, soft_wrap=True)
+        raise typer.Exit(exit_code(state))
+    folder = Path(state.result())
+    printed.value("table", json.loads((folder / "table.json").read_text(encoding="utf-8")))
+    printed.say((folder / "table.md").read_text(encoding="utf-8"))
+    printed.say(f"table     {folder}\nUI        {ui}")
 
 
 def _side_by_side(
