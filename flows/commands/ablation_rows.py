@@ -135,7 +135,7 @@ def side_by_side(calls: Mapping[str, Sequence[str]], at_once: int, say: Say) -> 
         KeyboardInterrupt: a signal came; all have ended.
     """
     running: set[subprocess.Popen[str]] = set()
-    lock, told = threading.Lock(), threading.Event()
+    lock, told = threading.RLock(), threading.Event()  # a signal may come while one is passed on
 
     def one(name: str) -> int | None:
         with lock:
@@ -155,10 +155,11 @@ def side_by_side(calls: Mapping[str, Sequence[str]], at_once: int, say: Say) -> 
         return status
 
     def pass_on(number: int, _: Any) -> None:
-        told.set()
-        for process in list(running):
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        with lock:  # else one could start unseen between the two lines
+            told.set()
+            for process in running:
+                with suppress(ProcessLookupError):
+                    process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

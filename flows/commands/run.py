@@ -152,7 +152,7 @@ def ablation(
     server.settings(resolved.store)
     ui = server.ensure()
     if at_once and keep:
-        options = _options(config, set_, store, limit)
+        options = [*_options(config, set_, store, limit), *(["--verbose"] if verbose else [])]
         _side_by_side(at_once, keep, resolved, row, options, json_)
         return
     from flows import form
@@ -191,7 +191,7 @@ def _side_by_side(
         printed.say(f"kept      {keep / 'results.md'}")
         if failed:
             printed.say(f"failed: {', '.join(failed)}; what each said is above", "bold red")
-            raise typer.Exit(max(failed.values()) if all(found > 0 for found in failed.values()) else 1)
+            raise typer.Exit(2 if set(failed.values()) == {2} else 1)  # as the ablation itself (`exit_code`)
 
 
 def _options(config: list[str], fields: list[str], store: Path | None, limit: int | None) -> list[str]:

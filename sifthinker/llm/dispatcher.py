@@ -21,9 +21,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sifthinker.config import LOCAL, SERVED, Api
+from sifthinker.config import Api
 from sifthinker.core.errors import UserError
-from sifthinker.llm import bookkeeping
+from sifthinker.llm import bookkeeping, local_models
 from sifthinker.llm.batch import IN_FLIGHT, BatchEndpoint
 from sifthinker.llm.call_counts import Counts
 from sifthinker.llm.commits import Commits, Lapsed
@@ -81,7 +81,7 @@ class Engine:
 
     async def _open(self) -> None:
         most = max(self.api.concurrency, IN_FLIGHT) if self.api.mode == "batch" else self.api.concurrency
-        self.gate = Gate(most, slow=self.api.base_url not in (SERVED, LOCAL))
+        self.gate = Gate(most, local_models.is_own(self.api, self.url))
         self.rows = asyncio.Semaphore(most + most // 4 + 1)
         kind = BatchEndpoint if self.api.mode == "batch" else Endpoint
         self.endpoint = kind(self.api, self.url)
@@ -365,7 +365,7 @@ class Engine:
             if time.monotonic() - last > LEASE / 6:
                 last = time.monotonic()
                 await self.commits.do(self.ledger.beat)
-            self.gate.peers = 1 if self.api.base_url == SERVED else await self.turns.peers()
+            self.gate.peers = await self.turns.peers()
             await asyncio.sleep(1.0)
 
     def row_done(self, kept: bool) -> None:

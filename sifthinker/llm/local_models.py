@@ -9,8 +9,11 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from sifthinker.config import LOCAL, STANDIN, Api
+import httpx
+
+from sifthinker.config import LOCAL, SERVED, STANDIN, Api
 from sifthinker.core.errors import UserError
+from sifthinker.system import loopback
 
 # sifthinker.models.miniature.folder("policy"), which this room may not import
 _MINIATURE = Path(__file__).parents[1] / "models" / "miniature" / "policy"
@@ -47,6 +50,14 @@ def scope(api: Api) -> str:
 def server(api: Api) -> str:
     """What serves a local model, whose replies are its own; "" of an endpoint that is not started here."""
     return api.local_server if api.base_url == LOCAL else ""
+
+
+def is_own(api: Api, url: str) -> bool:
+    """Whether a server is one of this machine that works for a stage alone, as one that the stage started does.
+
+    A user's own server on this machine is taken for one, too; one elsewhere has other users.
+    """
+    return api.base_url in (SERVED, LOCAL) and httpx.URL(url).host in loopback.HOSTS
 
 
 def _weights(of: Path, counted: tuple[str, ...] = _COUNTED) -> str:

@@ -156,16 +156,16 @@ class Gate:
     are in flight add a sixteenth of `most`. Used within one event loop.
     """
 
-    def __init__(self, most: int, slow: bool = True) -> None:
+    def __init__(self, most: int, own: bool = False) -> None:
         """Allows `most` requests in flight at first, and never more.
 
         Args:
             most: requests.
-            slow: whether slow replies mean that the server has too much to do. Those of a server of ours are long ones: it has
-                a queue, and makes what waits there together.
+            own: the server works for this process alone (`local_models.is_own`). Its slow replies are long ones, since it makes
+                together what waits, and other processes have servers of their own.
         """
         self.most, self.limit, self.active, self.peers = most, float(most), 0, 1
-        self._slow = slow
+        self._own = own
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._seconds: list[float] = []
         self._best = float("inf")
@@ -199,7 +199,7 @@ class Gate:
         self._latency = sorted(self._seconds)[len(self._seconds) // 2]
         self._seconds.clear()
         self._best = min(self._best * 1.02, self._latency)  # forgets slowly: servers and prompts change
-        if self._slow and self._latency > 2 * self._best:
+        if not self._own and self._latency > 2 * self._best:
             self._cut(0.9)
         else:
             self.limit = min(self.most, self.limit + max(1.0, self.most / 16))
@@ -216,7 +216,7 @@ class Gate:
             self.limit = max(1.0, self.limit * factor)
 
     def _allowed(self) -> int:
-        return max(1, int(min(self.limit, self.most / self.peers)))
+        return max(1, int(min(self.limit, self.most / (1 if self._own else self.peers))))
 
     def _wake(self) -> None:
         while self._waiting and self.active < self._allowed():

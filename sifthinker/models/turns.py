@@ -83,9 +83,8 @@ class Turns:
         one = _Waiting(asked, _Either(gone, self._ended), say)
         with self._lock:
             self._waiting.append(one)
-        self._threads.submit(
-            self._turn
-        )  # one for each request; those whose request was taken before find none
+        # One for each request. It takes others along, whose own turns then find nothing.
+        self._threads.submit(self._turn)
         return asyncio.wrap_future(one.reply)
 
     def end(self) -> None:

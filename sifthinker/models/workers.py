@@ -45,7 +45,7 @@ def outcomes(count: int, make: Callable[..., list[Any]], *given: Any) -> list[An
     """What `make` gives for so many requests, or its error for each: whoever asked has it, and the process goes on."""
     try:
         return make(*given)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - handed to each of those who wait
         return [error] * count
 
 

@@ -25,6 +25,7 @@ import ast
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -32,7 +33,7 @@ LENGTH = 20  # hex digits: 80 bits
 # One thread at a time: Python 3.11 counts the depth of trees for all of them, and was seen to fail with "AST constructor
 # recursion depth mismatch" in a flow (CPython issue 106905).
 _PARSING = threading.Lock()
-TRIES = 5
+TRIES = 5  # to parse a text: the parsers of other libraries know nothing of that lock
 # Exceptions whose text ends on a screen or in a log, and nowhere else.
 TOLD = {"UserError", "StageFailed", "ProgramFailed", "ServerFailed", "AssertionError", "NotImplementedError"}
 LOGGERS = {"log", "logger", "logging"}
@@ -81,13 +82,10 @@ def read(
 
 
 def _parsed(text: str) -> ast.Module:
-    """The tree of a text. A parser of another library on another thread, which no lock of ours holds, may disturb it: again, then."""
     with _PARSING:
         for _ in range(TRIES - 1):
-            try:
+            with suppress(SystemError):
                 return ast.parse(text)
-            except SystemError:
-                continue
         return ast.parse(text)
 
 

@@ -1,5 +1,6 @@
 """Rows of an ablation that are made side by side, each by a command of its own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,9 +10,13 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows import server
+from flows.commands import ablation_rows, main
 from flows.commands.ablation_rows import side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,6 +133,48 @@ def sif(*given: str, store: Path) -> subprocess.CompletedProcess[str]:
         timeout=900,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
+
+
+@pytest.mark.parametrize(
+    ("failed", "code"), [({}, 0), ({"a.0": 2}, 2), ({"a.0": 2, "b.0": 1}, 1), ({"a.0": -9}, 1)]
+)
+def test_the_command_ends_with_2_only_where_each_row_that_failed_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: dict[str, int], code: int
+) -> None:
+    given: list[Any] = []
+
+    def make(*all_: Any) -> dict[str, int]:
+        given.extend(all_)
+        return failed
+
+    monkeypatch.setattr(ablation_rows, "make", make)
+    monkeypatch.setattr(server, "ensure", lambda: "http://127.0.0.1:9")
+    call = [
+        "ablation",
+        "--keep",
+        str(tmp_path / "kept"),
+        "--at-once",
+        "2",
+        "--store",
+        str(tmp_path / "store"),
+    ]
+    done = CliRunner().invoke(main.app, [*call, "--set", "name=x", "--limit", "5", "--verbose", "--json"])
+    assert done.exit_code == code, done.output
+    assert json.loads(done.stdout) == {"results": str(tmp_path / "kept" / "results.md"), "failed": failed}
+    options = given[3]
+    assert options == [
+        *(
+            "--config",
+            "ablation",
+            "--set",
+            "name=x",
+            "--store",
+            str(tmp_path / "store"),
+            "--limit",
+            "5",
+            "--verbose",
+        )
+    ]
 
 
 def test_at_once_goes_with_keep(tmp_path: Path) -> None:

@@ -209,32 +209,39 @@ def test_the_gate_shrinks_under_429s_and_grows_back():
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("slow", [True, False])
-def test_the_gate_shrinks_when_answers_become_slow(monkeypatch, slow):
-    """Not before a server of ours, whose long replies take long."""
+@pytest.mark.parametrize("own", [False, True])
+def test_the_gate_shrinks_when_answers_become_slow(monkeypatch, own):
+    """Not that of a server of our own, whose slow replies are long ones."""
 
     async def run() -> None:
         now = 1000.0
         monkeypatch.setattr(rate_limits.time, "monotonic", lambda: now)
-        gate = Gate(32, slow)
+        gate = Gate(32, own)
         for _ in range(64):
             gate.good(1.0)
         for _ in range(10):
             now += 10
             for _ in range(32):
                 gate.good(4.0)
-        assert gate.limit < 20 if slow else gate.limit == 32
+        assert gate.limit == 32 if own else gate.limit < 20
 
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("base_url", "slow"), [(SERVED, False), ("https://example.org/v1", True)])
-def test_a_server_of_ours_is_not_taken_for_overloaded_or_shared(tmp_path, monkeypatch, base_url, slow):
-    """Its long replies are no overload, and another process beside this one has another server."""
+@pytest.mark.parametrize(
+    ("base_url", "url", "own"),
+    [
+        (SERVED, "http://127.0.0.1:9/v1", True),
+        (SERVED, "http://gpu-box:8000/v1", False),  # it runs, and others ask it, too
+        ("https://example.org/v1", "http://127.0.0.1:9/v1", False),  # by way of a proxy on this machine
+    ],
+)
+def test_a_server_of_our_own_is_not_taken_for_overloaded_or_shared(tmp_path, monkeypatch, base_url, url, own):
+    """Its slow replies are long ones, and another process beside this one has another server."""
     made, looked = [], threading.Event()
 
-    def gate(most, slow):
-        made.append((Gate(most, slow), slow))
+    def gate(most, own):
+        made.append((Gate(most, own), own))
         return made[0][0]
 
     class Beating(rate_limits.Turns):
@@ -245,14 +252,16 @@ def test_a_server_of_ours_is_not_taken_for_overloaded_or_shared(tmp_path, monkey
     monkeypatch.setattr(dispatcher, "Gate", gate)
     monkeypatch.setattr(dispatcher, "Turns", Beating)
     monkeypatch.setenv("KEY", "of-nobody")
-    monkeypatch.setenv("SIF_API_KEYS", "KEY=127.0.0.1")
+    monkeypatch.setenv("SIF_API_KEYS", "KEY=127.0.0.1,KEY=gpu-box")
     api = Api(base_url=base_url, model="m", api_key_env="KEY", concurrency=8)
-    with llm.Client(api, tmp_path / "calls.db", "http://127.0.0.1:9/v1"):
+    with llm.Client(api, tmp_path / "calls.db", url):
         [(of, taken)] = made
-        assert taken == slow
-        looked.wait(3)
-        time.sleep(0.1)
-        assert of._allowed() == (4 if slow else 8)
+        assert taken == own
+        assert looked.wait(30)
+        deadline = time.monotonic() + 30
+        while of.peers != 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert of.peers == 2 and of._allowed() == (8 if own else 4)
 
 
 def test_the_gate_lets_in_as_many_as_allowed_and_cancelled_waiters_take_no_place():
