@@ -103,6 +103,7 @@ def _guarded(api: str) -> dict[str, str]:
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_UI_URL": ui,  # in the links of alerts, which the server makes
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.runtime.event_order",  # alerts come within seconds
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "tasks.runtime.kept_leases",  # a restart ends no night
         "PREFECT_SERVER_API_KEEPALIVE_TIMEOUT": "30",  # seconds: Prefect's client keeps an idle connection for 25
     }
     return {**guards, **os.environ}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -24,6 +24,8 @@ WRONG = (
 WELL = ("Completed",)
 REMEMBERED = timedelta(days=30)  # how long after a run went wrong the next good one is told of
 WENT_WRONG = "a run went wrong"
+# How Prefect begins what it says of a run that it cancels by itself: another run took its place while it waited for a machine.
+PLACE_LOST = "Deployment concurrency slot lost"
 HOURS = "SIF_ALERT_NIGHT_HOURS"
 HALF_A_DAY = (
     12.0  # before the next night is due; a night that waits for one that hangs would never be told of
@@ -62,6 +64,8 @@ def alerts(deployments: Sequence[str], nights: Sequence[str]) -> Iterator[Alert]
     by_schedule = {"prefect.resource.role": "tag", "prefect.resource.id": SCHEDULED}
     each_run = {"prefect.resource.id"}
     yield Alert(WENT_WRONG, "flow_run.state.name", _at_once(_states(*WRONG), [of_ours], each_run))
+    lost = _at_once(_states("Cancelled"), [of_ours], each_run, {"prefect.state-message": f"{PLACE_LOST}*"})
+    yield Alert("a run lost its place", '"Cancelled: another run took its place"', lost)
     late = _at_once(_states("Late"), [of_ours, by_schedule], each_run)
     yield Alert("a scheduled run did not start", '"Late: no worker took it"', late)
     unserved = _at_once({NO_WORKER}, [of_ours], each_run)
@@ -120,10 +124,13 @@ def _states(*names: str) -> set[str]:
     return {f"prefect.flow-run.{name}" for name in names}
 
 
-def _at_once(events: set[str], related: list[dict[str, object]], each: set[str]) -> EventTrigger:
+def _at_once(
+    events: set[str], related: list[dict[str, object]], each: set[str], match: Mapping[str, str] = {}
+) -> EventTrigger:
     return EventTrigger.model_validate(
         {
             "expect": events,
+            "match": dict(match),
             "match_related": related,
             "for_each": each,
             "posture": Posture.Reactive,

@@ -43,7 +43,10 @@ FIELDS = {
     "evaluate.concurrency": 1,
 }
 # As `flows.server`, compose.yaml and Kubernetes start theirs.
-OURS = {"PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.runtime.event_order"}
+OURS = {
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.runtime.event_order",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "tasks.runtime.kept_leases",
+}
 
 
 def free_port() -> int:

@@ -178,6 +178,14 @@ def test_each_deployment_tells_once_of_what_went_wrong_and_of_its_recovery(
             run(client, deployed[name], ("COMPLETED", "Completed"))  # nobody is told: nothing was wrong
         wrong = {run(client, deployed[name], ("FAILED", "Failed")): name for name in WHOLE}
         run(client, deployed["gpu-8"], ("CRASHED", "Crashed"))  # a stage: its run tells
+        run(client, deployed["nightly"], ("CANCELLED", "Cancelled"))  # somebody did that
+        lost = run(
+            client,
+            deployed["nightly"],
+            ("CANCELLED", "Cancelled"),
+            message=f"{alert_triggers.PLACE_LOST} - none left",
+        )
+        wrong[lost] = "nightly"
         told = received.take(len(wrong))
         assert {body["run"]: body["deployment"] for body in told} == wrong
         well = {run(client, deployed[name], ("COMPLETED", "Completed")): name for name in WHOLE}

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import psutil
 import pytest
 import yaml
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Pending, Running, Scheduled
 
 from sifthinker.store.artifacts import Store
 from sifthinker.system.processes import end
@@ -323,6 +326,42 @@ def test_a_cancelled_run_ends_and_gives_its_concurrency_slot_to_the_run_that_wai
     )
     assert ended(prefect, second) == "COMPLETED"
     assert prefect.ask(f"flow_runs/{second}")["expected_start_time"] == due
+
+
+def test_a_restart_of_the_server_ends_no_run_that_holds_a_place_under_a_limit(
+    prefect: PrefectServer, worker: int, tmp_path: Path
+) -> None:
+    """As a night under way, and one whose machine is not there yet. Prefect alone: Crashed after 225 s, and Cancelled."""
+    options = {"concurrency_limit": 2, "concurrency_options": {"collision_strategy": "ENQUEUE"}}
+    deployment = probe(prefect, tmp_path, "outlives-with-a-place", **options)
+    under_way = start(prefect, deployment, folder=str(tmp_path / "run"), until="go")
+    wait((tmp_path / "run" / "pid").exists, "the run runs")
+    client = SyncPrefectClient(prefect.api)  # the API gives leases to clients that say their version
+    due = datetime.now(UTC) + timedelta(seconds=40)  # the worker looks 10 s ahead, and does not take it
+    scheduled = Scheduled(scheduled_time=due)
+    waiting = str(client.create_flow_run_from_deployment(UUID(deployment), state=scheduled).id)
+    client.set_flow_run_state(UUID(waiting), Pending())
+    leases = [
+        state(prefect, one)["state_details"]["deployment_concurrency_lease_id"]
+        for one in (under_way, waiting)
+    ]
+    assert all(leases)
+
+    def counted() -> int:
+        limit = prefect.ask(f"deployments/{deployment}")["global_concurrency_limit"]["id"]
+        return int(prefect.ask(f"v2/concurrency_limits/{limit}")["active_slots"])
+
+    prefect.kill()
+    prefect.start()
+    assert counted() == 2
+    client.renew_concurrency_lease(UUID(leases[0]), 300)  # as the run does
+    wait(lambda: datetime.now(UTC) > due, "it is due")
+    client.set_flow_run_state(UUID(waiting), Running())
+    assert state(prefect, waiting)["type"] == "RUNNING"
+    client.set_flow_run_state(UUID(waiting), Completed())
+    (tmp_path / "run" / "go").touch()
+    assert ended(prefect, under_way) == "COMPLETED"
+    assert counted() == 0
 
 
 def test_a_failed_run_runs_again_by_the_uis_retry_and_keeps_its_cached_tasks(
