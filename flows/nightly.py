@@ -142,10 +142,13 @@ def _nightly(config: Config, night: str, name: str, started: datetime) -> State[
         with alive(store):
             config = settled(config)
             carry_out(pipeline, config, Partial(), store, night, name)
-    except (UserError, StageFailed) as error:  # before anything could be evaluated
+    except (UserError, StageFailed) as error:
         get_run_logger().error("%s", error)
-        why = dict.fromkeys(config.nightly.models, str(error))
-        outcome = compare(store, Night(night, started, config), [], why, None)
+        if (
+            outcome is None
+        ):  # else the verdict stands: what failed came after it, as the upload of the run's record
+            why = dict.fromkeys(config.nightly.models, str(error))
+            outcome = compare(store, Night(night, started, config), [], why, None)
     assert outcome, "the night was carried out"
     tracked.end(config, Completed())
     if state := FAILED.get(outcome.outcome):

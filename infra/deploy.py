@@ -5,6 +5,7 @@ people added in the UI stay as people have set them.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from prefect.exceptions import ObjectNotFound
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this file is run by its path
 
-from infra import parameters  # noqa: E402
+from infra import interrupted, parameters  # noqa: E402
 from sifthinker.core.errors import UserError  # noqa: E402
 
 FILE = Path("infra") / "prefect.yaml"
@@ -41,16 +42,19 @@ def main() -> None:
         except UserError as error:
             sys.exit(f"deploy: {error}")
         paused = [deployment.id for deployment in client.read_deployments() if deployment.paused]
+        undone, cut_off = interrupted.note(client, interrupted.Undone(paused, kept))
+        if cut_off:
+            print("an earlier registration was interrupted: what people had set before it is put back now")
         print("registering the deployments; a minute", flush=True)
         # -m: this folder is then on the import path, for the steps
         command = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)]
         try:
             done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         finally:  # also where somebody interrupts this
-            for identifier in paused:  # registering resumes them
-                client.pause_deployment(identifier)
-            for line in parameters.restore(client, kept):
+            interrupted.pause(client, undone)
+            for line in parameters.restore(client, undone.kept):
                 print(line)
+            interrupted.forget(client)
         if done.returncode:
             print(done.stdout, done.stderr, file=sys.stderr, sep="\n")
             sys.exit(done.returncode)
@@ -115,4 +119,7 @@ def _times(schedule: DeploymentSchedule) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # as Ctrl-C: what people have set is put back
     main()

@@ -66,7 +66,10 @@ def found(client: SyncPrefectClient, entries: Entries) -> list[Kept]:
 def restore(client: SyncPrefectClient, kept: Sequence[Kept]) -> Iterator[str]:
     """Sets what people had set, after the deployments were registered; what was done, a line each."""
     for one in kept:
-        there = client.read_deployment_by_name(one.name)
+        try:
+            there = client.read_deployment_by_name(one.name)
+        except ObjectNotFound:  # somebody has removed it since an interrupted registration
+            continue
         ours = dict(there.parameters)
         fields = (there.parameter_openapi_schema or {}).get("properties", {})
         values = {key: value for key, value in one.values.items() if key in fields}

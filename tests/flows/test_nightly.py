@@ -130,6 +130,29 @@ def command(config: Config, tmp_path: Path, *options: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def test_what_fails_after_the_verdict_does_not_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's record is shared last; a bucket that is away then must not make a fall look like a night that did not run."""
+    store = Store(tmp_path)
+    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
+    assert run(settings(store)).is_completed()
+    aliases.pin(store, "promoted", model(store, "bb", WRONG), "bob", "looks better")
+    carry_out = flow.carry_out
+
+    def cut_off(*arguments: Any) -> None:
+        carry_out(*arguments)
+        raise UserError("s3://bucket: cannot be reached")
+
+    monkeypatch.setattr(flow, "carry_out", cut_off)
+    state = run(settings(store))
+    assert state.name == "Regressed", state.message
+    last = history.read(tmp_path / "history")[-1]
+    assert last["outcome"] == "regressed"
+    said = json.loads((tmp_path / "nights" / last["night"] / "outcome.json").read_text())
+    assert said["outcome"] == "regressed"
+
+
 def test_a_quick_look_at_a_model_that_writes_no_chains_is_no_passed_night(tmp_path: Path) -> None:
     """Its ten questions cannot fail; the whole night after it regresses against the good one."""
     store = Store(tmp_path / "store")

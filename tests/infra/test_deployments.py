@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -22,6 +27,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.form import BEGINNING, END
 from flows.labels import LABELS
 from infra import deploy as deploy_program
+from infra import interrupted
 from sifthinker.config import load_text
 from tests.infra.conftest import ROOT, Composed
 
@@ -65,7 +71,11 @@ def test_the_composed_server_refuses_a_change_without_a_csrf_token(composed: Com
 @pytest.fixture(scope="module")
 def deployed(composed: Composed) -> dict[str, dict[str, Any]]:
     """The deployments after `make deploy`, by name."""
-    return deploy(composed)
+    found = deploy(composed)
+    with composed.client() as client:
+        limits = {p["name"]: p["concurrency_limit"] for p in client.post("work_pools/filter", json={}).json()}
+    assert limits == {"cpu": None, "gpu-1": 1, "gpu-8": 1}
+    return found
 
 
 def deploy(composed: Composed) -> dict[str, dict[str, Any]]:
@@ -92,45 +102,127 @@ def registered(composed: Composed) -> str:
     return ended.stdout
 
 
-@pytest.mark.timeout(1200)  # two or three times `make deploy`, which takes minutes on an overloaded machine
-@pytest.mark.e2e
-def test_deploying_again_updates_and_leaves_what_people_set(
-    composed: Composed, deployed: dict[str, dict[str, Any]]
-) -> None:
-    assert set(deployed) == set(DEPLOYMENTS)
+@dataclass
+class Again:
+    """What `make deploy` made of what people had set, after a try that was killed; and what both said."""
+
+    killed: str
+    said: str
+    deployments: dict[str, dict[str, Any]]
+    added: dict[str, str]  # schedules, by the names of deployments
+
+
+NOON = {"cron": "0 12 * * *", "timezone": "Europe/Berlin", "day_or": True}
+GIVEN = {"nightly": {"tier": "quick"}, "reproduce": {}}  # with schedules in the file, and without
+MINE = {"config": "mine", "set": "evaluate.limit=10"}
+
+
+@pytest.fixture(scope="module")
+def again(composed: Composed, deployed: dict[str, dict[str, Any]]) -> Iterator[Again]:
+    """People change this and that, a first `make deploy` is killed while it registers, and a second one ends."""
     with composed.client() as client:
-        limits = {p["name"]: p["concurrency_limit"] for p in client.post("work_pools/filter", json={}).json()}
-        assert limits == {"cpu": None, "gpu-1": 1, "gpu-8": 1}
-        client.patch("work_pools/gpu-1", json={"concurrency_limit": 3}).raise_for_status()
         night, training = deployed["nightly"], deployed["training"]
-        weekly = f"deployments/{night['id']}/schedules/{scheduled(night)['every-week']['id']}"
+        schedules = f"deployments/{night['id']}/schedules"
+        client.patch("work_pools/gpu-1", json={"concurrency_limit": 3}).raise_for_status()
+        weekly = f"{schedules}/{scheduled(night)['every-week']['id']}"
         client.patch(weekly, json={"active": False}).raise_for_status()  # a pause of one schedule,
         client.post(f"deployments/{training['id']}/pause_deployment").raise_for_status()  # of a deployment
-        mine = {"config": "mine", "set": "evaluate.limit=10"}
-        client.patch(f"deployments/{night['id']}", json={"parameters": mine}).raise_for_status()
-        said = registered(composed)
-        again = by_name(composed)
-        assert {name: d["id"] for name, d in again.items()} == {name: d["id"] for name, d in deployed.items()}
-        assert client.get("work_pools/gpu-1").json()["concurrency_limit"] == 3
-        active = {slug: schedule["active"] for slug, schedule in scheduled(again["nightly"]).items()}
-        assert active == {"every-night": True, "every-week": False}
-        assert [name for name, d in again.items() if d["paused"]] == ["training"]
-        assert again["nightly"]["parameters"] == mine
-        assert again["compare"]["parameters"] == deployed["compare"]["parameters"]
-        assert 'nightly/nightly: the parameter config="mine", which somebody set, stays' in said
+        client.patch(f"deployments/{night['id']}", json={"parameters": MINE}).raise_for_status()
+        added = {}
+        for name, parameters in GIVEN.items():  # as the UI does: without a slug
+            body = [{"schedule": NOON, "active": False, "parameters": parameters}]
+            path = f"deployments/{deployed[name]['id']}/schedules"
+            added[name] = client.post(path, json=body).raise_for_status().json()[0]["id"]
+        changed = f"{schedules}/{scheduled(night)['every-night']['id']}"
+        client.patch(changed, json={"schedule": NOON}).raise_for_status()
+        killed = killed_while_it_registers(composed)
+        yield Again(killed, registered(composed), by_name(composed), added)
+        for name, schedule in added.items():
+            client.delete(f"deployments/{deployed[name]['id']}/schedules/{schedule}").raise_for_status()
         client.patch(
             f"deployments/{night['id']}", json={"parameters": night["parameters"]}
         ).raise_for_status()
 
 
+def killed_while_it_registers(composed: Composed) -> str:
+    """Starts the command, and kills it with what it started once it has resumed a paused deployment; what it said."""
+    started = subprocess.Popen(
+        [sys.executable, "infra/deploy.py"],
+        cwd=ROOT,
+        env=composed.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while by_name(composed)["training"]["paused"]:
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(started.pid, signal.SIGKILL)
+    said, _ = started.communicate()
+    assert not by_name(composed)["training"]["paused"], "it had put everything back before it was killed"
+    return said
+
+
+@pytest.mark.timeout(1200)  # two or three times `make deploy`, which takes minutes on an overloaded machine
+@pytest.mark.e2e
+def test_deploying_again_updates_and_leaves_what_people_set_though_a_try_was_killed(
+    composed: Composed, deployed: dict[str, dict[str, Any]], again: Again
+) -> None:
+    assert set(deployed) == set(DEPLOYMENTS)
+    found = again.deployments
+    assert {name: d["id"] for name, d in found.items()} == {name: d["id"] for name, d in deployed.items()}
+    with composed.client() as client:
+        assert client.get("work_pools/gpu-1").json()["concurrency_limit"] == 3
+        key = {"artifacts": {"key": {"any_": [interrupted.KEY]}}}
+        assert client.post("artifacts/filter", json=key).json() == [], "the note of what is to be put back"
+    active = {slug: schedule["active"] for slug, schedule in scheduled(found["nightly"]).items()}
+    assert (active["every-night"], active["every-week"]) == (True, False)
+    assert [name for name, d in found.items() if d["paused"]] == ["training"]
+    assert found["nightly"]["parameters"] == MINE
+    assert found["compare"]["parameters"] == deployed["compare"]["parameters"]
+    assert 'nightly/nightly: the parameter config="mine", which somebody set, stays' in again.said
+    assert "an earlier registration was interrupted" in again.said
+
+
+@pytest.mark.e2e
+def test_deploying_again_leaves_schedules_that_people_added_and_mends_its_own(
+    composed: Composed, deployed: dict[str, dict[str, Any]], again: Again
+) -> None:
+    with composed.client() as client:
+        for name, parameters in GIVEN.items():
+            path = f"deployments/{deployed[name]['id']}/schedules"
+            found = {one["id"]: one for one in client.get(path).json()}
+            assert len(found) == len(deployed[name]["schedules"]) + 1
+            one = found[again.added[name]]
+            assert (one["schedule"], one["active"], one["parameters"]) == (NOON, False, parameters)
+            stays = f"{name}: the schedule 0 12 * * * Europe/Berlin, which somebody added, stays"
+            assert stays in again.killed
+    mended = "every-night is as in prefect.yaml again: 0 1 * * 1-6 Etc/UTC, not 0 12 * * * Europe/Berlin"
+    assert mended in again.killed
+    night = scheduled(again.deployments["nightly"])
+    assert night["every-night"]["schedule"]["cron"] == "0 1 * * 1-6"
+    assert "deployment nightly/nightly is registered, pool cpu\n" in again.said
+    assert "make worker POOL=cpu" in again.said
+    assert (
+        "prefect worker start" not in again.said
+    )  # Prefect's advice: that worker does not wait for its runs
+
+
 def test_what_is_paused_stays_paused_though_deploying_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    paused, restored = list[str](), list[str]()
+    paused, restored = list[str](), list[Any]()
+    kept = deploy_program.parameters.Kept("nightly/nightly", uuid4(), {"tier": "quick"})
     there = [SimpleNamespace(id="training", paused=True), SimpleNamespace(id="nightly", paused=False)]
-    client = SimpleNamespace(read_deployments=lambda: there, pause_deployment=paused.append)
+    client = SimpleNamespace(
+        read_deployments=lambda: there,
+        pause_deployment=paused.append,
+        read_artifacts=lambda **_: [],
+        create_artifact=lambda _: None,
+    )
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(deploy_program, "get_client", lambda **_: nullcontext(client))
     monkeypatch.setattr(deploy_program, "keep", lambda _: [])
-    monkeypatch.setattr(deploy_program.parameters, "found", lambda *_: ["kept"])
+    monkeypatch.setattr(deploy_program.parameters, "found", lambda *_: [kept])
     monkeypatch.setattr(deploy_program.parameters, "restore", lambda _, kept: restored.extend(kept) or [])
     monkeypatch.setattr(deploy_program.subprocess, "call", lambda *_, **__: 0)
 
@@ -140,44 +232,7 @@ def test_what_is_paused_stays_paused_though_deploying_is_interrupted(monkeypatch
     monkeypatch.setattr(deploy_program.subprocess, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         deploy_program.main()
-    assert paused == ["training"] and restored == ["kept"]
-
-
-@pytest.mark.timeout(1200)  # two or three times `make deploy`, which takes minutes on an overloaded machine
-@pytest.mark.e2e
-def test_deploying_again_leaves_schedules_that_people_added_and_mends_its_own(
-    composed: Composed, deployed: dict[str, dict[str, Any]]
-) -> None:
-    noon = {"cron": "0 12 * * *", "timezone": "Europe/Berlin", "day_or": True}
-    given = {"nightly": {"tier": "quick"}, "reproduce": {}}  # with schedules in the file, and without
-    with composed.client() as client:
-        paths = {name: f"deployments/{deployed[name]['id']}/schedules" for name in given}
-        added = {}
-        for name, parameters in given.items():  # as the UI does: without a slug
-            body = [{"schedule": noon, "active": False, "parameters": parameters}]
-            [made] = client.post(paths[name], json=body).raise_for_status().json()
-            added[name] = made["id"]
-        changed = f"{paths['nightly']}/{scheduled(deployed['nightly'])['every-night']['id']}"
-        client.patch(changed, json={"schedule": noon}).raise_for_status()
-        said = registered(composed)
-        for name, parameters in given.items():
-            found = {one["id"]: one for one in client.get(paths[name]).json()}
-            assert len(found) == len(deployed[name]["schedules"]) + 1
-            one = found[added[name]]
-            assert (one["schedule"], one["active"], one["parameters"]) == (noon, False, parameters)
-            assert f"{name}: the schedule 0 12 * * * Europe/Berlin, which somebody added, stays" in said
-        assert (
-            "deployment nightly/nightly is registered, pool cpu\n" in said and "make worker POOL=cpu" in said
-        )
-        assert "prefect worker start" not in said  # Prefect's advice: that worker does not wait for its runs
-        night = {one["slug"]: one for one in client.get(paths["nightly"]).json()}
-        assert night["every-night"]["schedule"]["cron"] == "0 1 * * 1-6"
-        assert (
-            "every-night is as in prefect.yaml again: 0 1 * * 1-6 Etc/UTC, not 0 12 * * * Europe/Berlin"
-            in said
-        )
-        for name, schedule in added.items():
-            client.delete(f"{paths[name]}/{schedule}").raise_for_status()
+    assert paused == ["training"] and restored == [kept]
 
 
 @pytest.mark.e2e
@@ -193,9 +248,9 @@ def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
     nights: dict[datetime, str] = {}
     for schedule in night["schedules"]:
         zone = ZoneInfo(schedule["schedule"]["timezone"])
-        for time in asyncio.run(CronSchedule(**schedule["schedule"]).get_dates(8, start=now)):
-            assert time not in nights, "two nights at once"
-            nights[time.astimezone(zone)] = schedule["parameters"].get("tier", settings.tier)
+        for due in asyncio.run(CronSchedule(**schedule["schedule"]).get_dates(8, start=now)):
+            assert due not in nights, "two nights at once"
+            nights[due.astimezone(zone)] = schedule["parameters"].get("tier", settings.tier)
     week = sorted(nights)[:7]
     assert [time.time().isoformat() for time in week] == ["01:00:00"] * 7
     assert [(time - week[0]).days for time in week] == [*range(7)], "one each day"
