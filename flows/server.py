@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
+import psutil
+from filelock import FileLock, Timeout
+
 from sifthinker.core.errors import UserError
 from sifthinker.system import loopback
+from sifthinker.system.processes import end
 
 START = 600.0  # seconds; a first start takes about 20 on a busy machine, and minutes on an overloaded one
 
@@ -62,34 +67,79 @@ def ensure() -> str:
         )
     home = Path(os.environ["PREFECT_HOME"])
     home.mkdir(parents=True, exist_ok=True)
-    log = home / "server.log"
-    with log.open("ab") as output:
-        command = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            host,
-            "--port",
-            port or "4200",
-        ]
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=_guarded(api)
-        )
-    (home / "server.pid").write_text(str(process.pid), encoding="utf-8")
     deadline = time.monotonic() + START
+    try:
+        with FileLock(home / "server.lock", timeout=START):  # of two commands at once, one starts the server
+            if not answers(api):
+                _start(api, host, int(port or 4200), home, deadline)
+    except Timeout as error:
+        raise UserError(
+            f"another command has been starting the Prefect server at {ui} for {START:.0f} s; its log: {home / 'server.log'}"
+        ) from error
+    return ui
+
+
+def _start(api: str, host: str, port: int, home: Path, deadline: float) -> None:
+    """Starts a server, and waits until it answers; or until another one does, which a command with another store started.
+
+    Raises:
+        UserError: it does not.
+    """
+    log, pid = home / "server.log", home / "server.pid"
+    options = ["--host", host, "--port", str(port)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", *options],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=_guarded(api),
+        )
+    pid.write_text(str(process.pid), encoding="utf-8")
     while not answers(api):
-        if process.poll() is not None:
-            raise UserError(f"the Prefect server did not start at {ui}; its log: {log}")
+        ended = process.poll() is not None
+        if ended and not _listens(host, port):
+            raise UserError(f"the Prefect server did not start at {api.removesuffix('/api')}; its log: {log}")
         if time.monotonic() > deadline:
+            what = (
+                "something else listens there: choose another port in PREFECT_API_URL"
+                if ended
+                else f"it is still starting, so run again in a while, or end process {process.pid}"
+            )
             raise UserError(
-                f"the Prefect server does not answer at {ui} after {START:.0f} s; it is still starting, so run again in a "
-                f"while, or end process {process.pid}; its log: {log}"
+                f"no Prefect server answers at {api.removesuffix('/api')} after {START:.0f} s; {what}; its log: {log}"
             )
         time.sleep(0.5)
-    return ui
+    if not _has(process.pid, port):  # another one answers: ours would end, once it finds the port taken
+        end(process.pid)
+        pid.unlink(missing_ok=True)
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether anything accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _has(pid: int, port: int) -> bool:
+    """Whether a process, or one that it started, listens on a port; where that cannot be seen, it is taken to."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return False
+    for member in family:
+        try:
+            found = member.net_connections("tcp")
+        except psutil.NoSuchProcess:  # a child has ended meanwhile
+            continue
+        except psutil.AccessDenied:
+            return True
+        if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found):
+            return True
+    return False
 
 
 def _guarded(api: str) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +15,7 @@ import pytest
 
 from flows import server
 from sifthinker.core.errors import UserError
+from sifthinker.system.processes import end
 
 
 def asked(url: str, headers: dict[str, str], method: str = "GET") -> tuple[int, dict[str, str]]:
@@ -79,3 +82,45 @@ def test_an_empty_variable_is_one_that_is_not_set(tmp_path, monkeypatch):
     server.settings(tmp_path)
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")
+
+
+@pytest.mark.e2e
+def test_commands_that_begin_at_once_share_the_server_that_one_of_them_starts(tmp_path):
+    """Two of one store, and one of another, whose server finds the port taken once it has come up."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    line = "import sys; from pathlib import Path; from flows import server; server.settings(Path(sys.argv[1])); print(server.ensure())"
+    stores = ("one", "one", "other")
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", line, str(tmp_path / store)],
+            env={**inherited, "PREFECT_API_URL": api},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for store in stores
+    ]
+    said = [process.communicate(timeout=240) for process in begun]
+    left = [int(file.read_text()) for file in tmp_path.glob("*/prefect/server.pid")]
+    for pid in left:
+        end(pid)
+    assert [process.returncode for process in begun] == [0, 0, 0], said
+    assert {out for out, _ in said} == {f"{api.removesuffix('/api')}\n"}
+    assert len(left) == 1, "the one that `make stop` ends"
+
+
+def test_a_port_that_something_else_has_is_explained(tmp_path, monkeypatch, babbler):
+    monkeypatch.setattr(os, "environ", {**os.environ, "PREFECT_API_URL": babbler})
+    monkeypatch.setattr(server, "START", 1.0)
+    monkeypatch.setattr(server, "_guarded", lambda _: {"PATH": os.environ["PATH"]})
+    monkeypatch.setattr(
+        sys, "executable", "/bin/false"
+    )  # as Prefect's command, which ends where the port is taken
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    server.settings(tmp_path)
+    with pytest.raises(UserError, match="something else listens there: choose another port"):
+        server.ensure()
