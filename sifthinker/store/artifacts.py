@@ -6,6 +6,7 @@
     <root>/<stage>/<key>.pending     the artifact is still to be uploaded to the remote
     <root>/accepted/<stage>/<key>    an older artifact that stands for this key (`sif accept`)
     <root>/runs/<id>.json            which artifact every stage of a run made or took
+    <root>/unsent/<path>.json        a record is still to be sent to the remote (`sifthinker.store.shared_records`)
 
 A folder is written under a temporary name, synced, made read-only, and renamed. It then goes to the remote, and only after that the
 artifact that it replaces is removed: a failed upload costs neither. A hit is verified before it is used
@@ -21,7 +22,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,12 @@ from sifthinker.store.lock import Lock
 from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
 from sifthinker.store.s3 import Remote
 from sifthinker.store.sealing import seal
+from sifthinker.store.shared_records import RECORDS, SHARED, SharedRecords
 from sifthinker.store.uploads import Uploads
 from sifthinker.store.verification import Claim, verifier
 from sifthinker.system.files import sync, write_json
 
 logger = logging.getLogger(__name__)
-RECORDS = ("runs", "aliases", "accepted", "history")  # what machines with one remote tell each other
 KEY_LENGTH = 20  # hex digits: 80 bits
 
 
@@ -71,6 +72,7 @@ class Store:
         self.digests = self._verifier.digests
         self.remote = self._remote(remote)
         self.uploads = Uploads(self.root, self.remote)
+        self.shared = SharedRecords(self.root, self.remote)
 
     @classmethod
     def existing(cls, root: Path) -> Store:
@@ -92,28 +94,26 @@ class Store:
         store.pull()
         return store
 
-    def pull(self) -> None:
-        """Fetches the records (runs, aliases, acceptances, nights) that other machines have written."""
-        if self.remote is None:
-            return
-        for kind in RECORDS:
-            for name, there in self.remote.list(kind).items():
-                path = self.root / kind / name
-                if not path.exists() or path.stat().st_mtime < there.modified:
-                    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
-                    self.remote.download(f"{kind}/{name}", temporary)
-                    os.utime(temporary, (there.modified, there.modified))
-                    temporary.rename(path)
+    def pull(self, pages: bool = False) -> None:
+        """Fetches the records (runs, aliases, acceptances, nights) that other machines have written.
+
+        Args:
+            pages: their pages of nights and comparisons too, which people read and runs do not.
+        """
+        self.shared.pull(SHARED if pages else RECORDS)
 
     def record(self, path: Path, value: Any) -> None:
-        """Writes a record as JSON, for other machines too."""
-        write_json(path, value)
-        self.share(path)
+        """Writes a record as JSON, for other machines too.
 
-    def share(self, path: Path) -> None:
-        """Gives a file of the store to the other machines."""
-        if self.remote:
-            self.remote.upload(path, path.relative_to(self.root).as_posix())
+        Raises:
+            UserError: the remote does not take it. It is in the store; `push_pending` and `pull` try again.
+        """
+        with self.sharing(path):
+            write_json(path, value)
+
+    def sharing(self, *paths: Path, strict: bool = True) -> AbstractContextManager[None]:
+        """Gives files that the block writes to the other machines; see `SharedRecords.sharing`."""
+        return self.shared.sharing(*paths, strict=strict)
 
     def _remote(self, url: str | None) -> Remote | None:
         known = self.root / "remote.json"
@@ -298,12 +298,12 @@ class Store:
                 self.uploads.push(ref.stage, ref.key)
 
     def push_pending(self) -> list[str]:
-        """Uploads the artifacts whose upload failed or was cut short in an earlier run; their names.
+        """Uploads the records and artifacts whose upload failed or was cut short in an earlier run; their names.
 
         Raises:
-            UserError: the remote still does not take them.
+            UserError: the remote still does not take the artifacts.
         """
-        done = []
+        done = self.shared.push_pending()
         for stage, key in self.uploads.noted():
             try:
                 with self.lock(stage, key).at_once():
