@@ -31,14 +31,14 @@ from filelock import Timeout
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.downloads import OfPart, fetch, of_part
+from sifthinker.store.downloads import OfPart, fetch
 from sifthinker.store.lock import Lock
-from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
+from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref, shards
 from sifthinker.store.s3 import Remote
 from sifthinker.store.sealing import seal
 from sifthinker.store.shared_records import RECORDS, SHARED, SharedRecords
 from sifthinker.store.uploads import Uploads
-from sifthinker.store.verification import Claim, verifier
+from sifthinker.store.verification import claim, verifier
 from sifthinker.system.files import sync, write_json
 
 logger = logging.getLogger(__name__)
@@ -75,16 +75,21 @@ class Store:
         self.shared = SharedRecords(self.root, self.remote)
 
     @classmethod
-    def existing(cls, root: Path) -> Store:
-        """The store of earlier runs.
+    def existing(cls, root: Path, pull: bool = True) -> Store:
+        """The store of earlier runs, for people who look at it.
+
+        Args:
+            root: its folder.
+            pull: fetches the records and pages of other machines.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or its remote cannot be read.
         """
         if not root.is_dir():
             raise UserError(f"store {root}: no such folder; give the folder that the runs used")
         store = cls(root)
-        store.pull()
+        if pull:
+            store.pull(pages=True)
         return store
 
     @classmethod
@@ -197,7 +202,7 @@ class Store:
             return None
         if part is None or manifest["shards"]:
             return self._artifact(folder, manifest, part, partial(self._fetch, folder))
-        check = partial(_claim, manifest=manifest, part=part)
+        check = partial(claim, manifest=manifest, part=part)
         mine = OfPart(self.remote, folder, manifest, part, lambda at: self._verifier.check([check(at)]))
         return self._artifact(mine.folder, manifest, part, mine.fetch)
 
@@ -322,7 +327,7 @@ class Store:
         """The digest of an artifact on this machine; "" where its manifest or a file of its own is damaged."""
         try:
             manifest = self._verifier.manifest(folder)
-            self._verifier.check([_claim(folder, manifest, None)])
+            self._verifier.check([claim(folder, manifest, None)])
         except Damaged as damage:
             logger.warning("%s", damage)
             return ""
@@ -365,10 +370,10 @@ class Store:
             name: <stage>/<key> of a folder that is not called so yet.
         """
         manifest = self._verifier.manifest(folder, name)
-        claims = [_claim(folder, manifest, part)]
-        for shard in _shards(manifest, part).values():
+        claims = [claim(folder, manifest, part)]
+        for shard in shards(manifest, part).values():
             if (there := self.folder(shard.stage, shard.key)).exists():
-                claims.append(_claim(there, self._verifier.manifest(there), None))
+                claims.append(claim(there, self._verifier.manifest(there), None))
         self._verifier.check(claims)
         with suppress(OSError):  # of a store that is only read; nobody prunes it either
             os.utime(folder)  # in use: `sif prune` lets it be
@@ -382,18 +387,6 @@ class Store:
             path = Path(external["path"])
             if not path.exists() or self.digests.tree(path) != external["digest"]:
                 raise Damaged(f"{name}: {path} is gone or was changed")
-        shards = {number: self.open(shard) for number, shard in _shards(manifest, part).items()}
+        opened = {number: self.open(shard) for number, shard in shards(manifest, part).items()}
         ref = Ref(stage=manifest["stage"], key=manifest["key"], digest=manifest["digest"])
-        return Artifact(ref, folder, manifest, shards, fetch)
-
-
-def _shards(manifest: Manifest, part: int | None) -> dict[int, Ref]:
-    """The shards of an artifact by their number: all, or the one of a part."""
-    refs = manifest["shards"]
-    wanted = range(len(refs)) if part is None else range(part, min(part + 1, len(refs)))
-    return {number: Ref(**refs[number]) for number in wanted}
-
-
-def _claim(folder: Path, manifest: Manifest, part: int | None) -> Claim:
-    """What is to be verified of an artifact's own files: all, or those of a part."""
-    return Claim(folder, manifest, list(manifest["files"]) if part is None else of_part(manifest, part))
+        return Artifact(ref, folder, manifest, opened, fetch)
