@@ -275,7 +275,8 @@ class Grpo(Train):
     max_logprob_gap: float | None = operational(
         None,
         gt=0,
-        description="mean difference of the sampled tokens' log-probabilities, trainer against vLLM, that stops the run; "
+        description="mean difference of the sampled tokens' log-probabilities, trainer against vLLM, that stops the run: "
+        "in fp32 of one step, in bf16 of ten steps, or of one that has five times as much; "
         "none: 0.001 in fp32, 0.05 in bf16 (not given in the paper)",
     )
 

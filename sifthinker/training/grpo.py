@@ -306,6 +306,7 @@ class Trainer(GRPOTrainer):
 
     source: Any = None
     settings: Grpo | None = None
+    agreement: agreement.Agreement | None = None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         try:
@@ -315,7 +316,8 @@ class Trainer(GRPOTrainer):
             raise
         if self._scored:
             assert self.settings is not None
-            agreement.check(output, self, self.settings)
+            self.agreement = self.agreement or agreement.Agreement(self.settings)
+            self.agreement.check(output, self)
             if (
                 self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations)
                 == 0

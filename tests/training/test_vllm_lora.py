@@ -238,29 +238,58 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (output([[-1.0, -2.0]], [[-1.0, -2.0]], [[1, 1]]), 0.0),
-        (output([[-1.0, -2.0]], [[-1.5, -2.25]], [[1, 1]]), 0.375),
-        (output([[-1.0, -2.0]], [[-1.5, 0.0]], [[1, 0]]), 0.5),  # padding does not count
-        (output([[-1.0, -2.0]], [[-1.5, NAN]], [[1, 1]]), 0.5),  # nor what vLLM cannot say
-        (output([[-1.0]], [[NAN]], [[1]]), float("inf")),
+        (output([[-1.0, -2.0]], [[-1.0, -2.0]], [[1, 1]]), (0.0, 2)),
+        (output([[-1.0, -2.0]], [[-1.5, -2.25]], [[1, 1]]), (0.75, 2)),
+        (output([[-1.0, -2.0]], [[-1.5, 0.0]], [[1, 0]]), (0.5, 1)),  # padding does not count
+        (output([[-1.0, -2.0]], [[-1.5, NAN]], [[1, 1]]), (0.5, 1)),  # nor what vLLM cannot say
+        (output([[-1.0]], [[NAN]], [[1]]), (0.0, 0)),
     ],
 )
-def test_the_difference_is_the_mean_over_sampled_tokens(
-    given: dict[str, torch.Tensor], expected: float
+def test_the_difference_is_over_sampled_tokens_that_can_be_compared(
+    given: dict[str, torch.Tensor], expected: tuple[float, int]
 ) -> None:
-    assert agreement.difference(given).item() == pytest.approx(expected)
+    assert agreement.difference(given).tolist() == pytest.approx(expected)
 
 
-def test_one_rank_whose_server_is_another_model_stops_all() -> None:
-    trainer = SimpleNamespace(
-        accelerator=SimpleNamespace(gather=lambda mine: torch.cat([torch.zeros(1), mine])),
-        state=SimpleNamespace(global_step=4),
-    )
-    far = output([[-1.0]], [[-1.2]], [[1]])
-    with pytest.raises(UserError, match=r"^step 5: .* differ by 0\.2 .* \(rank 1\), more than 0\.05"):
-        agreement.check(far, trainer, Grpo(generation="vllm_lora"))
-    agreement.check(far, trainer, Grpo(generation="vllm_lora", max_logprob_gap=0.3))
-    assert agreement.limit(Grpo(precision="fp32")) == 1e-3
+def held_against(settings: Grpo, *differences: float) -> agreement.Agreement:
+    """Steps in which the second of two ranks differs by so much over two tokens, and the first by nothing."""
+    watched = agreement.Agreement(settings)
+    for step, difference in enumerate(differences):
+        trainer = SimpleNamespace(
+            accelerator=SimpleNamespace(gather=lambda mine: torch.cat([torch.tensor([[0.0, 2.0]]), mine])),
+            state=SimpleNamespace(global_step=step),
+        )
+        tokens = output([[-1.0, -1.0]], [[-1.0 - difference, -1.0 - difference]], [[1, 1]])
+        watched.check(tokens, trainer)
+    return watched
+
+
+BF16, FP32 = Grpo(generation="vllm_lora"), Grpo(generation="vllm_lora", precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "differences", "said"),
+    [
+        (BF16, [0.0] * 4 + [0.3], r"^step 5: .* differ by 0\.3 between .* \(rank 1\), more than 0\.25"),
+        (BF16, [0.06] * 10, r"^step 10: .* differ by 0\.06 over 10 steps .* \(rank 1\), more than 0\.05"),
+        (BF16, [NAN], r"^step 1: .* differ by inf"),  # no token of the rank can be compared
+        (FP32, [0.0, 0.002], r"^step 2: .* differ by 0\.002 between .* more than 0\.001"),
+    ],
+)
+def test_one_rank_whose_server_is_another_model_stops_all(
+    settings: Grpo, differences: list[float], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        held_against(settings, *differences)
+
+
+def test_single_steps_of_bf16_that_differ_by_rounding_are_told_and_end_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    held_against(BF16, *[0.06, 0.03] * 20)
+    assert "step 1: the log-probabilities of rank 1 differ by 0.06" in caplog.text
+    held_against(Grpo(generation="vllm_lora", max_logprob_gap=0.3), *[0.2] * 20)
+    assert agreement.limit(FP32) == 1e-3
 
 
 def test_auto_is_vllm_where_it_is_found_and_the_key_holds_what_is_used(
