@@ -89,12 +89,12 @@ def evaluated(
     target: str = "promoted",
     missing: dict[str, str] | None = None,
     per_image: int = 1,
-    rules: int = 1,
+    rules: int | dict[str, int] = 1,
     boxless: int = 0,
 ) -> Evaluated:
     """An evaluation in the store.
 
-    `per_image` questions in a row are about one image, `rules` scored its replies, and the first `boxless` chains of each
+    `per_image` questions in a row are about one image, `rules` scored its replies (all, or by benchmark), and the first `boxless` chains of each
     benchmark hold no box.
     """
     manifest = {"label": "evaluate", "name": "test", "identity": {}, "inputs": {}}
@@ -120,5 +120,9 @@ def evaluated(
         ]
         (draft.out / "scores.json").write_text(
             json.dumps({"model": target, "rules": rules, "scores": scores})
+            if isinstance(rules, int)
+            else json.dumps(
+                {"model": target, "scores": [{**s, "rules": rules[s["benchmark"]]} for s in scores]}
+            )
         )
     return Evaluated(target, "f" * 64, f"evaluate/{key}", store.folder("evaluate", key))

@@ -20,7 +20,7 @@ class Score(TypedDict):
     n: int  # questions
     unparsable: float  # of these, by the strict rule; a mean where several seeds are pooled
     refused: int  # of the unparsable: replies that decline, or say that they see no picture
-    rules: int  # version of the scoring rules (evaluation/benchmarks/question.py)
+    rules: int  # version of the benchmark's scoring rules (evaluation/benchmarks/question.py)
     rejected: int  # questions that could not be asked
     low: float | None  # of the 95 % interval of `strict`
     high: float | None
@@ -39,11 +39,15 @@ class ModelScore(Score):
 
 
 def read(evaluation: Path) -> list[Score]:
-    """The scores in the folder of an evaluation; of one from before the rules had versions, by version 1."""
-    scores: list[Score] = _summary(evaluation)["scores"]
+    """The scores in the folder of an evaluation.
+
+    Older ones have one version of the rules for all benchmarks; those from before the rules had versions, version 1.
+    """
+    summary = _summary(evaluation)
+    scores: list[Score] = summary["scores"]
     for score in scores:
         score.setdefault("refused", 0)
-        score.setdefault("rules", 1)
+        score.setdefault("rules", summary.get("rules", 1))
         score.setdefault("rendered", False)
     return scores
 
@@ -55,9 +59,9 @@ def read_with_model(evaluation: Path) -> list[ModelScore]:
     return [{"model": model, "box_frame": frame, "think": think, **score} for score in read(evaluation)]
 
 
-def rules(evaluation: Path) -> int:
-    """The version of the rules by which an evaluation was scored; 1 before versions were written."""
-    return int(_summary(evaluation).get("rules", 1))
+def rules(evaluation: Path) -> dict[str, int]:
+    """The version of the rules by which each benchmark of an evaluation was scored, by the name of its scores."""
+    return {score["benchmark"]: score["rules"] for score in read(evaluation)}
 
 
 def _summary(evaluation: Path) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def write(out: Path, rows: Rows, reference: str, weights: str, untrained: Collec
         untrained: the rows that depend on no seed.
     """
     scores = {name: pooled([read_scores(path) for path in of.values()]) for name, of in rows.items()}
-    compared = _compared(rows, reference, untrained) if reference in rows else {}
+    apart = _other_rules(rows, reference) if reference in rows else {}
+    compared = _compared(rows, reference, untrained, apart) if reference in rows else {}
     columns = history.headlines([score for of in scores.values() for score in of])
     table = [
         {
@@ -86,7 +87,7 @@ def write(out: Path, rows: Rows, reference: str, weights: str, untrained: Collec
     notice = NOTICES.get(weights, "")
     document = {"reference": reference, "notice": notice, "limit": limit, "rows": table}
     (out / "table.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    text = _markdown(table, columns, compared, reference, notice, limit)
+    text = _markdown(table, columns, compared, reference, apart, notice, limit)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     if columns:
         (out / "table.png").write_bytes(_plot(table, columns, limit))
@@ -160,11 +161,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if len(known) == len(values) else None
 
 
-def _replies(of: Mapping[int, Path]) -> dict[str, dict[int, list[gate.ScoredReply]]]:
-    """The scored replies of a row by benchmark (and what it scores of a reply) and seed."""
+def _replies(of: Mapping[int, Path], but: Collection[str]) -> dict[str, dict[int, list[gate.ScoredReply]]]:
+    """The scored replies of a row by benchmark (and what it scores of a reply) and seed, `but` some benchmarks'."""
     found: dict[str, dict[int, list[gate.ScoredReply]]] = {}
     for seed, path in of.items():
-        for benchmark, replies in _scored(path / "predictions.parquet").items():
+        for benchmark, replies in _scored(path / "predictions.parquet", but).items():
             found.setdefault(benchmark, {})[seed] = replies
     return found
 
@@ -179,11 +180,11 @@ def _means(seeds: over_seeds.Seeds) -> list[gate.ScoredReply]:
     ]
 
 
-def _scored(predictions: Path) -> dict[str, list[gate.ScoredReply]]:
+def _scored(predictions: Path, but: Collection[str]) -> dict[str, list[gate.ScoredReply]]:
     """`gate.load` with every part of a reply's score as a benchmark of its own: "sif answer", "sif boxes"."""
     found: dict[str, list[gate.ScoredReply]] = {}
     for row in tables.read(predictions, [*gate.COLUMNS, "parts"]):
-        if row["strict"] is None:
+        if row["strict"] is None or row["benchmark"] in but:
             continue
         of = tuple(row[name] for name in gate.COLUMNS[1:-1])
         scores = [(f"{row['benchmark']} {name}", value) for name, value in row["parts"] or ()]
@@ -192,15 +193,29 @@ def _scored(predictions: Path) -> dict[str, list[gate.ScoredReply]]:
     return found
 
 
-def _compared(rows: Rows, reference: str, untrained: Collection[str]) -> dict[str, list[gate.Comparison]]:
+def _other_rules(rows: Rows, reference: str) -> dict[str, list[str]]:
+    """By row the benchmarks that it scored by other rules than the reference: their scores would differ for the rules."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for name, of in rows.items():
+        for path in of.values():
+            for benchmark, version in read_rules(path).items():
+                found.setdefault(name, {}).setdefault(benchmark, set()).add(version)
+    before = found[reference]
+    return {
+        name: [benchmark for benchmark in of if of[benchmark] != before.get(benchmark, of[benchmark])]
+        for name, of in found.items()
+    }
+
+
+def _compared(
+    rows: Rows, reference: str, untrained: Collection[str], apart: Mapping[str, Collection[str]]
+) -> dict[str, list[gate.Comparison]]:
     """Every other row against the reference, benchmark by benchmark; Holm over the whole table, no margin.
 
     Questions are paired, each with its mean over the seeds. Where the row or the reference has several seeds, interval
     and p are those of `over_seeds`. Else they are about other questions alone.
     """
-    rules = {name: {read_rules(path) for path in of.values()} for name, of in rows.items()}
-    # Scores by other rules than the reference's would differ for the rules.
-    replies = {name: _replies(of) for name, of in rows.items() if rules[name] == rules[reference]}
+    replies = {name: _replies(of, apart[name]) for name, of in rows.items()}
     made: list[tuple[str, gate.Comparison]] = []
     for name, of in replies.items():
         trained = reference not in untrained, name not in untrained
@@ -236,13 +251,14 @@ def _markdown(
     columns: Sequence[tuple[str, str]],
     compared: Mapping[str, Sequence[gate.Comparison]],
     reference: str,
+    apart: Mapping[str, Collection[str]],
     notice: str,
     limit: int | None,
 ) -> str:
     lines = [f"**{notice}**", ""] if notice else []
     lines += [f"**This is {history.quick_look(limit)}.**", ""] if limit else []
     lines += _lines(table, columns)
-    if others := [row["row"] for row in table if compared and row["row"] not in (reference, *compared)]:
+    if others := [f"{name} ({', '.join(benchmarks)})" for name, benchmarks in apart.items() if benchmarks]:
         lines += [
             "",
             f"Scored by other rules than {reference}, and not compared with it: {', '.join(others)}.",

@@ -28,7 +28,7 @@ from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring, shown
 from sifthinker.evaluation.asking import BAD_REQUEST, Asking, judged
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
-from sifthinker.evaluation.benchmarks.question import RULES, Missing, Question, Verdict
+from sifthinker.evaluation.benchmarks.question import Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.evaluation.progress import Progress
 from sifthinker.evaluation.running_server import Running
@@ -127,7 +127,6 @@ def _summary(
         "think": config.think,
         "depth_input": model.depth_input,
         "box_frame": box_frames.named(config.box_frame, model),
-        "rules": RULES,
         "temperature": config.temperature,
         "seed": config.seed,
         "max_tokens": config.max_tokens,
@@ -156,13 +155,13 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
     for source in config.benchmarks:
         if BENCHMARKS[source.name].judge_requests and judge is None:
             why = "wants a judge: set evaluate.judge"
-            found.scores.append(scoring.missing(source.name, why, config.limit, source.rendered))
+            found.scores.append(scoring.missing(source.name, why, config.limit, source))
             continue
         try:
             job, bad = open_benchmark(source, BENCHMARKS[source.name], config.limit, config.seed)
         except Missing as error:
             logger.warning("%s", error)
-            found.scores.append(scoring.missing(source.name, str(error), config.limit, source.rendered))
+            found.scores.append(scoring.missing(source.name, str(error), config.limit, source))
             continue
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
@@ -262,7 +261,7 @@ def _benchmark(
         found.submissions.append(file)
         (out / file).write_bytes(content)
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
-        found.scores.append(scoring.missing(name, why, limit, job.source.rendered))
+        found.scores.append(scoring.missing(name, why, limit, job.source))
     if results or not hidden:
         rejected = job.bad + len(lost)
         found.scores.extend(scoring.scores(job, name, results, rejected, limit))

@@ -39,8 +39,12 @@ def comparable(found: Sequence[Row]) -> list[list[Row]]:
 
 
 def _rules(row: Row) -> str:
-    """By which rules a row was scored: scores by other ones would differ for the rules."""
-    return str(read_rules(row.folder))
+    """By which rules the benchmarks of a row were scored: scores by other ones would differ for the rules."""
+    versions = read_rules(row.folder)
+    alike = set(versions.values())
+    return ", ".join(
+        map(str, alike) if len(alike) == 1 else (f"{of} {n}" for of, n in sorted(versions.items()))
+    )
 
 
 def draw(folder: Path, order: Sequence[str], pairs: Sequence[tuple[str, str]], weights: str) -> str:

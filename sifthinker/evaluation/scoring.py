@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from sifthinker import llm
+from sifthinker import config, llm
 from sifthinker.evaluation.asking import Asked
-from sifthinker.evaluation.benchmarks.question import RULES, Answer, Question, Verdict
+from sifthinker.evaluation.benchmarks.question import Answer, Question, Verdict, rules
 from sifthinker.evaluation.benchmarks.selection import Selection
 
 PREDICTIONS = pa.schema(
@@ -101,7 +101,7 @@ def scores(
     """
     if not results:
         why = f"none of its {rejected} questions could be asked"
-        return [missing(name, why, limit, job.source.rendered)]
+        return [missing(name, why, limit, job.source)]
     official = {m.metric: m for m in job.benchmark.score([(q, o) for q, o, _ in results])}
     return [
         {
@@ -112,7 +112,7 @@ def scores(
             "n": measure.n,
             "unparsable": measure.unparsable,
             "refused": measure.refused,
-            "rules": RULES,
+            "rules": rules(job.source.name),
             "rejected": rejected,
             "low": _finite(measure.low),
             "high": _finite(measure.high),
@@ -130,8 +130,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def missing(name: str, why: str, limit: int | None, rendered: bool) -> dict[str, Any]:
-    """The entry of a benchmark without a score in `scores.json`, with the reason."""
+def missing(name: str, why: str, limit: int | None, source: config.Benchmark) -> dict[str, Any]:
+    """The entry of a benchmark without a score in `scores.json`, with the reason; `name` is that of the scores."""
     return {
         "benchmark": name,
         "metric": "",
@@ -140,12 +140,12 @@ def missing(name: str, why: str, limit: int | None, rendered: bool) -> dict[str,
         "n": 0,
         "unparsable": 0,
         "refused": 0,
-        "rules": RULES,
+        "rules": rules(source.name),
         "rejected": 0,
         "low": None,
         "high": None,
         "unit": "share",
         "limit": limit,
         "missing": why,
-        "rendered": rendered,
+        "rendered": source.rendered,
     }

@@ -53,8 +53,10 @@ def test_scores_are_read_from_the_folder_of_an_evaluation_with_the_models_name(t
     assert scores.read_with_model(tmp_path) == [
         {"model": "tiny", "box_frame": "image", "think": True, **plain}
     ]
-    assert scores.rules(tmp_path) == 1
+    assert scores.rules(tmp_path) == {"vstar": 2}
     older = {name: value for name, value in plain.items() if name not in ("refused", "rules")}
     (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "rules": 2, "scores": [older]}))
-    assert scores.read(tmp_path) == [{**plain, "refused": 0, "rules": 1}]
-    assert scores.rules(tmp_path) == 2
+    assert scores.read(tmp_path) == [{**plain, "refused": 0, "rules": 2}]  # one number for all benchmarks
+    assert scores.rules(tmp_path) == {"vstar": 2}
+    (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "scores": [older]}))
+    assert scores.rules(tmp_path) == {"vstar": 1}

@@ -294,7 +294,7 @@ def test_rows_scored_by_other_rules_are_not_compared_and_the_papers_numbers_stan
     }
     text = ablation.write(tmp_path, rows, "full", "published")
     assert "| base | vstar | -100.0 |" in text and "| old | vstar |" not in text
-    assert "Scored by other rules than full, and not compared with it: old." in text
+    assert "Scored by other rules than full, and not compared with it: old (vstar)." in text
     assert "which was not asked here: its numbers are not comparable" in text and "0.76 of 1" not in text
     asked = {"row": "full", "scores": [{"benchmark": "viscot", "rendered": False}]}
     assert "full run, viscot average 0.76 of 1, VQA-SFT 0.536, CoT-SFT 0.582" in ablation._published([asked])

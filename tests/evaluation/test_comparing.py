@@ -157,10 +157,25 @@ def test_scores_by_other_rules_are_shown_and_not_tested(store: Store, tmp_path: 
     assert (
         pair.comparisons == () and "version 1 of the scoring rules, evaluate/b2 by version 2" in pair.untested
     )
-    assert "what differs may be the rules" in comparing.markdown(sides, [pair])
+    assert "What differs may be the rules" in comparing.markdown(sides, [pair])
     comparing.write(tmp_path / "page.html", sides, [pair])
     shown = (tmp_path / "page.html").read_text()
     assert "Not tested." in shown and "<article" not in shown
+
+
+def test_a_benchmark_with_the_same_rules_is_tested_beside_one_with_other_rules(
+    store: Store, tmp_path: Path
+) -> None:
+    evaluation(store, "a1", {"vstar": RIGHT, "pope": RIGHT}, rules={"vstar": 5, "pope": 5})
+    evaluation(store, "b2", {"vstar": WORSE, "pope": WORSE}, rules={"vstar": 5, "pope": 6})
+    sides = [comparing.find(store, f"evaluate/{key}") for key in ("a1", "b2")]
+    [pair] = comparing.compare(sides)
+    assert [made.benchmark for made in pair.comparisons] == ["vstar"]
+    assert {drift.benchmark for drift in pair.drifts} <= {"vstar"}
+    assert pair.untested.startswith("pope: evaluate/a1 was scored by version 5 of the scoring rules")
+    assert "| vstar |" in comparing.markdown(sides, [pair])
+    comparing.write(tmp_path / "page.html", sides, [pair])
+    assert "Not tested." in (tmp_path / "page.html").read_text()
 
 
 def test_checkpoints_and_nights_are_found_by_their_names(two: Store) -> None:

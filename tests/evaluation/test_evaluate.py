@@ -19,7 +19,7 @@ from sifthinker import config, llm
 from sifthinker.core import depth_maps, tables
 from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
-from sifthinker.evaluation.benchmarks.question import RULES, Missing
+from sifthinker.evaluation.benchmarks.question import Missing, rules
 
 OPTIONS = "\n(A) red\n(B) blue\nAnswer with the option's letter from the given choices directly."
 CHAIN = (
@@ -303,7 +303,7 @@ def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
         summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
     overall = summary["scores"][-1]
     assert (overall["n"], overall["unparsable"], overall["refused"], overall["strict"]) == (4, 3, 1, 0.25)
-    assert (summary["rules"], summary["box_frame"]) == (RULES, "image")
+    assert (overall["rules"], summary["box_frame"]) == (rules("vstar"), "image")
     rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
     assert [row["unparsable"] for row in rows] == ["refused", "no-answer", "several-named", ""]
 

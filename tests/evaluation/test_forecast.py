@@ -15,7 +15,7 @@ import pytest
 from sifthinker.config import Benchmark
 from sifthinker.evaluation import gate, history, power
 from sifthinker.evaluation.benchmarks import SAMPLED
-from sifthinker.evaluation.benchmarks.question import RULES
+from sifthinker.evaluation.benchmarks.question import rules
 from sifthinker.evaluation.gate import Numbers, Paired
 from sifthinker.evaluation.nights import compare, forecast, records
 from sifthinker.evaluation.nights.records import Night
@@ -135,10 +135,10 @@ def benchmark(tmp_path: Path, questions: int = 0, name: str = "vstar") -> dict[s
 
 
 def test_a_plan_says_what_the_night_then_finds(store: Store, tmp_path: Path) -> None:
-    held = nights.evaluated(store, "0000", {"vstar": RIGHT}, rules=RULES)
+    held = nights.evaluated(store, "0000", {"vstar": RIGHT}, rules=rules("vstar"))
     compare.hold(store, Night("n0", START, nights.config(store.root)), [held], {})
     base = nights.evaluated(
-        store, "base", {"vstar": [0.0, *RIGHT[1:60], 1.0, *RIGHT[61:]]}, "baseline", rules=RULES
+        store, "base", {"vstar": [0.0, *RIGHT[1:60], 1.0, *RIGHT[61:]]}, "baseline", rules=rules("vstar")
     )
     base = replace(base, model="e" * 64)  # other weights: the two say nothing of how much replies vary
     last, pinned = lines(store, base, evaluate=benchmark(tmp_path))
@@ -146,7 +146,7 @@ def test_a_plan_says_what_the_night_then_finds(store: Store, tmp_path: Path) -> 
         ("last good night", 100, 0.6),
         ("baseline", 100, 0.6),
     ]
-    tonight = nights.evaluated(store, "0001", {"vstar": RIGHT}, rules=RULES)
+    tonight = nights.evaluated(store, "0001", {"vstar": RIGHT}, rules=rules("vstar"))
     compare.hold(
         store, Night("n1", START + timedelta(days=1), nights.config(store.root)), [tonight], {}, base
     )
@@ -172,11 +172,11 @@ def test_sampled_replies_are_listed_and_counted_as_the_night_compares_them(
 ) -> None:
     of = {**benchmark(tmp_path, questions=400), "sampled": 0.5}
     verdicts: nights.Verdicts = {"vstar": RIGHT, f"vstar{SAMPLED}": RIGHT}
-    held = nights.evaluated(store, "0000", verdicts, rules=RULES)
+    held = nights.evaluated(store, "0000", verdicts, rules=rules("vstar"))
     compare.hold(store, Night("n0", START, nights.config(store.root)), [held], {})
     greedy, sampled = lines(store, evaluate=of)
     assert [(one.benchmark, one.n) for one in (greedy, sampled)] == [("vstar", 100), ("vstar sampled", 100)]
-    tonight = nights.evaluated(store, "0001", verdicts, rules=RULES)
+    tonight = nights.evaluated(store, "0001", verdicts, rules=rules("vstar"))
     night = Night("n1", START + timedelta(days=1), nights.config(store.root))
     compare.hold(store, night, [tonight], {})
     outcome = json.loads((store.root / "nights" / "n1" / "outcome.json").read_text())
@@ -201,12 +201,12 @@ def test_sampled_replies_without_a_reference_are_assumed_as_greedy_ones_are(
 def test_a_limit_and_the_variation_of_two_nights_are_taken_into_account(store: Store, tmp_path: Path) -> None:
     varied = [1.0, 0.0] * 10 + RIGHT[20:]  # ten of the first twenty are wrong in one night
     for number, verdicts in enumerate(([*RIGHT[:60], 1.0, 0.0, *RIGHT[62:]], RIGHT)):
-        made = nights.evaluated(store, f"000{number}", {"vstar": verdicts}, rules=RULES)
+        made = nights.evaluated(store, f"000{number}", {"vstar": verdicts}, rules=rules("vstar"))
         at = START + timedelta(days=number)
         compare.hold(store, Night(f"n{number}", at, nights.config(store.root)), [made], {})
     of = benchmark(tmp_path)
     [steady] = lines(store, evaluate=of)
-    made = nights.evaluated(store, "0002", {"vstar": varied}, "baseline", rules=RULES)
+    made = nights.evaluated(store, "0002", {"vstar": varied}, "baseline", rules=rules("vstar"))
     _, other = lines(store, made, evaluate=of)
     [limited] = lines(store, evaluate={**of, "limit": 40})
     assert limited.n == 40 and other.n == steady.n == 100
@@ -217,7 +217,7 @@ def test_what_cannot_be_compared_says_why(store: Store, tmp_path: Path) -> None:
     made = nights.evaluated(store, "0000", {"vstar": RIGHT}, rules=1)
     compare.hold(store, Night("n0", START, nights.config(store.root)), [made], {})
     [line] = lines(store, evaluate=benchmark(tmp_path))
-    assert f"scored by version 1 of the scoring rules, and now version {RULES} holds" in line.problem
+    assert f"scored by version 1 of the scoring rules, and now version {rules('vstar')} holds" in line.problem
     store.discard("evaluate", "0000")
     [line] = lines(store, evaluate={"benchmarks": [Benchmark(name="pope", path=tmp_path, images=tmp_path)]})
     assert line.problem.startswith("pope: wants coco_pope_random.json")

@@ -11,6 +11,7 @@ import pytest
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import gathered, kept_rows, scoring
+from sifthinker.evaluation.benchmarks.question import rules
 from sifthinker.store.lineage import Node
 
 PAIRS = (("vqa-sft", "cot-sft"), ("cot-sft", "full"))
@@ -128,6 +129,22 @@ def test_rows_scored_by_other_rules_are_never_in_one_table(tmp_path: Path) -> No
     text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
     assert "Scored by the rules 2." in text and "Scored by the rules 3." in text
     assert "cot-sft against vqa-sft" not in text
+
+
+def test_rows_with_one_number_for_all_rules_stand_beside_rows_with_one_for_each_benchmark(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "kept"
+    for row in ("vqa-sft", "cot-sft"):
+        keep(folder, row, 0, {"count-4": [1.0, 0.0]})
+    file = folder / "vqa-sft.0" / "scores.json"
+    older = json.loads(file.read_text())
+    bare = [{k: v for k, v in score.items() if k != "rules"} for score in older["scores"]]
+    file.write_text(json.dumps({**older, "scores": bare, "rules": rules("sif")}))
+    file = folder / "cot-sft.0" / "scores.json"
+    newer = {key: value for key, value in older.items() if key != "rules"}
+    file.write_text(json.dumps({**newer, "scores": [{**s, "rules": rules("sif")} for s in bare]}))
+    assert [len(alike) for alike in gathered.comparable(kept_rows.rows(folder))] == [2]
 
 
 def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_path: Path) -> None:

@@ -243,6 +243,19 @@ def test_a_night_scored_by_other_rules_is_not_compared_as_if_the_model_had_chang
     assert compare.hold(store, night(store, 2), [again], {}, baseline).outcome == history.REGRESSED
 
 
+def test_a_benchmark_with_the_same_rules_is_compared_beside_one_with_other_rules(store: Store) -> None:
+    before = nights.evaluated(store, "0000", {"vstar": RIGHT, "pope": RIGHT}, rules={"vstar": 5, "pope": 5})
+    compare.hold(store, night(store, 0), [before], {})
+    made = nights.evaluated(store, "0001", {"vstar": WRONG, "pope": WRONG}, rules={"vstar": 5, "pope": 6})
+    outcome = compare.hold(store, night(store, 1), [made], {})
+    assert outcome.outcome == history.REGRESSED
+    assert "pope: the last good night was scored by version 5" in outcome.table
+    assert "vstar: the last good night was scored" not in outcome.table
+    held = json.loads((store.root / "nights" / "night-1" / "outcome.json").read_text())
+    compared = held["targets"]["promoted"]["comparisons"]
+    assert [one["benchmark"] for one in compared] == ["vstar"]
+
+
 def test_a_last_good_night_that_says_what_the_baseline_says_is_compared_with_once(store: Store) -> None:
     """Ten lost of 70 are p = 1/1024 of one comparison: two of the same evaluation would double it beyond the level."""
     pinned(store)

@@ -25,7 +25,7 @@ from sifthinker.config import Config
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history, scoring
-from sifthinker.evaluation.benchmarks.question import RULES
+from sifthinker.evaluation.benchmarks.question import rules
 from sifthinker.evaluation.nights import compare
 from sifthinker.evaluation.nights.records import Night
 from sifthinker.store import aliases, checkpoints
@@ -51,7 +51,7 @@ def replies(job: Job) -> None:
     rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
     tables.write(job.out / "predictions.parquet", scoring.PREDICTIONS, rows)
     (job.out / "scores.json").write_text(
-        json.dumps({"rules": RULES, "scores": [nights.score(n, asked) for n in names]})
+        json.dumps({"scores": [{**nights.score(n, asked), "rules": rules(n)} for n in names]})
     )
 
 

@@ -72,8 +72,9 @@ class Measure:
     unit: Literal["share", "points"]
 
 
-# The version of the rules by which replies are read and scored. It goes up whenever a reply may be read differently:
-# scores of two versions are never compared as if the model had changed.
+# The versions of the rules by which replies are read and scored, by the benchmark. One goes up whenever a reply to that
+# benchmark may be scored differently: scores of two versions are never compared as if the model had changed. A change in
+# what many benchmarks share (`replies`, `choices`, `wording`) raises each of them. Until version 5 all had one number:
 #   1: until 2026-11.
 #   2: refusals are told apart, affirmations mirror denials, rejected options are never chosen, boxes have a frame,
 #      SAT's choices are shuffled.
@@ -81,10 +82,16 @@ class Measure:
 #   4: an option may end in "A" ("sample A"); OVDEval's labels may be in other case, and an empty list says "None".
 #   5: what the chosen option is compared with is not chosen too ("the lamp is closer than the chair"), where the question
 #      compares so.
-RULES = 5
+_COMMON = 5
+RULES: dict[str, int] = {}  # by the key of `BENCHMARKS`, of those that have changed since
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 
 Result = tuple[Question, Verdict]
+
+
+def rules(benchmark: str) -> int:
+    """The version of the rules that now score a benchmark, a key of `BENCHMARKS`."""
+    return RULES.get(benchmark, _COMMON)
 
 
 class Rules(Protocol):

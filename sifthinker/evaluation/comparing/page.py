@@ -11,7 +11,7 @@ from sifthinker.core import scores
 from sifthinker.core.scores import of_100, unparsable_rate
 from sifthinker.evaluation import drift, history
 from sifthinker.evaluation.comparing.differences import effort
-from sifthinker.evaluation.comparing.paired import LEVEL, Pair, differs
+from sifthinker.evaluation.comparing.paired import LEVEL, Pair, differs, other_rules
 from sifthinker.evaluation.comparing.sides import Side
 from sifthinker.evaluation.nights import changed_replies
 from sifthinker.reporting import pages
@@ -72,7 +72,8 @@ def markdown(sides: Sequence[Side], pairs: Sequence[Pair]) -> str:
     lines += ["", "Strict score of 100 (MME: points), its 95 % interval, unparsable replies in per cent."]
     for pair in pairs:
         lines += ["", f"### {pair.other.name} against {pair.reference.name}", ""]
-        lines += [pair.untested] if pair.untested else _tests(pair)
+        lines += [pair.untested, ""] if pair.untested else []
+        lines += _tests(pair) if pair.comparisons else []
         lines += ["", *_differences(pair)]
     return "\n".join(lines)
 
@@ -149,9 +150,9 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 def _changes(pair: Pair) -> list[dict[str, Any]]:
     """The replies with another score, by benchmark."""
-    if pair.untested:
-        return []
-    changed = changed_replies.find(pair.reference.predictions, pair.other.predictions)
+    apart = other_rules(pair.reference, pair.other)
+    flips = changed_replies.find(pair.reference.predictions, pair.other.predictions)
+    changed = [flip for flip in flips if flip.after["benchmark"] not in apart]
     shown = changed_replies.shown(changed, FLIPS, [*pair.other.benchmarks, *pair.reference.benchmarks])
     names = (pair.reference.name, pair.other.name)
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sifthinker.core.errors import UserError
@@ -24,7 +24,7 @@ class Pair:
     comparisons: tuple[Comparison, ...]  # p two-sided, adjusted over all pairs
     drifts: tuple[Drift, ...]  # of the kinds of failure, judged the same way
     differences: tuple[Difference, ...]
-    untested: str = ""  # why there are no comparisons
+    untested: str = ""  # which benchmarks there are no comparisons of, and why
 
 
 def compare(sides: Sequence[Side]) -> list[Pair]:
@@ -53,16 +53,11 @@ def differs(comparison: Comparison) -> bool:
 
 def _pair(reference: Side, other: Side) -> Pair:
     found = tuple(differences(reference, other))
-    if reference.rules != other.rules:
-        why = (
-            f"{reference.name} was scored by version {reference.rules} of the scoring rules, {other.name} by version "
-            f"{other.rules}: what differs may be the rules. `sif run --refresh evaluate` scores the older one anew."
-        )
-        return Pair(reference, other, (), (), found, why)
+    apart = other_rules(reference, other)
     before, after = gate.load(reference.predictions), gate.load(other.predictions)
     made: list[Comparison] = []
     drifts: list[Drift] = []
-    for benchmark in [name for name in before if name in after]:
+    for benchmark in [name for name in before if name in after and name not in apart]:
         paired = gate.pair(before[benchmark], after[benchmark])
         if paired is None:
             continue
@@ -70,7 +65,29 @@ def _pair(reference: Side, other: Side) -> Pair:
         one = gate.compare_pairs(benchmark, reference.name, paired, unpaired, 0.0)
         made.append(replace(one, p=min(1.0, 2 * min(one.p, _better(paired)))))
         drifts += drift.drifts(benchmark, reference.name, paired)
-    return Pair(reference, other, tuple(made), tuple(drifts), found, "" if made else "they share no question")
+    why = _why(reference, other, apart) or ("" if made else "they share no question")
+    return Pair(reference, other, tuple(made), tuple(drifts), found, why)
+
+
+def other_rules(reference: Side, other: Side) -> dict[str, tuple[int, int]]:
+    """The benchmarks that two evaluations scored by other versions of the rules, with both versions."""
+    before, after = reference.rules, other.rules
+    shared = [name for name in before if name in after]
+    return {name: (before[name], after[name]) for name in shared if before[name] != after[name]}
+
+
+def _why(reference: Side, other: Side, apart: Mapping[str, tuple[int, int]]) -> str:
+    """Why the benchmarks with other rules are not tested."""
+    named: dict[tuple[int, int], list[str]] = {}
+    for name, versions in apart.items():
+        named.setdefault(versions, []).append(name)
+    parts = [
+        f"{', '.join(names)}: {reference.name} was scored by version {before} of the scoring rules, {other.name} by "
+        f"version {after}."
+        for (before, after), names in named.items()
+    ]
+    again = "What differs may be the rules: `sif run --refresh evaluate` scores the older one anew."
+    return " ".join([*parts, again]) if parts else ""
 
 
 def _better(paired: gate.Paired) -> float:

@@ -34,8 +34,8 @@ class Side:
     benchmarks: tuple[configuration.Benchmark, ...] = ()  # where its pictures may be
 
     @property
-    def rules(self) -> int:
-        """The version of the scoring rules."""
+    def rules(self) -> dict[str, int]:
+        """The version of the scoring rules, by benchmark."""
         return scores.rules(self.folder)
 
     @property

@@ -17,9 +17,9 @@ Every night stays in the history, also one that did not run. "Last good night" i
 checkpoint's name that passed and was no quick look; nights from before the baseline was pinned no longer count, so a fall that is wanted is
 accepted by pinning the checkpoint as baseline.
 
-The last good night's verdicts are those of the code that ran then, the baseline's are made by tonight's. A night that
-was scored by another version of the scoring rules (`benchmarks.question.RULES`) is not compared with: the rules changed,
-and not the model.
+The last good night's verdicts are those of the code that ran then, the baseline's are made by tonight's. A benchmark that
+was scored by another version of its rules (`benchmarks.question.RULES`) then is not compared: the rules changed, and not
+the model.
 """
 
 from __future__ import annotations
@@ -108,14 +108,15 @@ def _compared(
         )
     found: dict[str, Paired] = {}  # by benchmark, with the reference before
     for name, reference in references(target.last, baseline).items():
-        if reference.rules() != tonight.rules():
-            target.notices.append(
-                f"The {name} was scored by version {reference.rules()} of the scoring rules, this night by version "
-                f"{tonight.rules()}: not compared."
-            )
-            continue
         earlier = reference.scored()
+        then, now = reference.rules(), tonight.rules()
         for benchmark in sorted(replies.keys() & earlier.keys()):
+            if then[benchmark] != now[benchmark]:
+                target.notices.append(
+                    f"{benchmark}: the {name} was scored by version {then[benchmark]} of the scoring rules, this night by "
+                    f"version {now[benchmark]}: not compared."
+                )
+                continue
             margin = settings.margins.get(benchmark, settings.margin)
             before, after = earlier[benchmark], replies[benchmark]
             paired = gate.pair(before, after)

@@ -24,7 +24,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import gate, history, power
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED
-from sifthinker.evaluation.benchmarks.question import RULES
+from sifthinker.evaluation.benchmarks.question import rules
 from sifthinker.evaluation.benchmarks.selection import open_benchmark, select
 from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights.records import BOTH, Evaluated, references
@@ -106,12 +106,13 @@ def _compared(
     """The comparisons of a checkpoint by benchmark."""
     found: dict[str, list[tuple[Expected, Paired | None]]] = {}
     for against, reference in references(nights[0] if nights else None, baseline).items():
-        varied = _again(reference, [*nights, *([baseline] if baseline else [])])
-        replies, others = reference.scored(), varied.scored() if varied else {}
+        others = _again(reference, [*nights, *([baseline] if baseline else [])])
+        replies, rules_then = reference.scored(), reference.rules()
         for benchmark in sorted(replies.keys() & set(wanted)):
             line = Expected(target, benchmark, against)
-            if reference.rules() != RULES:
-                why = f"it was scored by version {reference.rules()} of the scoring rules, and now version {RULES} holds"
+            then, now = rules_then[benchmark], rules(benchmark.removesuffix(SAMPLED))
+            if then != now:
+                why = f"it was scored by version {then} of the scoring rules, and now version {now} holds"
                 found.setdefault(benchmark, []).append(
                     (Expected(target, benchmark, against, problem=why), None)
                 )
@@ -127,12 +128,16 @@ def _compared(
     yield from found.items()
 
 
-def _again(reference: Evaluated, others: Sequence[Evaluated]) -> Evaluated | None:
-    """Another evaluation of the same weights by the same rules: it shows how much the replies vary."""
+def _again(reference: Evaluated, others: Sequence[Evaluated]) -> dict[str, list[ScoredReply]]:
+    """The replies of another evaluation of the same weights, by benchmark: they show how much replies vary.
+
+    Those that were scored by other rules are left out.
+    """
     for other in others:
         if other.model == reference.model and other.evaluation != reference.evaluation:
-            return other if other.rules() == reference.rules() else None
-    return None
+            same = other.rules().items() & reference.rules().items()
+            return {name: replies for name, replies in other.scored().items() if name in dict(same)}
+    return {}
 
 
 def sample(replies: Sequence[ScoredReply], limit: int | None, seed: int) -> list[ScoredReply]:

@@ -63,7 +63,7 @@ def _page(
     """What the template shows of one checkpoint."""
     mine = [row for row in rows if row["target"] == target.name]
     changes = _changes(night, target, baseline)
-    trend = trends.trends(mine, baseline.scores() if baseline else [], baseline.rules() if baseline else None)
+    trend = trends.trends(mine, baseline.scores() if baseline else [])
     worst = outcomes.worst_first(target.comparisons)
     # One scale for all differences, symmetric about 0: rows can be compared by eye.
     scale = 1.1 * max([0.05, *(max(abs(c.low), abs(c.high), c.margin) for c in worst)])
@@ -129,10 +129,8 @@ def _scores(target: Target, baseline: Evaluated | None) -> list[tuple[str, list[
 
     Scores by other rules are not set beside tonight's: they would differ for the rules, not for the model.
     """
-    rules = target.tonight.rules() if target.tonight else None
-    before, pinned = (
-        _by_metric(found if found and found.rules() == rules else None) for found in (target.last, baseline)
-    )
+    rules = target.tonight.rules() if target.tonight else {}
+    before, pinned = (_by_metric(found, rules) for found in (target.last, baseline))
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for score in target.tonight.scores() if target.tonight else []:
         name = score["benchmark"], score["metric"]
@@ -147,8 +145,12 @@ def _scores(target: Target, baseline: Evaluated | None) -> list[tuple[str, list[
     return list(grouped.items())
 
 
-def _by_metric(evaluated: Evaluated | None) -> dict[tuple[str, str], float | None]:
-    return {(s["benchmark"], s["metric"]): s["strict"] for s in evaluated.scores()} if evaluated else {}
+def _by_metric(evaluated: Evaluated | None, rules: Mapping[str, int]) -> dict[tuple[str, str], float | None]:
+    """The strict scores of the benchmarks that were scored by these rules."""
+    scores = evaluated.scores() if evaluated else []
+    return {
+        (s["benchmark"], s["metric"]): s["strict"] for s in scores if s["rules"] == rules.get(s["benchmark"])
+    }
 
 
 def _times(value: float | None, by: int) -> float | None:

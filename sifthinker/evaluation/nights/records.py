@@ -30,8 +30,8 @@ class Evaluated:
     folder: Path
     replayed: bool = False  # taken from the store: nothing was asked for it now
 
-    def rules(self) -> int:
-        """The version of the rules by which its replies were scored."""
+    def rules(self) -> dict[str, int]:
+        """The version of the rules by which its replies were scored, by benchmark."""
         return scores.rules(self.folder)
 
     def scores(self) -> list[Score]:

@@ -25,20 +25,18 @@ MARKS = {  # in a trend: colour, whether it is filled, size
 _OPEN = (history.WARNED, history.INCONCLUSIVE)  # outcomes of a night that mark all its points
 
 
-def trends(
-    rows: Sequence[history.Row], baseline: Sequence[Score], rules: int | None = None
-) -> tuple[bytes, int] | None:
+def trends(rows: Sequence[history.Row], baseline: Sequence[Score]) -> tuple[bytes, int] | None:
     """PNG of the strict scores of one checkpoint over the nights, of 100, and its width on a page.
 
     Blue with its 95 % interval, and a mark a night: red where the benchmark regressed, orange in a night that warned,
-    hollow in one that was inconclusive. A grey cross at the foot where it could not run; dashed the baseline. A new
+    hollow in one that was inconclusive. A grey cross at the foot where it could not run; dashed the baseline, where the
+    latest night has the same rules. A new
     version of the scoring rules begins a new line, behind a dotted bar: what differs across it may be the rules. None
     when no night has a score.
 
     Args:
         rows: the history of the checkpoint.
         baseline: the scores of the pinned checkpoint.
-        rules: by which version of the rules; the dashed line is left out where the latest night has another.
     """
     nights = sorted({(row["started"], row["night"]) for row in rows})[-NIGHTS:]
     since = nights[0][0] if nights else None
@@ -47,11 +45,10 @@ def trends(
     if not series:
         return None
     missed = {(row["started"], row["benchmark"]) for row in recent if row["missing"]}
-    pinned = {(s["benchmark"], s["metric"]): s["strict"] for s in baseline}
+    pinned = {(s["benchmark"], s["metric"], s["rules"]): s["strict"] for s in baseline}
     figure, all_axes = plots.panels(len(series), 3.5, 2.05)
     for axes, ((benchmark, metric), points) in zip(all_axes, series.items(), strict=True):
-        same = rules is None or rules == _rules(points[-1])
-        _draw(axes, points, pinned.get((benchmark, metric)) if same else None)
+        _draw(axes, points, pinned.get((benchmark, metric, _rules(points[-1]))))
         days = [day for day, name in missed if name in (benchmark, "")]
         foot = axes.get_xaxis_transform()
         axes.scatter(days, [0.04] * len(days), transform=foot, marker="x", s=16, c=plots.GREY)
