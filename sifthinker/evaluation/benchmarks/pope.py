@@ -13,8 +13,9 @@ Or `lmms-lab-encoder/POPE`, Parquet files with the images inside, in one split w
 The labels are those of the same line, so an older question file cannot be paired with a newer label file.
 
 `official` is POPE's rule (AoiDragon/POPE, evaluate.py): up to the first full stop, without commas, "No", "no" or "not"
-as a word is no and everything else is yes, an empty reply included. The score is F1 with yes as positive, per
-category, and the mean of the three. `strict` wants a yes or a no; what is neither counts against its label.
+as a word is no and everything else is yes, an empty answer included. The score is F1 with yes as positive, per
+category, and the mean of the three. `strict` wants a yes or a no; what is neither counts against its label. So does, in
+both, a reply that has no answer (refused, cut off, a chain without one): the script knows none, and would take it for a yes.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ def _label(row: dict[str, Any], field: str) -> str:
 
 def official(question: Question, answer: Answer) -> Verdict:
     """POPE's evaluate.py; see the module."""
+    if answer.absent:
+        return Verdict(0.0, unparsable=answer.absent)
     words = answer.text.split(".")[0].replace(",", "").split(" ")
     said = "no" if {"No", "no", "not"} & set(words) else "yes"
     return Verdict(float(said == question.reference), said)

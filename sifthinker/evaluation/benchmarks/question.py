@@ -83,7 +83,9 @@ class Measure:
 #   5: what the chosen option is compared with is not chosen too ("the lamp is closer than the chair"), where the question
 #      compares so.
 _COMMON = 5
-RULES: dict[str, int] = {}  # by the key of `BENCHMARKS`, of those that have changed since
+RULES = {  # by the key of `BENCHMARKS`, of those that have changed since
+    "pope": 6,  # a reply without an answer is wrong by the published rule, too; it was a yes
+}
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 
 Result = tuple[Question, Verdict]

@@ -76,6 +76,21 @@ def test_official_keeps_the_quirks_that_strict_does_not_have(label, reply, offic
     assert pope.strict(asked(label), Answer(reply)).score == strict
 
 
+@pytest.mark.parametrize("label", ["yes", "no"])
+@pytest.mark.parametrize("reason", ["no-answer", "cut-off", "refused", "bad-request"])
+def test_a_reply_without_an_answer_is_wrong_whatever_the_label(label, reason):
+    for rule in (pope.official, pope.strict):
+        verdict = rule(asked(label), Answer("", absent=reason))
+        assert (verdict.score, verdict.reading, verdict.unparsable) == (0, "", reason)
+
+
+def test_a_model_that_never_answers_has_no_f1():
+    questions = [asked("yes" if i % 2 else "no", i) for i in range(10)]
+    said = [(question, pope.official(question, Answer("", absent="cut-off"))) for question in questions]
+    score, share = pope.score(said)
+    assert (score.value, share.value, score.unparsable) == (0, 0, 10)
+
+
 def test_the_average_is_the_mean_of_the_three_f1_and_perfect_is_one():
     rows = []
     for category, wrong in (("random", 0), ("popular", 1), ("adversarial", 4)):
