@@ -20,7 +20,7 @@ is; "None" is no box.
 The score (om-ai-lab/OVDEval, eval.py): per picture, and whatever the labels, of all predictions with IoU > 0.5 to a
 true box only one stays (the highest score; scores are all 1, and among equals NumPy's reversed order keeps the last);
 then COCO's AP@[.50:.95], all areas, 100 detections. `official` takes numbers as they come, `strict` only boxes inside
-the image. A single verdict's score is the picture's F1 at IoU 0.5, for looking at; the AP is not made from it.
+the image, and none of a reply without an answer. A single verdict's score is the picture's F1 at IoU 0.5, for looking at; the AP is not made from it.
 """
 
 from __future__ import annotations
@@ -87,12 +87,17 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
 
 
 def official(question: Question, answer: Answer) -> Verdict:
-    """The detections with any numbers; see the module."""
+    """The detections with any numbers; see the module.
+
+    Where there is one target, of a chain that was cut off, or that has no answer, the boxes of the last area count.
+    """
     return _verdict(question, answer, tuple(replies.boxes_in(answer.area)) or answer.boxes)
 
 
 def strict(question: Question, answer: Answer) -> Verdict:
-    """The detections whose boxes are inside the image."""
+    """The detections whose boxes are inside the image; none of a reply without an answer."""
+    if answer.absent:
+        return Verdict(0.0, "[]", answer.absent)
     bad = answer.area and not answer.boxes
     if (listed := _listed_json(answer.text, question)) is not None:
         bad = not all(replies.is_box(box) for _, box in listed)

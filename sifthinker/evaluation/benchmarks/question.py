@@ -84,7 +84,9 @@ class Measure:
 #      compares so.
 _COMMON = 5
 RULES = {  # by the key of `BENCHMARKS`, of those that have changed since
+    "ovdeval": 6,  # a reply without an answer has no boxes for `strict`; the area where it was cut off was scored
     "pope": 6,  # a reply without an answer is wrong by the published rule, too; it was a yes
+    "refcoco": 6,  # as ovdeval
 }
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 

@@ -25,7 +25,7 @@ apart. Their scores are of other sets, so they have other names: `refcoco_val+go
 That script scales by the longer side, because Visual-CoT's models answer on the padded square; ours answer in 0..1
 of the image itself, so width and height are what their numbers are scaled by (PAPER.md M7.6). It takes whatever
 numbers there are: a box beyond the image or a plain reply with more than four numbers is scored all the same.
-`strict` asks for real boxes inside the image; one that is written in the family's own form and in its pixels is
+`strict` asks for an answer, and for real boxes inside the image; one that is written in the family's own form and in its pixels is
 "pixel-box" (`evaluate.box_frame` reads it, in both scores). Several boxes in the last area stand for the box around all of them,
 in both: the expression describes one region.
 """
@@ -92,7 +92,10 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
 
 
 def official(question: Question, answer: Answer) -> Verdict:
-    """Visual-CoT's calculation.py; see the module."""
+    """Visual-CoT's calculation.py; see the module.
+
+    It looks for boxes alone: of a chain that was cut off, or that has no answer, the last area counts.
+    """
     found = replies.boxes_in(answer.area) if "<area>" in answer.area else []
     if not found and answer.frame:  # that script knows no other form; these boxes were converted
         found = replies.boxes_in(answer.area)
@@ -107,11 +110,13 @@ def official(question: Question, answer: Answer) -> Verdict:
 
 
 def strict(question: Question, answer: Answer) -> Verdict:
-    """Boxes inside the image, nothing else."""
+    """Boxes inside the image, nothing else; none of a reply without an answer, whose last area is one on the way."""
+    if answer.absent:
+        return Verdict(0.0, unparsable=answer.absent)
     if not answer.boxes:
         if not answer.frame and replies.in_pixels(answer.area):
             return Verdict(0.0, unparsable="pixel-box")
-        return Verdict(0.0, unparsable="bad-box" if answer.area else answer.absent or "no-box")
+        return Verdict(0.0, unparsable="bad-box" if answer.area else "no-box")
     return _verdict(question, answer.boxes)
 
 

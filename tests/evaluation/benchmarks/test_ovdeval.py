@@ -192,6 +192,16 @@ def test_suppression_ignores_labels_and_keeps_the_last():
     assert (measure.value, verdict.score) == (0, 0)
 
 
+@pytest.mark.parametrize(("finish", "reason"), [("length", "cut-off"), ("stop", "no-answer")])
+def test_the_area_on_the_way_of_a_chain_without_an_answer_is_no_detection(finish, reason):
+    question = asked([["dog", [10, 10, 20, 20], 0]], targets=["dog"])
+    begun = chain([A], "a dog").partition("</think>")[0]
+    answer = replies.read(begun, True, finish)
+    verdict = ovdeval.strict(question, answer)
+    assert (verdict.score, verdict.reading, verdict.unparsable) == (0, "[]", reason)
+    assert json.loads(ovdeval.official(question, answer).reading) == [["dog", A]]
+
+
 def test_an_answer_without_a_chain_is_counted():
     verdict = ovdeval.strict(asked([]), Answer("", absent="no-answer"))
     assert (verdict.unparsable, verdict.score) == ("no-answer", 0)

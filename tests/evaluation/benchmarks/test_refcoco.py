@@ -136,7 +136,7 @@ def test_official_gives_the_published_verdict_on_200_replies():
         (area([0.1, 0.1, 0.5, 0.5]), True, 1, 1, ""),
         (area([0.1, 0.1, 0.3, 0.5]), True, 0, 0, ""),  # exactly half: greater than 0.5 is asked
         (area([0.1, 0.1, 0.3, 0.5], [0.3, 0.1, 0.5, 0.5]), True, 1, 1, ""),  # two halves: the box around them
-        (area([0.1, 0.1, 0.5, 0.5]).replace("<answer>there</answer>", ""), True, 1, 1, ""),  # the box counts
+        (area([0.1, 0.1, 0.5, 0.5]).replace("<answer>there</answer>", ""), True, 1, 0, "no-answer"),
         (area([0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.1, 0.1]), True, 1, 0, "bad-box"),  # strict: one is no box
         (area([-0.02, 0.1, 0.5, 0.5]), True, 1, 0, "bad-box"),  # beyond the image
         (area(), True, 0, 0, "bad-box"),
@@ -156,3 +156,12 @@ def test_strict_wants_boxes_inside_the_image_where_official_takes_numbers(
     assert refcoco.official(asked, answer).score == official
     verdict = refcoco.strict(asked, answer)
     assert (verdict.score, verdict.unparsable) == (strict, unparsable)
+
+
+@pytest.mark.parametrize(("finish", "reason"), [("length", "cut-off"), ("stop", "no-answer")])
+def test_the_area_on_the_way_of_a_chain_without_an_answer_is_wrong_and_counted(finish, reason):
+    asked = question([10, 10, 50, 50])
+    answer = replies.read(area([0.1, 0.1, 0.5, 0.5]).partition("</think>")[0], True, finish)
+    verdict = refcoco.strict(asked, answer)
+    assert (verdict.score, verdict.reading, verdict.unparsable) == (0, "", reason)
+    assert refcoco.official(asked, answer).score == 1  # that script looks for boxes alone
