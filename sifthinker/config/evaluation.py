@@ -84,7 +84,8 @@ class Evaluate(Section):
         0.1,
         ge=0,
         le=1,
-        description="share of a benchmark's answers that the judge may refuse to score (judge-refused, counted as wrong); more "
+        description="share of a benchmark's answers that the judge may leave without a score (it refuses, is cut off, or says none; they are 0, "
+        "and counted as judge-refused, judge-cut-off, judge-unreadable); more "
         "stops the evaluation",
     )
     fresh: str = Field("", description="questions are asked again for every other value, not remembered")

@@ -9,9 +9,12 @@
 * A request that fails in transport stops the evaluation; it is never scored. Run again, it continues from the
   ledger. A refusal or a reply that was cut off is what the model gave: unparsable, wrong and counted.
 * So is a request that the server refuses (a prompt that is too long for it), where it answers others of the benchmark. Where it
-  answers none, its settings are at fault, and the evaluation stops. An answer that the judge refuses is wrong and counted
-  likewise, up to the share `evaluate.max_absent` of the answers that it is asked about. Run again, what was refused is asked
-  again: nobody is paid for a refusal.
+  answers none, its settings are at fault, and the evaluation stops. Run again, what was refused is asked again: nobody is paid
+  for a refusal.
+* An answer that the judge gives no score is the judge's failure, not the model's: the judge refuses it, is cut off, or says
+  nothing that can be read. It has no verdict on the answer, is counted under the judge's own reasons (`judge-refused`,
+  `judge-cut-off`, `judge-unreadable`), and is 0, up to the share `evaluate.max_absent` of the answers that the judge is asked
+  about. More stops the evaluation.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +35,7 @@ from sifthinker.core import images, prompts
 from sifthinker.core.depth_maps import SummedArea, decode_bytes
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import box_frames, replies
-from sifthinker.evaluation.benchmarks.question import Answer, Question
+from sifthinker.evaluation.benchmarks.question import Answer, Benchmark, Question
 from sifthinker.evaluation.benchmarks.selection import Selection, reject
 from sifthinker.llm.judge import picture as judge_picture
 
@@ -43,6 +46,9 @@ BAD_REQUEST = "bad-request"  # kind of failure: the server takes requests, but n
 _REFUSALS = {"content-filter": "refused", "unreadable": "unreadable", BAD_REQUEST: BAD_REQUEST}
 _HOPELESS = 100  # questions that were refused before one was answered: no other will be
 JUDGE_REFUSED = "judge-refused"
+# Why an answer has no score of the judge's, by the kind of failure.
+_JUDGE = {"content-filter": JUDGE_REFUSED, "unreadable": "judge-unreadable", BAD_REQUEST: JUDGE_REFUSED}
+_QUOTED = 200  # characters of a judge's reply in a message
 
 
 class NotAnswered(Exception):
@@ -194,13 +200,31 @@ class _Judged:
     answered: Answered
     wanted: int  # replies
     said: list[str] = field(default_factory=list)  # so far
-    refused: bool = False
+    problem: str = ""  # why the judge gave no score
+
+    def hear(self, reply: llm.Reply | llm.Failure, benchmark: Benchmark) -> str:
+        """Takes the judge's next reply; what is wrong with it, where it is the first of this answer that gives no score."""
+        problem = wrong = ""
+        if isinstance(reply, llm.Failure):
+            self.said.append("")
+            problem, wrong = _JUDGE[reply.kind], f"{reply.kind}: {reply.detail}"
+        else:
+            self.said.append(reply.text)
+            if reply.finish_reason == "length":  # the number may be cut, too
+                problem, wrong = "judge-cut-off", f"cut off: {reply.text[:_QUOTED]!r}"
+            elif len(self.said) == self.wanted:
+                item, _, answer = self.complete()
+                problem = "" if self.problem else benchmark.strict(item.question, answer).unparsable
+                wrong = f"no score in {reply.text[:_QUOTED]!r}"
+        if self.problem or not problem:
+            return ""
+        self.problem = problem
+        return wrong
 
     def complete(self) -> Answered:
         item, reply, answer = self.answered
-        if self.refused:
-            return item, reply, dataclasses.replace(answer, absent=JUDGE_REFUSED)
-        return item, reply, dataclasses.replace(answer, judged=tuple(self.said))
+        judged = () if self.problem == JUDGE_REFUSED else tuple(self.said)
+        return item, reply, dataclasses.replace(answer, judged=judged, absent=self.problem or answer.absent)
 
 
 def judged(
@@ -212,10 +236,10 @@ def judged(
         job: the benchmark.
         answered: its questions with their answers.
         judge: whom to ask.
-        max_absent: share of the answers that it may refuse.
+        max_absent: share of the answers that it may leave without a score.
 
     Raises:
-        NotAnswered: the judge did not answer, or refused more than that.
+        NotAnswered: the judge did not answer, or left more than that without a score.
     """
     to_ask = job.benchmark.judge_requests
     if to_ask is None:
@@ -223,7 +247,8 @@ def judged(
         return
     assert judge is not None
     waiting: deque[_Judged] = deque()
-    asked = refused = 0
+    asked = 0
+    failed: Counter[str] = Counter()  # answers without a score, by the reason
 
     def requests() -> Iterator[llm.Request]:
         nonlocal asked
@@ -247,30 +272,31 @@ def judged(
     for one in judge.answers(requests()):
         yield from complete()  # those of which nothing was to be judged
         first = waiting[0]
-        if isinstance(one, llm.Failure):
-            where = f"judge of {job.source.name}, {first.answered[0].question.id}: {one.kind}: {one.detail}"
-            if one.kind not in _REFUSALS:
-                raise NotAnswered(where)
-            if one.kind == BAD_REQUEST and not first.refused:
-                first.refused = True
-                refused, last = refused + 1, where
-                _check_refused(refused, len(job.chosen), max_absent, last)  # so many answers at most
-        first.said.append(one.text if isinstance(one, llm.Reply) else "")
+        where = f"judge of {job.source.name}, {first.answered[0].question.id}"
+        if isinstance(one, llm.Failure) and one.kind not in _JUDGE:
+            raise NotAnswered(f"{where}: {one.kind}: {one.detail}")
+        if wrong := first.hear(one, job.benchmark):
+            failed[first.problem] += 1
+            last = f"{where}: {wrong}"
+            _check_judge(failed, len(job.chosen), max_absent, last)  # so many answers at most
         yield from complete()
     yield from complete()
-    _check_refused(refused, asked, max_absent, last)
+    _check_judge(failed, asked, max_absent, last)
 
 
-def _check_refused(refused: int, answers: int, max_absent: float, last: str) -> None:
-    """Ends an evaluation whose judge refuses too much.
+def _check_judge(failed: Counter[str], answers: int, max_absent: float, last: str) -> None:
+    """Ends an evaluation whose judge leaves too many answers without a score.
 
     Raises:
-        NotAnswered: it has refused more than the share `max_absent` of the answers.
+        NotAnswered: they are more than the share `max_absent` of the answers.
     """
-    if refused > max_absent * answers:
+    if failed.total() > max_absent * answers:
+        reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(failed.items()))
         raise NotAnswered(
-            f"{last}\nThe judge refused {refused} of {answers} answers, more than evaluate.max_absent = {max_absent}. Mend its "
-            "settings, or raise that; the next start asks them again"
+            f"{last}\nThe judge gave no score for {failed.total()} of {answers} answers ({reasons}), more than "
+            f"evaluate.max_absent = {max_absent}. Mend evaluate.judge (judge_tokens, where it was cut off; another judge, where it "
+            "blocks or gives no score), or raise that share. The next start asks again what the server took for a bad request, "
+            "and everything that is then asked otherwise"
         )
 
 

@@ -93,11 +93,12 @@ def _trouble(job: Selection, question: Question, replies: list[Reply | Failure])
         if isinstance(reply, Failure):
             return f"{reply.kind}: {reply.detail}", _ADVICE.get(reply.kind, _OTHERWISE)
     texts = [reply for reply in replies if isinstance(reply, Reply)]
+    for reply in texts:
+        if reply.finish_reason == "length":
+            return f"the reply was cut off: {reply.text[:_SHOWN]!r}", "Raise evaluate.judge.judge_tokens."
     if not job.benchmark.strict(question, _answer(question, texts)).unparsable:
         return None
     last = texts[-1]
-    if last.finish_reason == "length":
-        return f"the reply was cut off: {last.text[:_SHOWN]!r}", "Raise evaluate.judge.judge_tokens."
     return (
         f"the reply holds no score of 0 to 1: {last.text[:_SHOWN]!r}",
         "Use a judge that answers with a score.",

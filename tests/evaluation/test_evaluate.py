@@ -479,7 +479,7 @@ def test_a_judge_whose_reply_is_no_text_ends_no_evaluation(tmp_path, monkeypatch
         serving(lambda *_: {"score": 0.5}) as (judge_url, _),
         llm.Client(config.Api(model="judge", base_url=judge_url), tmp_path / "judge.sqlite") as client,
     ):
-        summary = run([source], url, tmp_path / "out", judge=client)
+        summary = run([source], url, tmp_path / "out", judge=client, max_absent=1.0)
     (entry,) = summary["scores"]
     assert (entry["n"], entry["unparsable"]) == (1, 1)
 

@@ -91,6 +91,10 @@ def test_benchmarks_without_a_judge_or_without_files_are_no_reason_to_ask(tmp_pa
             (200, {}, evil.chat("Let me think", reason="length")),
             "was cut off.*\n.*evaluate.judge.judge_tokens",
         ),
+        (  # the number may be cut, too
+            (200, {}, evil.chat('{"score": 1.0}', reason="length")),
+            "was cut off.*score.*1.0.*\n.*evaluate.judge.judge_tokens",
+        ),
     ],
 )
 def test_a_judge_that_scores_nothing_stops_the_evaluation_and_the_message_says_what_to_do(

@@ -79,7 +79,7 @@ def test_answers_that_the_judge_refuses_are_wrong_and_counted_up_to_a_share(tmp_
         if asked is None:
             with pytest.raises(
                 asking.NotAnswered,
-                match=r"gqa/7: bad-request: .*no such picture.*\n.*refused 3 of 20 answers",
+                match=r"gqa/7: bad-request: .*no such picture.*\n.*gave no score for 3 of 20 answers \(judge-refused: 3\)",
             ):
                 judged(url, judge_url)
             refused.clear()  # the judge is mended: it is asked again
@@ -92,3 +92,53 @@ def test_answers_that_the_judge_refuses_are_wrong_and_counted_up_to_a_share(tmp_
     assert reasons == dict.fromkeys(refused, "judge-refused")
     assert {row["answer"] for row in rows} == {"a red door"} and rows[3]["judged"] == []
     assert {row["official"] for n, row in enumerate(rows) if n in refused} == {0.0}
+
+
+FILTERED = (400, "stopped by content_filter")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "reason"),
+    [
+        ("score: 1.0", FILTERED, "judge-refused"),
+        (FILTERED, '{"score": 1.0}', "judge-refused"),
+        ("score: 1.0", {"score": 0.5}, "judge-unreadable"),  # no text in its reply
+        ("score: 1.0", "a fine answer", "judge-unreadable"),
+        ("score: 1.0", '{"score": 7}', "judge-unreadable"),
+        ("score: 1.0", llm.Reply('{"score": 1.0}', "length", "judge", 1, 1), "judge-cut-off"),
+        (llm.Reply("score: 1", "length", "judge", 1, 1), '{"score": 1.0}', "judge-cut-off"),
+    ],
+)
+def test_what_the_judge_gives_no_score_is_its_failure_and_not_the_models(
+    tmp_path, monkeypatch, theirs, ours, reason
+):
+    monkeypatch.setattr("sifthinker.llm.patience.Patience.backoff", lambda *_: 0.01)
+    plain = llm.Client.answers
+
+    def judge(text, body):
+        picture = "image_url" in json.dumps(body)
+        said = (ours if picture else theirs) if "What is 1?" in text else None
+        if said is None or isinstance(said, llm.Reply):
+            return '{"score": 1.0}' if picture else "score: 1.0"
+        return said
+
+    def answers(client, requests):
+        for place, reply in enumerate(plain(client, requests)):
+            cut = (theirs, ours)[place % 2] if place // 2 == 1 and client.scope == "judge" else None
+            yield cut if isinstance(cut, llm.Reply) else reply
+
+    monkeypatch.setattr(llm.Client, "answers", answers)
+    source = viscot(tmp_path / "viscot", 4)
+    with serving(lambda *_: "a red door") as (url, _), serving(judge) as (judge_url, _):
+        api = config.Api(model="judge", base_url=judge_url)
+        with llm.Client(api, tmp_path / "judge.sqlite", scope="judge") as client:
+            with pytest.raises(
+                asking.NotAnswered, match=rf"no score for 1 of 4 answers \({reason}: 1\).*max_absent = 0.1"
+            ):
+                run([source], url, tmp_path / "out", judge=client, think=False)
+            (entry,) = run([source], url, tmp_path / "out", judge=client, think=False, max_absent=0.25)[
+                "scores"
+            ]
+    assert (entry["n"], entry["unparsable"], entry["official"], entry["strict"]) == (4, 1, 0.75, 0.75)
+    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
+    assert [row["unparsable"] for row in rows] == ["", reason, "", ""]

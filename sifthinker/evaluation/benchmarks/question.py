@@ -40,7 +40,7 @@ class Answer:
     # Of the last area, valid ones in 0..1 of the image; () when one of them is not valid.
     boxes: tuple[Box, ...] = ()
     area: str = ""  # the last area as it stands, for rules that take any numbers
-    absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
+    absent: str = ""  # why there is no text ("no-answer", "cut-off", "refused") or no score of the judge's
     judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
     frame: str = ""  # the frame that its boxes were converted from; "" where they are as the reply has them
     # With `Benchmark.scores_chain`: the reply as it stands (None where no chain was asked for) and its image's depth.
@@ -87,6 +87,7 @@ RULES = {  # by the key of `BENCHMARKS`, of those that have changed since
     "ovdeval": 6,  # a reply without an answer has no boxes for `strict`; the area where it was cut off was scored
     "pope": 6,  # a reply without an answer is wrong by the published rule, too; it was a yes
     "refcoco": 6,  # as ovdeval
+    "viscot": 6,  # what the judge gives no score is the judge's failure; it was the model's wrong answer
 }
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 
