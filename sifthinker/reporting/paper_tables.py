@@ -97,11 +97,23 @@ ROWS = (
         "MMBench, test",
         "mmbench",
         ("test",),
-        ("the answers are hidden; the server that has them also asks a GPT model to read replies",),
+        (
+            "the answers are hidden; the server that has them also asks a GPT model to read replies",
+            "the file for it holds the letter that the strict rule reads, else the answer as it stands",
+        ),
     ),
     Row(4, "MMBench, dev", "mmbench", ("dev",), ("no GPT model reads what the rules leave open",)),
     Row(4, "SEED-Bench, images", "seed", ("image",)),
-    Row(4, "VQAv2", "vqav2", ("overall",), ("which split the paper reports is not known",)),
+    Row(
+        4,
+        "VQAv2",
+        "vqav2",
+        ("overall",),
+        (
+            "which split the paper reports is not known",
+            "where answers are hidden, the file for the server holds the strict reading, else the answer as it stands",
+        ),
+    ),
     Row(
         4,
         "POPE",

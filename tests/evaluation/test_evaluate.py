@@ -421,6 +421,28 @@ def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
     assert all((tmp_path / "both" / f"vqav2_submission{end}.json").is_file() for end in ("", "-2"))
 
 
+@pytest.mark.parametrize(
+    ("reply", "submitted"),
+    [
+        (CHAIN.format(answer="A dog and\n a cat, or perhaps a fox."), "A dog and a cat, or perhaps a fox."),
+        ("<think>cut", ""),
+    ],
+    ids=["unsure", "no answer"],
+)
+def test_an_answer_that_the_strict_rule_cannot_read_is_submitted_as_it_stands(tmp_path, reply, submitted):
+    (tmp_path / "COCO_test2015_000000000009.jpg").write_bytes(png("red"))
+    document = json.dumps({"questions": [{"image_id": 9, "question": "What is it?", "question_id": 1}]})
+    for part in ("test", "test-dev"):
+        (tmp_path / f"v2_OpenEnded_mscoco_{part}2015_questions.json").write_text(document)
+    source = config.Benchmark(name="vqav2", path=tmp_path, images=tmp_path, split="test-dev2015")
+    with serving(lambda *_: reply) as (url, _):
+        run([source], url, tmp_path / "out")
+    (row,) = tables.read(tmp_path / "out" / "predictions.parquet")
+    assert row["unparsable"]
+    (entry,) = json.loads((tmp_path / "out" / "vqav2_submission.json").read_text())
+    assert entry["answer"] == submitted
+
+
 def viscot(folder, rows):
     folder.mkdir()
     (folder / "1.png").write_bytes(png("red"))

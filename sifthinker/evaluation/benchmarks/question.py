@@ -136,7 +136,7 @@ class Benchmark:
         judge_requests: where its answers are free text, what to ask a judge: of the question, the answer and the URL
             of the image. The replies come back in `Answer.judged`.
         submission: where a split's answers are hidden, the name and the content of the file for the server that has
-            them, from what the replies were read as.
+            them, from what the replies were read as, or their text where the strict rule read nothing.
     """
 
     rules: Rules
