@@ -17,6 +17,7 @@ import pytest
 import typer
 from typer.core import TyperOption
 
+from flows.commands.init import text_of as started_from
 from flows.commands.main import app
 from sifthinker import scenes
 from sifthinker.config import Scenes, Source, load
@@ -228,8 +229,14 @@ def example() -> dict[str, Any]:
 
 def test_the_configuration_and_the_row_that_the_readme_shows_are_valid(tmp_path: Path) -> None:
     [shown] = re.findall(r"^```yaml\n(.*?)^```$", text_of("."), re.MULTILINE | re.DOTALL)
-    (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
-    assert load(tmp_path / "mine.yaml").annotate.api.base_url.startswith("https://")
+    (tmp_path / "mine.yaml").write_text(started_from("cpu", tmp_path / "mine.yaml"), encoding="utf-8")
+    (tmp_path / "real.yaml").write_text(shown, encoding="utf-8")
+    mine, real = load(tmp_path / "mine.yaml"), load(tmp_path / "real.yaml")
+    assert real.annotate.api.base_url.startswith("https://")
+    assert real.sources == mine.sources and [one.name for one in real.sources] == ["mine"], (
+        "the user's own rows"
+    )
+    assert real.grpo.judge.base_url == "standin", "as the README says"
     (tmp_path / "mine.jsonl").write_text(json.dumps(example()) + "\n", encoding="utf-8")
     source = Source(name="mine", format="viscot", path=tmp_path / "mine.jsonl")
     [row] = SOURCES["viscot"].read(source.path, None, source)
