@@ -28,12 +28,14 @@ def metrics(
     config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
 ) -> None:
     """Serves rows, calls, tokens, money, rejects, training, scores and nights of a store at /metrics, until it is interrupted."""
-    opened = existing(store, config)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    opened = existing(
+        store, config, pull="may"
+    )  # as at later looks, `sif_part_readable` says what is missing
     from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
     from sifthinker.upkeep.metrics import StoreCollector
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     registry = CollectorRegistry()
     registry.register(StoreCollector(opened))
     if once:

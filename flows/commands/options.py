@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -20,6 +21,8 @@ from sifthinker.config.choices import suggestion
 from sifthinker.core.errors import UserError
 from sifthinker.store.artifacts import Store
 
+logger = logging.getLogger(__name__)
+Pull = Literal["must", "may", "no"]
 console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe is not 80 columns wide
 
 ConfigOption = Annotated[
@@ -133,16 +136,31 @@ def load(
     return configuration.load([layers.named(name) for name in given], fields)
 
 
-def existing(store: Path | None, config: Sequence[str]) -> Store:
+def existing(store: Path | None, config: Sequence[str], pull: Pull = "must") -> Store:
     """The store of earlier runs: that of `--store`, else of `--config`, else ./artifacts.
 
+    Args:
+        store: of `--store`.
+        config: of `--config`.
+        pull: whether the records and pages of other machines are fetched. What cannot be fetched is an error ("must") or a
+            warning ("may").
+
     Raises:
-        UserError: there is no such folder or configuration.
+        UserError: there is no such folder or configuration, or its remote cannot be read and must be.
     """
-    if not config:
-        return Store.existing(store or Config.model_fields["store"].default)
-    resolved = load(config, [], store=store)
-    return Store.of(resolved) if resolved.remote else Store.existing(resolved.store)
+    resolved = load(config, [], store=store) if config else None
+    root = resolved.store if resolved else store or Config.model_fields["store"].default
+    has_remote = resolved is not None and resolved.remote is not None
+    opened = Store(root, resolved.remote) if resolved and has_remote else Store.existing(root, pull=False)
+    if pull == "no":
+        return opened
+    try:
+        opened.pull(pages=True)
+    except UserError as error:
+        if pull == "must":
+            raise
+        logger.warning("what other machines have written cannot be fetched now: %s", error)
+    return opened
 
 
 @contextmanager

@@ -32,7 +32,8 @@ def pages(
     ] = "127.0.0.1",
 ) -> None:
     """Serves the reports, nights, comparisons and previews of a store, so that links in the UI open them."""
-    opened = existing(store, config)
+    # Of a folder the pages are read and nothing else: no credentials and no right to write are needed for them.
+    opened = existing(store, config, pull="may" if config else "no")
     from flows import pages as server
 
     server.serve(

@@ -6,6 +6,7 @@
     <root>/<stage>/<key>.pending     the artifact is still to be uploaded to the remote
     <root>/accepted/<stage>/<key>    an older artifact that stands for this key (`sif accept`)
     <root>/runs/<id>.json            which artifact every stage of a run made or took
+    <root>/unsent/<path>.json        a record is still to be sent to the remote (`sifthinker.store.shared_records`)
 
 A folder is written under a temporary name, synced, made read-only, and renamed. It then goes to the remote, and only after that the
 artifact that it replaces is removed: a failed upload costs neither. A hit is verified before it is used
@@ -21,7 +22,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,17 @@ from filelock import Timeout
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
-from sifthinker.store.downloads import OfPart, fetch, of_part
+from sifthinker.store.downloads import OfPart, fetch
 from sifthinker.store.lock import Lock
-from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref
+from sifthinker.store.manifest import Artifact, Damaged, Draft, Manifest, Ref, shards
 from sifthinker.store.s3 import Remote
 from sifthinker.store.sealing import seal
+from sifthinker.store.shared_records import RECORDS, SHARED, SharedRecords
 from sifthinker.store.uploads import Uploads
-from sifthinker.store.verification import Claim, verifier
+from sifthinker.store.verification import claim, verifier
 from sifthinker.system.files import sync, write_json
 
 logger = logging.getLogger(__name__)
-RECORDS = ("runs", "aliases", "accepted", "history")  # what machines with one remote tell each other
 KEY_LENGTH = 20  # hex digits: 80 bits
 
 
@@ -71,18 +72,24 @@ class Store:
         self.digests = self._verifier.digests
         self.remote = self._remote(remote)
         self.uploads = Uploads(self.root, self.remote)
+        self.shared = SharedRecords(self.root, self.remote)
 
     @classmethod
-    def existing(cls, root: Path) -> Store:
-        """The store of earlier runs.
+    def existing(cls, root: Path, pull: bool = True) -> Store:
+        """The store of earlier runs, for people who look at it.
+
+        Args:
+            root: its folder.
+            pull: fetches the records and pages of other machines.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or its remote cannot be read.
         """
         if not root.is_dir():
             raise UserError(f"store {root}: no such folder; give the folder that the runs used")
         store = cls(root)
-        store.pull()
+        if pull:
+            store.pull(pages=True)
         return store
 
     @classmethod
@@ -92,28 +99,26 @@ class Store:
         store.pull()
         return store
 
-    def pull(self) -> None:
-        """Fetches the records (runs, aliases, acceptances, nights) that other machines have written."""
-        if self.remote is None:
-            return
-        for kind in RECORDS:
-            for name, there in self.remote.list(kind).items():
-                path = self.root / kind / name
-                if not path.exists() or path.stat().st_mtime < there.modified:
-                    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
-                    self.remote.download(f"{kind}/{name}", temporary)
-                    os.utime(temporary, (there.modified, there.modified))
-                    temporary.rename(path)
+    def pull(self, pages: bool = False) -> None:
+        """Fetches the records (runs, aliases, acceptances, nights) that other machines have written.
+
+        Args:
+            pages: their pages of nights and comparisons too, which people read and runs do not.
+        """
+        self.shared.pull(SHARED if pages else RECORDS)
 
     def record(self, path: Path, value: Any) -> None:
-        """Writes a record as JSON, for other machines too."""
-        write_json(path, value)
-        self.share(path)
+        """Writes a record as JSON, for other machines too.
 
-    def share(self, path: Path) -> None:
-        """Gives a file of the store to the other machines."""
-        if self.remote:
-            self.remote.upload(path, path.relative_to(self.root).as_posix())
+        Raises:
+            UserError: the remote does not take it. It is in the store; `push_pending` and `pull` try again.
+        """
+        with self.sharing(path):
+            write_json(path, value)
+
+    def sharing(self, *paths: Path, strict: bool = True) -> AbstractContextManager[None]:
+        """Gives files that the block writes to the other machines; see `SharedRecords.sharing`."""
+        return self.shared.sharing(*paths, strict=strict)
 
     def _remote(self, url: str | None) -> Remote | None:
         known = self.root / "remote.json"
@@ -197,7 +202,7 @@ class Store:
             return None
         if part is None or manifest["shards"]:
             return self._artifact(folder, manifest, part, partial(self._fetch, folder))
-        check = partial(_claim, manifest=manifest, part=part)
+        check = partial(claim, manifest=manifest, part=part)
         mine = OfPart(self.remote, folder, manifest, part, lambda at: self._verifier.check([check(at)]))
         return self._artifact(mine.folder, manifest, part, mine.fetch)
 
@@ -298,12 +303,12 @@ class Store:
                 self.uploads.push(ref.stage, ref.key)
 
     def push_pending(self) -> list[str]:
-        """Uploads the artifacts whose upload failed or was cut short in an earlier run; their names.
+        """Uploads the records and artifacts whose upload failed or was cut short in an earlier run; their names.
 
         Raises:
-            UserError: the remote still does not take them.
+            UserError: the remote still does not take the artifacts.
         """
-        done = []
+        done = self.shared.push_pending()
         for stage, key in self.uploads.noted():
             try:
                 with self.lock(stage, key).at_once():
@@ -322,7 +327,7 @@ class Store:
         """The digest of an artifact on this machine; "" where its manifest or a file of its own is damaged."""
         try:
             manifest = self._verifier.manifest(folder)
-            self._verifier.check([_claim(folder, manifest, None)])
+            self._verifier.check([claim(folder, manifest, None)])
         except Damaged as damage:
             logger.warning("%s", damage)
             return ""
@@ -365,10 +370,10 @@ class Store:
             name: <stage>/<key> of a folder that is not called so yet.
         """
         manifest = self._verifier.manifest(folder, name)
-        claims = [_claim(folder, manifest, part)]
-        for shard in _shards(manifest, part).values():
+        claims = [claim(folder, manifest, part)]
+        for shard in shards(manifest, part).values():
             if (there := self.folder(shard.stage, shard.key)).exists():
-                claims.append(_claim(there, self._verifier.manifest(there), None))
+                claims.append(claim(there, self._verifier.manifest(there), None))
         self._verifier.check(claims)
         with suppress(OSError):  # of a store that is only read; nobody prunes it either
             os.utime(folder)  # in use: `sif prune` lets it be
@@ -382,18 +387,6 @@ class Store:
             path = Path(external["path"])
             if not path.exists() or self.digests.tree(path) != external["digest"]:
                 raise Damaged(f"{name}: {path} is gone or was changed")
-        shards = {number: self.open(shard) for number, shard in _shards(manifest, part).items()}
+        opened = {number: self.open(shard) for number, shard in shards(manifest, part).items()}
         ref = Ref(stage=manifest["stage"], key=manifest["key"], digest=manifest["digest"])
-        return Artifact(ref, folder, manifest, shards, fetch)
-
-
-def _shards(manifest: Manifest, part: int | None) -> dict[int, Ref]:
-    """The shards of an artifact by their number: all, or the one of a part."""
-    refs = manifest["shards"]
-    wanted = range(len(refs)) if part is None else range(part, min(part + 1, len(refs)))
-    return {number: Ref(**refs[number]) for number in wanted}
-
-
-def _claim(folder: Path, manifest: Manifest, part: int | None) -> Claim:
-    """What is to be verified of an artifact's own files: all, or those of a part."""
-    return Claim(folder, manifest, list(manifest["files"]) if part is None else of_part(manifest, part))
+        return Artifact(ref, folder, manifest, opened, fetch)

@@ -13,16 +13,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.manifest import MANIFEST, Damaged, Manifest
+from sifthinker.store.manifest import MANIFEST, Damaged, Manifest, of_part
 from sifthinker.store.s3 import Remote, together
 from sifthinker.system.files import write_json
 
 logger = logging.getLogger(__name__)
-
-
-def of_part(manifest: Manifest, part: int) -> list[str]:
-    """The files of an artifact that are of one part of its tables."""
-    return [name for name in manifest["files"] if name.endswith(f"-{part:05}.parquet")]
 
 
 class OfPart:

@@ -114,6 +114,18 @@ def read_manifest(text: str | bytes) -> Manifest:
     return value
 
 
+def of_part(manifest: Manifest, part: int) -> list[str]:
+    """The files of an artifact that are of one part of its tables."""
+    return [name for name in manifest["files"] if name.endswith(f"-{part:05}.parquet")]
+
+
+def shards(manifest: Manifest, part: int | None) -> dict[int, Ref]:
+    """The shards of an artifact by their number: all, or the one of a part."""
+    refs = manifest["shards"]
+    wanted = range(len(refs)) if part is None else range(part, min(part + 1, len(refs)))
+    return {number: Ref(**refs[number]) for number in wanted}
+
+
 def first_fault(error: ValidationError) -> str:
     """The first thing that is wrong with a record, in a line: which field, and why."""
     first = error.errors(include_url=False, include_input=False)[0]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,12 +89,17 @@ class Remote:
         with self._explained("list"):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             return {
-                entry["Key"].removeprefix(prefix): Stored(
-                    entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].timestamp()
-                )
+                entry["Key"].removeprefix(prefix): _stored(entry)
                 for page in pages
                 for entry in page.get("Contents", ())
             }
+
+    def stored(self, name: str) -> Stored | None:
+        """An object as a listing has it: its time may be finer than the one that the object itself is served with."""
+        with self._explained("list"):
+            key = self.prefix + name
+            found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1).get("Contents", ())
+            return _stored(found[0]) if found and found[0]["Key"] == key else None
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object; None where there is none."""
@@ -152,15 +157,17 @@ class Remote:
             raise UserError(self._advice("download", f"{name} is gone"))
         to.write_bytes(body)
 
-    def upload(self, file: Path, name: str) -> None:
-        """Puts a file under a name."""
+    def upload(self, file: Path, name: str) -> str:
+        """Puts a file under a name; returns the ETag of a small one, "" for a large one."""
         with self._explained("upload"):
             if file.stat().st_size > SMALL:
                 self.client.upload_file(
                     str(file), self.bucket, self.prefix + name, Callback=_unless_dropped()
                 )
-            else:
-                self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=file.read_bytes())
+                return ""
+            body = file.read_bytes()
+            put = self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=body)
+            return str(put["ETag"]).strip('"')
 
     def push(self, folder: Path, place: str) -> None:
         """Uploads an artifact's files, and its manifest last; `place`: <stage>/<key>."""
@@ -229,7 +236,11 @@ class Remote:
         )
 
 
-def together(work: Callable[[str], None], names: Iterable[str]) -> None:
+def _stored(entry: Mapping[str, Any]) -> Stored:
+    return Stored(entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].timestamp())
+
+
+def together(work: Callable[[str], object], names: Iterable[str]) -> None:
     """Does the same with several names at once. Where one fails, or this process is told to end, the others are dropped.
 
     Raises: what the first failing one raises.

@@ -15,7 +15,7 @@ from stat import S_ISLNK, S_ISREG
 from typing import NamedTuple
 
 from sifthinker.store.digests import Digests, cache_file, stat_key
-from sifthinker.store.manifest import MANIFEST, Damaged, Manifest, read_manifest
+from sifthinker.store.manifest import MANIFEST, Damaged, Manifest, of_part, read_manifest
 
 
 class Claim(NamedTuple):
@@ -24,6 +24,11 @@ class Claim(NamedTuple):
     folder: Path
     manifest: Manifest
     names: Iterable[str]  # of `manifest["files"]`
+
+
+def claim(folder: Path, manifest: Manifest, part: int | None) -> Claim:
+    """What is to be verified of an artifact's own files: all, or those of a part."""
+    return Claim(folder, manifest, list(manifest["files"]) if part is None else of_part(manifest, part))
 
 
 class Verifier:

@@ -336,7 +336,7 @@ def _leftovers(root: Path, folders: Iterable[Path]) -> Iterator[tuple[str, Path,
             yield "work", path, "its artifact is made" if done else "nobody tried again"
         elif "." in path.name:
             yield "temporary", path, "left by a killed run"
-    for folder in ("runs", "aliases", "accepted/*"):
+    for folder in ("runs", "aliases", "accepted/*", "history", "nights/*", "comparisons/*"):
         for path in root.glob(f"{folder}/*.tmp-*"):
             yield "temporary", path, "left by a killed run"
 

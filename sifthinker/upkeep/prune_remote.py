@@ -13,9 +13,10 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from sifthinker.store.artifacts import RECORDS, Store
+from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import MANIFEST, Manifest, read_manifest
 from sifthinker.store.s3 import Remote, Stored
+from sifthinker.store.shared_records import SHARED
 
 KINDS = ("uploaded", "upload", "lock")
 LOCK = ".lock"
@@ -45,7 +46,7 @@ def uploads(store: Store) -> dict[Name, Upload]:
     for path, stored in store.remote.list("").items():
         stage, _, rest = path.partition("/")
         key, _, name = rest.partition("/")
-        if key and stage not in RECORDS and (name or key.endswith(LOCK)):
+        if key and stage not in SHARED and (name or key.endswith(LOCK)):
             objects[stage, key][name] = stored
     return {
         name: Upload(

@@ -1,6 +1,7 @@
 """`sif compare`: the page of a comparison in the store, and the same in the UI."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,8 @@ def compared(store: Store, names: Sequence[str], out: Path | None = None) -> Com
     pairs = comparing.compare(sides)
     key = sha256([side.evaluation for side in sides])[:16]
     page = out or store.root / "comparisons" / key / "report.html"
-    comparing.write(page, sides, pairs)
+    with nullcontext() if out else store.sharing(page, strict=False):
+        comparing.write(page, sides, pairs)
     return Compared(comparing.markdown(sides, pairs), page, comparing.rows(sides, pairs))
 
 

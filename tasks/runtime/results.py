@@ -237,7 +237,7 @@ MODULES: dict[str, Module] = {
     "errors": _neutral("sifthinker.core.errors", "names an error"),
     "disk": _neutral("sifthinker.system.disk_errors", "explains what a full disk means"),
     "store": _neutral(
-        "sifthinker.store.artifacts sifthinker.store.uploads sifthinker.store.downloads sifthinker.store.manifest sifthinker.store.digests sifthinker.store.sealing sifthinker.store.verification",
+        "sifthinker.store.artifacts sifthinker.store.uploads sifthinker.store.downloads sifthinker.store.manifest sifthinker.store.digests sifthinker.store.sealing sifthinker.store.shared_records sifthinker.store.verification",
         _KEEPS,
     ),
     "files": _neutral("sifthinker.system.files", _KEEPS),

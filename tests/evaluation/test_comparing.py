@@ -20,6 +20,7 @@ from sifthinker.store import aliases, runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref, sealed
 from sifthinker.system.files import write_json
+from tasks.operations.compare import compared
 from tests import nights
 
 RIGHT = [1.0] * 60 + [0.0] * 40
@@ -238,3 +239,16 @@ def test_hours_calls_and_tokens_are_those_of_all_stages_behind(two: Store) -> No
     assert [label for label, _, _ in took.stages] == ["publish", "grpo", "merge", "evaluate"]
     assert took.hours == pytest.approx(sum(seconds for _, seconds, _ in took.stages) / 3600)
     assert (took.replies, took.tokens) == (200, 200)
+
+
+def test_the_page_of_a_comparison_is_shared_and_one_that_is_written_elsewhere_is_not(
+    two: Store, bucket: str, tmp_path: Path
+) -> None:
+    shared = Store(two.root, bucket)
+    page = compared(shared, ["demo", "again"]).page
+    compared(shared, ["again", "demo"], tmp_path / "mine.html")
+    there = Store(tmp_path / "there", bucket)
+    there.pull(pages=True)
+    [found] = (there.root / "comparisons").rglob("*.html")
+    assert found.relative_to(there.root) == page.relative_to(two.root)
+    assert found.read_text() == page.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from sifthinker import config
+from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
 from sifthinker.evaluation.nights import changed_replies, compare, trends
 from sifthinker.evaluation.nights.compare import Outcome
 from sifthinker.evaluation.nights.records import Night
-from sifthinker.store import aliases
+from sifthinker.store import aliases, s3
 from sifthinker.store.artifacts import Store
 from tests import nights
 
@@ -400,6 +402,34 @@ def test_the_outcome_is_there_for_programs(store: Store) -> None:
     written = json.loads(outcome.report.with_name("outcome.json").read_text())
     [comparison] = written["targets"]["promoted"]["comparisons"]
     assert (written["outcome"], comparison["lost"], comparison["won"]) == ("regressed", 12, 0)
+
+
+def test_a_night_of_a_machine_that_is_gone_is_read_on_another(bucket: str, tmp_path: Path) -> None:
+    """As on Kubernetes, where the store of a run's pod goes with it."""
+    pod = Store(tmp_path / "pod", bucket)
+    made = hold(pod, 0, {"vstar": RIGHT})
+    page = made.report.read_text()
+    shutil.rmtree(pod.root)
+    elsewhere = Store(tmp_path / "elsewhere", bucket)
+    elsewhere.pull(pages=True)
+    folder = elsewhere.root / "nights" / "night-0"
+    assert (folder / "report.html").read_text() == page
+    assert json.loads((folder / "outcome.json").read_text())["outcome"] == history.PASSED
+    assert outcomes(elsewhere) == [history.PASSED]
+
+
+def test_a_night_that_cannot_be_shared_keeps_its_verdict_and_is_shared_later(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = Store(tmp_path / "here", bucket), Store(tmp_path / "there", bucket)
+    made = nights.evaluated(here, "0000", {"vstar": RIGHT})
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.Remote, "upload", lambda *_: (_ for _ in ()).throw(UserError("the server is away")))
+        assert compare.hold(here, night(here, 0), [made], {}).outcome == history.PASSED
+    assert "nights/night-0/report.html" in caplog.text and "the server is away" in caplog.text
+    assert len(here.push_pending()) == 3
+    there.pull(pages=True)
+    assert outcomes(there) == [history.PASSED] and (there.root / "nights/night-0/report.html").exists()
 
 
 def test_a_quick_look_is_marked_in_the_message_the_table_the_page_and_for_programs(store: Store) -> None:

@@ -250,11 +250,17 @@ def annotator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prefect: PrefectServer, annotator: str, tmp_path_factory: pytest.TempPathFactory) -> Sif:
-    """A store in which everything was made without a fault."""
+def undisturbed(
+    prefect: PrefectServer,
+    annotator: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Sif:
+    """A store in which everything was made without a fault; up to the data set, where no training is to be broken."""
     fields = {**FIELDS, "annotate.api.base_url": annotator}
     sif = Sif(prefect, tmp_path_factory.mktemp("undisturbed") / "store", fields)
-    sif.finish("--stop-after", "evaluate")
+    whole = any(item.get_closest_marker("slow") for item in request.session.items)
+    sif.finish("--stop-after", "evaluate" if whole else "annotate")
     return sif
 
 

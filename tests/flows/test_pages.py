@@ -13,11 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from flows import pages
+from flows.commands import main
 from flows.commands import pages as pages_command
 from sifthinker.core.errors import UserError
-from sifthinker.store import runs
+from sifthinker.store import runs, s3
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
 from sifthinker.system.processes import end, here
@@ -152,6 +154,44 @@ def test_a_link_is_the_outside_address_or_that_of_a_server_that_runs(
     gone = {"url": "http://127.0.0.1:1", "process": {**here(os.getpid()), "started": 1.0}}
     write_json(store.root / "prefect" / "pages.json", gone)
     assert links.url(store.root, page) is None, "a server that was killed is none"
+
+
+def away(*_: object) -> None:
+    raise UserError("no credentials")
+
+
+def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Store:
+    """The store that the command would serve."""
+    stores: list[Store] = []
+    monkeypatch.setattr(pages, "serve", lambda store, *_: stores.append(store))
+    done = CliRunner().invoke(main.app, ["pages", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0
+    return stores[0]
+
+
+def test_the_pages_of_a_folder_need_no_remote(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In compose they are served without credentials, from a store that cannot be written."""
+    write_json(store.root / "remote.json", {"url": "s3://bucket/prefix"})
+    monkeypatch.setattr(s3.Remote, "list", away)
+    assert served(monkeypatch, "--store", str(store.root)).root == store.root
+
+
+def test_the_pages_of_a_configuration_are_fetched_as_far_as_the_remote_can_be_read(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pod = Store(tmp_path / "pod", bucket)
+    with pod.sharing(page := pod.root / "nights" / NIGHT / "report.html"):
+        page.parent.mkdir(parents=True)
+        page.write_text("a night of a pod")
+    folder, file = tmp_path / "here", tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\nscenes: {{}}\nstore: {folder}\nremote: {bucket}\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.Remote, "list", away)
+        assert served(patch, "--config", str(file)).root == folder
+    assert "no credentials" in caplog.text
+    served(monkeypatch, "--config", str(file))
+    opened = TestClient(pages.app(folder), base_url="http://127.0.0.1").get(f"/nights/{NIGHT}/report.html")
+    assert opened.text == "a night of a pod"
 
 
 def test_a_port_that_is_taken_is_named(store: Store) -> None:

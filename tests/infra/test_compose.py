@@ -52,9 +52,10 @@ def test_what_a_service_writes_beside_its_volumes_is_in_its_own_memory(name: str
     assert all(f"uid={uid},gid={gid}" in mount for mount in service["tmpfs"])
 
 
-def test_workers_are_given_what_a_store_on_s3_needs() -> None:
+def test_workers_and_metrics_are_given_what_a_store_on_s3_needs() -> None:
     for name, service in SERVICES.items():
-        if name.startswith("worker"):
+        if name.startswith("worker") or name == "metrics":
+            assert service["env_file"] == [{"path": "keys.env", "required": False}], name
             names = {variable for variable in service["environment"] if variable.startswith("AWS_")}
             assert names == {
                 "AWS_ACCESS_KEY_ID",

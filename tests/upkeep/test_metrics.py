@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from flows.commands import main
 from sifthinker.core.errors import UserError
 from sifthinker.llm.ledger_sqlite import SqliteLedger
+from sifthinker.store import s3
 from sifthinker.store.artifacts import Store
 from sifthinker.upkeep import metrics
 
@@ -158,6 +159,18 @@ def test_once_prints_them(tmp_path: Path) -> None:
     done = CliRunner().invoke(main.app, ["metrics", "--once", "--store", str(tmp_path)])
     assert done.exit_code == 0 and 'sif_api_calls_total{account="host model"} 7.0' in done.stdout
     assert "# HELP sif_score Score of 100 of the latest evaluation" in done.stdout
+
+
+def test_a_remote_that_is_away_at_the_start_is_a_warning_and_the_store_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(tmp_path)
+    (tmp_path / "remote.json").write_text(json.dumps({"url": "s3://bucket/prefix"}))
+    monkeypatch.setattr(s3.Remote, "list", lambda *_: (_ for _ in ()).throw(UserError("no credentials")))
+    done = CliRunner().invoke(main.app, ["metrics", "--once", "--store", str(tmp_path)])
+    assert done.exit_code == 0 and 'sif_api_calls_total{account="host model"} 7.0' in done.stdout
+    assert 'sif_part_readable{part="runs"} 0.0' in done.stdout
+    assert "what other machines have written cannot be fetched now: no credentials" in caplog.text
 
 
 def test_they_are_served_until_the_command_is_interrupted(
