@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` reproduces the pipeline at CPU scale, `make test` passes the tests.
+# Two commands matter: `make demo` reproduces the pipeline at CPU scale, `make test` runs the tests. `make help` lists all.
 PYTHON ?= python3.11
 VENV ?= .venv
 # Another set that works: PYTHON=python3.12 TORCH=2.11.0 CONSTRAINTS=constraints-py312.txt, in a VENV of its own.
@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 POOL ?= cpu
 API ?= http://127.0.0.1:4200/api
 
-.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm test-containers lint format deploy worker audit stop clean
+.PHONY: demo test test-slow mutants bench gpu-check vllm-cpu test-vllm test-containers lint format deploy worker audit stop clean help
 # On processors wherever it runs: its settings are for two of them, and not for GPUs.
 demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the trained miniature; leaves the UI running
 	CUDA_VISIBLE_DEVICES= $(BIN)/sif run --config demo --set store=$(STORE) --pages
@@ -75,13 +75,22 @@ stop: ## stops the servers that `make demo` started: Prefect's, and that of the 
 	    if [ -n "$$pid" ] && kill $$pid 2>/dev/null; then echo "stopped $$pid"; fi; \
 	done; rm -f $(STORE)/prefect/server.pid
 
-clean: stop
+clean: ## deletes the store: data sets, models and the ledger of paid calls; only with make clean SURE=yes
+	@if [ "$(SURE)" != yes ]; then \
+	    echo "make clean deletes the store $(STORE): data sets, models, and the ledger of paid calls, which would be paid again."; \
+	    echo "To delete it: make clean SURE=yes. To remove only what no recent run needs: sif prune --apply"; exit 1; \
+	fi
+	@$(MAKE) --no-print-directory stop
 	rm -rf $(STORE)
 
-# torch is named on the line itself: any other torch drags in several GB of CUDA packages.
+help: ## lists the targets
+	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)$$/\1: \2/p' $(firstword $(MAKEFILE_LIST))
+
+# torch is named on the line itself, so that no other version comes first. pip does not look for GPUs: PyPI's wheel is the CUDA
+# build, with several GB of CUDA packages. With PyTorch's index of CPU wheels in PIP_EXTRA_INDEX_URL, pip prefers the CPU build.
 # Made under its final name last, so that an interrupted installation is done again.
 $(VENV)/ready: pyproject.toml $(CONSTRAINTS)
-	@echo "Installing into $(VENV): 2 GB, a few minutes. pip says nothing meanwhile."
+	@echo "Installing into $(VENV): 2 GB with torch for CPUs, several more with torch for GPUs (README.md, Install). pip prints nothing for minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel ninja torch==$(TORCH) -c $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[train,view,dev]' -c $(CONSTRAINTS)

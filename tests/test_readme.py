@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperOption
 from typer.testing import CliRunner
 
+from flows.commands.init import text_of as started_from
 from flows.commands.main import app
 from sifthinker import scenes
 from sifthinker.config import Scenes, Source, load
@@ -229,12 +230,14 @@ def example() -> dict[str, Any]:
 
 def test_the_configuration_and_the_row_that_the_readme_shows_are_valid(tmp_path: Path) -> None:
     [shown] = re.findall(r"^```yaml\n(.*?)^```$", text_of("."), re.MULTILINE | re.DOTALL)
-    made = CliRunner().invoke(app, ["init", str(tmp_path / "mine.yaml")])
-    assert made.exit_code == 0, made.output
+    (tmp_path / "mine.yaml").write_text(started_from("cpu", tmp_path / "mine.yaml"), encoding="utf-8")
     (tmp_path / "real.yaml").write_text(shown, encoding="utf-8")
-    real = load(tmp_path / "real.yaml")
+    mine, real = load(tmp_path / "mine.yaml"), load(tmp_path / "real.yaml")
     assert real.annotate.api.base_url.startswith("https://")
-    assert [source.name for source in real.sources] == ["mine"], "the user's own rows, and not the paper's"
+    assert real.sources == mine.sources and [one.name for one in real.sources] == ["mine"], (
+        "the user's own rows"
+    )
+    assert real.grpo.judge.base_url == "standin", "as the README says"
     (tmp_path / "mine.jsonl").write_text(json.dumps(example()) + "\n", encoding="utf-8")
     source = Source(name="mine", format="viscot", path=tmp_path / "mine.jsonl")
     [row] = SOURCES["viscot"].read(source.path, None, source)

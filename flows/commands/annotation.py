@@ -37,7 +37,7 @@ def preview(
     config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
-    rows: Annotated[int, typer.Option(min=1, max=200, help="of the first samples")] = 10,
+    rows: Annotated[int, typer.Option(min=1, max=200, help="number of samples, from the first")] = 10,
     verbose: VerboseOption = False,
 ) -> None:
     """Annotates the first rows, draws their chains, and says what all rows would cost. Later runs do not pay again."""

@@ -44,7 +44,7 @@ def judge_agreement(
             metavar="FILE",
         ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, help="most replies, a seeded sample")] = 200,
+    rows: Annotated[int, typer.Option(min=2, help="maximum number of replies (a seeded sample)")] = 200,
     config: ConfigOption = DEMO,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,

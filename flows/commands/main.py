@@ -46,7 +46,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "For developers": (developers.scenes, developers.frame, developers.bench),
 }
 EXIT_CODES = (
-    "Exit codes: 0 for success, 1 for a failure, 2 for wrong usage or what else is for you to correct."
+    "Exit codes: 0 for success, 1 for a failure, 2 for wrong usage or another error that you have to correct."
 )
 # Of commands whose codes say more.
 SPECIAL_CODES: dict[Command, str] = {

@@ -45,10 +45,10 @@ def nightly(
     Exit codes:
     0 passed, or skipped because it was too late
     1 regressed: a benchmark fell significantly; or the run failed
-    2 wrong usage, or another mistake of yours that the message names
+    2 wrong usage, or another error that you have to correct and that the message names
     3 not run: it says nothing about the model
-    4 inconclusive: some comparison could not have failed, whatever was answered
-    5 warned: a fall that is not significant, or many more unparsable replies
+    4 inconclusive: at least one comparison had too few questions to detect any fall
+    5 warned: a fall that is not significant, or many more replies than before that are unparsable, refused, cut off or have no box
     """
     resolved = load(config, set_, limit, store)
     if not verbose:

@@ -25,7 +25,10 @@ def pages(
     config: StoreConfigOption = [],  # noqa: B006 (typer copies it)
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = PORT,
     host: Annotated[
-        str, typer.Option(help="address to listen on; others than loopback want a proxy that asks who it is")
+        str,
+        typer.Option(
+            help="address to listen on; put an authenticating proxy in front of any other than loopback"
+        ),
     ] = "127.0.0.1",
 ) -> None:
     """Serves the reports, nights, comparisons and previews of a store, so that links in the UI open them."""

@@ -46,7 +46,7 @@ def run(
     limit: LimitOption = None,
     name: Annotated[
         str | None,
-        typer.Option(help="of the run; otherwise its configuration and what differs from it"),
+        typer.Option(help="name of the run (default: the configuration's name and the changed settings)"),
     ] = None,
     serve: Annotated[
         bool,

@@ -22,7 +22,10 @@ def view(
     run: Annotated[str | None, typer.Option(help="name or id; the latest", metavar="RUN")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="of this machine")] = 8501,
     host: Annotated[
-        str, typer.Option(help="address to listen on; others see the data set with any but loopback")
+        str,
+        typer.Option(
+            help="address to listen on; with any other than loopback, other machines can see the data set"
+        ),
     ] = LOOPBACK,
 ) -> None:
     """Serves a page to look through a data set and its rejects: pictures with boxes, filters, search."""

@@ -66,7 +66,8 @@ class Source(Section):
         pattern=r"^[a-z0-9][a-z0-9_-]*$", description="unique; the `source` column of the data set"
     )
     format: Annotated[str, Named("source")] = Field(
-        description="viscot: conversations .json or metadata .jsonl"
+        description="viscot: conversations .json or metadata .jsonl; tallyqa: GRIT's .jsonl; published: SIF-50K, or a `sif export`, whose "
+        "rows bring their chains; what each looks like: sifthinker/data/sources"
     )
     path: Path = operational(description="the annotation file")
     images: Path | None = operational(

@@ -264,7 +264,8 @@ class Grpo(Train):
     )
     generation: Annotated[str, Named("sampler", also=("auto",))] = Field(
         "auto",
-        description="what samples the completions; auto: vllm_lora where vLLM is found, else transformers",
+        description="what samples the completions; auto: vllm_lora where vLLM is found, nodes is 1 and "
+        "vLLM takes adapters of rank lora.r, else transformers",
     )
     vllm: SamplingServers = operational(SamplingServers())
     vllm_server: str = operational(

@@ -64,8 +64,8 @@ UNPLACED = (
     "`kubectl -n sifthinker get pods` and `describe pod`, and delete its Job."
 )
 AGAIN = "AwaitingRetry"  # the state that Prefect gives a run of a Job on SIGTERM
-# Events of ours: infra/lost_runs.py takes the first for the last sign of a run that is started again, infra/alerts.py tells of
-# the second, of a run whose stage waits for a pool without a worker.
+# Events of ours: infra/lost_runs.py takes the first for the last sign of a run that is started again, infra/alert_triggers.py has
+# an alert for the second, of a run whose stage waits for a pool without a worker.
 TOLD_TO_END = "sifthinker.flow-run.told-to-end"
 NO_WORKER = "sifthinker.flow-run.no-worker"
 

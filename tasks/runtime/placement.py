@@ -42,7 +42,7 @@ from tasks.runtime.stage import Log, Order
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0
 RETRIES = 2  # of a stage whose worker or machine went down, whichever it is
-UNSERVED = 15.0  # minutes without a worker after which the stage's run is told of (infra/alerts.py)
+UNSERVED = 15.0  # minutes without a worker after which the stage's run is told of (infra/alert_triggers.py)
 EVERY = 1.0  # seconds between two looks at the other run
 _NONE = "it has no worker"
 REVIVES = 15.0  # seconds in which a run that lives says so after the server took it for dead (liveness.BEAT, and room)

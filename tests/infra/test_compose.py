@@ -9,6 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
+from sifthinker.config import layers
+from tasks.operations import kept_store
 from tests.infra.conftest import ROOT
 
 TEXT = (ROOT / "infra/compose.yaml").read_text(encoding="utf-8")
@@ -65,6 +67,19 @@ def test_workers_and_metrics_are_given_what_a_store_on_s3_needs() -> None:
             assert re.fullmatch(
                 r"\$\{AWS_DEFAULT_REGION:-[a-z0-9-]+\}", service["environment"]["AWS_DEFAULT_REGION"]
             )
+
+
+def test_workers_are_given_the_users_configurations_and_the_stores_remote() -> None:
+    for service in (service for name, service in SERVICES.items() if name.startswith("worker")):
+        environment = service["environment"]
+        [mount] = [one for one in service["volumes"] if "SIF_CONFIGS" in str(one)]
+        assert mount["read_only"] and mount["type"] == "bind"
+        assert not mount["bind"]["create_host_path"], "a folder that is misspelt is refused, not made"
+        # Named in the container only where the user gave a folder; empty is none.
+        assert environment[layers.OWN] == f"${{SIF_CONFIGS:+{mount['target']}}}"
+        default = re.search(r":-(.*)}", mount["source"])
+        assert default and (ROOT / "infra" / default[1]).is_dir()
+        assert environment[kept_store.VARIABLE] == "${SIF_REMOTE:-}"
 
 
 @pytest.mark.parametrize("name", SERVICES)
