@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import typer
 from typer.core import TyperOption
-from typer.testing import CliRunner
 
 from flows.commands.init import text_of as started_from
 from flows.commands.main import app
