@@ -123,6 +123,18 @@ class Remote:
                     logger.warning("%s is read again: %s", name, error)
         raise AssertionError("the last try returns or raises")
 
+    def head(self, name: str) -> Any:
+        """What the server says of an object, with its headers; None where there is none."""
+        from botocore.exceptions import ClientError
+
+        with self._explained("look up"):
+            try:
+                return self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                    raise
+                return None
+
     def write(self, name: str, body: bytes, **condition: str) -> str:
         """Puts a small object; returns its ETag."""
         with self._explained("write"):
