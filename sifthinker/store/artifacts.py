@@ -201,7 +201,7 @@ class Store:
         if manifest is None:
             return None
         if part is None or manifest["shards"]:
-            return self._artifact(folder, manifest, part, partial(self._fetch, folder))
+            return self._artifact(folder, manifest, part, partial(self._fetch, folder, manifest))
         check = partial(claim, manifest=manifest, part=part)
         mine = OfPart(self.remote, folder, manifest, part, lambda at: self._verifier.check([check(at)]))
         return self._artifact(mine.folder, manifest, part, mine.fetch)
@@ -215,10 +215,10 @@ class Store:
         self.let_go(ref.stage, ref.key)
         return True
 
-    def _fetch(self, folder: Path) -> None:
+    def _fetch(self, folder: Path, manifest: Manifest) -> None:
         assert self.remote
         name = f"{folder.parent.name}/{folder.name}"
-        fetch(self.remote, name, folder, lambda downloaded: self._open(downloaded, name=name))
+        fetch(self.remote, manifest, folder, lambda downloaded: self._open(downloaded, name=name))
 
     def discard(self, stage: str, key: str) -> None:
         """Removes an artifact: out of its name first, so that no half of it is ever taken for whole."""

@@ -13,11 +13,12 @@ from pathlib import Path
 from filelock import FileLock
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.manifest import MANIFEST, Damaged, Manifest, of_part
+from sifthinker.store.manifest import MANIFEST, Damaged, Manifest, object_of, of_part
 from sifthinker.store.s3 import Remote, together
 from sifthinker.system.files import write_json
 
 logger = logging.getLogger(__name__)
+TRIES = 3  # of a download whose objects are replaced meanwhile
 
 
 class OfPart:
@@ -40,7 +41,7 @@ class OfPart:
             check: holds the files of the part in a folder against the manifest; raises `Damaged`.
         """
         self._remote, self._check = remote, check
-        self._place = f"{manifest['stage']}/{manifest['key']}"
+        self._manifest = manifest
         self._names = of_part(manifest, part)
         # The digest is that of the files: an artifact that was made again with others has another folder.
         self.folder = whole.with_name(f"{whole.name}.part-{part:05}-{manifest['digest'][:20]}")
@@ -71,33 +72,32 @@ class OfPart:
 
         Raises: see `fetch`.
         """
-        fetch(self._remote, self._place, self.folder, self._check, self._names)
+        fetch(self._remote, self._manifest, self.folder, self._check, self._names)
 
 
 def fetch(
     remote: Remote,
-    place: str,
+    wanted: Manifest,
     folder: Path,
     check: Callable[[Path], object],
-    wanted: Collection[str] | None = None,
+    names: Collection[str] | None = None,
 ) -> None:
     """Downloads an artifact, once for all processes of this machine that want it now.
 
     Args:
         remote: of its store.
-        place: <stage>/<key> of the artifact.
+        wanted: its manifest, as it was when it was looked up.
         folder: where it is to be.
         check: holds a folder with its files against its manifest; raises `Damaged`.
-        wanted: the files that are, of those in its manifest; None: all.
+        names: the files that are wanted, of those in its manifest; None: all.
 
     Raises:
-        Damaged: it is gone, or its listing is not what its manifest says.
-        UserError: what came is not what its manifest says.
+        UserError: it is gone, was made again with another content since it was looked up, or is not what its manifest says.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if not folder.exists():
-            _download(remote, place, folder, check, wanted)
+            _download(remote, wanted, folder, check, names)
 
 
 def _alone(folder: Path) -> FileLock:
@@ -107,33 +107,60 @@ def _alone(folder: Path) -> FileLock:
 
 def _download(
     remote: Remote,
-    place: str,
+    wanted: Manifest,
     folder: Path,
     check: Callable[[Path], object],
-    wanted: Collection[str] | None,
+    names: Collection[str] | None,
+) -> None:
+    """Downloads what a manifest names; once more where another machine has replaced its objects meanwhile."""
+    place = f"{wanted['stage']}/{wanted['key']}"
+    for left in reversed(range(TRIES)):
+        manifest, damage = remote.manifest(place)
+        try:
+            if manifest is None:
+                raise Damaged(damage or f"{place} is gone")
+            if manifest["digest"] != wanted["digest"]:
+                raise UserError(
+                    f"{remote.url}/{place}: another machine made it again, with another content, while this one read it; "
+                    "run again, and the new one is taken"
+                )
+            _download_once(remote, manifest, folder, check, names)
+            return
+        except Damaged as found:  # seen only now: sizes and ETags were right
+            error = UserError(f"{remote.url}: {found}; make it again with `refresh`")
+            error.__cause__ = found
+        except UserError as found:
+            error = found
+        if not left or manifest is None or remote.manifest(place)[0] in (None, manifest):
+            raise error
+        logger.warning("%s was replaced while it was downloaded: %s", place, error)
+
+
+def _download_once(
+    remote: Remote,
+    manifest: Manifest,
+    folder: Path,
+    check: Callable[[Path], object],
+    names: Collection[str] | None,
 ) -> None:
     """Downloads an artifact under a temporary name, holds it to its manifest, and gives it its name."""
     temporary = folder.with_name(f"{folder.name}.fetch-{uuid.uuid4().hex}")
+    place, files = f"{manifest['stage']}/{manifest['key']}", manifest["files"]
+
+    def download(name: str) -> None:
+        remote.download(f"{place}/{object_of(manifest, name)}", temporary / name, files[name]["size"])
+        (temporary / name).chmod(0o444)
+
     try:
-        manifest, damage = remote.manifest(place)
-        if manifest is None:
-            raise Damaged(damage or f"{place} is gone")
-        files = manifest["files"]
-
-        def download(name: str) -> None:
-            remote.download(f"{place}/{name}", temporary / name, files[name]["size"])
-            (temporary / name).chmod(0o444)
-
         temporary.mkdir()
-        together(download, files if wanted is None else wanted)
-        write_json(temporary / MANIFEST, manifest)
+        together(download, files if names is None else names)
+        here = {name: value for name, value in manifest.items() if name != "upload"}
+        write_json(temporary / MANIFEST, here)
         check(temporary)
         try:
             temporary.rename(folder)
         except OSError:
             if not folder.exists():  # else whoever makes it here was quicker
                 raise
-    except Damaged as damage:  # seen only now: sizes and ETags were right
-        raise UserError(f"{remote.url}: {damage}; make it again with `refresh`") from damage
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -17,7 +17,7 @@ from sifthinker.store.digests import sha256
 
 MANIFEST = "manifest.json"  # of an artifact, in its folder
 DATA = "data"  # folder of the parts of a table that people open too
-UNSUMMED = ("checksum", "etags")  # what of a manifest its checksum does not cover
+UNSUMMED = ("checksum", "etags", "upload")  # what of a manifest its checksum does not cover
 
 
 class Ref(BaseModel):
@@ -81,7 +81,12 @@ class Manifest(TypedDict):
     made: float  # when its making began, in seconds since 1970
     seconds: float  # that the making took
     etags: NotRequired[dict[str, str]]  # on a remote: of each object
-    checksum: NotRequired[str]  # of all the rest but `etags`; manifests of earlier versions have none
+    upload: NotRequired[
+        str
+    ]  # on a remote: the folder of the objects; without it they lie beside the manifest
+    checksum: NotRequired[
+        str
+    ]  # of all the rest but what the remote adds; manifests of earlier versions have none
 
 
 def sealed(fields: Mapping[str, Any]) -> Manifest:
@@ -112,6 +117,11 @@ def read_manifest(text: str | bytes) -> Manifest:
     if value.get("checksum", _checksum(value)) != _checksum(value):
         raise ValueError("it was changed: its checksum differs")
     return value
+
+
+def object_of(manifest: Manifest, name: str) -> str:
+    """Where a file of an artifact is on a remote, below the artifact's own place."""
+    return f"{manifest['upload']}/{name}" if "upload" in manifest else name
 
 
 def of_part(manifest: Manifest, part: int) -> list[str]:

@@ -143,21 +143,11 @@ class RemoteLock:
         there = self.remote.look(self.name)
         return there if there and _said(there[0]).get("id") == self._id else None
 
-    def _head(self) -> Any:
-        from botocore.exceptions import ClientError
-
-        try:
-            return self.remote.client.head_object(
-                Bucket=self.remote.bucket, Key=self.remote.prefix + self.name
-            )
-        except ClientError:
-            return None
-
     def _stale(self) -> str:
         """The ETag of a lock whose holder has not beaten for long, by the server's own clock."""
         from email.utils import parsedate_to_datetime
 
-        if (head := self._head()) is None:
+        if (head := self.remote.head(self.name)) is None:
             return ""
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         dead = (now - head["LastModified"]).total_seconds() > EXPIRY

@@ -1,6 +1,7 @@
 """A store's copy on S3-compatible storage, so that every machine finds what another one made.
 
     s3://<bucket>/<prefix>/<stage>/<key>/...   an artifact's files; manifest.json is put last and means "done"
+    s3://<bucket>/<prefix>/<stage>/<key>/upload-<id>/...   the files of one that has replaced another; its manifest names the folder
     s3://<bucket>/<prefix>/<stage>/<key>.lock  held while it is made, anywhere
     s3://<bucket>/<prefix>/runs/ aliases/ ...  records
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
-from sifthinker.store.manifest import MANIFEST, Manifest, read_manifest
+from sifthinker.store.manifest import MANIFEST, Manifest, object_of, read_manifest
 from sifthinker.store.remote_lock import RemoteLock
 
 logger = logging.getLogger(__name__)
@@ -123,6 +125,18 @@ class Remote:
                     logger.warning("%s is read again: %s", name, error)
         raise AssertionError("the last try returns or raises")
 
+    def head(self, name: str) -> Any:
+        """What the server says of an object, with its headers; None where there is none."""
+        from botocore.exceptions import ClientError
+
+        with self._explained("look up"):
+            try:
+                return self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                    raise
+                return None
+
     def write(self, name: str, body: bytes, **condition: str) -> str:
         """Puts a small object; returns its ETag."""
         with self._explained("write"):
@@ -170,18 +184,45 @@ class Remote:
             return str(put["ETag"]).strip('"')
 
     def push(self, folder: Path, place: str) -> None:
-        """Uploads an artifact's files, and its manifest last; `place`: <stage>/<key>."""
-        self.remove(place)  # what is there of an earlier one: its manifest goes first
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        together(lambda name: self.upload(folder / name, f"{place}/{name}"), manifest["files"])
-        there = self.list(place)
-        for name, entry in manifest["files"].items():
-            if name not in there or there[name].size != entry["size"]:
+        """Uploads an artifact's files, then its manifest; only then does what was there before go.
+
+        What is there stays whole until the new manifest is written: the new objects lie in a folder of their own. A killed upload
+        leaves objects that no manifest names, which `sif prune` removes. Where the remote has the same content, nothing is sent.
+
+        Args:
+            folder: of the artifact.
+            place: <stage>/<key>.
+        """
+        made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        before = self.list(place)
+        if MANIFEST in before:
+            there, _ = self.manifest(place)
+            if there and there["digest"] == made["digest"]:
+                return
+        manifest = {name: value for name, value in made.items() if name not in ("etags", "upload")}
+        if before:  # else beside the manifest, where earlier versions of this program look, too
+            manifest["upload"] = f"upload-{uuid.uuid4().hex}"
+        objects = {object_of(manifest, name): name for name in manifest["files"]}  # type: ignore[arg-type]
+        together(lambda name: self.upload(folder / objects[name], f"{place}/{name}"), objects)
+        now = self.list(place)
+        for name, file in objects.items():
+            if name not in now or now[name].size != manifest["files"][file]["size"]:
                 raise UserError(
                     f"{self.url}/{place}/{name}: is not what was uploaded; is another run writing there?"
                 )
-        etags = {name: there[name].etag for name in manifest["files"]}
-        self.write(f"{place}/{MANIFEST}", json.dumps({**manifest, "etags": etags}).encode())
+        manifest["etags"] = {file: now[name].etag for name, file in objects.items()}
+        self.write(f"{place}/{MANIFEST}", json.dumps(manifest).encode())
+        self._clear(place, before.keys() - objects.keys() - {MANIFEST})
+
+    def _clear(self, place: str, names: Iterable[str]) -> None:
+        """Removes objects of before. What cannot be removed does no harm, and is left to `sif prune`."""
+        try:
+            for name in names:
+                self.delete(f"{place}/{name}")
+        except UserError as error:
+            logger.warning(
+                "%s: objects of its earlier content are left; `sif prune` removes them: %s", place, error
+            )
 
     def remove(self, place: str) -> None:
         """Removes an artifact, its manifest first: without it, the rest is nothing."""
@@ -192,8 +233,15 @@ class Remote:
     def manifest(self, place: str) -> tuple[Manifest | None, str]:
         """The manifest of a whole artifact, or None; and what is wrong with one that is damaged."""
         body = self.read(f"{place}/{MANIFEST}")
-        if body is None:
-            return None, ""
+        while body is not None:
+            manifest, damage = self._checked(place, body)
+            if not damage or (now := self.read(f"{place}/{MANIFEST}")) == body:
+                return manifest, damage
+            body = now  # it was replaced between the two looks
+        return None, ""
+
+    def _checked(self, place: str, body: bytes) -> tuple[Manifest | None, str]:
+        """Holds what is in a place against the manifest there."""
         try:
             manifest = read_manifest(body)
             files, etags = manifest["files"], manifest["etags"]
@@ -203,7 +251,7 @@ class Remote:
             return None, f"{self.url}/{place}: {MANIFEST} is that of {says}"
         there = self.list(place)
         for name, entry in files.items():
-            found = there.get(name)
+            found = there.get(object_of(manifest, name))
             if found is None:
                 return None, f"{self.url}/{place}: {name} is missing"
             if (found.size, found.etag) != (entry["size"], etags[name]):

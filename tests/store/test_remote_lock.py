@@ -220,3 +220,12 @@ def test_a_server_that_is_away_when_a_lock_is_given_back_costs_nothing(
         patch.setattr(s3.Remote, "look", lambda *_: (_ for _ in ()).throw(UserError("away")))
         lock.release()
     remote.delete("s/k.lock")
+
+
+@pytest.mark.parametrize("how", ["take", "wait"])
+def test_a_server_that_does_not_answer_when_a_lock_is_taken_is_explained(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot look up: .*Check AWS_ENDPOINT_URL_S3"):
+        getattr(s3.Remote(bucket).lock("s/k.lock"), how)()

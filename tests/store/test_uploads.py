@@ -29,7 +29,7 @@ def test_a_refreshed_artifact_whose_upload_fails_is_uploaded_by_the_next_run(
 ) -> None:
     here, other = Store(tmp_path / "a", bucket), Store(tmp_path / "b", bucket)
     old = put(here, a="old")
-    name = {"at its first request": "remove", "while files go": "upload", "when it was done": "write"}[when]
+    name = {"at its first request": "push", "while files go": "upload", "when it was done": "write"}[when]
     whole = getattr(s3.Remote, name)
 
     def away(self: s3.Remote, *given: Any, **more: Any) -> None:

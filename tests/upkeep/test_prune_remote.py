@@ -103,6 +103,22 @@ def test_half_an_upload_and_a_dead_lock_go_and_a_living_lock_stays(
     assert not [name for name in remote.list("b") if name.endswith(".lock")]
 
 
+def test_what_a_killed_upload_left_in_a_whole_artifact_goes_and_the_artifact_stays(
+    store: Store, bucket: str
+) -> None:
+    remote = s3.Remote(bucket)
+    remote.write("c/c1/upload-0123/data", b"of an upload that was killed")
+    whole = {"manifest.json", "data"}
+    found = prune.survey(store, Rules(days=14, runs=0))
+    assert not names(found, "upload"), "it may still be under way"
+    found = prune.survey(store, LATER)
+    [left] = [thing for thing in found.doomed if thing.kind == "upload"]
+    assert (left.path.as_posix(), left.bytes) == ("c/c1", 28)
+    prune.remove(store, LATER, found)
+    assert set(remote.list("c/c1")) == whole
+    assert Store(store.root.with_name("fourth"), bucket).find("c", "c1")
+
+
 def test_what_another_machine_makes_now_stays(store: Store, bucket: str) -> None:
     found = prune.survey(store, LATER)
     with Store(store.root.with_name("third"), bucket).lock("c", "c2"):
