@@ -11,7 +11,7 @@ import io
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,7 +173,7 @@ def test_the_judges_of_grpo_and_of_evaluation(seen: Seen, tmp_path: Path) -> Non
     def answers(requests: Iterable[Any]) -> Iterator[Reply]:
         for request in requests:
             asked.append(json.dumps(request.messages))
-            yield REPLY
+            yield replace(REPLY, text='{"score": 1}')
 
     one = (asking.Asked(question, digest, ""), REPLY, Answer("A"))
     client: Any = SimpleNamespace(answers=answers, api=settings.judge)

@@ -390,7 +390,7 @@ def judge(request):
         "standard answer: door\\nmodel's answer: door" in content
         or "Standard answer: door\\nModel's answer:\\n" in content
     )
-    return ('{"score": 1}' if "image_url" in content else "score: 1") if right else "score: 0"
+    return f'{{"score": {right:d}}}' if "image_url" in content else f"score: {right:d}"
 
 
 def written(folder, name, form, garbage=False) -> config.Benchmark:
