@@ -6,6 +6,7 @@ All rows of one of them are asked together; then the endpoint is mended, and the
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import time
@@ -38,7 +39,7 @@ from sifthinker.llm.usage import Usage
 from tests import annotation_rows as rows
 from tests import evil, wire
 from tests.llm import wire_acts
-from tests.llm.behaviours import BEHAVIOURS, RETRIES, STOPS, TIMEOUT, Act, Behaviour, good
+from tests.llm.behaviours import BEHAVIOURS, RETRIES, STOPS, TIMEOUT, Act, good
 
 pytestmark = pytest.mark.e2e  # a server with stalls, and its long list: a minute
 NAMES = list(BEHAVIOURS)
@@ -120,15 +121,16 @@ def evaluated(client: llm.Client, folder: Path, numbers: list[int]) -> dict[int,
             [(_, _, answer)] = judged(job, iter([(Asked(question, "", ""), None, Answer("b"))]), client)  # type: ignore[arg-type]
         except NotAnswered as error:
             said, _, _ = str(error).partition(
-                "\nThe judge refused"
+                "\nThe judge gave no score"
             )  # how many: more than the share that may be
+            if without := re.fullmatch(
+                r"judge of viscot, q/\d+: (?:no score in|cut off:) (.*)", said, re.DOTALL
+            ):
+                return "other", ast.literal_eval(without[1])
             found = re.fullmatch(r"judge of viscot, q/\d+: ([\w-]+): (.*)", said, re.DOTALL)
             assert found, error
             return found[1], found[2]
-        first, second = answer.judged
-        assert (first == "") == (second == "")
-        if not first:
-            return "no text", ""
+        _, second = answer.judged
         return ("accepted" if judge.score(second) == 0.8 else "other"), second
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -223,29 +225,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
 REPLIES = {"accepted", "other"}  # in the ledger, and paid for
 
 
-def of(consumer: str, behaviour: Behaviour) -> str:
-    """The outcome that is due; evaluation tells failures of the model's apart from those of the transport alone."""
-    if consumer == "evaluation's judge" and behaviour.verdict in ("unreadable", "content-filter"):
-        return "no text"
-    return behaviour.verdict
-
-
 @pytest.mark.parametrize("consumer", CONSUMERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_ends_as_accepted_or_as_a_named_reject_and_nothing_is_paid_twice(ran, name, consumer):
     behaviour, number, found = BEHAVIOURS[name], NAMES.index(name), ran[consumer]
     outcome, words = found.first[number]
-    if outcome == "no text" and behaviour.verdict == "other":
-        outcome = "other"  # its text is empty
-    assert outcome == of(consumer, behaviour), words
-    assert behaviour.words in words or outcome == "no text"
+    assert outcome == behaviour.verdict, words
+    assert behaviour.words in words
     assert words.isprintable() or outcome in REPLIES
     most = behaviour.asked * CONSUMERS[consumer].requests
     assert found.asked[number] <= most
-    is_cut_off = consumer == "evaluation's judge" and outcome not in {
-        *REPLIES,
-        "no text",
-    }  # by the other call
+    is_cut_off = consumer == "evaluation's judge" and outcome not in REPLIES  # by the other call
     assert found.sent[number] >= most or is_cut_off
     if behaviour.verdict in {*REPLIES, "bad-request", "content-filter"}:  # for good
         assert found.again[number] == 0
