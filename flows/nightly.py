@@ -32,7 +32,7 @@ from tasks.runtime.stage import StageFailed
 from tasks.stages.scenes import scenes
 from tasks.stages.weights import depth_weights
 
-# Names of states; infra/alerts.py tells people of each of them, and of the two below.
+# Names of states; infra/alert_triggers.py has each of them, and the two below.
 FAILED = {history.REGRESSED: "Regressed", history.NOT_RUN: "NotRun", history.INCONCLUSIVE: "Inconclusive"}
 WARNED = "Warned"
 SKIPPED = "Skipped"

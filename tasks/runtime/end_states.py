@@ -1,7 +1,7 @@
 """The failed states of tasks and runs. One that a mistake of the user's ended has a name of its own, in the UI as well.
 
 The name passes from a shard to its stage, from a run in another pool to the task that waits for it, and from a task to
-its flow. Alerts (infra/alerts.py) and exit codes of `sif` go by it.
+its flow. Alerts (infra/alert_triggers.py) and exit codes of `sif` go by it.
 """
 
 from __future__ import annotations
