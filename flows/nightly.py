@@ -144,9 +144,8 @@ def _nightly(config: Config, night: str, name: str, started: datetime) -> State[
             carry_out(pipeline, config, Partial(), store, night, name)
     except (UserError, StageFailed) as error:
         get_run_logger().error("%s", error)
-        if (
-            outcome is None
-        ):  # else the verdict stands: what failed came after it, as the upload of the run's record
+        # Where there is a verdict, it stands: what failed came after it, such as the upload of the run's record.
+        if outcome is None:
             why = dict.fromkeys(config.nightly.models, str(error))
             outcome = compare(store, Night(night, started, config), [], why, None)
     assert outcome, "the night was carried out"

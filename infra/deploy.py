@@ -119,7 +119,6 @@ def _times(schedule: DeploymentSchedule) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
-    )  # as Ctrl-C: what people have set is put back
+    # As Ctrl-C: what people have set is put back.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     main()

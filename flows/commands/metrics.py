@@ -29,9 +29,8 @@ def metrics(
 ) -> None:
     """Serves rows, calls, tokens, money, rejects, training, scores and nights of a store at /metrics, until it is interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    opened = existing(
-        store, config, pull="may"
-    )  # as at later looks, `sif_part_readable` says what is missing
+    # As at later looks, `sif_part_readable` says what is missing.
+    opened = existing(store, config, pull="may")
     from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
     from sifthinker.upkeep.metrics import StoreCollector

@@ -81,12 +81,8 @@ class Manifest(TypedDict):
     made: float  # when its making began, in seconds since 1970
     seconds: float  # that the making took
     etags: NotRequired[dict[str, str]]  # on a remote: of each object
-    upload: NotRequired[
-        str
-    ]  # on a remote: the folder of the objects; without it they lie beside the manifest
-    checksum: NotRequired[
-        str
-    ]  # of all the rest but what the remote adds; manifests of earlier versions have none
+    upload: NotRequired[str]  # on a remote: the folder of the objects; else they lie beside the manifest
+    checksum: NotRequired[str]  # of the rest but what a remote adds; older manifests have none
 
 
 def sealed(fields: Mapping[str, Any]) -> Manifest:

@@ -161,9 +161,8 @@ class SharedRecords:
         if there is None or there.modified <= said["replaces"] + GRAIN:
             return True
         found = self.remote.read(self._name(path))
-        if (
-            found is None or sha256(found).hexdigest() in ours
-        ):  # of ours: the server took it, and its answer was lost
+        # One of ours: the server took it, and its answer was lost.
+        if found is None or sha256(found).hexdigest() in ours:
             return True
         logger.warning(
             "%s: another machine has written it since this one, and theirs stays; look whether yours is still wanted",

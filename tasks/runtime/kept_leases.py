@@ -23,9 +23,7 @@ class ConcurrencyLeaseStorage(memory.ConcurrencyLeaseStorage):
     whose process is gone is ended by the automations for lost runs (infra/lost_runs.py).
     """
 
-    given_up: ClassVar[set[UUID]] = (
-        set()
-    )  # leases that ended under this server; Prefect makes one storage a process
+    given_up: ClassVar[set[UUID]] = set()  # leases that ended under this server, a process with one storage
 
     async def renew_lease(self, lease_id: UUID, ttl: timedelta) -> bool:
         """Whether the lease is still valid: only one that ended under this server is not.

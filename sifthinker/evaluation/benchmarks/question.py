@@ -87,6 +87,7 @@ RULES = {  # by the key of `BENCHMARKS`, of those that have changed since
     "ovdeval": 6,  # a reply without an answer has no boxes for `strict`; the area where it was cut off was scored
     "pope": 6,  # a reply without an answer is wrong by the published rule, too; it was a yes
     "refcoco": 6,  # as ovdeval
+    "vqav2": 6,  # as pope; a missing answer was right where people had said "a", which the published rule drops
     "viscot": 6,  # what the judge gives no score is the judge's failure; it was the model's wrong answer
 }
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py

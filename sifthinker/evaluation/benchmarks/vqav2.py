@@ -131,7 +131,9 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
 
 
 def official(question: Question, answer: Answer) -> Verdict:
-    """VQA's vqaEval.py; see the module."""
+    """VQA's vqaEval.py; see the module. A missing answer is wrong: to that script it would be the answer of who said "a"."""
+    if answer.absent:
+        return Verdict(0.0, "", answer.absent)
     people: list[str] = json.loads(question.reference or "[]")
     said = answer.text.replace("\n", " ").replace("\t", " ").strip()
     if len(set(people)) > 1:

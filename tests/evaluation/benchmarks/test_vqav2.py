@@ -192,6 +192,14 @@ def test_official_keeps_the_quirks_that_strict_does_not_have(people, reply, offi
     assert vqav2.strict(asked(people), Answer(reply)).score == pytest.approx(strict)
 
 
+def test_a_missing_answer_is_wrong_though_most_people_said_what_the_rule_drops():
+    people = asked(["a"] * 6 + ["the dog"] * 4)
+    assert vqav2.official(people, Answer("a")).score == 1  # the published rule's
+    for rule in (vqav2.official, vqav2.strict):
+        verdict = rule(people, Answer("", absent="cut-off"))
+        assert (verdict.score, verdict.unparsable) == (0, "cut-off")
+
+
 @given(st.lists(st.sampled_from(["yes", "no", "2", "a dog"]), min_size=10, max_size=10), st.text(max_size=20))
 def test_accuracy_is_a_share_and_does_not_depend_on_the_order_of_people(people, reply):
     value = vqav2.official(asked(people), Answer(reply)).score
