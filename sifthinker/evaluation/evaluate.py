@@ -24,10 +24,11 @@ from typing import Any
 from sifthinker import config as configuration
 from sifthinker import llm
 from sifthinker.core import tables
+from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring, shown
 from sifthinker.evaluation.asking import BAD_REQUEST, Asking, judged
-from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
+from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames, presence
 from sifthinker.evaluation.benchmarks.question import Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.evaluation.progress import Progress
@@ -150,7 +151,11 @@ def _client(served: Served, config: configuration.Evaluate, ledger: Place) -> ll
 
 
 def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
-    """Reads every benchmark once."""
+    """Reads every benchmark once.
+
+    Raises:
+        UserError: two entries of one benchmark hold a question of the same id.
+    """
     found = _Opened()
     for source in config.benchmarks:
         if BENCHMARKS[source.name].judge_requests and judge is None:
@@ -163,6 +168,9 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
             logger.warning("%s", error)
             found.scores.append(scoring.missing(source.name, str(error), config.limit, source))
             continue
+        for other in found.jobs:
+            if source.name == other.source.name and (shared := job.ids & other.ids):
+                raise UserError(presence.clash(other.source, source, min(shared)))
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
         found.rejects.extend(bad)

@@ -34,6 +34,7 @@ class Selection:
     benchmark: Benchmark
     chosen: frozenset[int]
     bad: int = 0  # rows of the files that no question could be made of
+    ids: frozenset[str] = frozenset()  # of all questions, chosen or not
     # Images are decoded once, to see that they are whole: what is known of them, by path or digest, or what is wrong.
     _seen: dict[str, _Seen | images.BadImage] = field(default_factory=dict)
     # The last embedded image and its digest: questions about one picture follow each other and share its bytes.
@@ -124,7 +125,7 @@ def open_benchmark(
             ", ..." if outside[3:] else "",
         )
     chosen = frozenset(positions[i] for i in select(found, limit, seed))
-    return Selection(source, benchmark, chosen, len(rejects)), rejects
+    return Selection(source, benchmark, chosen, len(rejects), frozenset(ids)), rejects
 
 
 def select(questions: Sequence[tuple[str, str]], limit: int | None, seed: int) -> frozenset[int]:
