@@ -127,6 +127,7 @@ def _summary(
         "limit": config.limit,
         "think": config.think,
         "depth_input": model.depth_input,
+        "max_pixels": box_frames.budget(model),
         "box_frame": box_frames.named(config.box_frame, model),
         "temperature": config.temperature,
         "seed": config.seed,
@@ -273,7 +274,7 @@ def _benchmark(
         found.scores.append(scoring.missing(name, why, limit, job.source))
     if results or not hidden:
         rejected = job.bad + len(lost)
-        found.scores.extend(scoring.scores(job, name, results, rejected, limit))
+        found.scores.extend(scoring.scores(job, name, results, rejected, limit, asking.model))
     found.rejects.extend(lost)
     progress.lost(len(lost))
 
