@@ -1,24 +1,17 @@
-"""Whether a reply of the annotator is the chain that was asked for, and whether two answers say the same."""
+"""Whether a reply of the annotator is the chain that was asked for."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sifthinker.annotation.agreement import agrees, plain
 from sifthinker.core import chain, prompts, reasoning, special_tokens
 from sifthinker.core.records import Region, Sample
 
 _FENCED = re.compile(r"\A```\s*(<think>(?:(?!```).)*)```\Z", re.DOTALL)
 _AREA = re.compile(r"(?<=<area>)[^<]*(?=</area>)")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_WORD = re.compile(r"[^\W\d_]+")
-_NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty"
-)
-_NUMBERS = {word: float(value) for value, word in enumerate(_NUMBER_WORDS.split())}
 # Phrases that betray how the chain was made; it has to read as if the answer was found by looking.
 _LEAK = re.compile(
     r"\bgreen (?:bounding )?(?:box|rectangle|frame|outline)"
@@ -138,32 +131,6 @@ def _compare(
 def _rounds(value: float, wanted: float) -> bool:
     """Whether two depths are one number rounded differently: a unit in the third decimal, or to 2 decimals."""
     return abs(value - wanted) < 0.0010001 or value == round(wanted, 2)
-
-
-def agrees(reference: str, answer: str) -> bool | None:
-    """Whether an answer says what the reference says: exactly for numbers and yes/no; None where that is unclear.
-
-    The only number ("There are 3.", "three") or the only yes or no of a longer answer counts.
-    """
-    reference, answer = plain(reference), plain(answer)
-    if reference == answer:
-        return True
-    if reference in ("yes", "no"):
-        return {"yes", "no"} & set(_WORD.findall(answer)) == {reference}
-    wanted = _numbers(reference) if _NUMBER.fullmatch(reference) or reference in _NUMBERS else None
-    return _numbers(answer) == wanted if wanted else None
-
-
-def _numbers(text: str) -> set[float]:
-    """The numbers of a text; in words only where there are none in digits."""
-    digits = {float(number) for number in _NUMBER.findall(text)}
-    return digits or {_NUMBERS[word] for word in _WORD.findall(text) if word in _NUMBERS}
-
-
-def plain(text: str) -> str:
-    """A text without its case, white space, and punctuation at the ends."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.strip(" .,;:!?\"'`()")
 
 
 _EXAMPLE = {plain(text) for text in re.findall(r"<text>([^<]+)</text>", prompts.ANNOTATOR_SYSTEM)}

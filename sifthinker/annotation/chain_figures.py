@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sifthinker.annotation.acceptance import agrees
+from sifthinker.annotation.agreement import agrees
 from sifthinker.annotation.taken import MODEL, RIGHT
 from sifthinker.core import boxes, chain
 from sifthinker.core.records import WHOLE

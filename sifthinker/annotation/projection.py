@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sifthinker.annotation.acceptance import agrees
 from sifthinker.config import Again, Annotate
 from sifthinker.core import prompts
 from sifthinker.core.records import Focus, Sample
@@ -52,7 +51,7 @@ def project(
         most: chains that are wanted; None: all rows are asked.
     """
     steps = {row.id: len(row.steps) for row in focus} if focus is not None else None
-    rows = measured = judged = 0
+    rows = measured = 0
     prompt = completion = 0.0
     for row in samples:
         if steps is not None and row.id not in steps:
@@ -67,12 +66,11 @@ def project(
         )
         prompt += text / 4 + count * min(row.width * row.height, config.max_pixels) / _PIXELS_A_TOKEN
         completion += count * _STEP_TOKENS + len(row.answer) / 4
-        if agrees(row.answer, "") is None:  # judged unless it is the reference word for word: an upper bound
-            judged += 1
-            prompt += (400 + len(row.question)) / 4 + min(
-                row.width * row.height, config.max_pixels
-            ) / _PIXELS_A_TOKEN
-            completion += 10
+        # Of the judge, whom any answer may need: an upper bound.
+        prompt += (400 + len(row.question)) / 4 + min(
+            row.width * row.height, config.max_pixels
+        ) / _PIXELS_A_TOKEN
+        completion += 10
     rows = rows if most is None else min(rows, most)
     scale = _RETRIES * rows / max(1, measured)
     tokens = Tokens(
@@ -81,7 +79,7 @@ def project(
     cost = priced(tokens, config.api.prices, config.api.mode != "chat")
     return Projection(
         rows,
-        round(scale * (measured + judged)),
+        round(scale * 2 * measured),
         cost.prompt_tokens,
         cost.completion_tokens,
         cost.money,

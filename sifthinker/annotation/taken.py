@@ -7,7 +7,7 @@ what `acceptance.unfit` allows, and gives the row's answer. What departs from a 
 2. Its depths are of another map than ours. `published.depths` says what becomes of them; how far they are off is
    measured in any case (`Measured`).
 3. Only a judge could tell whether some answers say the same. Here such an answer is kept if it shares a word with the
-   reference.
+   reference, or holds the number, the yes or the no that the reference is.
 
 With `frame: padded` the boxes of a chain are brought from the padded square to the image, as those of its row are. Its texts
 were written to the boxes where they were drawn (PAPER.md R2.1), and stay as they are.
@@ -25,7 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sifthinker import config
-from sifthinker.annotation.acceptance import Refused, agrees, plain, unfit
+from sifthinker.annotation.acceptance import Refused, unfit
+from sifthinker.annotation.agreement import agrees, names, plain
 from sifthinker.annotation.annotate import NOT_NEEDED
 from sifthinker.annotation.matching import same_boxes
 from sifthinker.core import chain, depth_maps, images, prompts, reasoning
@@ -250,6 +251,8 @@ def _off(moved: Chain, ours: Sequence[Sequence[Region]], settings: config.Publis
 def _wrong_answer(reference: str, answer: str) -> Refused | None:
     """Why an answer is not taken for the reference: it says something else, or nothing of it."""
     same = agrees(reference, answer)
+    if same is None:
+        same = names(reference, answer)
     if same is None:
         wanted, said = plain(reference), plain(answer)
         shared = set(_WORD.findall(wanted)) & set(_WORD.findall(said))

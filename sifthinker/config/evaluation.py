@@ -104,6 +104,20 @@ class Evaluate(Section):
     concurrency: int = operational(64, ge=1, description="most requests in flight")
     timeout: float = operational(600.0, gt=0, description="seconds for one request")
 
+    @field_validator("benchmarks")
+    @classmethod
+    def _have_other_questions(cls, benchmarks: tuple[Benchmark, ...]) -> tuple[Benchmark, ...]:
+        seen = set()
+        for one in benchmarks:
+            asked = (one.name, one.path.absolute(), one.split, one.choices)
+            if asked in seen:
+                raise ValueError(
+                    f"{' '.join(filter(None, (one.name, one.split)))} of {one.path} stands there twice; leave one out: scores of the "
+                    "same questions cannot be told apart"
+                )
+            seen.add(asked)
+        return benchmarks
+
     @field_validator("server")
     @classmethod
     def _is_started_or_address(cls, server: str) -> str:

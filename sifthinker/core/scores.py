@@ -28,6 +28,8 @@ class Score(TypedDict):
     limit: int | None  # a sample of so many questions; None = all
     missing: str | None  # why it was not scored; None where it was
     rendered: bool  # the questions are rendered scenes in the benchmark's form, and not the published ones
+    shrunk: float | None  # share of the pictures that have more pixels than the model sees; None: not known
+    shrunk_to: float | None  # the median part of their side at which it sees those; None where there are none
 
 
 class ModelScore(Score):
@@ -36,6 +38,7 @@ class ModelScore(Score):
     model: str
     box_frame: str  # in which its boxes were read
     think: bool  # it was asked for a chain
+    max_pixels: int | None  # most pixels that it sees of a picture; None: of a fixed size, or not known
 
 
 def read(evaluation: Path) -> list[Score]:
@@ -49,6 +52,8 @@ def read(evaluation: Path) -> list[Score]:
         score.setdefault("refused", 0)
         score.setdefault("rules", summary.get("rules", 1))
         score.setdefault("rendered", False)
+        score.setdefault("shrunk", None)
+        score.setdefault("shrunk_to", None)
     return scores
 
 
@@ -56,7 +61,11 @@ def read_with_model(evaluation: Path) -> list[ModelScore]:
     """The scores in the folder of an evaluation, each with the model's name as reports show it."""
     summary = _summary(evaluation)
     model, frame, think = summary["model"], summary.get("box_frame", "image"), summary.get("think", True)
-    return [{"model": model, "box_frame": frame, "think": think, **score} for score in read(evaluation)]
+    most = summary.get("max_pixels")
+    return [
+        {"model": model, "box_frame": frame, "think": think, "max_pixels": most, **score}
+        for score in read(evaluation)
+    ]
 
 
 def rules(evaluation: Path) -> dict[str, int]:

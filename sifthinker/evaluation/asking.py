@@ -14,7 +14,7 @@
 * An answer that the judge gives no score is the judge's failure, not the model's: the judge refuses it, is cut off, or says
   nothing that can be read. It has no verdict on the answer, is counted under the judge's own reasons (`judge-refused`,
   `judge-cut-off`, `judge-unreadable`), and is 0, up to the share `evaluate.max_absent` of the answers that the judge is asked
-  about. More stops the evaluation.
+  about. More stops the evaluation. Where an answer is judged twice, the score of the one judge does not suffer from the other.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ BAD_REQUEST = "bad-request"  # kind of failure: the server takes requests, but n
 # What the model or its provider gave instead of a reply; every other failure is the transport's or the set-up's.
 _REFUSALS = {"content-filter": "refused", "unreadable": "unreadable", BAD_REQUEST: BAD_REQUEST}
 _HOPELESS = 100  # questions that were refused before one was answered: no other will be
-JUDGE_REFUSED = "judge-refused"
 # Why an answer has no score of the judge's, by the kind of failure.
-_JUDGE = {"content-filter": JUDGE_REFUSED, "unreadable": "judge-unreadable", BAD_REQUEST: JUDGE_REFUSED}
+_JUDGE = {"content-filter": "judge-refused", "unreadable": "judge-unreadable", BAD_REQUEST: "judge-refused"}
 _QUOTED = 200  # characters of a judge's reply in a message
 
 
@@ -200,10 +199,16 @@ class _Judged:
     answered: Answered
     wanted: int  # replies
     said: list[str] = field(default_factory=list)  # so far
-    problem: str = ""  # why the judge gave no score
+    problems: list[str] = field(default_factory=list)  # of each, why it gives no score; "" where it does
+
+    @property
+    def problem(self) -> str:
+        """Why the judge gave no score, in the first reply that gives none."""
+        return next(filter(None, self.problems), "")
 
     def hear(self, reply: llm.Reply | llm.Failure, benchmark: Benchmark) -> str:
         """Takes the judge's next reply; what is wrong with it, where it is the first of this answer that gives no score."""
+        failed_before = bool(self.problem)
         problem = wrong = ""
         if isinstance(reply, llm.Failure):
             self.said.append("")
@@ -212,19 +217,17 @@ class _Judged:
             self.said.append(reply.text)
             if reply.finish_reason == "length":  # the number may be cut, too
                 problem, wrong = "judge-cut-off", f"cut off: {reply.text[:_QUOTED]!r}"
-            elif len(self.said) == self.wanted:
-                item, _, answer = self.complete()
-                problem = "" if self.problem else benchmark.strict(item.question, answer).unparsable
-                wrong = f"no score in {reply.text[:_QUOTED]!r}"
-        if self.problem or not problem:
-            return ""
-        self.problem = problem
-        return wrong
+        self.problems.append(problem)
+        if not problem and len(self.said) == self.wanted:
+            item, _, answer = self.complete()
+            self.problems[-1] = problem = benchmark.strict(item.question, answer).unparsable
+            wrong = f"no score in {self.said[-1][:_QUOTED]!r}"
+        return wrong if problem and not failed_before else ""
 
     def complete(self) -> Answered:
         item, reply, answer = self.answered
-        judged = () if self.problem == JUDGE_REFUSED else tuple(self.said)
-        return item, reply, dataclasses.replace(answer, judged=judged, absent=self.problem or answer.absent)
+        unjudged = tuple(self.problems) if self.problem else ()
+        return item, reply, dataclasses.replace(answer, judged=tuple(self.said), unjudged=unjudged)
 
 
 def judged(
@@ -282,6 +285,10 @@ def judged(
         yield from complete()
     yield from complete()
     _check_judge(failed, asked, max_absent, last)
+    if failed:
+        logger.warning(
+            "%s: the judge gave no score for %d of %d answers", job.source.name, failed.total(), asked
+        )
 
 
 def _check_judge(failed: Counter[str], answers: int, max_absent: float, last: str) -> None:

@@ -24,10 +24,11 @@ from typing import Any
 from sifthinker import config as configuration
 from sifthinker import llm
 from sifthinker.core import tables
+from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation import scoring, shown
 from sifthinker.evaluation.asking import BAD_REQUEST, Asking, judged
-from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames
+from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, box_frames, presence
 from sifthinker.evaluation.benchmarks.question import Missing, Question, Verdict
 from sifthinker.evaluation.benchmarks.selection import Selection, open_benchmark
 from sifthinker.evaluation.progress import Progress
@@ -126,6 +127,7 @@ def _summary(
         "limit": config.limit,
         "think": config.think,
         "depth_input": model.depth_input,
+        "max_pixels": box_frames.budget(model),
         "box_frame": box_frames.named(config.box_frame, model),
         "temperature": config.temperature,
         "seed": config.seed,
@@ -150,7 +152,11 @@ def _client(served: Served, config: configuration.Evaluate, ledger: Place) -> ll
 
 
 def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
-    """Reads every benchmark once."""
+    """Reads every benchmark once.
+
+    Raises:
+        UserError: two entries of one benchmark hold a question of the same id.
+    """
     found = _Opened()
     for source in config.benchmarks:
         if BENCHMARKS[source.name].judge_requests and judge is None:
@@ -163,6 +169,9 @@ def _open(config: configuration.Evaluate, judge: llm.Client | None) -> _Opened:
             logger.warning("%s", error)
             found.scores.append(scoring.missing(source.name, str(error), config.limit, source))
             continue
+        for other in found.jobs:
+            if source.name == other.source.name and (shared := job.ids & other.ids):
+                raise UserError(presence.clash(other.source, source, min(shared)))
         logger.info("%s: %d questions", source.name, len(job.chosen))
         found.jobs.append(job)
         found.rejects.extend(bad)
@@ -265,7 +274,7 @@ def _benchmark(
         found.scores.append(scoring.missing(name, why, limit, job.source))
     if results or not hidden:
         rejected = job.bad + len(lost)
-        found.scores.extend(scoring.scores(job, name, results, rejected, limit))
+        found.scores.extend(scoring.scores(job, name, results, rejected, limit, asking.model))
     found.rejects.extend(lost)
     progress.lost(len(lost))
 

@@ -87,6 +87,7 @@ def scores(
     results: Sequence[tuple[Question, Verdict, Verdict]],
     rejected: int,
     limit: int | None,
+    model: config.Model,
 ) -> list[dict[str, Any]]:
     """The entries of a benchmark in `scores.json`: one for each metric.
 
@@ -98,10 +99,12 @@ def scores(
         results: the questions with their official and strict verdicts.
         rejected: how many questions could not be asked.
         limit: of the questions that were chosen; None = all.
+        model: whose pixel budget says how the pictures were seen.
     """
     if not results:
         why = f"none of its {rejected} questions could be asked"
         return [missing(name, why, limit, job.source)]
+    shrunk, shrunk_to = job.shrunk(model)
     official = {m.metric: m for m in job.benchmark.score([(q, o) for q, o, _ in results])}
     return [
         {
@@ -120,6 +123,8 @@ def scores(
             "limit": limit,
             "missing": None,
             "rendered": job.source.rendered,
+            "shrunk": shrunk,
+            "shrunk_to": shrunk_to,
         }
         for measure in job.benchmark.score([(q, s) for q, _, s in results])
     ]
@@ -148,4 +153,6 @@ def missing(name: str, why: str, limit: int | None, source: config.Benchmark) ->
         "limit": limit,
         "missing": why,
         "rendered": source.rendered,
+        "shrunk": None,
+        "shrunk_to": None,
     }

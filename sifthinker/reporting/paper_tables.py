@@ -201,6 +201,20 @@ def _differs(row: Row, scores: Sequence[ModelScore], judge: str) -> list[str]:
         said.append("asked plainly, without a chain")
     if limit := next((score["limit"] for score in mine if score["limit"]), None):
         said.append(f"a seeded sample of at most {limit} questions")
+    if shrunk := _shrunk(mine):
+        said.append(shrunk)
     if frame := next((s["box_frame"] for s in mine if s.get("box_frame", "image") != "image"), ""):
         said.append(f"boxes read in the frame {frame}")
     return said
+
+
+def _shrunk(scores: Sequence[ModelScore]) -> str:
+    """That a benchmark's pictures have more pixels than a model saw of them; "" where none has, or nothing is known."""
+    score = next((score for score in scores if score.get("max_pixels") and score.get("shrunk") != 0), None)
+    if score is None:
+        return ""
+    said = f"at most {score['max_pixels']:,} pixels of a picture are seen (model.max_pixels)"
+    share, side = score.get("shrunk"), score.get("shrunk_to")
+    if share is None or side is None:
+        return said
+    return f"{said}: {100 * share:.0f} % of the pictures were shrunk, at the median to {100 * side:.0f} % of their side"

@@ -101,6 +101,7 @@ def write(out: Path, facts: Facts) -> None:
         benchmarks=_scores([*(s for of in facts.before.values() for s in of), *facts.scores]),
         paper=paper_tables.tables(facts.scores, facts.config),
         box_frame=next((score["box_frame"] for score in facts.scores if score.get("box_frame")), ""),
+        max_pixels=next((score["max_pixels"] for score in facts.scores if score.get("max_pixels")), None),
         apart=apart(facts.scores, facts.predictions) if facts.predictions else [],
         config=yaml.safe_dump(
             json.loads(json.dumps(facts.config, default=str)), sort_keys=False, allow_unicode=True

@@ -97,7 +97,7 @@ MODULES: dict[str, Module] = {
     "card": _neutral("sifthinker.data.card", "describes a data set; no stage reads it"),
     # annotation
     "annotate": _at("sifthinker.annotation.annotate"),
-    "agreement": _at("sifthinker.annotation.acceptance"),
+    "agreement": _at("sifthinker.annotation.acceptance", "sifthinker.annotation.agreement"),
     "matching": _at("sifthinker.annotation.matching"),
     "taken": _neutral("sifthinker.annotation.taken", "counts where a source brings its chains (`given`)"),
     "wanted": _at("sifthinker.annotation.wanted"),

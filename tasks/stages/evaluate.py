@@ -41,9 +41,10 @@ def _files(config: Config) -> dict[str, Path]:
 
 
 def _lacks(config: Config) -> list[str]:
-    """A judge that nobody named, and the benchmarks that cannot be asked, where a run shall not go on without them."""
+    """A judge that nobody named, benchmarks of the same questions, and those that cannot be asked and shall not be left out."""
     absent = presence.absent(config.evaluate).values() if config.evaluate.missing == "refuse" else ()
-    return [*unnamed("evaluate.judge", config.evaluate.judge), *absent]
+    clashes = presence.clashes(config.evaluate)
+    return [*unnamed("evaluate.judge", config.evaluate.judge), *clashes, *absent]
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:

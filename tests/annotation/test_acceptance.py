@@ -1,10 +1,10 @@
-"""What is accepted of an annotator's reply, what is refused, and when two answers say the same."""
+"""What is accepted of an annotator's reply, and what is refused."""
 
 import dataclasses
 
 import pytest
 
-from sifthinker.annotation.acceptance import Accepted, Refused, agrees, check, plain
+from sifthinker.annotation.acceptance import Accepted, Refused, check
 from sifthinker.core.prompts import ANNOTATOR_SYSTEM, regions_json
 from sifthinker.core.records import Region, Sample
 
@@ -90,31 +90,6 @@ def test_a_reply_that_is_not_what_was_asked_is_refused_with_a_reason(text, kind)
     assert len(refused.reason) > 10
 
 
-@pytest.mark.parametrize(
-    ("reference", "answer", "verdict"),
-    [
-        ("red", "Red.", True),  # case and punctuation
-        ("a red coat", "The coat is red", None),  # for a judge
-        ("3", "3", True),
-        ("3", "three", True),
-        ("three", "There are 3 of them.", True),
-        ("3", "13", False),  # not a substring
-        ("3", "3 or 4", False),  # two numbers are no answer
-        ("3", "many", False),
-        ("0", "none", False),  # exact: no synonyms
-        ("yes", "Yes, it is.", True),
-        ("yes", "no", False),
-        ("no", "yes and no", False),
-        ("no", "It is not.", False),
-        ("no", "nobody", False),  # a word, not a prefix
-        ("1.5", "1.5 m", True),
-        ("2 cats", "2 dogs", None),  # not a number alone
-    ],
-)
-def test_numbers_and_yes_or_no_agree_exactly_and_the_rest_is_judged_unless_equal(reference, answer, verdict):
-    assert agrees(reference, answer) is verdict
-
-
 def test_an_accepted_reply_carries_its_canonical_chain_and_its_answer():
     accepted = check(f"<think>I look.</think>\n{GOOD}", ASKED, ROW)
     assert accepted == Accepted(BARE, "red", True, ("reasoning",))
@@ -193,14 +168,7 @@ def test_a_wrong_number_is_refused_with_both_answers():
     assert check(reply(answer="4"), ASKED, row) == Refused("answer", "the answer '4' does not say '3'")
 
 
-@pytest.mark.parametrize(
-    ("answer", "verdict"),
-    [("yes and no", False), ("Yes.", True), ("yes, certainly yes", True), ("No.", False), ("perhaps", False)],
-)
-def test_only_a_yes_alone_says_yes(answer, verdict):
-    assert agrees("yes", answer) is verdict
-
-
-def test_a_plain_text_has_no_case_no_width_no_space_and_no_marks_at_its_ends():
-    assert plain(" (\u201cThe  \uff32ed\n coat.\u201d) ") == "\u201cthe red coat.\u201d"
-    assert plain("'\"`Max x,;:!?") == "max x"
+def test_an_answer_with_a_second_number_is_left_to_the_judge():
+    row = dataclasses.replace(ROW, answer="two")
+    accepted = check(reply(answer="There are two dogs next to one car."), ASKED, row)
+    assert isinstance(accepted, Accepted) and not accepted.agrees

@@ -181,7 +181,12 @@ def test_a_box_in_the_margin_of_the_padded_square_is_a_reject(tmp_path: Path) ->
         ("the cat", "the dog", False),  # an article is nothing
         (3, "There are 3 of them.", True),
         (3, "There are 4 of them.", False),
+        (3, "There are 3 cars; 2 are red.", True),
+        (3, "There are 13 cars and 5 buses.", False),  # no part of a number
+        (3, "3 or 4", False),
         ("yes", "no", False),
+        ("yes", "Yes, there is no other dog.", True),
+        ("no", "Nothing is known of it.", False),  # no part of a word
         ("窗户", "这是窗户", True),
     ],
 )

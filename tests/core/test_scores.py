@@ -25,6 +25,8 @@ SHARE: scores.Score = {
     "limit": None,
     "missing": None,
     "rendered": False,
+    "shrunk": 0.5,
+    "shrunk_to": 0.25,
 }
 
 
@@ -51,12 +53,24 @@ def test_scores_are_read_from_the_folder_of_an_evaluation_with_the_models_name(t
     (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "scores": [plain]}))
     assert scores.read(tmp_path) == [plain]
     assert scores.read_with_model(tmp_path) == [
-        {"model": "tiny", "box_frame": "image", "think": True, **plain}
+        {"model": "tiny", "box_frame": "image", "think": True, "max_pixels": None, **plain}
     ]
+    summary = {"model": "tiny", "max_pixels": 262_144, "scores": [plain]}
+    (tmp_path / scores.FILE).write_text(json.dumps(summary))
+    assert scores.read_with_model(tmp_path)[0]["max_pixels"] == 262_144
     assert scores.rules(tmp_path) == {"vstar": 2}
-    older = {name: value for name, value in plain.items() if name not in ("refused", "rules")}
+    later = ("refused", "rules", "shrunk", "shrunk_to")
+    older = {name: value for name, value in plain.items() if name not in later}
     (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "rules": 2, "scores": [older]}))
-    assert scores.read(tmp_path) == [{**plain, "refused": 0, "rules": 2}]  # one number for all benchmarks
+    assert scores.read(tmp_path) == [
+        {
+            **plain,
+            "refused": 0,
+            "rules": 2,
+            "shrunk": None,
+            "shrunk_to": None,
+        }  # one number for all benchmarks
+    ]
     assert scores.rules(tmp_path) == {"vstar": 2}
     (tmp_path / scores.FILE).write_text(json.dumps({"model": "tiny", "scores": [older]}))
     assert scores.rules(tmp_path) == {"vstar": 1}

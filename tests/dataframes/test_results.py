@@ -38,6 +38,8 @@ SCORE: dict[str, Any] = {
     "limit": None,
     "missing": None,
     "rendered": True,
+    "shrunk": 0.5,
+    "shrunk_to": 0.25,
 }
 
 

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from sifthinker import config, llm
-from sifthinker.core import depth_maps, tables
+from sifthinker.core import depth_maps, scores, tables
+from sifthinker.core.errors import UserError
 from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import Missing, rules
@@ -112,6 +113,20 @@ def run(
         judge,
         work=work,
     )
+
+
+def test_entries_that_share_a_question_are_refused_before_anything_is_asked(tmp_path):
+    one, other = vstar(tmp_path / "one"), vstar(tmp_path / "other", rows=8)
+    lines = (other.path / "test_questions.jsonl").read_text().splitlines(keepends=True)
+    (other.path / "test_questions.jsonl").write_text("".join(lines[5:]))  # begins with another question
+    with (
+        serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests),
+        pytest.raises(
+            UserError, match=r"hold a question relative_position/5: .*one and .*other\. .*leave one"
+        ),
+    ):
+        run([one, other], url, tmp_path / "out")
+    assert requests == []
 
 
 def test_a_benchmark_is_asked_with_both_pictures_and_scored(tmp_path):
@@ -365,8 +380,10 @@ def test_rows_that_no_question_could_be_made_of_are_counted_with_the_rejected(tm
 
 
 def test_entries_that_share_a_name_keep_their_own_counts_and_replies(tmp_path):
-    """MMBench in two languages has the same ids in both; here, the second entry has no bad row and other pictures."""
+    """As MMBench in two languages; here, the second entry has no bad row, other ids and other pictures."""
     one, two = vstar(tmp_path / "one", rows=6), vstar(tmp_path / "two", rows=4)
+    other = tmp_path / "two/test_questions.jsonl"
+    other.write_text(other.read_text().replace('"question_id": ', '"question_id": 10'))
     file = tmp_path / "one/test_questions.jsonl"
     file.write_text("{}\n{}\n" + file.read_text())
     for number in range(2):
@@ -382,6 +399,28 @@ def test_entries_that_share_a_name_keep_their_own_counts_and_replies(tmp_path):
     reds = [Image.open(io.BytesIO(row["picture"])).convert("RGB").getpixel((0, 0))[0] > 100 for row in shown]
     assert [row["id"] for row in shown] == asked, "each reply once: three are right, and three are wrong"
     assert reds == [False] * 6 + [True] * 4, "on the pictures of their own entries"
+
+
+@pytest.mark.parametrize(
+    ("family", "max_pixels", "budget", "shrunk", "shrunk_to"),
+    [
+        ("qwen2_5_vl", 12_845_056, 12_845_056, 0.0, None),  # all pictures fit
+        ("qwen2_5_vl", 3136, 3136, 1 / 3, 0.5),  # of three pictures, one has four times as many pixels
+        ("internvl", 3136, 3136, None, None),  # in tiles
+        ("llava", 3136, None, None, None),  # all at one size
+    ],
+)
+def test_the_scores_say_how_much_of_the_pictures_the_model_sees(
+    tmp_path, family, max_pixels, budget, shrunk, shrunk_to
+):
+    source = vstar(tmp_path / "data", rows=6)
+    Image.new("RGB", (224, 56)).save(tmp_path / "data" / "0.png")
+    with serving(lambda *_: CHAIN.format(answer="A")) as (url, _):
+        model = config.Model(family=family, max_pixels=max_pixels)
+        summary = run([source], url, tmp_path / "out", model=model)
+    assert summary["max_pixels"] == budget
+    found = scores.read_with_model(tmp_path / "out")[-1]
+    assert (found["max_pixels"], found["shrunk"], found["shrunk_to"]) == (budget, shrunk, shrunk_to)
 
 
 def test_a_limit_asks_so_many_and_is_marked(tmp_path):

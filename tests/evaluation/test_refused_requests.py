@@ -90,7 +90,7 @@ def test_answers_that_the_judge_refuses_are_wrong_and_counted_up_to_a_share(tmp_
     rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
     reasons = {n: row["unparsable"] for n, row in enumerate(rows) if row["unparsable"]}
     assert reasons == dict.fromkeys(refused, "judge-refused")
-    assert {row["answer"] for row in rows} == {"a red door"} and rows[3]["judged"] == []
+    assert {row["answer"] for row in rows} == {"a red door"} and rows[3]["judged"] == ["", ""]
     assert {row["official"] for n, row in enumerate(rows) if n in refused} == {0.0}
 
 
@@ -98,19 +98,32 @@ FILTERED = (400, "stopped by content_filter")
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "reason"),
+    ("theirs", "ours", "reason", "official", "strict"),
     [
-        ("score: 1.0", FILTERED, "judge-refused"),
-        (FILTERED, '{"score": 1.0}', "judge-refused"),
-        ("score: 1.0", {"score": 0.5}, "judge-unreadable"),  # no text in its reply
-        ("score: 1.0", "a fine answer", "judge-unreadable"),
-        ("score: 1.0", '{"score": 7}', "judge-unreadable"),
-        ("score: 1.0", llm.Reply('{"score": 1.0}', "length", "judge", 1, 1), "judge-cut-off"),
-        (llm.Reply("score: 1", "length", "judge", 1, 1), '{"score": 1.0}', "judge-cut-off"),
+        ("score: 1.0", FILTERED, "judge-refused", 1.0, 0.75),
+        (FILTERED, '{"score": 1.0}', "judge-refused", 0.75, 1.0),
+        (FILTERED, FILTERED, "judge-refused", 0.75, 0.75),
+        ("score: 1.0", {"score": 0.5}, "judge-unreadable", 1.0, 0.75),  # no text in its reply
+        ("score: 1.0", "a fine answer", "judge-unreadable", 1.0, 0.75),
+        ("score: 1.0", '{"score": 7}', "judge-unreadable", 1.0, 0.75),
+        (
+            "score: 1.0",
+            llm.Reply('{"score": 1.0}', "length", "judge", 1, 1),
+            "judge-cut-off",
+            1.0,
+            0.75,
+        ),
+        (
+            llm.Reply("score: 1", "length", "judge", 1, 1),
+            '{"score": 1.0}',
+            "judge-cut-off",
+            0.75,
+            1.0,
+        ),
     ],
 )
-def test_what_the_judge_gives_no_score_is_its_failure_and_not_the_models(
-    tmp_path, monkeypatch, theirs, ours, reason
+def test_what_a_judge_gives_no_score_is_its_failure_and_not_the_models_or_the_other_judges(
+    tmp_path, monkeypatch, caplog, theirs, ours, reason, official, strict
 ):
     monkeypatch.setattr("sifthinker.llm.patience.Patience.backoff", lambda *_: 0.01)
     plain = llm.Client.answers
@@ -139,6 +152,9 @@ def test_what_the_judge_gives_no_score_is_its_failure_and_not_the_models(
             (entry,) = run([source], url, tmp_path / "out", judge=client, think=False, max_absent=0.25)[
                 "scores"
             ]
-    assert (entry["n"], entry["unparsable"], entry["official"], entry["strict"]) == (4, 1, 0.75, 0.75)
+    failed = strict < 1
+    assert (entry["n"], entry["unparsable"]) == (4, failed)
+    assert (entry["official"], entry["strict"]) == (official, strict)
     rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
-    assert [row["unparsable"] for row in rows] == ["", reason, "", ""]
+    assert [row["unparsable"] for row in rows] == ["", reason if failed else "", "", ""]
+    assert "viscot: the judge gave no score for 1 of 4 answers" in caplog.text

@@ -87,6 +87,17 @@ def test_a_row_without_a_score_says_why():
     [
         ({"limit": 40}, "V*, attributes", "a seeded sample of at most 40 questions"),
         ({"box_frame": "resized"}, "V*, attributes", "boxes read in the frame resized"),
+        (
+            {"max_pixels": 262_144, "shrunk": 0.98, "shrunk_to": 0.244},
+            "V*, attributes",
+            "at most 262,144 pixels of a picture are seen (model.max_pixels): 98 % of the pictures were shrunk, at the median "
+            "to 24 % of their side",
+        ),
+        (
+            {"max_pixels": 262_144, "shrunk": None, "shrunk_to": None},  # in tiles
+            "V*, attributes",
+            "at most 262,144 pixels of a picture are seen (model.max_pixels)",
+        ),
         ({"think": False}, "V*, attributes", "asked plainly, without a chain"),
         (
             {"benchmark": "refcoco", "metric": "refcoco_val+google"},
@@ -106,6 +117,24 @@ def test_what_differs_in_the_measurement_stands_in_the_row(values, label, said):
     found = row(paper_tables.tables([score(**values)], RESOLVED), label)
     assert said in "; ".join(found["differs"])
     assert found["ours"][0]["score"]["strict"] == 20.0
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_pixels": 262_144, "shrunk": 0.0}, {"max_pixels": None, "shrunk": None}, {}]
+)
+def test_pictures_that_were_not_shrunk_are_no_difference(values):
+    assert "pixels" not in "; ".join(
+        row(paper_tables.tables([score(**values)], {}), "V*, attributes")["differs"]
+    )
+
+
+def test_the_report_says_how_pictures_were_seen(tmp_path):
+    seen = {"max_pixels": 50_176, "shrunk": 0.5, "shrunk_to": 0.8}
+    report.write(tmp_path / "report.html", report.Facts(stages=[], scores=[score(**seen)]))
+    section = (tmp_path / "report.html").read_text().partition('<section id="scores">')[2]
+    assert "The model sees at most 50,176 pixels of a picture" in section and "50 % shrunk to 80 %" in section
+    report.write(tmp_path / "report.html", report.Facts(stages=[], scores=[score()]))
+    assert "pixels of a picture" not in (tmp_path / "report.html").read_text()
 
 
 def test_several_models_stand_in_one_row():

@@ -5,8 +5,8 @@ it was taught (`sifthinker/models/families`, with sources): Qwen2.5-VL in pixels
 it, the other Qwens and InternVL in 0..1000 of the picture, LLaVA-1.5 and Bunny in 0..1 of the picture padded to a square.
 `evaluate.box_frame` says which is read.
 
-A reply whose numbers are all at most 1 is left alone in the frames of pixels and thousandths, because a box of less
-than a pixel is none. A padded square cannot be told by its numbers, so there only plain replies are converted: a chain
+A reply whose numbers are all at most 1 is left alone in the frames of pixels and thousandths: in them it would be a pixel, or
+a thousandth of each side, in the picture's corner, which no model means. A padded square cannot be told by its numbers, so there only plain replies are converted: a chain
 was trained, and training writes 0..1 of the picture.
 """
 
@@ -101,6 +101,21 @@ def resized(width: int, height: int, model: config.Model) -> tuple[int, int]:
         scale = math.sqrt(least / (width * height))
         w, h = (math.ceil(edge * scale / side) * side for edge in (width, height))
     return w, h
+
+
+def budget(model: config.Model) -> int | None:
+    """The most pixels that a model sees of a picture; None where its family sees all pictures at one size."""
+    return None if FAMILIES[model.family].pictures in ("square", "stretched") else model.max_pixels
+
+
+def side_seen(width: int, height: int, model: config.Model) -> float | None:
+    """The part of a picture's side at which a model sees it: 1, or less where it has more pixels than the budget.
+
+    None where that is not told by the budget alone: the family sees all pictures at one size, or in tiles.
+    """
+    if FAMILIES[model.family].pictures != "budget":
+        return None
+    return min(1.0, math.sqrt(model.max_pixels / (width * height)))
 
 
 def within_budget(picture: bytes, model: config.Model) -> bytes:

@@ -17,7 +17,8 @@ Asked as LLaVA's and Bunny's files have it: "Answer the question using a single 
 `official` is MME's rule (eval_tool/calculation.py): in small letters, exactly yes or no, else "yes" and then "no"
 within the first four characters, so that "know" and "not" are no; else neither, which is wrong. A task scores
 100 times the share of right answers plus 100 times the share of pictures with both right. Perception is the sum of
-ten tasks, cognition of four. The pair is what is asked of one picture, not two neighbouring lines.
+ten tasks, cognition of four. The pair is what is asked of one picture, not two neighbouring lines. A picture of whose
+questions only one could be asked is no pair.
 """
 
 from __future__ import annotations
@@ -143,7 +144,8 @@ def _file(
     source: config.Benchmark, task: str, path: Path, picture: Path | None
 ) -> Iterator[Question | Reject]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: a question may hold U+2028 and other characters that it takes for ends of lines.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         yield files.reject(source.name, path, -1, BadRow("not-utf-8", str(error)))
         return
@@ -160,10 +162,15 @@ def _file(
 
 
 def _points(rows: Sequence[Result]) -> metrics.Statistic:
-    """100 x accuracy + 100 x share of pictures with every question right."""
+    """100 x accuracy + 100 x share of pictures with every question right.
+
+    A question whose partner was rejected counts in the accuracy only: of its picture nobody knows whether both are right.
+    """
     hits = np.array([verdict.score for _, verdict in rows])
-    _, unit = np.unique([question.unit for question, _ in rows], return_inverse=True)
-    both = np.ones(unit.max() + 1)
-    np.minimum.at(both, unit, hits)
-    first = np.unique(unit, return_index=True)[1]
+    units: dict[str, list[int]] = {}
+    for index, (question, _) in enumerate(rows):
+        units.setdefault(question.unit, []).append(index)
+    pairs = [pair for pair in units.values() if len(pair) > 1]
+    both = np.array([hits[pair].min() for pair in pairs])
+    first = np.array([pair[0] for pair in pairs], dtype=int)
     return lambda weights: 100 * metrics.mean(hits, weights) + 100 * metrics.mean(both, weights[first])

@@ -40,8 +40,11 @@ class Answer:
     # Of the last area, valid ones in 0..1 of the image; () when one of them is not valid.
     boxes: tuple[Box, ...] = ()
     area: str = ""  # the last area as it stands, for rules that take any numbers
-    absent: str = ""  # why there is no text ("no-answer", "cut-off", "refused") or no score of the judge's
+    absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
     judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
+    unjudged: tuple[
+        str, ...
+    ] = ()  # why each of these is no score ("judge-refused"), "" where it is; (): all are
     frame: str = ""  # the frame that its boxes were converted from; "" where they are as the reply has them
     # With `Benchmark.scores_chain`: the reply as it stands (None where no chain was asked for) and its image's depth.
     chain: str | None = None
@@ -84,11 +87,16 @@ class Measure:
 #      compares so.
 _COMMON = 5
 RULES = {  # by the key of `BENCHMARKS`, of those that have changed since
+    "mme": 6,  # a picture of whose questions only one could be asked is no pair; it counted as one
     "ovdeval": 6,  # a reply without an answer has no boxes for `strict`; the area where it was cut off was scored
     "pope": 6,  # a reply without an answer is wrong by the published rule, too; it was a yes
     "refcoco": 6,  # as ovdeval
-    "vqav2": 6,  # as pope; a missing answer was right where people had said "a", which the published rule drops
-    "viscot": 6,  # what the judge gives no score is the judge's failure; it was the model's wrong answer
+    # 6: as pope; a missing answer was right where people had said "a", which the published rule drops.
+    # 7: the strict rule reads "a" where people said "a", the letter; it read nothing.
+    "vqav2": 7,
+    # 6: what the judge gives no score is the judge's failure; it was the model's wrong answer.
+    # 7: a failure of the one judge leaves the other's score as it is; both were 0.
+    "viscot": 7,
 }
 REFUSALS = ("refused", "no-picture")  # reasons in `Verdict.unparsable`; see wording.py
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class Selection:
     benchmark: Benchmark
     chosen: frozenset[int]
     bad: int = 0  # rows of the files that no question could be made of
+    ids: frozenset[str] = frozenset()  # of all questions, chosen or not
     # Images are decoded once, to see that they are whole: what is known of them, by path or digest, or what is wrong.
     _seen: dict[str, _Seen | images.BadImage] = field(default_factory=dict)
     # The last embedded image and its digest: questions about one picture follow each other and share its bytes.
@@ -61,6 +63,19 @@ class Selection:
         if isinstance(question.image, bytes):
             return question.image
         return images.find(self.source.images, question.image).read_bytes()
+
+    def shrunk(self, model: config.Model) -> tuple[float | None, float | None]:
+        """How far a model sees less than the pictures that were looked at so far have.
+
+        Returns:
+            The share of the pictures that have more pixels than its budget, and the median part of their side at which it sees
+            those. None where it is not known, or there are none.
+        """
+        sizes = [seen.size for seen in self._seen.values() if isinstance(seen, _Seen)]
+        sides = [side for size in sizes if (side := box_frames.side_seen(*size, model)) is not None]
+        less = [side for side in sides if side < 1]
+        share = len(less) / len(sides) if sides else None
+        return share, statistics.median(less) if less else None
 
     def _look(self, image: str | bytes) -> _Seen | images.BadImage:
         """Decodes an image when it is asked for the first time."""
@@ -124,7 +139,7 @@ def open_benchmark(
             ", ..." if outside[3:] else "",
         )
     chosen = frozenset(positions[i] for i in select(found, limit, seed))
-    return Selection(source, benchmark, chosen, len(rejects)), rejects
+    return Selection(source, benchmark, chosen, len(rejects), frozenset(ids)), rejects
 
 
 def select(questions: Sequence[tuple[str, str]], limit: int | None, seed: int) -> frozenset[int]:

@@ -5,7 +5,7 @@
 
 A reply has four scores, each 0..1, and each row counts in each:
 
-* `answer`: it says what the reference says (`agreement.agrees`; where that is unclear, it is wrong);
+* `answer`: it says what the reference says (`agreement.only_says`; where that is unclear, it is wrong);
 * `boxes`: HIoU of the last area with the row's boxes (paper, section GRPO-SIF); no valid area is 0;
 * `depth`: all stated depths are within a tenth of the map's (r_depth, variant `paper`);
 * `format`: it is a chain (r_format, variant `paper`).
@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from sifthinker import config
-from sifthinker.annotation.acceptance import agrees
+from sifthinker.annotation.agreement import only_says
 from sifthinker.core import boxes, errors
 from sifthinker.core.records import Reject
 from sifthinker.data.sources import SOURCES
@@ -62,7 +62,7 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
 def strict(question: Question, answer: Answer) -> Verdict:
     """The answer is the verdict; the four scores are its parts."""
     truth = json.loads(question.reference)
-    right = float(agrees(truth["answer"], answer.text) is True)
+    right = float(only_says(truth["answer"], answer.text))
     parts = {"answer": right}
     if answer.chain is not None:
         assert answer.depth is not None, "its entry says scores_chain"

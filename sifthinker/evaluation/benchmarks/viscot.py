@@ -13,9 +13,9 @@ sources, comma-separated; empty means the five of the paper's table. Images are 
 
 `official` is Visual-CoT's scoring (llava/eval/eval_cot_score.py): a judge sees question, standard answer and answer
 without the image; exactly one "score: <number>" in its reply counts, anything else is 0; above 1 is 1. `strict` is
-the paper's judge (Fig. 7, `sifthinker.llm.judge`), which sees the image too. Where one of the two judges
-refuses or is cut off, or the paper's gives no score, that is the judge's failure (`asking`): 0 in both, and counted under the
-judge's reason. An answer that is not there is 0 without asking. A source's score is the mean, the average that of
+the paper's judge (Fig. 7, `sifthinker.llm.judge`), which sees the image too. Where a judge refuses or is cut off, or
+the paper's gives no score, that is the judge's failure (`asking`): 0 in its own score, counted under the judge's reason, and
+nothing in the other one's. An answer that is not there is 0 without asking. A source's score is the mean, the average that of
 the sources.
 """
 
@@ -69,8 +69,8 @@ def judge_requests(question: Question, answer: Answer, image_url: str) -> tuple[
 
 def official(question: Question, answer: Answer) -> Verdict:
     """Visual-CoT's eval_cot_score.py; see the module."""
-    if answer.absent or not answer.judged:
-        return Verdict(0.0, unparsable=answer.absent or "empty")
+    if absent := _absent(answer, 0):
+        return Verdict(0.0, unparsable=absent)
     found = re.findall(r"score: ([\d.]+)", answer.judged[0].lower())
     try:
         value = float(found[0]) if len(found) == 1 else 0.0
@@ -81,10 +81,17 @@ def official(question: Question, answer: Answer) -> Verdict:
 
 def strict(question: Question, answer: Answer) -> Verdict:
     """The paper's judge."""
-    if answer.absent or not answer.judged:
-        return Verdict(0.0, unparsable=answer.absent or "empty")
+    if absent := _absent(answer, 1):
+        return Verdict(0.0, unparsable=absent)
     value = judge.score(answer.judged[1])
     return Verdict(value or 0.0, answer.text, "judge-unreadable" if value is None else "")
+
+
+def _absent(answer: Answer, place: int) -> str:
+    """Why there is no score of the judge at a place in `judge_requests`; "" where it said something."""
+    if answer.absent or not answer.judged:
+        return answer.absent or "empty"
+    return answer.unjudged[place] if answer.unjudged else ""
 
 
 def score(results: Sequence[Result]) -> list[Measure]:

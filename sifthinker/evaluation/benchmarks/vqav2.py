@@ -22,7 +22,8 @@ Punctuation, number words, articles and contractions are normalised on both side
 the same*, so that "Yes." is wrong where all ten say "yes". `strict` normalises always (as lmms-eval and EvalAI's
 processor do), takes "Yes, it is." for the yes that it says and "The answer is red." for red, and reads a sentence by the
 form of the question: a yes or no, a number, or a phrase of at most six words. What is none of these, and a reply that
-declines, is unparsable; "don't know" and "can't tell" are answers that people give, and count as such.
+declines, is unparsable; "don't know" and "can't tell" are answers that people give, and count as such. So is the letter "a",
+of which VQA's normalisation leaves nothing because it drops articles.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def strict(question: Question, answer: Answer) -> Verdict:
     read = _short_answer(answer.text, question.text)
     if read.problem:
         return Verdict(0.0, unparsable=read.problem)
-    people = [_normalised(person) for person in json.loads(question.reference or "[]")]
+    people = [_with_articles(person) for person in json.loads(question.reference or "[]")]
     return Verdict(_agreement(read.value, people), read.value)
 
 
@@ -224,7 +225,7 @@ def _short_answer(reply: str, question: str) -> wording.Reading:
         phrase = re.sub(rf"^\W*the {noun.group(1)}(?: of [\w ]+?)? is ", "", phrase, flags=re.I)
     if len(phrase.split()) > _LONGEST or re.search(r"[.!?]\s+\w", phrase.strip()):
         return wording.Reading(problem="no-short-answer")
-    said = _normalised(_THOUSANDS.sub("", phrase))
+    said = _with_articles(_THOUSANDS.sub("", phrase))
     return wording.Reading(said) if re.search(r"\w", said) else wording.Reading(problem="none-named")
 
 
@@ -245,6 +246,11 @@ def _normalised(text: str) -> str:
     out = _PERIOD.sub("", out, count=int(re.UNICODE))  # a flag passed as the count: the first 32 only
     words = [_DIGITS.get(word, word) for word in out.lower().split()]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in ("a", "an", "the"))
+
+
+def _with_articles(text: str) -> str:
+    """A normalised text; the articles stay where they are all that it has: "a" is the answer to "Which letter is it?"."""
+    return _normalised(text) or " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _answers(path: Path) -> dict[int, tuple[str, list[str]]]:

@@ -1,6 +1,7 @@
 """Every benchmark through the whole evaluation, from small files in each of its published formats."""
 
 import base64
+import dataclasses
 import io
 import json
 from contextlib import nullcontext
@@ -14,7 +15,16 @@ from PIL import Image
 from sifthinker import config, llm
 from sifthinker.core import depth_maps, tables
 from sifthinker.evaluation import evaluate
-from sifthinker.evaluation.benchmarks import BENCHMARKS, mme, ovdeval, pope, refcoco, spatialbench, viscot
+from sifthinker.evaluation.benchmarks import (
+    BENCHMARKS,
+    mme,
+    ovdeval,
+    pope,
+    refcoco,
+    replies,
+    spatialbench,
+    viscot,
+)
 from sifthinker.evaluation.benchmarks.question import Question
 from sifthinker.evaluation.progress import _NOTHING
 from sifthinker.models import loading, serving
@@ -404,6 +414,27 @@ def written(folder, name, form, garbage=False) -> config.Benchmark:
     if name == "sif":
         path = folder / "rows.jsonl"
     return config.Benchmark(name=name, path=path, images=folder)
+
+
+@pytest.mark.parametrize("think", [True, False], ids=["cut off in its chain", "empty"])
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_an_answer_that_is_not_there_is_right_by_neither_rule(name, think, tmp_path):
+    """A letter, number or name in the reasoning is no answer, and nothing is filled in for one that is missing."""
+    questions = [
+        item for item in BENCHMARKS[name].load(written(tmp_path, name, "")) if isinstance(item, Question)
+    ]
+    assert questions
+    for question in questions:
+        texts = "; ".join(text for _, text in question.options)
+        said = f"<think>\n<text>The answer is {question.reference}. {texts}. Yes, B" if think else ""
+        answer = replies.read(said, think, "length" if think else "stop")
+        if BENCHMARKS[name].scores_chain:
+            depth = depth_maps.SummedArea(np.full((30, 40), 0.5, np.float32))
+            answer = dataclasses.replace(answer, chain=said if think else None, depth=depth)
+        for rule in (BENCHMARKS[name].official, BENCHMARKS[name].strict):
+            # To POPE's script an empty reply, unlike one that is missing, is a yes.
+            if think or (name, rule, question.reference) != ("pope", BENCHMARKS[name].official, "yes"):
+                assert rule(question, answer).score == 0, question
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """MME: the release's folders, the published rule reply by reply, and acc + acc+."""
 
+import math
+
 import pytest
 
 from sifthinker.core.records import Reject
@@ -47,6 +49,27 @@ def test_bad_lines_lost_pictures_and_missing_tasks_are_named(place, picture):
     ]
     with pytest.raises(Missing, match=r"wants the folders existence.*published at https"):
         list(mme.load(place("nothing", {"x.txt": "x"})))
+
+
+def test_a_question_with_an_odd_end_of_line_in_it_is_one_question(place, picture):
+    odd = "\u2028\u0085\x0b\x0c\x1c"
+    files = release(picture) | {"OCR/a.txt": f"Is it a{odd}b?\tYes\r\nIs it c?\tNo", "count/a.txt": ""}
+    loaded = list(mme.load(place("mme", files)))
+    assert not [r for r in loaded if isinstance(r, Reject) and r.reason != "bad-line"]
+    first, second = (q for q in loaded if isinstance(q, Question) and q.group == "OCR")
+    assert first.text == f"Is it a{odd}b?{mme.INSTRUCTION}" and second.reference == "no"
+
+
+def test_a_question_without_its_partner_is_in_no_pair():
+    questions = made("count", ["yes", "no"] * 3)
+    said = ["yes", "no", "yes", "yes", "yes", "no"]
+    rows = [(q, mme.strict(q, Answer(reply))) for q, reply in zip(questions, said, strict=True)]
+    (whole,) = mme.score(rows)
+    assert whole.value == pytest.approx(100 * 5 / 6 + 100 * 2 / 3)
+    (left,) = mme.score(rows[:5])  # the last question was rejected
+    assert left.value == pytest.approx(100 * 4 / 5 + 100 * 1 / 2)
+    (alone,) = mme.score(rows[:1])
+    assert math.isnan(alone.value), "there is no pair"
 
 
 def published_points(replies, labels):

@@ -69,3 +69,26 @@ def test_the_papers_configuration_evaluates_what_its_tables_1_to_4_have(monkeypa
     assert made.evaluate.judge == made.grpo.judge and made.evaluate.judge.model == "doubao-1.5-vision-pro"
     monkeypatch.chdir(Path("/"))
     assert len(evaluate.evaluate.lacks(made)) == len(names)  # none of them is here, and each is named
+
+
+def test_two_entries_of_the_same_questions_are_refused_before_anything_runs(tmp_path):
+    one, copy = written(tmp_path / "a", "vstar", ""), written(tmp_path / "b", "vstar", "")
+    [clash] = evaluate.evaluate.lacks(
+        config.Config.model_validate({"scenes": {}, "evaluate": settings(one, copy)})
+    )
+    assert f"hold a question direct_attributes/0: {one.path} and {copy.path}" in clash
+    with pytest.raises(ValueError, match=f"vstar of {one.path} stands there twice; leave one out"):
+        settings(one, one.model_copy(update={"labels": "each"}))
+    # Other splits, choices and benchmarks have other questions.
+    chinese = written(tmp_path / "d", "mmbench", "")
+    (chinese.path.parent / "cn").mkdir()
+    chinese = chinese.model_copy(update={"path": chinese.path.rename(chinese.path.parent / "cn" / "x.tsv")})
+    choices = written(tmp_path / "e", "sat", "")
+    entries = (
+        one,
+        written(tmp_path / "c", "mmbench", ""),
+        chinese,
+        choices,
+        choices.model_copy(update={"choices": "official"}),
+    )
+    assert presence.clashes(settings(*entries)) == []

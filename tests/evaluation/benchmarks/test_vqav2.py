@@ -200,6 +200,26 @@ def test_a_missing_answer_is_wrong_though_most_people_said_what_the_rule_drops()
         assert (verdict.score, verdict.unparsable) == (0, "cut-off")
 
 
+@pytest.mark.parametrize(
+    ("reply", "strict"),
+    [
+        ("a", 1),
+        ("A", 1),
+        ("A.", 1),
+        ("It is A.", 1),
+        ("The letter is A.", 1),
+        ("c", 0),
+        ("a dog", 0),
+        ("the", 0),  # the published rule takes every article for every other
+    ],
+)
+def test_the_letter_a_is_an_answer_where_people_gave_it(reply, strict):
+    people = [*["a"] * 9, "b"]
+    question = Question("1", "other", "What letter is it?" + vqav2.INSTRUCTION, "i", json.dumps(people))
+    verdict = vqav2.strict(question, Answer(reply))
+    assert (verdict.score, verdict.unparsable) == (strict, "")
+
+
 @given(st.lists(st.sampled_from(["yes", "no", "2", "a dog"]), min_size=10, max_size=10), st.text(max_size=20))
 def test_accuracy_is_a_share_and_does_not_depend_on_the_order_of_people(people, reply):
     value = vqav2.official(asked(people), Answer(reply)).score
