@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sifthinker import config
 from sifthinker.core.records import Sample
-from sifthinker.data.ingest import ingest
 from sifthinker.data.sources.files import rows
 from tests.benchmarks.pair import Pair, Work, equal
+from tests.ingested import ingest
 
 VISCOT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "viscot"
 NAMES = ("gqa", "vsr", "cub")

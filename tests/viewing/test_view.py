@@ -23,7 +23,7 @@ from sifthinker.store.runs import file as record_file
 from sifthinker.store.runs import runs
 from sifthinker.viewing import rows
 from sifthinker.viewing.rows import Filters
-from tests.publish_helpers import part
+from tests.small_part import part
 from tests.ui.conftest import browsing
 
 HOSTILE = "![x](http://example.org/seen.png) <b>bold</b>"
