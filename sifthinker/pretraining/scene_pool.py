@@ -31,6 +31,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.scenes import questions
 from sifthinker.scenes.layout import Scene
 from sifthinker.system import processes
+from sifthinker.system.files import write_json
 
 SHARD = 64  # scenes
 CELL = 28  # pixels: what one token of a Qwen2.5-VL sees
@@ -111,9 +112,7 @@ def _claim(pool: Pool) -> None:
     }
     path = pool.folder / "pool.json"
     if not path.exists():
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(told), encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, told)
     found = json.loads(path.read_text(encoding="utf-8"))
     if found != told:
         raise UserError(f"{pool.folder}: holds scenes of {found}, not of {told}; take another folder")

@@ -58,6 +58,7 @@ MODULES: dict[str, Module] = {
     "special": _at("sifthinker.core.special_tokens"),
     "images": _at("sifthinker.core.images"),
     "depth": _at("sifthinker.core.depth_maps"),
+    "durations": _at("sifthinker.core.durations"),
     "scores": _at("sifthinker.core.scores"),
     "draw": _at("sifthinker.core.drawing"),
     "statistics": _at("sifthinker.evaluation.statistics"),

@@ -13,7 +13,7 @@ from sifthinker import llm
 from sifthinker.llm import batch, batch_calls
 from sifthinker.llm.batch_states import BatchStopped
 from sifthinker.llm.http import Transient
-from tests.evil import until
+from tests.machine import until
 from tests.ledgers import Kind
 from tests.llm.batch_provider import API, Provider, opened, request
 

@@ -25,7 +25,6 @@ the model.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from sifthinker.evaluation.nights.records import BOTH, Evaluated, Night, Outcome
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged
-from sifthinker.system.files import write_json
+from sifthinker.system.files import whole, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -272,6 +271,5 @@ def _write(
             },
         },
     )
-    temporary = folder / f".report.{uuid.uuid4().hex}"
-    temporary.write_text(html, encoding="utf-8")
-    temporary.rename(outcome.report)
+    with whole(outcome.report) as temporary:
+        temporary.write_text(html, encoding="utf-8")
