@@ -23,7 +23,7 @@ from sifthinker.llm import bookkeeping, http, local_models
 from sifthinker.llm.call_counts import Counts
 from sifthinker.llm.costs import BudgetSpent
 from sifthinker.llm.dispatcher import Engine
-from sifthinker.llm.http import Unauthorized
+from sifthinker.llm.endpoint_errors import Unauthorized
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.patience import Unreachable
 from sifthinker.llm.request import Request

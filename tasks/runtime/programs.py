@@ -19,7 +19,8 @@ from sifthinker.system.json_lines import whole_lines
 from sifthinker.training import memory, progress_page
 from tasks.runtime import nodes, rehearsal, ui_artifacts
 from tasks.runtime.following import follow
-from tasks.runtime.stage import STOPPED, Job, how
+from tasks.runtime.progress import STOPPED, how
+from tasks.runtime.stage import Job
 
 MINUTE = 60.0
 PACKAGE = "sifthinker.training"  # of the programs
