@@ -46,7 +46,7 @@ class Facts:
         title: name of the reproduction.
         dataset: parts of SIF-50K.
         examples: chains drawn.
-        histories: history.jsonl of the training stages, by stage; see `drawing.curves`.
+        histories: history.jsonl of the training stages, by stage; see `plots.curves`.
         completions: completions.parquet of GRPO: step, id, text and the rewards.
         scores: of the evaluation, with the name of the model.
         before: of the models before it that were evaluated too: `base`, `sft`.
@@ -58,7 +58,7 @@ class Facts:
         commit: of the checkout, where it is known.
         machine: that wrote the report.
         standins: statements at the top: what was not the real thing, and what that means.
-        lineage: PNG of the artifacts behind the final model; see `lineage.picture`.
+        lineage: PNG of the artifacts behind the final model; see `lineage_picture.picture`.
     """
 
     stages: Sequence[Mapping[str, Any]]

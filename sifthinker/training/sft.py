@@ -62,7 +62,7 @@ def train(task: SftRun) -> None:
     """Trains, or goes on training, and writes the results.
 
     Raises:
-        UserError: see `run.check_world`, `run.check_identity`, `rows.open_parquet`; or a chain does not fit.
+        UserError: see `ranks.check_world`, `checkpoints.check_identity`, `rows.open_parquet`; or a chain does not fit.
     """
     from trl import SFTConfig
 

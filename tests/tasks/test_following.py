@@ -67,7 +67,7 @@ def test_the_progress_of_a_training_that_goes_on_after_a_half_line_is_passed_on(
         """file.open('a').write('{"step": 2, "total": 3}\\n')"""
     )
     j, shown = job(tmp_path), []
-    following.follow(j, [sys.executable, "-c", program], file, None, shown.append)
+    following.follow(j, [sys.executable, "-c", program], file, None, following.Watch(shown.append))
     assert shown == [2] and j.progress.total == 3
 
 

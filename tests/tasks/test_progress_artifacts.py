@@ -57,7 +57,7 @@ def train(work, how):
     try:
         with programs.Page(job, [], steps=1) as page:
             command = [sys.executable, "-c", PROGRAM, str(work), how]
-            following.follow(job, command, work / "progress.jsonl", None, page.at, stopping=page.stopping)
+            following.follow(job, command, work / "progress.jsonl", None, following.Watch(page.at, stopping=page.stopping))
     except BaseException as error:
         state = ended(error)
         raise
