@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sifthinker.system.processes import end
+from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 # Loaded by a worker before its first task: what is on another machine cannot be opened.
@@ -31,12 +31,6 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

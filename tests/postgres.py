@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.machine import free_port
 
 
 @dataclass
@@ -87,10 +88,7 @@ def serving() -> Iterator[Server]:
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres")
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    server = Server(folder, found[-1].parent, user, port)
+    server = Server(folder, found[-1].parent, user, free_port())
     try:
         server.make()
         server.start()

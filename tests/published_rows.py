@@ -14,8 +14,8 @@ from sifthinker.annotation import taken
 from sifthinker.core.given import Given
 from sifthinker.core.records import Annotation, DepthMap, Reject, Sample
 from sifthinker.data import export
-from sifthinker.data.ingest import ingest
-from tests.publish_helpers import part
+from tests.ingested import ingest
+from tests.small_part import part
 
 Row = dict[str, Any]
 Damage = Callable[[Row], Any]
@@ -42,11 +42,7 @@ def ingested(
     path = out / "rows.json"
     path.write_text(json.dumps(list(rows)), encoding="utf-8")
     given: dict[str, Given] = {}
-
-    def keep(sample: Sample, chain: Given) -> None:
-        given[sample.id] = chain
-
-    found = list(ingest([source(path, out, frame)], config.Ingest(**settings), keep_chain=keep))
+    found = list(ingest([source(path, out, frame)], config.Ingest(**settings), given))
     samples = [row for row in found if isinstance(row, Sample)]
     return samples, given, [row for row in found if isinstance(row, Reject)]
 

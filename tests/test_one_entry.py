@@ -13,13 +13,13 @@ from PIL import Image
 from sifthinker import config
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject, Sample
-from sifthinker.data.ingest import ingest
 from sifthinker.data.sources import SOURCES, Format, Row
 from sifthinker.data.sources.fields import Parse
 from sifthinker.evaluation import history
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED, metrics
 from sifthinker.evaluation.benchmarks.question import Answer, Benchmark, Measure, Question, Result, Verdict
 from sifthinker.evaluation.benchmarks.selection import open_benchmark
+from tests.ingested import ingest
 
 
 def caption_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

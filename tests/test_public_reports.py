@@ -15,11 +15,11 @@ from sifthinker.annotation import acceptance
 from sifthinker.config import Api, Benchmark, Ingest, Source
 from sifthinker.core import drawing, images
 from sifthinker.core.records import Region, Reject, Sample
-from sifthinker.data.ingest import ingest
 from sifthinker.evaluation.benchmarks import BENCHMARKS, choices, refcoco, replies
 from sifthinker.evaluation.benchmarks.question import Question
 from sifthinker.evaluation.benchmarks.selection import open_benchmark
 from tests import evil
+from tests.ingested import ingest
 
 MADE_WHOLE = {"image/jpeg", "image/png", "image/webp", "image/gif"}  # what the endpoints take
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.tables import Column, Printed
-from sifthinker.core import rejects, scores
+from sifthinker.core import durations, rejects, scores
 from sifthinker.core.errors import UserError
 from sifthinker.llm.call_counts import amounts
 from sifthinker.store import runs
@@ -183,7 +183,11 @@ def _scores(one: Scored) -> dict[str, Any]:
 def _time(row: Mapping[str, Any]) -> str:
     if row["seconds"] is None:
         return "gone"
-    return f"({duration(row['seconds'])}, cached)" if row["cached"] else duration(row["seconds"])
+    return (
+        f"({durations.in_words(row['seconds'])}, cached)"
+        if row["cached"]
+        else durations.in_words(row["seconds"])
+    )
 
 
 def _questions(row: Mapping[str, Any]) -> str:
@@ -199,15 +203,7 @@ def took(made: Iterable[Row]) -> str:
             money[currency] += amount
     spent = ", ".join(f"{amount:,.2f} {currency}" for currency, amount in money.items()) or "no cost recorded"
     stages = f"{len(fresh)} stage{'' if len(fresh) == 1 else 's'} made"
-    return f"{duration(sum(row.seconds or 0.0 for row in fresh))} ({stages}), {spent}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return f"{durations.in_words(sum(row.seconds or 0.0 for row in fresh))} ({stages}), {spent}"
 
 
 def _number(row: Mapping[str, Any], name: str) -> str:

@@ -22,8 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column
 from rich.text import Text
 
-from flows.commands.outcome import duration
-from sifthinker.core import rejects
+from sifthinker.core import durations, rejects
 
 VerboseOption = Annotated[
     bool,
@@ -218,14 +217,18 @@ class Terminal(logging.Handler):
         self._errors.clear()
         if event.manifest is None:
             first = event.why.partition("\n")[0].removeprefix(f"{event.label}: ")
-            self._line(f"{event.label:{NAMES}} failed after {duration(event.seconds)}: {first}", "red")
+            self._line(
+                f"{event.label:{NAMES}} failed after {durations.in_words(event.seconds)}: {first}", "red"
+            )
             return
         rows = event.manifest["rows"]
         made = f"{rows['kept']:,} of {rows['in']:,} rows kept" if rows["in"] else ""
         if lost := sum(rows["rejected"].values()):
             made += f", {lost:,} rejected: {rejects.top(rows['rejected'])}"
         cost = str(event.manifest["notes"].get("cost", ""))
-        ended = ["cached", made] if event.cached else [made or "made", duration(event.seconds), cost]
+        ended = (
+            ["cached", made] if event.cached else [made or "made", durations.in_words(event.seconds), cost]
+        )
         said = ", ".join(part for part in ended if part)
         self._line(f"{event.label:{NAMES}} {said}", "dim" if event.cached else "")
 
@@ -250,4 +253,4 @@ class Terminal(logging.Handler):
 
 def _time(seconds: float) -> str:
     """An estimate: no tenths of a second."""
-    return duration(seconds) if seconds >= 60 else f"{seconds:.0f} s"
+    return durations.in_words(seconds) if seconds >= 60 else f"{seconds:.0f} s"

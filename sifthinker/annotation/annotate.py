@@ -2,7 +2,7 @@
 
 Reads `SAMPLES`, `FOCUS` and `MAPS`, writes `CHAINS`. What departs from the release (produce.py):
 
-1. A reply is accepted only if it is the chain that was asked for (`agreement.check`); the release checks for "```".
+1. A reply is accepted only if it is the chain that was asked for (`acceptance.check`); the release checks for "```".
 2. A reply that is not is sent back with the reason, up to `attempts`; then the row is a reject with every
    attempt's text and reason. The release tries three times blindly and drops the row silently.
 3. Every call goes through the ledger: a rerun asks nothing twice. The release pays anew.

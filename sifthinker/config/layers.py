@@ -86,6 +86,19 @@ def read(files: Iterable[Path]) -> Layers:
     return Layers(values, tuple(documents))
 
 
+def mapping(path: Path) -> Document:
+    """The mapping of one file alone; an empty file is an empty mapping.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or is no mapping.
+    """
+    found = yaml_files.read(path)
+    values = {} if found.values is None else found.values
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
+    return Document(values, found.root)
+
+
 def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     """`upper` over `lower`: mappings field by field, everything else replaced whole; see the module."""
     both = dict(lower)
@@ -113,21 +126,25 @@ def read_text(text: str, origin: str) -> Layers:
     name = text.strip()
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         return read([_by_name(name, origin)])
-    document = yaml_files.parse(text, origin)
-    if not isinstance(document.values, dict):
+    typed = yaml_files.parse(text, origin)
+    if not isinstance(typed.values, dict):
         raise UserError(f"{origin}: give the name of a configuration ({', '.join(names())}), or paste YAML")
-    own = Document(
-        {field: value for field, value in document.values.items() if field != EXTENDS}, document.root
-    )
+    own = _without_extends(typed)
     below = Layers({}, ())
-    if EXTENDS in document.values:
-        lower, where = document.values[EXTENDS], f"{origin}: line {document.line([EXTENDS])}: {EXTENDS}"
+    if EXTENDS in typed.values:
+        lower, where = typed.values[EXTENDS], f"{origin}: line {typed.line([EXTENDS])}: {EXTENDS}"
         if not isinstance(lower, str):
             raise UserError(
                 f"{where}: must be the name of a configuration ({', '.join(names())}), found {lower!r}"
             )
         below = read([_by_name(lower, where)])
     return Layers(merged(below.values, own.values), (*below.documents, (origin, own)))
+
+
+def _without_extends(document: Document) -> Document:
+    return Document(
+        {field: value for field, value in document.values.items() if field != EXTENDS}, document.root
+    )
 
 
 def _by_name(name: str, origin: str) -> Path:
@@ -139,15 +156,12 @@ def _by_name(name: str, origin: str) -> Path:
 
 def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, Document]]:
     """A file and what it extends, the lowest first; `above` are the files that lead to it."""
-    document = yaml_files.read(path)
-    values = {} if document.values is None else document.values
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
-    lower = values.get(EXTENDS)
-    own = Document({field: value for field, value in values.items() if field != EXTENDS}, document.root)
-    if EXTENDS not in values:
+    given = mapping(path)
+    lower = given.values.get(EXTENDS)
+    own = _without_extends(given)
+    if EXTENDS not in given.values:
         return [(path, own)]
-    where = f"{path}: line {document.line([EXTENDS])}: {EXTENDS}"
+    where = f"{path}: line {given.line([EXTENDS])}: {EXTENDS}"
     if not isinstance(lower, str) or not lower:
         raise UserError(
             f"{where}: must be the name of a configuration or the path of a file, found {lower!r}; several files go "

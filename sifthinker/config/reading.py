@@ -73,19 +73,15 @@ def is_operational(dotted: str) -> bool:
     return False
 
 
-def load_section(kind: type[Kind], path: Path, overrides: dict[str, Any] | None = None) -> Kind:
+def load_section(kind: type[Kind], path: Path) -> Kind:
     """A section, or another pydantic model, of a YAML file; see `load`.
 
     Raises:
         UserError: see `load`; every wrong field is listed with its line.
     """
-    document = yaml_files.read(path)
-    values = {} if document.values is None else document.values
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a configuration is a mapping, found {type(values).__name__}")
-    _assign(values, overrides or {})
+    document = layers.mapping(path)
     where = lambda place: (str(path), document.line(place))  # noqa: E731
-    return _checked(kind, values, str(path), where, tuple(overrides or {}))
+    return _checked(kind, document.values, str(path), where)
 
 
 def parse_value(text: str, origin: str) -> Any:

@@ -14,7 +14,6 @@ import io
 import math
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -44,38 +43,17 @@ _SPECTRAL_R = (
 )
 
 
-def decode(path: Path | str, polarity: Polarity = "near_dark", nearest: bool = False) -> Map:
-    """The map of a PNG file: 16-bit grey, 8-bit grey (also as three equal channels) or Spectral_r coloured.
-
-    Args:
-        path: of the file.
-        polarity: of a grey file: "near_dark" (ours: 0 = nearest) or "near_bright" (a plain picture of inverse
-            depth). Coloured files need none: red is near.
-        nearest: take the nearest of the 256 colours for pixels of other colours instead of refusing them.
-
-    Returns:
-        (H, W) float32, 0 = nearest, 1 = farthest.
-
-    Raises:
-        UserError: the file is missing, is no picture, or has colours that are not Spectral_r's.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the depth map: {error.strerror}") from error
-    return decode_bytes(data, polarity, nearest, name=str(path))
-
-
 def decode_bytes(
     data: bytes, polarity: Polarity = "near_dark", nearest: bool = False, name: str = "depth map"
 ) -> Map:
-    """`decode` for a file's bytes.
+    """The map of a picture: 16-bit grey, 8-bit grey (also as three equal channels) or Spectral_r coloured.
 
     Args:
-        data: of a PNG file.
-        polarity: see `decode`.
-        nearest: see `decode`.
-        name: stands for the file in errors.
+        data: of a PNG or JPEG file.
+        polarity: of a grey picture: "near_dark" (ours: 0 = nearest) or "near_bright" (a plain picture of inverse
+            depth). Coloured ones need none: red is near.
+        nearest: take the nearest of the 256 colours for pixels of other colours instead of refusing them.
+        name: stands for the picture in errors.
 
     Returns:
         (H, W) float32, 0 = nearest, 1 = farthest.

@@ -172,6 +172,8 @@ def _tag(image: Image.Image, box: Box, number: int, taken: list[tuple[int, int, 
     pen.text(middle, str(number + 1), fill=EDGE, font=ImageFont.load_default(14), anchor="mm")
 
 
+# As `boxes.intersects`, which is not used here: every change of the measures in `boxes` would then make `annotate` new, whose
+# pictures are drawn here.
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 

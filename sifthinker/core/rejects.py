@@ -35,15 +35,6 @@ def counted(rejected: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in _by_count(rejected))
 
 
-def line(rows: Mapping[str, Any]) -> str:
-    """Rows kept and rejected, with the reason of most, in a few words."""
-    kept = f"{rows['kept']:,} of {rows['in']:,} rows kept"
-    if not rows["rejected"]:
-        return kept
-    total = sum(rows["rejected"].values())
-    return f"{kept}, {total:,} rejected: {top(rows['rejected'])}"
-
-
 def top(rejected: Mapping[str, int]) -> str:
     """The reasons of some rejects in a few words: one, all of three at most, or that of most."""
     (reason, count), *others = _by_count(rejected)

@@ -2,10 +2,10 @@
 
 A tokenizer does not tell a special token that somebody wrote into a question from one that the chat template wrote. A
 picture token in a question asks for a picture that is not there, which ends a training. A role token ends the user's
-turn. Ingest therefore rejects such a text before anything is paid for, and `agreement.check` refuses a chain with one.
+turn. Ingest therefore rejects such a text before anything is paid for, and `acceptance.check` refuses a chain with one.
 
 The list covers every family of policies that the project trains or has looked at, whichever of them is trained: a data
-set outlives a model. What an unlisted tokenizer adds is found before a training starts (`training/rowcheck.py`).
+set outlives a model. What an unlisted tokenizer adds is found before a training starts (`training/row_check.py`).
 """
 
 from __future__ import annotations

@@ -21,19 +21,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from sifthinker import config
-from sifthinker.core import records
 from sifthinker.core.errors import BadRow, UserError
-from sifthinker.core.given import GIVEN, Given, given
-from sifthinker.core.records import Reject, Sample
+from sifthinker.core.given import GIVEN
+from sifthinker.core.records import Reject
 from sifthinker.core.tables import SAMPLES
 from sifthinker.data.disk_dict import Spill
 from sifthinker.data.ingest_parts import write_parts
@@ -47,14 +44,11 @@ from sifthinker.data.ingest_work import (
     Waiting,
     open_images,
     parse,
-    part,
     unpack,
 )
 from sifthinker.data.sources import SOURCES, files, frames
 from sifthinker.data.sources.fields import STAGE, finish, nameless, repeated
 from sifthinker.system.cores import Workers
-
-__all__ = ["BY_CHOICE", "Tally", "ingest", "part", "write"]
 
 log = logging.getLogger(__name__)
 
@@ -83,34 +77,6 @@ class Tally:
         ]
 
 
-def ingest(
-    sources: Sequence[config.Source],
-    config: config.Ingest,
-    tally: Tally | None = None,
-    keep_chain: Callable[[Sample, Given], None] | None = None,
-) -> Iterator[Sample | Reject]:
-    """Samples and rejects of all sources: rejects as they are found, then the samples sorted by id.
-
-    Memory does not grow with the files.
-
-    Args:
-        sources: the files.
-        config: which of their rows are taken.
-        tally: is counted up on the way.
-        keep_chain: is told the chain that a sample's source brings, before the sample comes out.
-
-    Raises:
-        UserError: a file cannot be read, is not JSON or is cut off, or its boxes are not in the frame that is declared.
-    """
-    with Rows() as rows, Workers(1) as workers:
-        yield from _select(sources, config, tally or Tally(), rows, workers)
-        for kept in rows.by_id():
-            made = records.sample(orjson.loads(kept.row))
-            if keep_chain and kept.chain:
-                keep_chain(made, given(orjson.loads(kept.chain)))
-            yield made
-
-
 def write(
     sources: Sequence[config.Source],
     config: config.Ingest,
@@ -119,7 +85,9 @@ def write(
     workers: Workers,
     tally: Tally,
 ) -> Iterator[Reject | int]:
-    """The same in files, in which each part has its samples sorted by id: rejects, then how many rows were written.
+    """Writes the samples of all sources, each part sorted by id.
+
+    Memory does not grow with the files.
 
     Args:
         sources: the files.
@@ -129,8 +97,11 @@ def write(
         workers: do what can be done in several processes.
         tally: is counted up on the way.
 
+    Yields:
+        Rejects as they are found, then how many rows more were written.
+
     Raises:
-        UserError: see `ingest`.
+        UserError: a file cannot be read, is not JSON or is cut off, or its boxes are not in the frame that is declared.
     """
     assert len(samples) == config.shards
     batch = max(200, min(1_000, 40_000 // config.shards))  # rows of a row group

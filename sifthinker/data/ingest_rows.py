@@ -36,12 +36,8 @@ class Rows:
         """Takes samples."""
         self._kept.executemany(f"INSERT INTO kept VALUES ({_marks(Kept)})", samples)
 
-    def by_id(self) -> Iterator[Kept]:
-        """The samples in the order of their ids' code points."""
-        return map(Kept._make, self._kept.execute("SELECT * FROM kept ORDER BY id"))
-
     def samples(self) -> Iterator[tuple[int, bytes]]:
-        """Part and `Kept.row`, part by part, in each in the order of the ids."""
+        """Part and `Kept.row`, part by part, in each in the order of the ids' code points."""
         return self._kept.execute("SELECT part, row FROM kept ORDER BY part, id")
 
     def chains(self) -> Iterator[tuple[int, bytes]]:

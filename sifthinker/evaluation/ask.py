@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,15 @@ from sifthinker.core.records import Region
 from sifthinker.evaluation.running_server import client_of
 
 REPLY = "reply.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a model is asked."""
+
+    url: str  # of the OpenAI-compatible server, with /v1
+    model: str  # as the server knows it
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what a request says besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +49,22 @@ class Answered:
 def ask(
     image: Path,
     question: str,
-    base_url: str,
-    model_name: str,
+    server: Server,
     depth_map: bytes | None,
     config: Config,
     out: Path,
     say: Callable[[str], None],
-    extra: Mapping[str, Any] | None = None,
 ) -> Answered:
     """Asks, hands the reply to `say` as it comes, and writes pictures of where the chain looked into `out`.
 
     Args:
         image: an image file.
         question: as a person asks it.
-        base_url: of the OpenAI-compatible server, with /v1.
-        model_name: as the server knows it.
+        server: of the model.
         depth_map: 16-bit PNG of the image's depth; None only without `model.depth_input`.
         config: its `model` and `evaluate` sections.
         out: folder, made where it is not there. What an earlier question left in it is replaced.
         say: gets pieces of the reply.
-        extra: what the request says besides.
 
     Raises:
         UserError: no image, or the server does not answer.
@@ -74,7 +79,7 @@ def ask(
         [images.data_url(data, images.media_type(data)) for data in shown],
     )
     reply = ""
-    for piece in stream(base_url, model_name, messages, config, extra or {}):
+    for piece in stream(server, messages, config):
         say(piece)
         reply += piece
     areas = tuple(tuple(area) for area in chain.areas(reply) or ())
@@ -90,8 +95,8 @@ def ask(
         problem = error.reason
     out.mkdir(parents=True, exist_ok=True)
     _clear(out)
-    files = tuple(_write(out, photo, relief, question, reply, areas, measured))
-    return Answered(reply, areas, measured, chain.answer(reply), problem, files)
+    answered = Answered(reply, areas, measured, chain.answer(reply), problem, ())
+    return replace(answered, files=tuple(_write(out, photo, relief, question, answered)))
 
 
 def picture(image: Path, config: Config) -> bytes:
@@ -106,13 +111,7 @@ def picture(image: Path, config: Config) -> bytes:
         raise UserError(f"{image}: {error}") from error
 
 
-def stream(
-    base_url: str,
-    model_name: str,
-    messages: list[dict[str, Any]],
-    config: Config,
-    extra: Mapping[str, Any],
-) -> Iterator[str]:
+def stream(server: Server, messages: list[dict[str, Any]], config: Config) -> Iterator[str]:
     """The pieces of a reply as the server sends them; the whole one where it does not stream.
 
     Raises:
@@ -120,17 +119,17 @@ def stream(
     """
     settings = config.evaluate
     body = {
-        "model": model_name,
+        "model": server.model,
         "messages": messages,
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
         "seed": settings.seed,
         "stream": True,
-        **extra,
+        **server.extra,
     }
-    url = f"{base_url.rstrip('/')}/chat/completions"
+    url = f"{server.url.rstrip('/')}/chat/completions"
     try:
-        with client_of(base_url) as client, client.stream("POST", url, json=body) as response:
+        with client_of(server.url) as client, client.stream("POST", url, json=body) as response:
             if response.is_error:
                 said = response.read().decode("utf-8", "replace")
                 raise UserError(f"{url}: {response.status_code}: {said[:500]}")
@@ -164,21 +163,20 @@ def _write(
     photo: bytes,
     relief: bytes | None,
     question: str,
-    reply: str,
-    areas: tuple[tuple[Region, ...], ...],
-    measured: tuple[tuple[float, ...], ...],
+    answered: Answered,
 ) -> Iterator[Path]:
     """The reply, the depth picture, and every area on the photograph with its depths."""
-    steps = [[region.box for region in area] for area in areas]
+    steps = [[region.box for region in area] for area in answered.areas]
     image = images.rgb(photo)
-    made: dict[str, bytes] = {REPLY: reply.encode()}
+    made: dict[str, bytes] = {REPLY: answered.reply.encode()}
     if relief:
         made["depth.png"] = relief
         made["chain.jpg"] = drawing.encode(drawing.figure(image, images.rgb(relief), steps, (), question))
     for number, panel in enumerate(drawing.panels(image, steps, ())):
-        texts = [f"said {region.depth:.3f}" for region in areas[number]]
-        if measured:
-            texts = [f"{text}, measured {m:.3f}" for text, m in zip(texts, measured[number], strict=True)]
+        texts = [f"said {region.depth:.3f}" for region in answered.areas[number]]
+        if answered.measured:
+            depths = answered.measured[number]
+            texts = [f"{text}, measured {m:.3f}" for text, m in zip(texts, depths, strict=True)]
         made[f"step-{number + 1}.jpg"] = drawing.encode(drawing.titled(panel, f"depth {'; '.join(texts)}"))
     for name, data in made.items():
         (out / name).write_bytes(data)

@@ -249,9 +249,9 @@ def mcnemar(lost: int, won: int) -> float:
     return float(stats.binom.sf(lost - 1, lost + won, 0.5)) if lost else 1.0
 
 
-def swaps(differences: Numbers, images: Sequence[str], seed: int = 0) -> float:
+def swaps(differences: Numbers, images: Sequence[str]) -> float:
     """One-sided p-value of "the scores did not fall" (after - before), by swapping before and after of whole images."""
-    return swapped(by_image(differences, images)[0], seed)
+    return swapped(by_image(differences, images)[0])
 
 
 def swapped(sums: Numbers, seed: int = 0) -> float:

@@ -7,7 +7,6 @@ rules are never in one table, and a stage that was made with other code than in 
 from __future__ import annotations
 
 import math
-import os
 import re
 import statistics as means
 import uuid
@@ -24,6 +23,7 @@ from sifthinker.evaluation import ablation, gate, learning_curves, over_seeds
 from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.evaluation.kept_rows import PREDICTIONS, Reply, Row, rows
 from sifthinker.reporting import plots
+from sifthinker.system.files import whole
 
 _BEGINNING = "policy-weights"
 _TRAINED = {"sft", "grpo"}  # stages
@@ -71,9 +71,8 @@ def draw(folder: Path, order: Sequence[str], pairs: Sequence[tuple[str, str]], w
         section = _section(folder, by_name, pairs, weights, main=not number)
         parts.append(f"Scored by the rules {_rules(alike[0])}.\n\n{section}" if len(rules) > 1 else section)
     text = "\n\n".join(parts) + "\n"
-    temporary = folder / f".results.{os.getpid()}"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder / "results.md")
+    with whole(folder / "results.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return text
 
 
@@ -104,19 +103,15 @@ def _section(
             for path in drawn.iterdir():
                 path.unlink()
             drawn.rmdir()
-        _replace(folder / "by-number.png", _picture(replies))
+        with whole(folder / "by-number.png") as temporary:
+            temporary.write_bytes(_picture(replies))
         curves = {name: [learning_curves.read(path) for path in of.values()] for name, of in paths.items()}
         if drawn_curves := learning_curves.picture(curves):
-            _replace(folder / "curves.png", drawn_curves)
+            with whole(folder / "curves.png") as temporary:
+                temporary.write_bytes(drawn_curves)
         else:
             (folder / "curves.png").unlink(missing_ok=True)
     return "\n".join(lines)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _replies(row: Row) -> list[Reply]:

@@ -6,8 +6,6 @@ once do not disturb each other; the same night written again replaces itself. `p
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pyarrow as pa
 
 from sifthinker.core import tables
 from sifthinker.evaluation.benchmarks import BENCHMARKS, SAMPLED
+from sifthinker.system.files import whole
 
 PASSED, WARNED, INCONCLUSIVE, NOT_RUN, REGRESSED = "passed", "warned", "inconclusive", "not-run", "regressed"
 WORST_FIRST = (REGRESSED, NOT_RUN, INCONCLUSIVE, WARNED, PASSED)
@@ -53,17 +52,10 @@ Row = Mapping[str, Any]
 
 
 def append(folder: Path, night: str, rows: Iterable[Row]) -> Path:
-    """Adds a night: written under a temporary name, synced, renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Adds a night, whose file appears whole."""
     path = folder / f"{night}.parquet"
-    temporary = folder / f".{night}.{uuid.uuid4().hex}"
-    try:
+    with whole(path) as temporary:
         tables.write(temporary, NIGHTS, rows)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -23,6 +23,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.evaluation import gate, learning_curves
 from sifthinker.store.digests import sha256
 from sifthinker.store.lineage import SHORT, Node
+from sifthinker.system.files import write_json
 
 PREDICTIONS, SCORES, MADE = "predictions.parquet", "scores.json", "made.json"
 _KEPT = [*gate.COLUMNS, "parts"]
@@ -91,7 +92,7 @@ def keep(
         earlier = _made(place)
         if earlier["stages"]["evaluate"]["digest"] == made["stages"]["evaluate"]["digest"]:
             if not (place / learning_curves.FILE).exists():  # kept before curves were
-                _write_json(place / learning_curves.FILE, learning_curves.kept(histories))
+                write_json(place / learning_curves.FILE, learning_curves.kept(histories))
             return False
         raise UserError(
             f"{place}: holds another result of this row and seed, made {earlier['made']} by {earlier['run']}; "
@@ -125,14 +126,8 @@ def _write(
         compression="zstd",
     )
     for name, value in ((SCORES, scores), (MADE, made), (learning_curves.FILE, curves)):
-        (temporary / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        write_json(temporary / name, value)
     temporary.rename(place)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _made(place: Path) -> dict[str, Any]:

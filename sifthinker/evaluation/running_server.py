@@ -31,6 +31,7 @@ from sifthinker.llm import keys
 logger = logging.getLogger(__name__)
 
 OURS = "sifthinker"  # owner of the models of the embedded server, which knows the families
+_KEY = "OPENAI_API_KEY"  # environment variable: where a server wants a key
 _MAX_TIME = httpx.Timeout(600.0, connect=10.0)
 
 
@@ -117,11 +118,11 @@ def listed(base_url: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def client_of(base_url: str, key_env: str = "OPENAI_API_KEY") -> httpx.Client:
+def client_of(base_url: str) -> httpx.Client:
     """No proxy stands before loopback, and no key goes there."""
     if urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1"):
         return httpx.Client(timeout=_MAX_TIME, trust_env=False)
-    key = os.environ.get(keys.optional(key_env, base_url), "").strip()
+    key = os.environ.get(keys.optional(_KEY, base_url), "").strip()
     return httpx.Client(timeout=_MAX_TIME, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 

@@ -37,7 +37,7 @@ from sifthinker.llm.batch_states import (
 )
 from sifthinker.llm.commits import Commits, Lapsed
 from sifthinker.llm.costs import Costs
-from sifthinker.llm.http import Dead, NotFound, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, NotFound, Transient, Unauthorized
 from sifthinker.llm.patience import Patience
 from sifthinker.llm.usage import Usage
 

@@ -10,7 +10,7 @@ from sifthinker.llm import completion
 from sifthinker.llm.batch_calls import Outcome
 from sifthinker.llm.commits import Commits
 from sifthinker.llm.costs import Costs
-from sifthinker.llm.http import Dead, Transient
+from sifthinker.llm.endpoint_errors import Dead, Transient
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage
 

@@ -19,7 +19,8 @@ from sifthinker.config import Api
 from sifthinker.llm import completion, http
 from sifthinker.llm.batch_states import METADATA, text
 from sifthinker.llm.completion import Unreadable
-from sifthinker.llm.http import Endpoint, Transient
+from sifthinker.llm.endpoint_errors import Transient
+from sifthinker.llm.http import Endpoint
 from sifthinker.llm.ledger import Reply
 from sifthinker.llm.patience import Patience, Unreachable
 from sifthinker.llm.usage import Usage

@@ -7,7 +7,7 @@ from typing import Any
 
 from sifthinker.core.errors import UserError
 from sifthinker.llm import completion
-from sifthinker.llm.http import Transient
+from sifthinker.llm.endpoint_errors import Transient
 
 OVER = {"completed", "failed", "expired", "cancelled"}  # states that a batch stays in
 METADATA = "sifthinker_batch"  # its name in the ledger, given to the provider

@@ -18,18 +18,12 @@ from typing import Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from sifthinker.config import Api
-from sifthinker.core.images import data_url as image_url
 from sifthinker.llm import bookkeeping, http, local_models
 from sifthinker.llm.call_counts import Counts
-from sifthinker.llm.costs import BudgetSpent
 from sifthinker.llm.dispatcher import Engine
-from sifthinker.llm.http import Unauthorized
 from sifthinker.llm.ledger import Failure, Reply
-from sifthinker.llm.patience import Unreachable
 from sifthinker.llm.request import Request
 from sifthinker.system.waiting import STEP, outcome
-
-__all__ = ["BudgetSpent", "Client", "Failure", "Reply", "Request", "Unauthorized", "Unreachable", "image_url"]
 
 T = TypeVar("T")
 _tally: ContextVar[list[Counts] | None] = ContextVar("tally", default=None)

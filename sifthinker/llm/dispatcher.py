@@ -28,7 +28,8 @@ from sifthinker.llm.batch import IN_FLIGHT, BatchEndpoint
 from sifthinker.llm.call_counts import Counts
 from sifthinker.llm.commits import Commits, Lapsed
 from sifthinker.llm.costs import BudgetSpent, Costs
-from sifthinker.llm.http import Dead, Endpoint, FieldRefused, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, FieldRefused, Transient, Unauthorized
+from sifthinker.llm.http import Endpoint
 from sifthinker.llm.ledger import LEASE, Failure, Reply
 from sifthinker.llm.parameters import Witnesses
 from sifthinker.llm.patience import Patience, Unreachable

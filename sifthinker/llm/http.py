@@ -19,6 +19,7 @@ from sifthinker.config.presets import throttles
 from sifthinker.core.errors import UserError
 from sifthinker.llm import completion, network, parameters
 from sifthinker.llm.completion import Unreadable
+from sifthinker.llm.endpoint_errors import Dead, FieldRefused, NotFound, Transient, Unauthorized
 from sifthinker.llm.keys import key
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage, priced
@@ -43,64 +44,6 @@ _ACCOUNT_EMPTY = (
     "insufficient_balance",
     "arrearage",
 )
-
-
-class Unauthorized(UserError):
-    """The endpoint serves nothing to this account, by this name or with these fields; every row would fail alike."""
-
-
-class NotFound(Unauthorized):
-    """404: what was asked for is not there."""
-
-
-class Transient(Exception):
-    """Worth another try."""
-
-    def __init__(
-        self,
-        kind: str,
-        detail: str,
-        after: float | None = None,
-        overload: bool = False,
-        usage: Usage | None = Usage(),  # noqa: B008 (frozen)
-        size: int = 0,
-        unreachable: bool = False,
-        lost: bool = False,
-    ) -> None:
-        """`usage` is what it cost all the same; None where that was not said, for an answer of `size` bytes.
-
-        `unreachable`: no connection was made at all. `lost`: there may be an answer, of which nobody knows the size.
-        """
-        super().__init__(detail)
-        self.kind, self.detail, self.overload = kind, detail, overload
-        self.unreachable, self.lost = unreachable, lost
-        self.after = after  # seconds, of a Retry-After
-        self.usage, self.size = usage, size
-
-    @property
-    def is_paid(self) -> bool:
-        """Whether it was, or may have been, paid for."""
-        return self.usage is None or bool(self.usage.calls)
-
-
-class Dead(Exception):
-    """Refused for good, maybe for money."""
-
-    size, lost = 0, False  # of the answer, see `Transient`
-
-    def __init__(self, failure: Failure, usage: Usage | None) -> None:
-        """`usage` is None where the endpoint does not say what it cost."""
-        super().__init__(failure.detail)
-        self.failure, self.usage = failure, usage
-
-
-class FieldRefused(Dead):
-    """Refused for a field that every request has."""
-
-    def __init__(self, failure: Failure, told: str) -> None:
-        """`told` is for a person, should no request be answered."""
-        super().__init__(failure, Usage())
-        self.told = told
 
 
 def address(api: Api, base_url: str | None) -> str:

@@ -13,7 +13,7 @@ import random
 import time
 
 from sifthinker.core.errors import UserError
-from sifthinker.llm.http import Transient
+from sifthinker.llm.endpoint_errors import Transient
 
 log = logging.getLogger(__name__)
 

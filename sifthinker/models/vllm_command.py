@@ -26,7 +26,6 @@ HOST = "127.0.0.1"
 DTYPES = ("float32", "bfloat16", "float16")
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA that vLLM has kernels for (its LoRAConfig)
 
-
 MERGED = "summary.json"  # lies with the files of a merge
 UNPREPARED = (
     "{folder}: no merge of this project wrote it (it has no "
@@ -47,7 +46,6 @@ class Options:
         cpu: It is vLLM's build for processors.
         lora_rank: Of adapters that are loaded at run time; 0: none are.
         memory: Share of a GPU's memory that the server takes; None: vLLM's own, 0.9.
-        seats: Most requests that it works on at once; None: vLLM's own.
         images: Most pictures of a prompt.
         context: Most tokens of a prompt, its pictures and its reply; None: all that the model takes, for which vLLM wants
             memory at once (6.8 GiB for the 128,000 of Qwen2.5-VL 7B).
@@ -57,7 +55,6 @@ class Options:
     cpu: bool = False
     lora_rank: int = 0
     memory: float | None = None
-    seats: int | None = None
     images: int = IMAGES
     context: int | None = None
 
@@ -79,8 +76,6 @@ def command(
         line += ["--mm-processor-kwargs", json.dumps({"size": size})]
     if of.memory is not None and not of.cpu:
         line += ["--gpu-memory-utilization", str(of.memory)]
-    if of.seats is not None:
-        line += ["--max-num-seqs", str(of.seats)]
     if of.context is not None:
         line += ["--max-model-len", str(of.context)]
     if of.lora_rank:

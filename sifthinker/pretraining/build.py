@@ -208,7 +208,7 @@ SAY = "Say: {query}"
 LESSONS = (LIST, WHERE, WHERE_ALL, LOOK, WHAT, HOW_DEEP, SAY)  # the tokenizer is made from these
 WHICH = "Which objects are {query}?"
 # As the texts of a chain that looks at one thing after another: in the model's own turn, which goes on after them.
-FIRST, NEXT, NO_MORE = seeing.FIRST, seeing.NEXT, f" {seeing.NO_MORE}, {{number}}."
+FIRST, NO_MORE = seeing.FIRST, f" {seeing.NO_MORE}, {{number}}."
 SEEN = "{region}</area>\n<text>"  # a look has just been written
 LOOKED = "</text>\n<area>" + SEEN  # what is said ends, and a look follows
 BEGUN = "<think>\n<area>" + SEEN

@@ -31,6 +31,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.scenes import questions
 from sifthinker.scenes.layout import Scene
 from sifthinker.system import processes
+from sifthinker.system.files import write_json
 
 SHARD = 64  # scenes
 CELL = 28  # pixels: what one token of a Qwen2.5-VL sees
@@ -77,28 +78,28 @@ class Seen:
 
 
 class Rendering:
-    """Renders what is missing of the first `count` scenes, in order, in processes of its own, until `stop`.
+    """Renders what is missing of the first `count` scenes, in order, in a process of its own, until `stop`.
 
     Raises:
         UserError: the folder holds scenes of other settings.
     """
 
-    def __init__(self, pool: Pool, count: int, processes: int = 1) -> None:
+    def __init__(self, pool: Pool, count: int) -> None:
         """Starts at once."""
         pool.folder.mkdir(parents=True, exist_ok=True)
         _claim(pool)
         missing = [(pool, shard) for shard in range(-(-count // SHARD)) if not pool.path(shard).exists()]
         # Never forked: torch's threads do not survive it.
-        self._workers = multiprocessing.get_context("spawn").Pool(processes, _begin, (os.getpid(),))
+        self._workers = multiprocessing.get_context("spawn").Pool(1, _begin, (os.getpid(),))
         self._result = self._workers.map_async(_render, missing, chunksize=1)
 
     def check(self) -> None:
-        """Raises what went wrong in a process."""
+        """Raises what went wrong in the process."""
         if self._result.ready():
             self._result.get()
 
     def stop(self) -> None:
-        """Ends the processes, wherever they are."""
+        """Ends the process, wherever it is."""
         self._workers.terminate()
 
 
@@ -111,9 +112,7 @@ def _claim(pool: Pool) -> None:
     }
     path = pool.folder / "pool.json"
     if not path.exists():
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(told), encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, told)
     found = json.loads(path.read_text(encoding="utf-8"))
     if found != told:
         raise UserError(f"{pool.folder}: holds scenes of {found}, not of {told}; take another folder")

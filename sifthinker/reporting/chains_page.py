@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sifthinker.core.images import data_url
 from sifthinker.reporting import pages, plots
-from sifthinker.system.files import sync
+from sifthinker.system.files import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,11 +74,8 @@ def write(
         notes=notes,
         plot=data_url(histograms(found), "image/png"),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    temporary.rename(out)
+    with whole(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def markdown(figures: pd.DataFrame) -> str:

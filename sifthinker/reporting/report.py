@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from sifthinker.core import chain, drawing, images
+from sifthinker.core import chain, drawing, durations, images
 from sifthinker.core.images import data_url
 from sifthinker.core.records import Box, Region, boxes
 from sifthinker.core.scores import ModelScore, of_100, unparsable_rate
@@ -46,7 +46,7 @@ class Facts:
         title: name of the reproduction.
         dataset: parts of SIF-50K.
         examples: chains drawn.
-        histories: history.jsonl of the training stages, by stage; see `drawing.curves`.
+        histories: history.jsonl of the training stages, by stage; see `plots.curves`.
         completions: completions.parquet of GRPO: step, id, text and the rewards.
         scores: of the evaluation, with the name of the model.
         before: of the models before it that were evaluated too: `base`, `sft`.
@@ -58,7 +58,7 @@ class Facts:
         commit: of the checkout, where it is known.
         machine: that wrote the report.
         standins: statements at the top: what was not the real thing, and what that means.
-        lineage: PNG of the artifacts behind the final model; see `lineage.picture`.
+        lineage: PNG of the artifacts behind the final model; see `lineage_picture.picture`.
     """
 
     stages: Sequence[Mapping[str, Any]]
@@ -91,7 +91,7 @@ def write(out: Path, facts: Facts) -> None:
         made=_made(facts.stages),
         cost=bought.line(facts.stages, bool((facts.config.get("evaluate") or {}).get("judge"))),
         stages=[_stage(manifest) for manifest in facts.stages],
-        seconds=_duration(sum(manifest["seconds"] for manifest in facts.stages)),
+        seconds=durations.in_words(sum(manifest["seconds"] for manifest in facts.stages)),
         statistics=statistics,
         charts=_charts(statistics),
         examples=[_example(row) for row in _examples(facts)],
@@ -177,7 +177,7 @@ def _stage(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "label": manifest.get("label") or manifest["stage"],
         "key": manifest["key"],
         "digest": manifest["digest"],
-        "seconds": _duration(manifest["seconds"]),
+        "seconds": durations.in_words(manifest["seconds"]),
         "in": rows["in"],
         "kept": rows["kept"],
         "rejected": rejected,
@@ -340,10 +340,3 @@ def _scores(scores: Iterable[ModelScore]) -> dict[str, list[dict[str, Any]]]:
         ]
         for benchmark, metrics in grouped.items()
     }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -7,14 +7,13 @@ made by another machine since, and stays.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sifthinker.store.s3 import Remote
-from sifthinker.system.files import write_json
+from sifthinker.system.files import read_json, write_json
 
 SUFFIX = ".pending"
 
@@ -86,8 +85,4 @@ class Uploads:
         return self.root / stage / f"{key}{SUFFIX}"
 
     def _said(self, stage: str, key: str) -> dict[str, Any]:
-        try:
-            said: dict[str, Any] = json.loads(self._word(stage, key).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return said
+        return read_json(self._word(stage, key))

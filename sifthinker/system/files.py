@@ -5,23 +5,46 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sifthinker.core.errors import UserError
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON under a temporary name, syncs it to the disk, and renames it."""
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path for the block to write; what it wrote is synced to the disk and takes the name `path`.
+
+    A block that raises leaves nothing, and what was at `path` stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
     try:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        yield temporary
         sync(temporary)
-        temporary.rename(path)
-    except BaseException:
+        temporary.replace(path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that appears `whole`."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping that `write_json` wrote; empty where there is none.
+
+    The file is opened without a look beforehand, since a network file system may answer `stat` from memory.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def sync(path: Path) -> None:

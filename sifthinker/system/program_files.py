@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sifthinker.core.errors import UserError
-from sifthinker.system.files import write_json
+from sifthinker.system.files import read_json, write_json
 
 FOLDER = "SIF_PROGRAM"  # variable: the folder of both files
 GRACE = "SIF_GRACE"  # variable: seconds between the signal to end and the end
@@ -129,11 +129,7 @@ def beat() -> None:
 
 def status(where: Path) -> dict[str, Any]:
     """What a program last said of itself; empty where it has said nothing."""
-    try:
-        found: dict[str, Any] = json.loads((where / STATUS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return found
+    return read_json(where / STATUS)
 
 
 def failure(where: Path) -> Failure | None:

@@ -130,7 +130,7 @@ def train(
         trained: makes the trainer; None: `Trainer`.
 
     Raises:
-        UserError: see `check_groups`, `samplers.Sampler.check`, `harness.check_world`, `harness.check_identity`,
+        UserError: see `check_groups`, `samplers.Sampler.check`, `ranks.check_world`, `checkpoints.check_identity`,
             `rows.open_parquet`, `samplers.agreement.check`; or the judge left too many completions without a score.
     """
     started = time.monotonic()

@@ -259,12 +259,12 @@ def check(settings: Sft | Grpo, shape: Shape, longest: int, policy: Model) -> di
         parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in needed.items())
         raise UserError(
             f"memory: about {wanted / GB:.1f} GB are needed on {place} and {free / GB:.1f} GB are free (a rank: "
-            f"{parts}). {_advice(settings, needed)}"
+            f"{parts}). {_advice(needed)}"
         )
     return needed
 
 
-def _advice(settings: Sft | Grpo, needed: dict[str, float]) -> str:
+def _advice(needed: dict[str, float]) -> str:
     if needed.get("gathered weights", 0.0) > sum(needed.values()) / 2:
         return (
             "Every rank gathers the whole model to sample, so more ranks do not help: take GPUs with more memory, a "

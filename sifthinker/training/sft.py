@@ -21,7 +21,6 @@ Departures from the release, and from TRL's defaults:
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,6 @@ from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.models import loading
 from sifthinker.training import adapters, checkpoints, harness, json_files, progress, ranks, row_check, rows
-
-logger = logging.getLogger(__name__)
 
 
 class Settings(Section):
@@ -65,7 +62,7 @@ def train(task: SftRun) -> None:
     """Trains, or goes on training, and writes the results.
 
     Raises:
-        UserError: see `run.check_world`, `run.check_identity`, `rows.open_parquet`; or a chain does not fit.
+        UserError: see `ranks.check_world`, `checkpoints.check_identity`, `rows.open_parquet`; or a chain does not fit.
     """
     from trl import SFTConfig
 

@@ -39,14 +39,13 @@ def answer(
         depth = _depth(store, config, domain.picture(image, config), Path(work))
         if folder is None:
             assert server
-            return domain.ask(
-                image, question, server, running_server.served(server)[0], depth, config, out, say
-            )
+            there = domain.Server(server, running_server.served(server)[0])
+            return domain.ask(image, question, there, depth, config, out, say)
         folder = as_merged(folder, config.model.max_pixels, Path(work) / "served")
         started, log = config.evaluate.server, Path(work) / "server.log"
         with serving.serving(folder, started, log, python=config.evaluate.python) as url:
-            extra = serving.suppression(started, url, folder)
-            return domain.ask(image, question, url, serving.MODEL_NAME, depth, config, out, say, extra)
+            ours = domain.Server(url, serving.MODEL_NAME, serving.suppression(started, url, folder))
+            return domain.ask(image, question, ours, depth, config, out, say)
 
 
 def _depth(store: Store, config: Config, image: bytes, work: Path) -> bytes | None:

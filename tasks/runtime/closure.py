@@ -42,17 +42,6 @@ def digest(name: str) -> str:
     return syntax.digest(_sources(name), name, lambda module: _meaning(module) if is_module(module) else None)
 
 
-def third_party(names: tuple[str, ...]) -> dict[str, set[str]]:
-    """What the modules of a closure import that is not ours, by package, with who imports it."""
-    found: dict[str, set[str]] = {}
-    for name in closure(names):
-        for source in _sources(name):
-            for bound in source.imports:
-                if not is_module(bound.module):
-                    found.setdefault(bound.module.partition(".")[0], set()).add(name)
-    return found
-
-
 @cache
 def path(module: str) -> Path | None:
     """The file of one of our modules."""
@@ -63,12 +52,6 @@ def path(module: str) -> Path | None:
 def is_module(name: str) -> bool:
     """Whether a dotted name is one of our modules."""
     return name.partition(".")[0] in ("sifthinker", "tasks", "flows") and path(name) is not None
-
-
-def forget() -> None:
-    """Reads every file again the next time."""
-    for remembered in (closure, path, _sources, _source, digest, _names):
-        remembered.cache_clear()
 
 
 @cache

@@ -23,7 +23,8 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import bookkeeping
 from sifthinker.store.artifacts import Store
 from tasks.runtime import store_paths
-from tasks.runtime.stage import Endpoints, Log, Order, Sent, StageFailed
+from tasks.runtime.stage import Endpoints, Order, Sent, StageFailed
+from tasks.runtime.stage_log import Log
 
 CONNECT = 20  # seconds for the scheduler to answer
 LOOK = 5.0  # seconds between two looks at the workers

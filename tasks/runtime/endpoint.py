@@ -12,7 +12,9 @@ from sifthinker.llm.call_counts import Counts, amounts, bar
 from sifthinker.models import serving
 from sifthinker.system.repeating import repeated
 from tasks.runtime import events
-from tasks.runtime.stage import End, Endpoints, Job, Log, Progress, how
+from tasks.runtime.progress import End, Progress, how
+from tasks.runtime.stage import Endpoints, Job
+from tasks.runtime.stage_log import Log
 
 EVERY = 5.0  # seconds
 _BEGINS = 0.5  # seconds: how soon it is seen that rows come

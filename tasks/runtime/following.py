@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,37 @@ class ProgramFailed(Exception):
     """A program ended with an error; the message has the end of its log."""
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how a program goes."""
+
+    at: Callable[[int], None] = lambda step: None  # told each step seen
+    look: Callable[[], None] = lambda: None  # called while it runs, and ends it by an exception
+    stopping: Callable[[], None] = lambda: None  # called where it is told to end
+
+
 def follow(
     job: Job,
     command: list[str],
     progress: Path,
     timeout: float | None,
-    at: Callable[[int], None] = lambda step: None,
+    watch: Watch = Watch(),
     grace: float = processes.GRACE,
-    look: Callable[[], None] = lambda: None,
-    stopping: Callable[[], None] = lambda: None,
     variables: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs a command to its end, passing on what it appends to its progress file; `at` is told each step seen.
+    """Runs a command to its end, passing on what it appends to its progress file.
 
-    Where this process is told to end, the program is told too, and has `grace` seconds for its checkpoint. `stopping` is
-    called then. Telling this process once more ends it at once. `look` is called while it runs, and ends it by an exception.
-    `variables` are added to its environment.
+    Where this process is told to end, the program is told too, and has `grace` seconds for its checkpoint. Telling this process
+    once more ends it at once.
+
+    Args:
+        job: of the stage that runs it.
+        command: its command line.
+        progress: the file of JSON lines that it appends to.
+        timeout: seconds that it may take; None: any.
+        watch: is told how it goes.
+        grace: seconds between the signal to end and the end.
+        variables: are added to its environment.
 
     Raises:
         UserError: it ended with the explanation of a user's mistake, on whichever rank.
@@ -69,19 +85,19 @@ def follow(
         write_json(job.work / "pid.json", left)
         while process.poll() is None:
             time.sleep(EVERY)
-            seen = _pass_on(job, progress, seen, at)
-            look()
+            seen = _pass_on(job, progress, seen, watch.at)
+            watch.look()
             if timeout and time.monotonic() - started > timeout:
                 raise ProgramFailed(f"{job.order.label}: ended after its time limit of {timeout:.0f} s")
     except BaseException as error:
-        told = None if isinstance(error, Exception) else stopping
+        told = None if isinstance(error, Exception) else watch.stopping
         raise
     finally:  # also where the run is cancelled: nothing of the group may outlive it
         try:
             end(process.pid, grace, told)
         finally:
             (job.work / "pid.json").unlink(missing_ok=True)
-    _pass_on(job, progress, seen, at)
+    _pass_on(job, progress, seen, watch.at)
     explain(job.work, job.order.label, process.returncode, log)
 
 

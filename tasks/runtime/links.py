@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from sifthinker.system.files import write_json
+from sifthinker.system.files import read_json, write_json
 from sifthinker.system.processes import here, runs_here
 
 URL = "SIF_PAGES_URL"  # environment variable: the address of the pages' server, as browsers reach it
@@ -54,26 +53,17 @@ def known(root: Path, address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if _read(file) == json.loads(
-            json.dumps(said)
-        ):  # another server of this store may have come meanwhile
+        # Another server of this store may have come meanwhile.
+        if read_json(file) == json.loads(json.dumps(said)):
             file.unlink(missing_ok=True)
 
 
 def server(root: Path) -> str | None:
     """The address of the server of a store's pages: that of the environment, or of one that runs on this machine."""
-    said = _read(_file(root))
+    said = read_json(_file(root))
     running = str(said["url"]) if said and runs_here(said["process"]) else None
     return os.environ.get(URL) or running
 
 
 def _file(root: Path) -> Path:
     return root / "prefect" / "pages.json"
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return found

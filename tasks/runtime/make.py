@@ -7,10 +7,8 @@ decision has found the verified artifact, so that a deleted or damaged output is
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,8 +39,10 @@ from tasks.runtime import (
     work_folder,
 )
 from tasks.runtime.decide import Decision, uninstalled, wrong
+from tasks.runtime.progress import End, Progress, how
 from tasks.runtime.server_away import ServerAway
-from tasks.runtime.stage import End, Job, Log, Order, Progress, StageFailed, how
+from tasks.runtime.stage import Job, Order, StageFailed
+from tasks.runtime.stage_log import Log
 
 VERSIONS = ("prefect", "torch", "transformers", "peft", "trl", "deepspeed", "pyarrow", "openai")
 
@@ -234,7 +234,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[..., Non
         try:
             with around as job.endpoints:
                 if fan_out:
-                    _fan_out(job)
+                    shards.make(job, _made)
                 else:
                     _run(job)
             rows = draft.rows
@@ -268,61 +268,6 @@ def _inputs(order: Order, store: Store) -> dict[str, Artifact]:
     return {
         name: store.open(ref, order.part if name in in_parts else None) for name, ref in order.inputs.items()
     }
-
-
-def _fan_out(job: Job) -> None:
-    """Makes the shards, each a cached task of its own, and adds up their rows."""
-    order = job.order
-    digests = {name: job.inputs[name].part_digests(name) for name in order.parts}
-    count = len(next(iter(digests.values())))
-    assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
-    first = order.stage.parts[0]
-    most = order.stage.shares(order.config, list(map(shards.length, job.inputs[first].parts(first))))
-    made = _round(job, digests, dict(enumerate(most)), 1)
-    number, before = 1, None
-    while more := order.stage.further(order.config, [_rows_of(job, made[part]) for part in range(count)]):
-        assert more != before, "a part that goes on keeps more rows, or has none left"
-        number, before = number + 1, more
-        job.log.info(
-            "%s: %s; round %d goes on in %d of %d parts",
-            order.label,
-            more.said,
-            number,
-            len(more.most),
-            count,
-        )
-        for part in more.most:
-            job.replaced.append(made[part])
-            job.elsewhere.again(made[part].key, _rows_of(job, made[part]))
-        made |= _round(job, digests, more.most, number)
-    shards.add_up(job, [made[part] for part in range(count)])
-
-
-def _rows_of(job: Job, shard: Ref) -> Mapping[str, Any]:
-    rows: Mapping[str, Any] = job.store.open(shard).manifest["rows"]
-    return rows
-
-
-def _round(
-    job: Job, digests: Mapping[str, Sequence[str]], most: Mapping[int, int | None], number: int
-) -> dict[int, Ref]:
-    """Makes some shards, by their number, each of which shall keep at most so many rows."""
-    of = replace(job.order, endpoints=job.endpoints, round=number)
-    decisions = {
-        part: shards.decision(replace(of, most=count), job.store, digests, part)
-        for part, count in most.items()
-    }
-    job.progress.total = (job.progress.total or 0) + len(decisions)
-    # Equal parts, such as empty ones, are one shard.
-    twins = Counter(decision.order.key for decision in decisions.values())
-    once = list({decision.order.key: decision for decision in decisions.values()}.values())
-    made: dict[str, Ref] = {}
-    for decision, ref in _made(job, once):
-        made[decision.order.key] = ref
-        if not decision.cached:
-            job.elsewhere.counted.add(ref.key)
-        job.progress.add(twins[decision.order.key])
-    return {part: made[decision.order.key] for part, decision in decisions.items()}
 
 
 def _made(job: Job, decisions: Sequence[Decision]) -> Iterator[tuple[Decision, Ref]]:

@@ -12,7 +12,6 @@ Clocks may differ between nodes, so a beat is a number that changes, not a time.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -30,10 +29,11 @@ import yaml
 from sifthinker.config import Train
 from sifthinker.core.errors import UserError
 from sifthinker.system import processes
-from sifthinker.system.files import write_json
+from sifthinker.system.files import read_json, write_json
 from tasks.runtime import following
 from tasks.runtime.following import ProgramFailed
-from tasks.runtime.stage import Job, Log
+from tasks.runtime.stage import Job
+from tasks.runtime.stage_log import Log
 
 FILE = "rendezvous.json"
 ADDRESS = "SIF_NODE_ADDRESS"  # variable: the address by which other nodes reach this one
@@ -85,12 +85,12 @@ class Beats:
     def __init__(self, file: Path) -> None:
         """Has seen nothing yet."""
         self.file = file
-        self.first = self.said = _read(file)
+        self.first = self.said = read_json(file)
         self.heard = time.monotonic()
 
     def look(self) -> dict[str, Any]:
         """What the file says now; empty where it is gone."""
-        if (said := _read(self.file)) != self.said:
+        if (said := read_json(self.file)) != self.said:
             self.said, self.heard = said, time.monotonic()
         return self.said
 
@@ -273,12 +273,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A node's file; empty where there is none. It is opened, since a network file system may answer `stat` from memory."""
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return found

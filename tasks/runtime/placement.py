@@ -37,7 +37,8 @@ from sifthinker.store.artifacts import Store
 from tasks.runtime import end_states, server_away, store_paths
 from tasks.runtime.liveness import NO_WORKER, emit, lost
 from tasks.runtime.server_away import BY_WORKER
-from tasks.runtime.stage import Log, Order
+from tasks.runtime.stage import Order
+from tasks.runtime.stage_log import Log
 
 FLOW = "stage"  # of flows/stage.py; its deployments are named after their pools
 HOUR, MINUTE = 3600.0, 60.0

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +19,9 @@ from sifthinker.llm.bookkeeping import SHARED
 from sifthinker.system.json_lines import whole_lines
 from sifthinker.training import memory, progress_page
 from tasks.runtime import nodes, rehearsal, ui_artifacts
-from tasks.runtime.following import follow
-from tasks.runtime.stage import STOPPED, Job, how
+from tasks.runtime.following import Watch, follow
+from tasks.runtime.progress import STOPPED, how
+from tasks.runtime.stage import Job
 
 MINUTE = 60.0
 PACKAGE = "sifthinker.training"  # of the programs
@@ -44,7 +46,7 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
     page = Page(
         job, [Path(path) for path in settings["dataset"]] if module == "grpo" else [], options.show_steps
     )
-    more = (progress, options.timeout, page.at, options.grace)
+    watch, timeout, grace = Watch(page.at, stopping=page.stopping), options.timeout, options.grace
     python = interpreter(options.python, module)
     with page:
         if options.nodes > 1:
@@ -56,12 +58,12 @@ def train(job: Job, module: str, settings: Mapping[str, Any], options: Train | N
                 )
             own = python if options.python else ""
             with nodes.first(job, f"{PACKAGE}.{module}", own, options) as node:
-                follow(job, node.command(config), *more, node.look, page.stopping)
+                follow(job, node.command(config), progress, timeout, replace(watch, look=node.look), grace)
         elif options.ranks > 1:
             run = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}"]
-            follow(job, [python, *run, *program], *more, stopping=page.stopping)
+            follow(job, [python, *run, *program], progress, timeout, watch, grace)
         else:
-            follow(job, [python, *program], *more, stopping=page.stopping, variables=one_gpu())
+            follow(job, [python, *program], progress, timeout, watch, grace, variables=one_gpu())
 
 
 def one_gpu() -> dict[str, str]:

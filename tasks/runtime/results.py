@@ -58,6 +58,7 @@ MODULES: dict[str, Module] = {
     "special": _at("sifthinker.core.special_tokens"),
     "images": _at("sifthinker.core.images"),
     "depth": _at("sifthinker.core.depth_maps"),
+    "durations": _at("sifthinker.core.durations"),
     "scores": _at("sifthinker.core.scores"),
     "draw": _at("sifthinker.core.drawing"),
     "statistics": _at("sifthinker.evaluation.statistics"),
@@ -259,7 +260,9 @@ MODULES: dict[str, Module] = {
     "patience": _neutral("sifthinker.llm.patience", _CARRIES),
     "waiting": _neutral("sifthinker.system.waiting", _CARRIES),
     "loopback": _neutral("sifthinker.system.loopback", _CARRIES),
-    "endpoint": _neutral("sifthinker.llm.connections sifthinker.llm.http", _CARRIES),
+    "endpoint": _neutral(
+        "sifthinker.llm.connections sifthinker.llm.endpoint_errors sifthinker.llm.http", _CARRIES
+    ),
     "batch": _neutral(
         "sifthinker.llm.batch sifthinker.llm.batch_answers sifthinker.llm.batch_calls sifthinker.llm.batch_states",
         _CARRIES,
@@ -317,7 +320,9 @@ MODULES: dict[str, Module] = {
         "tasks.runtime.stage tasks.runtime.decide tasks.runtime.make tasks.runtime.shards tasks.runtime.elsewhere tasks.runtime.store_paths",
         _KEEPS,
     ),
-    "runtime/events": _neutral("tasks.runtime.events tasks.runtime.stage_log", "shows and logs what happens"),
+    "runtime/events": _neutral(
+        "tasks.runtime.events tasks.runtime.progress tasks.runtime.stage_log", "shows and logs what happens"
+    ),
     "runtime/refusal": _neutral("tasks.runtime.refusal", "fails a stage, and changes no result"),
     "runtime/run": _neutral(
         "tasks.runtime.pipeline tasks.runtime.planned", "plans stages, and carries them out"

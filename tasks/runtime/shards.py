@@ -1,17 +1,83 @@
-"""The shards of a stage: what decides whether one is made, and what they add up to."""
+"""The shards of a stage: which are made, in which rounds, and what they add up to."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Ref
 from tasks.runtime import elsewhere, identity
 from tasks.runtime.decide import Decision, lookup
 from tasks.runtime.stage import Job, Order
+
+Makes = Callable[[Job, Sequence[Decision]], Iterator[tuple[Decision, Ref]]]
+
+
+def make(job: Job, all_of: Makes) -> None:
+    """Makes the shards of a stage, in rounds where some have to go on, and adds up their rows.
+
+    Args:
+        job: of the whole stage.
+        all_of: makes shards, and gives each with its artifact.
+    """
+    order = job.order
+    digests = {name: job.inputs[name].part_digests(name) for name in order.parts}
+    count = len(next(iter(digests.values())))
+    assert all(len(parts) == count for parts in digests.values()), "input tables come in different parts"
+    first = order.stage.parts[0]
+    most = order.stage.shares(order.config, list(map(length, job.inputs[first].parts(first))))
+    made = _round(job, all_of, digests, dict(enumerate(most)), 1)
+    number, before = 1, None
+    while more := order.stage.further(order.config, [_rows_of(job, made[part]) for part in range(count)]):
+        assert more != before, "a part that goes on keeps more rows, or has none left"
+        number, before = number + 1, more
+        job.log.info(
+            "%s: %s; round %d goes on in %d of %d parts",
+            order.label,
+            more.said,
+            number,
+            len(more.most),
+            count,
+        )
+        for part in more.most:
+            job.replaced.append(made[part])
+            job.elsewhere.again(made[part].key, _rows_of(job, made[part]))
+        made |= _round(job, all_of, digests, more.most, number)
+    _add_up(job, [made[part] for part in range(count)])
+
+
+def _rows_of(job: Job, shard: Ref) -> Mapping[str, Any]:
+    rows: Mapping[str, Any] = job.store.open(shard).manifest["rows"]
+    return rows
+
+
+def _round(
+    job: Job,
+    all_of: Makes,
+    digests: Mapping[str, Sequence[str]],
+    most: Mapping[int, int | None],
+    number: int,
+) -> dict[int, Ref]:
+    """Makes some shards, by their number, each of which shall keep at most so many rows."""
+    of = replace(job.order, endpoints=job.endpoints, round=number)
+    decisions = {
+        part: decision(replace(of, most=count), job.store, digests, part) for part, count in most.items()
+    }
+    job.progress.total = (job.progress.total or 0) + len(decisions)
+    # Equal parts, such as empty ones, are one shard.
+    twins = Counter(each.order.key for each in decisions.values())
+    once = list({each.order.key: each for each in decisions.values()}.values())
+    made: dict[str, Ref] = {}
+    for each, ref in all_of(job, once):
+        made[each.order.key] = ref
+        if not each.cached:
+            job.elsewhere.counted.add(ref.key)
+        job.progress.add(twins[each.order.key])
+    return {part: made[each.order.key] for part, each in decisions.items()}
 
 
 def decision(order: Order, store: Store, digests: Mapping[str, Sequence[str]], index: int) -> Decision:
@@ -32,12 +98,12 @@ def decision(order: Order, store: Store, digests: Mapping[str, Sequence[str]], i
     return lookup(store, replace(order, identity=of, key=identity.key(of), part=index))
 
 
-def add_up(job: Job, shards: Sequence[Ref]) -> None:
+def _add_up(job: Job, made: Sequence[Ref]) -> None:
     """What a stage consists of, with the sums of its rows and notes."""
-    job.draft.shards = list(shards)
+    job.draft.shards = list(made)
     totals: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
-    for shard in shards:
+    for shard in made:
         manifest = job.store.open(shard).manifest
         totals.update({name: manifest["rows"][name] for name in ("in", "kept")})
         rejected.update(manifest["rows"]["rejected"])

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from prefect.context import TaskRunContext
 
+Log = logging.Logger | logging.LoggerAdapter[Any]
 NAME = "run.log"
 LOGGERS = ("prefect.task_runs", "sifthinker", "tasks")
 _current: ContextVar[TextIO | None] = ContextVar("stage_log", default=None)

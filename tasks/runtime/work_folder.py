@@ -11,16 +11,16 @@ rows they are tens of gigabytes.
 
 from __future__ import annotations
 
-import json
 import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from sifthinker.store.artifacts import Store
-from sifthinker.system.files import write_json
+from sifthinker.system.files import read_json, write_json
 from tasks.runtime import following, rehearsal
-from tasks.runtime.stage import Log, Order
+from tasks.runtime.stage import Order
+from tasks.runtime.stage_log import Log
 
 MARKER = "training.json"
 SPENT = (
@@ -82,11 +82,7 @@ def _is_training(order: Order) -> bool:
 
 
 def _said(work: Path) -> dict[str, Any]:
-    try:
-        said: dict[str, Any] = json.loads((work / MARKER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return said
+    return read_json(work / MARKER)
 
 
 def _there(store: Store, order: Order) -> list[Any] | None:

@@ -12,7 +12,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.reporting import chains_page
 from sifthinker.store.artifacts import Store
 from tasks.operations.chains import compared
-from tests.publish_helpers import part
+from tests.small_part import part
 
 
 def published(folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ import pytest
 from sifthinker.annotation import taken
 from sifthinker.core import boxes, chain, depth_maps
 from sifthinker.core.records import WHOLE, Annotation, Reject, Sample
-from tests.publish_helpers import BOX
 from tests.published_rows import WAYS, Way, chains, changed, numbered, rewritten, swapped
+from tests.small_part import BOX
 
 
 def test_a_sound_chain_is_taken_as_it_is_without_a_call(tmp_path: Path) -> None:

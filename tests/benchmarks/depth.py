@@ -59,7 +59,7 @@ def cold(folder: Path, size: int) -> Work:
     def work() -> list[float]:
         values = []
         for number, boxes in enumerate(asked):
-            read = depth_maps.decode(folder / f"{number}.png")
+            read = depth_maps.decode_bytes((folder / f"{number}.png").read_bytes())
             values += [depth_maps.box_depth(read, box) for box in boxes]
         return values
 
@@ -68,7 +68,10 @@ def cold(folder: Path, size: int) -> Work:
 
 def seen(folder: Path, size: int) -> Work:
     asked = json.loads((folder / "boxes.json").read_text())
-    maps = [depth_maps.SummedArea(depth_maps.decode(folder / f"{number}.png")) for number in range(size)]
+    maps = [
+        depth_maps.SummedArea(depth_maps.decode_bytes((folder / f"{number}.png").read_bytes()))
+        for number in range(size)
+    ]
     return lambda: [found.mean(box) for found, boxes in zip(maps, asked, strict=True) for box in boxes]
 
 

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 
 from sifthinker.system.processes import end
 from tests import postgres
+from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SIF = str(Path(sys.executable).with_name("sif"))
@@ -68,13 +68,11 @@ def serving(folder: Path) -> Iterator[Services]:
     """An empty server of PostgreSQL with a database for Prefect and one for the ledger; ends what a run has started."""
     import psycopg
 
-    with postgres.serving() as server, socket.socket() as free:
+    with postgres.serving() as server:
         assert server.process
         with psycopg.connect(server.url, autocommit=True) as db:
             db.execute("CREATE DATABASE ledger")
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()  # for Prefect's server
+        port = free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         environment = {
             **inherited,

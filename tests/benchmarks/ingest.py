@@ -1,7 +1,7 @@
 """Ingest of a VisCoT conversations file, against `json.load` of the whole file, which the release starts with.
 
 The file is VisCoT's real benchmark rows over and over with new ids, laid out as VisCoT's files are (indent 4);
-`../shared/data` must be there. Two pairs: reading alone (`sources._files.rows`: every row decoded, one window of
+`../shared/data` must be there. Two pairs: reading alone (`sources.files.rows`: every row decoded, one window of
 the file in memory), and the whole stage (every field checked, boxes un-padded and compared, duplicates refused,
 a seeded sample under the caps, rejects with their reasons), which `json.load` does none of.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sifthinker import config
 from sifthinker.core.records import Sample
-from sifthinker.data.ingest import ingest
 from sifthinker.data.sources.files import rows
 from tests.benchmarks.pair import Pair, Work, equal
+from tests.ingested import ingest
 
 VISCOT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "viscot"
 NAMES = ("gqa", "vsr", "cub")

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 
 from flows import server
 from tests.benchmarks import others
+from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 AIM = 3.0  # seconds (issue: "under 3 seconds over Prefect's own cost")
@@ -45,12 +45,9 @@ STAGES = 15
 @contextmanager
 def serving(folder: Path) -> Iterator[dict[str, str]]:
     """A Prefect server of its own on a free port; gives the environment for commands that use it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     os.environ |= {
         "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
         "PREFECT_LOGGING_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",

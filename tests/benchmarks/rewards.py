@@ -55,7 +55,7 @@ def ours(folder: Path, size: int) -> Work:
         values: list[Any] = []
         for number, group in enumerate(groups):
             texts, truth = group["texts"], boxes(group["truth"])
-            known = depth_maps.SummedArea(depth_maps.decode(folder / f"{number}.png"))
+            known = depth_maps.SummedArea(depth_maps.decode_bytes((folder / f"{number}.png").read_bytes()))
             values += REWARDS["format"](texts, "release")
             values += REWARDS["answer"](group["scores"], [group["mean"]] * GROUP, "release")
             values += REWARDS["grounding"](texts, [truth] * GROUP, "release")

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.dask_cluster import free_port
+from tests.machine import free_port
 
 BUCKET, AT_ONCE = "sif", 8
 Work = Callable[[Path, Sequence[str]], None]  # transfers the files of a folder with these names

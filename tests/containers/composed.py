@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shlex
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ from typing import Any
 
 import httpx
 import yaml
+
+from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "sifthinker-test"
@@ -69,13 +70,6 @@ class Tags(yaml.SafeDumper):
 
 Tags.add_representer(Reset, lambda dumper, _: dumper.represent_scalar("!reset", "null"))
 Tags.add_representer(Override, lambda dumper, data: dumper.represent_sequence("!override", data))
-
-
-def port() -> int:
-    """A free one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def docker(*arguments: str, check: bool = True, environment: Mapping[str, str] | None = None) -> str:
@@ -138,11 +132,11 @@ class Stack:
     """The composed services."""
 
     folder: Path
-    ui: int = field(default_factory=port)
-    pages: int = field(default_factory=port)
-    metrics: int = field(default_factory=port)
-    hook: int = field(default_factory=port)
-    serve: int = field(default_factory=port)
+    ui: int = field(default_factory=free_port)
+    pages: int = field(default_factory=free_port)
+    metrics: int = field(default_factory=free_port)
+    hook: int = field(default_factory=free_port)
+    serve: int = field(default_factory=free_port)
     credentials: str = field(default_factory=lambda: f"tester:{secrets.token_urlsafe(12)}+/=@:%")
 
     @classmethod

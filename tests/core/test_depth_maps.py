@@ -34,7 +34,7 @@ def test_box_means_agree_with_every_release_vector(shared: Path) -> None:
         case = json.loads(line)
         name = case["png"]
         if name not in maps:
-            maps[name] = depth_maps.decode(shared / "vectors" / name)
+            maps[name] = depth_maps.decode_bytes((shared / "vectors" / name).read_bytes())
         assert depth_maps.box_depth(maps[name], case["box"]) == pytest.approx(case["mean_depth"], abs=1e-6)
         assert depth_maps.SummedArea(maps[name]).mean(case["box"]) == pytest.approx(
             case["mean_depth"], abs=1e-6
@@ -76,14 +76,13 @@ def test_a_picture_decodes_to_the_same_256_levels_exactly() -> None:
     assert np.abs(depth_maps.decode_bytes(depth_maps.picture(made)) - made).max() <= 0.5 / 255 + 1e-6
 
 
-def test_foreign_colours_are_refused_by_name_and_taken_as_nearest_on_request(tmp_path: Path) -> None:
+def test_foreign_colours_are_refused_by_name_and_taken_as_nearest_on_request() -> None:
     pixels = np.asarray(depth_maps.render(noise())).copy()
     pixels[3, 4] = (0, 255, 0)
-    file = tmp_path / "odd.png"
-    file.write_bytes(file_of(pixels))
+    odd = file_of(pixels)
     with pytest.raises(UserError, match=r"odd\.png: 1 of 1961 pixels .* JPEG"):
-        depth_maps.decode(file)
-    read = depth_maps.decode(file, nearest=True)
+        depth_maps.decode_bytes(odd, name="odd.png")
+    read = depth_maps.decode_bytes(odd, nearest=True)
     distances = ((depth_maps.palette().astype(int) - np.array([0, 255, 0])) ** 2).sum(axis=1)
     assert read[3, 4] == np.float32(1 - distances.argmin() / 255)
     pixels[3, 4] = depth_maps.palette()[0]
@@ -107,16 +106,10 @@ def test_grey_maps_have_the_polarity_they_are_said_to_have(channels: int) -> Non
     assert depth_maps.decode_bytes(data, "near_bright")[0].tolist() == pytest.approx([1, 0.8, 0])
 
 
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing\.png"):
-        depth_maps.decode(tmp_path / "missing.png")
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(depth_maps.encode(noise())[:200])
-    with pytest.raises(UserError, match=r"broken\.png"):
-        depth_maps.decode(broken)
-    broken.write_bytes(b"no picture")
+@pytest.mark.parametrize("data", [depth_maps.encode(noise())[:200], b"no picture"])
+def test_unreadable_pictures_are_named(data: bytes) -> None:
     with pytest.raises(UserError, match=r"broken\.png: not a readable picture"):
-        depth_maps.decode(broken)
+        depth_maps.decode_bytes(data, name="broken.png")
 
 
 def hostile() -> dict[str, bytes]:

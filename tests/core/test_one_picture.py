@@ -28,7 +28,6 @@ from sifthinker.annotation import annotate
 from sifthinker.core import depth_maps, drawing, images, tables
 from sifthinker.core.records import WHOLE, Annotation, DepthMap, Region, Sample
 from sifthinker.data import depth_estimation, publish
-from sifthinker.data.ingest import ingest
 from sifthinker.evaluation import ask, asking
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.question import Answer
@@ -37,6 +36,7 @@ from sifthinker.llm import judge
 from sifthinker.llm.ledger import Reply
 from sifthinker.models import generation
 from sifthinker.training import rows, scoring
+from tests.ingested import ingest
 from tests.odd_pictures import MODES, ORIENTED, Pixels, oriented, saved
 
 LIMIT = 1_000_000  # pixels

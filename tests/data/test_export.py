@@ -10,7 +10,7 @@ from sifthinker.core import chain, prompts, tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import WHOLE
 from sifthinker.data import export
-from tests.publish_helpers import BOX, part
+from tests.small_part import BOX, part
 
 
 def _export(tmp_path, **kwargs):

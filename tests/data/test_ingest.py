@@ -18,8 +18,9 @@ from sifthinker.core import images
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject, Sample, sample
 from sifthinker.core.tables import REJECTS, SAMPLES, read, write
-from sifthinker.data.ingest import ingest, part
+from sifthinker.data.ingest_work import part
 from sifthinker.data.sources import SOURCES
+from tests.ingested import ingest
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 METADATA: dict[str, Any] = {

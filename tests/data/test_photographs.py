@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin, TiffTags
 from sifthinker.config import Ingest, Source
 from sifthinker.core import images
 from sifthinker.core.records import Reject, Sample
-from sifthinker.data.ingest import ingest
+from tests.ingested import ingest
 from tests.odd_pictures import HEIGHT, MODES, ORIENTED, WIDTH, Pixels, oriented, saved, stored
 
 PICTURE = Image.fromarray(stored())

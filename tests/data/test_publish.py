@@ -14,7 +14,7 @@ from sifthinker.core.records import Reject
 from sifthinker.data import publish
 from sifthinker.data.features import PUBLISHED
 from sifthinker.system.cores import Workers
-from tests.publish_helpers import BOX, part
+from tests.small_part import BOX, part
 
 
 def test_every_chain_becomes_a_row_with_the_files_own_bytes(tmp_path):

@@ -21,7 +21,7 @@ from sifthinker.data.features import FEATURES, PUBLISHED
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import file as record_file
 from tests import hub as stand_in
-from tests.publish_helpers import part
+from tests.small_part import part
 
 LFS = {"HF_HUB_DISABLE_XET": "1"}  # the stand-in speaks LFS, which the hub does too
 SOURCE = {

@@ -19,7 +19,7 @@ from sifthinker.dataframes import Results, results
 from sifthinker.evaluation import history, scoring
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import file as record_file
-from tests.publish_helpers import part
+from tests.small_part import part
 
 README = Path(results.__file__).with_name("README.md")
 SCORE: dict[str, Any] = {

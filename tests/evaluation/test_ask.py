@@ -111,7 +111,9 @@ def test_the_chain_is_said_as_it_comes_and_every_area_is_drawn_with_its_depth(
 ) -> None:
     server, said = start(CHAIN, streams), []
     out = tmp_path / "out"
-    answered = ask.ask(photo, "What is it?", server.url, "policy", relief(), config(), out, said.append)
+    answered = ask.ask(
+        photo, "What is it?", ask.Server(server.url, "policy"), relief(), config(), out, said.append
+    )
     assert "".join(said) == answered.reply == CHAIN
     assert (len(said) > 10) is streams
     assert (answered.answer, answered.problem) == ("a cup", "")
@@ -131,7 +133,9 @@ def test_a_second_question_into_the_same_folder_leaves_nothing_of_the_first(
     out.mkdir()
     (out / "step-9.jpg").write_text("of somebody else: no question was asked into this folder yet")
     for reply in (CHAIN, "a cup"):
-        ask.ask(photo, "?", start(reply).url, "policy", relief(), config(), out, lambda piece: None)
+        ask.ask(
+            photo, "?", ask.Server(start(reply).url, "policy"), relief(), config(), out, lambda piece: None
+        )
         if reply == CHAIN:
             assert (out / "step-9.jpg").exists() and (out / "step-2.jpg").exists()
     assert sorted(path.name for path in out.iterdir()) == ["chain.jpg", "depth.png", "reply.txt"]
@@ -139,14 +143,16 @@ def test_a_second_question_into_the_same_folder_leaves_nothing_of_the_first(
 
 def test_the_model_is_asked_as_in_training(start: Any, photo: Path, tmp_path: Path) -> None:
     server = start(CHAIN)
-    ask.ask(photo, "What is it?", server.url, "policy", relief(), config(), tmp_path, lambda _: None)
+    ask.ask(
+        photo, "What is it?", ask.Server(server.url, "policy"), relief(), config(), tmp_path, lambda _: None
+    )
     [body] = server.asked
     content = body["messages"][0]["content"]
     assert [part["type"] for part in content] == ["text", "image_url", "text", "image_url", "text"]
     assert content[-1]["text"] == f"\nWhat is it?{prompts.THINK_SUFFIX}"
     assert body["temperature"] == 0.0
     plain = config(model={"depth_input": False}, evaluate={"think": False})
-    ask.ask(photo, "What is it?", server.url, "policy", None, plain, tmp_path, lambda _: None)
+    ask.ask(photo, "What is it?", ask.Server(server.url, "policy"), None, plain, tmp_path, lambda _: None)
     content = server.asked[1]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["text", "image_url", "text"]
     assert content[-1]["text"] == "\nWhat is it?"
@@ -154,7 +160,9 @@ def test_the_model_is_asked_as_in_training(start: Any, photo: Path, tmp_path: Pa
 
 def test_a_reply_that_is_no_chain_is_kept_and_said_so(start: Any, photo: Path, tmp_path: Path) -> None:
     server = start("I see a cup.")
-    answered = ask.ask(photo, "?", server.url, "policy", relief(), config(), tmp_path / "o", lambda _: None)
+    answered = ask.ask(
+        photo, "?", ask.Server(server.url, "policy"), relief(), config(), tmp_path / "o", lambda _: None
+    )
     assert (answered.answer, answered.areas, answered.measured) == (None, (), ())
     assert "there is no <think>" in answered.problem
     assert (tmp_path / "o" / "reply.txt").read_text() == "I see a cup."
@@ -163,7 +171,7 @@ def test_a_reply_that_is_no_chain_is_kept_and_said_so(start: Any, photo: Path, t
 def test_what_goes_wrong_is_said_with_the_address(start: Any, photo: Path, tmp_path: Path) -> None:
     refusing = start(CHAIN, status=400)
     with pytest.raises(UserError, match=r"/v1/chat/completions: 400: .*too many tokens"):
-        ask.ask(photo, "?", refusing.url, "policy", relief(), config(), tmp_path, lambda _: None)
+        ask.ask(photo, "?", ask.Server(refusing.url, "policy"), relief(), config(), tmp_path, lambda _: None)
     with pytest.raises(UserError, match=r"no list of models at http://127\.0\.0\.1:9/v1/models"):
         running_server.served("http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match=r"absent\.png"):

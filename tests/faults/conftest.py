@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from sifthinker.llm import standin
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import runs
 from sifthinker.system.processes import end
+from tests.machine import carries, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "SIF_FAULTS"  # in the environment of a run and, inherited, of all that it starts
@@ -47,12 +47,6 @@ OURS = {
     "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.runtime.event_order",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "tasks.runtime.kept_leases",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -196,7 +190,7 @@ class Started:
 
     def family(self) -> list[psutil.Process]:
         """All processes of the run, wherever they have gone in the tree of processes."""
-        return [process for process in psutil.process_iter() if _marked(process, self.mark)]
+        return [process for process in psutil.process_iter() if carries(process, MARK, self.mark)]
 
     def programs(self, module: str) -> list[psutil.Process]:
         """Those of them that run a module."""
@@ -206,13 +200,6 @@ class Started:
                 if module in process.cmdline():
                     found.append(process)
         return found
-
-
-def _marked(process: psutil.Process, mark: str) -> bool:
-    try:
-        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = 180) -> float:

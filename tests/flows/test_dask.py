@@ -12,7 +12,8 @@ import yaml
 
 from sifthinker.config import Config
 from sifthinker.store.artifacts import Store
-from tests.dask_cluster import cluster, free_port
+from tests.dask_cluster import cluster
+from tests.machine import free_port
 
 distributed = pytest.importorskip("distributed", reason="the `dask` extra is not installed")
 

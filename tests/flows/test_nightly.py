@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,77 +15,23 @@ from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry, Crashed, Failed, Pending, Running, Scheduled
 from typer.testing import CliRunner
 
-import tasks.operations.nightly
 from flows import form
 from flows import nightly as flow
 from flows.commands import main
 from infra import alert_triggers
-from sifthinker.config import Config
-from sifthinker.core import tables
 from sifthinker.core.errors import UserError
-from sifthinker.evaluation import history, scoring
-from sifthinker.evaluation.benchmarks.question import rules
-from sifthinker.evaluation.nights import compare
-from sifthinker.evaluation.nights.records import Night
-from sifthinker.store import aliases, checkpoints
+from sifthinker.evaluation import history
+from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
-from sifthinker.system.files import write_json
-from tasks.runtime.stage import Job, stage
-from tasks.runtime.stage_results import Results
-from tests import nights
+from tests.flows import made_up_night
+from tests.flows.made_up_night import RIGHT, SILENT, WRONG, command, model, run, settings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-@stage(config=lambda c: [c.evaluate.fresh, c.evaluate.limit], results=Results(("spill",)))
-def replies(job: Job) -> None:
-    """Stands for the evaluate stage: a "model" is the list of its verdicts, or the reason why it cannot be served.
-
-    The benchmarks differ in name alone."""
-    model = json.loads((job.inputs["model"].path / "config.json").read_text())
-    if isinstance(model, str):
-        raise UserError(model)
-    asked, names = model[: job.config.evaluate.limit], ("vstar", "pope")
-    rows = [nights.row(name, i, verdict) for name in names for i, verdict in enumerate(asked)]
-    tables.write(job.out / "predictions.parquet", scoring.PREDICTIONS, rows)
-    (job.out / "scores.json").write_text(
-        json.dumps({"scores": [{**nights.score(n, asked), "rules": rules(n)} for n in names]})
-    )
-
-
-@stage(config=lambda c: {}, results=Results(("spill",)))
-def nothing(job: Job) -> None:
-    (job.out / "weights").write_text("depth")
-
-
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.operations.nightly, "evaluate", replies)
-    monkeypatch.setattr(flow, "depth_weights", nothing)
-
-
-RIGHT = [1.0] * 60 + [0.0] * 40
-SILENT = [None] * 100  # a model that writes no chains
-WRONG = [0.0] * 20 + [1.0] * 40 + [0.0] * 40
-
-
-def model(store: Store, key: str, content: Any) -> Ref:
-    with store.making("merge", key, {"label": "merge-grpo", "name": "test", "identity": {}}) as draft:
-        (draft.out / "config.json").write_text(json.dumps(content))
-    found = store.find("merge", key)
-    assert found
-    return found.ref
-
-
-def settings(store: Store, **sections: Any) -> Config:
-    sources = [{"name": "a", "format": "viscot", "path": "a.json"}]
-    values = {"store": store.root, "name": "test", "sources": sources, "evaluate": {"server": "transformers"}}
-    return Config.model_validate({**values, **sections})
-
-
-def run(config: Config, **parameters: Any) -> State[str]:
-    return flow.nightly(form.text(config), return_state=True, **parameters)  # type: ignore[no-any-return]
+    made_up_night.install(monkeypatch)
 
 
 def test_a_night_passes_is_replayed_and_asks_again_on_request(tmp_path: Path) -> None:
@@ -120,14 +65,6 @@ def test_a_regression_fails_the_run_by_name_with_a_table(tmp_path: Path) -> None
     shown = str(artifact.data)
     assert shown.count("**regressed**") == 2
     assert shown.count("vstar fell from 60.0 to 40.0 against the last good night and the baseline") == 1
-
-
-def command(config: Config, tmp_path: Path, *options: str) -> tuple[int, str]:
-    """The exit code of `sif nightly` and what it printed."""
-    file = tmp_path / "config.yaml"
-    file.write_text(config.model_dump_json(exclude_unset=True))
-    done = CliRunner().invoke(main.app, ["nightly", "--config", str(file), *options])
-    return done.exit_code, done.output
 
 
 def test_what_fails_after_the_verdict_does_not_change_it(
@@ -219,23 +156,6 @@ def test_an_inconclusive_quick_look_is_followed_by_the_full_one_and_a_plan_says_
     assert history.read(store.root / "history") == rows
 
 
-def test_a_checkpoint_that_cannot_run_does_not_keep_the_next_look_from_the_others(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
-    tiers = {"quick": {"limit": 10, "then": "nightly"}, "nightly": {}}
-    of = settings(store, nightly={"tiers": tiers})
-    assert command(of, tmp_path)[0] == 0
-    aliases.pin(store, "promoted", model(store, "bb", [0.0] * len(RIGHT)), "bob", "looks better")
-    aliases.pin(store, "broken", model(store, "cc", "out of memory"), "bob", "to be seen")
-    both = settings(store, nightly={"tiers": tiers, "models": ["promoted", "broken"]})
-    code, said = command(both, tmp_path, "--tier", "quick")
-    assert code == 1 and "Regressed: " in said and "broken could not run: " in said
-    assert said.count("report ") == 2
-    alone = settings(store, nightly={"tiers": tiers, "models": ["broken"]})
-    code, said = command(alone, tmp_path, "--tier", "quick")
-    assert code == 3 and said.count("report ") == 1  # more questions would say nothing
-
-
 def test_a_fall_that_is_not_significant_warns_by_a_state_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
@@ -282,16 +202,6 @@ def test_a_night_that_cannot_run_fails_by_another_name_and_is_in_the_history(
     assert {row["outcome"] for row in history.read(tmp_path / "history")} == {"not-run"}
 
 
-def test_one_checkpoint_that_cannot_be_served_does_not_stop_the_others(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    model(store, "aa", "out of memory")
-    model(store, "bb", RIGHT)
-    state = run(settings(store), models=["merge/aa", "merge/bb"])
-    assert state.name == "NotRun"
-    outcomes = {row["target"]: row["outcome"] for row in history.read(tmp_path / "history")}
-    assert outcomes == {"merge/aa": "not-run", "merge/bb": "passed"}
-
-
 def test_a_night_that_starts_too_late_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Later(datetime):
         @classmethod
@@ -302,68 +212,6 @@ def test_a_night_that_starts_too_late_is_given_up(tmp_path: Path, monkeypatch: p
     state = run(settings(Store(tmp_path)))
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert not (tmp_path / "history").exists()
-
-
-def rot(store: Store, ref: Ref) -> None:
-    file = store.folder(ref.stage, ref.key) / "config.json"
-    file.chmod(0o644)
-    file.write_text("rot")
-
-
-@pytest.mark.parametrize("models", [["unknown", "promoted"], ["rotten", "promoted"], ["gone", "promoted"]])
-def test_one_checkpoint_that_is_not_there_does_not_stop_the_others_and_is_named(
-    tmp_path: Path, models: list[str]
-) -> None:
-    store = Store(tmp_path)
-    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
-    rotten, gone = model(store, "bb", RIGHT), model(store, "cc", RIGHT)
-    aliases.pin(store, "rotten", rotten, "ada", "good")
-    aliases.pin(store, "gone", gone, "ada", "good")
-    rot(store, rotten)
-    store.discard(gone.stage, gone.key)
-    state = run(settings(store), models=models)
-    assert (state.type.value, state.name) == ("FAILED", "NotRun")
-    assert str(state.message).startswith(f"{models[0]} could not run: checkpoint ")
-    assert "promoted could not run" not in str(state.message)
-    outcomes = {row["target"]: row["outcome"] for row in history.read(tmp_path / "history")}
-    assert outcomes == {models[0]: "not-run", "promoted": "passed"}
-
-
-def test_a_rotten_baseline_stops_no_checkpoint_and_no_night_passes_without_it(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    old = model(store, "bb", [0.0, *RIGHT[1:]])
-    aliases.pin(store, "baseline", old, "ada", "good")
-    aliases.pin(store, "promoted", model(store, "aa", RIGHT), "ada", "good")
-    assert run(settings(store)).name == "Completed"
-    rot(store, old)
-    state = run(settings(store))
-    assert state.name == "NotRun"
-    assert str(state.message).startswith("baseline could not run: checkpoint baseline: ")
-    held = json.loads(
-        sorted((tmp_path / "nights").glob("*/outcome.json"), key=os.path.getmtime)[-1].read_text()
-    )
-    against = {one["against"] for one in held["targets"]["promoted"]["comparisons"]}
-    assert against == {"last good night"}, "what could be compared was"
-    aliases.pin(store, "promoted", model(store, "cc", WRONG), "bob", "looks better")
-    assert run(settings(store)).name == "Regressed"
-    assert history.good(history.read(tmp_path / "history"), "promoted")[1:] == [], (
-        "only the first one was good"
-    )
-
-
-def test_several_checkpoints_that_lack_a_benchmark_are_named(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    made = [
-        nights.evaluated(store, key, {"vstar": RIGHT}, target, {"pope": "no files"})
-        for key, target in (("0a", "old"), ("0b", "new"))
-    ]
-    night = Night("night", datetime.now(UTC), settings(store))
-    outcome = compare.hold(store, night, made, {}, None, "gone")
-    assert outcome.outcome == history.NOT_RUN
-    assert outcome.message.startswith(
-        "old: pope could not run: no files; new: pope could not run: no files; baseline could not run: gone"
-    )
-    assert outcome.message.count("gone") == 1
 
 
 RETRY = AwaitingRetry()  # what the UI's button proposes, and a worker whose machine is drained
@@ -399,27 +247,3 @@ def test_a_night_that_is_tried_again_is_evaluated_however_late(
     ended = run_flow(flow.nightly, begun, parameters=parameters, return_type="state")
     assert ended.name == name, ended.message
     assert (tmp_path / "history").exists() == (name == "Completed")
-
-
-def test_a_checkpoint_is_found_by_alias_run_reference_and_folder(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    old, new = model(store, "aa", RIGHT), model(store, "bb", WRONG)
-    for number, ref in enumerate((old, new)):
-        stages = {"merge-grpo": ref.model_dump(), "report": ref.model_dump()}
-        write_json(
-            store.root / "runs" / f"{number}.json",
-            {"id": f"id-{number}", "name": f"run-{number}", "started": number, "stages": stages},
-        )
-    part = {"id": "part", "name": "part", "started": 9, "stages": {"merge-grpo": old.model_dump()}}
-    write_json(store.root / "runs" / "9.json", part)
-    aliases.pin(store, "promoted", old, "ada", "good")
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    named = {"promoted": old, "latest": new, "run-0": old, "id-1": new, "part": old, "merge/bb": new}
-    for name, ref in named.items():
-        assert checkpoints.find(store, name) == ref
-    assert checkpoints.find(store, str(folder)) == folder
-    for name in ("nothing", "merge/cc", "evaluate/aa", str(tmp_path)):
-        with pytest.raises(UserError, match="is no alias, run or model"):
-            checkpoints.find(store, name)

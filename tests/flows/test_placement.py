@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
@@ -28,6 +27,7 @@ from prefect.states import Cancelling
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import runs
 from sifthinker.system.processes import end
+from tests.machine import is_running
 
 # An idle machine takes a tenth of these times. A loaded one starts each of the dozen processes of a test in a minute.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -123,10 +123,6 @@ def finished(run: FlowRun, logs: dict[str, Path], seconds: float = 1500) -> Flow
     return found
 
 
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
 def test_two_runs_at_once_make_each_artifact_once_and_each_stage_in_its_pool(
     workers: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -174,14 +170,14 @@ def test_ending_the_run_ends_its_training_in_the_other_pool(
             lambda: list(store.glob("sft/*.work/pid.json")), 600, lambda: workers["gpu-8"].read_text()
         )
         training = int(json.loads(pid_file.read_text())["pid"])
-        assert alive(training) and child.work_pool_name == "gpu-8"
+        assert is_running(training) and child.work_pool_name == "gpu-8"
         if process is None:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(run.id, Cancelling())
         else:
             process.send_signal(getattr(signal, how.upper()))
             process.wait(60)
-        wait(lambda: not alive(training), 60, lambda: f"{read(child).state}: its training runs on")
+        wait(lambda: not is_running(training), 60, lambda: f"{read(child).state}: its training runs on")
         assert wait(
             lambda: (s := read(child).state) and s.is_final() and s, 60, lambda: "not final"
         ).is_cancelled()

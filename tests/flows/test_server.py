@@ -16,6 +16,7 @@ import pytest
 from flows import server
 from sifthinker.core.errors import UserError
 from sifthinker.system.processes import end
+from tests.machine import free_port
 
 
 def asked(url: str, headers: dict[str, str], method: str = "GET") -> tuple[int, dict[str, str]]:
@@ -87,10 +88,7 @@ def test_an_empty_variable_is_one_that_is_not_set(tmp_path, monkeypatch):
 @pytest.mark.e2e
 def test_commands_that_begin_at_once_share_the_server_that_one_of_them_starts(tmp_path):
     """Two of one store, and one of another, whose server finds the port taken once it has come up."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    api = f"http://127.0.0.1:{port}/api"
+    api = f"http://127.0.0.1:{free_port()}/api"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     line = "import sys; from pathlib import Path; from flows import server; server.settings(Path(sys.argv[1])); print(server.ensure())"
     stores = ("one", "one", "other")

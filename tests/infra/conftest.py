@@ -2,7 +2,6 @@
 
 import base64
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import yaml
 
 from flows import server
 from sifthinker.system.processes import end
+from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSED = (
@@ -67,9 +67,7 @@ class Composed:
 @pytest.fixture(scope="session")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     """Started with what compose.yaml says of authentication, CSRF, origins and the order of events; SQLite instead of PostgreSQL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home = tmp_path_factory.mktemp("composed")
     settings = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]["server"]["environment"]
     credentials = "tester:not-a-real-password"

@@ -29,8 +29,9 @@ from sifthinker.store.artifacts import Store
 from sifthinker.system.processes import end
 from sifthinker.upkeep.findings import Finding
 from tasks.operations import doctor
-from tests.faults.conftest import ROOT, PrefectServer, free_port, started
+from tests.faults.conftest import ROOT, PrefectServer, started
 from tests.infra import image
+from tests.machine import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]

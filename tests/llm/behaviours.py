@@ -15,7 +15,7 @@ from email.utils import formatdate
 
 from sifthinker import llm
 from sifthinker.core.errors import UserError
-from sifthinker.llm import http
+from sifthinker.llm.endpoint_errors import NotFound
 from tests.evil import GOOD_USAGE, chat
 from tests.llm import wire_acts
 from tests.llm.test_odd_replies import READ, UNREAD
@@ -269,7 +269,7 @@ STOPS: dict[str, Stop] = {
     "401": Stop(answer(b'{"error": {"message": "no such key"}}', 401), llm.Unauthorized, "no such key.*check the key"),
     "402": Stop(answer(b"pay", 402), llm.Unauthorized, "no credit left"),
     "403": Stop(answer(b"", 403), llm.Unauthorized, "may not use the model"),
-    "404": Stop(answer(b"<html>nginx</html>", 404), http.NotFound, "check base_url"),
+    "404": Stop(answer(b"<html>nginx</html>", 404), NotFound, "check base_url"),
     "407": Stop(answer(b"", 407), llm.Unauthorized, "the proxy .*asks for a user and a password"),
     "429 of an empty account": Stop(
         answer(b'{"error": {"code": "insufficient_quota"}}', 429), llm.Unauthorized, "no credit left"

@@ -10,7 +10,7 @@ import pytest
 from sifthinker import llm
 from sifthinker.config import Api, Prices
 from sifthinker.llm import batch, batch_calls, judge, standin
-from sifthinker.llm.http import Transient
+from sifthinker.llm.endpoint_errors import Transient
 from sifthinker.llm.ledger_sqlite import SqliteLedger
 
 pytestmark = pytest.mark.e2e  # the stand-in is a program

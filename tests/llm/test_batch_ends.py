@@ -12,10 +12,10 @@ import pytest
 from sifthinker import llm
 from sifthinker.llm import batch, batch_calls
 from sifthinker.llm.batch_states import BatchStopped
-from sifthinker.llm.http import Transient
-from tests.evil import until
+from sifthinker.llm.endpoint_errors import Transient
 from tests.ledgers import Kind
 from tests.llm.batch_provider import API, Provider, opened, request
+from tests.machine import until
 
 REFUSED = {"code": "model_not_found", "message": "The model 'm' is not supported by the Batch API."}
 QUESTIONS = [request(n) for n in range(3)]

@@ -13,9 +13,10 @@ from sifthinker.config import Api
 from sifthinker.llm import batch, bookkeeping, dispatcher
 from sifthinker.llm.ledger import Ledger
 from sifthinker.llm.ledger_sqlite import SqliteLedger
-from tests.evil import GOOD_USAGE, until
+from tests.evil import GOOD_USAGE
 from tests.ledgers import Kind
 from tests.llm.batch_provider import API, Provider, request
+from tests.machine import until
 
 ACCOUNT = f"{API.base_url} {API.model}"
 OTHER = API.model_copy(update={"concurrency": 3})  # an engine of its own, on the same account

@@ -11,8 +11,8 @@ import pytest
 
 from sifthinker import llm
 from sifthinker.llm import batch
-from tests.evil import until
 from tests.llm.batch_provider import API, FULL, Provider, opened, request
+from tests.machine import until
 
 
 @pytest.fixture(params=[0, 400, 429])

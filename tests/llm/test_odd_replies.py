@@ -19,7 +19,7 @@ from sifthinker import llm
 from sifthinker.config import Api, Prices
 from sifthinker.llm import batch, completion, judge, standin
 from sifthinker.llm.http import retry_after
-from tests import evil
+from tests import evil, machine
 from tests.evil import chat
 from tests.ledgers import counts
 
@@ -365,7 +365,7 @@ def test_a_pause_is_said_with_its_reason_and_its_end(tmp_path, caplog):
     with evil.serving(lambda *_: (429, {"Retry-After": "300"}, b"come back later")) as server:
         with llm.Client(Api(concurrency=4), tmp_path / "l", server.url) as client:
             futures = [client.submit(question(n)) for n in range(4)]
-            evil.until(lambda: "nothing is sent until" in caplog.text)
+            machine.until(lambda: "nothing is sent until" in caplog.text)
             assert "paused until" in client.progress().line()
             began = time.monotonic()
         assert time.monotonic() - began < 60  # nothing is on the wire: closing waits for nothing
@@ -385,7 +385,7 @@ def test_a_pause_that_is_asked_for_while_the_client_closes_is_not_waited_for(tmp
 
     with evil.serving(answer) as server, llm.Client(Api(), tmp_path / "l", server.url) as client:
         future = client.submit(question(0))
-        evil.until(lambda: server.asked)
+        machine.until(lambda: server.asked)
         began = time.monotonic()
         closing.set()
         client.__exit__(None, None, None)
@@ -400,7 +400,7 @@ def test_trouble_that_repeats_is_said_at_once(tmp_path, caplog):
     ) as client:  # discard
         for n in range(4):
             client.submit(question(n))
-        evil.until(lambda: "no answer to the last" in caplog.text, 5)
+        machine.until(lambda: "no answer to the last" in caplog.text, 5)
         assert "no answer to the last" in client.progress().line()
     assert "Connect" in caplog.text
     assert "4 waiting, next try in" in caplog.text

@@ -9,7 +9,8 @@ import pytest
 
 from sifthinker.config import Api
 from sifthinker.llm import completion
-from sifthinker.llm.http import Dead, Endpoint, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, Transient, Unauthorized
+from sifthinker.llm.http import Endpoint
 
 OPENAI = "https://api.openai.com/v1"
 ARK = "https://ark.cn-beijing.volces.com/api/v3"

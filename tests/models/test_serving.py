@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
-import psutil
 import pytest
 from PIL import Image
 
@@ -26,6 +25,7 @@ from sifthinker.models import loading, serving, vllm_command
 from sifthinker.models.budget import MERGED
 from sifthinker.pretraining import build
 from tests import odd_pictures
+from tests.machine import is_running
 
 MAX_PIXELS = 112 * 84  # of the folder's processor: 4 x 3 tokens for an image of that aspect
 PICTURES = [Image.linear_gradient("L").resize((640, 480 + 8 * turn)).rotate(40 * turn) for turn in range(8)]
@@ -181,7 +181,7 @@ def test_a_server_that_does_not_answer_is_ended_with_its_children(
         serving.serving(tmp_path, "transformers", tmp_path / "log", timeout=1),
     ):
         pass
-    assert not running(int(child.read_text()))
+    assert not is_running(int(child.read_text()))
 
 
 def test_a_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
@@ -195,20 +195,13 @@ def test_a_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    assert running(pid)
+    assert is_running(pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 10
-    while running(pid) and time.monotonic() < deadline:
+    while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not running(pid)
-
-
-def running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert not is_running(pid)
 
 
 def test_a_server_that_runs_is_only_passed_on(tmp_path: Path) -> None:

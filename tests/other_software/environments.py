@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCH = "torch==2.13.0"  # named on the line itself: any other torch drags in CUDA packages
+# The pin of constraints.txt; without one, pip takes the newest that the packages allow.
+TORCH = "torch==2.13.0"
 READERS = ("pandas==3.1.1", "duckdb==2.0.1", "polars==2.1.0", "pillow")
 # name: what is installed, and what is installed without its dependencies
 PACKAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -14,7 +14,7 @@ from sifthinker.core import tables
 from sifthinker.evaluation import scoring
 from sifthinker.reporting import paper_results, report
 from tests import nights
-from tests.publish_helpers import part
+from tests.small_part import part
 
 HOSTILE = '<img src=x onerror="alert(1)"><script src=//evil.example>'
 

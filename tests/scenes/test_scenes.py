@@ -189,7 +189,7 @@ def test_depth_files_give_the_recorded_depths(folder: Path, truth: dict[str, lis
     files = sorted((folder / "depth" / "scenes").iterdir())
     assert len(files) == sum(image.startswith("images/") for image in truth)
     for file in files[:5]:
-        decoded = depth_maps.decode(file)
+        decoded = depth_maps.decode_bytes(file.read_bytes())
         assert decoded.shape == (SETTINGS.height, SETTINGS.width)
         assert (decoded.min(), decoded.max()) == (0, 1)
         nearest = min(truth[f"images/scenes/{file.stem}.jpg"], key=lambda thing: thing["depth"])

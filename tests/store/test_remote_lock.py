@@ -8,14 +8,14 @@ import json
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
 from sifthinker.core.errors import UserError
 from sifthinker.store import remote_lock, s3
+from tests.machine import until
 
 HOP = ("transfer-encoding", "connection", "content-length")
 
@@ -75,13 +75,6 @@ def losing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Losing]:
     yield server
     server.shutdown()
     server.server_close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_beat_whose_answer_is_lost_keeps_the_lock(

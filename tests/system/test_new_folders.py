@@ -12,7 +12,7 @@ import pytest
 from sifthinker.core.errors import UserError
 from sifthinker.data import card, export, publish, release
 from sifthinker.system.new_folders import new_folder
-from tests.publish_helpers import part
+from tests.small_part import part
 
 KILLED = """
 import os, signal, sys

@@ -19,7 +19,7 @@ from sifthinker.config import Api
 from sifthinker.llm import judge
 from sifthinker.system import loopback
 from sifthinker.system.waiting import outcome
-from tests import evil
+from tests import evil, machine
 from tests.evil import chat
 from tests.ledgers import counts
 
@@ -58,7 +58,7 @@ def test_a_signal_ends_the_clients_of_all_threads(tmp_path: Path, endpoint: str)
         with pytest.raises(Stop), llm.Client(api, tmp_path / "l", endless.url):
             for thread in threads:
                 thread.start()
-            evil.until(lambda: len(endless.asked) >= 2)
+            machine.until(lambda: len(endless.asked) >= 2)
             began = time.monotonic()
             raise Stop
         for thread in threads:
@@ -79,7 +79,7 @@ def test_what_arrives_soon_after_the_signal_is_kept(tmp_path: Path) -> None:
         with pytest.raises(Stop), llm.Client(api, tmp_path / "l", slow.url) as client:
             for question in questions():
                 client.submit(question)
-            evil.until(lambda: len(slow.asked) == 4)
+            machine.until(lambda: len(slow.asked) == 4)
             raise Stop
         with llm.Client(api, tmp_path / "l", slow.url) as client:
             assert counts(client.engine.ledger)["ok"] == 4

@@ -14,7 +14,7 @@ from sifthinker.llm.ledger import VARIABLE
 from sifthinker.upkeep.findings import Finding
 from tasks.operations import cluster_check
 from tasks.runtime import dask_worker
-from tests.dask_cluster import free_port
+from tests.machine import free_port
 
 distributed = pytest.importorskip("distributed", reason="the `dask` extra is not installed")
 pytest.importorskip("prefect_dask", reason="the `dask` extra is not installed")

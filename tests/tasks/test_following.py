@@ -15,13 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
 from sifthinker.config import Sft
 from sifthinker.core.errors import UserError
 from sifthinker.system import processes, program_files
 from tasks.runtime import following, programs
+from tests.machine import is_running
 
 # A child that starts a grandchild, and says both ids.
 FAMILY = (
@@ -41,10 +41,6 @@ def job(work: Path) -> Any:
     progress = SimpleNamespace(total=None, at=lambda done, note: seen.append((done, note)), seen=seen)
     order = SimpleNamespace(label="sft", key="0123456789abcdef", config=SimpleNamespace(name="demo"))
     return SimpleNamespace(work=work, log=logging.getLogger("test"), order=order, progress=progress)
-
-
-def running(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_progress_is_passed_on_line_by_line(tmp_path: Path) -> None:
@@ -71,7 +67,7 @@ def test_the_progress_of_a_training_that_goes_on_after_a_half_line_is_passed_on(
         """file.open('a').write('{"step": 2, "total": 3}\\n')"""
     )
     j, shown = job(tmp_path), []
-    following.follow(j, [sys.executable, "-c", program], file, None, shown.append)
+    following.follow(j, [sys.executable, "-c", program], file, None, following.Watch(shown.append))
     assert shown == [2] and j.progress.total == 3
 
 
@@ -207,7 +203,7 @@ def test_a_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
     with pytest.raises(following.ProgramFailed, match="time limit"):
         following.follow(job(tmp_path), [sys.executable, "-c", FAMILY], tmp_path / "p", 1.5)
     grandchild = int((tmp_path / "log.txt").read_text().split()[0])
-    assert not running(grandchild)
+    assert not is_running(grandchild)
 
 
 def test_an_orphan_of_a_killed_run_is_ended_before_the_next_start(tmp_path: Path) -> None:
@@ -219,7 +215,7 @@ def test_an_orphan_of_a_killed_run_is_ended_before_the_next_start(tmp_path: Path
     grandchild = int((tmp_path / "log").read_text())
     following.reap(tmp_path / "pid.json")
     orphan.wait(5)
-    assert not running(grandchild)
+    assert not is_running(grandchild)
     assert not (tmp_path / "pid.json").exists()
 
 

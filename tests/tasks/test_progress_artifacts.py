@@ -7,10 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -20,6 +17,7 @@ from prefect.states import Cancelling
 
 from sifthinker.store.artifacts import Store
 from tasks.runtime import liveness
+from tests.machine import until
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 # A flow of one task, which follows a program as a training is followed; `how` says when the program ends.
@@ -32,7 +30,7 @@ from prefect.states import Cancelled
 from sifthinker.store.artifacts import Store
 from tasks.runtime import following, programs
 from tasks.runtime.liveness import RunCancelled, alive
-from tasks.runtime.stage import Progress, how as ended
+from tasks.runtime.progress import Progress, how as ended
 
 programs.MINUTE = 0.5  # the page is renewed at each step
 
@@ -59,7 +57,7 @@ def train(work, how):
     try:
         with programs.Page(job, [], steps=1) as page:
             command = [sys.executable, "-c", PROGRAM, str(work), how]
-            following.follow(job, command, work / "progress.jsonl", None, page.at, stopping=page.stopping)
+            following.follow(job, command, work / "progress.jsonl", None, following.Watch(page.at, stopping=page.stopping))
     except BaseException as error:
         state = ended(error)
         raise
@@ -78,13 +76,6 @@ training(Path(sys.argv[1]), sys.argv[2], return_state=True)
 """
 
 
-def until(true: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 200
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def shown(run: UUID) -> dict[str, str]:
     """Descriptions of a run's artifacts, by their types."""
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
@@ -100,7 +91,7 @@ def begun(folder: Path, how: str) -> tuple[subprocess.Popen[bytes], UUID]:
         # Jobs in the background of a script ignore SIGINT, and so do the programs that they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until(lambda: any((folder / "alive").glob("*.json")) or process.poll() is not None)
+    until(lambda: any((folder / "alive").glob("*.json")) or process.poll() is not None, 200)
     [file] = (folder / "alive").glob("*.json")
     return process, UUID(file.stem)
 
@@ -122,7 +113,10 @@ def test_a_training_that_ends_by_itself_says_how(tmp_path: Path, how: str, said:
 def test_a_training_that_is_cancelled_says_so(tmp_path: Path, how: str) -> None:
     process, run = begun(tmp_path, "goes on")
     try:
-        until(lambda: shown(run).keys() >= {"markdown", "progress"} and "under way" in shown(run)["markdown"])
+        until(
+            lambda: shown(run).keys() >= {"markdown", "progress"} and "under way" in shown(run)["markdown"],
+            200,
+        )
         if how == "cancel":
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(run, Cancelling())
@@ -141,7 +135,7 @@ def test_a_training_that_is_cancelled_says_so(tmp_path: Path, how: str) -> None:
 
 def test_a_training_whose_process_was_killed_is_said_to_be_gone_by_who_closes_its_run(tmp_path: Path) -> None:
     process, run = begun(tmp_path, "goes on")
-    until(lambda: shown(run).keys() >= {"markdown", "progress"})
+    until(lambda: shown(run).keys() >= {"markdown", "progress"}, 200)
     process.kill()
     process.wait()
     assert "under way" in shown(run)["markdown"]

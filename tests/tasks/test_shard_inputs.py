@@ -22,7 +22,8 @@ from sifthinker.store.manifest import Damaged, Ref
 from sifthinker.store.verification import verifier
 from tasks.runtime import make
 from tasks.runtime.make import make_artifact
-from tasks.runtime.stage import Job, Order, Progress, stage
+from tasks.runtime.progress import Progress
+from tasks.runtime.stage import Job, Order, stage
 from tasks.runtime.stage_results import Results
 
 SCHEMA = pa.schema([("n", pa.int64())])

@@ -13,9 +13,10 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 
 from sifthinker.llm.call_counts import Counts
-from tasks.runtime import endpoint, stage, ui_artifacts
+from tasks.runtime import endpoint, ui_artifacts
 from tasks.runtime.elsewhere import Elsewhere
-from tasks.runtime.stage import Progress
+from tasks.runtime.progress import End, Progress
+from tasks.runtime.progress import how as ended
 
 
 def test_nothing_is_tried_again_and_a_page_is_renewed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,7 @@ def artifacts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[float, st
 
 @pytest.mark.parametrize("how", ["completed", "failed", "stopped"])
 def test_the_artifact_says_rate_and_time_left_and_at_the_end_that_nothing_more_comes(
-    artifacts: dict[str, list[tuple[float, str]]], how: stage.End
+    artifacts: dict[str, list[tuple[float, str]]], how: End
 ) -> None:
     progress = Progress("depth", 8, logging.getLogger("test"), every=0)
     progress.add(2, "a note")
@@ -129,7 +130,7 @@ def test_the_last_word_is_tried_although_the_server_was_away(
 def test_what_ends_a_run_stops_its_stage_and_any_other_error_fails_it(
     error: BaseException | None, how: str
 ) -> None:
-    assert stage.how(error) == how
+    assert ended(error) == how
 
 
 def test_where_nothing_was_shown_nothing_is_ended(artifacts: dict[str, list[tuple[float, str]]]) -> None:

@@ -49,6 +49,14 @@ def both(self, *args, **kwargs):
     return sample(self, *args, **kwargs)
 
 
+class Rewarding(grpo.Trainer):
+    """What a completion earns is its place in the group, so that completions which are no chains teach something."""
+
+    def _calculate_rewards(self, inputs, *args, **kwargs):
+        rewards = super()._calculate_rewards(inputs, *args, **kwargs)
+        return rewards + torch.arange(len(rewards))[:, None] % 4
+
+
 if __name__ == "__main__":
     grpo.Trainer._generate_single_turn = both if "REALLY_SAMPLE" in os.environ else sample
     harness.main(grpo.main)

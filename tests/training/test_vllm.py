@@ -4,7 +4,6 @@ against a fake server; what needs CUDA, the transfer of weights over NCCL, only 
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.models import loading
 from sifthinker.training import grpo, samplers
 from sifthinker.training.samplers import trl_samplers
+from tests.training.canned_grpo import Rewarding
 from tests.training.fake_vllm import COMPLETION, Vllm
 
 SMALL = {"batch": 4, "accumulation": 2, "generations": 4, "max_completion": 16, "epochs": 1, "max_steps": 2}
@@ -99,14 +99,6 @@ def test_completions_of_another_model_stop_the_run(config_file, judge, vllm, tmp
     settings = {**SMALL, "vllm_server": vllm.url, "max_logprob_gap": None}
     with pytest.raises(UserError, match=r"step 1: the log-probabilities .* differ by .* more than 0\.001"):
         grpo.main(config_file("grpo", "run", settings, judge_base_url=url, ledger=str(tmp_path / "l.sqlite")))
-
-
-class Rewarding(grpo.Trainer):
-    """Completions are no chains here; what each earns is its place in the group, so that there is something to learn."""
-
-    def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        rewards = super()._calculate_rewards(inputs, *args, **kwargs)
-        return rewards + torch.arange(len(rewards))[:, None] % 4
 
 
 def test_without_vllm_here_the_run_is_refused_before_anything_loads(

@@ -38,6 +38,7 @@ from sifthinker.scenes import questions
 from sifthinker.system import commands, processes
 from sifthinker.training import adapters, checkpoints, gpu_check, samplers
 from sifthinker.upkeep import machine_checks
+from tests.machine import carries
 from tests.training.fake_vllm_lora import VllmLora
 from tests.training.test_ranks import torchrun
 
@@ -457,15 +458,8 @@ def whole(store: Path, path: str, *arguments: str, **fields: Any) -> str:
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     print(f"whole run {' '.join(arguments)}: {time.monotonic() - began:.0f} s")
-    assert not [process.pid for process in psutil.process_iter() if marked(process, mark)]
+    assert not [process.pid for process in psutil.process_iter() if carries(process, MARK, mark)]
     return done.stdout
-
-
-def marked(process: psutil.Process, mark: str) -> bool:
-    try:
-        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
 
 
 def test_a_whole_run_is_sampled_and_evaluated_by_vllm_where_it_is_found_and_sampled_without_it_where_it_is_not(

@@ -20,6 +20,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.models import loading, miniature, serving
 from sifthinker.training import grpo, progress_page, rehearsal, samplers
 from sifthinker.training.samplers import adapter_server, agreement, vllm_lora
+from tests.training.canned_grpo import Rewarding
 from tests.training.fake_vllm_lora import VllmLora
 
 # A trained model: a random one would sample the suppressed tokens as often as others, and differ by that much.
@@ -78,14 +79,6 @@ def program(
         return config_file("grpo", name, {**SMALL, **settings}, **top)
 
     return write
-
-
-class Rewarding(grpo.Trainer):
-    """What a completion earns is its place in the group, so that there is something to learn."""
-
-    def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        rewards = super()._calculate_rewards(inputs, *args, **kwargs)
-        return rewards + torch.arange(len(rewards))[:, None] % 4
 
 
 def history(path: Path) -> list[dict[str, Any]]:

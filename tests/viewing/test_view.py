@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,8 @@ from sifthinker.store.runs import file as record_file
 from sifthinker.store.runs import runs
 from sifthinker.viewing import rows
 from sifthinker.viewing.rows import Filters
-from tests.publish_helpers import part
+from tests.machine import free_port
+from tests.small_part import part
 from tests.ui.conftest import browsing
 
 HOSTILE = "![x](http://example.org/seen.png) <b>bold</b>"
@@ -152,9 +152,7 @@ def test_a_rejected_sample_is_shown_with_its_photograph(tmp_path: Path, parts: l
 def test_the_page_shows_rows_and_rejects_and_asks_nobody_else(tmp_path: Path, parts: list[Path]) -> None:
     pytest.importorskip("streamlit")
     store = _store(tmp_path / "store", parts)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "flows", "view", "--store", str(store.root), "--port", str(port)]
     pictures = Path(os.environ.get("SIF_PICTURES", tmp_path))
     with (tmp_path / "view.log").open("wb") as log:

@@ -25,7 +25,6 @@ the model.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,11 +34,11 @@ from sifthinker.config import Nightly
 from sifthinker.evaluation import drift, gate, history, power
 from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights import night_page, outcomes
-from sifthinker.evaluation.nights.records import BOTH, Evaluated, Night, Outcome, Target, references
+from sifthinker.evaluation.nights.records import BOTH, Earlier, Evaluated, Night, Outcome, Target, references
 from sifthinker.store import aliases
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged
-from sifthinker.system.files import write_json
+from sifthinker.system.files import whole, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +61,12 @@ def hold(
         baseline: the pinned checkpoint on the same benchmarks.
         lost: why it could not be evaluated, where one is pinned.
     """
-    rows = history.read(store.root / "history")
     pinned = aliases.read(store, night.config.nightly.baseline)
+    earlier = Earlier(history.read(store.root / "history"), baseline, pinned)
     replies = {tonight.target: tonight.scored() for tonight in evaluated}
     pairs: list[Paired] = []
     targets = [
-        _compared(store, night, rows, tonight, replies[tonight.target], baseline, pinned, pairs)
-        for tonight in evaluated
+        _compared(store, night, earlier, tonight, replies[tonight.target], pairs) for tonight in evaluated
     ]
     targets += [Target(name, None, {"": why}) for name, why in failed.items()]
     for target in targets:
@@ -76,13 +74,13 @@ def hold(
     _judge(targets, pairs, night.config.nightly)
     for target in targets:
         target.warnings = outcomes.warnings(target, replies.get(target.name, {}), night.config.nightly)
-    rows += [row for target in targets for row in _rows(night, target)]
+    rows = [*earlier.rows, *(row for target in targets for row in _rows(night, target))]
     folder = store.root / "nights" / night.id
     outcome = outcomes.outcome(targets, folder / "report.html", night.config.evaluate.limit)
     mine = [row for row in rows if row["night"] == night.id]
     shared = (outcome.report, folder / "outcome.json", store.root / "history" / f"{night.id}.parquet")
     with store.sharing(*shared, strict=False):  # a remote that is away changes no verdict
-        _write(folder, night, targets, outcome, rows, baseline, pinned)
+        _write(folder, night, targets, outcome, replace(earlier, rows=rows))
         history.append(store.root / "history", night.id, mine)
     return outcome
 
@@ -90,27 +88,25 @@ def hold(
 def _compared(
     store: Store,
     night: Night,
-    rows: Sequence[history.Row],
+    earlier: Earlier,
     tonight: Evaluated,
     replies: Mapping[str, Sequence[ScoredReply]],
-    baseline: Evaluated | None,
-    pinned: Mapping[str, Any] | None,
     pairs: list[Paired],
 ) -> Target:
     """A checkpoint against its references; what was compared is added to `pairs`, in the order of the comparisons."""
     settings = night.config.nightly
     target = Target(tonight.target, tonight, tonight.missing())
-    since = pinned["when"] if pinned else 0.0
-    target.last = _last_good(store, rows, target, since)
-    if pinned is None:
+    since = earlier.pinned["when"] if earlier.pinned else 0.0
+    target.last = _last_good(store, earlier.rows, target, since)
+    if earlier.pinned is None:
         target.notices.append(
             f"No baseline is pinned; `sif promote RUN --as {settings.baseline} --why ...` pins one."
         )
     found: dict[str, Paired] = {}  # by benchmark, with the reference before
-    for name, reference in references(target.last, baseline).items():
-        earlier = reference.scored()
+    for name, reference in references(target.last, earlier.baseline).items():
+        scored = reference.scored()
         then, now = reference.rules(), tonight.rules()
-        for benchmark in sorted(replies.keys() & earlier.keys()):
+        for benchmark in sorted(replies.keys() & scored.keys()):
             if then[benchmark] != now[benchmark]:
                 target.notices.append(
                     f"{benchmark}: the {name} was scored by version {then[benchmark]} of the scoring rules, this night by "
@@ -118,7 +114,7 @@ def _compared(
                 )
                 continue
             margin = settings.margins.get(benchmark, settings.margin)
-            before, after = earlier[benchmark], replies[benchmark]
+            before, after = scored[benchmark], replies[benchmark]
             paired = gate.pair(before, after)
             if paired is None:
                 target.notices.append(f"{benchmark} has no question in common with the {name}: not compared.")
@@ -131,7 +127,7 @@ def _compared(
             target.comparisons.append(gate.compare_pairs(benchmark, name, paired, unpaired, margin))
             target.drifts += drift.drifts(benchmark, name, paired)
             pairs.append(paired)
-    _uncompared(target, replies.keys(), history.benchmarks(rows, target.name, since))
+    _uncompared(target, replies.keys(), history.benchmarks(earlier.rows, target.name, since))
     return target
 
 
@@ -244,12 +240,10 @@ def _write(
     night: Night,
     targets: Sequence[Target],
     outcome: Outcome,
-    rows: Sequence[history.Row],
-    baseline: Evaluated | None,
-    pinned: Mapping[str, Any] | None,
+    held_against: Earlier,
 ) -> None:
-    """`report.html` and, for programs, `outcome.json`; the folder appears whole or not at all."""
-    html = night_page.render(night, targets, outcome, rows, baseline, pinned)
+    """`report.html` and, for programs, `outcome.json`; each file appears whole."""
+    html = night_page.render(night, targets, outcome, held_against)
     write_json(
         folder / "outcome.json",
         {
@@ -272,6 +266,5 @@ def _write(
             },
         },
     )
-    temporary = folder / f".report.{uuid.uuid4().hex}"
-    temporary.write_text(html, encoding="utf-8")
-    temporary.rename(outcome.report)
+    with whole(outcome.report) as temporary:
+        temporary.write_text(html, encoding="utf-8")

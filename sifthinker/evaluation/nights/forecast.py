@@ -30,6 +30,7 @@ from sifthinker.evaluation.gate import Paired, ScoredReply
 from sifthinker.evaluation.nights.records import BOTH, Evaluated, references
 
 FALLS = (0.02, 0.05, 0.1)  # of 1: the chance to find each is said
+_GOOD_NIGHTS = 2  # that are compared: how much replies of the same weights vary
 NOTHING = "nothing yet"  # that a benchmark is compared with
 
 
@@ -171,20 +172,18 @@ def good_nights(
     target: str,
     since: float,
     open_: Callable[[history.Row], Evaluated | None],
-    most: int = 2,
 ) -> list[Evaluated]:
-    """The latest good nights of a checkpoint whose evaluations are there, those of one evaluation once.
+    """The latest two good nights of a checkpoint whose evaluations are there, those of one evaluation once.
 
     Args:
         rows: the history.
         target: the checkpoint, as it is configured.
         since: nights before do not count, in seconds since 1970.
         open_: gives the evaluation of a night, None where it is gone.
-        most: so many.
     """
     by_evaluation = {row["evaluation"]: row for row in reversed(history.good(rows, target, since))}
     latest = sorted(by_evaluation.values(), key=lambda row: row["started"], reverse=True)
-    return list(islice(filter(None, map(open_, latest)), most))
+    return list(islice(filter(None, map(open_, latest)), _GOOD_NIGHTS))
 
 
 def table(lines: Sequence[Expected]) -> list[tuple[str, ...]]:

@@ -14,36 +14,37 @@ from sifthinker.core.scores import factor, of_100, unparsable_rate
 from sifthinker.evaluation import drift, history, power
 from sifthinker.evaluation.gate import Comparison
 from sifthinker.evaluation.nights import changed_replies, outcomes, trends
-from sifthinker.evaluation.nights.records import BOTH, LAST, Evaluated, Night, Outcome, Target, references
+from sifthinker.evaluation.nights.records import (
+    BOTH,
+    LAST,
+    Earlier,
+    Evaluated,
+    Night,
+    Outcome,
+    Target,
+    references,
+)
 from sifthinker.reporting import pages
 from sifthinker.reporting.score_gaps import apart
 
 
-def render(
-    night: Night,
-    targets: Sequence[Target],
-    outcome: Outcome,
-    rows: Sequence[history.Row],
-    baseline: Evaluated | None,
-    pinned: Mapping[str, Any] | None,
-) -> str:
+def render(night: Night, targets: Sequence[Target], outcome: Outcome, held_against: Earlier) -> str:
     """The page; equal arguments give equal text.
 
     Args:
         night: when, and with which configuration.
         targets: the checkpoints with their comparisons, judged.
         outcome: of the whole night.
-        rows: the history with this night.
-        baseline: the pinned checkpoint's evaluation.
-        pinned: the alias record of the baseline: who, when, why.
+        held_against: with this night in the history.
     """
+    rows, baseline = held_against.rows, held_against.baseline
     return pages.render(
         "night.html.jinja",
         night=night,
         outcome=outcome,
         settings=night.config.nightly,
         limit=night.config.evaluate.limit,
-        pinned=pinned,
+        pinned=held_against.pinned,
         pages=[_page(night, target, rows, baseline) for target in targets],
         compared=sum(len(target.comparisons) for target in targets),
         regressed=sum(comparison.regressed for target in targets for comparison in target.comparisons),

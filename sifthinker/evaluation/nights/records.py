@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sifthinker.config import Config
 from sifthinker.core import scores
@@ -60,6 +62,15 @@ class Evaluated:
 def references(last: Evaluated | None, baseline: Evaluated | None) -> dict[str, Evaluated]:
     """What a night is compared with, by its name."""
     return {name: found for name, found in ((LAST, last), (BASELINE, baseline)) if found}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a night is held against."""
+
+    rows: Sequence[history.Row]  # the history
+    baseline: Evaluated | None  # the pinned checkpoint, on the same benchmarks
+    pinned: Mapping[str, Any] | None  # the alias record of the baseline: who, when, why
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from PIL import Image
 from sifthinker.config import Ingest, Source
 from sifthinker.core.errors import UserError
 from sifthinker.core.records import Box, Reject, Sample
-from sifthinker.data.ingest import ingest
 from sifthinker.data.sources import SOURCES, frames
+from tests.ingested import ingest
 
 WIDTH, HEIGHT = 400, 300
 Written = Callable[[Sequence[float]], list[float]]

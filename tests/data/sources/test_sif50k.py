@@ -14,8 +14,8 @@ from sifthinker.core.errors import UserError
 from sifthinker.data import rl_file
 from sifthinker.data.sources import sif50k
 from tests import published_rows as made
-from tests.publish_helpers import BOX
 from tests.published_rows import Row, changed, ingested, numbered
+from tests.small_part import BOX
 
 
 def test_what_export_writes_is_read_back(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from sifthinker import config
 from sifthinker.core import boxes, images
 from sifthinker.core.records import Box, Reject, Sample
-from sifthinker.data.ingest import ingest
 from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.evaluation.benchmarks.selection import open_benchmark
+from tests.ingested import ingest
 from tests.odd_pictures import UPRIGHT, Pixels, oriented
 
 WIDTH, HEIGHT = 50, 30  # as stored
