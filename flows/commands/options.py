@@ -169,21 +169,51 @@ def looking(config: Config) -> Iterator[None]:
 
     Only what looking makes is removed. What a run that began meanwhile has written stays.
     """
-    absent = [path for path in (config.store, *config.store.parents) if not path.exists()]
+    absent = _absent(config)
     with tempfile.TemporaryDirectory(prefix="sif-looking-") as home:
         if absent and not os.environ.get("PREFECT_HOME"):
             os.environ["PREFECT_HOME"] = home
         try:
             yield
         finally:
-            if absent:
-                for file in config.store.glob("digests.sqlite*"):
-                    file.unlink(missing_ok=True)
-                with suppress(OSError):  # a run has begun, or nothing was made
-                    for path in absent:
-                        path.rmdir()
+            _unmake(config.store, absent)
             if os.environ.get("PREFECT_HOME") == home:
                 del os.environ["PREFECT_HOME"]
+
+
+@contextmanager
+def refusing(config: Config) -> Iterator[None]:
+    """For what a command checks before it begins: if it is refused, it leaves no store where there was none."""
+    absent = _absent(config)
+    try:
+        yield
+    except UserError:
+        _unmake(config.store, absent)
+        raise
+
+
+def _absent(config: Config) -> list[Path]:
+    """The folder of the store and those above it that are not there."""
+    return [path for path in (config.store, *config.store.parents) if not path.exists()]
+
+
+def _unmake(store: Path, absent: Sequence[Path]) -> None:
+    """Removes folders that were absent, if the store has nothing but what opening it makes.
+
+    The note of the remote is among that: a mistyped address would be remembered, and the corrected one refused.
+    """
+    if not absent:
+        return
+    with suppress(OSError):  # a run has begun, or nothing was made
+        made = list(store.iterdir())
+        files = [path for path in made if path.match("digests.sqlite*") or path.name == "remote.json"]
+        folders = [path for path in made if path.is_dir() and not any(path.iterdir())]
+        if len(files) + len(folders) < len(made):
+            return
+        for path in files:
+            path.unlink()
+        for path in (*folders, *absent):
+            path.rmdir()
 
 
 def plain(text: str) -> str:
