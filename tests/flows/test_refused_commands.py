@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -91,4 +90,4 @@ def test_what_a_run_that_began_meanwhile_has_written_stays(file: str, tmp_path: 
 def test_a_store_that_was_there_stays_though_it_is_empty(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     RUNNER.invoke(main.app, ["run", "--start-at", "grpo", "--store", "store"])
-    assert os.path.isdir("store")
+    assert (tmp_path / "store").is_dir()

@@ -69,6 +69,14 @@ def test_workers_and_metrics_are_given_what_a_store_on_s3_needs() -> None:
             )
 
 
+def test_metrics_ask_the_server_and_outlive_it() -> None:
+    metrics = SERVICES["metrics"]
+    assert "depends_on" not in metrics, "it says that the server is down"
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        assert metrics["environment"][name] == SERVICES["worker-cpu"]["environment"][name]
+    assert set(metrics["networks"]) & set(SERVICES["server"]["networks"])
+
+
 def test_workers_are_given_the_users_configurations_and_the_stores_remote() -> None:
     for service in (service for name, service in SERVICES.items() if name.startswith("worker")):
         environment = service["environment"]

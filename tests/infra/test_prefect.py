@@ -28,7 +28,7 @@ from prefect.states import Completed, Pending, Running, Scheduled
 from sifthinker.store.artifacts import Store
 from sifthinker.system.processes import end
 from sifthinker.upkeep.findings import Finding
-from tasks.operations import doctor
+from tasks.operations import doctor, schedules, server_metrics
 from tests.faults.conftest import ROOT, PrefectServer, free_port, started
 from tests.infra import image
 
@@ -269,8 +269,11 @@ def test_doctor_names_the_deployments_whose_schedule_makes_no_run(
         silent.ask("deployments/", {"name": "nightly", "flow_id": flow, "schedules": every})
         [early] = look(silent)
         assert early.verdict == "warning" and "look again" in early.todo
-        monkeypatch.setattr(doctor, "SETTLES", timedelta(0))
+        monkeypatch.setattr(schedules, "SETTLES", timedelta(0))
         [late] = look(silent)
+        with temporary_settings({PREFECT_API_URL: silent.api}):
+            told = {name: value for name, _, value in server_metrics.read()}
+    assert told["sif_server_up"] == told["sif_server_unscheduled_deployments"] == 1
     assert late.verdict == "error" and late.found.endswith("no run: nightly")
     assert "schedule_deployments" in late.todo and "sqlalchemy<2.1" in late.todo
 
