@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
+from sifthinker.store.manifest import Artifact, Ref
 from tasks.runtime import elsewhere, identity
 from tasks.runtime.decide import Decision, lookup
 from tasks.runtime.stage import Job, Order
@@ -47,6 +47,14 @@ def add_up(job: Job, shards: Sequence[Ref]) -> None:
             elif name != elsewhere.BOUGHT:
                 job.notes[name] = value
     job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
+
+
+def rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
+    """How many rows will come in, where that is known before: the first part-wise input's."""
+    if order.part is None or not order.stage.parts:
+        return None
+    first = order.stage.parts[0]
+    return length(inputs[first].part(first, order.part))
 
 
 def length(table: Path) -> int:
