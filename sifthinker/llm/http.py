@@ -83,6 +83,12 @@ class Transient(Exception):
         return self.usage is None or bool(self.usage.calls)
 
 
+class Dropped(asyncio.CancelledError):
+    """Cancelled after the request had gone: the provider answers and charges, whoever hears it."""
+
+    usage, size, lost = None, 0, True  # as of a lost answer, see `Transient`
+
+
 class Dead(Exception):
     """Refused for good, maybe for money."""
 
@@ -235,6 +241,10 @@ class Endpoint:
                     content = await self._content(response, most)
                 finally:
                     await response.aclose()
+        except asyncio.CancelledError as cancelled:
+            if way.is_open and self.api.base_url not in (SERVED, LOCAL):
+                raise Dropped from cancelled
+            raise
         except (httpx2.RequestError, aiohttp.ClientError, OSError) as error:
             cause = error.__cause__ or error  # the transport calls a server that hung up a time-out too
             late = isinstance(error, TimeoutError) or isinstance(cause, TimeoutError)
