@@ -149,9 +149,15 @@ def existing(store: Path | None, config: Sequence[str], pull: Pull = "must") -> 
         UserError: there is no such folder or configuration, or its remote cannot be read and must be.
     """
     resolved = load(config, [], store=store) if config else None
+    if resolved and resolved.remote:
+        with refusing(resolved):
+            return _pulled(Store(resolved.store, resolved.remote), pull)
     root = resolved.store if resolved else store or Config.model_fields["store"].default
-    has_remote = resolved is not None and resolved.remote is not None
-    opened = Store(root, resolved.remote) if resolved and has_remote else Store.existing(root, pull=False)
+    return _pulled(Store.existing(root, pull=False), pull)
+
+
+def _pulled(opened: Store, pull: Pull) -> Store:
+    """The store, with the records and pages of other machines; see `existing`."""
     if pull == "no":
         return opened
     try:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from flows.commands import main
 from flows.commands.options import load, looking, refusing
 from sifthinker.core.errors import UserError
+from sifthinker.store import s3
 from sifthinker.store.artifacts import Store
 
 RUNNER = CliRunner()
@@ -64,6 +65,20 @@ def test_a_command_that_is_refused_leaves_nothing(command: tuple[str, ...], tmp_
     done = RUNNER.invoke(main.app, [*command, "--store", "deep/store"])
     assert isinstance(done.exception, UserError) or done.exit_code in (0, 2), done.output
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("lineage",), ("compare", "a", "b"), ("run", "--start-at", "grpo"), ("plan",)]
+)
+def test_a_remote_that_cannot_be_read_leaves_nothing(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3.Remote, "list", lambda *_: (_ for _ in ()).throw(UserError("no credentials")))
+    mine = {"extends": "smoke", "store": str(tmp_path / "deep/store"), "remote": "s3://mistyped/prefix"}
+    (tmp_path / "mine.yaml").write_text(json.dumps(mine))
+    done = RUNNER.invoke(main.app, [*command, "--config", "mine.yaml"])
+    assert "no credentials" in str(done.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml", "picture.png"]
 
 
 @pytest.mark.parametrize("around", [looking, refusing], ids=["looking", "refusing"])
