@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -48,6 +49,18 @@ def settings(store: Path) -> None:
         raise UserError(
             f"{home}: cannot be created: {error.strerror}; set `store` (or PREFECT_HOME) to a folder you can write"
         ) from error
+
+
+def settings_of_a_look(store: Path) -> None:
+    """The same for a command that asks the server, and does not wait for one that is away.
+
+    Its home is a temporary folder where it cannot be in the store.
+    """
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "0")
+    try:
+        settings(store)
+    except UserError:
+        os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="sif-looking-")
 
 
 def ensure() -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import server
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load, looking
 from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
@@ -51,25 +51,31 @@ def accept(
     if ablation and not all_:
         raise UserError("accept: --ablation goes with --all")
     resolved = load(config, set_, store=store)
-    server.settings(resolved.store)
+    with looking(resolved):  # without a store there is nothing to accept
+        _accept(resolved, why, stage, ablation, json_)
+
+
+def _accept(config: Config, why: str, stage: str | None, ablation: bool, json_: bool) -> None:
+    """Accepts one stage, or all of the reproduction or of the ablation's rows, and prints what was done."""
+    server.settings(config.store)
     from flows.reproduce import reproduction
     from tasks.operations.accept import accept as accept_one
     from tasks.operations.accept import accept_all
 
-    opened, who = Store.of(resolved), getpass.getuser()
+    opened, who = Store.of(config), getpass.getuser()
     if stage is not None:
-        said = accept_one(reproduction, resolved, opened, stage, why, who)
+        said = accept_one(reproduction, config, opened, stage, why, who)
         with Printed(json_, "stages") as printed:
             printed.table("stages", (), [{"stage": stage, "verdict": "accepted", "said": said}])
             printed.say(said)
         return
-    pipelines: dict[str, tuple[Pipeline, Config]] = {"": (reproduction, resolved)}
+    pipelines: dict[str, tuple[Pipeline, Config]] = {"": (reproduction, config)}
     if ablation:
         from flows.ablation import made_with, row
 
         pipelines = {
             f"{name} ": (partial(row, trained=variant.trained), made)
-            for name, (variant, made) in made_with(resolved, resolved.ablation.variants).items()
+            for name, (variant, made) in made_with(config, config.ablation.variants).items()
         }
     rows = [
         {"stage": f"{name}{outcome.label}", "verdict": outcome.verdict, "said": outcome.said}

@@ -13,7 +13,16 @@ import yaml
 from flows import server
 from flows.commands import outcome, terminal
 from flows.commands.ending import ended, exit_code
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import (
+    DEMO,
+    ConfigOption,
+    SetOption,
+    StoreOption,
+    console,
+    load,
+    plain,
+    refusing,
+)
 from flows.commands.plan import planned
 from flows.commands.run import run
 from flows.commands.tables import Column, Printed
@@ -110,8 +119,8 @@ def _dead_letters(config: Config, json_: bool = False) -> None:
     """Lists the rows of the latest run that have no chain, by reason."""
     from sifthinker.annotation.dead_letters import dead_letters
 
-    store = Store.of(config)
-    found = dead_letters(outcome.annotators_rejects(store))
+    with refusing(config):
+        found = dead_letters(outcome.annotators_rejects(Store.of(config)))
     with Printed(json_, "rejected") as printed:
         printed.table("rejected", REJECTED, map(asdict, found), "every sample has its chain")
 
@@ -123,7 +132,8 @@ def _again(
     from tasks.operations.revive import revive
 
     config = load(names, overrides, store=store)
-    revived = revive(Store.of(config), reasons)
+    with refusing(config):
+        revived = revive(Store.of(config), reasons)
     console.print(
         f"{revived} refused requests are asked again; those that were answered are not", soft_wrap=True
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,6 @@ from flows.commands.options import DEMO, ConfigOption, SetOption, StopAfter, Sto
 from flows.commands.plan import planned as planned_stages
 from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker.config import Config
-from sifthinker.core.errors import UserError
 from sifthinker.upkeep.findings import examine
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -61,30 +59,21 @@ def _stages(config: Config, stop_after: str | None) -> set[str] | None:
     """The stages that a run up to `stop_after` has; None: all."""
     if stop_after is None:
         return None
-    _prefect(config)
+    server.settings_of_a_look(config.store)
     return {planned.label for planned in planned_stages(config, None, stop_after, [], None)}
-
-
-def _prefect(config: Config) -> None:
-    """Prefect's settings, before it is imported."""
-    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "0")  # nobody waits minutes for a server here
-    try:
-        server.settings(config.store)
-    except UserError:  # is a finding already: of the store
-        os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="sif-doctor-")
 
 
 def _cluster(config: Config) -> list[Any]:
     if config.dask is None:
         return []
-    _prefect(config)
+    server.settings_of_a_look(config.store)
     from tasks.operations import cluster_check
 
     return list(cluster_check.workers(config))
 
 
 def _server(config: Config) -> list[Any]:
-    _prefect(config)
+    server.settings_of_a_look(config.store)
     from tasks.operations import doctor as tasks
 
     return examine(tasks.server(config, os.environ["PREFECT_API_URL"], server.answers, _expected()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import server
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load
+from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, load, refusing
 from flows.commands.tables import Column, JsonOption, Printed
 from sifthinker import config as configuration
 from sifthinker.config import Api
@@ -52,16 +52,17 @@ def judge_agreement(
 ) -> None:
     """Asks two judges about the same replies: the configuration's (grpo.judge), and one with other fields. Paid once."""
     resolved = load(config, set_, store=store)
-    server.settings(resolved.store)
-    from sifthinker import llm
-    from sifthinker.evaluation import judges
-    from sifthinker.llm import bookkeeping
-    from tasks.runtime.endpoint import answering
+    with refusing(resolved):
+        server.settings(resolved.store)
+        from sifthinker import llm
+        from sifthinker.evaluation import judges
+        from sifthinker.llm import bookkeeping
+        from tasks.runtime.endpoint import answering
 
-    opened = Store.of(resolved)
-    first = resolved.grpo.judge
-    second = _other(first, other)
-    asked = judges.replies(replies or _predictions(opened), rows)
+        first = resolved.grpo.judge
+        second = _other(first, other)
+        opened = Store.of(resolved)
+        asked = judges.replies(replies or _predictions(opened), rows)
     found: list[list[float | None]] = []
     with tempfile.TemporaryDirectory(prefix="sif-judges-") as folder:
         for number, api in enumerate((first, second)):

@@ -13,7 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import server
 from flows.commands import places
-from flows.commands.options import DEMO, ConfigOption, SetOption, StoreOption, console, load, plain
+from flows.commands.options import (
+    DEMO,
+    ConfigOption,
+    SetOption,
+    StoreOption,
+    console,
+    load,
+    plain,
+    refusing,
+)
 from sifthinker.store.artifacts import Store
 
 if TYPE_CHECKING:  # imports torch
@@ -45,13 +54,15 @@ def ask(
 ) -> None:
     """Asks a model about one image, shows its chain as it comes, and draws where it looked."""
     resolved = load(config, set_, store=store)
-    server.settings(resolved.store)
-    from tasks.operations.ask import answer
 
     def say(piece: str) -> None:
         console.print(plain(piece), end="", highlight=False, soft_wrap=True)
 
-    answered = answer(resolved, image, question, model, server_, out, say)
+    with refusing(resolved):
+        server.settings(resolved.store)
+        from tasks.operations.ask import answer
+
+        answered = answer(resolved, image, question, model, server_, out, say)
     console.print("\n")
     if answered.problem:
         console.print(f"[yellow]no chain in the trained form:[/] {plain(answered.problem)}", soft_wrap=True)
@@ -87,15 +98,17 @@ def serve(
 ) -> None:
     """Serves a model in the OpenAI protocol, as evaluation does, until it is interrupted."""
     resolved = load(config, set_, store=store)
-    server.settings(resolved.store)
-    from tasks.operations.serve import serve as serving
 
     def ready(url: str) -> None:
         console.print(f"{'URL':9} {url}", highlight=False, soft_wrap=True)
         console.print(f"{'model':9} {plain(model_name)}", highlight=False, soft_wrap=True)
         console.print("Ctrl+C ends it.", highlight=False)
 
-    serving(resolved, model, port, model_name, chain, reply, ready)
+    with refusing(resolved):
+        server.settings(resolved.store)
+        from tasks.operations.serve import serve as serving
+
+        serving(resolved, model, port, model_name, chain, reply, ready)
 
 
 def depth(
@@ -107,11 +120,11 @@ def depth(
 ) -> None:
     """Makes the depth picture of every picture in a folder. Run again, it makes what is missing."""
     resolved = load(config, set_, store=store)
-    server.settings(resolved.store)
-    from sifthinker.data import depth_folder
-    from tasks.operations.depth_weights import weights
+    with refusing(resolved), tempfile.TemporaryDirectory() as work, _Shown() as shown:
+        server.settings(resolved.store)
+        from sifthinker.data import depth_folder
+        from tasks.operations.depth_weights import weights
 
-    with tempfile.TemporaryDirectory() as work, _Shown() as shown:
         found = weights(Store.of(resolved), resolved, Path(work))
         counts, lost = depth_folder.write(
             folder, out, found, resolved.depth, resolved.ingest.max_pixels, shown

@@ -17,6 +17,7 @@ from flows.commands.options import (
     StoreOption,
     load,
     looking,
+    refusing,
 )
 from flows.commands.tables import JsonOption, Printed
 from flows.commands.terminal import VerboseOption
@@ -57,13 +58,14 @@ def nightly(
         with looking(resolved), Printed(json_, "expected") as printed:
             _foretell(printed, resolved, model, benchmark, fresh, tier)
         return
-    server.settings(resolved.store)
-    from flows import form
-    from flows.commands.night_results import show
-    from flows.nightly import EXIT_CODES, chosen
-    from flows.nightly import nightly as night
+    with refusing(resolved):
+        server.settings(resolved.store)
+        from flows import form
+        from flows.commands.night_results import show
+        from flows.nightly import EXIT_CODES, chosen
+        from flows.nightly import nightly as night
 
-    chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
+        chosen(resolved, model, benchmark, fresh, tier)  # a wrong tier shows before anything starts
     ui = server.ensure()
     options = {"models": model, "benchmarks": benchmark, "fresh": fresh, "tier": tier or ""}
     given = form.text(resolved), form.settings(set_, limit)

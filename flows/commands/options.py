@@ -149,9 +149,15 @@ def existing(store: Path | None, config: Sequence[str], pull: Pull = "must") -> 
         UserError: there is no such folder or configuration, or its remote cannot be read and must be.
     """
     resolved = load(config, [], store=store) if config else None
+    if resolved and resolved.remote:
+        with refusing(resolved):
+            return _pulled(Store(resolved.store, resolved.remote), pull)
     root = resolved.store if resolved else store or Config.model_fields["store"].default
-    has_remote = resolved is not None and resolved.remote is not None
-    opened = Store(root, resolved.remote) if resolved and has_remote else Store.existing(root, pull=False)
+    return _pulled(Store.existing(root, pull=False), pull)
+
+
+def _pulled(opened: Store, pull: Pull) -> Store:
+    """The store, with the records and pages of other machines; see `existing`."""
     if pull == "no":
         return opened
     try:
@@ -169,21 +175,51 @@ def looking(config: Config) -> Iterator[None]:
 
     Only what looking makes is removed. What a run that began meanwhile has written stays.
     """
-    absent = [path for path in (config.store, *config.store.parents) if not path.exists()]
+    absent = _absent(config)
     with tempfile.TemporaryDirectory(prefix="sif-looking-") as home:
         if absent and not os.environ.get("PREFECT_HOME"):
             os.environ["PREFECT_HOME"] = home
         try:
             yield
         finally:
-            if absent:
-                for file in config.store.glob("digests.sqlite*"):
-                    file.unlink(missing_ok=True)
-                with suppress(OSError):  # a run has begun, or nothing was made
-                    for path in absent:
-                        path.rmdir()
+            _unmake(config.store, absent)
             if os.environ.get("PREFECT_HOME") == home:
                 del os.environ["PREFECT_HOME"]
+
+
+@contextmanager
+def refusing(config: Config) -> Iterator[None]:
+    """For what a command checks before it begins: if it is refused, it leaves no store where there was none."""
+    absent = _absent(config)
+    try:
+        yield
+    except UserError:
+        _unmake(config.store, absent)
+        raise
+
+
+def _absent(config: Config) -> list[Path]:
+    """The folder of the store and those above it that are not there."""
+    return [path for path in (config.store, *config.store.parents) if not path.exists()]
+
+
+def _unmake(store: Path, absent: Sequence[Path]) -> None:
+    """Removes folders that were absent, if the store has nothing but what opening it makes.
+
+    The note of the remote is among that: a mistyped address would be remembered, and the corrected one refused.
+    """
+    if not absent:
+        return
+    with suppress(OSError):  # a run has begun, or nothing was made
+        made = list(store.iterdir())
+        files = [path for path in made if path.match("digests.sqlite*") or path.name == "remote.json"]
+        folders = [path for path in made if path.is_dir() and not any(path.iterdir())]
+        if len(files) + len(folders) < len(made):
+            return
+        for path in files:
+            path.unlink()
+        for path in (*folders, *absent):
+            path.rmdir()
 
 
 def plain(text: str) -> str:

@@ -26,6 +26,7 @@ from flows.commands.options import (
     console,
     load,
     plain,
+    refusing,
 )
 from flows.commands.plan import planned
 from flows.commands.tables import JsonOption, Printed
@@ -59,11 +60,12 @@ def run(
     resolved = load(config, set_, limit, store)
     if not verbose:
         terminal.quiet()
-    server.settings(resolved.store)
-    from tasks.runtime.planned import refuse
+    with refusing(resolved):
+        server.settings(resolved.store)
+        from tasks.runtime.planned import refuse
 
-    # A user's mistake, and what is missing, shows before anything starts.
-    refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
+        # A user's mistake, and what is missing, shows before anything starts.
+        refuse(planned(resolved, start_at, stop_after, refresh, reuse_run))
     ui = server.ensure()
     if serve:
         pages.ensure(resolved.store)
@@ -149,7 +151,11 @@ def ablation(
         resolved = only(resolved, seed)
     if not verbose:
         terminal.quiet()
-    server.settings(resolved.store)
+    with refusing(resolved):
+        server.settings(resolved.store)
+        from flows.ablation import chosen
+
+        chosen(resolved, row)  # a wrong row shows before anything starts
     ui = server.ensure()
     if at_once and keep:
         options = [*_options(config, set_, store, limit), *(["--verbose"] if verbose else [])]

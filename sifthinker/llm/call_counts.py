@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rich.progress import BarColumn, Progress, TextColumn
@@ -62,6 +63,23 @@ class Counts:
         if self.waiting:
             parts.append(self.waiting)
         return ", ".join(parts)
+
+
+def pace(finished: Sequence[float], left: int | None) -> tuple[float, float | None]:
+    """How many are done a minute, by the last two minutes, and the seconds that those left will take.
+
+    Args:
+        finished: when each was done, by `time.monotonic`, the earliest first.
+        left: how many are left; none: not known.
+
+    Returns:
+        The seconds are none where they are not known.
+    """
+    now = time.monotonic()
+    recent = [at for at in finished if at > now - 120]
+    span = now - recent[0] if recent else 0.0
+    per_second = len(recent) / span if span > 0 else 0.0
+    return 60 * per_second, left / per_second if left is not None and per_second else None
 
 
 def amounts(cost: str) -> dict[str, float]:

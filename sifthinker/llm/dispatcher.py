@@ -25,10 +25,10 @@ from sifthinker.config import Api
 from sifthinker.core.errors import UserError
 from sifthinker.llm import bookkeeping, local_models
 from sifthinker.llm.batch import IN_FLIGHT, BatchEndpoint
-from sifthinker.llm.call_counts import Counts
+from sifthinker.llm.call_counts import Counts, pace
 from sifthinker.llm.commits import Commits, Lapsed
 from sifthinker.llm.costs import BudgetSpent, Costs
-from sifthinker.llm.endpoint_errors import Dead, FieldRefused, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, Dropped, FieldRefused, Transient, Unauthorized
 from sifthinker.llm.http import Endpoint
 from sifthinker.llm.ledger import LEASE, Failure, Reply
 from sifthinker.llm.parameters import Witnesses
@@ -152,8 +152,7 @@ class Engine:
 
     async def _close(self) -> None:
         self._drop()
-        if self._flying:
-            # A batch goes on without us and is collected by the next run.
+        if self._flying:  # a batch goes on without us and is collected by the next run
             grace = 0.0 if self.api.mode == "batch" else self.api.timeout
             await asyncio.wait(list(self._flying.values()), timeout=grace)
         self._drop(all_=True)
@@ -219,10 +218,13 @@ class Engine:
             wait = min(1.0, 1.5 * wait)
 
     async def _bought(self, key: str, request: Request) -> Reply | Failure:
-        """`_buy`; a reservation that is not used is given back."""
+        """`_buy`; a reservation that is not used is given back, and an answer that nobody waits for is booked."""
         try:
             return await self._buy(key, request)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Dropped):
+                cost = self._cost(request, error)
+                await asyncio.shield(self.commits.do(partial(self.ledger.charge, key, cost), cost))
             await asyncio.shield(self.commits.do(partial(self.ledger.release, key)))
             raise
 
@@ -269,7 +271,6 @@ class Engine:
         await asyncio.sleep(wait)
 
     async def _refused(self, key: str, request: Request, error: Dead) -> Failure:
-        self._failed += 1
         self._warn(error.failure)
         cost = self._cost(request, error)
         await self.commits.do(partial(self.ledger.fail, key, error.failure, True, cost), cost)
@@ -281,7 +282,6 @@ class Engine:
             trouble.kind if named else "exhausted",
             f"given up after {tries} tries; the last: {trouble.detail}",
         )
-        self._failed += 1
         self._warn(failure)
         await self.commits.do(partial(self.ledger.fail, key, failure, False))
         if unreachable := self.patience.given_up(trouble, tries):
@@ -289,12 +289,13 @@ class Engine:
         return failure
 
     def _warn(self, failure: Failure) -> None:
-        """Says what a provider refuses, once a kind; every row's own words are in its reject."""
+        """Counts a failure, and says what a provider refuses, once a kind; every row's own words are in its reject."""
+        self._failed += 1
         if failure.kind not in self._warned:
             self._warned.add(failure.kind)
             log.warning("%s: the first request that fails as %s: %s", self.url, failure.kind, failure.detail)
 
-    def _cost(self, request: Request, error: Transient | Dead) -> Usage:
+    def _cost(self, request: Request, error: Transient | Dead | Dropped) -> Usage:
         """What a reply cost that cannot be used; estimated where the server does not say."""
         if error.usage is not None:
             return error.usage
@@ -376,10 +377,8 @@ class Engine:
 
     def progress(self) -> Counts:
         """What the engine has done since it started."""
-        recent = [at for at in tuple(self._finished) if at > time.monotonic() - 120]
-        span = time.monotonic() - recent[0] if recent else 0.0
-        per_second = len(recent) / span if span > 0 else 0.0
-        left = max(0, self.rows_total - self._kept - self._rejected)
+        left = max(0, self.rows_total - self._kept - self._rejected) if self.rows_total else None
+        per_minute, seconds_left = pace(tuple(self._finished), left)
         bought = self.costs.bought
         return Counts(
             rows_total=self.rows_total,
@@ -394,7 +393,7 @@ class Engine:
             estimated_tokens=bought.estimated,
             money=bought.money,
             currency=self.api.prices.currency,
-            per_minute=60 * per_second,
-            seconds_left=left / per_second if self.rows_total and per_second else None,
+            per_minute=per_minute,
+            seconds_left=seconds_left,
             waiting=self.patience.state(),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sifthinker.core.errors import UserError
 from sifthinker.llm.ledger import Failure
 from sifthinker.llm.usage import Usage
@@ -43,6 +45,12 @@ class Transient(Exception):
     def is_paid(self) -> bool:
         """Whether it was, or may have been, paid for."""
         return self.usage is None or bool(self.usage.calls)
+
+
+class Dropped(asyncio.CancelledError):
+    """Cancelled after the request had gone: the provider answers and charges, whoever hears it."""
+
+    usage, size, lost = None, 0, True  # as of a lost answer, see `Transient`
 
 
 class Dead(Exception):

@@ -19,7 +19,7 @@ from sifthinker.config.presets import throttles
 from sifthinker.core.errors import UserError
 from sifthinker.llm import completion, network, parameters
 from sifthinker.llm.completion import Unreadable
-from sifthinker.llm.endpoint_errors import Dead, FieldRefused, NotFound, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, Dropped, FieldRefused, NotFound, Transient, Unauthorized
 from sifthinker.llm.keys import key
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage, priced
@@ -178,6 +178,10 @@ class Endpoint:
                     content = await self._content(response, most)
                 finally:
                     await response.aclose()
+        except asyncio.CancelledError as cancelled:
+            if way.is_open and self.api.base_url not in (SERVED, LOCAL):
+                raise Dropped from cancelled
+            raise
         except (httpx2.RequestError, aiohttp.ClientError, OSError) as error:
             cause = error.__cause__ or error  # the transport calls a server that hung up a time-out too
             late = isinstance(error, TimeoutError) or isinstance(cause, TimeoutError)

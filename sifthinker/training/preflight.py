@@ -35,20 +35,27 @@ logger = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds in which a judge that does not answer is asked again
 CHECKPOINTS = 3  # two are kept while a third is written
 BATCH = 1000  # rows read at once
+SCENES = ("scenes", "scenes-counting")  # the sources of rendered scenes (`scenes.sources`)
 
 
 def steps(settings: Train, rows: int) -> int:
     """Optimiser steps of a training on `rows` rows, as the trainers count them."""
+    if isinstance(settings, Grpo) and rows < prompts(settings):
+        return 0
     if settings.max_steps > 0:
         return settings.max_steps
     if isinstance(settings, Grpo):  # whole groups: the rest of an epoch is left out
-        prompts = settings.ranks * settings.batch * settings.accumulation // settings.generations
-        per_epoch = rows // prompts * settings.iterations
+        per_epoch = rows // prompts(settings) * settings.iterations
     else:
         held_out = math.ceil(rows * settings.held_out) if isinstance(settings, Sft) else 0
         batches = math.ceil((rows - held_out) / (settings.ranks * settings.batch))
         per_epoch = math.ceil(batches / settings.accumulation)
     return math.ceil(settings.epochs * per_epoch)
+
+
+def prompts(settings: Grpo) -> int:
+    """Different samples that an optimiser step of GRPO takes."""
+    return settings.ranks * settings.batch * settings.accumulation // settings.generations
 
 
 def too_few(config: Config) -> list[str]:
@@ -60,14 +67,16 @@ def too_few(config: Config) -> list[str]:
     most = {"publish.rl_samples": config.publish.rl_samples, "ingest.total": config.ingest.total}
     if config.publish.rows is not None:
         most["publish.rows"] = config.publish.rows
+    if config.scenes and all(source.name in SCENES for source in config.sources):
+        most["scenes.rows"] = config.scenes.rows
     field = min(most, key=most.__getitem__)
-    if config.publish.rl_file or steps(settings, most[field]) > 0:
+    wanted = prompts(settings)
+    if config.publish.rl_file or most[field] >= wanted:
         return []
-    prompts = settings.ranks * settings.batch * settings.accumulation // settings.generations
     return [
-        f"{field}: {most[field]} samples are fewer than the {prompts} that one step takes (grpo.ranks {settings.ranks} x batch "
+        f"{field}: {most[field]} samples are fewer than the {wanted} that one step takes (grpo.ranks {settings.ranks} x batch "
         f"{settings.batch} x accumulation {settings.accumulation} / generations {settings.generations}); raise {field} to "
-        f"{prompts} or more, or lower grpo.batch or grpo.accumulation"
+        f"{wanted} or more, or lower grpo.batch or grpo.accumulation"
     ]
 
 

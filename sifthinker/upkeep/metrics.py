@@ -5,7 +5,10 @@ the store (records of runs, manifests, progress files of trainings, histories of
 exporter beside the store reads them when it is scraped; it works with every placement and can be restarted at any time.
 A record is read while it may be written: records are renamed into place, and of a progress file whole lines count.
 
-`FAMILIES` is the list of all metrics. `infra/grafana.json` draws them; a test compares the two.
+What the Prefect server says is a part that the command adds (`tasks/operations/server_metrics.py`). While the server is dead, the
+rest is served, and `sif_server_up` is 0.
+
+`FAMILIES` is the list of all metrics. `infra/grafana.json` draws them, and `infra/alert_rules.yaml` has alerts on them; tests compare.
 """
 
 from __future__ import annotations
@@ -81,7 +84,14 @@ FAMILIES: dict[str, Family] = {
     "sif_score": Family("Score of 100 of the latest evaluation", (*STAGE, "benchmark", "metric", "kind")),
     "sif_unparsable_percent": Family("Unparsable replies, of 100", (*STAGE, "benchmark", "metric")),
     "sif_night_started_timestamp_seconds": Family("When the latest night of a checkpoint began", ("target",)),
+    "sif_night_ended_timestamp_seconds": Family("When the latest night of a checkpoint ended", ("target",)),
     "sif_night_outcome": Family("1 for the outcome of the checkpoint's latest night", ("target", "outcome")),
+    "sif_server_up": Family("1 where the Prefect server and its database answer, else 0"),
+    "sif_server_late_runs": Family("Scheduled runs that no worker has taken a minute after they were due"),
+    "sif_server_late_seconds": Family("For how long the oldest of these runs is due; 0 without one"),
+    "sif_server_unscheduled_deployments": Family(
+        "Deployments with an active schedule for which the server has made no run"
+    ),
 }
 OF_STEP = {  # metrics by what a training logs
     "step": "sif_training_step",
@@ -97,13 +107,15 @@ Found = tuple[str, tuple[str, ...], float]  # the metric, the values of its labe
 class StoreCollector(Collector):
     """Reads a store when Prometheus scrapes it, at most every `FRESH` seconds."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, more: Mapping[str, Callable[[], Iterator[Found]]] = {}) -> None:
         """Reads nothing yet.
 
         Args:
             store: of the runs.
+            more: parts besides those of the store, by their names. One that cannot be read raises an OSError.
         """
         self._store = store
+        self._more = more
         self._lock = threading.Lock()
         self._at = -math.inf
         self._found: list[Metric] = []
@@ -116,26 +128,27 @@ class StoreCollector(Collector):
         """The metrics with the values that they have now."""
         with self._lock:
             if time.monotonic() - self._at >= FRESH:
-                self._found = _look(self._store)
+                self._found = _look(self._store, self._more)
                 self._at = time.monotonic()
             return self._found
 
 
-def _look(store: Store) -> list[Metric]:
+def _look(store: Store, more: Mapping[str, Callable[[], Iterator[Found]]]) -> list[Metric]:
     began = time.monotonic()
     values: dict[str, dict[tuple[str, ...], float]] = {}
-    parts: dict[str, Callable[[Store], Iterator[Found]]] = {
-        "runs": _runs,
-        "ledger": _ledger,
-        "nights": _nights,
+    parts: dict[str, Callable[[], Iterator[Found]]] = {
+        "runs": lambda: _runs(store),
+        "ledger": lambda: _ledger(store),
+        "nights": lambda: _nights(store),
+        **more,
     }
     for part, read in parts.items():
         readable = 1.0
         try:
-            for name, labels, value in read(store):
+            for name, labels, value in read():
                 values.setdefault(name, {})[labels] = value
         except (OSError, ValueError, KeyError, UserError, Damaged, sqlite3.Error, psycopg.Error) as error:
-            logger.warning("%s of %s cannot be read: %s", part, store.root, error)
+            logger.warning("the part %s cannot be read (store %s): %s", part, store.root, error)
             readable = 0.0
         values.setdefault("sif_part_readable", {})[(part,)] = readable
     values["sif_look_seconds"] = {(): time.monotonic() - began}
@@ -260,17 +273,19 @@ def _ledger(store: Store) -> Iterator[Found]:
 
 def _nights(store: Store) -> Iterator[Found]:
     """The latest night of each checkpoint."""
-    latest: dict[str, tuple[float, str]] = {}
+    latest: dict[str, tuple[float, float, str]] = {}
     for file in (store.root / "history").glob("*.parquet"):
         try:
             rows: list[Any] = pq.read_table(file, columns=["started", "target", "outcome"]).to_pylist()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{file}: {error}") from error
+        ended = file.stat().st_mtime  # a night writes it at its end
         for row in rows:
             started = row["started"].timestamp()
-            if started >= latest.get(row["target"], (0.0, ""))[0]:
-                latest[row["target"]] = (started, row["outcome"])
-    for target, (started, outcome) in latest.items():
+            if started >= latest.get(row["target"], (0.0, 0.0, ""))[0]:
+                latest[row["target"]] = (started, ended, row["outcome"])
+    for target, (started, ended, outcome) in latest.items():
         yield "sif_night_started_timestamp_seconds", (target,), started
+        yield "sif_night_ended_timestamp_seconds", (target,), ended
         for one in history.WORST_FIRST:
             yield "sif_night_outcome", (target, one), float(one == outcome)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,18 +15,7 @@ import httpx
 import prefect
 from packaging.specifiers import SpecifierSet
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
-from prefect.client.schemas.objects import StateType, WorkerStatus, WorkPool
-from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.objects import WorkerStatus, WorkPool
 from prefect.exceptions import PrefectHTTPStatusError
 
 from sifthinker.config import Config
@@ -36,6 +24,7 @@ from sifthinker.upkeep.findings import Check, Finding, Verdict
 from sifthinker.upkeep.ledger_checks import NETWORK
 from sifthinker.upkeep.machine_checks import filesystem
 from tasks.operations import alert_calls
+from tasks.operations.schedules import scheduled
 from tasks.runtime import placement
 
 DEPLOY = "make deploy registers it"
@@ -54,9 +43,6 @@ SCHEDULER = (
     "(PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED), and restart the server. Look again later where the server has just "
     "started, or where the next date is more than 100 days away"
 )
-SETTLES = timedelta(
-    minutes=2
-)  # after which a new or changed schedule has runs: the scheduler looks every minute
 
 
 def server(
@@ -219,49 +205,22 @@ def schedules() -> Iterator[Finding]:
 
     It makes at least three, and those of the next 100 days at most.
     """
-    coming: dict[str, datetime] = {}
-    without: list[str] = []
-    new: list[str] = []
-    off: list[str] = []
-    now = datetime.now(UTC)
     with get_client(sync_client=True) as client:
-        for deployment in client.read_deployments():
-            if not deployment.schedules or deployment.paused:  # `deployments` names what is paused
-                continue
-            active = [schedule for schedule in deployment.schedules if schedule.active]
-            if not active:
-                off.append(deployment.name)
-            elif (begins := _next(client, deployment, now)) is not None:
-                coming[deployment.name] = begins
-            elif any(schedule.updated and now - schedule.updated < SETTLES for schedule in active):
-                new.append(deployment.name)
-            else:
-                without.append(deployment.name)
+        known = list(scheduled(client))
+    without, new, off = (
+        sorted(one.deployment for one in known if one.standing == standing)
+        for standing in ("without runs", "new", "off")
+    )
+    coming = {one.deployment: one.begins for one in known if one.begins}
     if without:
-        found = f"active, and the server has scheduled no run: {', '.join(sorted(without))}"
+        found = f"active, and the server has scheduled no run: {', '.join(without)}"
         yield Finding("schedules", "error", found, SCHEDULER)
     if new:
-        found = f"registered or changed just now, and not scheduled yet: {', '.join(sorted(new))}"
+        found = f"registered or changed just now, and not scheduled yet: {', '.join(new)}"
         yield Finding("schedules", "warning", found, "look again in two minutes")
     if off:
         todo = "switch them on in the UI, if they shall run"
-        yield Finding("schedules", "warning", f"off: {', '.join(sorted(off))}", todo)
+        yield Finding("schedules", "warning", f"off: {', '.join(off)}", todo)
     if coming or not (without or new or off):
         runs = [f"{name} runs next at {coming[name]:%Y-%m-%d %H:%M} UTC" for name in sorted(coming)]
         yield Finding("schedules", "ok", ", ".join(runs) or "no deployment has one")
-
-
-def _next(client: SyncPrefectClient, deployment: DeploymentResponse, now: datetime) -> datetime | None:
-    """When the first run begins that the server has made for a deployment's schedule."""
-    ahead = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=["auto-scheduled"]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        expected_start_time=FlowRunFilterExpectedStartTime(after_=now),
-    )
-    found = client.read_flow_runs(
-        flow_run_filter=ahead,
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
-        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-        limit=1,
-    )
-    return found[0].expected_start_time if found else None

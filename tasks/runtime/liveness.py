@@ -212,7 +212,7 @@ def _bury(store: Store, said: dict[str, Any]) -> str:
         httpx.HTTPError: the server does not answer.
     """
     why = f"its process {said['process']['pid']} on {said['process']['host']} is gone"
-    _close_record(runs.file(store, said["id"]))
+    _close_record(store, said["id"])
     with get_client(sync_client=True) as client:
         state = close(client, UUID(said["id"]), why)
     return f"run {said['name']} ({said['id']}): {why}; it is {state} now" if state else ""
@@ -266,14 +266,16 @@ def _end_tasks(client: SyncPrefectClient, run: UUID, final: Callable[[], State[A
             client.set_task_run_state(task.id, final(), force=True)
 
 
-def _close_record(path: Path) -> None:
-    """Marks the store's record of a run as crashed, unless the run has ended."""
-    with suppress(FileNotFoundError):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):  # whoever reads the records names it (`runs.records`)
-            return
-        if isinstance(record, dict) and record.get("state") == runs.RUNNING:
+def _close_record(store: Store, run: str) -> None:
+    """Marks the store's record of a run as crashed, for other machines too, unless the run has ended."""
+    path = runs.file(store, run)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):  # whoever reads the records names a damaged one
+        return
+    if isinstance(record, dict) and record.get("state") == runs.RUNNING:
+        # A remote that is away must not keep the next run from starting; that run sends the record when it can.
+        with store.sharing(path, strict=False):
             write_json(path, {**record, "state": runs.CRASHED})
 
 

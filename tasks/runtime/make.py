@@ -7,7 +7,7 @@ decision has found the verified artifact, so that a deleted or damaged output is
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from sifthinker.llm.client import tallied
 from sifthinker.store import copies
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Ref
+from sifthinker.system import gpu
 from sifthinker.system.disk_errors import explained
 from tasks.runtime import (
     cluster,
@@ -226,7 +227,7 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[..., Non
         draft.lineage = order.stage.lineage
         fan_out = bool(order.stage.parts) and order.part is None
         progress = Progress(
-            order.label, None if fan_out else _rows(order, inputs), log, still=still, part=order.part
+            order.label, None if fan_out else shards.rows(order, inputs), log, still=still, part=order.part
         )
         job = Job(order, store, inputs, draft, order.endpoints, log, progress)
         around = order.stage.around(job) if order.part is None else nullcontext(order.endpoints)
@@ -252,12 +253,20 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[..., Non
 
 
 def _run(job: Job) -> None:
-    """Runs the stage's function. A shard for another machine notes what was paid for it."""
-    if job.order.sent is None:
-        job.order.stage.run(job)
-        return
-    with tallied() as asked:
-        job.order.stage.run(job)
+    """Runs the stage's function. A shard for another machine notes what was paid for it.
+
+    A model on the GPU of this process has been used for the last time then. The process lives on, and the next stage's server or
+    training counts what is free.
+    """
+    try:
+        if job.order.sent is None:
+            job.order.stage.run(job)
+            return
+        with tallied() as asked:
+            job.order.stage.run(job)
+    finally:
+        if job.order.stage.in_turn:
+            gpu.free()
     for counts in asked:
         elsewhere.noted(job.notes, counts)
 
@@ -328,14 +337,6 @@ def _not_here(order: Order, store: Store, who: str, damage: str) -> str:
         f"{order.label}: {who} has made {order.place}/{order.key}, but in {where}: {damage}; see that all hosts have one "
         "`remote`, or one folder"
     )
-
-
-def _rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
-    """How many rows will come in, where that is known before: the first part-wise input's."""
-    if order.part is None or not order.stage.parts:
-        return None
-    first = order.stage.parts[0]
-    return shards.length(inputs[first].part(first, order.part))
 
 
 def _installed() -> list[str]:

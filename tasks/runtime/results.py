@@ -279,6 +279,7 @@ MODULES: dict[str, Module] = {
     "progress": _neutral("sifthinker.llm.call_counts", _SHOWN),
     "lifeline": _neutral("sifthinker.system.processes sifthinker.system.program_files", _RUNS),
     "cores": _neutral("sifthinker.system.cores", _RUNS),
+    "gpu": _neutral("sifthinker.system.gpu", "gives memory back"),
     "commands": _neutral("sifthinker.system.commands", "says which version a command has"),
     "projection": _neutral("sifthinker.annotation.projection", "says what a stage will cost"),
     "early": _neutral("sifthinker.annotation.early_stop", "ends a stage that fails"),

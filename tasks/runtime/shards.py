@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.store.artifacts import Store
-from sifthinker.store.manifest import Ref
+from sifthinker.store.manifest import Artifact, Ref
 from tasks.runtime import elsewhere, identity
 from tasks.runtime.decide import Decision, lookup
 from tasks.runtime.stage import Job, Order
@@ -113,6 +113,14 @@ def _add_up(job: Job, made: Sequence[Ref]) -> None:
             elif name != elsewhere.BOUGHT:
                 job.notes[name] = value
     job.draft.rows = {"in": totals["in"], "kept": totals["kept"], "rejected": dict(sorted(rejected.items()))}
+
+
+def rows(order: Order, inputs: Mapping[str, Artifact]) -> int | None:
+    """How many rows will come in, where that is known before: the first part-wise input's."""
+    if order.part is None or not order.stage.parts:
+        return None
+    first = order.stage.parts[0]
+    return length(inputs[first].part(first, order.part))
 
 
 def length(table: Path) -> int:

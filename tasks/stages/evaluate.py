@@ -1,6 +1,5 @@
 """evaluate: the benchmarks, asked through a server of the merged model."""
 
-import gc
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from sifthinker.models import serving
 from sifthinker.models.budget import budgeted, holds, prepares
 from sifthinker.store.digests import sha256
 from sifthinker.store.manifest import Artifact
+from sifthinker.system import gpu
 from tasks.runtime import closure, stage_results
 from tasks.runtime import identity as identities
 from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
@@ -125,11 +125,7 @@ def _server(job: Job) -> Iterator[domain.Served]:
 
 def _free_the_gpu() -> None:
     """Gives the depth model's memory back, before a server of the policy counts what is free."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    gpu.free()
 
 
 @stage(

@@ -173,7 +173,8 @@ def looked_at(stack: Stack) -> None:
     names = {line.split("{")[0].split()[0] for line in exported.splitlines() if line.startswith("sif_")}
     assert {"sif_score", "sif_training_reward", "sif_stage_rows"} <= names, names
     readable = [line for line in exported.splitlines() if line.startswith("sif_part_readable")]
-    assert len(readable) == 3 and all(line.endswith(" 1.0") for line in readable), readable
+    assert len(readable) == 4 and all(line.endswith(" 1.0") for line in readable), readable
+    assert "sif_server_up 1.0" in exported.splitlines()
     print(f"sif logs sft: {len(log.splitlines())} lines; {len(names)} metrics: {', '.join(sorted(names))}")
 
 

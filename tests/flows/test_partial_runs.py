@@ -9,8 +9,10 @@ import pytest
 
 from flows.commands import main
 from flows.commands.plan import planned
+from sifthinker import scenes
 from sifthinker.config import Config, parse
 from sifthinker.core.errors import UserError
+from sifthinker.training import preflight
 from tasks.runtime.planned import Planned, refuse
 
 REAL = {"sources": [{"name": "mine", "format": "viscot", "path": "gone.json", "images": "gone"}]}
@@ -96,6 +98,9 @@ def test_a_start_that_is_refused_names_the_cause_alone_and_what_follows_in_one_l
     assert "reuse_run" in advice
 
 
+OWN = {"name": "mine", "format": "viscot", "path": "mine.json", "images": "mine"}
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -104,10 +109,14 @@ def test_a_start_that_is_refused_names_the_cause_alone_and_what_follows_in_one_l
             "publish.rl_samples: 3 samples are fewer than the 4 that one step takes",
         ),
         ({"publish": {"rl_samples": 4}}, ""),
-        ({"publish": {"rl_samples": 3}, "grpo": {"max_steps": 2}}, ""),
+        # GRPO's own check counts samples, however many steps are wanted.
+        ({"publish": {"rl_samples": 3}, "grpo": {"max_steps": 2}}, "publish.rl_samples: 3 samples"),
         ({"publish": {"rl_samples": 3}, "grpo": {"accumulation": 1, "ranks": 8}}, ""),
         ({"ingest": {"total": 2}}, "ingest.total: 2 samples are fewer than the 4"),
         ({"publish": {"rows": 2}}, "publish.rows: 2 samples are fewer than the 4"),
+        ({"scenes": {"rows": 3}}, "scenes.rows: 3 samples are fewer than the 4"),
+        ({"scenes": {"rows": 4}}, ""),
+        ({"scenes": {"rows": 3}, "sources": [OWN]}, ""),
     ],
 )
 def test_a_subset_that_is_too_small_for_a_step_is_told_before_its_chains_are_paid(
@@ -116,9 +125,15 @@ def test_a_subset_that_is_too_small_for_a_step_is_told_before_its_chains_are_pai
     """A step takes 4 of them: 8 ranks x batch 1 x accumulation 4 / 8 completions."""
     standin = {"base_url": "standin"}
     grpo = {"judge": standin, "accumulation": 4, **fields.get("grpo", {})}
-    found = looked_at(tmp_path, scenes={}, annotate={"api": standin}, **{**fields, "grpo": grpo})
+    fields = {"scenes": {}, "annotate": {"api": standin}, **fields}
+    found = looked_at(tmp_path, **{**fields, "grpo": grpo})
     assert [what[: len(named)] for what in found["grpo"].lacks] == ([named] if named else [])
-    refuse(list(looked_at(tmp_path, "subset", scenes={}, annotate={"api": standin}, **fields).values()))
+    if "sources" not in fields:  # theirs is not there
+        refuse(list(looked_at(tmp_path, "subset", **fields).values()))
+
+
+def test_the_rows_of_rendered_scenes_count_where_they_are_the_only_source(tmp_path: Path) -> None:
+    assert tuple(source.name for source in scenes.sources(tmp_path)) == preflight.SCENES
 
 
 def test_a_file_of_rl_rows_is_as_long_as_it_is(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import re
+from datetime import timedelta
 from importlib import resources
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from prefect.settings import Settings
 
 from sifthinker.config import layers
 from tasks.operations import kept_store
@@ -67,6 +69,30 @@ def test_workers_and_metrics_are_given_what_a_store_on_s3_needs() -> None:
             assert re.fullmatch(
                 r"\$\{AWS_DEFAULT_REGION:-[a-z0-9-]+\}", service["environment"]["AWS_DEFAULT_REGION"]
             )
+
+
+def test_metrics_ask_the_server_and_outlive_it() -> None:
+    metrics = SERVICES["metrics"]
+    assert "depends_on" not in metrics, "it says that the server is down"
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        assert metrics["environment"][name] == SERVICES["worker-cpu"]["environment"][name]
+    assert set(metrics["networks"]) & set(SERVICES["server"]["networks"])
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"ENABLED": "events", "RETENTION_PERIOD": "86400"}], ids=["ours", "theirs"]
+)
+def test_the_server_forgets_runs_after_90_days_unless_it_is_told_otherwise(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SERVICES["server"]["environment"].items():
+        if "DB_VACUUM" in name:
+            field, default = name.rpartition("VACUUM_")[2], value.partition(":-")[2].rstrip("}")
+            assert value == f"${{{name}:-{default}}}"
+            monkeypatch.setenv(name, given.get(field, default))
+    settings = Settings().server.services.db_vacuum
+    assert ("flow_runs" in settings.enabled_vacuum_types) is not bool(given)
+    assert settings.retention_period == timedelta(days=1 if given else 90)
 
 
 def test_workers_are_given_the_users_configurations_and_the_stores_remote() -> None:

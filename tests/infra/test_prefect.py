@@ -8,10 +8,12 @@ no night ever started. So each part is used here as the project uses it, on one 
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from prefect.states import Completed, Pending, Running, Scheduled
 from sifthinker.store.artifacts import Store
 from sifthinker.system.processes import end
 from sifthinker.upkeep.findings import Finding
-from tasks.operations import doctor
+from tasks.operations import doctor, schedules, server_metrics
 from tests.faults.conftest import ROOT, PrefectServer, started
 from tests.infra import image
 from tests.machine import free_port
@@ -270,10 +272,67 @@ def test_doctor_names_the_deployments_whose_schedule_makes_no_run(
         silent.ask("deployments/", {"name": "nightly", "flow_id": flow, "schedules": every})
         [early] = look(silent)
         assert early.verdict == "warning" and "look again" in early.todo
-        monkeypatch.setattr(doctor, "SETTLES", timedelta(0))
+        monkeypatch.setattr(schedules, "SETTLES", timedelta(0))
         [late] = look(silent)
+        with temporary_settings({PREFECT_API_URL: silent.api}):
+            told = {name: value for name, _, value in server_metrics.read()}
+    assert told["sif_server_up"] == told["sif_server_unscheduled_deployments"] == 1
     assert late.verdict == "error" and late.found.endswith("no run: nightly")
     assert "schedule_deployments" in late.todo and "sqlalchemy<2.1" in late.todo
+
+
+def run_that_ended(prefect: PrefectServer, name: str, of: str | None = None) -> str:
+    """A run that has ended, with a log line and an artifact; a subflow's run where it is one of a task's run."""
+    flow = prefect.ask("flows/", {"name": name})["id"]
+    run = prefect.ask("flow_runs/", {"flow_id": flow, "name": name, "parent_task_run_id": of})["id"]
+    now = datetime.now(UTC).isoformat()
+    line = {"name": "test", "level": 20, "message": name, "timestamp": now, "flow_run_id": run}
+    httpx.post(f"{prefect.api}/logs/", json=[line], timeout=60).raise_for_status()
+    prefect.ask("artifacts/", {"key": name, "type": "markdown", "data": name, "flow_run_id": run})
+    prefect.ask(f"flow_runs/{run}/set_state", {"state": {"type": "COMPLETED"}, "force": True})
+    return str(run)
+
+
+def test_the_server_forgets_runs_that_ended_long_ago_and_no_others(tmp_path: Path) -> None:
+    """The variables are those of compose.yaml, the times shorter."""
+    service = "PREFECT_SERVER_SERVICES_DB_VACUUM_"
+    composed = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text(encoding="utf-8"))
+    default = (
+        composed["services"]["server"]["environment"][f"{service}ENABLED"].partition(":-")[2].rstrip("}")
+    )
+    settings = {"ENABLED": default, "RETENTION_PERIOD": "7200", "LOOP_SECONDS": "2"}
+    with started(tmp_path, {f"{service}{name}": value for name, value in settings.items()}) as forgetful:
+        names = ("old", "recent", "under-way")
+        runs = {name: run_that_ended(forgetful, name) for name in names}
+        task = {"flow_run_id": runs["old"], "task_key": "sub", "dynamic_key": "0"}
+        runs["old-subflow"] = run_that_ended(
+            forgetful, "old-subflow", forgetful.ask("task_runs/", task)["id"]
+        )
+        forgetful.ask(
+            f"flow_runs/{runs['under-way']}/set_state", {"state": {"type": "RUNNING"}, "force": True}
+        )
+        forgetful.ask(
+            "artifacts/", {"key": "note", "type": "markdown", "data": "of no run"}
+        )  # as infra/interrupted.py
+        long_ago = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%d %H:%M:%S.%f")
+        with closing(sqlite3.connect(forgetful.home / "prefect.db", timeout=60)) as db, db:
+            db.execute("UPDATE flow_run SET end_time = ? WHERE name IN ('old', 'old-subflow')", (long_ago,))
+            db.execute("UPDATE flow_run SET start_time = ? WHERE name = 'under-way'", (long_ago,))
+
+        def kept() -> set[str]:
+            return {run["name"] for run in forgetful.ask("flow_runs/filter", {})}
+
+        wait(lambda: kept() == {"recent", "under-way"}, "the old runs to go", 90)
+        wait(
+            lambda: {log["message"] for log in forgetful.ask("logs/filter", {})} == kept(),
+            "their logs to go",
+            60,
+        )
+        wait(
+            lambda: {one["key"] for one in forgetful.ask("artifacts/filter", {})} == {*kept(), "note"},
+            "their artifacts to go",
+            60,
+        )
 
 
 def test_a_schedule_of_seconds_starts_runs_by_itself(

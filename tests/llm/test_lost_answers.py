@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +15,9 @@ import pytest
 
 from sifthinker import llm
 from sifthinker.config import LOCAL, SERVED, Api
-from sifthinker.llm import judge
+from sifthinker.core.errors import UserError
+from sifthinker.llm import dispatcher, judge
+from sifthinker.llm.ledger_sqlite import SqliteLedger
 from sifthinker.llm.patience import Patience
 from sifthinker.llm.usage import Usage
 from tests import wire
@@ -102,3 +107,44 @@ def test_lost_answers_reach_the_budget(tmp_path: Path, act: Callable[..., object
     ):
         client.ask_all(question(n) for n in range(20))
     assert seen.asked.total() <= 5  # of some 150 tokens each
+
+
+def dropped(folder: Path, arrives: bool = True, **api: object) -> tuple[Usage, list[str]]:
+    """What is booked of two calls that are in flight when their run is told to end, and the states that they are left in."""
+    section = Api.model_validate({"timeout": 600, "api_key_env": "", "concurrency": 2, **api})
+    file = folder / "calls.db"
+    with wire.serving(lambda _: 0, lambda connection, _: wire_acts.says_nothing(connection, "0.5")) as seen:
+        with llm.Client(section, file, seen.url) as client:
+            waiting = [client.submit(question(number)) for number in range(3)]  # the last waits for its turn
+            deadline = time.monotonic() + 60
+            while client.progress().in_flight < 2 or (arrives and seen.asked.total() < 2):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            client.engine.interrupt()
+            for one in waiting:
+                with pytest.raises(UserError, match="interrupted"):
+                    one.result(60)
+            account = client.engine.account
+        with closing(SqliteLedger(file)) as ledger, closing(sqlite3.connect(file)) as db:
+            return ledger.usage(account), [state for (state,) in db.execute("SELECT state FROM calls")]
+
+
+def test_calls_in_flight_are_booked_when_their_run_is_told_to_end_and_may_be_asked_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dispatcher, "_GRACE", 0.1)
+    booked, states = dropped(tmp_path)
+    assert (booked.calls, booked.completion_tokens) == (2, 2 * 100)  # as long as a reply may be
+    assert booked.estimated == booked.tokens > 2 * 100
+    assert states == ["failed"] * 3, "none is reserved"
+
+
+def test_calls_that_never_left_cost_nothing_when_their_run_is_told_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher, "_GRACE", 0.1)
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", _no_way)
+    assert dropped(tmp_path, arrives=False) == (Usage(), ["failed"] * 3)
+
+
+def test_calls_to_a_server_of_our_own_cost_nothing_when_their_run_is_told_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher, "_GRACE", 0.1)
+    assert dropped(tmp_path, base_url=SERVED) == (Usage(), ["failed"] * 3)

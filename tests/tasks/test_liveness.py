@@ -19,6 +19,8 @@ from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import AwaitingRetry, Cancelling, Completed
 
+from sifthinker.core.errors import UserError
+from sifthinker.store import runs, s3
 from sifthinker.store.artifacts import Store
 from sifthinker.system.files import write_json
 from sifthinker.system.processes import here
@@ -176,6 +178,43 @@ def test_a_dead_run_is_closed_though_its_record_is_damaged(tmp_path: Path, text:
     record.write_text(text)
     assert not liveness.sweep(Store(tmp_path)), "a run that this server does not know"
     assert not list((tmp_path / "alive").iterdir()) and record.read_text() == text
+
+
+def killed(root: Path, bucket: str) -> Store:
+    """A machine's store with a run that was killed there; other machines know it as running."""
+    store, run = Store(root, bucket), str(UUID(int=1))
+    store.record(runs.file(store, run), {"id": run, "started": 1.0, "state": runs.RUNNING, "stages": {}})
+    process = {**here(os.getpid()), "started": 1.0}
+    write_json(root / "alive" / f"{run}.json", {"id": run, "name": "dead", "process": process})
+    return store
+
+
+def test_other_machines_hear_that_a_run_was_killed(tmp_path: Path, bucket: str) -> None:
+    store = killed(tmp_path / "a", bucket)
+    other = Store(tmp_path / "b", bucket)
+    other.pull()
+    assert [runs.state(other, run) for run in runs.runs(other)] == [runs.RUNNING]
+    time.sleep(1.05)  # the S3 server counts whole seconds
+    liveness.sweep(store)
+    other.pull()
+    assert [runs.state(other, run) for run in runs.runs(other)] == [runs.CRASHED]
+
+
+def test_a_remote_that_is_away_stops_no_sweep_and_hears_of_it_later(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> str:
+        raise UserError("the server is away")
+
+    store = killed(tmp_path / "a", bucket)
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.Remote, "upload", away)
+        liveness.sweep(store)
+    assert not list((tmp_path / "a" / "alive").iterdir()), "the run is closed here"
+    other = Store(tmp_path / "b", bucket)
+    store.pull()
+    other.pull()
+    assert [runs.state(other, run) for run in runs.runs(other)] == [runs.CRASHED]
 
 
 def test_training_processes_of_a_killed_run_are_ended_and_those_of_a_living_one_are_not(

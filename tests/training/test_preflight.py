@@ -115,6 +115,7 @@ def test_the_adapter_of_the_estimate_is_what_peft_makes_of_each_family(family, t
         # Prompt and the longest completion are more than the model's 8,192 tokens.
         (Grpo(**SMALL, batch=8, max_completion=8190), r"toy/patches/\d: \d+ tokens with grpo.max_completion"),
         (Grpo(**SMALL, batch=128), "8 samples are fewer than one step takes"),
+        (Grpo(**SMALL, batch=128, max_steps=2), "8 samples are fewer than one step takes"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(settings, message, base, sif, tmp_path, judge):

@@ -120,6 +120,8 @@ def test_rows_money_calls_training_scores_and_nights_are_served(tmp_path: Path) 
     assert value(found, "sif_api_tokens_total", account="host model", kind="completion") == 50
     assert value(found, "sif_api_money_total", account="host model") == 2.5
     assert value(found, "sif_night_outcome", target="promoted", outcome="regressed") == 1
+    ended = (tmp_path / "history" / "n.parquet").stat().st_mtime
+    assert value(found, "sif_night_ended_timestamp_seconds", target="promoted") == pytest.approx(ended, abs=1)
     assert value(found, "sif_night_outcome", target="promoted", outcome="passed") == 0
     assert {name for name, _ in found} <= {
         f"{name}_total" if family.counter else name for name, family in metrics.FAMILIES.items()
@@ -144,7 +146,7 @@ def test_several_scrapes_in_a_moment_cost_one_look(tmp_path: Path, monkeypatch: 
     collector = metrics.StoreCollector(filled(tmp_path))
     looks: list[Store] = []
     look = metrics._look
-    monkeypatch.setattr(metrics, "_look", lambda store: looks.append(store) or look(store))
+    monkeypatch.setattr(metrics, "_look", lambda store, more: looks.append(store) or look(store, more))
     for _ in range(3):
         assert list(collector.collect())
     assert len(looks) == 1
