@@ -42,9 +42,8 @@ class Answer:
     area: str = ""  # the last area as it stands, for rules that take any numbers
     absent: str = ""  # why there is no text: "no-answer", "cut-off", "refused"
     judged: tuple[str, ...] = ()  # what a judge said of it, where the benchmark has one
-    unjudged: tuple[
-        str, ...
-    ] = ()  # why each of these is no score ("judge-refused"), "" where it is; (): all are
+    # Why each of these is no score ("judge-refused"), "" where it is one; (): all are.
+    unjudged: tuple[str, ...] = ()
     frame: str = ""  # the frame that its boxes were converted from; "" where they are as the reply has them
     # With `Benchmark.scores_chain`: the reply as it stands (None where no chain was asked for) and its image's depth.
     chain: str | None = None
