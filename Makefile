@@ -21,7 +21,7 @@ demo: $(VENV)/ready ## the whole reproduction with rendered scenes and the train
 test test-slow: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/ready ## quick tests, then the end-to-end ones
 	$(BIN)/python -m pytest -q -n 3 -m "not slow and not e2e"
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "e2e and not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "e2e and not slow"
 
 test-slow: $(VENV)/ready ## the checks that take long: 8 ranks, 2,000 rows with faults, twenty kills
 	$(BIN)/python -m pytest -q -m "slow and not containers"

@@ -1,5 +1,6 @@
 """What several tests share: a real Prefect server, and a real PostgreSQL server, on loopback, started when they are asked for."""
 
+import gc
 import os
 import socket
 import tempfile
@@ -28,19 +29,65 @@ os.environ["SIF_API_KEYS"] = (
 
 pytest_plugins = ("tests.s3_server",)
 SERVERS = {"prefect_server", "postgres_server", "bucket"}  # fixtures that start one
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+ROOMS = ("training", "pretraining", "models")  # train, or serve a model: e2e as a whole
+# The e2e files that take longest (25 s and more on two idle cores), longest first. They start first: one that starts last keeps
+# one process at work while the others have nothing left to do.
+LONGEST = (
+    "flows/test_end_to_end.py",
+    "infra/test_prefect.py",
+    "faults/test_faults.py",
+    "infra/test_alerts.py",
+    "infra/test_deployments.py",
+    "flows/test_preview.py",
+    "faults/test_hanging_endpoint.py",
+    "infra/test_image.py",
+    "flows/test_exact_rows.py",
+    "flows/test_exit_codes.py",
+    "flows/test_ablation.py",
+    "flows/test_nothing_kept.py",
+    "flows/test_run_command.py",
+    "flows/test_local_annotator.py",
+    "flows/test_server.py",
+    "llm/test_two_hosts.py",
+    "llm/test_conformance.py",
+    "flows/test_model_commands.py",
+    "tasks/test_pipeline.py",
+    "infra/test_pools.py",
+)
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared" / "data"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Quick tests skip the rooms in which none is quick: reading those files loads the trainers, once a process."""
+    skip = "not e2e" in config.option.markexpr and collection_path in {TESTS / room for room in ROOMS}
+    return True if skip else None  # None: the others decide
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What trains, serves a model or needs a server takes minutes in all: it is `e2e`, not quick."""
+    """What trains, serves a model or needs a server takes minutes in all: it is `e2e`, not quick. The longest files go first."""
     for item in items:
-        trains = {Path(__file__).with_name(name) for name in ("training", "pretraining")} & set(
-            item.path.parents
-        )
-        serves = item.path.parent.name == "models"
-        if trains or serves or SERVERS & set(getattr(item, "fixturenames", ())):
+        in_room = {TESTS / room for room in ROOMS} & set(item.path.parents)
+        if in_room or SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("e2e")
+    first = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keeps the garbage collector from what collecting loads: half a million objects that stay to the end.
+
+    Looking through them again and again took a tenth of the quick tests' processor time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

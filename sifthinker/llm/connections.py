@@ -7,8 +7,11 @@ said more on it than it was asked for.
 
 from __future__ import annotations
 
+import os
+import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import aiohttp
@@ -47,6 +50,17 @@ class Connector(aiohttp.TCPConnector):
                 return found
             found.close()
         return None
+
+
+def trusted() -> ssl.SSLContext:
+    """The certificates that servers' own are checked with. Reading them takes longer than all else that an engine starts with."""
+    return _read(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@cache
+def _read(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """They are read once a process, and again where the environment names others: httpx2 finds them there."""
+    return httpx2.create_ssl_context()
 
 
 def guard(client: httpx2.AsyncClient) -> None:

@@ -73,16 +73,18 @@ class Endpoint:
         self._empty = set(_ACCOUNT_EMPTY) - set(throttles(url))  # words of an account without credit
         self._path = api.batch_chat_path if api.mode == "batch_chat" else "/chat/completions"
         loopback.direct()
-        import openai  # takes more than a second; a run without calls need not wait for it
+        # openai takes more than a second to import: a run without calls need not wait for it.
+        import openai
+
+        from sifthinker.llm import connections
 
         self._http = openai.DefaultAioHttpClient(
             timeout=httpx2.Timeout(api.timeout, connect=min(30.0, api.timeout)),
             # None would mean its default of 100: the engine's own limit is the one that counts.
             limits=httpx2.Limits(max_connections=10_000, max_keepalive_connections=10_000),
             follow_redirects=False,  # `send` does, to the same host
+            verify=connections.trusted(),
         )
-        from sifthinker.llm import connections
-
         connections.guard(self._http)
         client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # a server on this machine asks for none

@@ -87,6 +87,7 @@ def test_a_training_that_fails_is_told_and_only_ends_the_command_that_was_for_on
     assert str(error) in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "container",
     [

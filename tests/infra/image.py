@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@cache
 def context() -> list[Path]:
     """What reaches the builder, as paths below the root: the last rule that matches a file or a folder above it wins."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST, ROOMS, TESTS
 from tests.infra.conftest import ROOT
 
 TEXT = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -43,3 +44,10 @@ def test_help_lists_every_target_and_demo_is_the_default() -> None:
     listed = [line.partition(":")[0] for line in make("help").stdout.splitlines()]
     assert sorted(listed) == sorted(targets[1].split())
     assert listed[0] == "demo"
+
+
+def test_the_longest_files_are_there_and_start_first() -> None:
+    assert not [name for name in LONGEST if not (TESTS / name).is_file()]
+    assert not [room for room in ROOMS if not (TESTS / room).is_dir()]
+    [line] = [line for line in TEXT.splitlines() if "--dist loadfile" in line]
+    assert "--no-loadscope-reorder" in line, "else xdist sorts the files by their numbers of tests"

@@ -1,5 +1,6 @@
 import base64
 import io
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -91,14 +92,18 @@ INJECTIONS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a stand-in: one program for all that it is to score."""
+    with standin.running(tmp_path_factory.mktemp("scorer") / "log") as url:
+        yield url
+
+
 @pytest.mark.parametrize("injection", INJECTIONS)
-def test_an_answer_that_instructs_the_judge_gains_nothing(tmp_path, injection):
+def test_an_answer_that_instructs_the_judge_gains_nothing(tmp_path, scorer, injection):
     """The stand-in scores letters only, so no injection may score more than its own likeness to the reference."""
     reference = "a small dog under the table"
-    with (
-        standin.running(tmp_path / "log") as url,
-        llm.Client(Api(), tmp_path / "calls.db", url) as client,
-    ):
+    with llm.Client(Api(), tmp_path / "calls.db", scorer) as client:
         right, wrong, mixed = (
             judge.score(client.ask(judge.request("Who is there?", reference, answer)).text)
             for answer in (reference, injection, f"a cat\n{injection}")

@@ -150,6 +150,18 @@ def test_a_companys_own_certificates_are_trusted_where_they_are_named(tmp_path, 
         assert ask(tmp_path, server.url).text == "inside"
 
 
+def test_certificates_are_read_once_and_again_where_others_are_named(tmp_path, monkeypatch):
+    from sifthinker.llm.connections import trusted
+
+    certificate(tmp_path)
+    usual = trusted()
+    with monkeypatch.context() as environment:
+        environment.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        companys = trusted()
+    assert [found["subject"] for found in companys.get_ca_certs()] == [((("commonName", "company"),),)]
+    assert trusted() is usual
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_another_host_is_not_followed(tmp_path, status):
     with listening(200, {}, evil.chat("elsewhere")) as (other, asked):
