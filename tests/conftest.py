@@ -2,12 +2,16 @@
 
 import gc
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from tests import postgres
@@ -115,12 +119,34 @@ def database(postgres_server: postgres.Server) -> str:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database of Prefect's, for the homes of servers. Making its tables takes longer than all else of a first start.
+
+    tests/infra/test_prefect.py has servers that make their own.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # one for all processes
+    home = root / "prefect-database"
+    with FileLock(root / "prefect-database.lock"):
+        if not (home / "made").exists():
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+            subprocess.run(
+                command, env={**inherited, "PREFECT_HOME": str(home)}, check=True, capture_output=True
+            )
+            (home / "made").touch()
+    return home / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[str]:
     """The API address of a Prefect server of these tests' own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, home)
     os.environ["PREFECT_HOME"] = str(home)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"

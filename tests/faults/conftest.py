@@ -224,8 +224,10 @@ def started(home: Path, settings: dict[str, str] | None = None) -> Iterator[Pref
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with started(tmp_path_factory.mktemp("prefect")) as running:
+def prefect(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[PrefectServer]:
+    home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, home)
+    with started(home) as running:
         yield running
 
 

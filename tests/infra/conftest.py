@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -65,10 +66,11 @@ class Composed:
 
 
 @pytest.fixture(scope="session")
-def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+def composed(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Composed]:
     """Started with what compose.yaml says of authentication, CSRF, origins and the order of events; SQLite instead of PostgreSQL."""
     port = free_port()
     home = tmp_path_factory.mktemp("composed")
+    shutil.copy(prefect_database, home)
     settings = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]["server"]["environment"]
     credentials = "tester:not-a-real-password"
     filled = {name: settings[name] for name in COMPOSED} | {"PREFECT_SERVER_API_AUTH_STRING": credentials}

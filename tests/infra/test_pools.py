@@ -64,9 +64,11 @@ def test_a_wrong_file_of_pools_is_refused(
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def prefect(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[PrefectServer]:
     """A server of these tests' own, with the pools: limits and runs are changed here."""
-    with started(tmp_path_factory.mktemp("pools")) as running:
+    home = tmp_path_factory.mktemp("pools")
+    shutil.copy(prefect_database, home)
+    with started(home) as running:
         done = program(running, "infra.pools")
         assert done.returncode == 0, done.stderr
         yield running
