@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -451,8 +452,12 @@ def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
     assert submitted == [{"question_id": 1, "answer": "dog"}, {"question_id": 2, "answer": ""}]
     (row,) = tables.read(tmp_path / "out" / "predictions.parquet")
     assert row["official"] is None and row["strict"] is None
+    other = shutil.copytree(folder, tmp_path / "others")
+    for file in other.glob("*.json"):
+        file.write_text(file.read_text().replace('"question_id": ', '"question_id": 10'))
+    others = source.model_copy(update={"path": other, "images": other})
     with serving(lambda text, _: CHAIN.format(answer="A cat.")) as (url, _):
-        both = run([source, source], url, tmp_path / "both")
+        both = run([source, others], url, tmp_path / "both")
     assert [entry["missing"].rpartition("submit ")[2] for entry in both["scores"]] == [
         "vqav2_submission.json",
         "vqav2_submission-2.json",
