@@ -144,18 +144,9 @@ def ablation(
         raise UserError(
             "ablation: --at-once makes the rows that are not kept yet: it goes with --keep, not with --refresh"
         )
-    resolved = load(config, set_, limit, store)
-    if seed:
-        from sifthinker.evaluation.ablation import only
-
-        resolved = only(resolved, seed)
+    resolved = _rows_asked_for(load(config, set_, limit, store), row, seed)
     if not verbose:
         terminal.quiet()
-    with refusing(resolved):
-        server.settings(resolved.store)
-        from flows.ablation import chosen
-
-        chosen(resolved, row)  # a wrong row shows before anything starts
     ui = server.ensure()
     if at_once and keep:
         options = [*_options(config, set_, store, limit), *(["--verbose"] if verbose else [])]
@@ -171,6 +162,20 @@ def ablation(
             ablation_rows.keep(keep, resolved, row, _options(config, set_, None, None))
             printed.say(f"kept      {keep / 'results.md'}")
         _show_table(printed, state, ui, json_)
+
+
+def _rows_asked_for(resolved: Config, rows: list[str], seeds: list[int]) -> Config:
+    """The configuration with these seeds alone. A row that is not in it is refused here, before anything starts."""
+    if seeds:
+        from sifthinker.evaluation.ablation import only
+
+        resolved = only(resolved, seeds)
+    with refusing(resolved):
+        server.settings(resolved.store)
+        from flows.ablation import chosen
+
+        chosen(resolved, rows)
+    return resolved
 
 
 def _show_table(printed: Printed, state: Any, ui: str, as_json: bool) -> None:
