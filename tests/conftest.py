@@ -34,7 +34,7 @@ os.environ["SIF_API_KEYS"] = (
 pytest_plugins = ("tests.s3_server",)
 SERVERS = {"prefect_server", "postgres_server", "bucket"}  # fixtures that start one
 ROOMS = ("training", "pretraining", "models")  # train, or serve a model: e2e as a whole
-# The e2e files that take longest (25 s and more on two idle cores), longest first. They start first: one that starts last keeps
+# The e2e files that take longest (25 s and more in a run of 2026-12-02), longest first. They start first: one that starts last keeps
 # one process at work while the others have nothing left to do.
 LONGEST = (
     "flows/test_end_to_end.py",
