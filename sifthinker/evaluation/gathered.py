@@ -317,6 +317,9 @@ def _picture(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> bytes:
         axes.set_xticks(range(len(numbers)), [number or "any" for number in numbers])
         axes.set_ylim(0, 102)
         plots.style(axes, kind, "y", ink="black")
-    panels[0].legend(fontsize=6)
+    # Beside the panels: with many rows it would hide points.
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=6, frameon=False
+    )
     figure.supxlabel("right answers of 100, by the number of things in the scene", fontsize=8)
     return plots.png(figure, ground="white")
