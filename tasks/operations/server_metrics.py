@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL
 
 from sifthinker.upkeep.metrics import Found
 from tasks.operations.schedules import TAG, scheduled
@@ -36,6 +37,8 @@ def read() -> Iterator[Found]:
     Raises:
         OSError: the server does not answer, or not as it should.
     """
+    if not PREFECT_API_URL.value():  # Prefect's client would start a server of its own, which answers
+        raise OSError("PREFECT_API_URL names no Prefect server")
     with server_away.at_once(), get_client(sync_client=True, httpx_settings={"timeout": ANSWER}) as client:
         up = _is_ready(client)
         yield "sif_server_up", (), float(up)

@@ -93,3 +93,11 @@ def test_a_server_that_refuses_the_credentials_is_up_and_its_part_is_not_readabl
     assert next(found) == ("sif_server_up", (), 1.0)
     with pytest.raises(OSError, match="401"):
         next(found)
+
+
+def test_a_look_starts_no_server_where_none_is_named() -> None:
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(OSError, match="names no Prefect server"),
+    ):
+        list(server_metrics.read())
