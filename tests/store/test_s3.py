@@ -143,14 +143,14 @@ def test_a_damaged_object_is_seen_without_a_download_and_made_again(
 
 def test_an_upload_that_is_killed_leaves_nothing_that_is_taken_for_whole(url: str, tmp_path: Path) -> None:
     code = f"""
-import time
+import os, time
 from pathlib import Path
 from sifthinker.store import s3
 from sifthinker.store.artifacts import Store
 whole = s3.Remote.upload
 def slow(self, file, name):
     whole(self, file, name)
-    print("uploaded", flush=True)
+    os.write(1, b"uploaded\\n")  # print writes the end of its line apart, and two threads upload
     time.sleep(60)
 s3.Remote.upload = slow
 with Store(Path({str(tmp_path / "a")!r}), {url!r}).making("s", "k", {{}}) as draft:
