@@ -62,8 +62,9 @@ def draw(folder: Path, config: Config) -> None:
     """Draws the tables of all rows that are kept."""
     from sifthinker.evaluation import gathered
 
-    order = [variant.name for variant in config.ablation.variants]
-    gathered.draw(folder, order, config.ablation.pairs, config.model.weights)
+    rows = config.ablation
+    order = [variant.name for variant in rows.variants]
+    gathered.draw(folder, order, rows.pairs, config.model.weights, rows.pictured)
 
 
 def make(

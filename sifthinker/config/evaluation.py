@@ -303,6 +303,10 @@ class Ablation(Section):
         description="rows that are compared where rows are kept (--keep), the second with the first: answers, also by kind, and "
         "what else is scored",
     )
+    pictured: tuple[str, ...] = operational(
+        (),
+        description="rows with a line of their own in the pictures of kept rows by number of things and of training; none: all",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -316,4 +320,9 @@ class Ablation(Section):
         for name in dict.fromkeys(name for pair in self.pairs for name in pair):
             if self.pairs != _PAIRS and name not in names:
                 raise ValueError(f"ablation.pairs: there is no row {name!r}{suggestion(name, tuple(names))}")
+        for name in self.pictured:
+            if name not in names:
+                raise ValueError(
+                    f"ablation.pictured: there is no row {name!r}{suggestion(name, tuple(names))}"
+                )
         return self

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 import statistics as means
-import uuid
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,20 @@ import numpy as np
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.core.scores import rules as read_rules
-from sifthinker.evaluation import ablation, gate, learning_curves, over_seeds
+from sifthinker.evaluation import ablation, gate, learning_curves, over_seeds, row_pictures
 from sifthinker.evaluation.benchmarks import SAMPLED
 from sifthinker.evaluation.kept_rows import PREDICTIONS, Reply, Row, rows
-from sifthinker.reporting import plots
+from sifthinker.evaluation.row_pictures import Compared
 from sifthinker.system.files import whole
 
 _BEGINNING = "policy-weights"
 _TRAINED = {"sft", "grpo"}  # stages
+PICTURES = (
+    "table.png",
+    "differences.png",
+    "by-number.png",
+    "curves.png",
+)  # as far as there is something to draw
 
 
 def comparable(found: Sequence[Row]) -> list[list[Row]]:
@@ -47,14 +53,21 @@ def _rules(row: Row) -> str:
     )
 
 
-def draw(folder: Path, order: Sequence[str], pairs: Sequence[tuple[str, str]], weights: str) -> str:
-    """Writes `results.md`, and of the largest set of rows `table.png`, `by-number.png`, `curves.png`; returns the Markdown.
+def draw(
+    folder: Path,
+    order: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    weights: str,
+    pictured: Collection[str] = (),
+) -> str:
+    """Writes `results.md`, and pictures (`PICTURES`) of the largest set of rows; returns the Markdown.
 
     Args:
         folder: of the kept rows.
         order: the names of the rows as they are to be shown; others come last.
         pairs: rows that are compared, the second with the first as its reference.
         weights: `model.weights`, of which a table says what they are.
+        pictured: the rows with a line of their own in `by-number.png` and `curves.png`; none, or none of them there: all.
     """
     sets = comparable(rows(folder))
     if not sets:
@@ -68,50 +81,62 @@ def draw(folder: Path, order: Sequence[str], pairs: Sequence[tuple[str, str]], w
         by_name: dict[str, list[Row]] = defaultdict(list)
         for row in sorted(alike, key=lambda row: known.get(row.name, len(known))):
             by_name[row.name].append(row)
-        section = _section(folder, by_name, pairs, weights, main=not number)
+        tests = _tests(by_name, pairs)
+        section = _section(by_name, tests)
         parts.append(f"Scored by the rules {_rules(alike[0])}.\n\n{section}" if len(rules) > 1 else section)
+        if not number:
+            _draw_pictures(folder, by_name, tests, weights, pictured)
     text = "\n\n".join(parts) + "\n"
     with whole(folder / "results.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
 
 
-def _section(
-    folder: Path,
-    by_name: Mapping[str, Sequence[Row]],
-    pairs: Sequence[tuple[str, str]],
-    weights: str,
-    main: bool,
-) -> str:
+def _section(by_name: Mapping[str, Sequence[Row]], tests: Sequence[Compared]) -> str:
     """The tables of rows that can be compared."""
     replies = {name: [_replies(row) for row in of] for name, of in by_name.items()}
     first = next(iter(by_name.values()))[0].made
     begun = first["stages"].get(_BEGINNING, {}).get("digest", "unknown")
     lines = [f"Questions {first['questions']}, weights {begun}.", "", *_by_kind(replies)]
-    lines += ["", *_compared(by_name, pairs), "", *_provenance(by_name)]
-    if main:
-        paths = {name: {row.made["seed"]: row.folder for row in of} for name, of in by_name.items()}
-        untrained = [name for name, of in by_name.items() if not _is_trained(of)]
-        reference = next(iter(by_name))
-        drawn = folder / f".drawn.{uuid.uuid4().hex}"
-        drawn.mkdir()
-        try:
-            ablation.write(drawn, paths, reference, weights, untrained)
-            if (drawn / "table.png").exists():
-                (drawn / "table.png").replace(folder / "table.png")
-        finally:
-            for path in drawn.iterdir():
-                path.unlink()
-            drawn.rmdir()
-        with whole(folder / "by-number.png") as temporary:
-            temporary.write_bytes(_picture(replies))
-        curves = {name: [learning_curves.read(path) for path in of.values()] for name, of in paths.items()}
-        if drawn_curves := learning_curves.picture(curves):
-            with whole(folder / "curves.png") as temporary:
-                temporary.write_bytes(drawn_curves)
-        else:
-            (folder / "curves.png").unlink(missing_ok=True)
+    lines += ["", *_compared(by_name, tests), "", *_provenance(by_name)]
     return "\n".join(lines)
+
+
+def _draw_pictures(
+    folder: Path,
+    by_name: Mapping[str, Sequence[Row]],
+    tests: Sequence[Compared],
+    weights: str,
+    pictured: Collection[str],
+) -> None:
+    """Writes the pictures that there is something to draw for, and removes older ones of the others."""
+    paths = {name: {row.made["seed"]: row.folder for row in of} for name, of in by_name.items()}
+    chosen = [name for name in by_name if name in pictured] or [*by_name]
+    curves = {name: [learning_curves.read(path) for path in of.values()] for name, of in paths.items()}
+    numbered = {name: [_replies(row) for row in by_name[name]] for name in chosen}
+    drawn = {
+        "table.png": _table_picture(folder, by_name, paths, weights),
+        "differences.png": row_pictures.differences(tests) if tests else None,
+        "by-number.png": row_pictures.by_number(_panels(numbered)),
+        "curves.png": learning_curves.picture(curves, chosen),
+    }
+    for name in PICTURES:
+        if content := drawn[name]:
+            with whole(folder / name) as temporary:
+                temporary.write_bytes(content)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _table_picture(
+    folder: Path, by_name: Mapping[str, Sequence[Row]], paths: ablation.Rows, weights: str
+) -> bytes | None:
+    """The picture of an ablation's table; None where no score is to be drawn."""
+    untrained = [name for name, of in by_name.items() if not _is_trained(of)]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".drawn.") as name:
+        ablation.write(Path(name), paths, next(iter(by_name)), weights, untrained)
+        picture = Path(name, "table.png")
+        return picture.read_bytes() if picture.exists() else None
 
 
 def _replies(row: Row) -> list[Reply]:
@@ -200,7 +225,7 @@ def _cell(mean: float, error: float, count: int) -> str:
     return f"{mean:.0f}" if math.isnan(error) else f"{mean:.0f} ± {error:.0f}"
 
 
-def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, str]]) -> list[str]:
+def _tests(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, str]]) -> list[Compared]:
     """The pairs by answers, of all questions and of each kind, and by what else is scored; Holm over all of them."""
     tests: list[tuple[str, str, over_seeds.Difference]] = []
     for before, after in pairs:
@@ -219,16 +244,23 @@ def _compared(by_name: Mapping[str, Sequence[Row]], pairs: Sequence[tuple[str, s
             found = over_seeds.compare(_scored(old, part, kind), _scored(new, part, kind), trained)
             if found:
                 tests.append((f"{after} against {before}", said, found))
+    judged = over_seeds.judge([found for *_, found in tests])
+    return [Compared(what, said, found, p) for (what, said, found), p in zip(tests, judged, strict=True)]
+
+
+def _compared(by_name: Mapping[str, Sequence[Row]], tests: Sequence[Compared]) -> list[str]:
+    """The table of the tests."""
     if not tests:
         return ["No two rows that are to be compared are there yet."]
     lines = [
         "| paired by question | score | questions | seeds | difference | 95 % interval | p, Holm |",
         "|---|---|---:|---:|---:|---|---:|",
     ]
-    for (what, said, one), p in zip(tests, over_seeds.judge([one for *_, one in tests]), strict=True):
+    for test in tests:
+        one = test.found
         lines.append(
-            f"| {what} | {said} | {one.questions} | {_counts(one.seeds)} | {100 * one.mean:+.1f} | {100 * one.low:+.1f} to {100 * one.high:+.1f} "
-            f"| {p:.2g} |"
+            f"| {test.what} | {test.score} | {one.questions} | {_counts(one.seeds)} | {100 * one.mean:+.1f} "
+            f"| {100 * one.low:+.1f} to {100 * one.high:+.1f} | {test.p:.2g} |"
         )
     return [
         *lines,
@@ -293,33 +325,15 @@ def _provenance(by_name: Mapping[str, Sequence[Row]]) -> list[str]:
     return [*lines, *said]
 
 
-def _picture(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> bytes:
-    """A panel a kind: right answers over the number of things in the scene, a line a row."""
-    every = [reply for of in replies.values() for seed in of for reply in seed]
-    kinds = sorted({_kind(reply)[0] for reply in every})
-    figure, panels = plots.panels(len(kinds), 3.0, 2.4)
-    for axes, kind in zip(panels, kinds, strict=True):
-        numbers = sorted(
-            {_kind(reply)[1] for reply in every if _kind(reply)[0] == kind}, key=lambda n: (len(n), n)
-        )
-        for place, (name, of) in enumerate(replies.items()):
-            values = [_mean(of, "answer", kind, number) for number in numbers]
-            axes.errorbar(
-                [index + 0.04 * place for index in range(len(numbers))],
-                [mean for mean, *_ in values],
-                [error for _, error, _ in values],
-                label=name,
-                marker="o",
-                markersize=3,
-                linewidth=1,
-                color=f"C{place}",
-            )
-        axes.set_xticks(range(len(numbers)), [number or "any" for number in numbers])
-        axes.set_ylim(0, 102)
-        plots.style(axes, kind, "y", ink="black")
-    # Beside the panels: with many rows it would hide points.
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=6, frameon=False
-    )
-    figure.supxlabel("right answers of 100, by the number of things in the scene", fontsize=8)
-    return plots.png(figure, ground="white")
+def _panels(replies: Mapping[str, Sequence[Sequence[Reply]]]) -> list[row_pictures.Panel]:
+    """A panel a kind of question, for the picture by the number of things."""
+    found = {_kind(reply) for of in replies.values() for seed in of for reply in seed}
+    panels = []
+    for kind in sorted({kind for kind, _ in found}):
+        numbers = sorted((number for of, number in found if of == kind), key=lambda n: (len(n), n))
+        rows = {
+            name: [_mean(of, "answer", kind, number)[:2] for number in numbers]
+            for name, of in replies.items()
+        }
+        panels.append(row_pictures.Panel(kind, numbers, rows))
+    return panels

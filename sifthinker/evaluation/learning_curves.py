@@ -79,10 +79,14 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
-def picture(rows: Mapping[str, Sequence[Curves]]) -> bytes | None:
+def picture(rows: Mapping[str, Sequence[Curves]], coloured: Sequence[str]) -> bytes | None:
     """A panel a metric, a line a row: the means over its seeds; None where no row has a curve.
 
     The loss of SFT is drawn for rows that end with it; those with GRPO begin from the same models.
+
+    Args:
+        rows: the curves of each row's seeds.
+        coloured: the rows with a colour of their own; the others are grey.
     """
     shown = {
         (stage, metric): series
@@ -93,23 +97,24 @@ def picture(rows: Mapping[str, Sequence[Curves]]) -> bytes | None:
     if not shown:
         return None
     figure, panels = plots.panels(len(shown), 3.2, 2.2)
-    names = [*dict.fromkeys(name for series in shown.values() for name in series)]
     for axes, ((stage, metric), series) in zip(panels, shown.items(), strict=True):
-        for name, points in series.items():
-            axes.plot(
-                *zip(*points, strict=True), label=name, linewidth=1.2, color=f"C{names.index(name) % 10}"
-            )
+        for name, (label, points) in series.items():
+            if name in coloured:
+                color, width = f"C{coloured.index(name) % 10}", 1.4
+            else:
+                label, color, width = "other rows", plots.GREY, 0.6
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=width, color=color)
         axes.locator_params("x", integer=True, nbins=6)
         plots.style(axes, _DRAWN[stage][metric], "y", ink="black")
-        axes.legend(fontsize=5, frameon=False)
+    plots.legend_beside(figure, panels)
     figure.supxlabel("optimiser steps; means over the seeds", fontsize=8)
     return plots.png(figure, ground="white")
 
 
 def _series(
     rows: Mapping[str, Sequence[Curves]], stage: str, metric: str
-) -> dict[str, list[tuple[float, float]]]:
-    """By row, with the number of seeds that have the curve: (step, value), means over them as far as all of them go."""
+) -> dict[str, tuple[str, list[tuple[float, float]]]]:
+    """By row: its name with the number of seeds that have the curve, and (step, value), means over these as far as all go."""
     found = {}
     for name, seeds in rows.items():
         drawn = [of[stage][metric] for of in seeds if of.get(stage, {}).get(metric)]
@@ -121,5 +126,5 @@ def _series(
         # Seeds that were stopped, or trained for longer, have their points at other steps.
         each = [np.array(points).T for points in drawn]
         values = np.mean([np.interp(steps, own, value) for own, value in each], axis=0)
-        found[label] = [*zip(steps, values.tolist(), strict=True)]
+        found[name] = label, [*zip(steps, values.tolist(), strict=True)]
     return found

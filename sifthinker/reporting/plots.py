@@ -63,6 +63,15 @@ def style(axes: Axes, title: str, grid: Literal["x", "y"], ink: str = GREY) -> N
         spine.set_color(ink)
 
 
+def legend_beside(figure: Figure, panels: Iterable[Axes]) -> None:
+    """One legend for all panels, right of them: many names would hide points. Equal names are one."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=6, frameon=False)
+
+
 def png(figure: Figure, ground: Literal["none", "white"] = "none") -> bytes:
     """The figure as a PNG; without a ground it is legible on white and on black, if its inks are."""
     out = io.BytesIO()

@@ -71,6 +71,8 @@ def test_a_row_of_an_unknown_field_is_refused() -> None:
         Config.model_validate({"scenes": {}, "ablation": {"variants": [{"name": "base"}]}})
     with pytest.raises(ValueError, match=r"ablation\.pairs: there is no row 'ful'.*full"):
         Config.model_validate({"scenes": {}, "ablation": {"pairs": [["cot-sft", "ful"]]}})
+    with pytest.raises(ValueError, match=r"ablation\.pictured: there is no row 'cot-stf'.*cot-sft"):
+        Config.model_validate({"scenes": {}, "ablation": {"pictured": ["cot-stf"]}})
 
 
 def test_the_table_has_every_row_with_its_difference_and_says_that_toys_learn_nothing(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def test_a_line_is_the_mean_over_the_seeds_and_sft_is_drawn_of_rows_that_end_wit
     sft = [{"sft": {"loss": [[1.0, 2.0], [2.0, 1.0]]}}, {"sft": {"loss": [[1.0, 4.0], [2.0, 3.0]]}}]
     grpo = [{**of, "grpo": {"reward": [[1.0, 2.5]]}} for of in sft]
     rows = {"cot-sft": sft, "full": grpo, "base": [{}]}
-    assert learning_curves._series(rows, "sft", "loss") == {"cot-sft": [(1.0, 3.0), (2.0, 2.0)]}
-    assert learning_curves._series(rows, "grpo", "reward") == {"full": [(1.0, 2.5)]}
-    drawn = learning_curves.picture(rows)
+    assert learning_curves._series(rows, "sft", "loss") == {"cot-sft": ("cot-sft", [(1.0, 3.0), (2.0, 2.0)])}
+    assert learning_curves._series(rows, "grpo", "reward") == {"full": ("full", [(1.0, 2.5)])}
+    drawn = learning_curves.picture(rows, [*rows])
     assert drawn and drawn.startswith(b"\x89PNG")
 
 
@@ -52,7 +52,8 @@ def test_seeds_with_other_steps_are_read_at_the_same_ones() -> None:
     line = {"grpo": {"reward": [[1.0, 0.0], [11.0, 10.0], [21.0, 20.0]]}}
     stopped = {"grpo": {"reward": [[2.0, 2.0], [7.0, 7.0], [12.0, 12.0]]}}
     found = learning_curves._series({"full": [line, stopped, {}]}, "grpo", "reward")
-    assert found == {"full (2 of 3 seeds)": [(1.0, pytest.approx(1.0)), (11.0, pytest.approx(10.5))]}
+    line_of = [(1.0, pytest.approx(1.0)), (11.0, pytest.approx(10.5))]
+    assert found == {"full": ("full (2 of 3 seeds)", line_of)}
 
 
 def test_damaged_curves_are_named(tmp_path: Path) -> None:
@@ -63,4 +64,4 @@ def test_damaged_curves_are_named(tmp_path: Path) -> None:
 
 def test_rows_without_curves_draw_nothing(tmp_path: Path) -> None:
     assert learning_curves.read(tmp_path) == {}
-    assert learning_curves.picture({"base": [{}]}) is None
+    assert learning_curves.picture({"base": [{}]}, ["base"]) is None
