@@ -54,9 +54,9 @@ def differences(tests: Sequence[Compared]) -> bytes:
         axes.set_yticks(range(len(lines)), lines, fontsize=7)
         axes.set_ylim(len(lines) - 0.4, -0.5)
         plots.style(axes, score, "x", ink="black")
-    said = f"difference, points of 100, with 95 % intervals; a full dot: p < {SHOWN:g} after Holm"
+    said = f"points of 100, with 95 % intervals; right of 0: the row named first is better; a full dot: p < {SHOWN:g} after Holm"
     if any(_greedy(test.score) != test.score for test in tests):
-        said += "; blue: greedy replies, orange: sampled ones"
+        said += "\nblue: greedy replies, orange: sampled ones"
     made.supxlabel(said, fontsize=8)
     return plots.png(made, ground="white")
 

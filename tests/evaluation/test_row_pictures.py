@@ -12,7 +12,7 @@ from PIL import Image
 
 from sifthinker.evaluation import gathered, row_pictures
 from sifthinker.evaluation.over_seeds import Difference
-from sifthinker.evaluation.row_pictures import Panel, Compared, by_number, differences
+from sifthinker.evaluation.row_pictures import Compared, Panel, by_number, differences
 from sifthinker.reporting import plots
 from tests.evaluation.test_gathered import keep
 
