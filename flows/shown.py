@@ -64,7 +64,7 @@ def _stages(made: list[outcome.Row], culprit: str | None) -> str:
         if row.seconds is None:  # pruned since
             lines.append(f"| {row.stage} | gone | | | | | |")
             continue
-        time = durations.in_words(row.seconds)
+        time = durations.in_words(row.seconds) + (f", {row.tries} tries" if row.tries > 1 else "")
         lines.append(
             f"| {row.stage} | {word} | {row.rows_in or 0:,} | {row.kept or 0:,} | {inline(row.why)} "
             f"| {f'({time})' if row.cached else time} | {f'({row.cost})' if row.cached and row.cost else row.cost} |"

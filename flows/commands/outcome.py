@@ -13,6 +13,7 @@ from flows.commands.tables import Column, Printed
 from sifthinker.core import durations, rejects, scores
 from sifthinker.core.errors import UserError
 from sifthinker.llm.call_counts import amounts
+from sifthinker.reporting import bought
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Manifest, Ref
@@ -30,10 +31,11 @@ class Row:
     made: (
         float | None
     )  # when its making began, in seconds since 1970; None: the artifact is gone from the store
-    seconds: float | None
+    seconds: float | None  # of all tries, like the cost
     cost: str  # with its currency; "" where nothing was paid
     cached: bool  # made by an earlier run: it took this one nothing
     changed: tuple[str, ...]  # why it is not that of the run before
+    tries: int = 1  # that its making took
 
     @property
     def why(self) -> str:
@@ -92,10 +94,10 @@ def _row(store: Store, record: Mapping[str, Any], label: str, ref: Mapping[str, 
         old = store.manifest(earlier["stage"], earlier["key"])
         changed = _changes(old, manifest) if old else ("the earlier artifact is gone",)
     of = manifest["rows"]
-    cost = str(manifest["notes"].get("cost", ""))
+    cost = str(bought.notes(manifest).get("cost", ""))
     cached = manifest["made"] < record["started"]
-    made, seconds = manifest["made"], manifest["seconds"]
-    return Row(label, name, of["in"], of["kept"], of["rejected"], made, seconds, cost, cached, changed)
+    made, seconds, tries = manifest["made"], bought.seconds(manifest), bought.tries(manifest)
+    return Row(label, name, of["in"], of["kept"], of["rejected"], made, seconds, cost, cached, changed, tries)
 
 
 def _changes(old: Manifest, new: Manifest) -> tuple[str, ...]:
@@ -183,11 +185,8 @@ def _scores(one: Scored) -> dict[str, Any]:
 def _time(row: Mapping[str, Any]) -> str:
     if row["seconds"] is None:
         return "gone"
-    return (
-        f"({durations.in_words(row['seconds'])}, cached)"
-        if row["cached"]
-        else durations.in_words(row["seconds"])
-    )
+    said = durations.in_words(row["seconds"]) + (f", {row['tries']} tries" if row["tries"] > 1 else "")
+    return f"({said}, cached)" if row["cached"] else said
 
 
 def _questions(row: Mapping[str, Any]) -> str:
@@ -195,7 +194,7 @@ def _questions(row: Mapping[str, Any]) -> str:
 
 
 def took(made: Iterable[Row]) -> str:
-    """What the run itself took: the time of the stages that it made, and the money."""
+    """What the stages took that the run made, time and money, with the tries before it that ended without them."""
     fresh = [row for row in made if not row.cached and row.seconds is not None]
     money: dict[str, float] = defaultdict(float)
     for row in fresh:

@@ -12,7 +12,7 @@ import sys
 import termios
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
@@ -227,7 +227,9 @@ class Terminal(logging.Handler):
             made += f", {lost:,} rejected: {rejects.top(rows['rejected'])}"
         cost = str(event.manifest["notes"].get("cost", ""))
         ended = (
-            ["cached", made] if event.cached else [made or "made", durations.in_words(event.seconds), cost]
+            ["cached", made]
+            if event.cached
+            else [made or "made", durations.in_words(event.seconds), cost, _before(event.manifest)]
         )
         said = ", ".join(part for part in ended if part)
         self._line(f"{event.label:{NAMES}} {said}", "dim" if event.cached else "")
@@ -249,6 +251,17 @@ class Terminal(logging.Handler):
                 for line in text.split("\n")
             )
         self.console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _before(manifest: Mapping[str, Any]) -> str:
+    """What the tries took that ended without the artifact."""
+    from sifthinker.reporting import bought  # imports what a command that shows no run does without
+
+    found = manifest["notes"].get(bought.EARLIER)
+    if not found:
+        return ""
+    before = "a try before took" if found["tries"] == 1 else f"{found['tries']} tries before took"
+    return " and ".join(filter(None, (f"{before} {durations.in_words(found['seconds'])}", found.get("cost"))))
 
 
 def _time(seconds: float) -> str:

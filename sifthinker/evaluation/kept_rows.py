@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import gate, learning_curves
+from sifthinker.reporting import bought
 from sifthinker.store.digests import sha256
 from sifthinker.store.lineage import SHORT, Node
 from sifthinker.system.files import write_json
@@ -71,7 +72,7 @@ def keep(
             "key": node.key,
             "code": sha256(node.manifest["identity"]["code"])[:SHORT],
             "digest": node.digest[:SHORT],
-            "seconds": round(float(node.manifest["seconds"]), 1),
+            "seconds": round(bought.seconds(node.manifest), 1),
         }
         for node in lineage.values()
         if node.manifest

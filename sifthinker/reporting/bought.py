@@ -1,7 +1,8 @@
-"""What a report says of the calls that were paid for, as far as the stages noted them.
+"""What artifacts took and what was paid for them, as far as the stages noted it.
 
-A stage notes what the process bought that finished it. The judges are noted apart from what the stage itself asked: in an
-evaluation that was a server of ours, which costs nothing.
+A stage notes what the process took and bought that finished it, and under `EARLIER` what processes before it did that were
+killed or failed. The judges are noted apart from what the stage itself asked: in an evaluation that was a server of ours, which
+costs nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,55 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sifthinker.llm.call_counts import amounts
+
+EARLIER = "earlier_tries"  # the note: how many tries, their seconds, and what of `SUMMED` they bought
+SUMMED = (  # notes of what a stage bought
+    "calls",
+    "prompt_tokens_bought",
+    "completion_tokens_bought",
+    "tokens_estimated",
+    "judge_calls",
+    "judge_tokens_bought",
+    "judge_tokens_estimated",
+    "cost",
+)
+
+
+def seconds(manifest: Mapping[str, Any]) -> float:
+    """What the making of an artifact took, with the tries that ended without it."""
+    before = (manifest.get("notes") or {}).get(EARLIER, {})
+    return float(manifest["seconds"]) + float(before.get("seconds", 0.0))
+
+
+def tries(manifest: Mapping[str, Any]) -> int:
+    """How many tries the making of an artifact took."""
+    return 1 + int((manifest.get("notes") or {}).get(EARLIER, {}).get("tries", 0))
+
+
+def notes(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The notes of an artifact, in which what was bought for it is that of all tries."""
+    own = dict(manifest.get("notes") or {})
+    return {**own, **added([own, own[EARLIER]])} if EARLIER in own else own
+
+
+def added(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of the notes of what was bought; those that nobody has are left out."""
+    summed: dict[str, Any] = {}
+    money: dict[str, float] = defaultdict(float)
+    for one in found:
+        for name in SUMMED[:-1]:
+            if name in one:
+                summed[name] = summed.get(name, 0) + one[name]
+        for currency, amount in amounts(one.get("cost", "")).items():
+            money[currency] += amount
+    if money:
+        summed["cost"] = in_words(money)
+    return summed
+
+
+def in_words(money: Mapping[str, float]) -> str:
+    """Money by currency as the note `cost` has it, which `amounts` reads."""
+    return ", ".join(f"{amount:.4f} {currency}" for currency, amount in money.items())
 
 
 def line(stages: Iterable[Mapping[str, Any]], judged: bool) -> str:
@@ -24,17 +74,17 @@ def line(stages: Iterable[Mapping[str, Any]], judged: bool) -> str:
     calls = tokens = 0
     unreal, unpriced, unnoted = False, False, False
     for manifest in stages:
-        stage, notes = manifest["stage"], manifest.get("notes") or {}
-        unnoted |= "judge_calls" not in notes and (stage == "grpo" or (stage == "evaluate" and judged))
-        count = notes.get("judge_calls", 0)
-        tokens += notes.get("judge_tokens_bought", 0)
+        stage, of = manifest["stage"], notes(manifest)
+        unnoted |= "judge_calls" not in of and (stage == "grpo" or (stage == "evaluate" and judged))
+        count = of.get("judge_calls", 0)
+        tokens += of.get("judge_tokens_bought", 0)
         if stage != "evaluate":
-            count += notes.get("calls", 0)
-            tokens += notes.get("prompt_tokens_bought", 0) + notes.get("completion_tokens_bought", 0)
+            count += of.get("calls", 0)
+            tokens += of.get("prompt_tokens_bought", 0) + of.get("completion_tokens_bought", 0)
         calls += count
-        unreal |= bool(count and notes.get("standin"))
-        unpriced |= bool(count and not notes.get("standin") and not notes.get("cost"))
-        for currency, amount in amounts(notes.get("cost", "")).items():
+        unreal |= bool(count and of.get("standin"))
+        unpriced |= bool(count and not of.get("standin") and not of.get("cost"))
+        for currency, amount in amounts(of.get("cost", "")).items():
             money[currency] += amount
     missing = "the judge's calls were not noted" if unnoted else ""
     if not calls:
@@ -44,5 +94,5 @@ def line(stages: Iterable[Mapping[str, Any]], judged: bool) -> str:
         known.append("calls without prices" if known else "unknown: no prices are set")
     if unreal and not known:
         known.append("nothing: the stand-in answered")
-    counted = f"{calls:,} calls, {tokens:,} tokens, by the processes that finished the stages"
+    counted = f"{calls:,} calls, {tokens:,} tokens"
     return f"{', '.join(known)} ({'; '.join(filter(None, (counted, missing)))})"

@@ -91,7 +91,7 @@ def write(out: Path, facts: Facts) -> None:
         made=_made(facts.stages),
         cost=bought.line(facts.stages, bool((facts.config.get("evaluate") or {}).get("judge"))),
         stages=[_stage(manifest) for manifest in facts.stages],
-        seconds=durations.in_words(sum(manifest["seconds"] for manifest in facts.stages)),
+        seconds=durations.in_words(sum(map(bought.seconds, facts.stages))),
         statistics=statistics,
         charts=_charts(statistics),
         examples=[_example(row) for row in _examples(facts)],
@@ -177,13 +177,14 @@ def _stage(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "label": manifest.get("label") or manifest["stage"],
         "key": manifest["key"],
         "digest": manifest["digest"],
-        "seconds": durations.in_words(manifest["seconds"]),
+        "seconds": durations.in_words(bought.seconds(manifest)),
+        "tries": bought.tries(manifest),
         "in": rows["in"],
         "kept": rows["kept"],
         "rejected": rejected,
         "lost": lost,
         "adds_up": rows["in"] == rows["kept"] + lost,
-        "notes": _notes(manifest.get("notes") or {}),
+        "notes": _notes(bought.notes(manifest)),
     }
 
 

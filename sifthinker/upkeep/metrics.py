@@ -34,6 +34,7 @@ from sifthinker.core import scores
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
 from sifthinker.llm import bookkeeping, call_counts
+from sifthinker.reporting import bought
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Manifest
@@ -67,7 +68,9 @@ FAMILIES: dict[str, Family] = {
     "sif_stage_under_way_timestamp_seconds": Family("Since when the latest run is at this stage", STAGE),
     "sif_stage_rows": Family("Rows of a stage of the latest run", (*STAGE, "outcome")),
     "sif_stage_rejected_rows": Family("Rejected rows of a stage of the latest run", (*STAGE, "reason")),
-    "sif_stage_duration_seconds": Family("What the making of the stage's artifact took", STAGE),
+    "sif_stage_duration_seconds": Family(
+        "What the making of the stage's artifact took, with tries that ended without it", STAGE
+    ),
     "sif_stage_made_timestamp_seconds": Family("When the stage's artifact was made", STAGE),
     "sif_stage_cost": Family("Money that the stage has cost, in its currency", (*STAGE, "currency")),
     "sif_api_calls": Family("Calls that were answered and recorded", ("account",), counter=True),
@@ -214,9 +217,9 @@ def _stage(manifest: Manifest, stage: tuple[str, str]) -> Iterator[Found]:
     yield "sif_stage_rows", (*stage, "rejected"), sum(rows["rejected"].values())
     for reason, count in rows["rejected"].items():
         yield "sif_stage_rejected_rows", (*stage, reason), count
-    yield "sif_stage_duration_seconds", stage, manifest["seconds"]
+    yield "sif_stage_duration_seconds", stage, bought.seconds(manifest)
     yield "sif_stage_made_timestamp_seconds", stage, manifest["made"]
-    for currency, amount in call_counts.amounts(str(manifest["notes"].get("cost", ""))).items():
+    for currency, amount in call_counts.amounts(str(bought.notes(manifest).get("cost", ""))).items():
         yield "sif_stage_cost", (*stage, currency), amount
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
+from sifthinker.reporting import bought
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Artifact, Damaged, Manifest, Ref
 from sifthinker.training import samplers
@@ -94,7 +95,7 @@ def lookup(store: Store, order: Order) -> Decision:
     """The same for an order, whose key is known."""
     # Nobody asks why a shard runs.
     last = latest(store, order.place, order.label, order.config.name) if order.part is None else None
-    estimate = last["seconds"] if last else None
+    estimate = bought.seconds(last) if last else None
     if order.refresh:
         return Decision(order, None, ("asked for by `refresh`",), estimate)
     try:

@@ -1,22 +1,26 @@
 """The endpoint of an API stage: the one that is configured, or the embedded stand-in while the stage runs."""
 
+import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Config
 from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
-from sifthinker.llm.call_counts import Counts, amounts, bar
+from sifthinker.llm.call_counts import Counts, bar
 from sifthinker.models import serving
+from sifthinker.reporting import bought
 from sifthinker.system.repeating import repeated
-from tasks.runtime import events
+from tasks.runtime import events, tries
 from tasks.runtime.progress import End, Progress, how
 from tasks.runtime.stage import Endpoints, Job
 from tasks.runtime.stage_log import Log
 
 EVERY = 5.0  # seconds
+_PAID_EVERY = 30.0  # seconds between two looks at what a judge was paid
 _BEGINS = 0.5  # seconds: how soon it is seen that rows come
 SAID = {  # by what the stand-in sees
     "nothing": "answers come from the embedded stand-in server, not from a model",
@@ -26,6 +30,8 @@ SAID = {  # by what the stand-in sees
     "scenes was looked up",
 }
 PICTURES = 16  # of a prompt of the annotator: one a step of a chain
+_ANSWERED = "answered_by_the_ledger"  # the note
+_watched = itertools.count()
 JUDGED = ("grpo", "evaluate")  # stages whose endpoint is a judge
 
 
@@ -65,16 +71,24 @@ def _judged(job: Job, judge: Api, place: bookkeeping.Place) -> Iterator[None]:
     account meanwhile, with the same ledger, is in it, too.
     """
     before = bookkeeping.usage(place, judge)
-    yield
-    try:
+
+    def paid() -> dict[str, Any]:
         used = bookkeeping.usage(place, judge) - before
-    except Exception:  # what cannot be noted must not cost a training
-        job.log.exception("%s: what its judge was paid is not noted", job.order.label)
-        return
-    job.notes.update({"judge_calls": used.calls, "judge_tokens_bought": used.tokens})
-    if used.estimated:
-        job.notes["judge_tokens_estimated"] = used.estimated
-    _note_money(job, used.money, judge.prices.currency)
+        found: dict[str, Any] = {"judge_calls": used.calls, "judge_tokens_bought": used.tokens}
+        if used.estimated:
+            found["judge_tokens_estimated"] = used.estimated
+        if used.money:
+            found["cost"] = bought.in_words({judge.prices.currency: used.money})
+        return found
+
+    try:
+        with repeated(lambda: tries.note(job.work, "judge", paid()), lambda: _PAID_EVERY):
+            yield
+    finally:
+        try:
+            _note(job, paid())
+        except Exception:  # what cannot be noted must not cost a training
+            job.log.exception("%s: what its judge was paid is not noted", job.order.label)
 
 
 def _only_here(api: Api) -> str:
@@ -164,6 +178,7 @@ def watched(
     in the log; and a progress artifact. `line` says the counts in words.
     """
     shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
+    who = f"endpoint {next(_watched)}"
 
     def together() -> Counts:
         return job.elsewhere.added(progress())
@@ -171,11 +186,16 @@ def watched(
     def show() -> None:
         nonlocal shown
         counts = together()
+        tries.note(job.work, who, _asked(counted(counts)))
         if counts.rows_total:
             if shown.total is None:  # the clock starts with the rows, not with the server
                 shown = Progress(job.order.label, None, job.log, EVERY, counted=True)
             shown.total = counts.rows_total  # shards that begin later add theirs
         shown.at(counts.rows_done, line(counts))
+
+    def counted(counts: Counts) -> Counts:
+        """Several endpoints: what is elsewhere counts once."""
+        return progress() if job.elsewhere.noted else counts
 
     ended: End = "completed"
     own = sys.stderr.isatty() and not events.heard()
@@ -192,30 +212,27 @@ def watched(
         counts = together()
         shown.done = counts.rows_done
         shown.end(ended, line(counts))
-        _note(
-            job, progress() if job.elsewhere.noted else counts
-        )  # several endpoints: what is elsewhere counts once
+        _note(job, _asked(counted(counts)))
         job.elsewhere.noted = True
 
 
-def _note(job: Job, counts: Counts) -> None:
-    """Adds to the notes of a stage what one of its endpoints was asked."""
-    asked = {
+def _asked(counts: Counts) -> dict[str, Any]:
+    """The notes of what an endpoint was asked."""
+    asked: dict[str, Any] = {
         "calls": counts.calls,
-        "answered_by_the_ledger": counts.cached,
+        _ANSWERED: counts.cached,
         "prompt_tokens_bought": counts.prompt_tokens,
         "completion_tokens_bought": counts.completion_tokens,
     }
     if counts.estimated_tokens:  # of those bought; the server did not report them
         asked["tokens_estimated"] = counts.estimated_tokens
-    for name, count in asked.items():
-        job.notes[name] = job.notes.get(name, 0) + count
-    _note_money(job, counts.money, counts.currency)
+    if counts.money:
+        asked["cost"] = bought.in_words({counts.currency: counts.money})
+    return asked
 
 
-def _note_money(job: Job, spent: float, currency: str) -> None:
-    """Adds to what a stage has cost."""
-    if spent:
-        money = amounts(job.notes.get("cost", ""))
-        money[currency] = money.get(currency, 0.0) + spent
-        job.notes["cost"] = ", ".join(f"{amount:.4f} {currency}" for currency, amount in money.items())
+def _note(job: Job, more: Mapping[str, Any]) -> None:
+    """Adds to the notes of a stage what one of its endpoints was asked."""
+    job.notes.update(bought.added([job.notes, more]))
+    if _ANSWERED in more:
+        job.notes[_ANSWERED] = job.notes.get(_ANSWERED, 0) + more[_ANSWERED]

@@ -36,6 +36,7 @@ from tasks.runtime import (
     refusal,
     shards,
     stage_log,
+    tries,
     ui_artifacts,
     work_folder,
 )
@@ -169,7 +170,7 @@ def _here(order: Order, store: Store, log: Log) -> State[Any]:
                 lock.acquire()
             stack.callback(lock.release)
             if found := _made_meanwhile(store, order):
-                work_folder.end(order, store, log)
+                _ended(order, store, log)
                 return Completed(name="Cached", message=f"{found.stage}/{found.key} is in the store")
             wanted = dask_worker.wanted() if order.sent else None
 
@@ -218,8 +219,12 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[..., Non
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed()}},
     }
     work_folder.begin(order, store, log)
+    work = store.work(order.place, order.key)
+    if order.part is None:  # what a shard took is in its stage's time
+        there = store.manifest(order.place, order.key) if order.refresh else None
+        tries.begin(work, there["made"] if there else None)
     # A shard in this process writes into the log of its stage.
-    log_kept = stage_log.kept(store.work(order.place, order.key), order.label)
+    log_kept = stage_log.kept(work, order.label)
     with (
         log_kept if order.part is None else nullcontext(),
         store.making(order.place, order.key, manifest, lambda: still(True)) as draft,
@@ -244,12 +249,21 @@ def make_artifact(order: Order, store: Store, log: Log, still: Callable[..., Non
             assert not lost, f"{order.label}: {read} rows in, {rows} out: {lost} lost"
             dask_worker.check_pictures(order, rows["rejected"], inputs)
             refusal.check(job)
+            draft.notes.update(tries.earlier(work))
         except BaseException as error:
             ended = how(error)
+            tries.failed(work, draft.notes)
             raise
         finally:
             progress.end(ended)
+    _ended(order, store, log)
+
+
+def _ended(order: Order, store: Store, log: Log) -> None:
+    """The artifact is there: what its tries needed goes."""
     work_folder.end(order, store, log)
+    if order.part is None:
+        tries.forget(store.work(order.place, order.key))
 
 
 def _run(job: Job) -> None:

@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 from sifthinker import scenes
 from sifthinker.config import Config
 from sifthinker.core.errors import UserError
+from sifthinker.reporting import bought
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
 from sifthinker.store.manifest import Damaged, Ref
@@ -189,7 +190,7 @@ class Run:
             label,
             "runs",
             (reason,),
-            last["seconds"] if last else None,
+            bought.seconds(last) if last else None,
             expects=expects,
             pool=placement.pool(config, stage.name),
             lacks=tuple(stage.lacks(config)),

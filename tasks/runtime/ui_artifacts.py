@@ -19,6 +19,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
+from sifthinker.reporting import bought
 from tasks.runtime import server_away
 
 logger = logging.getLogger(__name__)
@@ -118,13 +119,17 @@ def summary(label: str, manifest: Mapping[str, Any]) -> str:
         "",
         "| rows in | kept | rejected | seconds | key | digest |",
         "|---|---|---|---|---|---|",
-        f"| {rows['in']} | {rows['kept']} | {sum(rows['rejected'].values())} | {manifest['seconds']:.1f} "
+        f"| {rows['in']} | {rows['kept']} | {sum(rows['rejected'].values())} | {bought.seconds(manifest):.1f} "
         f"| `{manifest['key']}` | `{manifest['digest'][:12]}` |",
     ]
     if rows["rejected"]:
         lines += ["", "| rejected because | rows |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in rows["rejected"].items()]
-    notes = {name: value for name, value in manifest["notes"].items() if not isinstance(value, (dict, list))}
+    notes = {
+        name: value for name, value in bought.notes(manifest).items() if not isinstance(value, (dict, list))
+    }
+    if (tries := bought.tries(manifest)) > 1:
+        lines += ["", f"Seconds and what was bought are of {tries} tries."]
     if notes:
         lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in notes.items())]
     return "\n".join(lines)

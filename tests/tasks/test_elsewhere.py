@@ -3,6 +3,7 @@
 import logging
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,13 +63,16 @@ def test_rows_of_a_shard_that_is_made_again_are_counted_once():
     assert (sums.rows_total, sums.rows_kept, sums.rows_rejected) == (8, 4, 4)
 
 
-def test_the_notes_of_a_stage_are_of_all_its_endpoints_and_of_the_shards_elsewhere_once() -> None:
+def test_the_notes_of_a_stage_are_of_all_its_endpoints_and_of_the_shards_elsewhere_once(
+    tmp_path: Path,
+) -> None:
     notes: dict[str, Any] = {}
     job: Any = SimpleNamespace(
         order=SimpleNamespace(label="retry"),
         log=logging.getLogger(),
         notes=notes,
         elsewhere=Elsewhere(rows=4),
+        work=tmp_path,
     )
     asked = {"calls": 5, "cached": 1, "prompt_tokens": 50, "completion_tokens": 10}
     passes = [

@@ -3,6 +3,7 @@ import re
 import signal
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -142,7 +143,7 @@ def test_where_nothing_was_shown_nothing_is_ended(artifacts: dict[str, list[tupl
 
 
 def test_a_stage_that_asks_is_shown_from_its_first_rows_to_its_last_counts(
-    artifacts: dict[str, list[tuple[float, str]]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, artifacts: dict[str, list[tuple[float, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "EVERY", 0.01)
     counts = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "", 0.0, None)
@@ -158,6 +159,7 @@ def test_a_stage_that_asks_is_shown_from_its_first_rows_to_its_last_counts(
 
     order = SimpleNamespace(label="evaluate")
     job: Any = SimpleNamespace(order=order, log=logging.getLogger("test"), notes={}, elsewhere=Elsewhere())
+    job.work = tmp_path
     with endpoint.watched(job, look, lambda now: f"{now.rows_done}/{now.rows_total} rows"):
         counts = Counts(4, 2, 1, 3, 0, 0, 1, 30, 3, 0.0, "", 60.0, 3.0)
         assert looked.wait(20)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sifthinker.core import tables
 from sifthinker.evaluation.comparing.sides import Side
+from sifthinker.reporting import bought
 from sifthinker.store.lineage import Node
 
 
@@ -98,14 +99,14 @@ def effort(side: Side) -> Effort:
     """Hours and calls of all stages behind an evaluation; a stage that is gone from the store counts none."""
     made = [node for node in reversed(list(side.nodes.values())) if node.manifest is not None]
     stages = tuple(
-        (node.label, float(node.manifest["seconds"]), _bought(node)) for node in made if node.manifest
+        (node.label, bought.seconds(node.manifest), _bought(node)) for node in made if node.manifest
     )
     written = [row["completion_tokens"] for row in tables.read(side.predictions, ["completion_tokens"])]
     return Effort(sum(seconds for _, seconds, _ in stages) / 3600, stages, len(written), sum(written))
 
 
 def _bought(node: Node) -> str:
-    notes = node.manifest["notes"] if node.manifest else {}
+    notes = bought.notes(node.manifest) if node.manifest else {}
     names = {
         "calls": "calls",
         "prompt_tokens_bought": "prompt tokens",
