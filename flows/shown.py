@@ -12,7 +12,6 @@ from prefect.logging import get_run_logger
 from flows.commands import outcome
 from flows.labels import LABELS
 from sifthinker.config import Config, is_operational
-from sifthinker.core import durations
 from sifthinker.reporting.markdown import inline
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
@@ -64,7 +63,7 @@ def _stages(made: list[outcome.Row], culprit: str | None) -> str:
         if row.seconds is None:  # pruned since
             lines.append(f"| {row.stage} | gone | | | | | |")
             continue
-        time = durations.in_words(row.seconds) + (f", {row.tries} tries" if row.tries > 1 else "")
+        time = outcome.duration(row.seconds, row.tries)
         lines.append(
             f"| {row.stage} | {word} | {row.rows_in or 0:,} | {row.kept or 0:,} | {inline(row.why)} "
             f"| {f'({time})' if row.cached else time} | {f'({row.cost})' if row.cached and row.cost else row.cost} |"

@@ -185,8 +185,13 @@ def _scores(one: Scored) -> dict[str, Any]:
 def _time(row: Mapping[str, Any]) -> str:
     if row["seconds"] is None:
         return "gone"
-    said = durations.in_words(row["seconds"]) + (f", {row['tries']} tries" if row["tries"] > 1 else "")
+    said = duration(row["seconds"], row["tries"])
     return f"({said}, cached)" if row["cached"] else said
+
+
+def duration(seconds: float, tries: int) -> str:
+    """How long an artifact took, and in how many tries."""
+    return durations.in_words(seconds) + (f", {tries} tries" if tries > 1 else "")
 
 
 def _questions(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ import typer
 from flows.commands import outcome
 from flows.commands.options import StoreConfigOption, StoreOption, existing
 from flows.commands.tables import Column, JsonOption, Printed
-from sifthinker.core import durations
 from sifthinker.core.errors import UserError
 from sifthinker.store import runs
 from sifthinker.store.artifacts import Store
@@ -39,7 +38,9 @@ STAGES = (
     Column("kept", "kept"),
     Column("rejected", "rejected_most"),
     Column("made", lambda row: "gone" if row["made"] is None else _when(row["made"]), spare=2),
-    Column("time", lambda row: "" if row["seconds"] is None else durations.in_words(row["seconds"])),
+    Column(
+        "time", lambda row: "" if row["seconds"] is None else outcome.duration(row["seconds"], row["tries"])
+    ),
     Column("cost", "cost"),
     Column("", lambda row: "cached" if row["cached"] else ""),
     Column("artifact", "artifact", spare=1),

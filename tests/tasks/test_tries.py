@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from flows.commands import outcome
 from sifthinker.config import Config
 from sifthinker.llm.call_counts import Counts
 from sifthinker.reporting import bought
@@ -179,6 +180,11 @@ def test_money_in_several_currencies_is_added_by_currency() -> None:
     made = {"notes": {"cost": "1.5000 CNY", bought.EARLIER: {"tries": 1, "seconds": 2.0, "cost": "0.2500 USD, 1.0000 CNY"}}, "seconds": 3.0}  # fmt: skip
     assert bought.notes(made)["cost"] == "2.5000 CNY, 0.2500 USD"
     assert bought.seconds(made) == 5.0
+
+
+def test_tables_say_how_many_tries_an_artifact_took() -> None:
+    assert outcome.duration(125.0, 3) == "2 min 5 s, 3 tries"
+    assert outcome.duration(125.0, 1) == "2 min 5 s"
 
 
 def test_the_terminal_says_what_earlier_tries_took() -> None:
