@@ -50,7 +50,10 @@ def _lacks(config: Config) -> list[str]:
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:
     """How many benchmarks are asked, and which are left out."""
     absent = presence.absent(config.evaluate) if config.evaluate.missing == "leave_out" else {}
-    said = f"{len(config.evaluate.benchmarks) - len(absent)} benchmarks"
+    asked = len(config.evaluate.benchmarks) - len(absent)
+    if config.scenes and not any(benchmark.rendered for benchmark in config.evaluate.benchmarks):
+        asked += len(config.scenes.benchmarks)  # of a plan: the scenes are still to be made
+    said = f"{asked} benchmark{'' if asked == 1 else 's'}"
     return f"{said}; left out: {', '.join(absent)}" if absent else said
 
 

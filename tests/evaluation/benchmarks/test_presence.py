@@ -52,7 +52,9 @@ def test_a_run_is_refused_before_its_first_stage_or_goes_on_without_what_is_name
     [lacking] = evaluate.evaluate.lacks(of())
     assert lacking.startswith("pope: wants coco_pope_random.json")
     assert evaluate.evaluate.lacks(of(missing="leave_out")) == []
-    assert evaluate.evaluate.expects(of(missing="leave_out"), {}) == "1 benchmarks; left out: pope"
+    assert (
+        evaluate.evaluate.expects(of(missing="leave_out"), {}) == "5 benchmarks; left out: pope"
+    )  # 4 of scenes
     with pytest.raises(UserError, match=r"nothing ran.*\n  evaluate: pope: wants coco_pope_random\.json"):
         refuse([Planned("sft", "runs"), Planned("evaluate", "runs", lacks=(lacking,))])
     refuse([Planned("sft", "runs"), Planned("evaluate", "runs")])
@@ -92,3 +94,11 @@ def test_two_entries_of_the_same_questions_are_refused_before_anything_runs(tmp_
         choices.model_copy(update={"choices": "official"}),
     )
     assert presence.clashes(settings(*entries)) == []
+
+
+def test_a_plan_counts_the_benchmarks_of_scenes_that_are_still_to_be_made() -> None:
+    wanted = config.Config.model_validate({"scenes": {"benchmarks": ["sif", "vstar"]}})
+    assert evaluate.evaluate.expects(wanted, {}) == "2 benchmarks"
+    made = [config.Benchmark(name="sif", path=Path("x"), images=Path("x"), rendered=True)]
+    section = wanted.evaluate.model_copy(update={"benchmarks": tuple(made)})
+    assert evaluate.evaluate.expects(wanted.model_copy(update={"evaluate": section}), {}) == "1 benchmark"
