@@ -27,12 +27,8 @@ from sifthinker.system.files import whole
 
 _BEGINNING = "policy-weights"
 _TRAINED = {"sft", "grpo"}  # stages
-PICTURES = (
-    "table.png",
-    "differences.png",
-    "by-number.png",
-    "curves.png",
-)  # as far as there is something to draw
+# As far as there is something to draw.
+PICTURES = ("table.png", "differences.png", "by-number.png", "curves.png")
 
 
 def comparable(found: Sequence[Row]) -> list[list[Row]]:

@@ -212,7 +212,9 @@ def watched(
         counts = together()
         shown.done = counts.rows_done
         shown.end(ended, line(counts))
-        _note(job, _asked(counted(counts)))
+        asked = _asked(counted(counts))
+        tries.note(job.work, who, asked)
+        _note(job, asked)
         job.elsewhere.noted = True
 
 
