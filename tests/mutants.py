@@ -22,7 +22,7 @@ KILLED = {1, 3, 36, 24, -24, 152, 255}  # exit codes: a test failed, pytest brok
 # Module: the test files that must kill its mutants.
 TESTS: dict[str, tuple[str, ...]] = {
     "sifthinker/core/boxes.py": ("tests/core/test_boxes.py", "tests/data/test_focus.py"),
-    "sifthinker/core/chain.py": ("tests/core/test_chain.py",),
+    "sifthinker/core/chain.py": ("tests/core/test_chain.py", "tests/core/test_chain_reasons.py"),
     "sifthinker/core/depth_maps.py": ("tests/core/test_depth_maps.py",),
     "sifthinker/core/reasoning.py": ("tests/core/test_reasoning.py",),
     "sifthinker/core/rejects.py": ("tests/core/test_rejects.py",),
@@ -44,6 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sifthinker/evaluation/benchmarks/metrics.py": ("tests/evaluation/benchmarks/test_metrics.py",),
     "sifthinker/evaluation/benchmarks/replies.py": (
         "tests/evaluation/benchmarks/test_replies.py",
+        "tests/evaluation/benchmarks/test_chosen_options.py",
         "tests/evaluation/benchmarks/test_reply_problems.py",
     ),
 }

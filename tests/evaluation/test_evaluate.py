@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import io
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,12 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sifthinker import config, llm
+from sifthinker import config
 from sifthinker.core import depth_maps, scores, tables
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS
-from sifthinker.evaluation.benchmarks.question import Missing, rules
 
 OPTIONS = "\n(A) red\n(B) blue\nAnswer with the option's letter from the given choices directly."
 CHAIN = (
@@ -291,95 +289,6 @@ def test_the_depth_pictures_of_an_evaluation_that_failed_are_not_made_again(tmp_
     assert not list((tmp_path / "work").iterdir()), "a finished evaluation leaves none"
 
 
-def test_missing_files_are_said_and_the_other_benchmarks_run(tmp_path):
-    lost = config.Benchmark(name="spatialbench", path=tmp_path, images=tmp_path)
-    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, _):
-        summary = run([lost, vstar(tmp_path / "data")], url, tmp_path / "out")
-    first, *others = summary["scores"]
-    assert first["benchmark"] == "spatialbench" and first["strict"] is None
-    assert "positional.json" in first["missing"] and "RussRobin/SpatialBench" in first["missing"]
-    assert len(others) == 3 and all(s["missing"] is None for s in others)
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_with_nothing_there_the_question_files_are_named_before_the_pictures(name, tmp_path):
-    nowhere = config.Benchmark(name=name, path=tmp_path / "none", images=tmp_path / "no-pictures")
-    with pytest.raises(Missing, match=r"wants (?!its images).*published at https") as caught:
-        list(BENCHMARKS[name].load(nowhere))
-    assert str(tmp_path / "none") in str(caught.value)
-
-
-def test_refusals_and_unreadable_replies_are_wrong_and_counted(tmp_path):
-    def answer(text, _):
-        if "thing 0" in text:
-            return 400, "stopped by content_filter"
-        return {"1": "no tags", "2": CHAIN.format(answer="A or B"), "3": CHAIN.format(answer="B")}[text[15]]
-
-    with serving(answer) as (url, _):
-        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
-    overall = summary["scores"][-1]
-    assert (overall["n"], overall["unparsable"], overall["refused"], overall["strict"]) == (4, 3, 1, 0.25)
-    assert (overall["rules"], summary["box_frame"]) == (rules("vstar"), "image")
-    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
-    assert [row["unparsable"] for row in rows] == ["refused", "no-answer", "several-named", ""]
-
-
-def test_a_server_that_loses_its_pictures_scores_nothing_and_its_refusals_are_counted_apart(tmp_path):
-    with serving(lambda text, _: CHAIN.format(answer="No image was provided.")) as (url, _):
-        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
-    overall = summary["scores"][-1]
-    assert (overall["n"], overall["unparsable"], overall["refused"], overall["strict"]) == (4, 4, 4, 0.0)
-    rows = tables.read(tmp_path / "out" / "predictions.parquet")
-    assert {row["unparsable"] for row in rows} == {"no-picture"}
-
-
-def test_a_reply_that_is_no_text_is_wrong_and_counted_and_the_evaluation_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("sifthinker.llm.patience.Patience.backoff", lambda *_: 0.01)
-
-    def answer(text, _):
-        parts = [{"type": "thinking", "text": "B"}, {"type": "text", "text": CHAIN.format(answer="A")}]
-        return {"0": 7, "1": {"text": "A"}, "2": parts, "3": CHAIN.format(answer="B \ud83d")}[text[15]]
-
-    with serving(answer) as (url, _):
-        summary = run([vstar(tmp_path / "data", rows=4)], url, tmp_path / "out")
-    assert summary["scores"][-1]["n"] == 4
-    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
-    assert [row["unparsable"] for row in rows][:3] == ["unreadable", "unreadable", ""]
-    assert [row["reply"][-20:] for row in rows[2:]] == [
-        CHAIN.format(answer="A")[-20:],
-        CHAIN.format(answer="B \ufffd")[-20:],
-    ]
-
-
-def test_questions_without_a_usable_image_or_depth_map_are_rejected_by_name(tmp_path):
-    source = vstar(tmp_path / "data", rows=6)
-    (tmp_path / "data" / "0.png").unlink()
-    (tmp_path / "data" / "1.png").write_bytes(b"no picture")
-    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, requests):
-        summary = run([source], url, tmp_path / "out")
-        assert (summary["scores"][-1]["n"], summary["scores"][-1]["rejected"]) == (2, 4)
-        run([source], url, tmp_path / "without", depth=lambda pairs: [])
-    reasons = [row["reason"] for row in tables.read(tmp_path / "out" / "rejects.parquet")]
-    assert reasons == ["image-missing"] * 2 + ["image-format"] * 2
-    reasons = [row["reason"] for row in tables.read(tmp_path / "without" / "rejects.parquet")]
-    assert reasons[4:] == ["depth-missing"] * 2
-    assert len(requests) == 2
-
-
-def test_rows_that_no_question_could_be_made_of_are_counted_with_the_rejected(tmp_path):
-    source = vstar(tmp_path / "data", rows=6)
-    file = next((tmp_path / "data").rglob("*.jsonl"))
-    lines = file.read_text().splitlines()
-    file.write_text("\n".join(["{}", *lines]) + "\n")
-    with serving(lambda text, _: CHAIN.format(answer="A")) as (url, _):
-        summary = run([source], url, tmp_path / "out", sampled=0.5)
-    rejected = len(list(tables.read(tmp_path / "out" / "rejects.parquet")))
-    assert rejected == 1
-    assert {
-        (score["n"], score["rejected"]) for score in summary["scores"] if score["metric"] == "overall"
-    } == {(len(lines), 1)}
-
-
 def test_entries_that_share_a_name_keep_their_own_counts_and_replies(tmp_path):
     """As MMBench in two languages; here, the second entry has no bad row, other ids and other pictures."""
     one, two = vstar(tmp_path / "one", rows=6), vstar(tmp_path / "two", rows=4)
@@ -435,58 +344,6 @@ def test_a_limit_asks_so_many_and_is_marked(tmp_path):
     }
 
 
-def test_a_split_with_hidden_answers_gives_a_submission_and_no_score(tmp_path):
-    folder = tmp_path / "vqa"
-    folder.mkdir()
-    (folder / "COCO_test2015_000000000009.jpg").write_bytes(png("red"))
-    questions = [{"image_id": 9, "question": f"What is {n}?", "question_id": n} for n in (1, 2)]
-    (folder / "v2_OpenEnded_mscoco_test2015_questions.json").write_text(json.dumps({"questions": questions}))
-    part = json.dumps({"questions": questions[:1]})
-    (folder / "v2_OpenEnded_mscoco_test-dev2015_questions.json").write_text(part)
-    source = config.Benchmark(name="vqav2", path=folder, images=folder, split="test-dev2015")
-    with serving(lambda text, _: CHAIN.format(answer="A dog.")) as (url, _):
-        summary = run([source], url, tmp_path / "out")
-    (entry,) = summary["scores"]
-    assert entry["strict"] is None and "submit vqav2_submission.json" in entry["missing"]
-    submitted = json.loads((tmp_path / "out" / "vqav2_submission.json").read_text())
-    assert submitted == [{"question_id": 1, "answer": "dog"}, {"question_id": 2, "answer": ""}]
-    (row,) = tables.read(tmp_path / "out" / "predictions.parquet")
-    assert row["official"] is None and row["strict"] is None
-    other = shutil.copytree(folder, tmp_path / "others")
-    for file in other.glob("*.json"):
-        file.write_text(file.read_text().replace('"question_id": ', '"question_id": 10'))
-    others = source.model_copy(update={"path": other, "images": other})
-    with serving(lambda text, _: CHAIN.format(answer="A cat.")) as (url, _):
-        both = run([source, others], url, tmp_path / "both")
-    assert [entry["missing"].rpartition("submit ")[2] for entry in both["scores"]] == [
-        "vqav2_submission.json",
-        "vqav2_submission-2.json",
-    ]
-    assert all((tmp_path / "both" / f"vqav2_submission{end}.json").is_file() for end in ("", "-2"))
-
-
-@pytest.mark.parametrize(
-    ("reply", "submitted"),
-    [
-        (CHAIN.format(answer="A dog and\n a cat, or perhaps a fox."), "A dog and a cat, or perhaps a fox."),
-        ("<think>cut", ""),
-    ],
-    ids=["unsure", "no answer"],
-)
-def test_an_answer_that_the_strict_rule_cannot_read_is_submitted_as_it_stands(tmp_path, reply, submitted):
-    (tmp_path / "COCO_test2015_000000000009.jpg").write_bytes(png("red"))
-    document = json.dumps({"questions": [{"image_id": 9, "question": "What is it?", "question_id": 1}]})
-    for part in ("test", "test-dev"):
-        (tmp_path / f"v2_OpenEnded_mscoco_{part}2015_questions.json").write_text(document)
-    source = config.Benchmark(name="vqav2", path=tmp_path, images=tmp_path, split="test-dev2015")
-    with serving(lambda *_: reply) as (url, _):
-        run([source], url, tmp_path / "out")
-    (row,) = tables.read(tmp_path / "out" / "predictions.parquet")
-    assert row["unparsable"]
-    (entry,) = json.loads((tmp_path / "out" / "vqav2_submission.json").read_text())
-    assert entry["answer"] == submitted
-
-
 def viscot(folder, rows):
     folder.mkdir()
     (folder / "1.png").write_bytes(png("red"))
@@ -499,55 +356,6 @@ def viscot(folder, rows):
         lines.append({"dataset": "gqa", "question_id": n, "image": ["cot/1.png"], "conversations": turns})
     (folder / "gqa.json").write_text(json.dumps(lines))
     return config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
-
-
-def test_a_judge_scores_free_answers_and_without_one_the_benchmark_is_left_out(tmp_path):
-    source = viscot(tmp_path / "viscot", 3)
-
-    def answer(text, _):
-        return "cut" if "What is 1?" in text else CHAIN.format(answer="a red door")
-
-    def judge(text, body):
-        return '{"score": 0.5}' if "image_url" in json.dumps(body) else "score: 0.75"
-
-    with serving(answer) as (url, _), serving(judge) as (judge_url, judged):
-        summary = run([source], url, tmp_path / "without")
-        assert "evaluate.judge" in summary["scores"][0]["missing"]
-        api = config.Api(model="judge", base_url=judge_url)
-        with llm.Client(api, tmp_path / "judge.sqlite") as client:
-            summary = run([source], url, tmp_path / "out", judge=client)
-    assert len(judged) == 4, "an answer that is not there is not judged"
-    (entry,) = summary["scores"]
-    assert (entry["metric"], entry["n"], entry["unparsable"]) == ("gqa", 3, 1)
-    assert (entry["official"], entry["strict"]) == pytest.approx((0.5, 1 / 3))
-    rows = list(tables.read(tmp_path / "out" / "predictions.parquet"))
-    assert [row["judged"] for row in rows] == [
-        ["score: 0.75", '{"score": 0.5}'],
-        [],
-        ["score: 0.75", '{"score": 0.5}'],
-    ]
-
-
-def test_a_judge_whose_reply_is_no_text_ends_no_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr("sifthinker.llm.patience.Patience.backoff", lambda *_: 0.01)
-    folder = tmp_path / "viscot"
-    folder.mkdir()
-    (folder / "1.png").write_bytes(png("red"))
-    turns = [
-        {"from": "human", "value": "<image>\nWhat is it? Please provide the bounding box"},
-        {"value": "a door"},
-    ]
-    row = {"dataset": "gqa", "question_id": 0, "image": ["cot/1.png"], "conversations": turns}
-    (folder / "gqa.json").write_text(json.dumps([row]))
-    source = config.Benchmark(name="viscot", path=folder, images=folder, split="gqa")
-    with (
-        serving(lambda *_: CHAIN.format(answer="a red door")) as (url, _),
-        serving(lambda *_: {"score": 0.5}) as (judge_url, _),
-        llm.Client(config.Api(model="judge", base_url=judge_url), tmp_path / "judge.sqlite") as client,
-    ):
-        summary = run([source], url, tmp_path / "out", judge=client, max_absent=1.0)
-    (entry,) = summary["scores"]
-    assert (entry["n"], entry["unparsable"]) == (1, 1)
 
 
 def test_every_registered_benchmark_says_where_its_files_are_published():

@@ -23,7 +23,7 @@ from sifthinker.evaluation.benchmarks import BENCHMARKS
 from sifthinker.models import miniature
 from sifthinker.store.artifacts import Store
 from sifthinker.store.runs import runs
-from tests.evaluation.benchmarks import test_all_benchmarks
+from tests.evaluation.benchmarks import published_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -124,7 +124,7 @@ def on_toys(folder: Path) -> dict[str, Any]:
         source.update(path=str(made.path), images=str(made.images))
     for benchmark in values["evaluate"]["benchmarks"]:
         name, place = benchmark["name"], folder / f"{benchmark['name']}-{benchmark.get('split', '')}"
-        made = test_all_benchmarks.written(place, name, "")
+        made = published_files.written(place, name, "")
         benchmark.update(path=str(made.path), images=str(made.images))
         if name == "vqav2":
             hidden(place)

@@ -14,6 +14,7 @@ from sifthinker.evaluation import evaluate
 from sifthinker.evaluation.benchmarks import BENCHMARKS, ovdeval
 from sifthinker.evaluation.benchmarks.question import Question
 from sifthinker.reporting import paper_results, paper_tables, report
+from tests.evaluation.benchmarks import published_files
 from tests.evaluation.benchmarks import test_all_benchmarks as built
 
 RESOLVED = {"evaluate": {"judge": {"model": "doubao-1.5-vision-pro"}}}
@@ -161,7 +162,7 @@ def test_the_tables_of_all_benchmarks_from_built_files_that_were_asked_and_score
     """Every second question is answered rightly, by a table of replies in place of a model."""
     sources, replies = [], {}
     for name in sorted(set(BENCHMARKS) - {"sif"}):
-        source = built.written(tmp_path / name, name, "")
+        source = published_files.written(tmp_path / name, name, "")
         sources.append(source)
         questions = [q for q in BENCHMARKS[name].load(source) if isinstance(q, Question)]
         for place, question in enumerate(questions):

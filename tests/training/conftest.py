@@ -1,8 +1,9 @@
-"""A tiny model and a few SIF rows, for the training programs."""
+"""A tiny model and a few SIF rows for the training programs, and a watch over shared memory for vLLM."""
 
 import io
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,25 @@ def grpo_file(config_file: Callable[..., Path], judge: Judge, tmp_path: Path) ->
         )
 
     return write
+
+
+@pytest.fixture(scope="module")
+def shared_memory() -> Iterator[None]:
+    """Nothing that vLLM makes in shared memory is left when its server has ended."""
+    before = _segments()
+    yield
+    left = _segments() - before
+    assert {name for name in left if not _is_used(name)} == set()
+
+
+def _segments() -> set[str]:
+    return {file.name for file in Path("/dev/shm").iterdir() if file.name.startswith(("psm_", "sem.mp-"))}
+
+
+def _is_used(segment: str) -> bool:
+    """Whether a process that runs has it in memory: another server's, on a machine that others use, too."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended meanwhile
+            if segment in maps.read_text(encoding="utf-8", errors="replace"):
+                return True
+    return False

@@ -11,15 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -35,10 +33,8 @@ from sifthinker.evaluation import evaluate
 from sifthinker.llm import standin
 from sifthinker.models import loading, miniature, serving
 from sifthinker.scenes import questions
-from sifthinker.system import commands, processes
-from sifthinker.training import adapters, checkpoints, gpu_check, samplers
-from sifthinker.upkeep import machine_checks
-from tests.machine import carries
+from sifthinker.system import processes
+from sifthinker.training import adapters, checkpoints, samplers
 from tests.training.fake_vllm_lora import VllmLora
 from tests.training.test_ranks import torchrun
 
@@ -138,42 +134,12 @@ def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared_memory() -> Iterator[None]:
-    """Nothing that vLLM makes in shared memory is left when its server has ended."""
-    before = _segments()
-    yield
-    left = _segments() - before
-    assert {name for name in left if not _is_used(name)} == set()
-
-
-def _segments() -> set[str]:
-    return {file.name for file in Path("/dev/shm").iterdir() if file.name.startswith(("psm_", "sem.mp-"))}
-
-
-def _is_used(segment: str) -> bool:
-    """Whether a process that runs has it in memory: another server's, on a machine that others use, too."""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):  # it has ended meanwhile
-            if segment in maps.read_text(encoding="utf-8", errors="replace"):
-                return True
-    return False
-
-
-@pytest.fixture(scope="module")
 def vllm(trained: Path, shared_memory: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a server that takes adapters."""
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     wanted = serving.Wanted(trained, "vllm", log, python=PYTHON, lora_rank=RANK)
     with serving.several([wanted]) as (url,):
         yield url
-
-
-def test_the_installation_is_one_that_doctor_calls_good(tmp_path: Path) -> None:
-    values = {"scenes": {}, "evaluate": {"server": "vllm", "python": str(PYTHON)}}
-    values["grpo"] = {"vllm": {"python": str(PYTHON)}}
-    [found] = machine_checks.vllm(configuration.parse(values, "test"))
-    assert found.verdict == "ok" and "sampled by vllm_lora (auto: vLLM was found)" in found.found
-    assert commands.version(str(Path(str(PYTHON)).with_name("vllm")), "vllm").startswith("0.31.")
 
 
 def depths(images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
@@ -407,86 +373,3 @@ def test_the_fake_of_the_quick_tests_answers_as_vllm_does(vllm: str, trained: Pa
     finally:
         fake.shutdown()
         fake.server_close()
-
-
-def test_the_check_for_a_gpu_measures_vllm_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make gpu-check --cpu-smoke` in small: its figures mean nothing."""
-    (tmp_path / "vllm").symlink_to(Path(str(PYTHON)).with_name("vllm"))
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    gpu_check.build(tmp_path / "base", smoke=True)
-    tables.write(tmp_path / "rows.parquet", tables.SIF, gpu_check.made_up(gpu_check.SIZES["cpu"]))
-    with standin.running(tmp_path / "standin.log") as judge:
-        found = gpu_check.with_vllm(tmp_path, True, 2, 1, judge)
-    print("gpu_check, smoke:", {name: value for name, value in found.items() if name != "measured"})
-    [measured] = found["measured"]
-    assert measured["tokens_per_second"] > 0 and found["start_seconds"] > 0
-    assert 0 < found["logp_difference"] < 0.1, "a random model: suppressed tokens have a share"
-
-
-# --- a whole run --------------------------------------------------------------------------------------------------
-
-# The demo in small: the miniature, a short SFT, three steps of GRPO on two ranks with one server between them.
-WHOLE = {
-    "scenes.rows": 160,
-    "scenes.benchmark_rows": 8,
-    "publish.rl_samples": 8,
-    "sft.epochs": 1,
-    "sft.ranks": 1,
-    "grpo.max_steps": 3,
-    "grpo.batch": 4,
-    "grpo.generations": 4,
-    "grpo.generation": "auto",
-    "grpo.vllm.count": 1,
-    "evaluate.also": "[]",
-    "evaluate.server": "vllm",
-}
-MARK = "SIF_TEST_RUN"  # in the environment of a run and, inherited, of all that it starts
-
-
-def whole(store: Path, path: str, *arguments: str, **fields: Any) -> str:
-    """What a whole `sif run` prints, with a PATH of its own. It ends with 0, and leaves no process."""
-    options = [f"{name}={value}" for name, value in {**WHOLE, **fields, "store": store}.items()]
-    options = [word for option in options for word in ("--set", option)]
-    mark = uuid.uuid4().hex
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "flows", "run", "--config", "demo", *options, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path, MARK: mark},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    print(f"whole run {' '.join(arguments)}: {time.monotonic() - began:.0f} s")
-    assert not [process.pid for process in psutil.process_iter() if carries(process, MARK, mark)]
-    return done.stdout
-
-
-def test_a_whole_run_is_sampled_and_evaluated_by_vllm_where_it_is_found_and_sampled_without_it_where_it_is_not(
-    prefect_server: str, shared_memory: None, tmp_path: Path
-) -> None:
-    """`sif run` from rendered scenes to the report, with vLLM's bin folder on the PATH; then the training without it."""
-    beside = str(Path(str(PYTHON)).parent)
-    without = os.pathsep.join(
-        folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "vllm").exists()
-    )
-    store = tmp_path / "store"
-    said = whole(store, os.pathsep.join((beside, without)))
-    assert "report.html" in said
-    [report] = store.glob("report/*/report.html")
-    assert report.stat().st_size > 10_000
-    [trained] = [json.loads(file.read_text()) for file in store.glob("grpo/*/manifest.json")]
-    [folder] = [file.parent for file in store.glob("grpo/*/manifest.json")]
-    found = [json.loads(line)[samplers.GAP] for line in (folder / "history.jsonl").read_text().splitlines()]
-    print("whole run: difference of log-probabilities by step:", found)
-    assert len(found) == 3 and max(found) < 1e-4
-    assert "vllm" in json.dumps(trained["identity"]["libraries"])
-    [evaluated] = [json.loads(file.read_text()) for file in store.glob("evaluate/*/manifest.json")]
-    assert evaluated["rows"]["kept"] > 0
-
-    whole(store, without, "--stop-after", "grpo", **{"evaluate.server": "transformers"})
-    [other] = [file.parent for file in store.glob("grpo/*/manifest.json") if file.parent != folder]
-    entries = [json.loads(line) for line in (other / "history.jsonl").read_text().splitlines()]
-    assert len(entries) == 3 and not any(samplers.GAP in entry for entry in entries)
-    made = json.loads((other / "manifest.json").read_text())
-    assert "vllm" not in json.dumps(made["identity"]["libraries"])

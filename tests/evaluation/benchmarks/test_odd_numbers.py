@@ -12,7 +12,7 @@ from sifthinker.core.errors import BadRow, UserError
 from sifthinker.core.records import Reject
 from sifthinker.evaluation.benchmarks import BENCHMARKS, files, replies
 from sifthinker.evaluation.benchmarks.question import Question
-from tests.evaluation.benchmarks.test_all_benchmarks import written
+from tests.evaluation.benchmarks.published_files import written
 
 LONG = "1" * 310  # no float
 REPLIES = [

@@ -9,7 +9,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.evaluation.benchmarks import BENCHMARKS, presence
 from tasks.runtime.planned import Planned, refuse
 from tasks.stages import evaluate
-from tests.evaluation.benchmarks.test_all_benchmarks import written
+from tests.evaluation.benchmarks.published_files import written
 
 
 def settings(*benchmarks, **more):
