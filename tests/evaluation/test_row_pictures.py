@@ -33,6 +33,44 @@ def test_a_dot_is_full_where_the_difference_is_shown(p: float, full: bool) -> No
     assert (differences([replace(one, p=p)]) == differences([one])) is full
 
 
+def _compared(ends: list[tuple[float, float]]) -> list[Compared]:
+    found = [replace(FOUND, mean=(low + high) / 2, low=low, high=high) for low, high in ends]
+    return [Compared(f"row {place} against full", "answer", one, 1.0) for place, one in enumerate(found)]
+
+
+def test_an_interval_far_wider_than_most_does_not_set_the_scale() -> None:
+    usual = [(-0.02, 0.04), (0.0, 0.06), (-0.03, 0.03)]
+    assert row_pictures._reach(_compared([*usual, (-0.62, 0.6)])) == pytest.approx((-3.45, 6.45))
+    assert row_pictures._reach(_compared([*usual, (-0.08, 0.1)])) == pytest.approx(
+        (-8.9, 10.9)
+    )  # three times: not cut
+    assert row_pictures._reach(_compared([*usual, (0.1, 0.9)])) == pytest.approx(
+        (-5.65, 52.65)
+    )  # its mean stays in sight
+
+
+def test_a_cut_interval_ends_in_an_arrow_and_the_picture_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "supxlabel", lambda self, text, **_: said.append(text))
+    usual = [(-0.02, 0.04), (0.0, 0.06), (-0.03, 0.03)]
+    wide, plain = (
+        differences(_compared([*usual, (-0.62, 0.6)])),
+        differences(_compared([*usual, (-0.03, 0.03)])),
+    )
+    assert "an arrow: the interval goes on" in said[0] and "arrow" not in said[1]
+    assert _pixels(wide, plots.BLUE) > _pixels(plain, plots.BLUE)
+
+
+def test_intervals_that_are_not_known_or_have_no_width_are_drawn() -> None:
+    unknown = float("nan"), float("nan")
+    assert row_pictures._reach(_compared([(0.0, 0.0)])) == (-1.0, 1.0)
+    one = [replace(test, found=replace(test.found, mean=0.1)) for test in _compared([unknown])]
+    assert row_pictures._reach(one) == (float("-inf"), float("inf"))
+    assert differences(one).startswith(b"\x89PNG")
+
+
 def test_sampled_replies_are_below_the_greedy_ones_of_the_same_score() -> None:
     greedy = Compared("full against cot-sft", "boxes", FOUND, 0.001)
     alone, both = differences([greedy]), differences([greedy, replace(greedy, score="boxes, sampled")])
