@@ -31,7 +31,9 @@ NOTICES = {  # by model.weights
         "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of the paper's model.",
     ),
 }
-SEEDS = "t over questions and seeds"  # the test of a comparison that counts how far seeds are apart
+SEEDS = (
+    "Behrens-Fisher over questions and seeds"  # the test of a comparison that counts how far seeds are apart
+)
 Rows = Mapping[str, Mapping[int, Path]]  # by row, in order, and seed: the folder of its evaluation
 
 
@@ -104,10 +106,8 @@ class PooledScore(Score):
 def pooled(seeds: Sequence[Sequence[Score]]) -> list[PooledScore]:
     """The scores of a row over its seeds: means of `strict`, `official` and `unparsable`, and their spread.
 
-    The interval `low` to `high` is that of one seed's questions, which all seeds share, widened by the seeds' spread. Of
-    both together the quantile is that of t, with Satterthwaite's degrees of freedom: few seeds say little of their spread.
-    Where the seeds are much further apart than the questions' interval is wide, that of two seeds still holds the true
-    score in 89 of 100 cases only (a test measures it).
+    The interval `low` to `high` is that of one seed's questions, which all seeds share, widened by the seeds' spread
+    as in `over_seeds`: few seeds say little of how far others would be apart.
 
     Raises:
         ValueError: the seeds were not scored on the same metrics and numbers of questions.
@@ -151,8 +151,7 @@ def _widened(score: PooledScore, bounds: Sequence[float | None], sign: int) -> f
 
     questions = over_seeds.Part((half / float(stats.norm.ppf(0.975))) ** 2, math.inf)
     spread = over_seeds.Part(score["error"] ** 2, len(bounds) - 1)
-    error, freedom = over_seeds.together([questions, spread])
-    end = score["strict"] + sign * float(stats.t.ppf(0.975, freedom)) * error
+    end = score["strict"] + sign * over_seeds.half_width([questions, spread])
     return min(max(end, 0.0), 1.0) if score["unit"] == "share" else end
 
 

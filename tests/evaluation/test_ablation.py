@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -232,14 +233,12 @@ def test_the_interval_of_a_share_ends_at_one() -> None:
     (found,) = ablation.pooled([[one], [other]])
     assert found["high"] == 1.0
     questions, seeds = (0.2 / stats.norm.ppf(0.975)) ** 2, 0.125**2
-    freedom = (questions + seeds) ** 2 / (seeds**2 / 1)  # of the seeds' spread: one; of the questions: no end
-    assert found["low"] == pytest.approx(0.875 - stats.t.ppf(0.975, freedom) * (questions + seeds) ** 0.5)
+    parts = over_seeds.Part(questions, math.inf), over_seeds.Part(seeds, 1)
+    assert found["low"] == pytest.approx(max(0.875 - over_seeds.half_width(parts), 0.0))
 
 
-@pytest.mark.parametrize(("seeds", "least"), [(2, 0.88), (3, 0.92)])
-def test_the_interval_over_few_seeds_holds_the_true_score_as_often_as_it_says(
-    seeds: int, least: float
-) -> None:
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_interval_over_few_seeds_holds_the_true_score_as_often_as_it_says(seeds: int) -> None:
     """1,000 rows whose seeds are apart by 4 points, asked so many questions that these add 1 point: the hardest case.
 
     With 1.96 for t it would hold it in 81 and 88 of 100.
@@ -255,7 +254,7 @@ def test_the_interval_over_few_seeds_holds_the_true_score_as_often_as_it_says(
         low, high = one["low"], one["high"]
         assert low is not None and high is not None
         held += low <= 0.5 <= high
-    assert held / 1000 >= least
+    assert held / 1000 >= 0.95
 
 
 def test_a_bound_of_zero_is_as_far_from_the_score_as_it_says() -> None:

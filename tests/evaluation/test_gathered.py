@@ -148,11 +148,11 @@ def test_rows_with_one_number_for_all_rules_stand_beside_rows_with_one_for_each_
 
 
 def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_path: Path) -> None:
-    """Of 40 counts, one seed of cot-sft has 30 right and the other 32; vqa-sft 10. Single looks are alike."""
+    """Of 40 counts, five seeds of cot-sft have 30 to 32 right, 31 on average; vqa-sft 10. Single looks are alike."""
     folder = tmp_path / "kept"
     looks = {"scenes-4": [1.0] * 10}
     keep(folder, "vqa-sft", 0, {"count-4": [1.0] * 10 + [0.0] * 30, **looks})
-    for seed, many in ((0, 30), (1, 32)):
+    for seed, many in enumerate((30, 31, 31, 31, 32)):
         keep(
             folder,
             "cot-sft",
@@ -163,14 +163,14 @@ def test_answers_are_shown_by_kind_and_compared_two_sided_over_all_tests(tmp_pat
     text = gathered.draw(folder, ["vqa-sft", "cot-sft"], PAIRS, "miniature")
     assert "| row | seeds | answer | answer, count | answer, scenes | boxes |" in text
     assert "| vqa-sft | 1 | 40 ± 7 | 25 ± 7 | 100 ± 0 | 50 ± 0 |" in text
-    assert "| cot-sft | 2 | 82 " in text
+    assert "| cot-sft | 5 | 82 " in text
     rows = {line.split("|")[2].strip(): line for line in text.splitlines() if "cot-sft against" in line}
     assert set(rows) == {"answer", "answer, count", "answer, scenes", "boxes"}
     assert (
-        "| 40 | 1 and 2 | +52.5 |" in rows["answer, count"]
-        and "| 10 | 1 and 2 | +0.0 |" in rows["answer, scenes"]
+        "| 40 | 1 and 5 | +52.5 |" in rows["answer, count"]
+        and "| 10 | 1 and 5 | +0.0 |" in rows["answer, scenes"]
     )
-    assert float(rows["answer, count"].split("|")[7]) < 0.001
+    assert float(rows["answer, count"].split("|")[7]) < 0.002
     assert float(rows["answer, scenes"].split("|")[7]) == 1.0
     assert "corrected over the 4 tests" in text
     assert "other seeds would be apart is not known of vqa-sft, which have one" in text
