@@ -37,7 +37,7 @@ from sifthinker.llm.batch_states import (
 )
 from sifthinker.llm.commits import Commits, Lapsed
 from sifthinker.llm.costs import Costs
-from sifthinker.llm.endpoint_errors import Dead, NotFound, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, Doubtful, NotFound, Transient, Unauthorized
 from sifthinker.llm.patience import Patience
 from sifthinker.llm.usage import Usage
 
@@ -339,6 +339,8 @@ class BatchEndpoint(BatchCalls):
         if isinstance(error, Dead):
             told = f"{self.url}: {error}\nNothing more was asked: correct what it names, then start again."
             error = BatchStopped(told)
+        if isinstance(error, Doubtful):  # of the batch: no row's
+            error = Unauthorized(str(error))
         self._stop(error if isinstance(error, UserError) else UserError(f"{self.url}: {error!r}"))
         for key in list(self._waiting):
             self._tell(key, error)

@@ -28,14 +28,14 @@ from sifthinker.llm.batch import IN_FLIGHT, BatchEndpoint
 from sifthinker.llm.call_counts import Counts, pace
 from sifthinker.llm.commits import Commits, Lapsed
 from sifthinker.llm.costs import BudgetSpent, Costs
-from sifthinker.llm.endpoint_errors import Dead, Dropped, FieldRefused, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, Doubtful, Dropped, Transient, Unauthorized
 from sifthinker.llm.http import Endpoint
 from sifthinker.llm.ledger import LEASE, Failure, Reply
-from sifthinker.llm.parameters import Witnesses
 from sifthinker.llm.patience import Patience, Unreachable
 from sifthinker.llm.rate_limits import Gate, Ticket, Turns
 from sifthinker.llm.request import Request
 from sifthinker.llm.usage import Usage
+from sifthinker.llm.witnesses import Witnesses
 from sifthinker.system.waiting import outcome
 
 log = logging.getLogger(__name__)
@@ -235,10 +235,10 @@ class Engine:
         while True:
             try:
                 reply, usage = await self._send(key, request, lapses)
-            except Dead as error:
+            except (Dead, Doubtful) as error:
                 counts = (lambda: self.patience.answers), (lambda: self._in_flight)
-                if isinstance(error, FieldRefused) and await self._witnesses.agree(*counts):
-                    raise self._stop(Unauthorized(error.told)) from error
+                if isinstance(error, Doubtful) and await self._witnesses.agree(*counts):
+                    raise self._stop(error) from None
                 return await self._refused(key, request, error)
             except Transient as error:
                 trouble = error
@@ -270,10 +270,13 @@ class Engine:
         self._check()  # closed meanwhile: it would wait for this pause
         await asyncio.sleep(wait)
 
-    async def _refused(self, key: str, request: Request, error: Dead) -> Failure:
+    async def _refused(self, key: str, request: Request, error: Dead | Doubtful) -> Failure:
         self._warn(error.failure)
-        cost = self._cost(request, error)
-        await self.commits.do(partial(self.ledger.fail, key, error.failure, True, cost), cost)
+        cost, final = (
+            self._cost(request, error),
+            isinstance(error, Dead),
+        )  # the next run asks a doubtful one again
+        await self.commits.do(partial(self.ledger.fail, key, error.failure, final, cost), cost)
         return error.failure
 
     async def _given_up(self, key: str, trouble: Transient, tries: int) -> Failure:
@@ -295,7 +298,7 @@ class Engine:
             self._warned.add(failure.kind)
             log.warning("%s: the first request that fails as %s: %s", self.url, failure.kind, failure.detail)
 
-    def _cost(self, request: Request, error: Transient | Dead | Dropped) -> Usage:
+    def _cost(self, request: Request, error: Transient | Dead | Doubtful | Dropped) -> Usage:
         """What a reply cost that cannot be used; estimated where the server does not say."""
         if error.usage is not None:
             return error.usage
@@ -323,7 +326,7 @@ class Engine:
             except Transient as error:
                 self._trouble(error, ticket)
                 raise
-            except Dead as error:
+            except (Dead, Doubtful) as error:
                 self.turns.settle(ticket, error.usage.tokens if error.usage else ticket.tokens)
                 raise
             except Unauthorized as error:

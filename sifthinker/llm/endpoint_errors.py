@@ -13,7 +13,18 @@ class Unauthorized(UserError):
     """The endpoint serves nothing to this account, by this name or with these fields; every row would fail alike."""
 
 
-class NotFound(Unauthorized):
+class Doubtful(Unauthorized):
+    """So it looks; but the reason may be one request's alone, as where a firewall before the model answers 403 to words."""
+
+    size, lost = 0, False  # of the answer, see `Transient`
+
+    def __init__(self, told: str, failure: Failure) -> None:
+        """`told` is for a person where all requests fare alike, `failure` for the one request where they do not."""
+        super().__init__(told)
+        self.failure, self.usage = failure, Usage()
+
+
+class NotFound(Doubtful):
     """404: what was asked for is not there."""
 
 
@@ -62,12 +73,3 @@ class Dead(Exception):
         """`usage` is None where the endpoint does not say what it cost."""
         super().__init__(failure.detail)
         self.failure, self.usage = failure, usage
-
-
-class FieldRefused(Dead):
-    """Refused for a field that every request has."""
-
-    def __init__(self, failure: Failure, told: str) -> None:
-        """`told` is for a person, should no request be answered."""
-        super().__init__(failure, Usage())
-        self.told = told

@@ -19,7 +19,7 @@ from sifthinker.config.presets import throttles
 from sifthinker.core.errors import UserError
 from sifthinker.llm import completion, network, parameters
 from sifthinker.llm.completion import Unreadable
-from sifthinker.llm.endpoint_errors import Dead, Dropped, FieldRefused, NotFound, Transient, Unauthorized
+from sifthinker.llm.endpoint_errors import Dead, Doubtful, Dropped, NotFound, Transient, Unauthorized
 from sifthinker.llm.keys import key
 from sifthinker.llm.ledger import Failure, Reply
 from sifthinker.llm.usage import Usage, priced
@@ -255,7 +255,7 @@ class Endpoint:
         usage = priced(found, self.api.prices, self.api.mode != "chat") if found else None
         if (status := completion.fault(answer)) is not None:
             error = self.trouble(status, headers, raw, "the answer is an error: ")
-            if isinstance(error, (Dead, Transient)) and usage is not None:
+            if isinstance(error, (Dead, Doubtful, Transient)) and usage is not None:
                 error.usage = usage
             raise error
         try:
@@ -292,21 +292,24 @@ class Endpoint:
         named = lower if status == 429 else completion.names(raw)  # a 400 may quote the question
         empty = status in (400, 403, 429) and any(word in named for word in self._empty)
         if status in REFUSED or empty:
+            name = self.api.api_key_env
             todo = {
-                401: f"check the key in the environment variable {self.api.api_key_env}",
-                403: f"the key in {self.api.api_key_env} may not use the model '{self.api.model}'",
+                401: f"check the key in the environment variable {name}"
+                if name
+                else "set api_key_env: it wants a key",
+                403: f"the key in {name or 'no variable, api_key_env being empty,'} may not use the model '{self.api.model}'",
                 404: f"check base_url and the model '{self.api.model}'",
             }.get(0 if empty else status, "the account has no credit left; top it up")
-            refused = NotFound if status == 404 else Unauthorized
-            return refused(f"{self.url}: {detail}\nNothing more was asked: {todo}, then start again.")
+            told = f"{self.url}: {detail}\nNothing more was asked: {todo}, then start again."
+            if status in (401, 402) or empty:
+                return Unauthorized(told)
+            return (NotFound if status == 404 else Doubtful)(told, Failure("bad-request", detail))
         if status in RETRIED or status >= 500:
             kind = "rate-limit" if status == 429 else "server-error"
             return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)
         if status in (400, 422) and (mend := parameters.advice(self.safe(raw), self.api)):
             told = f"{self.url}: {detail}\nNothing more was asked, since every request has this field: {mend} in the "
-            return FieldRefused(
-                Failure("bad-request", detail), f"{told}endpoint's section, then start again."
-            )
+            return Doubtful(f"{told}endpoint's section, then start again.", Failure("bad-request", detail))
         filtered = any(word in lower for word in _FILTER_WORDS)
         return Dead(Failure("content-filter" if filtered else "bad-request", detail), Usage())
 

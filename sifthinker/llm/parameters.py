@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
 
 from sifthinker.config import Api
 from sifthinker.llm import completion
@@ -22,21 +20,6 @@ _ADVICE = {
     "temperature": "set leave_out: [temperature]",
     "seed": "set leave_out: [seed]",
 }
-
-
-class Witnesses:
-    """Whether all requests fare alike: one refusal alone may be a whim of the server's. Used in one event loop."""
-
-    def __init__(self) -> None:
-        """Before any refusal."""
-        self._refused = 0
-
-    async def agree(self, answered: Callable[[], int], in_flight: Callable[[], int]) -> bool:
-        """Whether none was answered, once a second one was refused or no other is on its way."""
-        self._refused += 1
-        while not answered() and self._refused < 2 and in_flight():
-            await asyncio.sleep(0.02)
-        return not answered()
 
 
 def sent(api: Api) -> set[str]:

@@ -7,7 +7,8 @@ What stays, whatever else is true of it:
 * what was made, written to or looked up within the last days (a verified hit touches its folder), and what it reaches;
 * what is being made: its lock is held;
 * the ledger of paid calls, the history of the nights and their reports, and the remembered digests;
-* every other folder that is no stage's: W&B's runs, which wait for `wandb sync`, and what people put there;
+* every other folder that is no stage's: W&B's runs, which wait for `wandb sync`, and what people put there, also where it
+  stands in a folder that is called like a stage;
 * links, with what is behind them and what that reaches: it may be another store's.
 
 What cannot be removed is told, and the rest goes on.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import time
 import uuid
@@ -39,12 +41,13 @@ from filelock import Timeout
 from sifthinker.core.errors import UserError
 from sifthinker.evaluation import history
 from sifthinker.store import runs
-from sifthinker.store.artifacts import Store
+from sifthinker.store.artifacts import KEY_LENGTH, Store
 from sifthinker.upkeep import prune_remote
 
 logger = logging.getLogger(__name__)
 DAY = 86_400.0  # seconds
 SHOWN = 5  # in a message, of what could not be removed
+_KEY = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 PARTS = ".parts"  # ends the name of the folder of a stage's shards
 # One and many.
 KINDS = {
@@ -116,7 +119,7 @@ def survey(store: Store, rules: Rules) -> Survey:
     """
     root, uploads = store.root, prune_remote.uploads(store)
     known = _Known(rules.stages, {name for name, upload in uploads.items() if _names(upload.manifest, name)})
-    uploads = {name: upload for name, upload in uploads.items() if known.owns(name[0])}
+    uploads = {name: upload for name, upload in uploads.items() if known.owns(name[0]) and known.made(name)}
     folders = {path: _measure(path) for path in _folders(root, known)}
     artifacts = {_name(path): measured for path, measured in folders.items() if "." not in path.name}
     manifests = {name: dict(upload.manifest) for name, upload in uploads.items()}
@@ -316,6 +319,14 @@ class _Known(NamedTuple):
         # What a killed pruning left has a trash name after its key.
         return any(_names(_json(path), (name, path.parent.name.partition(".")[0])) for path in there)
 
+    def made(self, name: Name, folder: Path | None = None) -> bool:
+        """Whether what stands in a stage's folder is ours: it is called like a key, or belongs to what names itself so."""
+        own = name[0], name[1].partition(".")[0]  # after the key: .work, .lock, a temporary's or a trash name
+        if _KEY.fullmatch(own[1]) or own in self.whole:
+            return True
+        paths = (folder / "manifest.json", folder.with_name(own[1]) / "manifest.json") if folder else ()
+        return any(_names(_json(path), own) for path in paths if path.exists())
+
 
 def _names(manifest: Mapping[str, Any], name: Name) -> bool:
     """Whether a manifest is that of the artifact of a name."""
@@ -325,7 +336,8 @@ def _names(manifest: Mapping[str, Any], name: Name) -> bool:
 def _folders(root: Path, known: _Known) -> list[Path]:
     """Everything that stands where artifacts stand: artifacts, work folders, what killed runs left."""
     stages = [path for path in sorted(root.iterdir()) if path.is_dir() and known.owns(path.name, path)]
-    return [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir()]
+    there = [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir()]
+    return [path for path in there if known.made((path.parent.name, path.name), path)]
 
 
 def _leftovers(root: Path, folders: Iterable[Path]) -> Iterator[tuple[str, Path, str]]:

@@ -253,7 +253,7 @@ MODULES: dict[str, Module] = {
     "keys": _neutral("sifthinker.llm.keys", _CARRIES),
     "local_models": _neutral("sifthinker.llm.local_models", "digests weights, which count in keys"),
     "network": _neutral("sifthinker.llm.network", _CARRIES),
-    "parameters": _neutral("sifthinker.llm.parameters", "ends a stage that fails"),
+    "parameters": _neutral("sifthinker.llm.parameters sifthinker.llm.witnesses", "ends a stage that fails"),
     "commits": _neutral("sifthinker.llm.commits", _KEEPS),
     "costs": _neutral("sifthinker.llm.costs", _CARRIES),
     "usage": _neutral("sifthinker.llm.usage", _CARRIES),

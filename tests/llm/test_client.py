@@ -242,7 +242,7 @@ def test_a_refusal_of_the_account_stops_at_once(canned, open_client, status, bod
     canned.answers = [(status, {}, body)]
     with open_client(concurrency=2) as client, pytest.raises(llm.Unauthorized, match=message):
         client.ask_all(question(n) for n in range(100))
-    assert len(canned.asked) <= 2
+    assert len(canned.asked) <= (3 if status in (403, 404) else 2)  # of those a second witness is waited for
     canned.answers = [(200, {}, completion())]  # a good key goes on
     with open_client() as client:
         assert isinstance(client.ask(question()), llm.Reply)

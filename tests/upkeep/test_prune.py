@@ -21,6 +21,7 @@ from sifthinker.upkeep import prune
 from sifthinker.upkeep.prune import Rules
 
 OLD = time.time() - 100 * prune.DAY
+KEY = "0123456789abcdef0123"
 NOTHING_RECENT = Rules(days=14, runs=0)
 
 
@@ -177,7 +178,7 @@ def test_what_a_run_began_to_use_between_survey_and_removal_stays(store: Store) 
 
 
 def test_leftovers_of_kills_go_when_they_are_old(store: Store) -> None:
-    leftovers = ["c/c9.work", "c/c9.tmp-dead", "c/c9.discarded-dead"]
+    leftovers = [f"c/{KEY}.work", f"c/{KEY}.tmp-dead", f"c/{KEY}.discarded-dead"]
     for name in leftovers:
         (store.root / name / "deep").mkdir(parents=True)
     (store.root / "runs" / "run9.json.tmp-dead").write_text("{")
@@ -247,14 +248,27 @@ def test_a_folder_that_is_no_stages_stays_with_its_links(store: Store) -> None:
 
 
 def test_a_stage_without_a_whole_artifact_is_known_by_its_name(store: Store) -> None:
-    for name in ("sft/k.work", "expand.parts/k.tmp-dead", "other/k.work"):
+    for name in (f"sft/{KEY}.work", f"expand.parts/{KEY}.tmp-dead", f"other/{KEY}.work"):
         (store.root / name).mkdir(parents=True)
     age(store.root)
     rules = Rules(days=14, runs=2, stages={"sft", "expand"})
     assert [thing.path.as_posix() for thing in prune.survey(store, rules).doomed] == [
-        "expand.parts/k.tmp-dead",
-        "sft/k.work",
+        f"expand.parts/{KEY}.tmp-dead",
+        f"sft/{KEY}.work",
     ]
+
+
+def test_what_people_keep_in_a_folder_that_is_called_like_a_stage_stays(store: Store) -> None:
+    """As a bucket for several projects has: `depth/` with somebody's maps, `report/` with their PDFs."""
+    theirs = ["c/maps/room.npy", "c/maps.v2/room.npy", "sft/2026/adapter.bin", "sft/c1.work/log", "c/deadbeef/x"]
+    for name in theirs:
+        (store.root / name).parent.mkdir(parents=True)
+        (store.root / name).write_text("precious")
+    write_json(store.root / "sft" / "2026" / "manifest.json", {"stage": "sft", "key": "another"})
+    age(store.root)
+    rules = Rules(days=14, runs=0, stages={"sft", "c"})
+    assert pruned(store, rules) == {"sft/2026"}
+    assert all((store.root / name).read_text() == "precious" for name in theirs)
 
 
 def test_links_stay_with_what_is_behind_them_and_what_that_is_made_from(

@@ -13,6 +13,8 @@ from sifthinker.store.manifest import Ref
 from sifthinker.upkeep import prune, prune_remote
 from sifthinker.upkeep.prune import Rules
 
+KEY = "0123456789abcdef0123"
+B7, B8, B9 = (f"{KEY[:-1]}{number}" for number in (7, 8, 9))
 LATER = Rules(days=-1, runs=0)  # all that there is was written before this limit
 
 
@@ -85,19 +87,19 @@ def test_half_an_upload_and_a_dead_lock_go_and_a_living_lock_stays(
     store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote = s3.Remote(bucket)
-    remote.write("b/b9/part", b"half")
-    remote.write("b/b8.lock", b"{}")
-    alive = Store(store.root.with_name("third"), bucket).lock("b", "b7")
+    remote.write(f"b/{B9}/part", b"half")
+    remote.write(f"b/{B8}.lock", b"{}")
+    alive = Store(store.root.with_name("third"), bucket).lock("b", B7)
     with alive:
         monkeypatch.setattr(prune, "_recent", lambda *_: False)
         found = prune.survey(store, LATER)
-        assert names(found, "upload") == {"b/b9"}
-        assert names(found, "lock") == {"b/b8.lock", "b/b7.lock"}
+        assert names(found, "upload") == {f"b/{B9}"}
+        assert names(found, "lock") == {f"b/{B8}.lock", f"b/{B7}.lock"}
         stayed = prune.remove(store, LATER, found)
         assert names(stayed, "lock") == set(), "neither holder is known to be dead yet"
-        assert "b9/part" not in remote.list("b")
+        assert f"{B9}/part" not in remote.list("b")
         time.sleep(0)
-    remote.write("b/b8.lock", b"{}")
+    remote.write(f"b/{B8}.lock", b"{}")
     monkeypatch.setattr(remote_lock, "EXPIRY", -60.0)
     prune.remove(store, LATER, prune.survey(store, LATER))
     assert not [name for name in remote.list("b") if name.endswith(".lock")]
@@ -126,12 +128,19 @@ def test_what_another_machine_makes_now_stays(store: Store, bucket: str) -> None
         assert "c/c2" in there(bucket)
 
 
-def test_what_people_keep_beside_the_artifacts_stays_on_the_bucket(store: Store, bucket: str) -> None:
+def test_what_people_keep_beside_and_among_the_artifacts_stays_on_the_bucket(
+    store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remote = s3.Remote(bucket)
     remote.write("backup/2026/file", b"precious")
-    remote.write("sft/b9/part", b"half")
+    remote.write("sft/2026/report.pdf", b"precious")
+    remote.write("sft/model.lock", b"precious")
+    remote.write(f"sft/{KEY}/part", b"half")
+    remote.write(f"sft/{KEY}.lock", b"{}")
     rules = Rules(days=-1, runs=0, stages={"sft"})
     found = prune.survey(store, rules)
-    assert names(found, "upload") == {"sft/b9"}
+    assert names(found, "upload") == {f"sft/{KEY}"} and names(found, "lock") == {f"sft/{KEY}.lock"}
+    monkeypatch.setattr(remote_lock, "EXPIRY", -60.0)
     prune.remove(store, rules, found)
-    assert remote.read("backup/2026/file") == b"precious" and not remote.list("sft")
+    assert remote.read("backup/2026/file") == b"precious"
+    assert set(remote.list("sft")) == {"2026/report.pdf", "model.lock"}
