@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import os
 import socket
@@ -9,8 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 from filelock import FileLock, Timeout
@@ -19,6 +23,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.system import loopback
 from sifthinker.system.processes import end
 
+_NO_ADDRESS = "{!r} is no address of a server{}; write http://host:port/api"
 START = 600.0  # seconds; a first start takes about 20 on a busy machine, and minutes on an overloaded one
 
 
@@ -26,7 +31,7 @@ def settings(store: Path) -> None:
     """Environment for Prefect, before it is imported: its home beside the artifacts, our logs shown, no telemetry.
 
     Raises:
-        UserError: Prefect's home cannot be made.
+        UserError: Prefect's home cannot be made, or PREFECT_API_URL is no address of an API.
     """
     loopback.direct()
     home = store.resolve() / "prefect"
@@ -42,6 +47,7 @@ def settings(store: Path) -> None:
     for name, value in defaults.items():
         if not os.environ.get(name):  # an .env file leaves them empty
             os.environ[name] = value
+    os.environ["PREFECT_API_URL"] = _address(os.environ["PREFECT_API_URL"])
     home = Path(os.environ["PREFECT_HOME"])
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -49,6 +55,24 @@ def settings(store: Path) -> None:
         raise UserError(
             f"{home}: cannot be created: {error.strerror}; set `store` (or PREFECT_HOME) to a folder you can write"
         ) from error
+
+
+def _address(api: str) -> str:
+    """The address of a server's API, without a slash at its end.
+
+    Raises:
+        UserError: it is none: Prefect would wait for it, or fail at each call.
+    """
+    try:
+        url = urlsplit(api)
+        host, _ = url.hostname, url.port
+    except ValueError as error:
+        raise UserError(f"PREFECT_API_URL: {_NO_ADDRESS.format(api, f': {error}')}") from error
+    if url.scheme not in ("http", "https") or not host:
+        raise UserError(f"PREFECT_API_URL: {_NO_ADDRESS.format(api, '')}")
+    if "api" not in url.path.split("/"):
+        raise UserError(f"PREFECT_API_URL: {api!r} lacks /api; write {api.rstrip('/')}/api")
+    return api.rstrip("/")
 
 
 def settings_of_a_look(store: Path) -> None:
@@ -73,8 +97,9 @@ def ensure() -> str:
     ui = api.removesuffix("/api")
     if answers(api):
         return ui
-    host, _, port = ui.removeprefix("http://").partition(":")
-    if host not in ("127.0.0.1", "localhost"):
+    url = urlsplit(api)
+    host, port = url.hostname, url.port or 80
+    if host not in ("127.0.0.1", "localhost") or url.scheme != "http" or url.path != "/api":
         raise UserError(
             f"PREFECT_API_URL: no Prefect server answers at {api}; start it, or unset the variable"
         )
@@ -84,7 +109,7 @@ def ensure() -> str:
     try:
         with FileLock(home / "server.lock", timeout=START):  # of two commands at once, one starts the server
             if not answers(api):
-                _start(api, host, int(port or 4200), home, deadline)
+                _start(api, host, port, home, deadline)
     except Timeout as error:
         raise UserError(
             f"another command has been starting the Prefect server at {ui} for {START:.0f} s; its log: {home / 'server.log'}"
@@ -176,15 +201,44 @@ def answers(api: str) -> bool:
     """Whether a Prefect server is healthy at this address.
 
     Raises:
-        UserError: it is no address.
+        UserError: it is no address; or the server wants a password or key, and has not been given the right one.
     """
     loopback.direct()
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=5) as response:
-            return bool(response.read().strip() == b"true")
+            healthy = bool(response.read().strip() == b"true")
     except (OSError, http.client.HTTPException):  # nothing, or something else than a server
         return False
     except ValueError as error:
+        raise UserError(f"PREFECT_API_URL: {_NO_ADDRESS.format(api, f': {error}')}") from error
+    # Prefect tells everybody that it is healthy. It imports for seconds, so its settings are read only where they are needed.
+    if healthy and _refuses(api, {}) and _refuses(api, _credentials()):
         raise UserError(
-            f"PREFECT_API_URL: {api!r} is no address of a server: {error}; write http://host:port/api"
-        ) from error
+            f"PREFECT_API_URL: the server at {api} refuses this machine: set PREFECT_API_AUTH_STRING to user:password "
+            "(PREFECT_API_KEY for Prefect Cloud)"
+        )
+    return healthy
+
+
+def _refuses(api: str, headers: Mapping[str, str]) -> bool:
+    """Whether a server answers that nobody with these headers may ask it."""
+    try:
+        request = urllib.request.Request(f"{api}/admin/version", headers=dict(headers))
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except (OSError, http.client.HTTPException):
+        return False
+    return False
+
+
+def _credentials() -> dict[str, str]:
+    """The header with what Prefect's settings hold: of the environment, a profile or an .env file."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings().api
+    if settings.auth_string is not None:
+        said = base64.b64encode(settings.auth_string.get_secret_value().encode()).decode()
+        return {"Authorization": f"Basic {said}"}
+    key = settings.key
+    return {"Authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import DeploymentSchedule
@@ -30,6 +31,8 @@ def main() -> None:
     """Registers everything, and ends with the status of the command that does so."""
     if not os.environ.get("PREFECT_API_URL"):  # Prefect would start a server that ends with this command
         sys.exit("deploy: set PREFECT_API_URL to the server's address, e.g. http://127.0.0.1:4200/api")
+    if wrong := _away():
+        sys.exit(f"deploy: {wrong}")
     # -m: this file is run by its path, and the modules beside it are found from the root
     if status := subprocess.call([sys.executable, "-m", "infra.pools"], cwd=ROOT):
         sys.exit(status)
@@ -63,6 +66,22 @@ def main() -> None:
         for line in registered(client):
             print(line)
     sys.exit(subprocess.call([sys.executable, "-m", "infra.automations"], cwd=ROOT))
+
+
+def _away() -> str:
+    """Why the server cannot be asked, and what to do; "" where it can."""
+    api = os.environ["PREFECT_API_URL"]
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"the server at {api} refuses this machine: set PREFECT_API_AUTH_STRING to user:password"
+        return f"the server at {api} answers with status {status}; see that the address ends in /api"
+    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
+        return f"no Prefect server answers at {api} ({error}); start it, or correct PREFECT_API_URL"
+    return ""
 
 
 def registered(client: SyncPrefectClient) -> Iterator[str]:

@@ -85,7 +85,9 @@ def added(default: Any, **kwargs: Any) -> Any:
 
 
 def address(text: str) -> str:
-    """The address of an HTTP server, as it is.
+    """The address of an HTTP server, as every spelling of it: scheme and host in lower case, no usual port, no slash at its end.
+
+    It names the account of paid calls, so that another spelling would pay them again.
 
     Raises:
         ValueError: it is no http or https URL with a host and a valid port, or it holds a password.
@@ -93,14 +95,17 @@ def address(text: str) -> str:
     example = "write http://host:port/path or https://host/path"
     try:
         url = urlsplit(text)
-        host, _ = url.hostname, url.port
+        host, port = url.hostname, url.port
     except ValueError as error:
         raise ValueError(f"is no address: {error}; {example}") from error
     if url.scheme not in ("http", "https") or not host:
         raise ValueError(f"is no address of an HTTP server; {example}")
     if url.username is not None:
         raise ValueError("must not hold a user or password; put the key into the environment (api_key_env)")
-    return text
+    netloc = f"[{host}]" if ":" in host else host  # both in lower case, as the scheme
+    if port not in (None, 443 if url.scheme == "https" else 80):
+        netloc += f":{port}"
+    return url._replace(netloc=netloc, path=url.path.rstrip("/")).geturl()
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:

@@ -149,7 +149,7 @@ def vllm(config: Config) -> Iterator[Finding]:
         try:
             command = serving.vllm(python)
         except UserError as error:
-            yield Finding("vLLM", "warning", f"{error}; {fields} wants it", todo)
+            yield Finding("vLLM", "error", f"{error}; {fields} wants it", todo)
             continue
         if trouble := commands.trouble(command):
             yield Finding("vLLM", "error", f"{trouble}; {fields} wants it", f"{todo}: this one does not run")

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any
 
-from sifthinker.config import LOCAL, STANDIN, UNNAMED, Api, Config
+from sifthinker.config import LOCAL, SERVED, STANDIN, UNNAMED, Api, Config
 from sifthinker.core.errors import UserError
-from sifthinker.llm import Unreachable, bookkeeping, local_models, standin
+from sifthinker.llm import Unreachable, bookkeeping, keys, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
 from sifthinker.models import serving
 from sifthinker.reporting import bought
 from sifthinker.system.repeating import repeated
-from tasks.runtime import events, tries
+from tasks.runtime import events, placement, tries
 from tasks.runtime.progress import End, Progress, how
 from tasks.runtime.stage import Endpoints, Job
 from tasks.runtime.stage_log import Log
@@ -43,6 +43,42 @@ def unnamed(field: str, api: Api | None) -> list[str]:
         f"{field}.base_url: no endpoint is named, and there is no default; give its address, or a preset, or 'standin' "
         "for the embedded stand-in, whose replies are made up"
     ]
+
+
+def unready(config: Config, stage: str, field: str, api: Api | None) -> list[str]:
+    """For `@stage(lacks=...)`: what to do about an endpoint that this machine could not ask; nothing where it can.
+
+    No address, no key, or no vLLM for a local model. What another machine asks, in a pool or on Dask, is seen there.
+    """
+    if lacking := unnamed(field, api):
+        return lacking
+    if api is None or api.base_url in (STANDIN, SERVED) or placement.pool(config, stage) or config.dask:
+        return []
+    if api.base_url == LOCAL:
+        return without_vllm(config, stage, field, None) if api.local_server == "vllm" else []
+    try:
+        keys.key(api, api.base_url)
+    except UserError as error:
+        return [f"{field}: {error}"]
+    return []
+
+
+def without_vllm(config: Config, stage: str, field: str, python: Path | None) -> list[str]:
+    """What to do where a stage wants vLLM, which is not on this machine; nothing where the stage runs on another.
+
+    Args:
+        config: of the run.
+        stage: its name.
+        field: that asks for vLLM, for the message.
+        python: the interpreter of vLLM's environment; none: the `vllm` on the PATH.
+    """
+    if placement.pool(config, stage):
+        return []
+    try:
+        serving.vllm(python)
+    except UserError as error:
+        return [f"{field}: {error}"]
+    return []
 
 
 def endpoint(api: Callable[[Config], Api]) -> Callable[[Job], AbstractContextManager[Endpoints]]:

@@ -17,7 +17,7 @@ from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import Annotation, DepthMap, Focus, Reject, Sample, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
-from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
+from tasks.runtime.endpoint import endpoint, unready, watched, weights
 from tasks.runtime.stage import Endpoints, Further, Job, stage
 from tasks.runtime.stage_results import RESULTS
 
@@ -111,7 +111,7 @@ def _identity(config: Config) -> dict[str, object]:
     parts=("samples", "focus", "maps", TABLE),
     around=_annotating,
     expects=_expects,
-    lacks=lambda c: unnamed("annotate.api", c.annotate.api) if c.annotates else [],
+    lacks=lambda c: unready(c, "annotate", "annotate.api", c.annotate.api) if c.annotates else [],
     most=lambda c: (
         1.0 if c.retry.passes else c.max_rejected
     ),  # retry mends some, and is judged by what is left

@@ -21,7 +21,7 @@ from sifthinker.store.manifest import Artifact
 from sifthinker.system import gpu
 from tasks.runtime import closure, stage_results
 from tasks.runtime import identity as identities
-from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
+from tasks.runtime.endpoint import endpoint, unready, watched, weights, without_vllm
 from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS
 
@@ -41,10 +41,17 @@ def _files(config: Config) -> dict[str, Path]:
 
 
 def _lacks(config: Config) -> list[str]:
-    """A judge that nobody named, benchmarks of the same questions, and those that cannot be asked and shall not be left out."""
+    """A judge or a server that cannot be had, benchmarks of the same questions, and those that shall not be left out."""
     absent = presence.absent(config.evaluate).values() if config.evaluate.missing == "refuse" else ()
     clashes = presence.clashes(config.evaluate)
-    return [*unnamed("evaluate.judge", config.evaluate.judge), *clashes, *absent]
+    settings = config.evaluate
+    served = settings.server == "vllm"
+    return [
+        *unready(config, "evaluate", "evaluate.judge", settings.judge),
+        *(without_vllm(config, "evaluate", "evaluate.server", settings.python) if served else ()),
+        *clashes,
+        *absent,
+    ]
 
 
 def _expects(config: Config, inputs: Mapping[str, Artifact]) -> str:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sifthinker.config import identity
+from sifthinker.config import Config, identity
 from sifthinker.core.tables import read
 from sifthinker.training import memory, preflight, samplers
-from tasks.runtime.endpoint import endpoint, unnamed, weights
+from tasks.runtime.endpoint import endpoint, unready, weights, without_vllm
 from tasks.runtime.programs import train, training_outcome
 from tasks.runtime.stage import Job, stage
 from tasks.runtime.stage_results import RESULTS
@@ -26,12 +26,23 @@ def _held_out(job: Job, subset: list[Path]) -> Path:
     return out
 
 
+def _lacks(config: Config) -> list[str]:
+    """A judge that cannot be asked, vLLM where it is to sample, and samples for a step."""
+    wanted = samplers.named(config.grpo) == "vllm_lora"
+    python = config.grpo.vllm.python
+    return [
+        *unready(config, "grpo", "grpo.judge", config.grpo.judge),
+        *(without_vllm(config, "grpo", "grpo.generation", python) if wanted else ()),
+        *preflight.too_few(config),
+    ]
+
+
 @stage(
     config=lambda c: {"model": identity(c.model), "grpo": identity(c.grpo), **weights(c.grpo.judge)},
     results=RESULTS["grpo"],
     around=endpoint(lambda c: c.grpo.judge),
     lineage=True,
-    lacks=lambda c: [*unnamed("grpo.judge", c.grpo.judge), *preflight.too_few(c)],
+    lacks=_lacks,
     retries=2,  # resumes from its last checkpoint
     expects=lambda c, _: f"sampled by {samplers.why(c.grpo)}",
 )

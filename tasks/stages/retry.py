@@ -14,7 +14,7 @@ from sifthinker.core.images import ImageLibrary
 from sifthinker.core.records import DepthMap, Reject, annotation, focus, sample
 from sifthinker.core.tables import CHAINS, read
 from sifthinker.store.manifest import Artifact
-from tasks.runtime.endpoint import endpoint, unnamed, watched, weights
+from tasks.runtime.endpoint import endpoint, unready, watched, weights
 from tasks.runtime.stage import Endpoints, Job, stage
 from tasks.runtime.stage_results import RESULTS
 
@@ -92,7 +92,7 @@ def _lacks(config: Config) -> list[str]:
     lacking = []
     for number, again in enumerate(config.retry.passes):
         name = f"retry.passes[{number}]"
-        lacking += unnamed(f"{name}.api", again.api)
+        lacking += unready(config, "retry", f"{name}.api", again.api)
         if config.annotate.api.budget_money is not None and (said := borrowed_prices(again, config.annotate)):
             lacking.append(f"{name}: budget_money cannot be held: {said}, or use budget_tokens")
     return lacking

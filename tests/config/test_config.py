@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.config import Config, Section, added, identity, load, operational, parse, parse_value
+from sifthinker.config import Api, Config, Section, added, identity, load, operational, parse, parse_value
 from sifthinker.core.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "flows" / "configs"
@@ -325,3 +325,18 @@ def test_an_endpoint_in_parts_takes_no_model_from_the_default_of_another_one() -
     assert parse({"scenes": {}}, "test").annotate.api.model == "doubao-1.5-vision-pro"
     named = parse({"scenes": {}, "annotate": {"api": {"base_url": "standin"}}}, "test")
     assert named.annotate.api.model == "standin"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("https://API.Example.org/V1/", "https://api.example.org/V1"),
+        ("HTTPS://api.example.org:443/V1", "https://api.example.org/V1"),
+        ("http://127.0.0.1:8000/v1//", "http://127.0.0.1:8000/v1"),
+        ("http://[::1]:80/v1", "http://[::1]/v1"),
+        ("https://h/v1?api-version=2/", "https://h/v1?api-version=2/"),
+        ("http://h", "http://h"),
+    ],
+)
+def test_spellings_of_one_address_are_one_account_and_nothing_is_paid_twice(written: str, meant: str) -> None:
+    assert Api(base_url=written, model="m").base_url == meant

@@ -61,6 +61,62 @@ def test_a_real_source_gets_no_stand_in_that_nobody_named(tmp_path: Path) -> Non
     assert not named["annotate"].lacks
 
 
+ELSEWHERE = {"base_url": "https://api.example.org/v1", "model": "m", "api_key_env": "DOCTOR_KEY"}
+
+
+def test_a_key_that_is_not_set_is_found_before_anything_is_made_or_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {
+        "annotate": {"api": ELSEWHERE},
+        "retry": {"passes": [{"api": ELSEWHERE}]},
+        "grpo": {"judge": ELSEWHERE},
+        "evaluate": {"judge": ELSEWHERE, "server": "transformers"},
+    }
+    monkeypatch.delenv("DOCTOR_KEY", raising=False)
+    found = looked_at(tmp_path, scenes={}, **fields)
+    lacking = {label: planned.lacks for label, planned in found.items() if planned.lacks}
+    assert set(lacking) == {"annotate", "retry", "grpo", "evaluate"}
+    for label, field in (
+        ("annotate", "annotate.api"),
+        ("evaluate", "evaluate.judge"),
+        ("grpo", "grpo.judge"),
+    ):
+        assert lacking[label][0].startswith(
+            f"{field}: https://api.example.org/v1: no API key: set the environment"
+        )
+    monkeypatch.setenv("DOCTOR_KEY", "sk-x")
+    assert not any(planned.lacks for planned in looked_at(tmp_path, scenes={}, **fields).values())
+    monkeypatch.setenv("SIF_API_KEYS", "")
+    found = looked_at(tmp_path, scenes={}, **fields)
+    assert "may not be sent to api.example.org" in found["annotate"].lacks[0]
+    monkeypatch.delenv("DOCTOR_KEY")
+    pooled = looked_at(tmp_path, scenes={}, placement="pools", **fields)
+    assert not pooled["grpo"].lacks and not pooled["evaluate"].lacks, "the machines of its pool may have it"
+
+
+def test_a_vllm_that_is_not_here_is_found_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin = {"base_url": "standin"}
+    fields: dict[str, Any] = {
+        "annotate": {"api": {"base_url": "local", "model": str(tmp_path)}},
+        "grpo": {"judge": standin, "generation": "vllm_lora"},
+        "evaluate": {"judge": standin, "server": "vllm"},
+    }
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = looked_at(tmp_path, scenes={}, **fields)
+    for label, field in (
+        ("annotate", "annotate.api"),
+        ("grpo", "grpo.generation"),
+        ("evaluate", "evaluate.server"),
+    ):
+        assert f"{field}: vLLM is not installed here" in "; ".join(found[label].lacks)
+    (tmp_path / "vllm").write_text("#!/bin/sh\n")
+    (tmp_path / "vllm").chmod(0o755)
+    assert not any(planned.lacks for planned in looked_at(tmp_path, scenes={}, **fields).values())
+
+
 def test_each_retry_pass_with_an_endpoint_of_its_own_must_name_it(tmp_path: Path) -> None:
     fields = {
         "annotate": {"api": {"base_url": "standin"}},

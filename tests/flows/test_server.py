@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from flows import server
 from sifthinker.core.errors import UserError
 from sifthinker.system.processes import end
 from tests.machine import free_port
+
+CREDENTIALS = server._credentials
 
 
 def asked(url: str, headers: dict[str, str], method: str = "GET") -> tuple[int, dict[str, str]]:
@@ -76,6 +79,67 @@ def test_what_answers_something_else_is_no_server(babbler):
 def test_an_address_that_is_none_is_explained(api):
     with pytest.raises(UserError, match=r"PREFECT_API_URL: .* is no address of a server"):
         server.answers(api)
+
+
+@pytest.mark.parametrize(
+    ("api", "says"),
+    [
+        ("127.0.0.1:4200/api", "is no address of a server; write http://host:port/api"),
+        ("http://[::1", "is no address of a server: "),
+        ("http://h:x/api", "is no address of a server: "),
+        ("http://127.0.0.1:4200", "lacks /api; write http://127.0.0.1:4200/api"),
+        ("https://prefect.example/", "lacks /api; write https://prefect.example/api"),
+    ],
+)
+def test_an_address_of_no_api_is_refused_at_once(tmp_path, monkeypatch, api, says):
+    monkeypatch.setattr(os, "environ", {"PREFECT_API_URL": api})
+    with pytest.raises(UserError, match="PREFECT_API_URL: ") as told:
+        server.settings(tmp_path)
+    assert says in str(told.value)
+
+
+def test_a_slash_at_its_end_is_left_out(tmp_path, monkeypatch):
+    cloud = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
+    for api, meant in (("http://127.0.0.1:4200/api/", "http://127.0.0.1:4200/api"), (cloud, cloud)):
+        monkeypatch.setattr(os, "environ", {"PREFECT_API_URL": api})
+        server.settings(tmp_path)
+        assert os.environ["PREFECT_API_URL"] == meant
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """Answers as a Prefect server with a password: everybody may know that it is healthy."""
+
+    class Guarded(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers["authorization"] == "Basic b3BzOnNlY3JldA=="  # ops:secret
+            self.send_response(200 if known or self.path == "/api/health" else 401)
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/api"
+        listening.shutdown()
+
+
+@pytest.mark.parametrize("said", ["", "ops:wrong"])
+def test_a_server_that_wants_a_password_is_told_from_one_that_is_away(guarded, monkeypatch, said):
+    monkeypatch.setattr(server, "_credentials", lambda: _basic(said))
+    with pytest.raises(UserError, match="refuses this machine: set PREFECT_API_AUTH_STRING") as told:
+        server.answers(guarded)
+    assert "wrong" not in str(told.value)
+    monkeypatch.setattr(server, "_credentials", lambda: _basic("ops:secret"))
+    assert server.answers(guarded)
+
+
+def _basic(said: str) -> dict[str, str]:
+    from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
+
+    with temporary_settings({PREFECT_API_AUTH_STRING: said} if said else {}):
+        return CREDENTIALS()
 
 
 def test_an_empty_variable_is_one_that_is_not_set(tmp_path, monkeypatch):

@@ -66,7 +66,9 @@ def test_a_key_or_a_model_that_is_taken_away_stops_the_stage_after_a_few(
         ask(tmp_path / "l", set(range(3, 40)), refusal, 40)
     with sqlite3.connect(tmp_path / "l") as ledger:
         states = dict(ledger.execute("SELECT state, count(*) FROM calls GROUP BY state"))
-    assert states["ok"] == 3 and states.keys() == {"ok", "failed"}, "the next run asks all but the three again"
+    assert states["ok"] == 3 and states.keys() == {"ok", "failed"}, (
+        "the next run asks all but the three again"
+    )
     assert IN_A_ROW <= states["failed"] <= IN_A_ROW + 1, "one more may have been under way"
 
 

@@ -116,7 +116,7 @@ def test_the_servers_that_sample_for_grpo_want_gpus_beside_the_ranks(
 @pytest.mark.parametrize(
     ("server", "script", "verdict", "says"),
     [
-        ("vllm", None, "warning", "not installed"),
+        ("vllm", None, "error", "not installed"),
         ("vllm", "echo 0.31.0", "ok", "/vllm"),
         (
             "vllm",

@@ -260,7 +260,13 @@ def test_a_stage_without_a_whole_artifact_is_known_by_its_name(store: Store) -> 
 
 def test_what_people_keep_in_a_folder_that_is_called_like_a_stage_stays(store: Store) -> None:
     """As a bucket for several projects has: `depth/` with somebody's maps, `report/` with their PDFs."""
-    theirs = ["c/maps/room.npy", "c/maps.v2/room.npy", "sft/2026/adapter.bin", "sft/c1.work/log", "c/deadbeef/x"]
+    theirs = [
+        "c/maps/room.npy",
+        "c/maps.v2/room.npy",
+        "sft/2026/adapter.bin",
+        "sft/c1.work/log",
+        "c/deadbeef/x",
+    ]
     for name in theirs:
         (store.root / name).parent.mkdir(parents=True)
         (store.root / name).write_text("precious")

@@ -13,7 +13,7 @@ from tests.evaluation.benchmarks.published_files import written
 
 
 def settings(*benchmarks, **more):
-    return config.Evaluate(benchmarks=benchmarks, **more)
+    return config.Evaluate(benchmarks=benchmarks, server="transformers", **more)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -70,7 +70,10 @@ def test_the_papers_configuration_evaluates_what_its_tables_1_to_4_have(monkeypa
     assert [b.split for b in made.evaluate.benchmarks if b.name == "mmbench"] == ["test", "dev"]
     assert made.evaluate.judge == made.grpo.judge and made.evaluate.judge.model == "doubao-1.5-vision-pro"
     monkeypatch.chdir(Path("/"))
-    assert len(evaluate.evaluate.lacks(made)) == len(names)  # none of them is here, and each is named
+    monkeypatch.delenv(made.evaluate.judge.api_key_env, raising=False)
+    key, vllm, *absent = evaluate.evaluate.lacks(made)
+    assert "no API key" in key and "vllm" in vllm.lower()
+    assert len(absent) == len(names)  # none of them is here, and each is named
 
 
 def test_two_entries_of_the_same_questions_are_refused_before_anything_runs(tmp_path):
