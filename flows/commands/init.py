@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,9 @@ def init(
     if like in TO_EDIT:
         console.print(f"Put your rows and pictures at {TO_EDIT[like]}, or change these paths in it. Then:")
     for command in ("data", "plan", "run"):
-        console.print(f"  sif {command} --config {plain(str(file))}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  sif {command} --config {shlex.quote(plain(str(file)))}", highlight=False, soft_wrap=True
+        )
 
 
 def text_of(like: str, file: Path) -> str:

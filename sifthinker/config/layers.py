@@ -43,12 +43,18 @@ class Layers:
 
 
 def names() -> list[str]:
-    """The configurations that can be given by name."""
+    """The configurations that can be given by name.
+
+    Raises:
+        UserError: the folder of the user's own is none.
+    """
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
 
 
 def _folders() -> list[Path]:
     own = os.environ.get(OWN)
+    if own and not Path(own).is_dir():
+        raise UserError(f"{OWN}: {own} is no folder; correct it, or unset it")
     return [Path(own), CONFIGS] if own else [CONFIGS]
 
 

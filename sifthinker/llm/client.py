@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeVar
 from weakref import WeakKeyDictionary
@@ -26,6 +27,7 @@ from sifthinker.llm.request import Request
 from sifthinker.system.waiting import STEP, outcome
 
 T = TypeVar("T")
+JUDGE = "judge"  # the scope of a judge's requests
 _tally: ContextVar[list[Counts] | None] = ContextVar("tally", default=None)
 _PENDING = 16  # answers per call in flight that may wait for an earlier one, since they come out in order
 
@@ -44,13 +46,13 @@ class Client:
         """`ledger` is where calls are recorded. `base_url` is where the endpoint really listens, if not where `api` says (the stand-in's port).
 
         `scope` is part of every request's key: whatever besides endpoint and model decides the answers, such
-        as the digest of the weights that a local server serves. `again` are kinds of failures: what the ledger holds as
+        as the digest of the weights that a local server serves; `JUDGE` of a judge. `again` are kinds of failures: what the ledger holds as
         refused for one of them is asked again.
         """
         decided = (scope, local_models.scope(api), local_models.server(api))
         self.api, self.scope = api, " ".join(filter(None, decided))
         place = ledger.resolve() if isinstance(ledger, Path) else ledger
-        self.again = again
+        self.again, self._judges = again, scope == JUDGE
         self._where = (api, place, http.address(api, base_url))
         self._engine: Engine | None = None
 
@@ -124,7 +126,9 @@ class Client:
 
     async def reply(self, request: Request) -> Reply | Failure:
         """`ask` for coroutines that run on the engine's loop, see `start`."""
-        return await self.engine.reply(request, self.scope, self.again)
+        # A policy's empty reply is a wrong one, kept as any other. A judge's says nothing, and would be kept for good.
+        asked = replace(request, wants_text=True) if self._judges else request
+        return await self.engine.reply(asked, self.scope, self.again)
 
     def start(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         """Runs `work()` on the engine's loop as soon as a place is free.

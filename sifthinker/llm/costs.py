@@ -14,6 +14,8 @@ from typing import Any
 from sifthinker.config import Api
 from sifthinker.core.errors import UserError
 from sifthinker.llm.completion import Tokens
+from sifthinker.llm.endpoint_errors import Dead, Doubtful, Dropped, Transient
+from sifthinker.llm.request import Request
 from sifthinker.llm.usage import Budget, Usage, priced
 
 _IMAGE_TOKENS = 1000.0  # first guess of an image's tokens; the server's reports correct it
@@ -89,6 +91,12 @@ class Costs:
         if guesses:
             return self._usage(guessed * prompts / guesses, completions / calls)
         return self._usage(guessed, most)
+
+    def of(self, request: Request, error: Transient | Dead | Doubtful | Dropped) -> Usage:
+        """What a reply cost that cannot be used; estimated where the server does not say."""
+        if error.usage is not None:
+            return error.usage
+        return self.estimated(request.messages, error.size, request.max_tokens, error.lost)
 
     def estimated(
         self, messages: Iterable[Mapping[str, Any]], size: int, most: int, lost: bool = False

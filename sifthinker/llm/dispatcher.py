@@ -67,7 +67,7 @@ class Engine:
         self.stopped: UserError | None = None
         self.rows_total = self._kept = self._rejected = 0
         self._calls = self._cached = self._failed = self._in_flight = 0
-        self._finished: deque[float] = deque(maxlen=10_000)  # when rows, or calls, were done
+        self._finished = deque[float](maxlen=10_000)  # when rows, or calls, were done
         self._flying: dict[str, asyncio.Task[Reply | Failure]] = {}
         self._wire: set[asyncio.Task[Any] | None] = set()  # of those, the ones whose call is on the wire
         self._warned: set[str] = set()  # kinds of failures
@@ -223,7 +223,7 @@ class Engine:
             return await self._buy(key, request)
         except BaseException as error:
             if isinstance(error, Dropped):
-                cost = self._cost(request, error)
+                cost = self.costs.of(request, error)
                 await asyncio.shield(self.commits.do(partial(self.ledger.charge, key, cost), cost))
             await asyncio.shield(self.commits.do(partial(self.ledger.release, key)))
             raise
@@ -251,7 +251,7 @@ class Engine:
             tries += 1
             if trouble.is_paid:
                 paid += 1
-                cost = self._cost(request, trouble)
+                cost = self.costs.of(request, trouble)
                 await self.commits.do(partial(self.ledger.charge, key, cost), cost)
             if tries > self.api.retries or paid >= _PAID_TRIES:
                 return await self._given_up(key, trouble, tries)
@@ -273,7 +273,7 @@ class Engine:
     async def _refused(self, key: str, request: Request, error: Dead | Doubtful) -> Failure:
         self._warn(error.failure)
         cost, final = (
-            self._cost(request, error),
+            self.costs.of(request, error),
             isinstance(error, Dead),
         )  # the next run asks a doubtful one again
         await self.commits.do(partial(self.ledger.fail, key, error.failure, final, cost), cost)
@@ -298,12 +298,6 @@ class Engine:
             self._warned.add(failure.kind)
             log.warning("%s: the first request that fails as %s: %s", self.url, failure.kind, failure.detail)
 
-    def _cost(self, request: Request, error: Transient | Dead | Doubtful | Dropped) -> Usage:
-        """What a reply cost that cannot be used; estimated where the server does not say."""
-        if error.usage is not None:
-            return error.usage
-        return self.costs.estimated(request.messages, error.size, request.max_tokens, error.lost)
-
     async def _send(self, key: str, request: Request, lapses: int) -> tuple[Reply, Usage]:
         """One try, within the limits."""
         async with self.gate:
@@ -323,6 +317,7 @@ class Engine:
             try:
                 self._check()
                 reply, usage = await self.endpoint.chat(key, request.body(self.api))
+                request.check(reply, usage)
             except Transient as error:
                 self._trouble(error, ticket)
                 raise

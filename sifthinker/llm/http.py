@@ -28,6 +28,7 @@ from sifthinker.system import loopback
 RETRIED = {204, 408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 OVERLOADED = {429, 503, 529}
 MOST_BYTES = 16 * 2**20  # of an answer, on the wire and unpacked
+_STREAMED = (b"data:", b"event:")  # begin server-sent events
 REFUSED = {401, 402, 403, 404}  # the next request would fare no better
 _FILTER_WORDS = (
     "content_filter",
@@ -272,11 +273,13 @@ class Endpoint:
     def unreadable(self, error: Unreadable, raw: bytes, usage: Usage | None = None) -> Transient:
         """An answer of status 200 that is no chat completion.
 
-        It may have been paid for, unless it is a page of a gateway before the model, or nothing.
+        It may have been paid for, unless it is a page of a gateway before the model, or nothing. A stream was.
         """
-        if usage is None and not raw.lstrip().startswith((b"{", b"[")):
+        begins = raw.lstrip()
+        if usage is None and not begins.startswith((b"{", b"[", *_STREAMED)):
             usage = Usage()
-        detail = f"{error}; it begins: {completion.excerpt(self.safe(raw[:2000]))}"
+        asked = " (a stream, which was not asked for)" if begins.startswith(_STREAMED) else ""
+        detail = f"{error}{asked}; it begins: {completion.excerpt(self.safe(raw[:2000]))}"
         return Transient("unreadable", detail, usage=usage, size=len(raw))
 
     def trouble(self, status: int, headers: Mapping[str, str], raw: bytes, where: str = "") -> Exception:

@@ -11,6 +11,9 @@ from typing import Any
 import orjson
 
 from sifthinker.config import Api
+from sifthinker.llm.endpoint_errors import Transient
+from sifthinker.llm.ledger import Reply
+from sifthinker.llm.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,16 @@ class Request:
     max_tokens: int
     seed: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)  # more parameters of the body
+    wants_text: bool = False  # an empty reply is no answer, and is asked for again; not part of the key
+
+    def check(self, reply: Reply, usage: Usage | None) -> None:
+        """Sees that the reply says something, where the request wants that.
+
+        Raises:
+            Transient: it is empty, though nothing cut it off. It was paid for.
+        """
+        if self.wants_text and not reply.text.strip() and reply.finish_reason in ("stop", ""):
+            raise Transient("unreadable", "the reply is empty", usage=usage)
 
     def identity(self, api: Api, scope: str) -> tuple[str, bytes]:
         """Key and canonical form: everything that decides the answer, pictures by digest."""

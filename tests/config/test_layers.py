@@ -217,3 +217,9 @@ def test_the_resolved_configuration_can_be_seen(write, tmp_path) -> None:
     again = write("again.yaml", shown.output)
     assert load(again) == load(file, {"scenes.seed": 4})
     assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_of_ones_own_that_is_none_is_no_silence(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv(layers.OWN, str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"SIF_CONFIGS: .*gone is no folder; correct it, or unset it"):
+        layers.named("demo")

@@ -199,6 +199,46 @@ def test_an_error_in_a_200_is_treated_by_its_code_and_its_words_are_shown(tmp_pa
     assert sum(states.values()) == 6
 
 
+@pytest.mark.parametrize("said", [None, "", " \n"])
+def test_a_judges_empty_reply_is_asked_for_again_and_not_kept(tmp_path, said):
+    empty = {0, 1}  # of the calls
+
+    def answer(number: int, _: bytes) -> evil.Answer:
+        return 200, {}, chat(said if number in empty else "1")
+
+    with evil.serving(answer) as server:
+        with llm.Client(Api(concurrency=1), tmp_path / "l", server.url, scope="judge") as client:
+            found = client.ask(question())
+            assert isinstance(found, llm.Reply) and found.text == "1"
+        empty |= set(range(3, 20))
+        with llm.Client(Api(concurrency=1), tmp_path / "l", server.url, scope="judge") as client:
+            refused = client.ask(question(1))
+        assert isinstance(refused, llm.Failure) and refused.kind == "unreadable"
+        assert "the reply is empty" in refused.detail
+        assert len(server.asked) == 6, "three each: each may be paid for"
+        empty.clear()
+        with llm.Client(Api(concurrency=1), tmp_path / "l", server.url, scope="judge") as client:
+            assert isinstance(client.ask(question(1)), llm.Reply), "the next run asks again"
+
+
+def test_a_judges_reply_without_a_word_that_was_cut_off_is_kept_with_its_reason(tmp_path):
+    with evil.serving(lambda *_: (200, {}, chat(None, reason="length"))) as server:
+        with llm.Client(Api(concurrency=1), tmp_path / "l", server.url, scope="judge") as client:
+            found = client.ask(question())
+        assert isinstance(found, llm.Reply) and found.finish_reason == "length" and len(server.asked) == 1
+
+
+def test_a_stream_that_nobody_asked_for_is_booked(tmp_path):
+    stream = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: [DONE]\n\n'
+    with evil.serving(lambda *_: (200, {"content-type": "text/event-stream"}, stream)) as server:
+        with llm.Client(Api(concurrency=1), tmp_path / "l", server.url) as client:
+            found = client.ask(question())
+            booked = client.progress()
+        assert isinstance(found, llm.Failure) and found.kind == "unreadable"
+        assert "a stream, which was not asked for" in found.detail
+        assert len(server.asked) == 3 and booked.estimated_tokens > 0
+
+
 @pytest.mark.parametrize("code", [401, "402", 403, "invalid_api_key", "insufficient_quota"])
 def test_an_error_of_the_account_in_a_200_stops_at_once(tmp_path, code):
     body = json.dumps({"error": {"message": "Top up, please", "code": code}}).encode()

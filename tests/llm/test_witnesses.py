@@ -69,7 +69,7 @@ def test_a_key_or_a_model_that_is_taken_away_stops_the_stage_after_a_few(
     assert states["ok"] == 3 and states.keys() == {"ok", "failed"}, (
         "the next run asks all but the three again"
     )
-    assert IN_A_ROW <= states["failed"] <= IN_A_ROW + 1, "one more may have been under way"
+    assert IN_A_ROW <= states["failed"] < 3 * IN_A_ROW, "a few more were reserved, and 37 would be refused"
 
 
 def test_what_all_are_refused_from_the_start_stops_it_with_the_first(tmp_path: Path) -> None:
