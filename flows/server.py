@@ -91,11 +91,12 @@ def ensure() -> str:
     """The address of the server's UI; starts a server, in a session of its own, when none answers on loopback.
 
     Raises:
-        UserError: PREFECT_API_URL names another host and nothing answers there, or the server does not start.
+        UserError: PREFECT_API_URL names another host and nothing answers there, the server refuses this machine, or it does
+            not start.
     """
     api = os.environ["PREFECT_API_URL"]
     ui = api.removesuffix("/api")
-    if answers(api):
+    if admits(api):
         return ui
     url = urlsplit(api)
     host, port = url.hostname, url.port or 80
@@ -201,17 +202,27 @@ def answers(api: str) -> bool:
     """Whether a Prefect server is healthy at this address.
 
     Raises:
-        UserError: it is no address; or the server wants a password or key, and has not been given the right one.
+        UserError: it is no address.
     """
     loopback.direct()
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=5) as response:
-            healthy = bool(response.read().strip() == b"true")
+            return bool(response.read().strip() == b"true")
     except (OSError, http.client.HTTPException):  # nothing, or something else than a server
         return False
     except ValueError as error:
         raise UserError(f"PREFECT_API_URL: {_NO_ADDRESS.format(api, f': {error}')}") from error
-    # Prefect tells everybody that it is healthy. It imports for seconds, so its settings are read only where they are needed.
+
+
+def admits(api: str) -> bool:
+    """Whether a Prefect server is healthy at this address, and answers this machine.
+
+    It tells everybody that it is healthy. Prefect imports for seconds, so its settings are read only where they are needed.
+
+    Raises:
+        UserError: it is no address; or the server wants a password or key, and has not been given the right one.
+    """
+    healthy = answers(api)
     if healthy and _refuses(api, {}) and _refuses(api, _credentials()):
         raise UserError(
             f"PREFECT_API_URL: the server at {api} refuses this machine: set PREFECT_API_AUTH_STRING to user:password "

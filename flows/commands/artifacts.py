@@ -126,7 +126,7 @@ def prune(
     opened = existing(store, config)
     server.settings(opened.root)
     ended: set[str] = set()
-    if (under_way := domain.running(opened)) and server.answers(os.environ["PREFECT_API_URL"]):
+    if (under_way := domain.running(opened)) and server.admits(os.environ["PREFECT_API_URL"]):
         from tasks.operations.prune import over
 
         ended = over(under_way)

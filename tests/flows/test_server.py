@@ -129,10 +129,10 @@ def guarded() -> Iterator[str]:
 def test_a_server_that_wants_a_password_is_told_from_one_that_is_away(guarded, monkeypatch, said):
     monkeypatch.setattr(server, "_credentials", lambda: _basic(said))
     with pytest.raises(UserError, match="refuses this machine: set PREFECT_API_AUTH_STRING") as told:
-        server.answers(guarded)
+        server.admits(guarded)
     assert "wrong" not in str(told.value)
     monkeypatch.setattr(server, "_credentials", lambda: _basic("ops:secret"))
-    assert server.answers(guarded)
+    assert server.admits(guarded)
 
 
 def _basic(said: str) -> dict[str, str]:

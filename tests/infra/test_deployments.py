@@ -214,6 +214,7 @@ def test_what_is_paused_stays_paused_though_deploying_is_interrupted(monkeypatch
     kept = deploy_program.parameters.Kept("nightly/nightly", uuid4(), {"tier": "quick"})
     there = [SimpleNamespace(id="training", paused=True), SimpleNamespace(id="nightly", paused=False)]
     client = SimpleNamespace(
+        read_work_pools=lambda **_: [],
         read_deployments=lambda: there,
         pause_deployment=paused.append,
         read_artifacts=lambda **_: [],
