@@ -272,11 +272,8 @@ class Engine:
 
     async def _refused(self, key: str, request: Request, error: Dead | Doubtful) -> Failure:
         self._warn(error.failure)
-        cost, final = (
-            self.costs.of(request, error),
-            isinstance(error, Dead),
-        )  # the next run asks a doubtful one again
-        await self.commits.do(partial(self.ledger.fail, key, error.failure, final, cost), cost)
+        cost = self.costs.of(request, error)
+        await self.commits.do(partial(self.ledger.fail, key, error.failure, error.final, cost), cost)
         return error.failure
 
     async def _given_up(self, key: str, trouble: Transient, tries: int) -> Failure:

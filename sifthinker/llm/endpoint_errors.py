@@ -18,10 +18,13 @@ class Doubtful(Unauthorized):
 
     size, lost = 0, False  # of the answer, see `Transient`
 
-    def __init__(self, told: str, failure: Failure) -> None:
-        """`told` is for a person where all requests fare alike, `failure` for the one request where they do not."""
+    def __init__(self, told: str, failure: Failure, final: bool = False) -> None:
+        """`told` is for a person where all requests fare alike, `failure` for the one request where they do not.
+
+        `final`: that one is kept as refused. Else, since it may be about the account, the next run asks it again.
+        """
         super().__init__(told)
-        self.failure, self.usage = failure, Usage()
+        self.failure, self.final, self.usage = failure, final, Usage()
 
 
 class NotFound(Doubtful):
@@ -67,6 +70,7 @@ class Dropped(asyncio.CancelledError):
 class Dead(Exception):
     """Refused for good, maybe for money."""
 
+    final = True
     size, lost = 0, False  # of the answer, see `Transient`
 
     def __init__(self, failure: Failure, usage: Usage | None) -> None:

@@ -299,7 +299,7 @@ class Endpoint:
             todo = {
                 401: f"check the key in the environment variable {name}"
                 if name
-                else "set api_key_env: it wants a key",
+                else "check the key: api_key_env names none",
                 403: f"the key in {name or 'no variable, api_key_env being empty,'} may not use the model '{self.api.model}'",
                 404: f"check base_url and the model '{self.api.model}'",
             }.get(0 if empty else status, "the account has no credit left; top it up")
@@ -312,7 +312,8 @@ class Endpoint:
             return Transient(kind, detail, retry_after(headers), overload=status in OVERLOADED)
         if status in (400, 422) and (mend := parameters.advice(self.safe(raw), self.api)):
             told = f"{self.url}: {detail}\nNothing more was asked, since every request has this field: {mend} in the "
-            return Doubtful(f"{told}endpoint's section, then start again.", Failure("bad-request", detail))
+            told = f"{told}endpoint's section, then start again."
+            return Doubtful(told, Failure("bad-request", detail), final=True)
         filtered = any(word in lower for word in _FILTER_WORDS)
         return Dead(Failure("content-filter" if filtered else "bad-request", detail), Usage())
 

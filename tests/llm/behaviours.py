@@ -15,7 +15,7 @@ from email.utils import formatdate
 
 from sifthinker import llm
 from sifthinker.core.errors import UserError
-from sifthinker.llm.endpoint_errors import NotFound
+from sifthinker.llm.endpoint_errors import Doubtful, NotFound
 from tests.evil import GOOD_USAGE, chat
 from tests.llm import wire_acts
 from tests.llm.test_odd_replies import READ, UNREAD
@@ -218,7 +218,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     # bodies
     "white space around": accepted(answer(lambda text: b"\n\n " + good(text) + b" \n")),
     "two objects": unreadable(answer(lambda text: good(text) + good(text)), "not JSON"),
-    "events of a stream": lost(answer(lambda text: b"data: " + good(text) + b"\n\n"), "not JSON"),
+    "events of a stream": unreadable(answer(lambda text: b"data: " + good(text) + b"\n\n"), "not JSON"),
     "two choices": accepted(answer(lambda text: _choices(text, "another"))),
     "choices with nothing in it": unreadable(answer(b'{"choices": [null]}'), "no choices"),
     "a null body": unreadable(answer(b"[null]"), "a list"),
@@ -268,7 +268,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 STOPS: dict[str, Stop] = {
     "401": Stop(answer(b'{"error": {"message": "no such key"}}', 401), llm.Unauthorized, "no such key.*check the key"),
     "402": Stop(answer(b"pay", 402), llm.Unauthorized, "no credit left"),
-    "403": Stop(answer(b"", 403), llm.Unauthorized, "may not use the model"),
+    "403": Stop(answer(b"", 403), Doubtful, "may not use the model"),
     "404": Stop(answer(b"<html>nginx</html>", 404), NotFound, "check base_url"),
     "407": Stop(answer(b"", 407), llm.Unauthorized, "the proxy .*asks for a user and a password"),
     "429 of an empty account": Stop(
@@ -282,7 +282,7 @@ STOPS: dict[str, Stop] = {
     ),
     "a field that is refused each time": Stop(
         answer(b'{"error": {"message": "Unsupported parameter: \'max_tokens\'"}}', 400),
-        llm.Unauthorized,
+        Doubtful,
         "token_limit_field: max_completion_tokens",
     ),
     "redirect to another host": Stop(

@@ -40,7 +40,7 @@ def ask(
 
 @pytest.mark.parametrize("refusal", [FIREWALL, NO_ENDPOINT, FIELD])
 @pytest.mark.parametrize("place", [1, 7])
-def test_a_refusal_among_answers_rejects_its_row_alone_and_the_next_run_asks_it_again(
+def test_a_refusal_among_answers_rejects_its_row_alone_and_the_next_run_asks_it_again_where_that_may_help(
     tmp_path: Path, refusal: evil.Answer, place: int
 ) -> None:
     found, sent = ask(tmp_path / "l", {place}, refusal, 8)
@@ -50,7 +50,8 @@ def test_a_refusal_among_answers_rejects_its_row_alone_and_the_next_run_asks_it_
     assert isinstance(reject, llm.Failure)
     assert reject.kind == "bad-request" and f"HTTP {refusal[0]}" in reject.detail
     found, sent = ask(tmp_path / "l", set(), refusal, 8)
-    assert sent == 1 and not any(isinstance(one, llm.Failure) for one in found)
+    again = refusal is not FIELD  # a 400 is kept: the same request has the same field
+    assert sent == again and any(isinstance(one, llm.Failure) for one in found) is not again
 
 
 def test_the_first_of_many_at_once_waits_for_a_witness(tmp_path: Path) -> None:
@@ -66,10 +67,13 @@ def test_a_key_or_a_model_that_is_taken_away_stops_the_stage_after_a_few(
         ask(tmp_path / "l", set(range(3, 40)), refusal, 40)
     with sqlite3.connect(tmp_path / "l") as ledger:
         states = dict(ledger.execute("SELECT state, count(*) FROM calls GROUP BY state"))
-    assert states["ok"] == 3 and states.keys() == {"ok", "failed"}, (
-        "the next run asks all but the three again"
+    assert states.pop("ok") == 3
+    assert states.keys() <= ({"failed", "dead"} if refusal is FIELD else {"failed"}), (
+        "the next run asks them again"
     )
-    assert IN_A_ROW <= states["failed"] < 3 * IN_A_ROW, "a few more were reserved, and 37 would be refused"
+    assert IN_A_ROW <= sum(states.values()) < 3 * IN_A_ROW, (
+        "a few more were reserved, and 37 would be refused"
+    )
 
 
 def test_what_all_are_refused_from_the_start_stops_it_with_the_first(tmp_path: Path) -> None:
