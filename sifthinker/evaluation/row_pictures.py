@@ -67,7 +67,7 @@ def differences(tests: Sequence[Compared]) -> bytes:
     if any(_greedy(test.score) != test.score for test in tests):
         said += "\nblue: greedy replies, orange: sampled ones"
     if cut:
-        said += "\nan arrow: the interval goes on; of two seeds it may be very wide"
+        said += "\nan arrow: the interval goes on; of few seeds it may be very wide"
     made.supxlabel(said, fontsize=8)
     return plots.png(made, ground="white")
 
