@@ -43,18 +43,12 @@ class Layers:
 
 
 def names() -> list[str]:
-    """The configurations that can be given by name.
-
-    Raises:
-        UserError: the folder of the user's own is none.
-    """
+    """The configurations that can be given by name."""
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
 
 
 def _folders() -> list[Path]:
     own = os.environ.get(OWN)
-    if own and not Path(own).is_dir():
-        raise UserError(f"{OWN}: {own} is no folder; correct it, or unset it")
     return [Path(own), CONFIGS] if own else [CONFIGS]
 
 
@@ -62,8 +56,11 @@ def named(name: str, beside: Path = Path()) -> Path:
     """The file of a configuration: one of `names`, or a path relative to the folder `beside`.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is neither, or the folder of the user's own configurations is none.
     """
+    own = os.environ.get(OWN)
+    if own and not Path(own).is_dir():
+        raise UserError(f"{OWN}: {own} is no folder; correct it, or unset it")
     if name in names():
         return next(
             file for folder in _folders() if (file := folder / f"{name}.yaml").exists() or file.is_symlink()
