@@ -232,12 +232,12 @@ def admits(api: str) -> bool:
 
 
 def _refuses(api: str, headers: Mapping[str, str]) -> bool:
-    """Whether a server answers that nobody with these headers may ask it."""
+    """Whether a server answers that it does not know who asks, with these headers."""
     try:
         request = urllib.request.Request(f"{api}/admin/version", headers=dict(headers))
         urllib.request.urlopen(request, timeout=5).close()
     except urllib.error.HTTPError as error:
-        return error.code in (401, 403)
+        return error.code == 401  # any other status is about this one path, which not every server has
     except (OSError, http.client.HTTPException):
         return False
     return False

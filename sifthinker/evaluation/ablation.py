@@ -31,9 +31,7 @@ NOTICES = {  # by model.weights
         "The base model is a miniature that was trained on rendered scenes: what holds here need not hold of the paper's model.",
     ),
 }
-SEEDS = (
-    "Behrens-Fisher over questions and seeds"  # the test of a comparison that counts how far seeds are apart
-)
+SEEDS = "Behrens-Fisher over questions and seeds"  # the test where it is counted how far seeds are apart
 Rows = Mapping[str, Mapping[int, Path]]  # by row, in order, and seed: the folder of its evaluation
 
 

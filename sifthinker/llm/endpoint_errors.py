@@ -14,7 +14,7 @@ class Unauthorized(UserError):
 
 
 class Doubtful(Unauthorized):
-    """So it looks; but the reason may be one request's alone, as where a firewall before the model answers 403 to words."""
+    """Probably about the account; but it may be about one request, as where a firewall before the model answers 403."""
 
     size, lost = 0, False  # of the answer, see `Transient`
 

@@ -296,11 +296,10 @@ class Endpoint:
         empty = status in (400, 403, 429) and any(word in named for word in self._empty)
         if status in REFUSED or empty:
             name = self.api.api_key_env
+            of = f"in the environment variable {name}" if name else "(none was sent: api_key_env is empty)"
             todo = {
-                401: f"check the key in the environment variable {name}"
-                if name
-                else "check the key: api_key_env names none",
-                403: f"the key in {name or 'no variable, api_key_env being empty,'} may not use the model '{self.api.model}'",
+                401: f"check the key {of}",
+                403: f"the key {of} may not use the model '{self.api.model}'",
                 404: f"check base_url and the model '{self.api.model}'",
             }.get(0 if empty else status, "the account has no credit left; top it up")
             told = f"{self.url}: {detail}\nNothing more was asked: {todo}, then start again."

@@ -77,5 +77,5 @@ def test_a_key_or_a_model_that_is_taken_away_stops_the_stage_after_a_few(
 
 
 def test_what_all_are_refused_from_the_start_stops_it_with_the_first(tmp_path: Path) -> None:
-    with pytest.raises(llm.Unauthorized, match="api_key_env being empty"):
+    with pytest.raises(llm.Unauthorized, match="api_key_env is empty"):
         ask(tmp_path / "l", set(range(9)), FIREWALL, 9)
