@@ -1,8 +1,8 @@
 """A configuration in layers: a file that extends another one, and several files one over the other.
 
 A file that holds `extends: paper` is laid over the configuration of that name; `extends: base.yaml` names a file, relative
-to the one that says so. Of several files (`--config a.yaml --config b.yaml`) the later wins. Mappings are merged field by
-field. Everything else is replaced whole: a list, too, and `null` takes a section of a lower layer away (`scenes: null`). So is an
+to the one that says so. The user's own `paper.yaml` may extend `paper`: ours. Of several files (`--config a.yaml --config
+b.yaml`) the later wins. Mappings are merged field by field. Everything else is replaced whole: a list, too, and `null` takes a section of a lower layer away (`scenes: null`). So is an
 endpoint by one that names a `preset`: fields of the lower one would win over the preset's.
 """
 
@@ -52,8 +52,13 @@ def _folders() -> list[Path]:
     return [Path(own), CONFIGS] if own else [CONFIGS]
 
 
-def named(name: str, beside: Path = Path()) -> Path:
+def named(name: str, beside: Path = Path(), above: Path | None = None) -> Path:
     """The file of a configuration: one of `names`, or a path relative to the folder `beside`.
+
+    Args:
+        name: of a configuration, or a path.
+        beside: folder that a path is relative to.
+        above: the file that extends it. Where that is the user's own of this name, ours of the name is meant.
 
     Raises:
         UserError: it is neither, or the folder of the user's own configurations is none.
@@ -62,9 +67,9 @@ def named(name: str, beside: Path = Path()) -> Path:
     if own and not Path(own).is_dir():
         raise UserError(f"{OWN}: {own} is no folder; correct it, or unset it")
     if name in names():
-        return next(
-            file for folder in _folders() if (file := folder / f"{name}.yaml").exists() or file.is_symlink()
-        )
+        files = [folder / f"{name}.yaml" for folder in _folders()]
+        there = [file for file in files if file.exists() or file.is_symlink()]
+        return next((file for file in there if not above or file.resolve() != above.resolve()), there[0])
     path = beside / Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_file() or path.parent != beside:
         return path
@@ -171,7 +176,7 @@ def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, Document]]:
             "into several --config"
         )
     try:
-        wanted = named(lower, path.parent)
+        wanted = named(lower, path.parent, path)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if not wanted.is_file():

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "calls.sqlite"  # in the store
+FLEETING = (
+    "SIF_STORE_FLEETING"  # environment variable: 1 where the store's folder is gone with the run, as in a pod
+)
 SHARED: Literal["shared"] = "shared"
 Place = Path | Literal["shared"]
 
@@ -34,6 +37,11 @@ Place = Path | Literal["shared"]
 def place(store: Path) -> Place:
     """Where the calls of a store are recorded."""
     return SHARED if os.environ.get(VARIABLE, "").strip() else store / FILE
+
+
+def fleeting() -> bool:
+    """Whether what is paid here would be forgotten with the run: its ledger is a file in a store that is gone with it."""
+    return os.environ.get(FLEETING, "") == "1" and not os.environ.get(VARIABLE, "").strip()
 
 
 def open_ledger(where: Place) -> Ledger:

@@ -11,6 +11,7 @@ from sifthinker.config import LOCAL, SERVED, STANDIN, UNNAMED, Api, Config
 from sifthinker.core.errors import UserError
 from sifthinker.llm import Unreachable, bookkeeping, keys, local_models, standin
 from sifthinker.llm.call_counts import Counts, bar
+from sifthinker.llm.ledger import VARIABLE
 from sifthinker.models import serving
 from sifthinker.reporting import bought
 from sifthinker.system.repeating import repeated
@@ -48,7 +49,7 @@ def unnamed(field: str, api: Api | None) -> list[str]:
 def unready(config: Config, stage: str, field: str, api: Api | None) -> list[str]:
     """For `@stage(lacks=...)`: what to do about an endpoint that this machine could not ask; nothing where it can.
 
-    No address, no key, or no vLLM for a local model. What another machine asks, in a pool or on Dask, is seen there.
+    No address, no key, no vLLM for a local model, or a record of what is paid that would not outlast the run. What another machine asks, in a pool or on Dask, is seen there.
     """
     if lacking := unnamed(field, api):
         return lacking
@@ -60,6 +61,11 @@ def unready(config: Config, stage: str, field: str, api: Api | None) -> list[str
         keys.key(api, api.base_url)
     except UserError as error:
         return [f"{field}: {error}"]
+    if bookkeeping.fleeting():
+        return [
+            f"{field}: the store is gone with this run ({bookkeeping.FLEETING}), and the record of its paid calls would be, "
+            f"too: a run that is started again would pay again; set {VARIABLE} (infra/README.md, One ledger for several hosts)"
+        ]
     return []
 
 

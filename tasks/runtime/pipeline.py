@@ -236,17 +236,10 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
     """
     looking = _look(pipeline, config, partial, store)
     wanted = looking.wanted() or {planned.label for planned in looking.plan}
-    labels = [planned.label for planned in looking.plan]
-    for field, named in (("start_at", partial.start_at), ("stop_after", partial.stop_after)):
-        if named and named not in labels:
-            why = (
-                "stands before start_at"
-                if field == "start_at" and partial.stop_after
-                else "is no stage of this flow"
-            )
-            raise UserError(f"{field}: {named} {why}; stages: {', '.join(labels)}")
+    _check_ends(pipeline, config, partial, store, [planned.label for planned in looking.plan])
     if partial.start_at:
-        before = looking.plan[: labels.index(partial.start_at)]
+        reached = [planned.label for planned in looking.plan].index(partial.start_at)
+        before = looking.plan[:reached]
         missing = [
             p for p in before if p.verdict == "runs" and p.label not in looking.fetched and p.label in wanted
         ]
@@ -255,6 +248,24 @@ def plan(pipeline: Pipeline, config: Config, partial: Partial, store: Store) -> 
     found = [planned for planned in looking.plan if planned.label in wanted]
     _check_refresh(partial, found)
     return found
+
+
+def _check_ends(
+    pipeline: Pipeline, config: Config, partial: Partial, store: Store, reached: Sequence[str]
+) -> None:
+    """Refuses a start or a stop that is no stage, and a stop before the start; `reached` are the stages up to the stop."""
+    asked = {"start_at": partial.start_at, "stop_after": partial.stop_after}
+    missed = {field: label for field, label in asked.items() if label and label not in reached}
+    if not missed:
+        return
+    stages = labels(pipeline, config, store)
+    for field, label in missed.items():
+        if label not in stages:
+            raise UserError(f"{field}: {label} is no stage of this flow; stages: {', '.join(stages)}")
+    raise UserError(
+        f"stop_after: {partial.stop_after} stands before start_at: {partial.start_at}, so nothing would run; stages: "
+        f"{', '.join(stages)}"
+    )
 
 
 def _check_refresh(partial: Partial, plan: Sequence[Planned]) -> None:

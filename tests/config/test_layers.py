@@ -167,6 +167,18 @@ def test_a_mistake_names_the_file_and_line_that_it_is_from(write, tmp_path) -> N
     )
 
 
+def test_a_users_own_configuration_can_extend_ours_of_the_same_name(write, tmp_path, monkeypatch) -> None:
+    """The cluster's `nightly.yaml` is ours with its benchmarks; a file of another folder takes both."""
+    ours = load(layers.named("smoke"))
+    write("own/smoke.yaml", "extends: smoke\nscenes: {rows: 9}")
+    monkeypatch.setenv(layers.OWN, str(tmp_path / "own"))
+    expected = ours.model_copy(update={"scenes": ours.scenes.model_copy(update={"rows": 9})})
+    assert load(layers.named("smoke")) == expected
+    assert load(write("mine.yaml", "extends: smoke\nname: smoke")) == expected
+    with pytest.raises(UserError, match="extend each other in a circle"):
+        load(write("own/own.yaml", "extends: own"))
+
+
 @pytest.mark.parametrize("name", layers.names())
 def test_every_configuration_can_be_extended_by_its_name(write, name) -> None:
     found = load(write("mine.yaml", f"extends: {name}\nname: mine"))

@@ -24,6 +24,7 @@ from infra.trial import VARIABLE
 from sifthinker import config
 from sifthinker.config import Grpo, Sft
 from sifthinker.config.layers import OWN
+from sifthinker.llm import bookkeeping
 from tasks.runtime.following import MARGIN
 from tasks.runtime.nodes import ADDRESS
 from tests.infra.conftest import ROOT
@@ -142,10 +143,18 @@ def runs() -> list[str]:
 def test_runs_take_keys_and_the_object_stores_variables_from_secrets_that_may_be_missing() -> None:
     assert len(runs()) == len(POOLS) + 1
     for key in runs():
-        references = pod(key)["spec"]["containers"][0]["envFrom"]
-        secrets = {s["secretRef"]["name"]: s["secretRef"] for s in references}
+        secrets = {
+            s["secretRef"]["name"]: s["secretRef"] for s in pod(key)["spec"]["containers"][0]["envFrom"]
+        }
         assert set(secrets) == {"api-keys", "object-store"}
         assert all(secret["optional"] for secret in secrets.values())
+
+
+@pytest.mark.parametrize("key", POOLS)
+def test_a_run_whose_store_is_gone_with_it_pays_nothing_without_a_database(key: str) -> None:
+    [container], [store, *_] = pod(key)["spec"]["containers"], pod(key)["spec"]["volumes"]
+    said = {v["name"]: v.get("value") for v in container["env"]}[bookkeeping.FLEETING]
+    assert store["name"] == "store" and said == ("0" if "persistentVolumeClaim" in store else "1")
 
 
 @pytest.mark.parametrize("key", [key for key in POOLS if key.endswith("cpu")])

@@ -233,7 +233,15 @@ def test_what_is_fetched_may_be_fetched_after_the_start(tmp_path: Path) -> None:
     [
         ({"start_at": "total"}, "total cannot start"),  # its inputs were never made
         ({"start_at": "nonsense"}, "is no stage of this flow; stages: numbers, double, total"),
-        ({"stop_after": "nonsense"}, "is no stage of this flow"),
+        ({"stop_after": "nonsense"}, "stop_after: nonsense is no stage of this flow"),
+        (
+            {"start_at": "nonsense", "stop_after": "double"},
+            "start_at: nonsense is no stage of this flow; stages: numbers, double, total",
+        ),
+        (
+            {"start_at": "total", "stop_after": "double"},
+            "stop_after: double stands before start_at: total, so nothing would run; stages: numbers, double, total",
+        ),
         ({"reuse_run": "some-run"}, "needs start_at"),
         ({"reuse_run": "some-run", "start_at": "total"}, "no run some-run"),
     ],
