@@ -143,9 +143,8 @@ def runs() -> list[str]:
 def test_runs_take_keys_and_the_object_stores_variables_from_secrets_that_may_be_missing() -> None:
     assert len(runs()) == len(POOLS) + 1
     for key in runs():
-        secrets = {
-            s["secretRef"]["name"]: s["secretRef"] for s in pod(key)["spec"]["containers"][0]["envFrom"]
-        }
+        [container] = pod(key)["spec"]["containers"]
+        secrets = {s["secretRef"]["name"]: s["secretRef"] for s in container["envFrom"]}
         assert set(secrets) == {"api-keys", "object-store"}
         assert all(secret["optional"] for secret in secrets.values())
 
@@ -231,10 +230,9 @@ def test_every_setting_of_a_runs_job_is_read_by_prefects_worker() -> None:
 
 
 def test_what_runs_for_ever_is_probed_and_the_server_is_ready_when_its_database_is() -> None:
-    for key, found in PODS.items():
-        if not key.startswith("Job-"):
-            for container in found["spec"]["containers"]:
-                assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+    for found in [found for key, found in PODS.items() if not key.startswith("Job-")]:
+        for container in found["spec"]["containers"]:
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
     [server] = PODS["Deployment-server"]["spec"]["containers"]
     assert server["readinessProbe"]["httpGet"]["path"] == "/api/ready"
     assert server["livenessProbe"]["httpGet"]["path"] == "/api/health"
@@ -251,10 +249,10 @@ def test_secrets_are_named_and_never_held() -> None:
     for key in EVERY:
         for container in pod(key)["spec"]["containers"]:
             for variable in container["env"]:
-                held = any(
-                    word in variable["name"] for word in ("PASSWORD", "AUTH_STRING", "KEY", "ALERT_URL")
-                )
-                if held and not variable["name"].endswith(("_SECRET_NAME", "_SECRET_KEY")):
+                held = ("PASSWORD", "AUTH_STRING", "KEY", "ALERT_URL")
+                if any(word in variable["name"] for word in held) and not variable["name"].endswith(
+                    ("_SECRET_NAME", "_SECRET_KEY")
+                ):
                     assert "secretKeyRef" in variable["valueFrom"], variable["name"]
 
 
