@@ -1,4 +1,4 @@
-"""A Prefect server with the settings of the composed one."""
+"""A Prefect server with the settings of the composed one, and a plain one with a worker."""
 
 import base64
 import os
@@ -18,6 +18,9 @@ import yaml
 
 from flows import server
 from sifthinker.system.processes import end
+from tests.faults.conftest import PrefectServer, started
+from tests.infra import image
+from tests.infra.deployed import deploy
 from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,3 +103,42 @@ def composed(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -
         yield Composed(api, credentials, environment)
     finally:
         end(process.pid)
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A fresh server on which a container `deploy` registered the deployments; waits that are for people are short."""
+    short = {
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+    }
+    container = image.build("worker.Dockerfile", tmp_path_factory.mktemp("image"))
+    with started(tmp_path_factory.mktemp("prefect-relied-on"), short) as running:
+        assert "alerts:" in deploy(running, container)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def worker(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A worker of pool cpu as compose.yaml starts it; the port of its health page."""
+    folder, port = tmp_path_factory.mktemp("worker"), free_port()
+    environment = {
+        **prefect.environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
+        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    }
+    command = ["-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process", "--with-healthcheck"]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    yield port
+    end(process.pid)

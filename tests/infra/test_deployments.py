@@ -8,25 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 import yaml
-from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
-from prefect.utilities.callables import parameter_schema
 
 from flows.form import BEGINNING, END
 from flows.labels import LABELS
-from infra import deploy as deploy_program
 from infra import interrupted
 from sifthinker.config import load_text
 from tests.infra.conftest import ROOT, Composed
@@ -209,33 +203,6 @@ def test_deploying_again_leaves_schedules_that_people_added_and_mends_its_own(
     )  # Prefect's advice: that worker does not wait for its runs
 
 
-def test_what_is_paused_stays_paused_though_deploying_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    paused, restored = list[str](), list[Any]()
-    kept = deploy_program.parameters.Kept("nightly/nightly", uuid4(), {"tier": "quick"})
-    there = [SimpleNamespace(id="training", paused=True), SimpleNamespace(id="nightly", paused=False)]
-    client = SimpleNamespace(
-        read_work_pools=lambda **_: [],
-        read_deployments=lambda: there,
-        pause_deployment=paused.append,
-        read_artifacts=lambda **_: [],
-        create_artifact=lambda _: None,
-    )
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(deploy_program, "get_client", lambda **_: nullcontext(client))
-    monkeypatch.setattr(deploy_program, "keep", lambda _: [])
-    monkeypatch.setattr(deploy_program.parameters, "found", lambda *_: [kept])
-    monkeypatch.setattr(deploy_program.parameters, "restore", lambda _, kept: restored.extend(kept) or [])
-    monkeypatch.setattr(deploy_program.subprocess, "call", lambda *_, **__: 0)
-
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt  # by now the command may have registered, and so resumed, some
-
-    monkeypatch.setattr(deploy_program.subprocess, "run", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        deploy_program.main()
-    assert paused == ["training"] and restored == [kept]
-
-
 @pytest.mark.e2e
 def test_the_night_comes_at_its_hour_in_its_time_zone_one_at_a_time(
     composed: Composed, deployed: dict[str, dict[str, Any]]
@@ -288,41 +255,6 @@ def test_the_weekly_pruning_only_looks_until_somebody_says_otherwise(
     fields = deployed["prune"]["parameter_openapi_schema"]["properties"]
     assert fields["apply"]["default"] is False
     assert all(field.get("description") for field in fields.values())
-
-
-@pytest.mark.parametrize("entrypoint", sorted({d["entrypoint"] for d in DEPLOYMENTS.values()}))
-def test_the_form_explains_every_field(entrypoint: str) -> None:
-    """What the UI renders, of each flow that is deployed: its parameters, and the fields of nested sections."""
-    schema = parameter_schema(load_flow_from_entrypoint(str(ROOT / entrypoint))).model_dump()
-    sections = {"flow": schema, **schema["definitions"]}
-    unexplained = [
-        f"{section}.{name}"
-        for section, definition in sections.items()
-        for name, field in definition.get("properties", {}).items()
-        if not field.get("description") and not _section(field, schema["definitions"])
-    ]
-    assert not unexplained
-    described = [
-        field.get("description", "")
-        for of in sections.values()
-        for field in of.get("properties", {}).values()
-    ]
-    assert not [text for text in described if "<" in text], (
-        "the form takes it for HTML, and shows nothing of it"
-    )
-    undefined = [
-        f"{section}.{name}"
-        for section, definition in sections.items()
-        for name, field in definition.get("properties", {}).items()
-        if "default" not in field and name not in definition.get("required", ())
-    ]
-    assert not undefined, "neither required nor with a default that the form could show"
-
-
-def _section(field: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """What the section says of itself that a field is: the form shows it at the field."""
-    refers = [part["$ref"] for part in (field, *field.get("allOf", ())) if "$ref" in part]
-    return "".join(definitions[name.split("/")[-1]].get("description", "") for name in refers)
 
 
 @pytest.mark.e2e

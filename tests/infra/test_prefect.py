@@ -7,12 +7,10 @@ no night ever started. So each part is used here as the project uses it, on one 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,161 +26,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Pending, Running, Scheduled
 
 from sifthinker.store.artifacts import Store
-from sifthinker.system.processes import end
 from sifthinker.upkeep.findings import Finding
 from tasks.operations import doctor, schedules, server_metrics
 from tests.faults.conftest import ROOT, PrefectServer, started
-from tests.infra import image
-from tests.machine import free_port
+from tests.infra.deployed import FINAL, change, deploy, ended, made, named, probe, start, state, wait
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 DEPLOYMENTS = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 SCHEDULED = sorted(deployment["name"] for deployment in DEPLOYMENTS if deployment.get("schedules"))
-FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-PROBE = '''
-import os, time
-from pathlib import Path
-
-from prefect import flow, task
-from prefect.cache_policies import INPUTS
-
-
-@task(cache_policy=INPUTS, persist_result=True)
-def step(folder: str) -> None:
-    with (Path(folder) / "steps").open("a") as made:
-        made.write("step\\n")
-
-
-@flow(name="probe")
-def probe(folder: str, until: str = "", needs: str = "") -> None:
-    """Ends when a file is there; fails where another is missing."""
-    Path(folder).mkdir(exist_ok=True)
-    (Path(folder) / "pid").write_text(str(os.getpid()))
-    step(folder)
-    while until and not (Path(folder) / until).exists():
-        time.sleep(0.1)
-    if needs and not (Path(folder) / needs).exists():
-        raise FileNotFoundError(needs)
-'''
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A fresh server on which a container `deploy` registered the deployments; waits that are for people are short."""
-    short = {
-        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
-    }
-    container = image.build("worker.Dockerfile", tmp_path_factory.mktemp("image"))
-    with started(tmp_path_factory.mktemp("prefect-relied-on"), short) as running:
-        assert "alerts:" in deploy(running, container)
-        yield running
-
-
-def deploy(prefect: PrefectServer, folder: Path = ROOT) -> str:
-    """What `make deploy` does, with the code of a folder; what it said."""
-    code = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "infra/deploy.py"],
-        cwd=folder,
-        env={**prefect.environment, "PYTHONPATH": code},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def worker(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A worker of pool cpu as compose.yaml starts it; the port of its health page."""
-    folder, port = tmp_path_factory.mktemp("worker"), free_port()
-    environment = {
-        **prefect.environment,
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
-        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-    }
-    command = ["-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process", "--with-healthcheck"]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    yield port
-    end(process.pid)
-
-
-def wait(look: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    """The first true value of `look()`."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.3)
-    return found
-
-
-def named(prefect: PrefectServer, name: str) -> dict[str, Any]:
-    """A deployment by its name."""
-    found = prefect.ask("deployments/filter", {"deployments": {"name": {"any_": [name]}}})
-    assert len(found) == 1, name
-    return dict(found[0])
-
-
-def made(prefect: PrefectServer, deployment: str, *types: str) -> list[dict[str, Any]]:
-    """The runs that a deployment's schedule made, the first to start first; of these types of states, if given."""
-    filters: dict[str, Any] = {"deployment_id": {"any_": [named(prefect, deployment)["id"]]}}
-    if types:
-        filters["state"] = {"type": {"any_": list(types)}}
-    runs = prefect.ask("flow_runs/filter", {"flow_runs": filters, "sort": "EXPECTED_START_TIME_ASC"})
-    return [run for run in runs if run["auto_scheduled"]]
-
-
-def probe(prefect: PrefectServer, folder: Path, name: str, **fields: Any) -> str:
-    """A deployment of the flow above in pool cpu, taken from a folder as the project's are; its id."""
-    (folder / "probe.py").write_text(PROBE, encoding="utf-8")
-    flow = prefect.ask("flows/", {"name": "probe"})["id"]
-    there = [{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}]
-    results = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(folder / "results")}
-    body = {
-        "name": name,
-        "flow_id": flow,
-        "entrypoint": "probe.py:probe",
-        "pull_steps": there,
-        "work_pool_name": "cpu",
-        "job_variables": {"env": results},
-        "parameters": {"folder": str(folder / "run")},
-        "enforce_parameter_schema": False,
-        **fields,
-    }
-    return str(prefect.ask("deployments/", body)["id"])
-
-
-def start(prefect: PrefectServer, deployment: str, **parameters: Any) -> str:
-    """A run for the worker, as the UI's form or `run_deployment` asks for one; its id."""
-    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return str(prefect.ask(f"deployments/{deployment}/create_flow_run", body)["id"])
-
-
-def state(prefect: PrefectServer, run: str) -> dict[str, Any]:
-    return dict(prefect.ask(f"flow_runs/{run}")["state"])
-
-
-def ended(prefect: PrefectServer, run: str) -> str:
-    """The type of the state in which a run ends."""
-    return str(wait(lambda: (s := state(prefect, run)) and s["type"] in FINAL and s, "the run ends")["type"])
-
-
-def change(prefect: PrefectServer, run: str, kind: str, name: str) -> None:
-    """What a button of the UI sends."""
-    prefect.ask(f"flow_runs/{run}/set_state", {"state": {"type": kind, "name": name}})
 
 
 def test_there_are_schedules_to_look_for() -> None:
