@@ -53,6 +53,9 @@ def download(weights: str, revision: str | None, out: Path) -> str:
             _link(found, out)
         else:
             snapshot_download(weights, revision=commit, local_dir=out, allow_patterns=list(PATTERNS))
+            shutil.rmtree(
+                out / ".cache"
+            )  # its notes of the download have times; the weights are those of the commit
     except Exception as error:  # the hub client raises many kinds, and all mean "not to be had"
         raise UserError(
             f"{weights} (revision {revision or 'main'}): cannot be downloaded from the model hub: {error}. "

@@ -49,6 +49,8 @@ def load_processor(path: Path, max_pixels: int | None = None) -> Any:
         processor.chat_template = family.template
         if getattr(processor.tokenizer, "chat_template", None) is not None:
             processor.tokenizer.chat_template = family.template
+    # Of a template that parses replies, TRL would give the rewards the parts, and not the text that was sampled.
+    processor.tokenizer.response_template = None
     if processor.tokenizer.eos_token != family.end:
         if family.end not in processor.tokenizer.get_vocab():
             raise UserError(

@@ -40,7 +40,7 @@ from sifthinker.core.errors import UserError
 from sifthinker.llm import standin
 from sifthinker.models import loading, serving
 from sifthinker.system import commands
-from sifthinker.training import adapters, grpo, harness, json_files, rows, samplers, sft
+from sifthinker.training import adapters, grpo, harness, json_files, memory, rows, samplers, sft
 
 ROWS = 32
 VLLM = "vllm_lora"
@@ -129,7 +129,9 @@ def with_vllm(folder: Path, smoke: bool, steps: int, pairs: int, judge: str) -> 
         return {"measured": [], "why": str(error)}
     settings = Grpo(ranks=1, generation=VLLM)
     measured, began = [], time.monotonic()
-    with samplers.of(settings).serving(folder / "base", settings, folder, [] if smoke else ["0"]) as servers:
+    with samplers.of(settings).serving(
+        folder / "base", settings, folder, [] if smoke else memory.visible_gpus()[:1]
+    ) as servers:
         started = time.monotonic() - began
         for turn in range(pairs):
             name = f"grpo-{VLLM}-{turn}"

@@ -67,7 +67,10 @@ from sifthinker.training.scoring import Scorer, epoch_of
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ["id", "dataset", "question", "answer", "boxes", "image", "depth_image", "depth_map"]
+COLUMNS = [
+    *("id", "dataset", "question", "answer", "boxes"),
+    *("image", "width", "height", "depth_image", "depth_map"),
+]
 
 OBJECTIVE: dict[str, Any] = {  # arguments of `GRPOConfig` that decide what is learnt, and that no field sets
     "use_bias_correction_kl": False,

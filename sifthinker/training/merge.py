@@ -91,6 +91,9 @@ def merge(task: MergeRun) -> None:
             than the adapter does. No model is written then.
     """
     started = time.monotonic()
+    torch.set_float32_matmul_precision(
+        "highest"
+    )  # an environment may ask for TF32, whose rounding the check would refuse
     tensors = read_adapter(task.adapter)
     trained = is_trained(tensors)
     if not trained:

@@ -26,6 +26,7 @@ from sifthinker import llm
 from sifthinker.config import Api, Config, Grpo, Model, Sft, Train
 from sifthinker.core import tables
 from sifthinker.core.errors import UserError
+from sifthinker.core.records import Reject
 from sifthinker.llm import judge
 from sifthinker.training import memory, outages, samplers
 from sifthinker.training.memory import GB, Shape
@@ -187,7 +188,8 @@ def check_longest(
     """Tokens of the longest sample, with its pictures and its target (GRPO: as long as one may get), and its id.
 
     Raises:
-        UserError: it does not fit the model's context, or a text holds a special token of the model.
+        UserError: it does not fit the model's context, a text holds a special token of the model, or chains are longer than
+            SFT takes. It is said here with the whole data set: a rehearsal has the longest sample alone.
     """
     from sifthinker.models import loading
     from sifthinker.training import row_check, rows
@@ -197,17 +199,20 @@ def check_longest(
     columns = ["id", "question", "width", "height", *([target] if target else [])]
     texts, reserved = ["question", *([target] if target else [])], row_check.reserved(processor)
     longest, which = 0, ""
+    read, rejects = 0, list[Reject]()
     records = tables.read(dataset, columns)
     while batch := list(islice(records, BATCH)):
         row_check.check_texts(reserved, batch, texts)
         lengths = rows.count_tokens(processor, batch, policy.depth_input, target)
-        if isinstance(settings, Sft) and settings.too_long == "reject":  # the program leaves longer ones out
+        if isinstance(settings, Sft):
+            rejects += row_check.too_long(batch, lengths, settings, read)
             lengths = [tokens if tokens <= settings.max_length else 0 for tokens in lengths]
+        read += len(batch)
         if max(lengths) > longest:
             longest = max(lengths)
             which = batch[lengths.index(longest)]["id"]
     if isinstance(settings, Sft):
-        longest = min(longest, settings.max_length)  # what is longer is refused or rejected by the program
+        row_check.refuse(rejects, read, settings)
     else:
         longest += settings.max_completion
     if longest > shape.context:

@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sifthinker.config import Sft
 from sifthinker.core import special_tokens
 from sifthinker.core.errors import UserError
+from sifthinker.core.records import Reject
 from sifthinker.models import processors
 
 ID = "sample_id"  # key of a trainer's example; the id begins with the name of the row's source
@@ -50,6 +52,52 @@ def check_texts(tokens: frozenset[str], rows: Sequence[Mapping[str, Any]], colum
                     "training or the turn. Take it out of the row in the source's file and run again: the rows that "
                     "were paid for are in the ledger"
                 )
+
+
+def too_long(
+    rows: Sequence[Mapping[str, Any]], tokens: Sequence[int], settings: Sft, start: int
+) -> list[Reject]:
+    """The rows that SFT cannot take, because they have more tokens than `max_length`.
+
+    Args:
+        rows: of the data set.
+        tokens: of each, with its pictures and its target.
+        settings: of the training.
+        start: index of the first row in the data set.
+    """
+    return [
+        Reject(
+            "sft",
+            "too-long",
+            f"{count} tokens with its images, sft.max_length is {settings.max_length}",
+            id=row["id"],
+            row=index,
+            field=settings.target,
+        )
+        for index, (row, count) in enumerate(zip(rows, tokens, strict=True), start)
+        if count > settings.max_length
+    ]
+
+
+def refuse(rejects: Sequence[Reject], rows: int, settings: Sft) -> None:
+    """Whether SFT may go on with the rows that are not `too_long`.
+
+    Args:
+        rejects: of the whole data set.
+        rows: how many it has.
+        settings: of the training.
+
+    Raises:
+        UserError: there are rejects and `too_long` is "error", or no row is left.
+    """
+    if rejects and settings.too_long == "error":
+        first = rejects[0]
+        raise UserError(
+            f"{len(rejects)} of {rows} chains do not fit and are never cut; the first is {first.id}: "
+            f"{first.detail}. Raise sft.max_length, lower model.max_pixels, or set sft.too_long: reject"
+        )
+    if len(rejects) == rows:
+        raise UserError(f"sft.max_length: none of {rows} chains fits {settings.max_length} tokens")
 
 
 class NamedRows:

@@ -35,6 +35,7 @@ from sifthinker.training import json_files, outages, ranks
 logger = logging.getLogger(__name__)
 
 BOOK = "book.json"
+_ROOM = 2 << 30  # bytes: a photograph of 12 megapixels takes 96 MB, one of VisCoT's 1.5 MB
 _STEPS = 4  # whose completions are looked at for their form (rewards.least_format)
 # Columns of `completions.parquet` before the rewards and what is kept beside them: see `completions_schema`.
 _OF_COMPLETION = [
@@ -80,6 +81,16 @@ class Subject(NamedTuple):
     image_url: str
 
 
+def kept(data: Dataset) -> int:
+    """How many rows' depth tables a rank keeps: what `_ROOM` holds if all are as large as the largest, at least four.
+
+    Args:
+        data: with `width` and `height` in pixels.
+    """
+    pixels = max(((w + 1) * (h + 1) for w, h in zip(data["width"], data["height"], strict=True)), default=1)
+    return min(256, max(4, _ROOM // (8 * pixels)))
+
+
 class Scorer:
     """Scores completions of the rows of `data`, and remembers what it scored."""
 
@@ -111,7 +122,7 @@ class Scorer:
         self.client = llm.Client(settings.judge, ledger, base_url, scope="judge")
         self.file = work / "completions.jsonl"
         self.book = answer.Book()
-        self.subject = lru_cache(maxsize=256)(self._subject)  # depth tables and data URLs, made once
+        self.subject = lru_cache(maxsize=kept(data))(self._subject)  # depth tables and data URLs, made once
         self.scored: dict[str, list[float | None]] = {}  # the rewards of the batch under way
         self.formats: deque[float] = deque(maxlen=_STEPS)  # mean r_format of the last steps
 

@@ -30,7 +30,6 @@ from datasets import Dataset
 
 from sifthinker.config import Model, Section, Sft
 from sifthinker.core import prompts, tables
-from sifthinker.core.errors import UserError
 from sifthinker.core.records import Reject
 from sifthinker.models import loading
 from sifthinker.training import adapters, checkpoints, harness, json_files, progress, ranks, row_check, rows
@@ -136,27 +135,15 @@ def fitting(task: SftRun, processor: Any) -> tuple[Dataset, list[Reject]]:
     target = settings.target  # the column of what is learnt
     columns = ["id", "question", target, "width", "height", *rows.image_columns(depth_input)]
     dataset = rows.open_parquet(task.dataset, columns, task.work)
-    kept, rejects = [], []
+    rejects: list[Reject] = []
     texts = dataset.select_columns(["id", "question", target, "width", "height"])
     for start in range(0, len(texts), 1000):
         batch = texts.select(range(start, min(start + 1000, len(texts)))).to_list()
-        for index, (row, tokens) in enumerate(
-            zip(batch, rows.count_tokens(processor, batch, depth_input, target), strict=True), start
-        ):
-            if tokens <= settings.max_length:
-                kept.append(index)
-                continue
-            detail = f"{tokens} tokens with its images, sft.max_length is {settings.max_length}"
-            rejects.append(Reject("sft", "too-long", detail, id=row["id"], row=index, field=target))
-    if rejects and settings.too_long == "error":
-        first = rejects[0]
-        raise UserError(
-            f"{len(rejects)} of {len(dataset)} chains do not fit and are never cut; the first is {first.id}: "
-            f"{first.detail}. Raise sft.max_length, lower model.max_pixels, or set sft.too_long: reject"
-        )
-    if not kept:
-        raise UserError(f"sft.max_length: none of {len(dataset)} chains fits {settings.max_length} tokens")
-    return dataset.select(kept), rejects
+        tokens = rows.count_tokens(processor, batch, depth_input, target)
+        rejects += row_check.too_long(batch, tokens, settings, start)
+    row_check.refuse(rejects, len(dataset), settings)
+    left_out = {reject.row for reject in rejects}
+    return dataset.select([index for index in range(len(dataset)) if index not in left_out]), rejects
 
 
 def examples(dataset: Dataset, depth_input: bool, target: str) -> Dataset:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
 from sifthinker import scenes
 from sifthinker.config import Depth
@@ -126,6 +127,16 @@ def test_chains_survive_the_tokenizer(tiny: Path) -> None:
     text = 'Füße 漢字 \t<think>\n<area>[{"bbox_2d": [0.12, 0.0, 1.0, 0.5], "depth": 0.304}]</area>'
     tokenizer = loading.load_processor(tiny).tokenizer
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_template_for_replies_is_left_aside(tiny: Path, tmp_path: Path) -> None:
+    """TRL would give the rewards what it makes of a reply, without the thoughts, and not the text that was sampled."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny, folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "response_template": {"fields": {}}}))
+    assert AutoTokenizer.from_pretrained(folder).response_template == {"fields": {}}
+    assert loading.load_processor(folder).tokenizer.response_template is None
 
 
 def test_fetch_builds_a_toy_that_says_so(tmp_path: Path) -> None:

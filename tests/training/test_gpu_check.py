@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,6 +39,28 @@ def test_without_vllm_the_other_samplers_are_measured_and_the_reason_is_told(
     monkeypatch.setenv("PATH", str(tmp_path))
     found = gpu_check.with_vllm(tmp_path, True, 2, 1, "http://127.0.0.1:9/v1")
     assert found["measured"] == [] and "vLLM is not installed here" in found["why"]
+
+
+def test_its_vllm_is_on_the_gpu_of_the_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Seen(Exception):
+        pass
+
+    def serving(*given: object) -> None:
+        raise Seen(given[-1])
+
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in (
+        ("vllm", ""),
+        ("nvidia-smi", "echo 1000, 2000; echo 1000, 2000; echo 1000, 2000; echo 1000, 2000"),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr(gpu_check.samplers, "of", lambda _: SimpleNamespace(serving=serving))
+    with pytest.raises(Seen, match=r"\['3'\]"):
+        gpu_check.with_vllm(tmp_path, False, 2, 1, "http://127.0.0.1:9/v1")
 
 
 def test_the_mid_sized_model_has_about_a_hundred_million_parameters(tmp_path):

@@ -11,7 +11,7 @@ from datasets import Dataset
 from sifthinker.config import Grpo
 from sifthinker.core.errors import UserError
 from sifthinker.training import outages, scoring
-from sifthinker.training.scoring import Scorer, Subject
+from sifthinker.training.scoring import Scorer, Subject, kept
 from tests.training.fake_judge import SCORES, Judge
 
 
@@ -26,7 +26,11 @@ def scorer(judge: Judge, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
     settings = Grpo(**{"judge": {"model": "fake", "retries": 0}, **getattr(request, "param", {})})
     url = f"http://127.0.0.1:{judge.server_port}/v1"
     with Scorer(
-        Dataset.from_dict({"id": ["a"]}), settings, tmp_path, tmp_path / "ledger.sqlite", url
+        Dataset.from_dict({"id": ["a"], "width": [8], "height": [8]}),
+        settings,
+        tmp_path,
+        tmp_path / "ledger.sqlite",
+        url,
     ) as made:
         yield made
 
@@ -97,3 +101,17 @@ def test_all_ranks_wait_together_for_the_judge_of_one(
     assert ask(scorer, "red") == [SCORES["red"]]
     assert not others, "this rank came to every round"
     assert len(judge.asked) == 1, "and asked for nothing twice"
+
+
+def test_large_photographs_do_not_fill_the_memory_with_their_depths(scorer: Scorer) -> None:
+    """A table of sums takes 8 bytes a pixel: 96 MB for 12 megapixels, of each row of the subset and on each rank."""
+
+    def rows(*sizes: tuple[int, int]) -> Dataset:
+        widths, heights = zip(*sizes, strict=True)
+        return Dataset.from_dict({"width": widths, "height": heights})
+
+    assert kept(rows(*[(500, 375)] * 300)) == 256
+    photographs = rows((500, 375), (4000, 3000))
+    assert kept(photographs) * 8 * 4000 * 3000 < 2.2e9 and kept(photographs) > 16
+    assert kept(rows((10_000, 10_000))) == 4
+    assert scorer.subject.cache_parameters()["maxsize"] == 256

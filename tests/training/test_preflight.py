@@ -109,6 +109,28 @@ def test_the_adapter_of_the_estimate_is_what_peft_makes_of_each_family(family, t
     assert memory.read_shape(tmp_path).adapted * 4 == trained > 0
 
 
+def test_chains_that_are_too_long_are_counted_before_a_rehearsal_sees_the_longest_alone(base, sif, tmp_path):
+    *others, last = tables.read([sif])
+    last["chain"] = last["chain"].replace("<text>", "<text>" + "Look again. " * 40, 1)
+    long = tmp_path / "long.parquet"
+    tables.write(long, tables.SIF, [*others, last])
+    limit = preflight.check(base, [sif], tmp_path / "work", POLICY, Sft(**SMALL))["longest_tokens"]
+
+    def check(**fields):
+        return preflight.check(
+            base, [long], tmp_path / "work", POLICY, Sft(**SMALL, max_length=limit, **fields)
+        )
+
+    message = (
+        rf"^1 of 8 chains do not fit and are never cut; the first is {last['id']}: \d+ tokens .* is {limit}"
+    )
+    with pytest.raises(UserError, match=message):
+        check()
+    assert check(too_long="reject")["longest_tokens"] <= limit
+    with pytest.raises(UserError, match=r"none of 8 chains fits 64 tokens"):
+        preflight.check(base, [sif], tmp_path, POLICY, Sft(**SMALL, max_length=64, too_long="reject"))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

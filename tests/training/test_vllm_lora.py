@@ -231,15 +231,16 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (output([[-1.0, -2.0]], [[-1.0, -2.0]], [[1, 1]]), (0.0, 2)),
-        (output([[-1.0, -2.0]], [[-1.5, -2.25]], [[1, 1]]), (0.75, 2)),
-        (output([[-1.0, -2.0]], [[-1.5, 0.0]], [[1, 0]]), (0.5, 1)),  # padding does not count
-        (output([[-1.0, -2.0]], [[-1.5, NAN]], [[1, 1]]), (0.5, 1)),  # nor what vLLM cannot say
-        (output([[-1.0]], [[NAN]], [[1]]), (0.0, 0)),
+        (output([[-1.0, -2.0]], [[-1.0, -2.0]], [[1, 1]]), (0.0, 2, 2)),
+        (output([[-1.0, -2.0]], [[-1.5, -2.25]], [[1, 1]]), (0.75, 2, 2)),
+        (output([[-1.0, -2.0]], [[-1.5, 0.0]], [[1, 0]]), (0.5, 1, 1)),  # padding does not count
+        (output([[-1.0, -2.0]], [[-1.5, NAN]], [[1, 1]]), (0.5, 1, 2)),  # nor what vLLM cannot say
+        (output([[-1.0]], [[NAN]], [[1]]), (0.0, 0, 1)),
+        (output([[-1.0]], [[-1.5]], [[0]]), (0.0, 0, 0)),  # grpo.mask_truncated
     ],
 )
 def test_the_difference_is_over_sampled_tokens_that_can_be_compared(
-    given: dict[str, torch.Tensor], expected: tuple[float, int]
+    given: dict[str, torch.Tensor], expected: tuple[float, int, int]
 ) -> None:
     assert agreement.difference(given).tolist() == pytest.approx(expected)
 
@@ -249,7 +250,9 @@ def held_against(settings: Grpo, *differences: float) -> agreement.Agreement:
     watched = agreement.Agreement(settings)
     for step, difference in enumerate(differences):
         trainer = SimpleNamespace(
-            accelerator=SimpleNamespace(gather=lambda mine: torch.cat([torch.tensor([[0.0, 2.0]]), mine])),
+            accelerator=SimpleNamespace(
+                gather=lambda mine: torch.cat([torch.tensor([[0.0, 2.0, 2.0]]), mine])
+            ),
             state=SimpleNamespace(global_step=step),
         )
         tokens = output([[-1.0, -1.0]], [[-1.0 - difference, -1.0 - difference]], [[1, 1]])
@@ -283,6 +286,18 @@ def test_single_steps_of_bf16_that_differ_by_rounding_are_told_and_end_nothing(
     assert "step 1: the log-probabilities of rank 1 differ by 0.06" in caplog.text
     held_against(Grpo(generation="vllm_lora", max_logprob_gap=0.3), *[0.2] * 20)
     assert agreement.limit(FP32) == 1e-3
+
+
+def test_a_rank_whose_completions_are_all_left_out_is_no_evidence() -> None:
+    """`grpo.mask_truncated`: the completions of a prompt may all be cut off, and a rank may have no other."""
+    watched, masked = agreement.Agreement(FP32), output([[-1.0]], [[-1.0]], [[0]])
+    for step in range(2 * agreement.STEPS):
+        trainer = SimpleNamespace(
+            accelerator=SimpleNamespace(gather=lambda mine: mine), state=SimpleNamespace(global_step=step)
+        )
+        watched.check(masked, trainer)
+    with pytest.raises(UserError, match="differ by inf"):
+        watched.check(output([[-1.0]], [[NAN]], [[1]]), trainer)
 
 
 def test_auto_is_vllm_where_it_is_found_and_the_key_holds_what_is_used(

@@ -276,6 +276,27 @@ def test_weights_go_into_the_cache_and_the_run_takes_them_from_there(
     assert of("policy", model={"weights": "me/model"}).state.verdict == "missing"
 
 
+def test_one_commit_is_one_artifact_whenever_and_however_it_was_fetched(
+    hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the stages after it, all trainings among them, would be made again: the digest is in their keys."""
+    from huggingface_hub import constants
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    found = []
+    for name in ("first", "again", "from-the-cache"):
+        if name == "from-the-cache":
+            fetching.fetch(planned(of("policy", model={"weights": "me/model"}), hub), endpoint=hub.url)
+        out = tmp_path / name
+        out.mkdir()
+        assert weights_hub.download("me/model", None, out) == COMMIT
+        found.append({str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*")})
+        assert (weights_hub.cached("me/model", COMMIT) is not None) == (name == "from-the-cache")
+    assert found == [{"config.json": b"{}", "model.safetensors": b"weights"}] * 3
+
+
 def test_of_weights_that_are_half_in_the_cache_only_the_rest_is_to_be_fetched(
     hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

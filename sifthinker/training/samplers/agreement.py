@@ -37,7 +37,9 @@ def limit(settings: Grpo) -> float:
 
 
 def difference(output: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The sum of the differences over this rank's sampled tokens, and how many can be compared: (2,).
+    """Over this rank's sampled tokens: the sum of the differences, how many can be compared, and how many there are: (3,).
+
+    Those of a cut-off completion are none of them where `grpo.mask_truncated` leaves it out.
 
     Args:
         output: TRL's outcome of a step's sampling: `completion_mask`, `old_per_token_logps` and
@@ -45,8 +47,8 @@ def difference(output: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """
     delta = (output["old_per_token_logps"] - output["sampling_per_token_logps"]).abs().float()
     delta = delta[output["completion_mask"].bool()]
-    delta = delta[~delta.isnan()]  # tokens that vLLM gives no probability for
-    return torch.stack([delta.sum(), delta.new_tensor(float(delta.numel()))])
+    known = delta[~delta.isnan()]  # without tokens that vLLM gives no probability for
+    return torch.stack([known.sum(), *delta.new_tensor([float(known.numel()), float(delta.numel())])])
 
 
 class Agreement:
@@ -60,7 +62,7 @@ class Agreement:
         """
         self.settings = settings
         self.bound = limit(settings)
-        self._last: deque[torch.Tensor] = deque(maxlen=STEPS)  # (ranks, 2): sums and counts
+        self._last: deque[torch.Tensor] = deque(maxlen=STEPS)  # (ranks, 3): see `difference`
 
     def check(self, output: Mapping[str, torch.Tensor], trainer: Any) -> None:
         """Ends the training on every rank where the sampler is another model than the trainer's, on any.
@@ -72,7 +74,7 @@ class Agreement:
         Raises:
             UserError: a rank's mean difference is above the limit over the last `STEPS` steps, or far above it in this one.
         """
-        everyone = trainer.accelerator.gather(difference(output).reshape(1, 2)).cpu()
+        everyone = trainer.accelerator.gather(difference(output).reshape(1, 3)).cpu()
         self._last.append(everyone)
         step, far = trainer.state.global_step + 1, FAR[self.settings.precision] * self.bound
         worst, rank = _worst(everyone)
@@ -98,6 +100,7 @@ class Agreement:
 
 
 def _worst(ranks: torch.Tensor) -> tuple[float, int]:
-    """The largest mean difference of a rank, and the rank; infinite where none of its tokens could be compared."""
-    means = torch.where(ranks[:, 1] > 0, ranks[:, 0] / ranks[:, 1].clamp(min=1), math.inf)
+    """The largest mean difference of a rank, and the rank; infinite where it has tokens, and none can be compared."""
+    without = torch.where(ranks[:, 2] > 0, math.inf, 0.0)
+    means = torch.where(ranks[:, 1] > 0, ranks[:, 0] / ranks[:, 1].clamp(min=1), without)
     return float(means.max()), int(means.argmax())
