@@ -211,6 +211,8 @@ def _after_but(text: str, content: Sequence[str], exists: bool) -> Reading | Non
 def _statements(text: str, content: Sequence[str], exists: bool) -> set[str]:
     """What the clauses of a text affirm or deny of what was asked."""
     if chinese := " ".join(re.findall(r"[^\n。!?]*[\u4e00-\u9fff][^\n。!?]*", text)):
+        if re.search(r"[\u3040-\u30ff]", chinese):  # Japanese, whose verbs are denied at their end
+            return set()
         if re.search(r"有没有|是不是|是否", chinese) or not _HAN_STATEMENT.search(chinese):
             return {"no"} if _HAN_DENIAL.search(chinese) else set()
         return {"no" if _HAN_DENIAL.search(chinese) else "yes"}

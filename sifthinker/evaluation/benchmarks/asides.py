@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import re
 
+from sifthinker.evaluation.benchmarks.wording import CUE
+
 NAMED = "[\ue000-\ue7ff]"  # an option that is named and not rejected
-# Comparisons, each in every form that a question and its answers use for it.
+_NAMED_BY_TEXT = re.compile("[\ue400-\ue7ff]")
+_SO = re.compile(r"\b(?:so|therefore|thus|hence|meaning|which (?:means|makes|leaves)|making|leaving)\b", re.I)
+# Comparisons, each in every form that a question and its answers use for it; a pair of contraries stands together.
 _WAYS = tuple(
     re.compile(rf"\b(?:{words})\b", re.I)
     for words in (
@@ -38,16 +42,27 @@ def without_concessions(marked: str) -> str:
 def without_compared(marked: str, asked: str) -> str:
     """Without "than the chair" of "the lamp is closer than the chair", where the question is which one is closer.
 
-    The same of "against" and "compared with", and of ", while the chair is farther away". Sentences that compare otherwise
-    than the question does stay as they are: which option they choose would take more than words to tell.
+    The same of "against" and "compared with", and of ", while the chair is farther away". What a sentence calls the contrary
+    ("the chair is farther") is not chosen either, up to its "so". Sentences that compare in another way than the question
+    does stay as they are: which option they choose would take more than words to tell.
     """
-    ways = [way for way in _WAYS if way.search(asked)]
+    ways = [index for index, way in enumerate(_WAYS) if way.search(asked)]
     if len(ways) != 1:
         return marked
-    return re.sub(r"(?:[^.!?\n]|\.(?=\d))+", lambda sentence: _chosen(sentence.group(), ways[0]), marked)
+    way, contrary = _WAYS[ways[0]], _WAYS[ways[0] ^ 1]
+    return re.sub(
+        r"(?:[^.!?\n]|\.(?=\d))+", lambda sentence: _chosen(sentence.group(), way, contrary), marked
+    )
 
 
-def _chosen(sentence: str, way: re.Pattern[str]) -> str:
+def _chosen(sentence: str, way: re.Pattern[str], contrary: re.Pattern[str]) -> str:
+    denied = re.search(rf"\b(?:not|never|n't|less)\s+(?:the\s+)?(?:{way.pattern})", sentence, re.I)
+    if (turned := contrary.search(sentence)) and (denied or not way.search(sentence)):
+        so = _SO.search(sentence, turned.end())
+        until = so.start() if so else len(sentence)
+        if CUE.search(sentence) or len(set(_NAMED_BY_TEXT.findall(sentence[:until]))) != 1:
+            return sentence
+        return _NAMED_BY_TEXT.sub(" ", sentence[:until]) + sentence[until:]
     said = way.search(sentence)
     if not said or not re.search(NAMED, sentence[: said.start()]):
         return sentence  # "closer than the chair is the lamp"

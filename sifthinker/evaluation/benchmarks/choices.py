@@ -9,9 +9,9 @@ order, what the reply sets off as its answer, what it concludes ("the answer is 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from sifthinker.evaluation.benchmarks import affirmation, asides, counts
+from sifthinker.evaluation.benchmarks import affirmation, asides, counts, option_texts
+from sifthinker.evaluation.benchmarks.option_texts import Options, fold, numeric
 from sifthinker.evaluation.benchmarks.wording import (
     CUE,
     DOUBT,
@@ -23,8 +23,6 @@ from sifthinker.evaluation.benchmarks.wording import (
     refusal,
     without_questions,
 )
-
-Options = Sequence[tuple[str, str]]  # (letter, text); letter "" where the question shows none
 
 # An option is marked as the character of one of these ranges plus its index.
 _LETTER, _TEXT, _REJECTED = 0xE000, 0xE400, 0xE800
@@ -93,7 +91,7 @@ _REJECTED_BEFORE = re.compile(
     r"distractors?)(?: (?:is|are)|(?=:)))"
     r"[\s(:]+" + _WORDS_TO + r"[(\[]*"
     rf"|\bno (?:\w+ )?(?={_T})|\bnone of (?:options? )?[(\[]?"
-    r"|(?:不是|不选|并非|非|排除|而非|而不是|不可能是|不应选|不能选|错误的?是)(?:选项)?\s*)"
+    r"|(?:不是|不选|并非|非|排除|而非|而不是|不可能[是在选]|不应该?[是在选]|不能选|不属于|不在|没有?在|不位于|错误的?是)(?:选项)?\s*)"
     rf"({_MANY})",
     re.I,
 )
@@ -126,19 +124,24 @@ def choice(reply: str, options: Options, asked: str = "") -> Reading:
 
     A letter and a text that disagree, or two options that are not weighed against each other, are no choice.
     """
-    wording = clean(reply)
+    wording, options = clean(reply), option_texts.as_said(options)
     final = {i for said in wording.finals for i in _chosen(said, options, True)}
     if final:
         return _single(final)
     text = without_questions(_RIGHT_THERE.sub("", _RIGHT.sub("is correct", wording.text)))
     if not text:
         return Reading(problem="none-named" if wording.finals else "empty")
+    if (own := option_texts.quoted(text, options)) is not None:
+        return Reading(str(own))
     if found := _alone(text, options):
         return found
     declined = refusal(text)
     if declined == NO_PICTURE:
         return Reading(problem=declined)
     marked = _marked(_without_sweeping(text, options), options)
+    # What an option says is no refusal and no doubt of the reply.
+    spoken = marked if option_texts.hedge(options) else text
+    declined = refusal(spoken)
     marked = asides.without_compared(asides.without_concessions(marked), asked)
     if found := _by_kind(text, marked, options):
         return found
@@ -151,11 +154,11 @@ def choice(reply: str, options: Options, asked: str = "") -> Reading:
         texts_only = not re.search(_L, marked)
         return (
             Reading(problem=declined or "doubt")
-            if texts_only and (declined or DOUBT.search(text))
+            if texts_only and (declined or DOUBT.search(spoken))
             else _single(named)
         )
     if re.search(f"{_M}|{_X}", marked):
-        return Reading(problem=declined or ("doubt" if DOUBT.search(text) else "contradictory"))
+        return Reading(problem=declined or ("doubt" if DOUBT.search(spoken) else "contradictory"))
     swept = _ANY_OF.search(text)
     if swept and (swept.group(1) or swept.group(2)).lower() in ("both", "all"):
         return Reading(problem="several-named")
@@ -167,8 +170,8 @@ def _alone(text: str, options: Options) -> Reading | None:
     only = re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", text)
     if only and options and options[0][0]:
         return _single({i for i, (letter, _) in enumerate(options) if letter == only.group(1).upper()})
-    numbers = _numeric(options)
-    same = {i for i, (_, option) in enumerate(options) if _fold(option, numbers) == _fold(text, numbers)}
+    numbers = numeric(options)
+    same = {i for i, (_, option) in enumerate(options) if fold(option, numbers) == fold(text, numbers)}
     return _single(same) if same and not re.search(_L, _mark_letters(text, options)) else None
 
 
@@ -179,7 +182,7 @@ def _by_kind(text: str, marked: str, options: Options) -> Reading | None:
         for mark in re.findall(_X, marked)
     ):
         return None
-    contents = [_fold(option, True) for _, option in options]
+    contents = [fold(option, True) for _, option in options]
     if contents and all(re.fullmatch(r"-?\d+(?:\.\d+)?", content) for content in contents):
         read = counts.number(text)
         values = [f"{float(content):.15g}" for content in contents]
@@ -327,8 +330,8 @@ def _mark_letters(text: str, options: Options) -> str:
 
 def _mark_texts(text: str, options: Options, long: bool) -> str:
     """Marks the options' texts, the longest first, so that none is found inside another."""
-    numbers = _numeric(options)
-    contents = {_fold(option, numbers): i for i, (_, option) in reversed(list(enumerate(options)))}
+    numbers = numeric(options)
+    contents = {fold(option, numbers): i for i, (_, option) in reversed(list(enumerate(options)))}
     for content in sorted(contents, key=len, reverse=True):
         han = re.search(_HAN, content)
         if not content or (len(content) > 1 if han else " " in content) is not long:
@@ -348,8 +351,8 @@ def _spellings(word: str, numbers: bool) -> str:
 
 def _mark_own_words(text: str, options: Options) -> str:
     """Marks words that only one option has: "black" of "the dog is black"."""
-    numbers = _numeric(options)
-    bags = [set(_fold(option, numbers).split()) - _FUNCTION_WORDS for _, option in options]
+    numbers = numeric(options)
+    bags = [set(fold(option, numbers).split()) - _FUNCTION_WORDS for _, option in options]
     for index, bag in enumerate(bags):
         for word in bag - set().union(*(other for i, other in enumerate(bags) if i != index)):
             pattern = rf"(?<![\w\ue000-\uebff]){_spellings(word, numbers)}(?![\w-])"
@@ -362,20 +365,6 @@ def _without_sweeping(text: str, options: Options) -> str:
     if any(re.search(r"\b(?:none|neither|both|all|either|any)\b", option, re.I) for _, option in options):
         return text
     return _ANY_OF.sub(" ", text)
-
-
-def _numeric(options: Options) -> bool:
-    return any(_fold(option, True).isdecimal() for _, option in options)
-
-
-def _fold(text: str, numbers: bool) -> str:
-    """Lower-case words without articles and clause marks ("sample a" keeps its name); number words as digits on request."""
-    text = re.sub(r"[.,;:!?。](?=\s|$)", " ", text.lower())
-    words = re.sub(r"[^\w'.%-]+", " ", text).split()
-    if numbers:
-        words = [str(counts.WORDS[word]) if word in counts.WORDS else word for word in words]
-    named = words[-1:] if len(words) > 1 and words[-1] == "a" else []
-    return " ".join([*(word for word in words if word not in ("the", "a", "an")), *named])
 
 
 def _index(mark: str) -> int:

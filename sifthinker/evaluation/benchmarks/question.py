@@ -85,14 +85,21 @@ class Measure:
 #   5: what the chosen option is compared with is not chosen too ("the lamp is closer than the chair"), where the question
 #      compares so.
 _COMMON = 5
+_OPTIONS = 6  # an option's own text is that option, whatever it denies or doubts; a contrary ("it is farther") is not chosen
 RULES = {  # by the key of `BENCHMARKS`, of those that have changed since
-    "mme": 6,  # a picture of whose questions only one could be asked is no pair; it counted as one
+    **dict.fromkeys(("cvbench", "mmbench", "sat", "seed", "spatialbench", "vstar"), _OPTIONS),
+    # 6: a picture of whose questions only one could be asked is no pair; it counted as one.
+    # 7: as pope.
+    "mme": 7,
     "ovdeval": 6,  # a reply without an answer has no boxes for `strict`; the area where it was cut off was scored
-    "pope": 6,  # a reply without an answer is wrong by the published rule, too; it was a yes
+    # 6: a reply without an answer is wrong by the published rule, too; it was a yes.
+    # 7: denials in traditional characters are read, and Japanese is not read as Chinese; both were a yes.
+    "pope": 7,
     "refcoco": 6,  # as ovdeval
-    # 6: as pope; a missing answer was right where people had said "a", which the published rule drops.
+    # 6: as pope's 6; a missing answer was right where people had said "a", which the published rule drops.
     # 7: the strict rule reads "a" where people said "a", the letter; it read nothing.
-    "vqav2": 7,
+    # 8: signs ("$5", "#1") are left aside in what people said, too; they were in the reply alone.
+    "vqav2": 8,
     # 6: what the judge gives no score is the judge's failure; it was the model's wrong answer.
     # 7: a failure of the one judge leaves the other's score as it is; both were 0.
     "viscot": 7,

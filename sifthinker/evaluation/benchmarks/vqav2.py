@@ -150,7 +150,10 @@ def strict(question: Question, answer: Answer) -> Verdict:
     read = _short_answer(answer.text, question.text)
     if read.problem:
         return Verdict(0.0, unparsable=read.problem)
-    people = [_with_articles(person) for person in json.loads(question.reference or "[]")]
+    people = [
+        _with_articles(wording.undressed(person, spelt_out=False) or person)
+        for person in json.loads(question.reference or "[]")
+    ]
     return Verdict(_agreement(read.value, people), read.value)
 
 
@@ -225,7 +228,8 @@ def _short_answer(reply: str, question: str) -> wording.Reading:
         phrase = re.sub(rf"^\W*the {noun.group(1)}(?: of [\w ]+?)? is ", "", phrase, flags=re.I)
     if len(phrase.split()) > _LONGEST or re.search(r"[.!?]\s+\w", phrase.strip()):
         return wording.Reading(problem="no-short-answer")
-    said = _with_articles(_THOUSANDS.sub("", phrase))
+    # "#" marks a heading at the beginning of what people said, where it is left out, too.
+    said = _with_articles(re.sub(r"(?<!\S)#(?=\w)", "", _THOUSANDS.sub("", phrase)))
     return wording.Reading(said) if re.search(r"\w", said) else wording.Reading(problem="none-named")
 
 

@@ -53,6 +53,11 @@ _TAGS = re.compile(
 _WRONG_LINE = re.compile(r"^[^\n\w]*[❌✗✘✖][^\n]*$", re.M)
 
 
+_SIMPLIFIED = str.maketrans(
+    "沒無對錯選項圖確會見現發認為這應該屬並從來說斷當實際題個還僅後間於與裡邊側處識別顯標據給請傳變視",
+    "没无对错选项图确会见现发认为这应该属并从来说断当实际题个还仅后间于与里边侧处识别显标据给请传变视",
+)
+
 _CONTRACTIONS = [
     (re.compile(pattern, re.I), full)
     for pattern, full in (
@@ -179,9 +184,7 @@ THEREFORE = re.compile(r"\b(?:therefore|thus|hence|so|in\s+total|in\s+all|conseq
 
 def clean(reply: str, spelt_out: bool = True) -> Wording:
     """A reply without its dress; contractions are spelt out ("isn't" is "is not") unless they are wanted."""
-    text = unicodedata.normalize("NFKC", reply).replace("’", "'").replace("‘", "'")
-    text = text.replace("−", "-").replace("–", "-").replace("—", " - ")
-    text = reasoning.before_answer(text)
+    text = reasoning.before_answer(_typed(reply))
     text = _FENCE.sub("\n", _TAGS.sub(" ", text))
     finals: list[str] = []
     text = _OBJECT.sub(lambda match: _object(match.group(), finals), text)
@@ -191,6 +194,11 @@ def clean(reply: str, spelt_out: bool = True) -> Wording:
     return Wording(
         _plain(text, spelt_out), tuple(filter(None, (_plain(final, spelt_out) for final in finals)))
     )
+
+
+def undressed(text: str, spelt_out: bool = True) -> str:
+    """A text that is held against a reply, an option's, say: as `clean` leaves the same words of a reply."""
+    return _plain(_typed(text), spelt_out)
 
 
 def refusal(text: str) -> str:
@@ -215,6 +223,13 @@ def clauses_after(pattern: re.Pattern[str], text: str) -> list[str]:
 def without_questions(text: str) -> str:
     """A text without the sentences that ask, where others are left: "Left or right? Left."."""
     return re.sub(r"[^.!?\n。?]*\?", " ", text).strip() or text
+
+
+def _typed(text: str) -> str:
+    """A text in one way of typing it: typographic variants, and traditional characters of words that are read here."""
+    text = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'")
+    text = text.replace("−", "-").replace("–", "-").replace("—", " - ")
+    return text.translate(_SIMPLIFIED)
 
 
 def _object(written: str, finals: list[str]) -> str:

@@ -235,3 +235,10 @@ def test_scores_are_over_all_and_by_type_of_answer():
     rows = [(asked(PEOPLE[0]), vqav2.strict(asked(PEOPLE[0]), Answer(reply))) for reply in ("yes", "no")]
     (overall,) = vqav2.score(rows)
     assert (overall.metric, overall.value, overall.n) == ("overall", 0.5, 2)
+
+
+@pytest.mark.parametrize("text", ["$5", "#1", "a_b.com", "$1.99", "*", "50%", "b-52", "5:30"])
+def test_what_all_ten_say_is_right_whatever_signs_it_has(text):
+    assert vqav2.strict(asked([text] * 10), Answer(text)).score == (text != "*")  # no word and no number
+    assert vqav2.strict(asked([text] * 10), Answer(f"The answer is {text}")).score == (text != "*")
+    assert vqav2.strict(asked(["$1.99"] * 7 + ["1.99"] * 3), Answer("$1.99")).score == 1
