@@ -184,7 +184,7 @@ MODULES: dict[str, Module] = {
     **{
         f"benchmarks/{name}": _at(f"sifthinker.evaluation.benchmarks.{name}")
         for name in _names(
-            "affirmation asides box_frames choices counts cvbench files metrics mmbench mme ovdeval pope question refcoco "
+            "affirmation asides box_frames choices counts cvbench files metrics mmbench mme option_texts ovdeval pope question refcoco "
             "replies sat seed sif spatialbench viscot vqav2 vstar wording"
         )
     },
