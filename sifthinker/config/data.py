@@ -12,6 +12,8 @@ from sifthinker.config.section import Section, added, operational
 
 PATCH = 14  # pixels: a side of the depth model's patches
 
+Frame = Literal["padded", "release", "pixels", "fractions", "thousandths", "xywh"]  # of boxes in a file
+
 
 class Scenes(Section):
     """Rendered scenes with exact boxes and depth: the embedded input where no data set is at hand."""
@@ -81,7 +83,7 @@ class Source(Section):
         max_length=200,
         description="of its annotations and pictures, for the data card: an id of the hub, or words",
     )
-    frame: Literal["padded", "release", "pixels", "fractions", "thousandths", "xywh"] = Field(
+    frame: Frame = Field(
         "padded",
         description="what the numbers of a box are. padded: VisCoT's conversations and the authors' SIF-50K are on the "
         "square-padded canvas, other files in pixels unless all their rows say otherwise; release: read as the authors' "

@@ -10,6 +10,7 @@ from pydantic import Field, FieldSerializationInfo, field_serializer, field_vali
 from sifthinker.config import choices
 from sifthinker.config.api import Api
 from sifthinker.config.choices import Named, suggestion
+from sifthinker.config.data import Frame
 from sifthinker.config.section import Section, added, address, operational
 
 STARTED = ("transformers", "vllm")  # servers that the stage evaluate starts itself
@@ -39,6 +40,9 @@ class Benchmark(Section):
         description="sat only: 'shuffled' lists a question's choices in an order of its own, because the file has the "
         "right one first; 'official' does so in the words of SAT's own loader; 'file' keeps the file's order, as the "
         "authors' release does, and gives the answers away",
+    )
+    frame: Frame = added(
+        "padded", description="sif only: what the numbers of its file's boxes are, as in the file's `sources`"
     )
 
 

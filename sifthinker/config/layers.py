@@ -1,9 +1,10 @@
 """A configuration in layers: a file that extends another one, and several files one over the other.
 
 A file that holds `extends: paper` is laid over the configuration of that name; `extends: base.yaml` names a file, relative
-to the one that says so. The user's own `paper.yaml` may extend `paper`: ours. Of several files (`--config a.yaml --config
-b.yaml`) the later wins. Mappings are merged field by field. Everything else is replaced whole: a list, too, and `null` takes a section of a lower layer away (`scenes: null`). So is an
-endpoint by one that names a `preset`: fields of the lower one would win over the preset's.
+to the one that says so. A user's own `paper.yaml` that extends `paper` means the project's. Of several files
+(`--config a.yaml --config b.yaml`) the later wins. Mappings are merged field by field. Everything else is replaced whole: a
+list, too, and `null` takes a section of a lower layer away (`scenes: null`). So is an endpoint by one that names a `preset`:
+fields of the lower one would win over the preset's.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def named(name: str, beside: Path = Path(), above: Path | None = None) -> Path:
     Args:
         name: of a configuration, or a path.
         beside: folder that a path is relative to.
-        above: the file that extends it. Where that is the user's own of this name, ours of the name is meant.
+        above: the file that extends it. If that is the user's own file of this name, the project's is meant.
 
     Raises:
         UserError: it is neither, or the folder of the user's own configurations is none.

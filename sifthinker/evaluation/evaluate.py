@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,7 @@ class _Opened:
     rejects: list[Reject] = field(default_factory=list)
     submissions: list[str] = field(default_factory=list)  # names of the files for hidden answers
     shown: Shown = field(default_factory=Shown)  # replies for people to look at
+    answered: dict[str, list[scoring.Answered]] = field(default_factory=dict)  # by the name of their scores
 
 
 def evaluate(
@@ -231,6 +233,7 @@ def _predictions(
         The rows of `PREDICTIONS`. Scores and rejects go to `found` on the way.
     """
     sampled = asking.config.sampled
+    left = Counter(job.source.name for job in found.jobs)
     for place, job in enumerate(found.jobs):
         for row in _benchmark(found, job, job.source.name, asking, judge, out, progress):
             found.shown.offer(row, place)
@@ -238,6 +241,11 @@ def _predictions(
         if sampled is not None:
             warm = replace(asking, config=asking.config.model_copy(update={"temperature": sampled}))
             yield from _benchmark(found, job, job.source.name + SAMPLED, warm, judge, None, progress)
+        left[job.source.name] -= 1
+        if not left[job.source.name]:  # all entries of this benchmark are answered
+            for name in (job.source.name, job.source.name + SAMPLED):
+                if entries := found.answered.get(name):
+                    found.scores.extend(scoring.scores(name, entries, asking.config.limit, asking.model))
 
 
 def _benchmark(
@@ -249,7 +257,7 @@ def _benchmark(
     out: Path | None,
     progress: Progress,
 ) -> Iterator[dict[str, Any]]:
-    """Asks one benchmark; its scores go under `name`, and a submission of hidden answers into the folder `out`."""
+    """Asks an entry of a benchmark, whose answers count under `name`; a submission of hidden ones goes into the folder `out`."""
     limit = asking.config.limit
     lost: list[Reject] = []
     results: list[tuple[Question, Verdict, Verdict]] = []
@@ -273,8 +281,8 @@ def _benchmark(
         why = f"the answers to {len(hidden)} questions are hidden: submit {file}"
         found.scores.append(scoring.missing(name, why, limit, job.source))
     if results or not hidden:
-        rejected = job.bad + len(lost)
-        found.scores.extend(scoring.scores(job, name, results, rejected, limit, asking.model))
+        answered = scoring.Answered(job, results, job.bad + len(lost))
+        found.answered.setdefault(name, []).append(answered)
     found.rejects.extend(lost)
     progress.lost(len(lost))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from sifthinker import config, llm
 from sifthinker.evaluation.asking import Asked
+from sifthinker.evaluation.benchmarks import selection
 from sifthinker.evaluation.benchmarks.question import Answer, Question, Verdict, rules
 from sifthinker.evaluation.benchmarks.selection import Selection
 
@@ -81,31 +82,45 @@ def prediction(
     }
 
 
+class Answered(NamedTuple):
+    """The answers to one entry of `evaluate.benchmarks`."""
+
+    job: Selection
+    results: Sequence[tuple[Question, Verdict, Verdict]]  # official and strict
+    rejected: int  # questions that could not be asked
+
+
 def scores(
-    job: Selection,
-    name: str,
-    results: Sequence[tuple[Question, Verdict, Verdict]],
-    rejected: int,
-    limit: int | None,
-    model: config.Model,
+    name: str, entries: Sequence[Answered], limit: int | None, model: config.Model
 ) -> list[dict[str, Any]]:
     """The entries of a benchmark in `scores.json`: one for each metric.
 
-    Each has both scores, and of the strict one n, the number of unparsable replies and the 95 % interval.
+    Each has both scores, and of the strict one n, the number of unparsable replies and the 95 % interval. Where two entries of
+    the configuration would give the same metric, which nothing could tell apart, all questions are scored together.
 
     Args:
-        job: the benchmark.
         name: of the scores.
-        results: the questions with their official and strict verdicts.
-        rejected: how many questions could not be asked.
-        limit: of the questions that were chosen; None = all.
+        entries: of the benchmark in the configuration.
+        limit: of the questions that were chosen of an entry; None = all.
         model: whose pixel budget says how the pictures were seen.
     """
+    alone = [score for entry in entries for score in _scores(name, [entry], limit, model)]
+    if len({score["metric"] for score in alone}) == len(alone):
+        return alone
+    return _scores(name, entries, limit, model)
+
+
+def _scores(
+    name: str, entries: Sequence[Answered], limit: int | None, model: config.Model
+) -> list[dict[str, Any]]:
+    """The scores of the questions of all these entries together."""
+    first, rejected = entries[0].job, sum(entry.rejected for entry in entries)
+    results = [result for entry in entries for result in entry.results]
     if not results:
         why = f"none of its {rejected} questions could be asked"
-        return [missing(name, why, limit, job.source)]
-    shrunk, shrunk_to = job.shrunk(model)
-    official = {m.metric: m for m in job.benchmark.score([(q, o) for q, o, _ in results])}
+        return [missing(name, why, limit, first.source)]
+    shrunk, shrunk_to = selection.shrunk([entry.job for entry in entries], model)
+    official = {m.metric: m for m in first.benchmark.score([(q, o) for q, o, _ in results])}
     return [
         {
             "benchmark": name,
@@ -115,18 +130,18 @@ def scores(
             "n": measure.n,
             "unparsable": measure.unparsable,
             "refused": measure.refused,
-            "rules": rules(job.source.name),
+            "rules": rules(first.source.name),
             "rejected": rejected,
             "low": _finite(measure.low),
             "high": _finite(measure.high),
             "unit": measure.unit,
             "limit": limit,
             "missing": None,
-            "rendered": job.source.rendered,
+            "rendered": any(entry.job.source.rendered for entry in entries),
             "shrunk": shrunk,
             "shrunk_to": shrunk_to,
         }
-        for measure in job.benchmark.score([(q, s) for q, _, s in results])
+        for measure in first.benchmark.score([(q, s) for q, _, s in results])
     ]
 
 

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "calls.sqlite"  # in the store
-FLEETING = (
-    "SIF_STORE_FLEETING"  # environment variable: 1 where the store's folder is gone with the run, as in a pod
-)
+FLEETING = "SIF_STORE_FLEETING"  # environment variable: 1 where the store's folder is deleted with the run, as in a pod
 SHARED: Literal["shared"] = "shared"
 Place = Path | Literal["shared"]
 
@@ -40,7 +38,7 @@ def place(store: Path) -> Place:
 
 
 def fleeting() -> bool:
-    """Whether what is paid here would be forgotten with the run: its ledger is a file in a store that is gone with it."""
+    """Whether what is paid here would be forgotten with the run: the ledger is a file, in a store that is deleted with it."""
     return os.environ.get(FLEETING, "") == "1" and not os.environ.get(VARIABLE, "").strip()
 
 

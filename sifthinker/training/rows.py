@@ -65,9 +65,8 @@ def conversation(row: Mapping[str, Any], depth_input: bool, think: bool = True) 
     return {"prompt": prompts.policy_messages(row["question"], depth_input, think), "images": pictures}
 
 
-@lru_cache(
-    maxsize=8
-)  # a group of completions asks for the same two pictures again and again; one of 50 MP takes 150 MB
+# A group of completions asks for the same two pictures again and again. One of 50 megapixels takes 150 MB.
+@lru_cache(maxsize=8)
 def picture(data: bytes) -> Pillow.Image:
     """The picture of a file's bytes.
 

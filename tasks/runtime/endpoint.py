@@ -49,7 +49,8 @@ def unnamed(field: str, api: Api | None) -> list[str]:
 def unready(config: Config, stage: str, field: str, api: Api | None) -> list[str]:
     """For `@stage(lacks=...)`: what to do about an endpoint that this machine could not ask; nothing where it can.
 
-    No address, no key, no vLLM for a local model, or a record of what is paid that would not outlast the run. What another machine asks, in a pool or on Dask, is seen there.
+    It has no address, no key, no vLLM for a local model, or its paid calls would be forgotten with the run. What another
+    machine asks, in a pool or on Dask, is seen there.
     """
     if lacking := unnamed(field, api):
         return lacking
@@ -63,8 +64,8 @@ def unready(config: Config, stage: str, field: str, api: Api | None) -> list[str
         return [f"{field}: {error}"]
     if bookkeeping.fleeting():
         return [
-            f"{field}: the store is gone with this run ({bookkeeping.FLEETING}), and the record of its paid calls would be, "
-            f"too: a run that is started again would pay again; set {VARIABLE} (infra/README.md, One ledger for several hosts)"
+            f"{field}: the store of this run is deleted when it ends ({bookkeeping.FLEETING}), with the record of its paid calls: "
+            f"the next run would pay again; set {VARIABLE} (infra/README.md, One ledger for several hosts)"
         ]
     return []
 

@@ -289,8 +289,8 @@ def test_the_depth_pictures_of_an_evaluation_that_failed_are_not_made_again(tmp_
     assert not list((tmp_path / "work").iterdir()), "a finished evaluation leaves none"
 
 
-def test_entries_that_share_a_name_keep_their_own_counts_and_replies(tmp_path):
-    """As MMBench in two languages; here, the second entry has no bad row, other ids and other pictures."""
+def test_entries_that_share_a_name_keep_their_own_replies_and_the_same_metric_is_of_both(tmp_path):
+    """As files of two formats of `sif`; the second entry has no bad row, other ids and other pictures."""
     one, two = vstar(tmp_path / "one", rows=6), vstar(tmp_path / "two", rows=4)
     other = tmp_path / "two/test_questions.jsonl"
     other.write_text(other.read_text().replace('"question_id": ', '"question_id": 10'))
@@ -301,7 +301,9 @@ def test_entries_that_share_a_name_keep_their_own_counts_and_replies(tmp_path):
     with serving(lambda text, _: CHAIN.format(answer="A")) as (url, _):
         summary = run([one, two], url, tmp_path / "out", sampled=0.5)
     found = [(s["benchmark"], s["n"], s["rejected"]) for s in summary["scores"] if s["metric"] == "overall"]
-    assert found == [(name, n, bad) for n, bad in ((6, 2), (4, 0)) for name in ("vstar", "vstar sampled")]
+    assert found == [("vstar", 10, 2), ("vstar sampled", 10, 2)]
+    metrics = [(s["benchmark"], s["metric"]) for s in summary["scores"]]
+    assert len(metrics) == len(set(metrics)), "pages and tests tell scores apart by these two"
     shown = list(tables.read(tmp_path / "out/shown.parquet", ["id", "picture"]))
     asked = [
         row["id"] for row in tables.read(tmp_path / "out/predictions.parquet") if row["benchmark"] == "vstar"

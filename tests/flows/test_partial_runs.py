@@ -89,7 +89,7 @@ def test_a_key_that_is_not_set_is_found_before_anything_is_made_or_paid(
     assert not any(planned.lacks for planned in looked_at(tmp_path, scenes={}, **fields).values())
     monkeypatch.setenv("SIF_STORE_FLEETING", "1")  # a pod of the pool `cpu`
     fleeting = looked_at(tmp_path, scenes={}, **fields)
-    assert "annotate.api: the store is gone with this run" in fleeting["annotate"].lacks[0]
+    assert "annotate.api: the store of this run is deleted when it ends" in fleeting["annotate"].lacks[0]
     assert not looked_at(tmp_path, scenes={}, placement="pools", **fields)["grpo"].lacks
     monkeypatch.setenv("SIF_LEDGER", "postgresql://sif:secret@db/calls")
     assert not any(planned.lacks for planned in looked_at(tmp_path, scenes={}, **fields).values())

@@ -58,7 +58,7 @@ class Format:
             UserError: see `read`; or the images, once all are opened, contradict the frame that is declared.
         """
         pictures: dict[tuple[str, ...], Picture | BadImage] = {}
-        told = frames.Evidence()
+        told: frames.Told = frames.Evidence()
         with Spill() as kept:
             for row in self.read(path, images, source):
                 if isinstance(row, Reject):
@@ -77,7 +77,10 @@ class Format:
                     kept[row.id] = row.number
                 yield made
                 found = fields.told(row, picture) if isinstance(picture, Picture) else None
-                if isinstance(found, frames.Evidence):  # rows with chains are ingest's matter
+                if found is not None:
+                    told = (
+                        told if type(told) is type(found) else type(found)()
+                    )  # a file's rows tell one kind of thing
                     told.join(found)
         told.check(source.name, source.frame)
 

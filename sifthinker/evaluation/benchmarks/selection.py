@@ -64,18 +64,9 @@ class Selection:
             return question.image
         return images.find(self.source.images, question.image).read_bytes()
 
-    def shrunk(self, model: config.Model) -> tuple[float | None, float | None]:
-        """How far a model sees less than the pictures that were looked at so far have.
-
-        Returns:
-            The share of the pictures that have more pixels than its budget, and the median part of their side at which it sees
-            those. None where it is not known, or there are none.
-        """
-        sizes = [seen.size for seen in self._seen.values() if isinstance(seen, _Seen)]
-        sides = [side for size in sizes if (side := box_frames.side_seen(*size, model)) is not None]
-        less = [side for side in sides if side < 1]
-        share = len(less) / len(sides) if sides else None
-        return share, statistics.median(less) if less else None
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of the pictures that were looked at so far."""
+        return [seen.size for seen in self._seen.values() if isinstance(seen, _Seen)]
 
     def _look(self, image: str | bytes) -> _Seen | images.BadImage:
         """Decodes an image when it is asked for the first time."""
@@ -140,6 +131,24 @@ def open_benchmark(
         )
     chosen = frozenset(positions[i] for i in select(found, limit, seed))
     return Selection(source, benchmark, chosen, len(rejects), frozenset(ids)), rejects
+
+
+def shrunk(jobs: Sequence[Selection], model: config.Model) -> tuple[float | None, float | None]:
+    """How far a model sees less than the pictures that were looked at so far have.
+
+    Args:
+        jobs: whose pictures.
+        model: whose pixel budget counts.
+
+    Returns:
+        The share of the pictures that have more pixels than its budget, and the median part of their side at which it sees
+        those. None where it is not known, or there are none.
+    """
+    seen = [found for job in jobs for found in job.sizes()]
+    sides = [side for size in seen if (side := box_frames.side_seen(*size, model)) is not None]
+    less = [side for side in sides if side < 1]
+    share = len(less) / len(sides) if sides else None
+    return share, statistics.median(less) if less else None
 
 
 def select(questions: Sequence[tuple[str, str]], limit: int | None, seed: int) -> frozenset[int]:

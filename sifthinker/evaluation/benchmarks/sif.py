@@ -1,7 +1,8 @@
 """Held-out rows of a training source: is the whole chain right, not only its answer?
 
-`path` is an annotation file that `sifthinker.data.sources` reads, `split` its format (`viscot`, the default, or `tallyqa`),
-`images` the folder of its images, as for a source of training data. Its rows must not be among the training's.
+`path` is an annotation file that `sifthinker.data.sources` reads, `split` its format (`viscot`, the default, `tallyqa` or
+`published`), `images` the folder of its images and `frame` what its boxes are, as for a source of training data. Its rows must
+not be among the training's.
 
 A reply has four scores, each 0..1, and each row counts in each:
 
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from sifthinker import config
 from sifthinker.annotation.agreement import only_says
 from sifthinker.core import boxes, errors
-from sifthinker.core.records import Reject
+from sifthinker.core.records import Reject, Sample
 from sifthinker.data.sources import SOURCES
 from sifthinker.evaluation.benchmarks import files, metrics
 from sifthinker.evaluation.benchmarks.question import Answer, Measure, Missing, Question, Result, Verdict
@@ -42,8 +43,10 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
     if not source.path.is_file():
         raise Missing(f"{source.name}: wants {source.path}; published at {PUBLISHED}")
     files.image_folder(source, PUBLISHED)
-    settings = config.Source(name=source.name, format=form, path=source.path, images=source.images)
-    for row in SOURCES[form](source.path, source.images, settings):
+    settings = config.Source(
+        name=source.name, format=form, path=source.path, images=source.images, frame=source.frame
+    )
+    for row in _rows(settings):
         if isinstance(row, Reject):
             yield row
             continue
@@ -57,6 +60,15 @@ def load(source: config.Benchmark) -> Iterator[Question | Reject]:
             width=row.width,
             height=row.height,
         )
+
+
+def _rows(settings: config.Source) -> Iterator[Sample | Reject]:
+    try:
+        yield from SOURCES[settings.format](settings.path, settings.images, settings)
+    except errors.UserError as error:
+        raise errors.UserError(
+            f"{settings.path}: {error} (here: `frame` of its entry in evaluate.benchmarks)"
+        ) from error
 
 
 def strict(question: Question, answer: Answer) -> Verdict:

@@ -14,6 +14,7 @@ from sifthinker.core import errors
 from sifthinker.core.chain import Chain, Step, render
 from sifthinker.core.depth_maps import SummedArea
 from sifthinker.core.records import Region, Reject
+from sifthinker.data.export import messages
 from sifthinker.evaluation.benchmarks import replies, sif
 from sifthinker.evaluation.benchmarks.question import Answer, Missing, Question, Verdict
 
@@ -109,3 +110,53 @@ def test_bad_rows_are_rejected_by_name_and_files_that_are_not_there_are_missing(
         list(sif.load(made.model_copy(update={"split": "coco"})))
     with pytest.raises(Missing, match=r"none\.jsonl"):
         list(sif.load(made.model_copy(update={"path": tmp_path / "none.jsonl"})))
+
+
+WIDE = {"width": 200, "height": 100, "image": "wide.png"}
+BOXES = {  # [20, 10, 60, 90] of the wide picture
+    "padded": [20, 10, 60, 90],  # rows with sizes are in pixels
+    "pixels": [20, 10, 60, 90],
+    "fractions": [0.1, 0.1, 0.3, 0.9],
+    "thousandths": [100, 100, 300, 900],
+    "xywh": [20, 10, 40, 80],
+}
+
+
+@pytest.mark.parametrize("frame", BOXES)
+def test_the_boxes_of_the_file_are_in_the_frame_that_is_declared(tmp_path: Path, frame: str) -> None:
+    made = source(tmp_path, *[row(number, **WIDE, bboxs=[BOXES[frame]]) for number in range(20)])
+    Image.new("RGB", (200, 100)).save(tmp_path / "images" / "wide.png")
+    found = list(sif.load(made.model_copy(update={"frame": frame})))
+    assert all(isinstance(item, Question) for item in found) and len(found) == 20
+    for item in found:
+        assert isinstance(item, Question)
+        assert json.loads(item.reference)["boxes"] == [pytest.approx([0.1, 0.1, 0.3, 0.9])]
+
+
+def exported(number: int) -> dict[str, object]:
+    """As `sif export` writes it: the box is in 0..1 of the picture, and not of VisCoT's padded square."""
+    chain = render(Chain((WHOLE, Step((Region((0.1, 0.02, 0.3, 0.98), 0.5),), "Closer.")), "Red"))
+    return {
+        "dataset": "gqa",
+        "image": "wide.png",
+        "problem": f"Which color is thing {number}?",
+        "normalized_solution_round": {"bbox_3d": [[0.1, 0.02, 0.3, 0.98]], "illegal_content": False},
+        "response": "Red",
+        "messages": messages(f"Which color is thing {number}?", chain),
+        "images": ["wide.png"],
+    }
+
+
+def test_an_export_is_refused_until_its_frame_is_said(tmp_path: Path) -> None:
+    made = source(tmp_path, split="published")
+    Image.new("RGB", (200, 100)).save(tmp_path / "images" / "wide.png")
+    made.path.write_text(json.dumps([exported(number) for number in range(30)]))
+    with pytest.raises(
+        errors.UserError, match=r"fractions .*\(here: `frame` of its entry in evaluate\.benchmarks\)"
+    ):
+        list(sif.load(made))
+    found = list(sif.load(made.model_copy(update={"frame": "fractions"})))
+    assert len(found) == 30
+    for item in found:
+        assert isinstance(item, Question)
+        assert json.loads(item.reference)["boxes"] == [pytest.approx([0.1, 0.02, 0.3, 0.98])]
